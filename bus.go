@@ -1,0 +1,97 @@
+package herald
+
+import (
+	"context"
+	"time"
+)
+
+// A Packet is one message on its way between nodes.
+type Packet struct {
+	// Topic is any string of at most 200 bytes, with any bytes in it.
+	Topic string
+
+	// Data is an envelope that the Hub encoded. A Bus does not look into it.
+	Data []byte
+}
+
+// EventKind says what an [Event] reports.
+type EventKind uint8
+
+const (
+	// EventPacket: a Packet arrived.
+	EventPacket EventKind = iota + 1
+
+	// EventDown: from now on, and since Event.Since, packets of
+	// Event.Topics may be lost.
+	EventDown
+
+	// EventRestored: what is published to Event.Topics from now on arrives.
+	EventRestored
+)
+
+// An Event is what [Bus.Receive] hands over.
+type Event struct {
+	Kind   EventKind
+	Packet Packet // of EventPacket
+
+	// Of EventDown and EventRestored.
+
+	Topics []string  // the topics concerned; nil means all
+	Since  time.Time // of EventDown: no packet published before it was lost
+	Err    error     // of EventDown: why
+}
+
+// A Bus carries packets between nodes. Each Hub has a Bus value of its own,
+// and closes it at the end of Shutdown. A Bus keeps the promises numbered
+// here; heraldtest.TestBus tries to break each.
+//
+//  1. Delivery: a packet published to a topic reaches, once, every Bus that
+//     is subscribed to the topic, the publisher's own included. A Bus may
+//     hand over packets of topics nobody subscribed to.
+//  2. Subscribe returns when the broker has confirmed: what is published
+//     anywhere after that, arrives. After an error it is unknown whether
+//     the topics are subscribed, until the next Subscribe or Unsubscribe
+//     that names them. Subscribing again is no error and no second copy.
+//  3. Unsubscribe returns when the broker has confirmed. Unsubscribing from
+//     what is not subscribed is no error.
+//  4. Order: packets of one topic that one Bus published one after the other
+//     arrive in that order, and every subscriber sees the packets of a topic
+//     in the same order.
+//  5. Topics are exact: any bytes, no wildcard, no separator, nothing that
+//     one prefix or database could see of another.
+//  6. Publish returns nil when the broker has taken every packet. An error
+//     for which errors.Is(err, ErrUnknown) holds says that some may have
+//     been taken; any other error (errors.Is ErrBusDown, where the broker
+//     could not be reached) says that none was. A Bus never publishes again
+//     what may have been published: there are no duplicates.
+//  7. Ownership: Publish keeps no slice after it has returned. The Data that
+//     Receive hands over is the caller's, and is never changed.
+//  8. Blocking: Publish, Subscribe, Unsubscribe and Receive return when ctx
+//     is done, with its error in the chain. Their batches may be large;
+//     Publish of no packets, and Subscribe of no topics, do nothing.
+//  9. Loss is never silent: every packet that may have been lost lies
+//     between an EventDown and an EventRestored for its topic, and was
+//     published after Event.Since. EventDown comes before any packet of the
+//     new link, EventRestored after all subscriptions are confirmed again.
+//     Quick flaps may share one pair. What the Bus has to drop because
+//     Receive is called too slowly is reported in the same way.
+//  10. The Bus reconnects by itself, for ever, with jittered backoff, and
+//     subscribes again to all it was subscribed to.
+//  11. Memory is bounded, and the broker is never blocked for ever, whatever
+//     the caller of Receive does.
+//  12. Reset drops the links and builds them anew, between an EventDown and
+//     an EventRestored. It does not wait for them.
+//  13. Concurrency: all methods may be called at the same time, except
+//     Receive, which has one caller at a time.
+//  14. Close makes every call, under way or later, return ErrClosed, leaves
+//     no goroutine, and may be called twice.
+//
+// A Bus does not log.
+type Bus interface {
+	Publish(ctx context.Context, packets ...Packet) error
+	Subscribe(ctx context.Context, topics ...string) error
+	Unsubscribe(ctx context.Context, topics ...string) error
+	Receive(ctx context.Context) (Event, error)
+	Reset()
+	Close() error
+}

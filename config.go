@@ -1,0 +1,271 @@
+package herald
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// An Identity is what Authenticate says of a request.
+type Identity struct {
+	User     string            // who it is; any bytes, not empty
+	Device   string            // which device, for OnePerDevice and Sessions; may be empty
+	Platform string            // "web", "ios", …, for Target.On; may be empty
+	Groups   []string          // the groups the connection belongs to from the start
+	Expires  time.Time         // when the connection is closed with StatusExpired; zero is never
+	Meta     map[string]string // seen by Sessions on every node
+}
+
+// Config configures a Hub. The zero value of each field has the default that
+// its comment gives; a negative duration, size or rate switches its limit
+// off where the comment does not say otherwise.
+type Config struct {
+	// Where messages and presence travel.
+
+	// Redis gives the Bus and the Registry, where those are nil. herald
+	// opens connections of its own with the client's options and leaves the
+	// client as it is; closing it stays the caller's. Where Redis and Bus are
+	// both nil, the Hub is alone: it works in memory, as one node.
+	Redis redis.UniversalClient
+
+	// Prefix begins every key and channel in Redis. Default "herald".
+	Prefix string
+
+	// Bus carries messages between nodes. The Hub owns it, and closes it.
+	Bus Bus
+
+	// Registry knows who is online. Closing it stays the caller's.
+	Registry Registry
+
+	// Name begins the node's id, which is unique for each start. It has
+	// letters, digits, '-' and '_', at most 64. Default: the host's name.
+	Name string
+
+	// Who may connect.
+
+	// Authenticate says who a request comes from, before the upgrade. An
+	// error is answered with 401, or the status of an [HTTPError] in its
+	// chain, and never shown to the client. Without Authenticate the Hub takes
+	// no connections: it sends and asks, and answers 501.
+	Authenticate func(r *http.Request) (Identity, error)
+
+	// OriginPatterns are hosts whose pages may connect beside those of the
+	// request's own host: patterns of path.Match on the Origin's host, or on
+	// scheme://host where the pattern has a scheme. "*" lets every site use
+	// your users' cookies.
+	OriginPatterns []string
+
+	// Subprotocols are offered in this order of preference.
+	Subprotocols []string
+
+	// RejectAfterUpgrade accepts the upgrade of requests that are refused,
+	// and closes them with 4000 + the HTTP status (4401), or 1013 for 503:
+	// a browser's script sees no HTTP status.
+	RejectAfterUpgrade bool
+
+	// ConnContext makes the context that the Conn's callbacks get, with
+	// values that outlive the request. It must not keep r or r's context.
+	// Default: context.Background().
+	ConnContext func(r *http.Request) context.Context
+
+	// Admit decides about a new connection, knowing the user's older ones,
+	// on all nodes. Those it returns in evict are closed with StatusReplaced.
+	// An error refuses the new one, with the code of a [CloseError] in its chain
+	// or 1008. See MaxPerUser, OnePerPlatform, OnePerDevice.
+	Admit func(ctx context.Context, s Session, older []Session) (evict []Session, err error)
+
+	// What happens. Callbacks of one Conn never run at the same time, those
+	// of different Conns do. A panic in one closes its Conn with 1011.
+
+	// OnConnect runs before the Conn gets any message; messages sent
+	// meanwhile wait for it. An error refuses the connection, as in Admit.
+	OnConnect func(ctx context.Context, c *Conn) error
+
+	// OnMessage gets the client's messages, one after the other. While it
+	// runs nothing is read from the client. The message is the callee's.
+	// The context ends when the connection does.
+	OnMessage func(ctx context.Context, c *Conn, m Message)
+
+	// OnDisconnect runs once for each Conn whose OnConnect returned nil.
+	// cause is a *CloseError where a close code was sent or received, else
+	// the error that ended the connection.
+	OnDisconnect func(c *Conn, cause error)
+
+	// OnGap is told when a time in which the Bus may have lost messages is
+	// over, one call after the other.
+	OnGap func(g Gap)
+
+	// OnOnline and OnOffline are told, on one node of the cluster, when a
+	// user's first connection came and when the last has been gone for
+	// OfflineDelay. After a crash one may be missed: Sessions is the truth.
+	OnOnline, OnOffline func(user string)
+
+	// Limits.
+
+	MaxConns        int   // connections on this node, then 503. Default 100,000
+	MaxConnsPerUser int   // connections of one user on this node, then 429. Default 100
+	HandshakeRate   int   // handshakes a second on this node, then 503. Default 10,000
+	MaxMessageSize  int64 // bytes of a message from a client, then close 1009. Default 64 KiB
+	MaxSendSize     int64 // bytes of a message to clients, then an error. Default 1 MiB
+	MessageRate     int   // messages and pings a second from one client, then close 1008. Default 1,000
+
+	// QueueMessages and QueueBytes bound what waits to be written to one
+	// client. Defaults 4,096 and 4 MiB. QueueBytes must hold a message of
+	// MaxSendSize.
+	QueueMessages int
+	QueueBytes    int
+
+	// DropOldest drops the oldest messages of a full queue. Default: the
+	// Conn is closed with StatusTooSlow.
+	DropOldest bool
+
+	// Times.
+
+	HandshakeTimeout time.Duration // for Authenticate to OnConnect. Default 10 s
+	MessageTimeout   time.Duration // for one message to come in whole, then close 1008. Default 30 s
+	WriteTimeout     time.Duration // for a client to take a piece of its queue. Default 10 s
+	CloseTimeout     time.Duration // for a client to answer a close frame. Default 5 s
+	PingInterval     time.Duration // a client quiet for so long is pinged. Default 25 s
+	PongTimeout      time.Duration // after a ping, then the connection is closed. Default 10 s
+	SendTimeout      time.Duration // of Send, Join, Leave, Disconnect and questions. Default 5 s
+	Linger           time.Duration // a topic is followed for so long after its last Conn. Default 5 s
+	Lease            time.Duration // a crashed node's sessions vanish within it. Default 15 s
+	OfflineDelay     time.Duration // a user may come back for so long without being offline. Default 5 s
+	ProbeInterval    time.Duration // the bus is proved healthy so often. Default 10 s
+	ProbeTimeout     time.Duration // for the proof. Default 5 s
+	DrainTime        time.Duration // of Shutdown, where its context has no deadline. Default 30 s
+
+	// Logger gets what no caller is told as an error; never a message.
+	// Default slog.Default().
+	Logger *slog.Logger
+}
+
+// Anonymous is an Authenticate that takes everyone, as a user of their own
+// with a random name.
+func Anonymous(*http.Request) (Identity, error) {
+	return Identity{User: "anonymous-" + rand.Text()}, nil
+}
+
+const off = time.Duration(1<<63 - 1)
+
+// withDefaults returns a copy with every field set, and every fault found.
+func (c Config) withDefaults() (Config, error) {
+	var faults []error
+	fault := func(field string, value any, rule string) {
+		faults = append(faults, fmt.Errorf("herald: Config.%s: %v %s", field, value, rule))
+	}
+	c.Prefix = cmp.Or(c.Prefix, "herald")
+	if strings.ContainsAny(c.Prefix, "{}") {
+		fault("Prefix", fmt.Sprintf("%q", c.Prefix), "must not contain '{' or '}'")
+	}
+	if c.Name == "" {
+		c.Name = hostName()
+	} else if c.Name != safeName(c.Name) {
+		fault("Name", fmt.Sprintf("%q", c.Name), "must be at most 64 letters, digits, '-' and '_'")
+	}
+	for _, p := range c.OriginPatterns {
+		if _, err := path.Match(p, ""); err != nil {
+			fault("OriginPatterns", fmt.Sprintf("%q", p), "must be a pattern of path.Match")
+		}
+	}
+	if c.Redis != nil && c.Bus != nil && c.Registry != nil {
+		fault("Redis", "a client", "is of no use beside both Bus and Registry")
+	}
+	if c.Redis == nil && (c.Bus == nil) != (c.Registry == nil) {
+		fault("Redis", "nil", "must be set where only one of Bus and Registry is")
+	}
+	defaultInt(&c.MaxConns, 100_000)
+	defaultInt(&c.MaxConnsPerUser, 100)
+	defaultInt(&c.HandshakeRate, 10_000)
+	defaultInt(&c.MaxMessageSize, 64<<10)
+	defaultInt(&c.MaxSendSize, 1<<20)
+	defaultInt(&c.MessageRate, 1_000)
+	defaultInt(&c.QueueMessages, 4_096)
+	defaultInt(&c.QueueBytes, 4<<20)
+	if c.QueueMessages < 0 {
+		fault("QueueMessages", c.QueueMessages, "must be above 0: a queue has a bound")
+	}
+	if c.QueueBytes < 0 || int64(c.QueueBytes) < c.MaxSendSize+maxFrameHeader {
+		fault("QueueBytes", c.QueueBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, maxFrameHeader))
+	}
+	if c.MaxSendSize < 0 {
+		fault("MaxSendSize", c.MaxSendSize, "must be above 0: a queue has a bound")
+	}
+	for _, d := range []struct {
+		field *time.Duration
+		name  string
+		value time.Duration
+		least time.Duration // 0: a negative value switches it off
+	}{
+		{&c.HandshakeTimeout, "HandshakeTimeout", 10 * time.Second, 0},
+		{&c.MessageTimeout, "MessageTimeout", 30 * time.Second, 0},
+		{&c.WriteTimeout, "WriteTimeout", 10 * time.Second, time.Millisecond},
+		{&c.CloseTimeout, "CloseTimeout", 5 * time.Second, time.Millisecond},
+		{&c.PingInterval, "PingInterval", 25 * time.Second, 0},
+		{&c.PongTimeout, "PongTimeout", 10 * time.Second, time.Millisecond},
+		{&c.SendTimeout, "SendTimeout", 5 * time.Second, time.Millisecond},
+		{&c.Linger, "Linger", 5 * time.Second, 0},
+		{&c.Lease, "Lease", 15 * time.Second, 100 * time.Millisecond},
+		{&c.OfflineDelay, "OfflineDelay", 5 * time.Second, 0},
+		{&c.ProbeInterval, "ProbeInterval", 10 * time.Second, 0},
+		{&c.ProbeTimeout, "ProbeTimeout", 5 * time.Second, time.Millisecond},
+		{&c.DrainTime, "DrainTime", 30 * time.Second, time.Millisecond},
+	} {
+		switch {
+		case *d.field == 0:
+			*d.field = d.value
+		case d.least > 0 && *d.field < d.least:
+			fault(d.name, *d.field, fmt.Sprintf("must be at least %v", d.least))
+		case *d.field < 0:
+			*d.field = off
+		}
+	}
+	// A delay that is off is no delay.
+	for _, d := range []*time.Duration{&c.Linger, &c.OfflineDelay} {
+		if *d == off {
+			*d = 0
+		}
+	}
+	if c.ConnContext == nil {
+		c.ConnContext = func(*http.Request) context.Context { return context.Background() }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c, errors.Join(faults...)
+}
+
+func defaultInt[T int | int64](field *T, value T) {
+	if *field == 0 {
+		*field = value
+	}
+}
+
+// hostName returns the host's name, with what a node's id may not have
+// replaced.
+func hostName() string {
+	name, _ := os.Hostname()
+	return cmp.Or(safeName(name), "node")
+}
+
+// safeName returns what of name a node's id may have.
+func safeName(name string) string {
+	name = strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_':
+			return r
+		}
+		return '-'
+	}, name)
+	return name[:min(len(name), 64)]
+}

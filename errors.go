@@ -1,0 +1,84 @@
+package herald
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+var (
+	// ErrBusDown says that the broker could not be reached, and that nothing
+	// was sent.
+	ErrBusDown = errors.New("herald: bus is down")
+
+	// ErrUnknown says that the broker may or may not have taken a message:
+	// its answer did not come. herald does not send it again.
+	ErrUnknown = errors.New("herald: outcome is unknown")
+
+	// ErrRegistryDown says that the Registry could not be reached.
+	ErrRegistryDown = errors.New("herald: registry is down")
+
+	// ErrLeaseLost says that a node's lease was swept, released or
+	// forgotten. The Hub takes a new one by itself.
+	ErrLeaseLost = errors.New("herald: lease is lost")
+
+	// ErrClosed says that the Hub, the Conn or the Bus has been closed.
+	ErrClosed = errors.New("herald: closed")
+
+	// ErrDraining says that the Hub is shutting down and takes no new
+	// connections.
+	ErrDraining = errors.New("herald: draining")
+
+	// ErrTooSlow is the cause of a disconnect: the Conn's queue was full.
+	ErrTooSlow = errors.New("herald: connection is too slow")
+
+	// ErrSilent is the cause of a disconnect: nothing came from the peer for
+	// too long, not even the answer to a ping.
+	ErrSilent = errors.New("herald: peer is silent")
+
+	// ErrLimit says that a limit on connections was reached.
+	ErrLimit = errors.New("herald: limit reached")
+
+	// ErrInvalid says that an argument of a call breaks a rule, which the
+	// error names.
+	ErrInvalid = errors.New("herald: invalid argument")
+)
+
+// An HTTPError is an error for Config.Authenticate to answer a request with
+// a status of its own. Under RejectAfterUpgrade it becomes the close code
+// 4000 + Status.
+type HTTPError struct {
+	Status  int    // 400 to 599
+	Message string // sent to the client, so nothing internal
+}
+
+func (e *HTTPError) Error() string { return fmt.Sprintf("herald: status %d: %s", e.Status, e.Message) }
+
+// A CloseError carries a close code and reason. As the error of Admit or
+// OnConnect it says what the client is told; as the cause of a disconnect it
+// says what was told, by either side.
+type CloseError struct {
+	Code   StatusCode
+	Reason string
+}
+
+func (e *CloseError) Error() string {
+	if e.Reason == "" {
+		return fmt.Sprintf("herald: closed with %d", e.Code)
+	}
+	return fmt.Sprintf("herald: closed with %d: %s", e.Code, e.Reason)
+}
+
+// A PartialError says that a call was not acknowledged by every node. What
+// it asked for holds on the others.
+type PartialError struct {
+	Missing []string // ids of the nodes that have not answered, or could not do it
+	Err     error    // why, of one of them
+}
+
+func (e *PartialError) Error() string {
+	return fmt.Sprintf("herald: not acknowledged by %s: %v", strings.Join(e.Missing, ", "), e.Err)
+}
+
+// Unwrap returns Err.
+func (e *PartialError) Unwrap() error { return e.Err }

@@ -1,0 +1,102 @@
+package herald
+
+import (
+	"encoding/json"
+	"fmt"
+	"unicode/utf8"
+)
+
+// A StatusCode is a WebSocket close code (RFC 6455 section 7.4).
+type StatusCode uint16
+
+const (
+	StatusNormal          StatusCode = 1000
+	StatusGoingAway       StatusCode = 1001
+	StatusProtocolError   StatusCode = 1002
+	StatusUnsupportedData StatusCode = 1003
+	StatusInvalidPayload  StatusCode = 1007
+	StatusPolicyViolation StatusCode = 1008
+	StatusMessageTooBig   StatusCode = 1009
+	StatusInternalError   StatusCode = 1011
+	StatusServiceRestart  StatusCode = 1012
+	StatusTryAgainLater   StatusCode = 1013
+
+	// Codes of herald's own.
+
+	StatusUnauthorized StatusCode = 4401 // RejectAfterUpgrade: Authenticate said no
+	StatusTooSlow      StatusCode = 4408 // the Conn's queue was full
+	StatusReplaced     StatusCode = 4409 // a newer connection took the place: do not reconnect
+	StatusExpired      StatusCode = 4410 // Identity.Expires has passed: reconnect with a new token
+)
+
+// check says whether the server may send the code (RFC 6455 section 7.4).
+func (c StatusCode) check(reason string) error {
+	switch {
+	case c >= 3000 && c <= 4999, c >= 1000 && c <= 1003, c >= 1007 && c <= 1014 && c != 1010:
+	default:
+		return fmt.Errorf("%w: code %d: must be 3000-4999, 1000-1003, 1007-1009 or 1011-1014", ErrInvalid, c)
+	}
+	if len(reason) > 123 {
+		return fmt.Errorf("%w: reason of %d bytes: must be at most 123", ErrInvalid, len(reason))
+	}
+	if !utf8.ValidString(reason) {
+		return fmt.Errorf("%w: reason: must be UTF-8", ErrInvalid)
+	}
+	return nil
+}
+
+// A Message is the text or the bytes that a client gets, or sent. Nothing of
+// herald's is added to it. The zero Message is an empty binary one.
+type Message struct {
+	data     []byte
+	text     bool
+	volatile bool
+	err      error // of JSON
+}
+
+// Text returns a text message. Send refuses one that is not UTF-8.
+func Text(s string) Message { return Message{data: []byte(s), text: true} }
+
+// Binary returns a binary message. It keeps b, which must not change until
+// the calls that send the message have returned.
+func Binary(b []byte) Message { return Message{data: b} }
+
+// JSON returns a text message with v encoded by encoding/json. Where that
+// fails, sending the message does, with the same error.
+func JSON(v any) Message {
+	b, err := json.Marshal(v)
+	if err != nil {
+		err = fmt.Errorf("%w: message: %w", ErrInvalid, err)
+	}
+	return Message{data: b, text: true, err: err}
+}
+
+// Volatile returns a copy of m that is dropped, and counted, for a client
+// that is busy, and never closes one: a typing notice, a cursor's position.
+func (m Message) Volatile() Message {
+	m.volatile = true
+	return m
+}
+
+// IsText says whether m is text rather than binary.
+func (m Message) IsText() bool { return m.text }
+
+// Bytes returns the payload, not a copy.
+func (m Message) Bytes() []byte { return m.data }
+
+// String returns the payload as a string.
+func (m Message) String() string { return string(m.data) }
+
+// check says whether the message can be sent.
+func (m Message) check(limit int64) error {
+	if m.err != nil {
+		return m.err
+	}
+	if limit > 0 && int64(len(m.data)) > limit {
+		return fmt.Errorf("%w: message of %d bytes: must be at most MaxSendSize (%d)", ErrInvalid, len(m.data), limit)
+	}
+	if m.text && !utf8.Valid(m.data) {
+		return fmt.Errorf("%w: text message: must be UTF-8", ErrInvalid)
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package herald
+
+import (
+	"context"
+	"time"
+)
+
+// A Session is what the Registry knows of a Conn.
+type Session struct {
+	ID         string            // of the Conn: <node>.<counter>
+	User       string            // any bytes
+	Device     string            // as Authenticate gave it; may be empty
+	Platform   string            // as Authenticate gave it; may be empty
+	Node       string            // the id of the Node that holds the Conn
+	RemoteAddr string            // of the HTTP request
+	Since      time.Time         // when it was registered, by the Registry's clock, in microseconds
+	Meta       map[string]string // as Authenticate gave it
+}
+
+// An Entry places one Session under topics.
+type Entry struct {
+	Session Session
+
+	// UserTopic is the topic of the Session's user. For it alone the
+	// Registry keeps presence: what is older, who is online. Empty leaves
+	// the user as it is.
+	UserTopic string
+
+	// Topics are further topics, the groups, of the Session.
+	Topics []string
+}
+
+// Added is what [Registry.Add] says of one Entry with a UserTopic.
+type Added struct {
+	Since  time.Time // of the Session
+	Older  []Session // the user's other live Sessions with an earlier Since, oldest first
+	Online bool      // the user had no Session and was not about to go offline
+}
+
+// A Lease is a node's right to have its entries believed.
+type Lease struct {
+	Node       string
+	Generation int64 // above 0
+}
+
+// A Node is one process's Hub as the Registry lists it.
+type Node struct {
+	ID         string
+	Generation int64         // of its Lease
+	Conns      int           // connections, when it last renewed its Lease
+	Version    int           // the newest envelope it understands
+	Renewed    time.Time     // when it last renewed its Lease, by the Registry's clock
+	TTL        time.Duration // how long the Lease lasts from Renewed on
+	Alive      bool          // the Lease has not run out and nobody is sweeping it
+}
+
+// Lease returns the node's present lease.
+func (n Node) Lease() Lease { return Lease{n.ID, n.Generation} }
+
+// A Registry answers, on any node, who is online, with which connections,
+// and where. It may be shared by the Hubs of a process. A Registry keeps the
+// promises numbered here; heraldtest.TestRegistry tries to break each.
+//
+//  1. Add places each Entry under its topics, in one step an Entry. It needs
+//     a lease that is not lost, else nothing is added and the error is
+//     ErrLeaseLost. Adding again replaces: it is no error.
+//  2. Since: a Session whose Since is zero gets the Registry's time, later
+//     than that of every Session under its UserTopic. A Since that is set
+//     is kept.
+//  3. Added answers each Entry in order: with Older (of live nodes only),
+//     and Online where the user's last Session had gone and Offline has
+//     reported it, or there never was one.
+//  4. Remove takes away the Sessions with exactly these ids from their
+//     topics. What is not there is no error; another id is never touched.
+//     It needs no lease.
+//  5. Sessions lists, for each topic asked, the Sessions of live nodes,
+//     oldest first; what was added before the call is seen by it, from any
+//     node.
+//  6. KeepAlive with Generation 0 takes a new Lease, with a generation that
+//     the node never had. With another it renews that generation only, and
+//     answers ErrLeaseLost when the lease was swept, released, or forgotten.
+//     A lease that has merely run out is renewed.
+//  7. Nodes lists all nodes whose leases are not gone, dead ones with Alive
+//     false, with the Registry's time. A dead node's Sessions are not seen
+//     by anyone, even before they are swept.
+//  8. Sweep does nothing to a lease that has not run out. Otherwise it marks
+//     the lease as lost in one step, removes the entries of that generation
+//     only, then forgets the lease. Anyone may finish what another began.
+//     Entries that the node added under a newer generation stay.
+//  9. Offline takes, in one step, the users whose last Session went at least
+//     delay ago and who have not come back: each is handed to one caller.
+//     Remove and Sweep make a user go; Add brings one back.
+//  10. Entries walks the entries that a lease's node has under that
+//     generation: call it with cursor "" first and with what it returned
+//     until that is "" again. An entry that is there all the time is
+//     returned at least once.
+//  11. Release forgets a lease whose entries have been removed. Releasing
+//     twice is no error.
+//  12. Names are any bytes, and stay themselves; nothing is seen under
+//     another prefix or database.
+//  13. Time is the Registry's own, never that of the callers.
+//  14. Concurrency: all methods may be called at the same time. They return
+//     when ctx is done, with its error in the chain. After an error it is
+//     unknown how much has been done; doing it again is safe.
+//  15. Slices and maps that are passed in are not kept, and those that are
+//     returned are the caller's.
+//
+// A Registry does not log.
+type Registry interface {
+	Add(ctx context.Context, lease Lease, entries ...Entry) ([]Added, error)
+	Remove(ctx context.Context, lease Lease, entries ...Entry) error
+	Sessions(ctx context.Context, topics ...string) ([][]Session, error)
+	KeepAlive(ctx context.Context, node Node, ttl time.Duration) (generation int64, err error)
+	Release(ctx context.Context, lease Lease) error
+	Nodes(ctx context.Context) (nodes []Node, now time.Time, err error)
+	Sweep(ctx context.Context, lease Lease) error
+	Offline(ctx context.Context, delay time.Duration) (users []string, err error)
+	Entries(ctx context.Context, lease Lease, cursor string) (entries []Entry, next string, err error)
+}

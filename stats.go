@@ -1,0 +1,58 @@
+package herald
+
+import "time"
+
+// A Gap is a stretch of time in which the Bus may have lost messages.
+// A message that was lost was sent inside a reported Gap, or its Send
+// returned an error, or it is one of the drops that Stats counts.
+type Gap struct {
+	Since time.Time // by this node's clock
+	Until time.Time // by this node's clock
+	Cause error
+
+	// All says that messages of every target may have been lost. Otherwise
+	// only those to the users and groups listed, of those this node has
+	// connections of; and, with Everyone, those to everyone.
+	All      bool
+	Users    []string
+	Groups   []string
+	Everyone bool
+}
+
+// Stats is a snapshot of a Hub's counters, since New, of this node.
+type Stats struct {
+	// Now.
+
+	Conns  int // connections
+	Users  int // different users
+	Topics int // topics that have connections
+	Queued int // messages waiting to be written
+
+	// Connections.
+
+	Accepted     uint64 // connections that OnConnect let in
+	Rejected     uint64 // requests and connections refused
+	Disconnected uint64 // connections that have gone
+	TooSlow      uint64 // closed because their queue was full, or a write took too long
+	Silent       uint64 // closed because nothing came from the peer
+	Panics       uint64 // in callbacks
+
+	// Messages.
+
+	Sent             uint64 // by Send on this node, one a call, that the Bus took
+	SendErrors       uint64 // calls of Send that returned an error of the Bus
+	Received         uint64 // packets from the Bus for a topic of this node
+	Foreign          uint64 // packets from the Bus for topics nobody here belongs to
+	Malformed        uint64 // packets that could not be understood; each makes a Gap
+	Delivered        uint64 // messages put into a Conn's queue
+	Written          uint64 // messages handed to the kernel whole
+	Dropped          uint64 // messages that a Conn's queue had no room for, or that were left in it at the close
+	DroppedVolatile  uint64 // volatile messages dropped for a busy client
+	MessagesReceived uint64 // messages from clients
+
+	// The Bus.
+
+	Gaps   uint64        // gaps reported
+	GapFor time.Duration // their total time
+	Resets uint64        // times the Hub found the Bus deaf
+}

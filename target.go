@@ -1,0 +1,72 @@
+package herald
+
+import (
+	"fmt"
+	"slices"
+)
+
+type targetKind uint8
+
+const (
+	targetUser targetKind = iota + 1
+	targetGroup
+	targetConnection
+	targetEveryone
+)
+
+// A Target says whom a call is about. The zero Target is refused. Targets
+// are values: Except and the like return a narrower copy.
+type Target struct {
+	kind        targetKind
+	ids         []string
+	except      []string // connection ids
+	exceptUsers []string
+	platforms   []string
+}
+
+// User is every connection of these users. Without ids it is nobody.
+func User(ids ...string) Target { return Target{kind: targetUser, ids: slices.Clone(ids)} }
+
+// Group is every connection that belongs to one of these groups. Without
+// names it is nobody.
+func Group(names ...string) Target { return Target{kind: targetGroup, ids: slices.Clone(names)} }
+
+// Connection is the connections with these ids, on whichever nodes.
+func Connection(ids ...string) Target { return Target{kind: targetConnection, ids: slices.Clone(ids)} }
+
+// Everyone is every connection there is.
+func Everyone() Target { return Target{kind: targetEveryone} }
+
+// Except leaves out the connections with these ids.
+func (t Target) Except(connections ...string) Target {
+	t.except = slices.Concat(t.except, connections)
+	return t
+}
+
+// ExceptUser leaves out all connections of these users.
+func (t Target) ExceptUser(ids ...string) Target {
+	t.exceptUsers = slices.Concat(t.exceptUsers, ids)
+	return t
+}
+
+// On leaves only the connections whose Identity has one of these platforms.
+func (t Target) On(platforms ...string) Target {
+	t.platforms = slices.Concat(t.platforms, platforms)
+	return t
+}
+
+// check says whether the target can be used.
+func (t Target) check() error {
+	if t.kind == 0 {
+		return fmt.Errorf("%w: target: must come from User, Group, Connection or Everyone", ErrInvalid)
+	}
+	for _, id := range t.ids {
+		if id == "" {
+			return fmt.Errorf("%w: target: an id must not be empty", ErrInvalid)
+		}
+		if t.kind == targetConnection && nodeOf(id) == "" {
+			return fmt.Errorf("%w: target: connection id %q: must be <node>.<counter>", ErrInvalid, id)
+		}
+	}
+	return nil
+}
