@@ -2,6 +2,7 @@ package herald
 
 import (
 	"context"
+	"crypto/sha1"
 	"embed"
 	"errors"
 	"fmt"
@@ -202,8 +203,12 @@ func isNotNow(err error) bool {
 //go:embed lua/*.lua
 var luaFiles embed.FS
 
+// A luaScript is a script and the name that a server knows it by. The Script of
+// go-redis loses that name when it is loaded in a pipeline.
+type luaScript struct{ source, sha string }
+
 // script returns the script of a file behind lua/common.lua.
-func script(name string) *redis.Script {
+func script(name string) luaScript {
 	var source strings.Builder
 	for _, file := range []string{"lua/common.lua", "lua/" + name + ".lua"} {
 		b, err := luaFiles.ReadFile(file)
@@ -212,7 +217,7 @@ func script(name string) *redis.Script {
 		}
 		source.Write(b)
 	}
-	return redis.NewScript(source.String())
+	return luaScript{source.String(), fmt.Sprintf("%x", sha1.Sum([]byte(source.String())))}
 }
 
 var (
@@ -226,7 +231,7 @@ var (
 	offlineScript   = script("offline")
 	probeScript     = script("probe")
 
-	registryScripts = []*redis.Script{
+	registryScripts = []luaScript{
 		addScript, removeScript, keepAliveScript, nodesScript, releaseScript,
 		markScript, sweepScript, offlineScript, probeScript,
 	}
@@ -244,7 +249,7 @@ type scriptCall struct {
 // runScript runs a script once for each call, in order, and returns the
 // replies. Calls that meet a server without the script are run again, after
 // loading it: those have done nothing.
-func runScript(ctx context.Context, c *redis.Client, s *redis.Script, calls []scriptCall) ([]*redis.Cmd, error) {
+func runScript(ctx context.Context, c *redis.Client, s luaScript, calls []scriptCall) ([]*redis.Cmd, error) {
 	replies := make([]*redis.Cmd, len(calls))
 	for from := 0; from < len(calls); from += redisBatch {
 		to := min(from+redisBatch, len(calls))
@@ -255,7 +260,7 @@ func runScript(ctx context.Context, c *redis.Client, s *redis.Script, calls []sc
 	return replies, nil
 }
 
-func runBatch(ctx context.Context, c *redis.Client, s *redis.Script, calls []scriptCall, replies []*redis.Cmd) error {
+func runBatch(ctx context.Context, c *redis.Client, s luaScript, calls []scriptCall, replies []*redis.Cmd) error {
 	todo := make([]int, len(calls))
 	for i := range todo {
 		todo[i] = i
@@ -263,10 +268,10 @@ func runBatch(ctx context.Context, c *redis.Client, s *redis.Script, calls []scr
 	for attempt := 1; len(todo) > 0; attempt++ {
 		pipe := c.Pipeline()
 		if attempt > 1 {
-			s.Load(ctx, pipe)
+			pipe.ScriptLoad(ctx, s.source)
 		}
 		for _, i := range todo {
-			replies[i] = s.EvalSha(ctx, pipe, calls[i].keys, calls[i].args...)
+			replies[i] = pipe.EvalSha(ctx, s.sha, calls[i].keys, calls[i].args...)
 		}
 		pipe.Exec(ctx) // each command has its own error
 		var again []int
@@ -285,7 +290,7 @@ func runBatch(ctx context.Context, c *redis.Client, s *redis.Script, calls []scr
 }
 
 // runOne runs a script once.
-func runOne(ctx context.Context, c *redis.Client, s *redis.Script, keys []string, args ...any) (*redis.Cmd, error) {
+func runOne(ctx context.Context, c *redis.Client, s luaScript, keys []string, args ...any) (*redis.Cmd, error) {
 	replies, err := runScript(ctx, c, s, []scriptCall{{keys, args}})
 	if err != nil {
 		return nil, err
@@ -298,10 +303,10 @@ func (r *RedisRegistry) probe(ctx context.Context) error {
 	denied, err := redisCall(ctx, r, "probe", func(c *redis.Client) ([]string, error) {
 		pipe := c.Pipeline()
 		for _, s := range registryScripts {
-			s.Load(ctx, pipe)
+			pipe.ScriptLoad(ctx, s.source)
 		}
 		none := Lease{}
-		tried := probeScript.EvalSha(ctx, pipe, []string{r.shard + "probe:h", r.shard + "probe:s", r.shard + "probe:z"})
+		tried := pipe.EvalSha(ctx, probeScript.sha, []string{r.shard + "probe:h", r.shard + "probe:s", r.shard + "probe:z"})
 		pipe.Time(ctx)
 		pipe.HGet(ctx, r.topicKey(""), "")
 		pipe.HGetAll(ctx, r.nodesKey())
