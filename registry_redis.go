@@ -192,7 +192,7 @@ func isReadOnly(err error) bool {
 
 // isNotNow says whether the server refuses everything for a while.
 func isNotNow(err error) bool {
-	for _, prefix := range []string{"LOADING", "MASTERDOWN", "NOREPLICAS", "MISCONF", "BUSY", "CLUSTERDOWN", "TRYAGAIN"} {
+	for _, prefix := range []string{"LOADING", "MASTERDOWN", "NOREPLICAS", "MISCONF", "OOM", "BUSY", "CLUSTERDOWN", "TRYAGAIN"} {
 		if redis.HasErrorPrefix(err, prefix) {
 			return true
 		}
@@ -336,7 +336,7 @@ func (r *RedisRegistry) probe(ctx context.Context) error {
 		return err
 	}
 	if len(denied) > 0 {
-		return fmt.Errorf("redis registry: the server denies %s", strings.Join(slices.Compact(denied), ", "))
+		return fmt.Errorf("redis registry: for keys %s* the server denies %s", r.shard, strings.Join(slices.Compact(denied), ", "))
 	}
 	return nil
 }
