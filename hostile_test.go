@@ -6,10 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,7 +24,7 @@ var hostile = []struct {
 	code  StatusCode
 }{
 	{"message over the limit", wsraw.Frame{Fin: true, Opcode: wsraw.Binary, Payload: make([]byte, 1001)}.Bytes(), 1009},
-	{"message far over the limit, announced", []byte{0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 1}, 1009},
+	{"message far over the limit", append([]byte{0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}, make([]byte, 1001)...), 1009},
 	{"fragments over the limit", slices.Concat(
 		wsraw.Frame{Opcode: wsraw.Binary, Payload: make([]byte, 600)}.Bytes(),
 		wsraw.Frame{Opcode: wsraw.Continuation, Payload: make([]byte, 600)}.Bytes()), 1009},
@@ -195,8 +194,8 @@ func TestFloods(t *testing.T) {
 			if n := r.Stats().MessagesReceived; n > 250 {
 				t.Errorf("%d messages were taken", n)
 			}
-			if n := cap(conn.queue.frames); n > 0 {
-				t.Errorf("the queue keeps %d frames", n)
+			if q := queueOf(conn); cap(q.frames) > 0 || q.pong != nil {
+				t.Errorf("the queue keeps %d frames, pong %q", cap(q.frames), q.pong)
 			}
 			r.clean()
 		})
@@ -205,33 +204,31 @@ func TestFloods(t *testing.T) {
 
 // A client that pings and never reads has one pong waiting, whatever it does.
 func TestPingsWithoutReading(t *testing.T) {
-	r := newRig(t, Config{MessageRate: -1, CloseTimeout: 200 * time.Millisecond, WriteTimeout: time.Second})
-	c := r.upgrade(r.dialTCP(4<<10), "")
-	conn := r.only()
-	conn.socket.conn.(*net.TCPConn).SetWriteBuffer(4 << 10)
-	ping := bytes.Repeat(wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: make([]byte, 125)}.Bytes(), 200)
-	go func() {
-		for err := error(nil); err == nil; {
-			_, err = c.Write(ping)
+	synctest.Test(t, func(t *testing.T) {
+		r := newPipeRig(t, Config{MessageRate: -1, CloseTimeout: time.Minute})
+		c := r.pipe("")
+		conn := r.only()
+		for i := range 10_000 {
+			if err := c.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: fmt.Append(nil, i)}); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}()
-	for {
-		conn.mu.Lock()
-		q := &conn.queue
-		size, dead := cap(q.pong)+cap(q.rest)+q.bytes+len(q.frames), q.dead
-		conn.mu.Unlock()
-		if size > 256+flushSize {
-			t.Fatalf("the queue has grown to %d bytes", size)
+		synctest.Wait()
+		if q := queueOf(conn); string(q.pong) != "\x8a\x049999" || len(q.frames) > 0 {
+			t.Errorf("%q is waiting to be written, and %d frames", q.pong, len(q.frames))
 		}
-		if dead {
-			break
+		begun := time.Now()
+		if cause := r.ended(1)[0]; !errors.Is(cause, ErrTooSlow) {
+			t.Errorf("cause %v", cause)
 		}
-		runtime.Gosched()
-	}
-	if cause := r.ended(1)[0]; !errors.Is(cause, ErrTooSlow) {
-		t.Errorf("cause %v", cause)
-	}
-	r.clean()
+		if took := time.Since(begun).Round(time.Second); took != 10*time.Second {
+			t.Errorf("closed after %v, want the WriteTimeout", took)
+		}
+		if n := r.Stats().TooSlow; n != 1 {
+			t.Errorf("TooSlow is %d", n)
+		}
+		r.clean()
+	})
 }
 
 // dribbled are the ways to never end what was begun.
@@ -253,19 +250,21 @@ func TestDribble(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newPipeRig(t, Config{MessageTimeout: 30 * time.Second, PingInterval: -1})
 				c := r.pipe("groups=a")
-				go func() {
+				var writing sync.WaitGroup
+				writing.Go(func() {
 					for _, b := range test.bytes {
 						if _, err := c.Write([]byte{b}); err != nil {
 							return
 						}
 						time.Sleep(time.Second)
 					}
-				}()
+				})
 				closed, err := c.ReadClose()
 				if err != nil || closed.Code != uint16(test.want) {
 					t.Fatalf("got %v, %v", closed, err)
 				}
 				io.Copy(io.Discard, c.Conn) // the client never answers
+				writing.Wait()
 				if cause := r.ended(1)[0]; closeCode(cause) != test.want {
 					t.Errorf("cause %v", cause)
 				}
@@ -273,4 +272,76 @@ func TestDribble(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A client may be torn off at any time. Nothing is left of it.
+func TestResetInEveryPhase(t *testing.T) {
+	reached := make(chan *Conn, 1)
+	proceed := make(chan struct{})
+	stop := func(in string) func(c *Conn) {
+		return func(c *Conn) {
+			if c.Identity().Device == in {
+				reached <- c
+				<-proceed
+			}
+		}
+	}
+	r := newRig(t, Config{
+		CloseTimeout: 200 * time.Millisecond,
+		OnConnect:    func(_ context.Context, c *Conn) error { stop("connect")(c); return nil },
+		OnMessage: func(_ context.Context, c *Conn, _ Message) {
+			stop("message")(c)
+			if c.Identity().Device == "closing" {
+				c.Close(StatusNormal, "")
+				reached <- c
+			}
+		},
+	})
+	for _, test := range []struct {
+		phase string
+		bytes []byte
+	}{
+		{"connect", nil},
+		{"idle", nil},
+		{"message", wsraw.Frame{Fin: true, Opcode: wsraw.Text}.Bytes()},
+		{"header", []byte{0x81}},
+		{"payload", []byte{0x81, 0x85, 0, 0, 0, 0, 'a'}},
+		{"ping", []byte{0x89, 0x85, 0, 0, 0, 0, 'a'}},
+		{"closing", wsraw.Frame{Fin: true, Opcode: wsraw.Text}.Bytes()},
+		{"closed", wsraw.CloseFrame(1000, "").Bytes()},
+		{"broken", []byte{0x83, 0x80}},
+	} {
+		t.Run(test.phase, func(t *testing.T) {
+			r.t = t
+			before := r.Stats().Accepted
+			tcp := r.dialTCP(0)
+			if err := wsraw.WriteRequest(tcp, "/?groups=g&device="+test.phase, nil); err != nil {
+				t.Fatal(err)
+			}
+			if test.phase == "connect" {
+				<-reached
+			} else {
+				r.await("the Conn", func() bool { return r.Stats().Accepted == before+1 })
+			}
+			tcp.Write(test.bytes)
+			if test.phase == "message" || test.phase == "closing" {
+				<-reached
+			}
+			wsraw.New(tcp).Reset()
+			if test.phase == "connect" || test.phase == "message" {
+				proceed <- struct{}{}
+			}
+			r.await("the end", func() bool { return r.Stats().Disconnected == before+1 })
+			r.clean()
+		})
+	}
+	r.t = t
+	// Before there is a Conn: no request, half a request, a request alone.
+	for _, request := range []string{"", "GET / HT", "GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n"} {
+		tcp := r.dialTCP(0)
+		io.WriteString(tcp, request)
+		wsraw.New(tcp).Reset()
+	}
+	r.clean()
+	r.shutdown(patience)
 }

@@ -312,3 +312,12 @@ func query(user string) string { return url.Values{"user": {user}}.Encode() }
 func (w *pipeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return w.conn, bufio.NewReadWriter(bufio.NewReader(w.conn), bufio.NewWriter(w.conn)), nil
 }
+
+// queueOf returns the Conn's queue as it is now. Its slices are the queue's.
+func queueOf(c *Conn) queue {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q := c.queue
+	q.frames, q.pong = slices.Clone(q.frames), slices.Clone(q.pong)
+	return q
+}
