@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -66,23 +67,28 @@ var hostile = []struct {
 func TestHostileFrames(t *testing.T) {
 	for _, test := range hostile {
 		t.Run(test.name, func(t *testing.T) {
-			r := newRig(t, Config{MaxMessageSize: 1000, CloseTimeout: 300 * time.Millisecond, OnMessage: func(context.Context, *Conn, Message) {
+			r := newRig(t, Config{MaxMessageSize: 1000, CloseTimeout: patience, OnMessage: func(context.Context, *Conn, Message) {
 				t.Error("OnMessage was called")
 			}})
 			// The first answers the close frame, the second says nothing more,
-			// the third goes on with its nonsense.
+			// the third goes on with its nonsense until it has been told.
 			for i := range 3 {
 				c := r.connect("groups=a,b")
 				if _, err := c.Write(test.bytes); err != nil {
 					t.Fatal(err)
 				}
-				if i == 2 { // until the connection is closed under it
-					go func() {
-						for err := error(nil); err == nil; {
-							_, err = c.Write(test.bytes)
+				stop, stopped := make(chan struct{}), make(chan struct{})
+				go func() {
+					defer close(stopped)
+					for i == 2 {
+						select {
+						case <-stop:
+							return
+						default:
+							c.Write(test.bytes)
 						}
-					}()
-				}
+					}
+				}()
 				closed, err := c.ReadClose()
 				if err != nil {
 					t.Fatalf("client %d: %v", i, err)
@@ -90,9 +96,12 @@ func TestHostileFrames(t *testing.T) {
 				if closed.Code != uint16(test.code) || strings.ContainsAny(closed.Reason, "%\\:") {
 					t.Errorf("client %d saw %v, want %d and no internals", i, closed, test.code)
 				}
+				close(stop)
+				<-stopped
 				if i == 0 {
 					c.WriteFrames(wsraw.CloseFrame(closed.Code, ""))
 				}
+				c.Conn.(*net.TCPConn).CloseWrite()
 				if err := c.ReadEnd(); err != nil {
 					t.Error(err)
 				}
@@ -171,7 +180,7 @@ func TestFloods(t *testing.T) {
 		{"empty fragments", wsraw.Frame{Opcode: wsraw.Text}.Bytes(), wsraw.Frame{Opcode: wsraw.Continuation}.Bytes()},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			r := newRig(t, Config{MessageRate: 100, MessageTimeout: 300 * time.Millisecond, CloseTimeout: 200 * time.Millisecond})
+			r := newRig(t, Config{MessageRate: 100, MessageTimeout: 300 * time.Millisecond, CloseTimeout: 500 * time.Millisecond})
 			c := r.connect("")
 			c.Write(test.first)
 			conn := r.only()

@@ -1,0 +1,389 @@
+package herald
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heraldgo/herald/internal/wsraw"
+)
+
+// numbered returns a message of n bytes that begins with its number.
+func numbered(i, n int) Message {
+	b := fmt.Appendf(nil, "%08d", i)
+	return Text(string(append(b, bytes.Repeat([]byte{'x'}, n-len(b))...)))
+}
+
+// number returns the number of a message, or fails where it is not whole.
+func number(b []byte) (i int, err error) {
+	if _, err := fmt.Sscanf(string(b[:min(len(b), 8)]), "%08d", &i); err != nil {
+		return 0, err
+	}
+	if rest := b[8:]; !bytes.Equal(rest, bytes.Repeat([]byte{'x'}, len(rest))) {
+		return 0, fmt.Errorf("message %d is torn: %.100q", i, b)
+	}
+	return i, nil
+}
+
+// newRigOver starts a Hub on a server over plain TCP or TLS.
+func newRigOver(t *testing.T, secure bool, config Config) *rig {
+	t.Helper()
+	r := newPipeRig(t, config)
+	r.server = httptest.NewUnstartedServer(r.Hub)
+	r.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	if secure {
+		r.server.StartTLS()
+	} else {
+		r.server.Start()
+	}
+	t.Cleanup(r.server.Close)
+	return r
+}
+
+// connectOver connects a client over plain TCP or TLS.
+func (r *rig) connectOver(secure bool, query string) *wsraw.Conn {
+	r.t.Helper()
+	return r.upgrade(over(secure, r.dialTCP(0)), query)
+}
+
+// connectSmall connects a client whose receive buffer is small.
+func (r *rig) connectSmall(secure bool, query string) *wsraw.Conn {
+	r.t.Helper()
+	return r.upgrade(over(secure, r.dialTCP(32<<10)), query)
+}
+
+func over(secure bool, c net.Conn) net.Conn {
+	if secure {
+		return tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+	}
+	return c
+}
+
+// narrow makes the kernel keep little of what a client does not take.
+func narrow(c *Conn) {
+	conn := c.socket.conn
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	conn.(*net.TCPConn).SetWriteBuffer(16 << 10)
+}
+
+// findUser returns the Conn of a user, once it is there.
+func (r *rig) findUser(user string) (found *Conn) {
+	r.t.Helper()
+	r.await("user "+user, func() bool {
+		for c := range r.Conns() {
+			if c.User() == user {
+				found = c
+			}
+		}
+		return found != nil
+	})
+	return found
+}
+
+// One of 500 stops reading. Each message reaches all others before the next
+// is sent, while the one is stalled: nobody waits for it. Its queue stays
+// within its bounds, then it is closed.
+func TestStalledReaderAmong500(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		t.Run(map[bool]string{false: "TCP", true: "TLS"}[secure], func(t *testing.T) {
+			others, size := 499, 8<<10
+			if secure { // handshakes are dear
+				others = 49
+			}
+			r := newRigOver(t, secure, Config{QueueMessages: 64, QueueBytes: 300 << 10, MaxSendSize: 256 << 10, WriteTimeout: patience, CloseTimeout: patience})
+			stalled := r.connectSmall(secure, "user=stalled")
+			conn := r.findUser("stalled")
+			narrow(conn)
+			got := make(chan int, others)
+			var reading sync.WaitGroup
+			clients := make([]*wsraw.Conn, others)
+			for i := range clients {
+				c := r.connectOver(secure, fmt.Sprint("user=", i))
+				clients[i] = c
+				reading.Go(func() {
+					for want := 0; ; want++ {
+						b, err := c.ReadMessage()
+						if err != nil {
+							return
+						}
+						if n, err := number(b); err != nil || n != want {
+							t.Errorf("client %d got message %d, want %d: %v", i, n, want, err)
+						}
+						got <- i
+					}
+				})
+			}
+			sent := 0
+			for ; conn.ctx.Err() == nil && sent < 10_000; sent++ {
+				if err := r.Send(t.Context(), Everyone(), numbered(sent, size)); err != nil {
+					t.Fatal(err)
+				}
+				for range others {
+					<-got // every other has message n before n+1 is sent
+				}
+				if q := queueOf(conn); len(q.frames) > 64 || q.bytes > 300<<10 || len(q.rest) > flushSize {
+					t.Fatalf("the queue has %d messages, %d bytes, %d taken", len(q.frames), q.bytes, len(q.rest))
+				}
+			}
+			if cause := context.Cause(conn.ctx); closeCode(cause) != StatusTooSlow || !errors.Is(cause, ErrTooSlow) {
+				t.Fatalf("cause %v after %d messages", cause, sent)
+			}
+			if q := queueOf(conn); len(q.frames) > q.out {
+				t.Errorf("%d frames are kept, %d are under way", len(q.frames), q.out)
+			}
+			s := r.Stats()
+			if s.TooSlow != 1 || s.Dropped == 0 || s.Dropped > 65 {
+				t.Errorf("too slow %d, dropped %d", s.TooSlow, s.Dropped)
+			}
+			// It reads again in time, and sees what was under way, then why.
+			last := -1
+			for {
+				b, err := stalled.ReadMessage()
+				if err != nil {
+					var closed *wsraw.Closed
+					if !errors.As(err, &closed) || closed.Code != uint16(StatusTooSlow) {
+						t.Errorf("the stalled client saw %v", err)
+					}
+					break
+				}
+				n, err := number(b)
+				if err != nil || n != last+1 {
+					t.Fatalf("message %d after %d: %v", n, last, err)
+				}
+				last = n
+			}
+			if uint64(last+1)+s.Dropped != uint64(sent) {
+				t.Errorf("%d seen and %d dropped of %d", last+1, s.Dropped, sent)
+			}
+			stalled.Close()
+			for _, c := range clients {
+				c.Close()
+			}
+			reading.Wait()
+			r.clean()
+			r.shutdown(patience)
+		})
+	}
+}
+
+// A stalled client that never reads again is cut after CloseTimeout, with a
+// reset, so that the kernel keeps nothing for it.
+func TestStalledForEver(t *testing.T) {
+	r := newRig(t, Config{QueueMessages: 16, WriteTimeout: patience, CloseTimeout: 100 * time.Millisecond})
+	c := r.connectSmall(false, "")
+	conn := r.only()
+	narrow(conn)
+	r.await("a stuck socket", func() bool {
+		q := queueOf(conn)
+		if len(q.frames) < 4 {
+			conn.Send(numbered(0, 32<<10))
+		}
+		return q.blocked
+	})
+	for conn.Send(numbered(0, 32<<10)) == nil {
+	}
+	if err := conn.Send(Text("late")); !errors.Is(err, ErrClosed) {
+		t.Errorf("Send after the close: %v", err)
+	}
+	if cause := r.ended(1)[0]; !errors.Is(cause, ErrTooSlow) {
+		t.Errorf("cause %v", cause)
+	}
+	if _, err := io.Copy(io.Discard, c.Conn); err == nil {
+		t.Error("the client saw a clean end")
+	}
+	// Two were dropped that had not been delivered: one too many, one late.
+	if s := r.Stats(); s.TooSlow != 1 || s.Delivered != s.Written+s.Dropped-2 {
+		t.Errorf("%+v: what was delivered must be written or dropped", s)
+	}
+	r.clean()
+}
+
+// A client that takes nothing is closed when a write has taken too long, even
+// if its queue has room.
+func TestWriteTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newPipeRig(t, Config{WriteTimeout: 10 * time.Second})
+		r.pipe("")
+		conn := r.only()
+		begun := time.Now()
+		conn.Send(Text("hello"))
+		if cause := r.ended(1)[0]; !errors.Is(cause, ErrTooSlow) {
+			t.Errorf("cause %v", cause)
+		}
+		if took := time.Since(begun).Round(time.Second); took != 10*time.Second {
+			t.Errorf("took %v", took)
+		}
+		if s := r.Stats(); s.TooSlow != 1 || s.Dropped != 1 {
+			t.Errorf("%+v", s)
+		}
+		r.clean()
+	})
+}
+
+// With DropOldest a stalled client loses the oldest, and lives.
+func TestDropOldest(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		r := newRigOver(t, secure, Config{QueueMessages: 50, QueueBytes: 200 << 10, MaxSendSize: 100 << 10, DropOldest: true, WriteTimeout: patience})
+		c := r.connectSmall(secure, "")
+		conn := r.only()
+		narrow(conn)
+		const sent = 1000
+		for i := range sent {
+			if err := conn.Send(numbered(i, 1000+i%20*1000)); err != nil {
+				t.Fatal(err)
+			}
+			if q := queueOf(conn); len(q.frames) > 50 || q.bytes > 200<<10 {
+				t.Fatalf("%d messages, %d bytes", len(q.frames), q.bytes)
+			}
+		}
+		s := r.Stats()
+		seen, last := 0, -1
+		for last != sent-1 {
+			b, err := c.ReadMessage()
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := number(b)
+			if err != nil || n <= last {
+				t.Fatalf("message %d after %d: %v", n, last, err)
+			}
+			seen, last = seen+1, n
+		}
+		if s.Dropped == 0 || seen+int(s.Dropped) != sent {
+			t.Errorf("%d seen and %d dropped of %d", seen, s.Dropped, sent)
+		}
+		c.Close()
+		r.ended(1)
+		r.clean()
+	}
+}
+
+// Volatile messages are dropped for a busy client, and counted; they never
+// close one, nor take the room of others.
+func TestVolatile(t *testing.T) {
+	r := newRig(t, Config{QueueMessages: 100, WriteTimeout: patience})
+	c := r.connectSmall(false, "")
+	conn := r.only()
+	narrow(conn)
+	if err := r.Send(t.Context(), User("u"), numbered(0, 100).Volatile()); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := c.ReadMessage(); err != nil || len(b) != 100 {
+		t.Fatalf("an idle client got %q, %v", b, err)
+	}
+	const sent = 5000
+	for i := range sent {
+		if err := conn.Send(numbered(i, 8<<10).Volatile()); err != nil {
+			t.Fatal(err)
+		}
+		if q := queueOf(conn); len(q.frames) > 26 {
+			t.Fatalf("%d volatile messages wait", len(q.frames))
+		}
+	}
+	s := r.Stats()
+	if s.DroppedVolatile == 0 || s.Dropped != 0 || s.TooSlow != 0 || s.Delivered+s.DroppedVolatile != sent+1 {
+		t.Errorf("%+v", s)
+	}
+	if err := conn.Send(numbered(sent, 100)); err != nil {
+		t.Fatal(err)
+	}
+	for last, seen := -1, uint64(1); last != sent; seen++ {
+		b, err := c.ReadMessage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := number(b)
+		if err != nil || n <= last {
+			t.Fatalf("message %d after %d: %v", n, last, err)
+		}
+		if last = n; last == sent && seen != s.Delivered {
+			t.Errorf("%d seen, %d delivered", seen, s.Delivered)
+		}
+	}
+	c.Close()
+	r.ended(1)
+	r.clean()
+}
+
+// A client that reads in bursts makes writer and drain take turns. Every
+// frame is whole and in its place, pongs and pings go between frames, and the
+// close frame is the last.
+func TestBurstyReader(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		r := newRigOver(t, secure, Config{QueueMessages: 1 << 20, QueueBytes: 1 << 30, WriteTimeout: patience, CloseTimeout: patience, MessageRate: -1, PingInterval: 10 * time.Millisecond, PongTimeout: patience})
+		c := r.connectSmall(secure, "user=bursty")
+		conn := r.only()
+		narrow(conn)
+		const senders, each = 4, 100
+		var sending sync.WaitGroup
+		for s := range senders {
+			sending.Go(func() {
+				for i := range each {
+					size := []int{8, 125, 126, 1000, 40 << 10, 65536, 70 << 10}[i%7]
+					if err := conn.Send(numbered(s*each+i, max(size, 8))); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		sending.Go(func() {
+			for i := range 200 {
+				c.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: fmt.Append(nil, i)})
+			}
+		})
+		var closing sync.WaitGroup
+		closing.Go(func() {
+			sending.Wait()
+			conn.Close(StatusNormal, "done")
+		})
+		next, pongs := [senders]int{}, 0
+		for read := 0; ; read++ {
+			if read%100 == 0 { // a burst ends when the server is stuck, or done
+				r.await("a stuck writer", func() bool { q := queueOf(conn); return q.blocked || secure && q.out > 0 || len(q.frames) == 0 })
+			}
+			f, err := c.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Opcode == wsraw.Close {
+				break
+			}
+			switch f.Opcode {
+			case wsraw.Text:
+				n, err := number(f.Payload)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if s := n / each; next[s] != n%each {
+					t.Fatalf("sender %d: message %d, want %d", s, n%each, next[s])
+				} else {
+					next[s]++
+				}
+			case wsraw.Pong:
+				pongs++
+			}
+		}
+		if next != [senders]int{each, each, each, each} || pongs == 0 {
+			t.Errorf("got %v messages, %d pongs", next, pongs)
+		}
+		c.WriteFrames(wsraw.CloseFrame(1000, ""))
+		if err := c.ReadEnd(); err != nil {
+			t.Error(err)
+		}
+		closing.Wait()
+		r.clean()
+	}
+}
