@@ -134,17 +134,17 @@ func (b *MemoryBus) signal() {
 
 // run hands over what was delayed, when it is due.
 func (b *MemoryBus) run() {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	var due <-chan time.Time
 	for {
 		select {
 		case <-b.wake:
-		case <-timer.C:
+		case <-due:
 		case <-b.quit:
 			return
 		}
+		due = nil
 		if next := b.handDue(); next > 0 {
-			timer.Reset(next)
+			due = time.After(next)
 		}
 	}
 }

@@ -279,10 +279,12 @@ func (s *redisSubscriber) run() {
 		s.inbox.Down(Event{Kind: EventDown, Since: since, Err: link.reason()})
 		wait := backoff.lost(time.Since(born))
 		for {
-			select {
-			case <-time.After(wait):
-			case <-s.ctx.Done():
-				return
+			if wait > 0 {
+				select {
+				case <-time.After(wait):
+				case <-s.ctx.Done():
+					return
+				}
 			}
 			if s.connect() == nil {
 				break
