@@ -25,7 +25,7 @@ func NewMemoryNetwork() *MemoryNetwork { return &MemoryNetwork{} }
 func (n *MemoryNetwork) Bus() *MemoryBus {
 	b := &MemoryBus{
 		network: n,
-		inbox:   newInbox(inboxEvents, inboxBytes),
+		inbox:   newInbox(),
 		topics:  make(map[string]struct{}),
 		healed:  make(chan struct{}),
 		wake:    make(chan struct{}, 1),
