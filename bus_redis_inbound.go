@@ -3,6 +3,7 @@ package herald
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"github.com/heraldgo/herald/internal/resp"
 )
@@ -26,8 +27,11 @@ func (in *redisInbound) message(r *resp.Reader) error {
 		return err
 	}
 	topic, ok := in.topics[string(word)]
+	if !ok { // a server may be late, as miniredis is after an UNSUBSCRIBE
+		topic, ok = strings.CutPrefix(string(word), in.sub.prefix)
+	}
 	if !ok {
-		return fmt.Errorf("herald: Redis sent a message of %q, which is not subscribed", word)
+		return fmt.Errorf("herald: Redis sent a message of %q, which nobody asked for", word)
 	}
 	probe := string(word) == in.sub.probe
 	data, err := r.Bulk()
