@@ -152,8 +152,9 @@ const (
 )
 
 // Publish publishes packets, each with one PUBLISH, and waits for the replies.
-// Calls that come while others are under way go out together. While Redis
-// cannot be reached it does not wait: the error is ErrBusDown.
+// Calls that come while others are under way go out together. Where the link
+// has broken it waits for an attempt to connect; after a failed one, until
+// the backoff is over, it returns ErrBusDown at once.
 func (b *RedisBus) Publish(ctx context.Context, packets ...Packet) error {
 	for sent := 0; sent < len(packets); {
 		p := newPublication()

@@ -313,7 +313,9 @@ func testConcurrency(s *suite) {
 }
 
 func testClose(s *suite) {
-	before := goroutines()
+	first := s.network.Open()
+	s.ok(first.Close())
+	before := goroutines(first)
 	bus := s.network.Open()
 	n := s.receive(bus)
 	n.subscribe("topic")
@@ -344,7 +346,7 @@ func testClose(s *suite) {
 		}
 	}
 	bus.Reset()
-	for deadline := time.Now().Add(patience); goroutines() > before; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); goroutines(bus) > before; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			s.failf("Close left goroutines:\n%s", stacks())
 		}

@@ -3,6 +3,7 @@ package heraldtest
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -119,11 +120,15 @@ func (n *node) count(kind herald.EventKind) int {
 	return count
 }
 
-// goroutines counts those that run herald's code.
-func goroutines() int {
+// goroutines counts those that run, or were started by, the package of bus.
+func goroutines(bus herald.Bus) int {
+	kind := reflect.TypeOf(bus)
+	if kind.Kind() == reflect.Pointer {
+		kind = kind.Elem()
+	}
 	count := 0
 	for g := range strings.SplitSeq(stacks(), "\n\n") {
-		if strings.Contains(g, "heraldgo/herald.") || strings.Contains(g, "heraldgo/herald/internal/batch") {
+		if strings.Contains(g, kind.PkgPath()+".") {
 			count++
 		}
 	}
