@@ -85,24 +85,43 @@ var started = time.Now()
 func clock() int64 { return int64(time.Since(started)) }
 
 // An upgradeWriter is the ResponseWriter that the library upgrades. Its Hijack
-// gives the library the Conn's socket, with small buffers.
+// gives the library the Conn's socket, with small buffers. The 101 that the
+// library writes before is held back until ready, which runs when the library
+// has found nothing wrong with the request, has returned nil: so a client
+// whose handshake is over is known to the cluster.
 type upgradeWriter struct {
 	http.ResponseWriter
 	socket *socket
+	ready  func() *HTTPError
+
+	refusal *HTTPError // ready's
 }
 
-// Unwrap is for http.ResponseController.
-func (w upgradeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// WriteHeaderNow is what gin needs for the status line to be sent at all.
-func (w upgradeWriter) WriteHeaderNow() {
-	if g, ok := w.ResponseWriter.(interface{ WriteHeaderNow() }); ok {
-		g.WriteHeaderNow()
+// WriteHeader holds back 101.
+func (w *upgradeWriter) WriteHeader(status int) {
+	switch {
+	case status == http.StatusSwitchingProtocols:
+	case w.refusal != nil: // the library's 500 for the Hijack that failed
+		w.ResponseWriter.WriteHeader(w.refusal.Status)
+	default:
+		w.ResponseWriter.WriteHeader(status)
 	}
 }
 
+// Unwrap is for http.ResponseController.
+func (w *upgradeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
 // Hijack takes over the connection.
-func (w upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if w.refusal = w.ready(); w.refusal != nil {
+		w.forget()
+		return nil, nil, w.refusal
+	}
+	w.ResponseWriter.WriteHeader(http.StatusSwitchingProtocols)
+	// Without this, gin does not send the status line at all.
+	if g, ok := w.ResponseWriter.(interface{ WriteHeaderNow() }); ok {
+		g.WriteHeaderNow()
+	}
 	conn, brw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
@@ -115,6 +134,14 @@ func (w upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	s.conn = conn
 	s.raw = rawConn(conn)
 	return s, bufio.NewReadWriter(bufio.NewReaderSize(s, socketReadBuffer), bufio.NewWriterSize(s, socketWriteBuffer)), nil
+}
+
+// forget takes back the headers of an upgrade that does not come about.
+func (w *upgradeWriter) forget() {
+	for _, name := range []string{"Upgrade", "Connection", "Sec-WebSocket-Accept", "Sec-WebSocket-Protocol"} {
+		w.Header().Del(name)
+	}
+	retryAfter(w.Header(), w.refusal.Status)
 }
 
 // canHijack says whether Hijack will find a connection, without trying.
