@@ -180,6 +180,7 @@ func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, ready func() *HTT
 		Subprotocols:    config.Subprotocols,
 		CompressionMode: websocket.CompressionDisabled,
 		OnPingReceived:  c.pingReceived,
+		OnPongReceived:  c.pongReceived,
 	})
 	if err != nil {
 		if c.socket.conn != nil {

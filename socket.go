@@ -79,9 +79,11 @@ func (s *socket) SetDeadline(t time.Time) error      { return s.conn.SetDeadline
 func (s *socket) SetReadDeadline(t time.Time) error  { return s.conn.SetReadDeadline(t) }
 func (s *socket) SetWriteDeadline(t time.Time) error { return s.conn.SetWriteDeadline(t) }
 
-var started = time.Now()
+// started lies far back, so that the clock is above 0 in a testing/synctest
+// bubble too, where the time begins in the year 2000.
+var started = time.Now().Add(-50 * 365 * 24 * time.Hour)
 
-// clock returns nanoseconds on a clock that never jumps.
+// clock returns nanoseconds on a clock that never jumps, always above 0.
 func clock() int64 { return int64(time.Since(started)) }
 
 // An upgradeWriter is the ResponseWriter that the library upgrades. Its Hijack
