@@ -89,13 +89,13 @@ func eachClient(t *testing.T, change func(*herald.Config), test func(t *testing.
 	}
 }
 
-func echo(c *herald.Config) {
+func echoing(c *herald.Config) {
 	c.MaxMessageSize = 1 << 20
 	c.OnMessage = func(_ context.Context, c *herald.Conn, m herald.Message) { c.Send(m) }
 }
 
 func TestEcho(t *testing.T) {
-	eachClient(t, echo, func(t *testing.T, s *station, dial func(string, ...string) (*client, int)) {
+	eachClient(t, echoing, func(t *testing.T, s *station, dial func(string, ...string) (*client, int)) {
 		c, _ := dial("?user=42")
 		// The lengths at which a frame's header changes (RFC 6455 section 5.2).
 		for _, n := range []int{0, 1, 125, 126, 65535, 65536, 300_000} {
@@ -114,7 +114,7 @@ func TestEcho(t *testing.T) {
 
 // Fragments may end inside a character (RFC 6455 section 5.6).
 func TestFragments(t *testing.T) {
-	eachClient(t, echo, func(t *testing.T, s *station, dial func(string, ...string) (*client, int)) {
+	eachClient(t, echoing, func(t *testing.T, s *station, dial func(string, ...string) (*client, int)) {
 		c, _ := dial("?user=42")
 		data := strings.Repeat("€", 100_000)
 		for _, text := range []bool{true, false} {
@@ -151,7 +151,7 @@ func TestSend(t *testing.T) {
 }
 
 func TestPing(t *testing.T) {
-	eachClient(t, echo, func(t *testing.T, s *station, dial func(string, ...string) (*client, int)) {
+	eachClient(t, echoing, func(t *testing.T, s *station, dial func(string, ...string) (*client, int)) {
 		c, _ := dial("?user=42")
 		if err := c.ping("are you there"); err != nil {
 			t.Fatal(err)
@@ -165,7 +165,7 @@ func TestPing(t *testing.T) {
 // A client that says nothing of itself, and only answers pings, stays.
 func TestKeepalive(t *testing.T) {
 	quick := func(c *herald.Config) {
-		echo(c)
+		echoing(c)
 		c.PingInterval = 20 * time.Millisecond
 	}
 	eachClient(t, quick, func(t *testing.T, s *station, dial func(string, ...string) (*client, int)) {
