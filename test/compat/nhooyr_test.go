@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 services in the field still have this library, under its old name
+
 package compat
 
 import (
@@ -6,7 +8,6 @@ import (
 	"net/http"
 	"testing"
 
-	//lint:ignore SA1019 services in the field still have it, under its old name
 	"nhooyr.io/websocket"
 )
 
