@@ -53,7 +53,7 @@ type client struct {
 // expect returns the next event but pings, which must be of the kind.
 func (c *client) expect(t *testing.T, k kind) event {
 	t.Helper()
-	for {
+	for range 100 {
 		e := next(t, c.events, string(k))
 		if e.kind == k {
 			return e
@@ -62,6 +62,8 @@ func (c *client) expect(t *testing.T, k kind) event {
 			t.Fatalf("got %v, want %s", e, k)
 		}
 	}
+	t.Fatalf("got only pings, want %s", k)
+	panic("unreachable")
 }
 
 var clients = []struct {
@@ -221,6 +223,7 @@ func TestClientVanishes(t *testing.T) {
 func TestDisconnect(t *testing.T) {
 	eachClient(t, nil, func(t *testing.T, s *station, dial func(string, ...string) (*client, int)) {
 		c, _ := dial("?user=42")
+		next(t, s.connected, "connection") // a Disconnect spares who is not in yet
 		if err := s.Send(t.Context(), herald.User("42"), herald.Text("last words")); err != nil {
 			t.Fatal(err)
 		}

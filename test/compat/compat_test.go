@@ -17,7 +17,8 @@ import (
 )
 
 // patience bounds the wait for what is to happen; nothing is measured by it.
-const patience = 30 * time.Second
+// It is shorter than the Hub's PingInterval, or pings would hide a wait without end.
+const patience = 20 * time.Second
 
 // next returns what comes next.
 func next[T any](t *testing.T, from <-chan T, what string) T {

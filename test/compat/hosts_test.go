@@ -107,7 +107,8 @@ func TestHost(t *testing.T) {
 			get(t, srv, "/page")
 		}
 		for range conns {
-			<-next(t, s.requests, "request").Done()
+			next(t, next(t, s.requests, "request").Done(), "end of a request")
+			next(t, s.connected, "connection") // a Disconnect spares who is not in yet
 		}
 		for i, c := range conns {
 			if err := s.Send(t.Context(), herald.User(fmt.Sprint(i)), herald.Text(fmt.Sprint("to ", i))); err != nil {
