@@ -15,8 +15,8 @@ import (
 // library writes control frames only, of at most 127 bytes, each in one Write;
 // longer reads go past the read buffer.
 const (
-	readBuffer  = 256
-	writeBuffer = 128
+	socketReadBuffer  = 256
+	socketWriteBuffer = 128
 )
 
 // A socket stands between the WebSocket library and the connection. The
@@ -114,7 +114,7 @@ func (w upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	s.conn = conn
 	s.raw = rawConn(conn)
-	return s, bufio.NewReadWriter(bufio.NewReaderSize(s, readBuffer), bufio.NewWriterSize(s, writeBuffer)), nil
+	return s, bufio.NewReadWriter(bufio.NewReaderSize(s, socketReadBuffer), bufio.NewWriterSize(s, socketWriteBuffer)), nil
 }
 
 // canHijack says whether Hijack will find a connection, without trying.

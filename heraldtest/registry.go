@@ -65,8 +65,8 @@ var registryPromises = []registryPromise{
 	{"12_Prefix", "nothing is seen under another prefix", testPrefix},
 	{"13_Time", "time is the Registry's own", testTime},
 	{"14_Context", "methods return when ctx is done, with its error in the chain", testContext},
-	{"14_Concurrency", "all methods may be called at the same time", testConcurrency},
-	{"15_Ownership", "what is passed in is not kept, what is returned is the caller's", testOwnership},
+	{"14_Concurrency", "all methods may be called at the same time", testRegistryConcurrency},
+	{"15_Ownership", "what is passed in is not kept, what is returned is the caller's", testRegistryOwnership},
 }
 
 // A registrySuite tries one promise.

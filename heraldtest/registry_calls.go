@@ -74,7 +74,7 @@ func testContext(s *registrySuite) {
 	}
 }
 
-func testConcurrency(s *registrySuite) {
+func testRegistryConcurrency(s *registrySuite) {
 	var wg sync.WaitGroup
 	for h := range 2 {
 		r := s.store.Open()
@@ -95,7 +95,7 @@ func testConcurrency(s *registrySuite) {
 	wg.Wait()
 }
 
-func testOwnership(s *registrySuite) {
+func testRegistryOwnership(s *registrySuite) {
 	a := s.store.Open()
 	n := s.lease(a, "n")
 	entries := []herald.Entry{entry("n.1", "42", "g")}
