@@ -2,6 +2,7 @@ package herald
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"net"
 	"net/http"
@@ -86,6 +87,10 @@ func clock() int64 { return int64(time.Since(started)) }
 
 // An upgradeWriter is the ResponseWriter that the library upgrades. Its Hijack
 // gives the library the Conn's socket, with small buffers.
+//
+// It writes the 101 itself, past the host's middleware: gin, and what
+// compresses in echo, keep a status until a body comes, which is never. And
+// where Hijack fails in spite of canHijack, no 101 has gone out.
 type upgradeWriter struct {
 	http.ResponseWriter
 	socket *socket
@@ -94,14 +99,14 @@ type upgradeWriter struct {
 // Unwrap is for http.ResponseController.
 func (w upgradeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// WriteHeaderNow is what gin needs for the status line to be sent at all.
-func (w upgradeWriter) WriteHeaderNow() {
-	if g, ok := w.ResponseWriter.(interface{ WriteHeaderNow() }); ok {
-		g.WriteHeaderNow()
+// WriteHeader leaves the 101 to Hijack.
+func (w upgradeWriter) WriteHeader(status int) {
+	if status != http.StatusSwitchingProtocols {
+		w.ResponseWriter.WriteHeader(status)
 	}
 }
 
-// Hijack takes over the connection.
+// Hijack takes over the connection and answers the upgrade.
 func (w upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, brw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
@@ -114,8 +119,17 @@ func (w upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	s.conn = conn
 	s.raw = rawConn(conn)
+	head := bytes.NewBufferString("HTTP/1.1 101 Switching Protocols\r\n")
+	w.Header().WriteSubset(head, noBody)
+	head.WriteString("\r\n")
+	if _, err := conn.Write(head.Bytes()); err != nil {
+		return nil, nil, err
+	}
 	return s, bufio.NewReadWriter(bufio.NewReaderSize(s, socketReadBuffer), bufio.NewWriterSize(s, socketWriteBuffer)), nil
 }
+
+// noBody is what a 101 must not have (RFC 9110 sections 6.4.1 and 8.6).
+var noBody = map[string]bool{"Content-Length": true, "Transfer-Encoding": true}
 
 // canHijack says whether Hijack will find a connection, without trying.
 func canHijack(w http.ResponseWriter) bool {
