@@ -109,11 +109,23 @@ func (h *Hub) ready(w http.ResponseWriter) *HTTPError {
 		return &HTTPError{http.StatusServiceUnavailable, "not ready"}
 	}
 	if !canHijack(w) {
-		h.config.Logger.Error("herald: cannot upgrade: a middleware (http.TimeoutHandler?) hides http.Hijacker; mount the Hub outside of it, or give its http.ResponseWriter an Unwrap method",
-			slog.String("writer", fmt.Sprintf("%T", w)))
+		h.logHidden(w)
 		return &HTTPError{http.StatusInternalServerError, "cannot upgrade here: the server's log says why"}
 	}
 	return nil
+}
+
+// logHidden names the writer that stands between w and the connection.
+func (h *Hub) logHidden(w http.ResponseWriter) {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = u.Unwrap()
+	}
+	h.config.Logger.Error("herald: cannot upgrade: a middleware (http.TimeoutHandler?) hides http.Hijacker; mount the Hub outside of it, or give its http.ResponseWriter an Unwrap method",
+		slog.String("writer", fmt.Sprintf("%T", w)))
 }
 
 // connect takes the request from its identity to a living Conn. Where it
@@ -183,6 +195,9 @@ func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, ready func() *HTT
 		OnPongReceived:  c.pongReceived,
 	})
 	if err != nil {
+		if errors.Is(err, http.ErrNotSupported) { // of a Hijack that only looked like one
+			c.hub.logHidden(w)
+		}
 		if c.socket.conn != nil {
 			c.socket.conn.Close()
 		}
