@@ -136,6 +136,16 @@ func (c *client) want(kind, from, text string) {
 	}
 }
 
+// until skips the frames before the one it waits for.
+func (c *client) until(kind, from, text string) {
+	c.t.Helper()
+	for {
+		if f := c.hear(); f["type"] == kind && f["from"] == from && f["text"] == text {
+			return
+		}
+	}
+}
+
 // gone waits until the connection has ended.
 func (c *client) gone() error {
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
@@ -332,9 +342,7 @@ func TestStopANode(t *testing.T) {
 			ann2 := d.connect(d.nodes[1], "user=ann&device=phone")
 			bob := d.connect(d.nodes[0], "user=bob")
 			page := d.connect(d.nodes[2], "user=zoe&presence=1")
-			if f := page.hear(); f["type"] != "hello" || f["node"] != "n3" {
-				t.Fatalf("first frame %v: want hello from n3", f)
-			}
+			page.until("hello", "", "You are on node n3")
 
 			if status := d.order("n1", "stop"); status != 204 {
 				t.Fatalf("stop: %d", status)
@@ -350,12 +358,7 @@ func TestStopANode(t *testing.T) {
 			ann2.want("direct", "zoe", "still there?")
 
 			// Presence heals within the lease, and the page is told.
-			for {
-				f := page.hear()
-				if f["type"] == "notice" && f["from"] == "bob" && f["text"] == "went offline" {
-					break
-				}
-			}
+			page.until("notice", "bob", "went offline")
 			got, _ := d.online(d.door, "user=bob")
 			if got.Online {
 				t.Errorf("bob: %+v: want offline", got)

@@ -254,7 +254,7 @@ async function order(name, what, button) {
 function openDrawer(open) {
   $("side").classList.toggle("open", open);
   $("drawer").setAttribute("aria-expanded", String(open));
-  $("drawer").textContent = open ? "Back to the chat" : "Who is here";
+  $("drawer").textContent = open ? "Chat" : "People";
 }
 
 // The beginning.
