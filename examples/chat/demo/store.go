@@ -2,8 +2,10 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -16,10 +18,10 @@ type store struct {
 	embedded *miniredis.Miniredis // nil where the Redis is somebody else's
 }
 
-// openStore starts a Redis in this process, or checks that the one at url
+// openStore starts a Redis in this process, or checks that the one at address
 // answers.
-func openStore(ctx context.Context, url string) (*store, error) {
-	if url == "" {
+func openStore(ctx context.Context, address string) (*store, error) {
+	if address == "" {
 		m := miniredis.NewMiniRedis()
 		m.ClockTTL(true) // else a key with a time to live would live for ever
 		if err := m.Start(); err != nil {
@@ -27,7 +29,10 @@ func openStore(ctx context.Context, url string) (*store, error) {
 		}
 		return &store{options: redis.Options{Addr: m.Addr()}, embedded: m}, nil
 	}
-	parsed, err := redis.ParseURL(url)
+	parsed, err := redis.ParseURL(address)
+	if bad, ok := errors.AsType[*url.Error](err); ok {
+		err = bad.Err // without the URL, which may hold a password
+	}
 	if err != nil {
 		return nil, fmt.Errorf("-redis: %w", err)
 	}
