@@ -2,23 +2,392 @@ package herald
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"math"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/coder/websocket"
 )
 
-// A Conn is one socket of one device. (Signatures only for now.)
-type Conn struct{}
+// A Conn is one socket of one device of a user. Its methods may be called at
+// any time, by any goroutine, from callbacks too.
+type Conn struct {
+	hub      *Hub
+	counter  uint64
+	identity Identity
+	remote   string
+	since    atomic.Int64 // Unix microseconds, the Registry's; 0 before its answer
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
 
-func (c *Conn) ID() string                                        { return "" }
-func (c *Conn) User() string                                      { return "" }
-func (c *Conn) Identity() Identity                                { return Identity{} }
-func (c *Conn) Session() Session                                  { return Session{} }
-func (c *Conn) Hub() *Hub                                         { return nil }
-func (c *Conn) Context() context.Context                          { return nil }
-func (c *Conn) Groups() []string                                  { return nil }
-func (c *Conn) Subprotocol() string                               { return "" }
-func (c *Conn) Send(m Message) error                              { return nil }
-func (c *Conn) Join(ctx context.Context, groups ...string) error  { return nil }
-func (c *Conn) Leave(ctx context.Context, groups ...string) error { return nil }
-func (c *Conn) Close(code StatusCode, reason string) error        { return nil }
-func (c *Conn) SetExpiry(t time.Time)                             {}
-func (c *Conn) Done() <-chan struct{}                             { return nil }
+	// The connection, from the upgrade on.
+
+	ws     *websocket.Conn
+	socket socket
+
+	memberships []membership // guarded by index.mu
+
+	mu         sync.Mutex
+	queue      queue
+	registered bool // the Registry has been asked to add it
+	accepted   bool // OnConnect has returned nil
+	cause      error
+
+	// Limits.
+
+	expires atomic.Int64 // Unix nanoseconds; 0 is never
+	reading atomic.Int64 // on clock: since when a message has been coming in; 0 is none
+	pinged  atomic.Bool  // since bytes last came
+	rate    rate         // of the reader alone
+}
+
+// ID returns the id of the connection, <node>.<counter>, which no other
+// connection ever has.
+func (c *Conn) ID() string { return c.hub.id + "." + strconv.FormatUint(c.counter, 10) }
+
+// User returns the user that Authenticate named.
+func (c *Conn) User() string { return c.identity.User }
+
+// Identity returns what Authenticate said. Its Groups and Expires are as they
+// were then; its slice and map are the caller's.
+func (c *Conn) Identity() Identity {
+	id := c.identity
+	id.Groups = slices.Clone(id.Groups)
+	id.Meta = maps.Clone(id.Meta)
+	return id
+}
+
+// Session returns what the Registry knows of the connection.
+func (c *Conn) Session() Session {
+	return Session{
+		ID:         c.ID(),
+		User:       c.identity.User,
+		Device:     c.identity.Device,
+		Platform:   c.identity.Platform,
+		Node:       c.hub.id,
+		RemoteAddr: c.remote,
+		Since:      c.sinceTime(),
+		Meta:       maps.Clone(c.identity.Meta),
+	}
+}
+
+func (c *Conn) sinceTime() time.Time {
+	if us := c.since.Load(); us != 0 {
+		return time.UnixMicro(us)
+	}
+	return time.Time{}
+}
+
+// Hub returns the Hub that the connection is on.
+func (c *Conn) Hub() *Hub { return c.hub }
+
+// Context returns a context with the values of ConnContext, that is done when
+// the connection ends or begins to be closed. Its cause is OnDisconnect's.
+func (c *Conn) Context() context.Context { return c.ctx }
+
+// Done is closed when the connection ends or begins to be closed.
+func (c *Conn) Done() <-chan struct{} { return c.ctx.Done() }
+
+// Groups returns the groups that the connection belongs to, in no order. It
+// is empty once the connection ends.
+func (c *Conn) Groups() []string { return c.hub.index.groupsOf(c) }
+
+// Subprotocol returns the subprotocol that was agreed on, or "".
+func (c *Conn) Subprotocol() string { return c.ws.Subprotocol() }
+
+// Send queues a message for this socket alone. It never blocks. The error is
+// ErrClosed, ErrTooSlow where the queue is full, and the connection is
+// closed for it, or of ErrInvalid.
+func (c *Conn) Send(m Message) error {
+	if err := m.check(c.hub.config.MaxSendSize); err != nil {
+		return err
+	}
+	return c.enqueue(m.frame(), m.volatile)
+}
+
+// Join makes the connection a member of the groups, on which all nodes agree
+// when it returns. It may be called from OnConnect and OnMessage.
+func (c *Conn) Join(ctx context.Context, groups ...string) error {
+	return c.hub.callLocal(ctx, c, call{op: opJoin, groups: groups})
+}
+
+// Leave ends the membership in the groups.
+func (c *Conn) Leave(ctx context.Context, groups ...string) error {
+	return c.hub.callLocal(ctx, c, call{op: opLeave, groups: groups})
+}
+
+// Close begins to close the connection: what is queued is written, then a
+// close frame, and the client has CloseTimeout to answer. It does not wait.
+// The first close wins; later ones do nothing. The error is of ErrInvalid.
+func (c *Conn) Close(code StatusCode, reason string) error {
+	if err := code.check(reason); err != nil {
+		return err
+	}
+	c.shut(&CloseError{Code: code, Reason: reason}, false)
+	return nil
+}
+
+// SetExpiry moves the time at which the connection is closed with
+// StatusExpired; the zero time is never.
+func (c *Conn) SetExpiry(t time.Time) {
+	if t.IsZero() {
+		c.expires.Store(0)
+		return
+	}
+	c.expires.Store(t.UnixNano())
+}
+
+// shut begins to close the connection from our side; see Close. With drop,
+// what is queued is dropped.
+func (c *Conn) shut(cause *CloseError, drop bool) {
+	c.beginClose(closeFrame(cause.Code, cause.Reason), cause, drop)
+}
+
+func (c *Conn) beginClose(frame []byte, cause error, drop bool) {
+	c.mu.Lock()
+	q := &c.queue
+	if q.closing {
+		c.mu.Unlock()
+		return
+	}
+	q.closing = true
+	q.corked = false
+	q.closeFrame = frame
+	c.cause = cause
+	dropped := 0
+	if drop || !c.accepted {
+		dropped = q.clear()
+	}
+	attached := q.attached
+	if attached {
+		c.startCloseTimer()
+	}
+	start := c.claim()
+	c.mu.Unlock()
+	if attached {
+		c.hub.closes(c)
+	}
+	c.hub.stats.dropped.Add(uint64(dropped))
+	c.start(start)
+	c.depart()
+}
+
+// startCloseTimer bounds the close of a Conn that has a socket. The caller
+// holds c.mu.
+func (c *Conn) startCloseTimer() {
+	c.queue.timer = time.AfterFunc(c.hub.config.CloseTimeout, func() { c.kill(nil) })
+}
+
+// tooSlow closes a Conn whose queue is full.
+func (c *Conn) tooSlow() {
+	c.mu.Lock()
+	closing := c.queue.closing
+	c.mu.Unlock()
+	if !closing {
+		c.hub.stats.tooSlow.Add(1)
+	}
+	c.hub.stats.dropped.Add(1)
+	c.shut(&CloseError{Code: StatusTooSlow, Reason: "too slow", err: ErrTooSlow}, true)
+}
+
+// pong queues the library's answer to a ping.
+func (c *Conn) pong(frame []byte) {
+	c.mu.Lock()
+	if !c.queue.closing {
+		c.queue.pong = append(c.queue.pong[:0], frame...)
+	}
+	start := c.claim()
+	c.mu.Unlock()
+	c.start(start)
+}
+
+// ping queues a ping.
+func (c *Conn) ping() {
+	c.mu.Lock()
+	c.queue.ping = !c.queue.closing
+	start := c.claim()
+	c.mu.Unlock()
+	c.start(start)
+}
+
+// libraryClose takes the library's close frame: the echo of the client's, or
+// its answer to a breach of the protocol.
+func (c *Conn) libraryClose(payload []byte) {
+	cause := parseClose(payload)
+	frame := append([]byte{finalClose, byte(len(payload))}, payload...)
+	// The library's reasons tell more than a client need know.
+	switch cause.Code {
+	case StatusProtocolError:
+		cause.Reason = "protocol error"
+		frame = closeFrame(cause.Code, cause.Reason)
+	case StatusMessageTooBig:
+		cause.Reason = fmt.Sprintf("message of more than %d bytes", c.hub.config.MaxMessageSize)
+		frame = closeFrame(cause.Code, cause.Reason)
+	}
+	c.beginClose(frame, cause, false)
+}
+
+// hangup closes the connection as soon as all is written.
+func (c *Conn) hangup() {
+	c.mu.Lock()
+	c.queue.hangup = true
+	end := c.ending()
+	c.mu.Unlock()
+	c.end(end)
+}
+
+type ending uint8
+
+const (
+	endNot  ending = iota
+	endHalf        // close the sending side
+	endAll         // close the connection
+)
+
+// ending says what is to be done now that the Conn may have nothing more to
+// write. The caller calls end with it, after unlocking.
+func (c *Conn) ending() ending {
+	q := &c.queue
+	switch {
+	case !q.attached || q.owner != ownerNone || q.hasWork() || q.dead:
+		return endNot
+	case q.hangup:
+		return endAll
+	case q.halfClose && q.closeSent:
+		return endHalf
+	}
+	return endNot
+}
+
+func (c *Conn) end(e ending) {
+	switch e {
+	case endHalf:
+		if conn, ok := c.socket.conn.(interface{ CloseWrite() error }); ok {
+			conn.CloseWrite()
+		}
+	case endAll:
+		c.kill(nil)
+	}
+}
+
+// closes and closed keep the set of the sockets that are being closed.
+func (h *Hub) closes(c *Conn) {
+	h.mu.Lock()
+	h.closing[c] = struct{}{}
+	h.mu.Unlock()
+	c.mu.Lock()
+	dead := c.queue.dead
+	c.mu.Unlock()
+	if dead { // by now, and it may have been closed before it was put in
+		h.closed(c)
+	}
+}
+
+func (h *Hub) closed(c *Conn) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.closing, c)
+}
+
+// kill closes the socket at once. cause counts where there was none before.
+func (c *Conn) kill(cause error) {
+	c.mu.Lock()
+	q := &c.queue
+	if q.dead {
+		c.mu.Unlock()
+		return
+	}
+	q.dead = true
+	q.closing = true
+	if c.cause == nil {
+		c.cause = cause
+	}
+	abort := q.owner != ownerNone || q.hasWork()
+	dropped := len(q.frames)
+	q.frames, q.bytes, q.out, q.rest, q.pong = nil, 0, 0, nil, nil
+	attached, timer := q.attached, q.timer
+	c.mu.Unlock()
+
+	c.hub.stats.dropped.Add(uint64(dropped))
+	if timer != nil {
+		timer.Stop()
+	}
+	if attached {
+		c.hub.closed(c)
+		if tcp, ok := c.socket.conn.(*net.TCPConn); ok && abort {
+			tcp.SetLinger(0) // or the kernel would keep what the client does not take
+		}
+		c.socket.conn.Close()
+		c.hub.wg.Done() // of attach
+	}
+	c.depart()
+}
+
+// depart takes the Conn out of everything that others find it by. It does
+// not wait, and may be called twice.
+func (c *Conn) depart() {
+	c.mu.Lock()
+	cause := c.cause
+	c.mu.Unlock()
+	c.cancel(cause)
+	topics := c.hub.index.remove(c)
+	if len(topics) == 0 {
+		return
+	}
+	c.hub.follower.unfollow(topics...)
+	c.mu.Lock()
+	registered := c.registered
+	c.mu.Unlock()
+	if registered {
+		c.hub.presence.remove(c.entry(topics), nil)
+	}
+}
+
+// entry returns what the Registry knows, or shall know, of the Conn under
+// those of its topics.
+func (c *Conn) entry(topics []string) Entry {
+	e := Entry{Session: c.Session()}
+	for _, t := range topics {
+		switch {
+		case isUserTopic(t):
+			e.UserTopic = t
+		case isGroupTopic(t):
+			e.Topics = append(e.Topics, t)
+		}
+	}
+	return e
+}
+
+// A rate is a token bucket that holds a second's worth.
+type rate struct {
+	last   int64 // on clock
+	tokens float64
+}
+
+// allow takes a token, where there is one. A limit below 1 is none.
+func (r *rate) allow(limit int) bool {
+	if limit < 1 {
+		return true
+	}
+	now := clock()
+	if r.last == 0 {
+		r.tokens = float64(limit)
+	}
+	r.tokens = min(float64(limit), r.tokens+float64(now-r.last)/float64(time.Second)*float64(limit))
+	r.last = now
+	if r.tokens < 1 {
+		return false
+	}
+	r.tokens--
+	return true
+}
+
+// inCallback is the lastRead of a Conn whose OnMessage runs: nobody reads
+// then, so the time does not count against the client.
+const inCallback = math.MaxInt64

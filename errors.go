@@ -60,7 +60,12 @@ func (e *HTTPError) Error() string { return fmt.Sprintf("herald: status %d: %s",
 type CloseError struct {
 	Code   StatusCode
 	Reason string
+
+	err error // why herald closed: ErrTooSlow, …
 }
+
+// Unwrap returns the sentinel that stands for the code, or nil.
+func (e *CloseError) Unwrap() error { return e.err }
 
 func (e *CloseError) Error() string {
 	if e.Reason == "" {

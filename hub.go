@@ -1,66 +1,319 @@
 package herald
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
 	"iter"
-	"net/http"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 )
 
-// A Hub is the local end. (Signatures only for now.)
-type Hub struct{}
+// A Hub is the local end of herald: an http.Handler that takes WebSocket
+// connections, and the methods to reach the connections of every node. Make
+// it with New, end it with Shutdown. Its methods may be called at any time,
+// by any goroutine, from callbacks too, but for Shutdown.
+type Hub struct {
+	config    Config
+	id        string
+	nodeTopic string
+	createdAt time.Time
+	counter   atomic.Uint64 // of Conns
+	stats     counters
 
-// New makes a Hub and connects it.
-func New(config Config) (*Hub, error) { panic("not built") }
+	// The rooms.
 
-// ServeHTTP upgrades the request and returns when the Conn lives.
-func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {}
+	bus       Bus
+	registry  Registry
+	index     *index
+	follower  *follower
+	presence  *presence
+	calls     *calls
+	heartbeat *heartbeat
+	gaps      *gaps
+	writers   *writers
+	copies    copies // of the receiving goroutine alone
 
-// NodeID returns the id of this Hub's node.
-func (h *Hub) NodeID() string { return "" }
+	mu            sync.Mutex
+	draining      bool
+	handshakeRate rate
+	closing       map[*Conn]struct{} // sockets that are being closed
 
-// Send sends m to every connection of the target, on every node.
-func (h *Hub) Send(ctx context.Context, t Target, m Message) error { return nil }
+	// Life.
 
-// Join makes the target's connections members of groups; acknowledged by every node.
-func (h *Hub) Join(ctx context.Context, t Target, groups ...string) error { return nil }
+	handshakes   sync.WaitGroup     // in ServeHTTP
+	wg           sync.WaitGroup     // of Conns: sockets, readers, drains
+	background   sync.WaitGroup     // what ends first
+	cancel       context.CancelFunc // of background
+	last         sync.WaitGroup     // what ends with the Bus
+	cancelLast   context.CancelFunc // of last
+	drained      chan struct{}      // closed when Shutdown has begun to close all Conns
+	stopped      chan struct{}      // closed when no more calls are applied
+	housekeepNow chan struct{}      // holds one
+	shutdownOnce sync.Once
+	shutdownErr  error
+	closers      []func() error // of what New made
+}
 
-// Leave is the opposite of Join.
-func (h *Hub) Leave(ctx context.Context, t Target, groups ...string) error { return nil }
+// New makes a Hub, connects it to the Bus and the Registry, and takes a
+// lease. It blocks for that, at most for SendTimeout each. The error names every fault
+// of config, or what could not be reached or was denied.
+func New(config Config) (*Hub, error) {
+	config, err := config.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	h := &Hub{
+		config:       config,
+		id:           config.Name + "-" + strings.ToLower(rand.Text()[:12]),
+		createdAt:    time.Now(),
+		index:        newIndex(),
+		closing:      make(map[*Conn]struct{}),
+		drained:      make(chan struct{}),
+		stopped:      make(chan struct{}),
+		housekeepNow: make(chan struct{}, 1),
+	}
+	h.nodeTopic = nodeTopic(h.id)
+	if err := h.connectParts(); err != nil {
+		h.closeParts()
+		return nil, err
+	}
+	h.follower = newFollower(h.bus, config.Linger, config.SendTimeout)
+	h.presence = newPresence(h, h.registry)
+	h.calls = newCalls(h)
+	h.heartbeat = newHeartbeat(h)
+	h.gaps = newGaps(h)
+	h.writers = newWriters(runtime.GOMAXPROCS(0))
+	h.start()
+	ctx, cancel := context.WithTimeout(context.Background(), config.SendTimeout)
+	defer cancel()
+	// Who is listed must be reachable, so the lease comes last.
+	err = h.follower.follow(h.nodeTopic, topicHeartbeat).wait(ctx)
+	if err == nil {
+		err = h.presence.start(ctx)
+	}
+	if err != nil {
+		h.abort()
+		return nil, err
+	}
+	return h, nil
+}
 
-// Disconnect closes the target's connections; acknowledged by every node.
-func (h *Hub) Disconnect(ctx context.Context, t Target, code StatusCode, reason string) error {
+// connectParts makes or takes the Bus and the Registry.
+func (h *Hub) connectParts() error {
+	c := &h.config
+	h.bus, h.registry = c.Bus, c.Registry
+	if c.Redis == nil && c.Bus == nil {
+		h.bus, h.registry = NewMemoryNetwork().Bus(), NewMemoryRegistry()
+	}
+	options := &RedisOptions{Prefix: c.Prefix, ProbeInterval: c.ProbeInterval, ProbeTimeout: c.ProbeTimeout}
+	if c.ProbeInterval == off {
+		options.ProbeInterval = -1
+	}
+	if h.registry == nil {
+		r, err := NewRedisRegistry(c.Redis, options)
+		if err != nil {
+			return err
+		}
+		h.registry = r
+		h.closers = append(h.closers, r.Close)
+	}
+	if h.bus == nil {
+		b, err := NewRedisBus(c.Redis, options)
+		if err != nil {
+			return err
+		}
+		h.bus = b
+	}
 	return nil
 }
 
-// Online returns which of the users have a live connection anywhere.
-func (h *Hub) Online(ctx context.Context, users ...string) (map[string]bool, error) { return nil, nil }
+func (h *Hub) closeParts() {
+	if h.bus != nil {
+		h.bus.Close()
+	}
+	for _, f := range h.closers {
+		f()
+	}
+}
 
-// Sessions lists the sessions of the target (User, Group or Connection targets), oldest first, each once.
-func (h *Hub) Sessions(ctx context.Context, t Target) ([]Session, error) { return nil, nil }
+// NodeID returns the id of this Hub's node: Config.Name and a random part.
+func (h *Hub) NodeID() string { return h.id }
 
-// Count returns the number of connections of the cluster, as each node said when it last renewed its lease.
-func (h *Hub) Count(ctx context.Context) (int, error) { return 0, nil }
+// Send sends m to every connection of the target, on every node. It returns
+// when the Bus has taken the message: ErrBusDown says that it was not sent,
+// ErrUnknown that it may have been, and herald does not send it again. It
+// waits for SendTimeout at most, or until ctx is done. A target that has no
+// connections is no error.
+func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	if err := m.check(h.config.MaxSendSize); err != nil {
+		return err
+	}
+	if t.nobody() {
+		return nil
+	}
+	packets := h.packets(t, m)
+	ctx, cancel := h.timeout(ctx)
+	defer cancel()
+	if err := h.publish(ctx, packets...); err != nil {
+		h.stats.sendErrors.Add(1)
+		return err
+	}
+	h.stats.sent.Add(1)
+	return nil
+}
 
-// Nodes lists the live nodes.
-func (h *Hub) Nodes(ctx context.Context) ([]Node, error) { return nil, nil }
+// packets returns what carries m to the target: one packet a topic.
+func (h *Hub) packets(t Target, m Message) []Packet {
+	e := envelope{kind: kindMessage, volatile: m.volatile, filter: t.filter(), frame: m.frame()}
+	ids := t.ids
+	if len(ids) > 1 {
+		ids = slices.Compact(slices.Sorted(slices.Values(ids)))
+	}
+	switch t.kind {
+	case targetEveryone:
+		return []Packet{{topicEveryone, e.encode()}}
+	case targetConnection:
+		e.kind = kindDirect
+		byNode := make(map[string][]string)
+		for _, id := range ids {
+			byNode[nodeOf(id)] = append(byNode[nodeOf(id)], id)
+		}
+		var packets []Packet
+		for node, ids := range byNode {
+			e.conns = ids
+			packets = append(packets, Packet{nodeTopic(node), e.encode()})
+		}
+		return packets
+	}
+	name := userTopic
+	if t.kind == targetGroup {
+		name = groupTopic
+		if len(ids) > 1 { // a Conn may belong to several
+			e.copies, e.sender, e.id = true, h.id, h.calls.nextID.Add(1)
+		}
+	}
+	data := e.encode()
+	packets := make([]Packet, len(ids))
+	for i, id := range ids {
+		packets[i] = Packet{name(id), data}
+	}
+	return packets
+}
 
-// Conns iterates over this node's connections.
-func (h *Hub) Conns() iter.Seq[*Conn] { return nil }
+// publish hands packets to the Bus. A timeout of ours is told from one of the
+// caller's.
+func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
+	err := h.bus.Publish(ctx, packets...)
+	if err != nil && !errors.Is(err, ErrUnknown) && context.Cause(ctx) == errSendTimeout {
+		err = fmt.Errorf("%w: %w", ErrBusDown, err)
+	}
+	return err
+}
 
-// Stats returns a snapshot of the counters.
-func (h *Hub) Stats() Stats { return Stats{} }
+var errSendTimeout = fmt.Errorf("SendTimeout: %w", context.DeadlineExceeded)
 
-// Health returns nil when the node is fit to serve.
-func (h *Hub) Health() error { return nil }
+// timeout bounds a call.
+func (h *Hub) timeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, h.config.SendTimeout, errSendTimeout)
+}
 
-// Shutdown drains the Hub.
-func (h *Hub) Shutdown(ctx context.Context) error { return nil }
+// Join makes the connections that the target has now members of the groups.
+// It returns when every node that the Registry lists has done so: a Send to
+// the group after that reaches all of them. Where nodes do not answer within
+// SendTimeout the error is a *PartialError.
+func (h *Hub) Join(ctx context.Context, t Target, groups ...string) error {
+	return h.regroup(ctx, t, opJoin, groups)
+}
 
-// MaxPerUser is an Admit that keeps the newest n connections of a user.
-func MaxPerUser(n int) func(context.Context, Session, []Session) ([]Session, error) { return nil }
+// Leave ends the membership of the target's connections in the groups. It
+// returns as Join does.
+func (h *Hub) Leave(ctx context.Context, t Target, groups ...string) error {
+	return h.regroup(ctx, t, opLeave, groups)
+}
 
-// OnePerPlatform is an Admit that keeps the newest connection of each platform of a user.
-func OnePerPlatform() func(context.Context, Session, []Session) ([]Session, error) { return nil }
+func (h *Hub) regroup(ctx context.Context, t Target, op callOp, groups []string) error {
+	if err := cmp.Or(t.check(), checkGroups(groups)); err != nil {
+		return err
+	}
+	if t.nobody() || len(groups) == 0 {
+		return nil
+	}
+	return h.call(ctx, t, call{op: op, groups: groups})
+}
 
-// OnePerDevice is an Admit that keeps the newest connection of each device of a user.
-func OnePerDevice() func(context.Context, Session, []Session) ([]Session, error) { return nil }
+// Disconnect closes the connections that the target has now, with a code and
+// a reason, and spares those that come later. It returns when every node that
+// the Registry lists has taken them out of the Registry; the client then has
+// CloseTimeout to answer the close frame. Where nodes do not answer within
+// SendTimeout the error is a *PartialError.
+func (h *Hub) Disconnect(ctx context.Context, t Target, code StatusCode, reason string) error {
+	if err := cmp.Or(t.check(), code.check(reason)); err != nil {
+		return err
+	}
+	if t.nobody() {
+		return nil
+	}
+	return h.call(ctx, t, call{op: opDisconnect, code: code, reason: reason})
+}
+
+// Conns iterates over the connections of this node, in no order, as they are
+// when the iteration begins.
+func (h *Hub) Conns() iter.Seq[*Conn] {
+	return func(yield func(*Conn) bool) {
+		for _, c := range h.index.appendConns(nil, topicEveryone) {
+			if !yield(c) {
+				return
+			}
+		}
+	}
+}
+
+// Health returns nil where the node is fit to take connections and to send,
+// else every reason why it is not: errors.Is tells ErrBusDown,
+// ErrRegistryDown and ErrDraining apart. It does no I/O.
+func (h *Hub) Health() error {
+	h.mu.Lock()
+	draining := h.draining
+	h.mu.Unlock()
+	var errs []error
+	if draining {
+		errs = append(errs, ErrDraining)
+	}
+	errs = append(errs, h.gaps.failing(), h.follower.failing(), h.presence.failing(), h.heartbeat.failing())
+	if b, ok := h.bus.(interface{ Health() error }); ok {
+		errs = append(errs, b.Health())
+	}
+	return errors.Join(errs...)
+}
+
+// guard runs a callback. A panic in it closes the Conn, and is logged and
+// counted; guard then answers false. c may be nil.
+func (h *Hub) guard(c *Conn, name string, callback func()) (ok bool) {
+	defer func() {
+		if v := recover(); v != nil {
+			h.stats.panics.Add(1)
+			args := []any{slog.String("callback", name), slog.Any("panic", v), slog.String("stack", string(debug.Stack()))}
+			if c != nil {
+				args = append(args, slog.String("conn", c.ID()))
+			}
+			h.config.Logger.Error("herald: panic in a callback", args...)
+			if c != nil {
+				c.shut(&CloseError{Code: StatusInternalError, Reason: "internal error"}, false)
+			}
+		}
+	}()
+	callback()
+	return true
+}

@@ -1,6 +1,9 @@
 package herald
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // A Gap is a stretch of time in which the Bus may have lost messages.
 // A message that was lost was sent inside a reported Gap, or its Send
@@ -55,4 +58,49 @@ type Stats struct {
 	Gaps   uint64        // gaps reported
 	GapFor time.Duration // their total time
 	Resets uint64        // times the Hub found the Bus deaf
+}
+
+// counters are what Stats is made from.
+type counters struct {
+	accepted, rejected, disconnected, tooSlow, silent, panics atomic.Uint64
+
+	sent, sendErrors, received, foreign, malformed                 atomic.Uint64
+	delivered, written, dropped, droppedVolatile, messagesReceived atomic.Uint64
+
+	gaps, resets atomic.Uint64
+	gapFor       atomic.Int64
+}
+
+// Stats returns a snapshot of the Hub's counters. Each is right; together
+// they are of slightly different moments.
+func (h *Hub) Stats() Stats {
+	c := &h.stats
+	s := Stats{
+		Accepted:         c.accepted.Load(),
+		Rejected:         c.rejected.Load(),
+		Disconnected:     c.disconnected.Load(),
+		TooSlow:          c.tooSlow.Load(),
+		Silent:           c.silent.Load(),
+		Panics:           c.panics.Load(),
+		Sent:             c.sent.Load(),
+		SendErrors:       c.sendErrors.Load(),
+		Received:         c.received.Load(),
+		Foreign:          c.foreign.Load(),
+		Malformed:        c.malformed.Load(),
+		Delivered:        c.delivered.Load(),
+		Written:          c.written.Load(),
+		Dropped:          c.dropped.Load(),
+		DroppedVolatile:  c.droppedVolatile.Load(),
+		MessagesReceived: c.messagesReceived.Load(),
+		Gaps:             c.gaps.Load(),
+		GapFor:           time.Duration(c.gapFor.Load()),
+		Resets:           c.resets.Load(),
+	}
+	s.Conns, s.Users, s.Topics = h.index.size()
+	for conn := range h.Conns() {
+		conn.mu.Lock()
+		s.Queued += len(conn.queue.frames)
+		conn.mu.Unlock()
+	}
+	return s
 }

@@ -22,6 +22,7 @@ type Target struct {
 	except      []string // connection ids
 	exceptUsers []string
 	platforms   []string
+	on          bool // On was called
 }
 
 // User is every connection of these users. Without ids it is nobody.
@@ -50,9 +51,16 @@ func (t Target) ExceptUser(ids ...string) Target {
 }
 
 // On leaves only the connections whose Identity has one of these platforms.
+// Without any it leaves nobody.
 func (t Target) On(platforms ...string) Target {
 	t.platforms = slices.Concat(t.platforms, platforms)
+	t.on = true
 	return t
+}
+
+// nobody says whether the target has no connections, whoever is online.
+func (t Target) nobody() bool {
+	return t.kind != targetEveryone && len(t.ids) == 0 || t.on && len(t.platforms) == 0
 }
 
 // check says whether the target can be used.

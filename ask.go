@@ -1,0 +1,91 @@
+package herald
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+)
+
+// Online says which of the users have a live connection, on any node. The
+// map has an entry for each.
+func (h *Hub) Online(ctx context.Context, users ...string) (map[string]bool, error) {
+	if err := User(users...).check(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := h.timeout(ctx)
+	defer cancel()
+	online := make(map[string]bool, len(users))
+	if len(users) == 0 {
+		return online, nil
+	}
+	topics := make([]string, len(users))
+	for i, u := range users {
+		topics[i] = userTopic(u)
+	}
+	found, err := h.registry.Sessions(ctx, topics...)
+	if err != nil {
+		return nil, err
+	}
+	for i, u := range users {
+		online[u] = len(found[i]) > 0
+	}
+	return online, nil
+}
+
+// Sessions lists the sessions of the target, on any node, each once, oldest
+// first. The target comes from User or Group.
+func (h *Hub) Sessions(ctx context.Context, t Target) ([]Session, error) {
+	if err := t.check(); err != nil {
+		return nil, err
+	}
+	if t.kind != targetUser && t.kind != targetGroup {
+		return nil, fmt.Errorf("%w: target of Sessions: must come from User or Group", ErrInvalid)
+	}
+	ctx, cancel := h.timeout(ctx)
+	defer cancel()
+	if t.nobody() {
+		return nil, nil
+	}
+	topics := make([]string, len(t.ids))
+	for i, id := range t.ids {
+		if topics[i] = userTopic(id); t.kind == targetGroup {
+			topics[i] = groupTopic(id)
+		}
+	}
+	found, err := h.registry.Sessions(ctx, topics...)
+	if err != nil {
+		return nil, err
+	}
+	sessions := slices.Concat(found...)
+	slices.SortFunc(sessions, func(a, b Session) int {
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID))
+	})
+	sessions = slices.CompactFunc(sessions, func(a, b Session) bool { return a.ID == b.ID })
+	f := t.filter()
+	return slices.DeleteFunc(sessions, func(s Session) bool { return !f.passesSession(s) }), nil
+}
+
+// Count returns the number of connections of all nodes, as each said when it
+// last renewed its lease.
+func (h *Hub) Count(ctx context.Context) (int, error) {
+	nodes, err := h.Nodes(ctx)
+	count := 0
+	for _, n := range nodes {
+		count += n.Conns
+	}
+	return count, err
+}
+
+// Nodes lists the nodes that live, by id.
+func (h *Hub) Nodes(ctx context.Context) ([]Node, error) {
+	ctx, cancel := h.timeout(ctx)
+	defer cancel()
+	nodes, _, err := h.registry.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nodes = slices.DeleteFunc(nodes, func(n Node) bool { return !n.Alive })
+	slices.SortFunc(nodes, func(a, b Node) int { return cmp.Compare(a.ID, b.ID) })
+	return nodes, nil
+}

@@ -1,0 +1,304 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/heraldgo/herald/internal/inbox"
+)
+
+// A MemoryNetwork is a broker in memory: its Buses see one another's packets,
+// and no one else's. It serves a Hub that is alone, and tests of several.
+type MemoryNetwork struct {
+	mu    sync.Mutex // above the mu of every Bus
+	buses []*MemoryBus
+}
+
+// NewMemoryNetwork returns a network without Buses.
+func NewMemoryNetwork() *MemoryNetwork { return &MemoryNetwork{} }
+
+// Bus returns a new Bus on the network, one for each Hub. It must be closed.
+func (n *MemoryNetwork) Bus() *MemoryBus {
+	b := &MemoryBus{
+		network: n,
+		inbox:   newInbox(inboxEvents, inboxBytes),
+		topics:  make(map[string]struct{}),
+		healed:  make(chan struct{}),
+		wake:    make(chan struct{}, 1),
+		quit:    make(chan struct{}),
+	}
+	close(b.healed)
+	b.running.Go(b.run)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.buses = append(n.buses, b)
+	return b
+}
+
+// A MemoryBus is a [Bus] on a MemoryNetwork, with faults that a test can
+// ask for: Cut, Lose and Delay, until Heal. They may be called at any time.
+type MemoryBus struct {
+	network *MemoryNetwork
+	inbox   *inbox.Inbox[Event]
+	wake    chan struct{} // holds one token while packets may be delayed
+	quit    chan struct{}
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	topics  map[string]struct{}
+	delayed []delayedEvent // in the order of arrival
+	delay   time.Duration
+	losing  bool
+	lost    time.Time     // of the first packet lost and not reported
+	healed  chan struct{} // closed while not cut off
+	cut     bool
+	closed  bool
+}
+
+// A delayedEvent is handed over when it is due.
+type delayedEvent struct {
+	event     Event
+	published time.Time
+	due       time.Time
+}
+
+var _ Bus = (*MemoryBus)(nil)
+
+var errCut = errors.New("herald: node is cut off")
+
+// Publish hands packets to every subscribed Bus of the network.
+func (b *MemoryBus) Publish(ctx context.Context, packets ...Packet) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("publish: %w", err)
+	}
+	n := b.network
+	n.mu.Lock() // one order for all
+	defer n.mu.Unlock()
+	if closed, cut := b.state(); closed {
+		return fmt.Errorf("publish: %w", ErrClosed)
+	} else if cut && len(packets) > 0 {
+		return fmt.Errorf("publish: %w: %w", ErrBusDown, errCut)
+	}
+	now := time.Now()
+	for _, p := range packets {
+		for _, to := range n.buses {
+			to.arrive(p, now)
+		}
+	}
+	return nil
+}
+
+func (b *MemoryBus) state() (closed, cut bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed, b.cut
+}
+
+// arrive takes a packet that the network carries, and copies it.
+func (b *MemoryBus) arrive(p Packet, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, ok := b.topics[p.Topic]; !ok || b.cut || b.closed {
+		return
+	}
+	if b.losing {
+		if b.lost.IsZero() {
+			b.lost = now
+		}
+		return
+	}
+	p.Data = slices.Clone(p.Data)
+	e := delayedEvent{Event{Kind: EventPacket, Packet: p}, now, now.Add(b.delay)}
+	if b.delay == 0 && len(b.delayed) == 0 {
+		b.hand(e)
+		return
+	}
+	b.delayed = append(b.delayed, e)
+	b.signal()
+}
+
+func (b *MemoryBus) hand(e delayedEvent) {
+	b.inbox.Push([]Event{e.event}, Event{Kind: EventDown, Since: e.published, Err: errInboxFull})
+}
+
+func (b *MemoryBus) signal() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run hands over what was delayed, when it is due.
+func (b *MemoryBus) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-b.wake:
+		case <-timer.C:
+		case <-b.quit:
+			return
+		}
+		if next := b.handDue(); next > 0 {
+			timer.Reset(next)
+		}
+	}
+}
+
+// handDue hands over what is due, and returns how long the next has to wait.
+func (b *MemoryBus) handDue() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, e := range b.delayed {
+		if wait := time.Until(e.due); wait > 0 {
+			b.delayed = slices.Delete(b.delayed, 0, i)
+			return wait
+		}
+		b.hand(e)
+	}
+	b.delayed = nil
+	return 0
+}
+
+// Subscribe subscribes to topics. While the node is cut off it waits.
+func (b *MemoryBus) Subscribe(ctx context.Context, topics ...string) error {
+	err := b.change(ctx, topics, func(topic string) { b.topics[topic] = struct{}{} })
+	if err != nil {
+		return fmt.Errorf("subscribe: %w", err)
+	}
+	return nil
+}
+
+// Unsubscribe is the opposite of Subscribe, and waits as that does.
+func (b *MemoryBus) Unsubscribe(ctx context.Context, topics ...string) error {
+	err := b.change(ctx, topics, func(topic string) { delete(b.topics, topic) })
+	if err != nil {
+		return fmt.Errorf("unsubscribe: %w", err)
+	}
+	return nil
+}
+
+// change applies f to topics once the node is not cut off.
+func (b *MemoryBus) change(ctx context.Context, topics []string, f func(string)) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		b.mu.Lock()
+		closed, cut, healed := b.closed, b.cut, b.healed
+		if !closed && !cut {
+			for _, topic := range topics {
+				f(topic)
+			}
+		}
+		b.mu.Unlock()
+		if closed {
+			return ErrClosed
+		}
+		if !cut || len(topics) == 0 {
+			return nil
+		}
+		select {
+		case <-healed:
+		case <-b.quit:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w: %w", ErrBusDown, ctx.Err(), errCut)
+		}
+	}
+}
+
+// Receive returns the next event.
+func (b *MemoryBus) Receive(ctx context.Context) (Event, error) { return b.inbox.Receive(ctx) }
+
+// Reset reports a gap, and ends Lose. A node that is cut off stays so.
+func (b *MemoryBus) Reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reset(errReset)
+}
+
+func (b *MemoryBus) reset(why error) {
+	b.down(why)
+	b.losing = false
+	if !b.cut {
+		b.inbox.Restore()
+	}
+}
+
+// down reports a gap that begins with the oldest packet that has not been
+// handed over and never will be.
+func (b *MemoryBus) down(why error) {
+	since := time.Now()
+	if len(b.delayed) > 0 {
+		since = b.delayed[0].published
+	}
+	if !b.lost.IsZero() && b.lost.Before(since) {
+		since = b.lost
+	}
+	b.delayed, b.lost = nil, time.Time{}
+	b.inbox.Down(Event{Kind: EventDown, Since: since, Err: why})
+}
+
+// Cut cuts the node off: nothing arrives, what was delayed is lost, Publish
+// fails with ErrBusDown, Subscribe waits, and Receive reports a gap.
+func (b *MemoryBus) Cut() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.cut && !b.closed {
+		b.cut, b.healed = true, make(chan struct{})
+		b.down(errCut)
+	}
+}
+
+// Lose makes the Bus lose, or lose no longer, what would arrive, and say
+// nothing of it, as a dead subscription does. The next Reset, Cut or Heal
+// reports the loss.
+func (b *MemoryBus) Lose(lose bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.losing = lose
+}
+
+// Delay makes packets arrive d later than they would, in their order.
+func (b *MemoryBus) Delay(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.delay = d
+}
+
+// Heal ends Cut, Lose and Delay.
+func (b *MemoryBus) Heal() {
+	b.mu.Lock()
+	healed, cut := b.healed, b.cut
+	b.cut, b.delay = false, 0
+	if cut || b.losing || !b.lost.IsZero() {
+		b.reset(errCut)
+	}
+	b.mu.Unlock()
+	if cut {
+		close(healed)
+	}
+}
+
+// Close takes the Bus off the network and waits for its goroutine.
+func (b *MemoryBus) Close() error {
+	n := b.network
+	n.mu.Lock()
+	n.buses = slices.DeleteFunc(n.buses, func(other *MemoryBus) bool { return other == b })
+	n.mu.Unlock()
+	b.mu.Lock()
+	first := !b.closed
+	b.closed = true
+	b.delayed = nil
+	b.mu.Unlock()
+	if first {
+		close(b.quit)
+	}
+	b.running.Wait()
+	b.inbox.Close(ErrClosed)
+	return nil
+}

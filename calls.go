@@ -1,0 +1,362 @@
+package herald
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+)
+
+// calls are Join, Leave and Disconnect on their way: those this node has
+// asked of others and waits for, and those it has been asked and applies, one
+// after the other, off the receiving goroutine.
+type calls struct {
+	hub *Hub
+
+	nextID atomic.Uint64
+
+	mu      sync.Mutex
+	pending map[uint64]*pendingCall
+	queue   []incomingCall
+
+	wake chan struct{} // holds one
+}
+
+// A pendingCall waits for the answers of nodes. Guarded by calls.mu.
+type pendingCall struct {
+	missing map[string]bool
+	failed  []string // nodes that answered with an error
+	err     error    // of one of them
+	done    chan struct{}
+}
+
+// An incomingCall is to be applied here: asked by a node, or by a Conn's own
+// method.
+type incomingCall struct {
+	call   call
+	filter filter
+	sender string // the node that asked
+	id     uint64
+	local  *Conn // that asked, where no node did
+	done   chan error
+}
+
+// maxCalls bounds the calls that wait to be applied. Those over it are not
+// answered.
+const maxCalls = 1 << 16
+
+func newCalls(h *Hub) *calls {
+	return &calls{hub: h, pending: make(map[uint64]*pendingCall), wake: make(chan struct{}, 1)}
+}
+
+// push queues a call to be applied.
+func (s *calls) push(in incomingCall) {
+	s.mu.Lock()
+	full := len(s.queue) >= maxCalls
+	if !full {
+		s.queue = append(s.queue, in)
+	}
+	s.mu.Unlock()
+	if full && in.done != nil {
+		in.done <- fmt.Errorf("%w: %d calls wait", ErrLimit, maxCalls)
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// answered takes a node's answer.
+func (s *calls) answered(id uint64, node, problem string) {
+	s.mu.Lock()
+	p := s.pending[id]
+	if p == nil || !p.missing[node] {
+		s.mu.Unlock()
+		return
+	}
+	delete(p.missing, node)
+	if problem != "" {
+		p.failed = append(p.failed, node)
+		p.err = fmt.Errorf("node %s: %s", node, problem)
+	}
+	last := len(p.missing) == 0
+	s.mu.Unlock()
+	if last {
+		close(p.done)
+	}
+}
+
+// call asks every node that the call concerns, and waits for their answers.
+func (h *Hub) call(ctx context.Context, t Target, c call) error {
+	ctx, cancel := h.timeout(ctx)
+	defer cancel()
+	nodes, now, err := h.registry.Nodes(ctx)
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	if c.op == opDisconnect {
+		c.before = now.UnixMicro()
+	}
+	asked := map[string]bool{h.id: true}
+	for _, n := range nodes {
+		if n.Alive {
+			asked[n.ID] = true
+		}
+	}
+	if t.kind == targetConnection {
+		holders := make(map[string]bool)
+		for _, id := range t.ids {
+			holders[nodeOf(id)] = true
+		}
+		maps.DeleteFunc(asked, func(node string, _ bool) bool { return !holders[node] })
+		if len(asked) == 0 {
+			return nil
+		}
+	}
+	c.target, c.ids = t.kind, t.ids
+	p := &pendingCall{missing: asked, done: make(chan struct{})}
+	e := envelope{kind: kindCall, sender: h.id, id: h.calls.nextID.Add(1), filter: t.filter(), call: c}
+	data := e.encode()
+	packets := make([]Packet, 0, len(asked))
+	for node := range asked {
+		packets = append(packets, Packet{nodeTopic(node), data})
+	}
+	s := h.calls
+	s.mu.Lock()
+	s.pending[e.id] = p
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.pending, e.id)
+		s.mu.Unlock()
+	}()
+	if err := h.publish(ctx, packets...); err != nil {
+		return err
+	}
+	var timedOut error
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+		timedOut = context.Cause(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	missing := append(slices.Sorted(maps.Keys(p.missing)), p.failed...)
+	if len(missing) == 0 {
+		return nil
+	}
+	if p.err == nil {
+		p.err = timedOut
+	}
+	return &PartialError{Missing: missing, Err: p.err}
+}
+
+// callLocal applies a call to one Conn of this node, and waits.
+func (h *Hub) callLocal(ctx context.Context, c *Conn, what call) error {
+	if err := checkGroups(what.groups); err != nil {
+		return err
+	}
+	if len(what.groups) == 0 {
+		return nil
+	}
+	ctx, cancel := h.timeout(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	h.calls.push(incomingCall{call: what, local: c, done: done})
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-h.stopped:
+		return ErrClosed
+	}
+}
+
+func checkGroups(groups []string) error {
+	for _, g := range groups {
+		if g == "" {
+			return fmt.Errorf("%w: group: name must not be empty", ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// callBatch is the most calls that are applied in one go.
+const callBatch = 256
+
+// run applies calls until ctx is done.
+func (s *calls) run(ctx context.Context) {
+	for {
+		s.mu.Lock()
+		n := min(len(s.queue), callBatch)
+		batch := slices.Clone(s.queue[:n])
+		clear(s.queue[:n])
+		if s.queue = s.queue[n:]; len(s.queue) == 0 {
+			s.queue = nil
+		}
+		s.mu.Unlock()
+		if len(batch) > 0 {
+			s.apply(ctx, batch)
+			continue
+		}
+		select {
+		case <-s.wake:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// apply applies calls in their order: first the groups of all that join are
+// followed, then the index is changed, then the Registry; then the answers go
+// out together.
+func (s *calls) apply(ctx context.Context, batch []incomingCall) {
+	h := s.hub
+	ctx, cancel := h.timeout(ctx)
+	defer cancel()
+	conns := make([][]*Conn, len(batch))
+	waits := make([]*followWait, len(batch))
+	for i, in := range batch {
+		if conns[i] = h.concerned(in); in.call.op == opJoin && len(conns[i]) > 0 {
+			waits[i] = h.follower.follow(groupTopics(in.call.groups)...)
+		}
+	}
+	problems := make([]error, len(batch))
+	for i, w := range waits {
+		if w != nil {
+			problems[i] = w.wait(ctx)
+		}
+	}
+	done := make([]chan presenceResult, len(batch))
+	asked := make([]int, len(batch))
+	for i, in := range batch {
+		done[i] = make(chan presenceResult, len(conns[i]))
+		if problems[i] == nil {
+			asked[i] = h.applyOne(in.call, conns[i], done[i])
+		}
+		if waits[i] != nil {
+			h.follower.unfollow(groupTopics(in.call.groups)...)
+		}
+	}
+	if slices.ContainsFunc(batch, func(in incomingCall) bool { return in.call.op == opDisconnect }) {
+		h.presence.barrier(ctx)
+	}
+	for i := range batch {
+		for range asked[i] {
+			select {
+			case r := <-done[i]:
+				if r.err != nil {
+					problems[i] = r.err
+				}
+			case <-ctx.Done():
+				problems[i] = context.Cause(ctx)
+			}
+		}
+	}
+	s.answer(ctx, batch, problems)
+}
+
+func (s *calls) answer(ctx context.Context, batch []incomingCall, problems []error) {
+	var packets []Packet
+	for i, in := range batch {
+		if in.local != nil {
+			in.done <- problems[i]
+			continue
+		}
+		e := envelope{kind: kindAnswer, sender: s.hub.id, id: in.id}
+		if problems[i] != nil {
+			e.err = problems[i].Error()
+		}
+		packets = append(packets, Packet{nodeTopic(in.sender), e.encode()})
+	}
+	if len(packets) > 0 {
+		// Where this fails the asker gets no answer, and reports that.
+		s.hub.publish(ctx, packets...)
+	}
+}
+
+func groupTopics(groups []string) []string {
+	topics := make([]string, len(groups))
+	for i, g := range groups {
+		topics[i] = groupTopic(g)
+	}
+	return topics
+}
+
+// concerned returns the Conns of this node that the call is about.
+func (h *Hub) concerned(in incomingCall) []*Conn {
+	if in.local != nil {
+		return []*Conn{in.local}
+	}
+	var conns []*Conn
+	switch in.call.target {
+	case targetConnection:
+		for _, id := range in.call.ids {
+			if c := h.local(id); c != nil {
+				conns = append(conns, c)
+			}
+		}
+	case targetUser:
+		for _, u := range in.call.ids {
+			conns = h.index.appendConns(conns, userTopic(u))
+		}
+	case targetGroup:
+		for _, g := range in.call.ids {
+			conns = h.index.appendConns(conns, groupTopic(g))
+		}
+	case targetEveryone:
+		conns = h.index.appendConns(conns, topicEveryone)
+	}
+	return slices.DeleteFunc(conns, func(c *Conn) bool { return !in.filter.passes(c) })
+}
+
+// local returns the Conn of this node with the id, or nil.
+func (h *Hub) local(id string) *Conn {
+	if nodeOf(id) != h.id {
+		return nil
+	}
+	counter, _ := strconv.ParseUint(id[len(h.id)+1:], 10, 64)
+	return h.index.get(counter)
+}
+
+// applyOne changes the Conns, and returns how many answers of the Registry
+// will come.
+func (h *Hub) applyOne(what call, conns []*Conn, done chan presenceResult) (asked int) {
+	for _, c := range conns {
+		var changed []string
+		switch what.op {
+		case opJoin:
+			for _, g := range what.groups {
+				if h.index.joinGroup(c, g) {
+					h.follower.follow(groupTopic(g))
+					changed = append(changed, groupTopic(g))
+				}
+			}
+			if len(changed) > 0 && h.presence.join(c, changed, done) {
+				asked++
+			}
+		case opLeave:
+			for _, g := range what.groups {
+				if h.index.leaveGroup(c, g) {
+					h.follower.unfollow(groupTopic(g))
+					changed = append(changed, groupTopic(g))
+				}
+			}
+			if len(changed) > 0 {
+				h.presence.remove(c.entry(changed), done)
+				asked++
+			}
+		case opDisconnect:
+			// A Conn that came after the call, or is still coming, is spared.
+			since := c.since.Load()
+			if what.target == targetConnection || since != 0 && since <= what.before {
+				c.shut(&CloseError{Code: what.code, Reason: what.reason}, false)
+			}
+		}
+	}
+	return asked
+}

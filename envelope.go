@@ -1,0 +1,318 @@
+package herald
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// envelopeVersion is the newest envelope that this code understands, and
+// the one it writes. It is the first byte of every packet's data; a packet of
+// another version is counted and makes a Gap.
+const envelopeVersion = 1
+
+type envelopeKind uint8
+
+const (
+	kindMessage   envelopeKind = iota + 1 // to the Conns of the packet's topic
+	kindDirect                            // to the Conns that the envelope lists
+	kindCall                              // Join, Leave or Disconnect
+	kindAnswer                            // to a call
+	kindHeartbeat                         // to every node
+)
+
+// Flags of a message's envelope.
+const (
+	flagVolatile = 1 << iota
+	flagFilter   // Except, ExceptUser or On follow
+	flagOn       // the filter's platforms hold, even where there are none
+	flagCopies   // one of several packets of one Send that may reach a Conn twice
+	flagsKnown   = 1<<iota - 1
+)
+
+var errMalformed = errors.New("malformed envelope")
+
+// An envelope is the Hub's own wrapping of what goes over the Bus. What comes
+// from there is not trusted: decodeEnvelope checks every length.
+type envelope struct {
+	kind     envelopeKind
+	volatile bool
+	filter   filter
+
+	// Of a message of which other packets may reach the same Conn, of a call,
+	// an answer, a heartbeat.
+	sender string
+	id     uint64
+	copies bool
+
+	conns []string // of kindDirect
+	frame []byte   // of a message: the WebSocket frame, header and all
+	call  call     // of kindCall
+	err   string   // of kindAnswer: why it could not be done
+}
+
+// A filter narrows a target, wherever its Conns are.
+type filter struct {
+	except      []string
+	exceptUsers []string
+	platforms   []string
+	on          bool
+}
+
+func (t Target) filter() filter {
+	return filter{t.except, t.exceptUsers, t.platforms, t.on}
+}
+
+func (f filter) empty() bool { return len(f.except) == 0 && len(f.exceptUsers) == 0 && !f.on }
+
+// passesSession is passes for a Conn of any node.
+func (f filter) passesSession(s Session) bool {
+	return !(f.on && !slices.Contains(f.platforms, s.Platform) ||
+		slices.Contains(f.exceptUsers, s.User) || slices.Contains(f.except, s.ID))
+}
+
+// passes says whether the Conn is not filtered out.
+func (f filter) passes(c *Conn) bool {
+	if f.on && !slices.Contains(f.platforms, c.identity.Platform) {
+		return false
+	}
+	if slices.Contains(f.exceptUsers, c.identity.User) {
+		return false
+	}
+	return len(f.except) == 0 || !slices.Contains(f.except, c.ID())
+}
+
+// encode returns the bytes of the envelope.
+func (e *envelope) encode() []byte {
+	flags := byte(0)
+	if e.volatile {
+		flags |= flagVolatile
+	}
+	if !e.filter.empty() {
+		flags |= flagFilter
+	}
+	if e.filter.on {
+		flags |= flagOn
+	}
+	if e.copies {
+		flags |= flagCopies
+	}
+	b := make([]byte, 0, 64+len(e.frame))
+	b = append(b, envelopeVersion, byte(e.kind), flags)
+	if flags&flagFilter != 0 {
+		b = appendStrings(b, e.filter.except)
+		b = appendStrings(b, e.filter.exceptUsers)
+		b = appendStrings(b, e.filter.platforms)
+	}
+	if e.kind > kindDirect || e.copies {
+		b = appendString(b, e.sender)
+		b = binary.AppendUvarint(b, e.id)
+	}
+	switch e.kind {
+	case kindDirect:
+		b = appendStrings(b, e.conns)
+	case kindCall:
+		b = e.call.append(b)
+	case kindAnswer:
+		b = appendString(b, e.err)
+	}
+	return append(b, e.frame...)
+}
+
+// decodeEnvelope returns what encode made b from. The frame is a part of b.
+func decodeEnvelope(b []byte) (envelope, error) {
+	if len(b) < 3 {
+		return envelope{}, errMalformed
+	}
+	if b[0] != envelopeVersion {
+		return envelope{}, fmt.Errorf("envelope of version %d: this node understands %d", b[0], envelopeVersion)
+	}
+	e := envelope{kind: envelopeKind(b[1])}
+	flags := b[2]
+	if flags > flagsKnown {
+		return envelope{}, errMalformed
+	}
+	e.volatile = flags&flagVolatile != 0
+	e.filter.on = flags&flagOn != 0
+	e.copies = flags&flagCopies != 0
+	d := decoder{rest: b[3:]}
+	if flags&flagFilter != 0 {
+		e.filter.except = d.strings()
+		e.filter.exceptUsers = d.strings()
+		e.filter.platforms = d.strings()
+	}
+	if e.kind > kindDirect || e.copies {
+		e.sender = d.string()
+		e.id = d.uvarint()
+	}
+	switch e.kind {
+	case kindMessage:
+	case kindDirect:
+		e.conns = d.strings()
+	case kindCall:
+		e.call.decode(&d)
+	case kindAnswer:
+		e.err = d.string()
+	case kindHeartbeat:
+	default:
+		d.bad = true
+	}
+	if d.bad {
+		return envelope{}, errMalformed
+	}
+	if e.kind > kindDirect {
+		if len(d.rest) > 0 {
+			return envelope{}, errMalformed
+		}
+		return e, nil
+	}
+	e.frame = d.rest
+	return e, checkFrame(e.frame)
+}
+
+// checkFrame says whether b is one whole frame that a server may send: a
+// final text or binary frame, unmasked, of the shortest header (RFC 6455
+// section 5.2), its text in UTF-8.
+func checkFrame(b []byte) error {
+	payload, ok := framePayload(b)
+	if !ok || b[0] != finalText && b[0] != finalBinary {
+		return errMalformed
+	}
+	if b[0] == finalText && !utf8.Valid(payload) {
+		return errMalformed
+	}
+	return nil
+}
+
+// callOp is what a call asks of a node's Conns.
+type callOp uint8
+
+const (
+	opJoin callOp = iota + 1
+	opLeave
+	opDisconnect
+)
+
+// A call is a change to the Conns of a Target, which each node applies to its
+// own. The target's filter is the envelope's.
+type call struct {
+	op     callOp
+	target targetKind
+	ids    []string // of the target
+	groups []string // of Join and Leave
+
+	// Of Disconnect.
+
+	code   StatusCode
+	reason string
+	before int64 // Conns with a later Since are spared; microseconds
+}
+
+func (c *call) append(b []byte) []byte {
+	b = append(b, byte(c.op), byte(c.target))
+	b = appendStrings(b, c.ids)
+	b = appendStrings(b, c.groups)
+	b = binary.AppendUvarint(b, uint64(c.code))
+	b = appendString(b, c.reason)
+	return binary.AppendUvarint(b, uint64(c.before))
+}
+
+func (c *call) decode(d *decoder) {
+	c.op = callOp(d.byte())
+	c.target = targetKind(d.byte())
+	c.ids = d.strings()
+	c.groups = d.strings()
+	code := d.uvarint()
+	c.code = StatusCode(code)
+	c.reason = d.string()
+	c.before = int64(d.uvarint())
+	if c.op < opJoin || c.op > opDisconnect || c.target < targetUser || c.target > targetEveryone || code > 4999 {
+		d.bad = true
+	}
+	if c.op == opDisconnect && c.code.check(c.reason) != nil {
+		d.bad = true
+	}
+}
+
+func appendString(b []byte, s string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s)))
+	return append(b, s...)
+}
+
+func appendStrings(b []byte, list []string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(list)))
+	for _, s := range list {
+		b = appendString(b, s)
+	}
+	return b
+}
+
+// A decoder takes values off rest. After the first that is not there, bad is
+// set and all values are zero.
+type decoder struct {
+	rest []byte
+	bad  bool
+}
+
+func (d *decoder) byte() byte {
+	if d.bad || len(d.rest) == 0 {
+		d.bad = true
+		return 0
+	}
+	b := d.rest[0]
+	d.rest = d.rest[1:]
+	return b
+}
+
+func (d *decoder) uvarint() uint64 {
+	v, n := binary.Uvarint(d.rest)
+	if d.bad || n <= 0 {
+		d.bad = true
+		return 0
+	}
+	d.rest = d.rest[n:]
+	return v
+}
+
+func (d *decoder) string() string {
+	n := d.uvarint()
+	if d.bad || n > uint64(len(d.rest)) {
+		d.bad = true
+		return ""
+	}
+	s := string(d.rest[:n])
+	d.rest = d.rest[n:]
+	return s
+}
+
+func (d *decoder) strings() []string {
+	n := d.uvarint()
+	if d.bad || n > uint64(len(d.rest)) { // each takes a byte at least
+		d.bad = true
+		return nil
+	}
+	if n == 0 {
+		return nil
+	}
+	list := make([]string, 0, min(n, 1024))
+	for range n {
+		list = append(list, d.string())
+	}
+	return list
+}
+
+// nodeOf returns the node of a connection's id, or "" where it is none.
+func nodeOf(id string) string {
+	i := strings.LastIndexByte(id, '.')
+	if i <= 0 || i > maxTopic-len("n") {
+		return ""
+	}
+	if _, err := strconv.ParseUint(id[i+1:], 10, 64); err != nil {
+		return ""
+	}
+	return id[:i]
+}

@@ -1,0 +1,273 @@
+package herald
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+type followState uint8
+
+const (
+	followOff         followState = iota
+	followUnknown                 // a Subscribe or Unsubscribe failed
+	followSubscribing             // handed to the Bus
+	followOn
+	followUnsubscribing // handed to the Bus
+)
+
+// A follower keeps what the node follows on the Bus equal to what it wants
+// to follow. One goroutine, run, alone talks to the Bus about it.
+type follower struct {
+	bus     Bus
+	linger  time.Duration
+	timeout time.Duration // of one Subscribe or Unsubscribe
+
+	mu       sync.Mutex
+	topics   map[string]*followed
+	wanted   []string   // topics to look at for Subscribe
+	unwanted []unwanted // topics to look at for Unsubscribe, by time
+	err      error      // of the last Subscribe or Unsubscribe
+
+	wake chan struct{} // holds one
+}
+
+// followed is what is known of one topic.
+type followed struct {
+	state   followState
+	wants   int       // how often it is wanted
+	until   time.Time // where it is not: for how long it lingers
+	waiters []*followWait
+}
+
+// unwanted is a topic that nobody has wanted since some time.
+type unwanted struct {
+	topic string
+	until time.Time
+}
+
+// A followWait is one call that waits for several topics. Guarded by
+// follower.mu.
+type followWait struct {
+	pending int
+	err     error
+	done    chan struct{} // nil where there is nothing to wait for
+}
+
+func newFollower(bus Bus, linger, timeout time.Duration) *follower {
+	return &follower{
+		bus:     bus,
+		linger:  linger,
+		timeout: timeout,
+		topics:  make(map[string]*followed),
+		wake:    make(chan struct{}, 1),
+	}
+}
+
+// follow wants each of the topics once more, until unfollow takes that back.
+// What it returns waits for the Bus to confirm.
+func (f *follower) follow(topics ...string) *followWait {
+	w := &followWait{}
+	f.mu.Lock()
+	for _, topic := range topics {
+		t := f.topics[topic]
+		if t == nil {
+			t = &followed{}
+			f.topics[topic] = t
+		}
+		t.wants++
+		if t.state == followOn {
+			continue
+		}
+		if w.done == nil {
+			w.done = make(chan struct{})
+		}
+		w.pending++
+		t.waiters = append(t.waiters, w)
+		f.wanted = append(f.wanted, topic)
+	}
+	f.mu.Unlock()
+	if w.done != nil {
+		f.poke()
+	}
+	return w
+}
+
+// wait returns when all topics are confirmed, or one could not be. In that
+// case the follower goes on trying.
+func (w *followWait) wait(ctx context.Context) error {
+	if w.done == nil {
+		return nil
+	}
+	select {
+	case <-w.done:
+		return w.err
+	case <-ctx.Done():
+		return fmt.Errorf("follow topics: %w", context.Cause(ctx))
+	}
+}
+
+// unfollow takes back one follow of each topic. It does not wait.
+func (f *follower) unfollow(topics ...string) {
+	f.mu.Lock()
+	until := time.Now().Add(f.linger)
+	poke := false
+	for _, topic := range topics {
+		t := f.topics[topic]
+		if t.wants--; t.wants == 0 {
+			t.until = until
+			f.unwanted = append(f.unwanted, unwanted{topic, until})
+			poke = true
+		}
+	}
+	f.mu.Unlock()
+	if poke {
+		f.poke()
+	}
+}
+
+// failing returns why what is followed is not what is wanted, or nil.
+func (f *follower) failing() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+func (f *follower) poke() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run works until ctx is done.
+func (f *follower) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	backoff := time.Duration(0)
+	for {
+		subscribe, unsubscribe, next := f.plan(time.Now())
+		switch {
+		case len(subscribe) > 0:
+			backoff = f.do(ctx, f.bus.Subscribe, subscribe, followOn, backoff)
+		case len(unsubscribe) > 0:
+			backoff = f.do(ctx, f.bus.Unsubscribe, unsubscribe, followOff, backoff)
+		default:
+			timer.Reset(next)
+			select {
+			case <-f.wake:
+			case <-timer.C:
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if backoff > 0 {
+			timer.Reset(backoff/2 + rand.N(backoff))
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// followBatch is the most topics of one Subscribe or Unsubscribe.
+const followBatch = 5_000
+
+// plan takes what is to be done next, and says how long nothing else is.
+func (f *follower) plan(now time.Time) (subscribe, unsubscribe []string, next time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for len(f.wanted) > 0 && len(subscribe) < followBatch {
+		topic := f.wanted[0]
+		f.wanted = f.wanted[1:]
+		if t := f.topics[topic]; t != nil && t.wants > 0 && t.state < followSubscribing {
+			t.state = followSubscribing
+			subscribe = append(subscribe, topic)
+		}
+	}
+	if len(subscribe) > 0 {
+		return subscribe, nil, 0
+	}
+	f.wanted = nil
+	next = time.Hour
+	for len(f.unwanted) > 0 && len(unsubscribe) < followBatch {
+		u := f.unwanted[0]
+		if wait := u.until.Sub(now); wait > 0 {
+			next = wait
+			break
+		}
+		f.unwanted = f.unwanted[1:]
+		t := f.topics[u.topic]
+		switch {
+		case t == nil || t.wants > 0 || t.until.After(u.until) || t.state == followUnsubscribing:
+		case t.state == followOff:
+			delete(f.topics, u.topic)
+		default:
+			t.state = followUnsubscribing
+			unsubscribe = append(unsubscribe, u.topic)
+		}
+	}
+	return nil, unsubscribe, next
+}
+
+// do hands topics to the Bus, takes note of what came of it, and returns how
+// long to wait before the next try.
+func (f *follower) do(ctx context.Context, change func(context.Context, ...string) error, topics []string, to followState, backoff time.Duration) time.Duration {
+	callCtx, cancel := context.WithTimeout(ctx, f.timeout)
+	err := change(callCtx, topics...)
+	cancel()
+	if err != nil {
+		to = followUnknown
+		backoff = min(max(2*backoff, 50*time.Millisecond), 2*time.Second)
+	} else {
+		backoff = 0
+	}
+	for _, w := range f.settle(topics, to, err) {
+		close(w.done)
+	}
+	return backoff
+}
+
+// settle sets the topics' state and returns the calls that need wait no
+// longer.
+func (f *follower) settle(topics []string, to followState, err error) (done []*followWait) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+	for _, topic := range topics {
+		t := f.topics[topic]
+		t.state = to
+		if to != followOff {
+			for _, w := range t.waiters {
+				if w.pending == 0 { // it was told already
+					continue
+				}
+				if w.pending--; err != nil {
+					w.err, w.pending = fmt.Errorf("follow topics: %w", err), 0
+				}
+				if w.pending == 0 {
+					done = append(done, w)
+				}
+			}
+			t.waiters = nil
+		}
+		switch {
+		case t.wants > 0 && to != followOn:
+			f.wanted = append(f.wanted, topic)
+		case t.wants == 0 && to == followOff:
+			delete(f.topics, topic)
+		case t.wants == 0:
+			t.until = time.Now().Add(f.linger)
+			f.unwanted = append(f.unwanted, unwanted{topic, t.until})
+		}
+	}
+	return done
+}

@@ -1,0 +1,350 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// ServeHTTP upgrades a WebSocket request and returns when the connection
+// lives, or has been refused; see the package's documentation for the order
+// of things. It answers 501 where there is no Authenticate, 426 to a request
+// that is no WebSocket upgrade, 503 with Retry-After while the Bus or the
+// Registry is down, the Hub drains, or a limit is reached.
+func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h.config.Authenticate == nil {
+		http.Error(w, "this node takes no connections", http.StatusNotImplemented)
+		return
+	}
+	if !isUpgrade(r) {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "websocket")
+		http.Error(w, "a WebSocket upgrade is needed", http.StatusUpgradeRequired)
+		return
+	}
+	if !h.enter() {
+		h.reject(w, r, &HTTPError{http.StatusServiceUnavailable, "shutting down"})
+		return
+	}
+	defer h.handshakes.Done()
+	ctx, cancel := context.WithCancel(r.Context())
+	if h.config.HandshakeTimeout != off {
+		ctx, cancel = context.WithTimeout(r.Context(), h.config.HandshakeTimeout)
+	}
+	defer cancel()
+	identity, refusal := h.identify(r.WithContext(ctx))
+	if refusal == nil {
+		refusal = h.ready(w)
+	}
+	if refusal == nil {
+		deadline, _ := ctx.Deadline()
+		refusal = h.connect(w, r, identity, deadline)
+	}
+	if refusal != nil {
+		h.reject(w, r, refusal)
+	}
+}
+
+// enter counts a handshake in, unless the Hub drains.
+func (h *Hub) enter() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.draining {
+		return false
+	}
+	h.handshakes.Add(1)
+	return true
+}
+
+// isUpgrade says whether the request means a WebSocket. The library checks
+// the rest.
+func isUpgrade(r *http.Request) bool {
+	return r.Method == http.MethodGet && strings.EqualFold(r.Header.Get("Upgrade"), "websocket")
+}
+
+// identify asks Authenticate.
+func (h *Hub) identify(r *http.Request) (id Identity, refusal *HTTPError) {
+	if !h.allowHandshake() {
+		return id, &HTTPError{http.StatusServiceUnavailable, "too many handshakes"}
+	}
+	var err error
+	if !h.guard(nil, "Authenticate", func() { id, err = h.config.Authenticate(r) }) {
+		return id, &HTTPError{http.StatusInternalServerError, "internal error"}
+	}
+	if err != nil {
+		if errors.As(err, &refusal) && refusal.Status >= 400 && refusal.Status <= 599 {
+			return id, refusal
+		}
+		return id, &HTTPError{http.StatusUnauthorized, "unauthorized"}
+	}
+	if !id.Expires.IsZero() && !id.Expires.After(time.Now()) {
+		return id, &HTTPError{http.StatusUnauthorized, "expired"}
+	}
+	if id.User == "" || slices.Contains(id.Groups, "") {
+		h.config.Logger.Error("herald: Authenticate returned an Identity with an empty user or group")
+		return id, &HTTPError{http.StatusInternalServerError, "internal error"}
+	}
+	return id, nil
+}
+
+func (h *Hub) allowHandshake() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.handshakeRate.allow(h.config.HandshakeRate)
+}
+
+// ready says whether the node can take a connection, and w can be upgraded.
+func (h *Hub) ready(w http.ResponseWriter) *HTTPError {
+	if err := h.Health(); err != nil {
+		return &HTTPError{http.StatusServiceUnavailable, "not ready"}
+	}
+	if !canHijack(w) {
+		message := fmt.Sprintf("the http.ResponseWriter (%T) hides http.Hijacker: mount the Hub outside of that middleware (http.TimeoutHandler?), or give it an Unwrap method", w)
+		h.config.Logger.Error("herald: cannot upgrade", slog.String("err", message))
+		return &HTTPError{http.StatusInternalServerError, message}
+	}
+	return nil
+}
+
+// connect takes the request from its identity to a living Conn. Where it
+// returns nil, the response has been given.
+func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadline time.Time) *HTTPError {
+	c := h.newConn(r, id)
+	ctx, cancel := context.WithCancel(c.ctx)
+	if !deadline.IsZero() {
+		ctx, cancel = context.WithDeadline(c.ctx, deadline)
+	}
+	defer cancel()
+
+	slices.Sort(c.identity.Groups)
+	c.identity.Groups = slices.Compact(c.identity.Groups)
+	topics := append(groupTopics(c.identity.Groups), topicEveryone, userTopic(id.User))
+	followed := h.follower.follow(topics...)
+	if !h.index.add(c, c.identity.Groups, h.config.MaxConns, h.config.MaxConnsPerUser) {
+		h.follower.unfollow(topics...)
+		if conns, _, _ := h.index.size(); h.config.MaxConns > 0 && conns >= h.config.MaxConns {
+			return &HTTPError{http.StatusServiceUnavailable, "too many connections"}
+		}
+		return &HTTPError{http.StatusTooManyRequests, "too many connections of this user"}
+	}
+	if err := followed.wait(ctx); err != nil {
+		c.abandon(err)
+		return &HTTPError{http.StatusServiceUnavailable, "not ready"}
+	}
+	if err := c.upgrade(w, r); err != nil { // answered by the library
+		h.stats.rejected.Add(1)
+		c.abandon(err)
+		return nil
+	}
+	if err := h.admit(ctx, c); err != nil {
+		h.stats.rejected.Add(1)
+		c.refuse(err)
+	}
+	h.wg.Go(c.read)
+	return nil
+}
+
+func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
+	c := &Conn{hub: h, counter: h.counter.Add(1), identity: id, remote: r.RemoteAddr}
+	c.ctx, c.cancel = context.WithCancelCause(h.config.ConnContext(r))
+	c.socket.c = c
+	c.queue.corked = true
+	c.SetExpiry(id.Expires)
+	return c
+}
+
+// upgrade makes the request's connection the Conn's.
+func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request) error {
+	config := &c.hub.config
+	ws, err := websocket.Accept(upgradeWriter{w, &c.socket}, r, &websocket.AcceptOptions{
+		OriginPatterns:  config.OriginPatterns,
+		Subprotocols:    config.Subprotocols,
+		CompressionMode: websocket.CompressionDisabled,
+		OnPingReceived:  c.pingReceived,
+	})
+	if err != nil {
+		if c.socket.conn != nil {
+			c.socket.conn.Close()
+		}
+		return err
+	}
+	ws.SetReadLimit(max(config.MaxMessageSize, -1))
+	c.ws = ws
+	c.hub.wg.Add(1) // done by kill
+	c.socket.lastRead.Store(clock())
+	c.mu.Lock()
+	c.queue.attached = true
+	closing := c.queue.closing
+	if closing { // its queue was full before it was born
+		c.startCloseTimer()
+	}
+	start := c.claim()
+	c.mu.Unlock()
+	if closing {
+		c.hub.closes(c)
+	}
+	c.start(start)
+	return nil
+}
+
+// admit registers the Conn, asks Admit and OnConnect, and lets its messages
+// flow.
+func (h *Hub) admit(ctx context.Context, c *Conn) error {
+	added, err := h.presence.add(ctx, c)
+	if err != nil {
+		return err
+	}
+	if added.Online && h.config.OnOnline != nil {
+		h.guard(nil, "OnOnline", func() { h.config.OnOnline(c.identity.User) })
+	}
+	if h.config.Admit != nil {
+		if err := h.decide(ctx, c, added.Older); err != nil {
+			return err
+		}
+	}
+	if h.config.OnConnect != nil {
+		if !h.guard(c, "OnConnect", func() { err = h.config.OnConnect(ctx, c) }) {
+			return errPanic
+		}
+		if err != nil {
+			return refusal(err)
+		}
+	}
+	c.mu.Lock()
+	if c.queue.closing {
+		c.mu.Unlock()
+		return ErrClosed
+	}
+	c.accepted = true
+	c.queue.corked = false
+	start := c.claim()
+	c.mu.Unlock()
+	c.start(start)
+	h.stats.accepted.Add(1)
+	return nil
+}
+
+var errPanic = errors.New("panic in a callback")
+
+// decide asks Admit, and evicts whom it names.
+func (h *Hub) decide(ctx context.Context, c *Conn, older []Session) error {
+	var evict []Session
+	var err error
+	if !h.guard(c, "Admit", func() { evict, err = h.config.Admit(ctx, c.Session(), older) }) {
+		return errPanic
+	}
+	if err != nil {
+		return refusal(err)
+	}
+	if len(evict) == 0 {
+		return nil
+	}
+	ids := make([]string, len(evict))
+	for i, s := range evict {
+		ids[i] = s.ID
+	}
+	return h.evict(ctx, Connection(ids...))
+}
+
+// evict disconnects those whom Admit named. Where a node does not answer,
+// having died perhaps, the new Conn need not wait for its lease to run out:
+// evicting goes on behind it, until the node has answered or is gone.
+func (h *Hub) evict(ctx context.Context, t Target) error {
+	try := func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, evictTimeout)
+		defer cancel()
+		return h.Disconnect(ctx, t, StatusReplaced, "replaced by a newer connection")
+	}
+	err := try(ctx)
+	var partial *PartialError
+	if !errors.As(err, &partial) {
+		return err
+	}
+	h.wg.Go(func() {
+		for err != nil {
+			select {
+			case <-time.After(evictTimeout):
+				err = try(context.Background())
+			case <-h.drained:
+				return
+			}
+		}
+	})
+	return nil
+}
+
+// evictTimeout is how long a new Conn waits for the end of those it evicts.
+const evictTimeout = time.Second
+
+// refusal is what a client is told of an error of Admit's or OnConnect's.
+func refusal(err error) *CloseError {
+	var c *CloseError
+	if errors.As(err, &c) && c.Code.check(c.Reason) == nil {
+		return c
+	}
+	return &CloseError{Code: StatusPolicyViolation, Reason: "refused"}
+}
+
+// refuse closes a Conn that has been upgraded and is not admitted.
+func (c *Conn) refuse(err error) {
+	var ce *CloseError
+	if !errors.As(err, &ce) {
+		ce = &CloseError{Code: StatusTryAgainLater, Reason: "not ready"}
+	}
+	c.shut(ce, true)
+}
+
+// abandon takes back a Conn that has not been upgraded.
+func (c *Conn) abandon(err error) {
+	c.mu.Lock()
+	c.queue.closing = true
+	c.cause = err
+	dropped := c.queue.clear()
+	c.mu.Unlock()
+	c.hub.stats.dropped.Add(uint64(dropped))
+	c.depart()
+}
+
+// reject answers a request that is refused before the upgrade.
+func (h *Hub) reject(w http.ResponseWriter, r *http.Request, e *HTTPError) {
+	h.stats.rejected.Add(1)
+	if h.config.RejectAfterUpgrade && h.rejectUpgraded(w, r, e) {
+		return
+	}
+	if e.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
+	}
+	http.Error(w, e.Message, e.Status)
+}
+
+// rejectUpgraded upgrades only to close, so that a browser's script sees why.
+// It answers false where it has not answered the request.
+func (h *Hub) rejectUpgraded(w http.ResponseWriter, r *http.Request, e *HTTPError) bool {
+	if !canHijack(w) {
+		return false
+	}
+	code := StatusCode(4000 + e.Status)
+	if e.Status == http.StatusServiceUnavailable {
+		code = StatusTryAgainLater
+	}
+	reason := e.Message
+	if code.check(reason) != nil {
+		reason = ""
+	}
+	c := h.newConn(r, Identity{})
+	if err := c.upgrade(w, r); err != nil {
+		return true
+	}
+	c.shut(&CloseError{Code: code, Reason: reason}, false)
+	h.wg.Go(c.read)
+	return true
+}

@@ -1,0 +1,477 @@
+// Package heraldtest checks that a herald.Bus or a herald.Registry keeps its
+// promises, and helps to test what is built on herald.
+package heraldtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/heraldgo/herald"
+)
+
+// A BusNetwork is a broker, or a part of one, that nobody else uses.
+type BusNetwork struct {
+	// Open returns a new Bus, as another node would. TestBus closes it.
+	Open func() herald.Bus
+
+	// Interrupt breaks every link of the Buses that Open returned once; they
+	// can reconnect. Where it is nil the subtests that need it are skipped.
+	Interrupt func()
+
+	// Other returns a Bus on the same broker that must see nothing of the
+	// others: another prefix or database. TestBus closes it. Where it is nil
+	// that is not tried.
+	Other func() herald.Bus
+}
+
+// TestBus tries to break each of the numbered promises of [herald.Bus], in a
+// subtest that is named after it. newNetwork is called once for each.
+func TestBus(t *testing.T, newNetwork func(t testing.TB) BusNetwork) {
+	for _, test := range []struct {
+		promise string
+		text    string
+		run     func(*suite)
+		needs   bool // Interrupt
+	}{
+		{"1 Delivery", "a packet reaches, once, every Bus that is subscribed to the topic, the publisher's own included", testDelivery, false},
+		{"2 Subscribe", "Subscribe returns when the broker has confirmed; again is no error and no second copy", testSubscribe, false},
+		{"3 Unsubscribe", "Unsubscribe returns when the broker has confirmed; of what is not subscribed it is no error", testUnsubscribe, false},
+		{"4 Order", "packets of one topic arrive in the order of a publisher, and in one order everywhere", testOrder, false},
+		{"5 Topics are exact", "any bytes, no wildcard, no separator, nothing that one prefix or database could see of another", testTopics, false},
+		{"6 Publish", "nil says taken, ErrUnknown perhaps, any other error not; there are no duplicates", testPublish, true},
+		{"7 Ownership", "Publish keeps no slice after it has returned; the Data that Receive hands over is the caller's", testOwnership, false},
+		{"8 Blocking", "calls return when ctx is done, with its error; batches may be large, or empty", testBlocking, false},
+		{"9 Loss is never silent", "every packet that may have been lost lies between an EventDown and an EventRestored", testLoss, true},
+		{"10 The Bus reconnects", "by itself, and subscribes again to all it was subscribed to", testReconnect, true},
+		{"11 Memory is bounded", "and the broker is never blocked, whatever the caller of Receive does", testFlood, false},
+		{"12 Reset", "drops the links and builds them anew, between an EventDown and an EventRestored", testReset, false},
+		{"13 Concurrency", "all methods may be called at the same time", testConcurrency, false},
+		{"14 Close", "makes every call return ErrClosed, leaves no goroutine, and may be called twice", testClose, false},
+	} {
+		t.Run(test.promise, func(t *testing.T) {
+			network := newNetwork(t)
+			if test.needs && network.Interrupt == nil {
+				t.Skipf("NOT TRIED: promise %s: BusNetwork.Interrupt is nil", test.promise)
+			}
+			test.run(&suite{T: t, network: network, promise: fmt.Sprintf("promise %s: %s", test.promise, test.text)})
+		})
+	}
+}
+
+// patience is how long anything may take before the suite calls it hung.
+const patience = 30 * time.Second
+
+// A suite runs one subtest.
+type suite struct {
+	*testing.T
+	network BusNetwork
+	promise string
+}
+
+// failf fails the subtest and quotes the promise.
+func (s *suite) failf(format string, args ...any) {
+	s.Helper()
+	s.Fatalf("%s\n\t%s", fmt.Sprintf(format, args...), s.promise)
+}
+
+// ok fails the subtest where err is not nil.
+func (s *suite) ok(err error) {
+	s.Helper()
+	if err != nil {
+		s.failf("%v", err)
+	}
+}
+
+// context returns one that ends when the suite's patience does.
+func (s *suite) context() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	s.Cleanup(cancel)
+	return ctx
+}
+
+// A node is a Bus whose events are received all the time.
+type node struct {
+	herald.Bus
+	s *suite
+
+	mu      sync.Mutex
+	events  []received
+	changed chan struct{} // closed at the next event
+}
+
+type received struct {
+	herald.Event
+	at time.Time
+}
+
+func (s *suite) open() *node { return s.receive(s.network.Open()) }
+
+func (s *suite) receive(bus herald.Bus) *node {
+	n := &node{Bus: bus, s: s, changed: make(chan struct{})}
+	var receiving sync.WaitGroup
+	receiving.Go(func() {
+		for {
+			e, err := bus.Receive(context.Background())
+			if err != nil {
+				return
+			}
+			n.mu.Lock()
+			n.events = append(n.events, received{e, time.Now()})
+			changed := n.changed
+			n.changed = make(chan struct{})
+			n.mu.Unlock()
+			close(changed)
+		}
+	})
+	s.Cleanup(func() {
+		bus.Close()
+		receiving.Wait()
+	})
+	return n
+}
+
+func (n *node) subscribe(topics ...string) {
+	n.s.Helper()
+	n.s.ok(n.Subscribe(n.s.context(), topics...))
+}
+
+func (n *node) publish(topic, data string) {
+	n.s.Helper()
+	n.s.ok(n.Publish(n.s.context(), herald.Packet{Topic: topic, Data: []byte(data)}))
+}
+
+// all returns the events so far.
+func (n *node) all() []received {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.events[:len(n.events):len(n.events)]
+}
+
+// data returns the payloads of the topic so far, in order.
+func (n *node) data(topic string) []string {
+	var data []string
+	for _, e := range n.all() {
+		if e.Kind == herald.EventPacket && e.Packet.Topic == topic {
+			data = append(data, string(e.Packet.Data))
+		}
+	}
+	return data
+}
+
+// await waits until done holds.
+func (n *node) await(what string, done func() bool) {
+	n.s.Helper()
+	deadline := time.After(patience)
+	for {
+		n.mu.Lock()
+		changed := n.changed
+		n.mu.Unlock()
+		if done() {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			n.s.failf("%s did not come within %v", what, patience)
+		}
+	}
+}
+
+// awaitData waits until the last payload of the topic is data.
+func (n *node) awaitData(topic, data string) {
+	n.s.Helper()
+	n.await(fmt.Sprintf("packet %q of topic %q", data, topic), func() bool {
+		got := n.data(topic)
+		return len(got) > 0 && got[len(got)-1] == data
+	})
+}
+
+// count returns how many events of the kind there were.
+func (n *node) count(kind herald.EventKind) int {
+	count := 0
+	for _, e := range n.all() {
+		if e.Kind == kind {
+			count++
+		}
+	}
+	return count
+}
+
+func testDelivery(s *suite) {
+	nodes := []*node{s.open(), s.open(), s.open()}
+	for _, n := range nodes[:2] {
+		n.subscribe("topic")
+	}
+	for i, n := range nodes {
+		n.publish("topic", fmt.Sprint(i))
+	}
+	nodes[0].publish("topic", "end")
+	for i, n := range nodes[:2] {
+		n.awaitData("topic", "end")
+		if got := strings.Join(n.data("topic"), " "); got != "0 1 2 end" {
+			s.failf("node %d got %q, want %q", i, got, "0 1 2 end")
+		}
+	}
+}
+
+func testSubscribe(s *suite) {
+	a, b := s.open(), s.open()
+	for i := range 100 {
+		topic := fmt.Sprint("topic ", i)
+		a.subscribe(topic)
+		b.publish(topic, "first")
+		a.subscribe(topic, topic)
+		b.publish(topic, "second")
+		a.awaitData(topic, "second")
+		if got := a.data(topic); len(got) != 2 {
+			s.failf("got %q, want each packet once", got)
+		}
+	}
+}
+
+func testUnsubscribe(s *suite) {
+	a, b := s.open(), s.open()
+	s.ok(a.Unsubscribe(s.context(), "never", "never"))
+	a.subscribe("topic", "other")
+	s.ok(a.Unsubscribe(s.context(), "topic"))
+	s.ok(a.Unsubscribe(s.context(), "topic"))
+	b.publish("topic", "unheard")
+	b.publish("other", "heard")
+	a.awaitData("other", "heard")
+	a.subscribe("topic")
+	b.publish("topic", "heard")
+	a.awaitData("topic", "heard")
+}
+
+func testOrder(s *suite) {
+	const each = 300
+	a, b := s.open(), s.open()
+	a.subscribe("topic")
+	b.subscribe("topic")
+	var publishing sync.WaitGroup
+	for i, n := range []*node{a, b} {
+		publishing.Go(func() {
+			for j := range each {
+				if err := n.Publish(s.context(), herald.Packet{Topic: "topic", Data: fmt.Appendf(nil, "%d %d", i, j)}); err != nil {
+					s.Errorf("publish: %v", err)
+					return
+				}
+			}
+		})
+	}
+	publishing.Wait()
+	a.publish("topic", "end")
+	for _, n := range []*node{a, b} {
+		n.awaitData("topic", "end")
+		next := [2]int{}
+		for _, data := range n.data("topic")[:2*each] {
+			var i, j int
+			if _, err := fmt.Sscan(data, &i, &j); err != nil || next[i] != j {
+				s.failf("got %q where %d of publisher %d was next", data, next[i], i)
+			}
+			next[i]++
+		}
+	}
+	if strings.Join(a.data("topic"), ",") != strings.Join(b.data("topic"), ",") {
+		s.failf("two subscribers saw two orders")
+	}
+}
+
+// nastyTopics are names that mean something to some broker.
+var nastyTopics = []string{
+	"", "*", ">", "#", "+", "?", "a", "a.b", "a.*", "a.>", "a/b", "a/#", "a/+", "/", "$SYS", "$SYS/broker", "$share/g/a",
+	"{", "}", "{a}", "[a]", `\`, `"`, "'", "a:0:b", "0:a", "%", "line\nline", "line\r\nline", "tab\t", "\x00", "a\x00b",
+	" ", " a ", "用户", "é", "e\u0301", "\xff\xfe", "A", strings.Repeat("x", 200), strings.Repeat("\xff", 200),
+}
+
+func testTopics(s *suite) {
+	a, b := s.open(), s.open()
+	a.subscribe(nastyTopics...)
+	var other *node
+	if s.network.Other != nil {
+		other = s.receive(s.network.Other())
+		other.subscribe(nastyTopics...)
+	}
+	for _, topic := range nastyTopics {
+		b.publish(topic, topic)
+		b.publish(topic+"x", topic+"x")
+	}
+	b.publish("a", "end")
+	a.awaitData("a", "end")
+	seen := map[string]int{}
+	for _, e := range a.all() {
+		if e.Kind == herald.EventPacket && string(e.Packet.Data) != "end" {
+			if e.Packet.Topic != string(e.Packet.Data) {
+				s.failf("packet of topic %q arrived under %q", e.Packet.Data, e.Packet.Topic)
+			}
+			seen[e.Packet.Topic]++
+		}
+	}
+	for _, topic := range nastyTopics {
+		if seen[topic] != 1 {
+			s.failf("topic %q arrived %d times, want once", topic, seen[topic])
+		}
+	}
+	if other != nil {
+		other.publish("a", "other's own")
+		other.awaitData("a", "other's own")
+		if got := len(other.all()); got != 1 {
+			s.failf("another prefix or database saw %d events: %v", got, other.all())
+		}
+	}
+}
+
+func testOwnership(s *suite) {
+	a, b := s.open(), s.open()
+	a.subscribe("topic")
+	b.subscribe("topic")
+	data := []byte("0")
+	for i := range 20 {
+		data[0] = byte('0' + i)
+		s.ok(a.Publish(s.context(), herald.Packet{Topic: "topic", Data: data}))
+		data[0] = 'X'
+	}
+	a.publish("topic", "end")
+	for _, n := range []*node{a, b} {
+		n.awaitData("topic", "end")
+		for i, got := range n.data("topic")[:20] {
+			if got != string(rune('0'+i)) {
+				s.failf("packet %d arrived as %q: changed after Publish had returned", i, got)
+			}
+		}
+	}
+	for _, e := range a.all() { // what a does with its bytes is no matter of b's
+		for i := range e.Packet.Data[:cap(e.Packet.Data)] {
+			e.Packet.Data[:cap(e.Packet.Data)][i] = 'Y'
+		}
+	}
+	if got := strings.Join(b.data("topic"), ""); strings.Contains(got, "Y") {
+		s.failf("two Buses share the bytes of a packet")
+	}
+}
+
+func testBlocking(s *suite) {
+	bus := s.network.Open()
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err := bus.Receive(ended)
+	for what, err := range map[string]error{
+		"Receive":     err,
+		"Publish":     bus.Publish(ended, herald.Packet{Topic: "topic"}),
+		"Subscribe":   bus.Subscribe(ended, "topic"),
+		"Unsubscribe": bus.Unsubscribe(ended, "topic"),
+	} {
+		if !errors.Is(err, context.Canceled) {
+			s.failf("%s with a context that is done returned %v", what, err)
+		}
+	}
+	soon, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	defer cancel()
+	if _, err := bus.Receive(soon); !errors.Is(err, context.DeadlineExceeded) {
+		s.failf("Receive with a deadline returned %v", err)
+	}
+	n := s.receive(bus)
+	s.ok(n.Publish(s.context()))
+	s.ok(n.Subscribe(s.context()))
+	s.ok(n.Unsubscribe(s.context()))
+
+	const many = 3000
+	topics := make([]string, many)
+	packets := make([]herald.Packet, many)
+	for i := range many {
+		topics[i] = fmt.Sprint("topic ", i)
+		packets[i] = herald.Packet{Topic: topics[i], Data: bytes.Repeat([]byte{'x'}, 1000)}
+	}
+	n.subscribe(topics...)
+	s.ok(n.Publish(s.context(), packets...))
+	n.await("a large batch", func() bool { return n.count(herald.EventPacket) == many })
+	s.ok(n.Unsubscribe(s.context(), topics...))
+}
+
+func testConcurrency(s *suite) {
+	a, b := s.open(), s.open()
+	a.subscribe("all")
+	ctx := s.context()
+	var calling sync.WaitGroup
+	for i := range 8 {
+		calling.Go(func() {
+			topic := fmt.Sprint("topic ", i)
+			for j := range 30 {
+				err := errors.Join(a.Subscribe(ctx, topic), b.Subscribe(ctx, topic),
+					a.Publish(ctx, herald.Packet{Topic: topic}, herald.Packet{Topic: "all"}),
+					a.Unsubscribe(ctx, topic))
+				if err != nil && !errors.Is(err, herald.ErrBusDown) && !errors.Is(err, herald.ErrUnknown) {
+					s.Errorf("%v", err)
+				}
+				if i == 0 && j == 15 {
+					a.Reset()
+				}
+			}
+		})
+	}
+	calling.Wait()
+	b.publish("all", "end")
+	a.awaitData("all", "end")
+}
+
+func testClose(s *suite) {
+	before := goroutines()
+	bus := s.network.Open()
+	n := s.receive(bus)
+	n.subscribe("topic")
+	for range 3 {
+		n.publish("topic", "")
+	}
+	waiting := s.network.Open()
+	result := make(chan error)
+	go func() {
+		_, err := waiting.Receive(context.Background())
+		result <- err
+	}()
+	s.ok(waiting.Close())
+	if err := <-result; !errors.Is(err, herald.ErrClosed) {
+		s.failf("Receive under way returned %v", err)
+	}
+	s.ok(bus.Close())
+	s.ok(bus.Close())
+	_, err := bus.Receive(s.context())
+	for what, err := range map[string]error{
+		"Receive":     err,
+		"Publish":     bus.Publish(s.context(), herald.Packet{Topic: "topic"}),
+		"Subscribe":   bus.Subscribe(s.context(), "topic"),
+		"Unsubscribe": bus.Unsubscribe(s.context(), "topic"),
+	} {
+		if !errors.Is(err, herald.ErrClosed) {
+			s.failf("%s after Close returned %v", what, err)
+		}
+	}
+	bus.Reset()
+	for deadline := time.Now().Add(patience); goroutines() > before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.failf("Close left goroutines:\n%s", stacks())
+		}
+	}
+}
+
+// goroutines counts those that run herald's code.
+func goroutines() int {
+	count := 0
+	for g := range strings.SplitSeq(stacks(), "\n\n") {
+		if strings.Contains(g, "heraldgo/herald.") || strings.Contains(g, "heraldgo/herald/internal/batch") {
+			count++
+		}
+	}
+	return count
+}
+
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}

@@ -1,0 +1,251 @@
+package heraldtest
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/heraldgo/herald"
+)
+
+// A sent is one packet of a stream, and what Publish said of it.
+type sent struct {
+	began, ended time.Time
+	err          error
+}
+
+// stream publishes packets 0, 1, 2, … to the topic, and interrupts the
+// network times times while it does. It ends when the last has arrived
+// everywhere, packets "end" aside.
+func (s *suite) stream(from *node, topic string, times int, to ...*node) []sent {
+	s.Helper()
+	var stream []sent
+	publish := func(data string) error {
+		return from.Publish(s.context(), herald.Packet{Topic: topic, Data: []byte(data)})
+	}
+	for range times {
+		for i := range 200 {
+			if i == 100 {
+				s.network.Interrupt()
+			}
+			began := time.Now()
+			err := publish(strconv.Itoa(len(stream)))
+			stream = append(stream, sent{began, time.Now(), err})
+		}
+		// The stream goes on until all are well again: an end has come through.
+		s.awaitEnd(publish, topic, to...)
+	}
+	return stream
+}
+
+// awaitEnd publishes "end" again and again until everyone has got one that
+// is newer than the call.
+func (s *suite) awaitEnd(publish func(string) error, topic string, to ...*node) {
+	s.Helper()
+	before := make([]int, len(to))
+	for i, n := range to {
+		before[i] = len(n.all())
+	}
+	deadline := time.Now().Add(patience)
+	for ends := 0; ; ends++ {
+		end := fmt.Sprint("end ", ends)
+		err := publish(end)
+		missing := 0
+		for i, n := range to {
+			if !n.has(topic, end, before[i]) {
+				missing++
+			}
+		}
+		if err == nil && missing == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.failf("%d of %d nodes hear nothing %v after an interruption, publish: %v", missing, len(to), patience, err)
+		}
+		time.Sleep(5 * time.Millisecond) // a broker that is not there refuses at once
+	}
+}
+
+// has says whether data of the topic is among the events from the index
+// first on, waiting a moment for it.
+func (n *node) has(topic, data string, first int) bool {
+	deadline := time.After(100 * time.Millisecond)
+	for {
+		n.mu.Lock()
+		changed := n.changed
+		n.mu.Unlock()
+		for _, e := range n.all()[first:] {
+			if e.Kind == herald.EventPacket && e.Packet.Topic == topic && string(e.Packet.Data) == data {
+				return true
+			}
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			return false
+		}
+	}
+}
+
+// check compares what a node got of a stream with what Publish said.
+func (s *suite) check(n *node, topic string, stream []sent) {
+	s.Helper()
+	got := make([]int, len(stream))
+	for _, data := range n.data(topic) {
+		if i, err := strconv.Atoi(data); err == nil {
+			got[i]++
+		}
+	}
+	for i, p := range stream {
+		switch {
+		case got[i] > 1:
+			s.failf("packet %d arrived %d times (publish: %v)", i, got[i], p.err)
+		case got[i] == 1 && p.err != nil && !errors.Is(p.err, herald.ErrUnknown):
+			s.failf("packet %d arrived, though Publish said that it was not taken: %v", i, p.err)
+		case got[i] == 0 && p.err == nil && !n.inGap(p):
+			s.failf("packet %d was taken at %v and lost, and no gap reports it: %v", i, p.began, n.gaps())
+		}
+	}
+}
+
+// A gap is an EventDown and its EventRestored.
+type gap struct{ since, until time.Time }
+
+// gaps returns the gaps so far; one that is open lasts for ever. It fails the
+// test where they are out of order.
+func (n *node) gaps() []gap {
+	var gaps []gap
+	open := false
+	for _, e := range n.all() {
+		switch e.Kind {
+		case herald.EventDown:
+			if open || e.Since.IsZero() || e.Since.After(e.at) || e.Err == nil {
+				n.s.failf("EventDown %+v: must have a time, an error, and no other open before it", e.Event)
+			}
+			open = true
+			gaps = append(gaps, gap{e.Since, e.at.Add(24 * time.Hour)})
+		case herald.EventRestored:
+			if !open {
+				n.s.failf("EventRestored without EventDown")
+			}
+			open = false
+			gaps[len(gaps)-1].until = e.at
+		}
+	}
+	return gaps
+}
+
+func (n *node) inGap(p sent) bool {
+	for _, g := range n.gaps() {
+		if !p.ended.Before(g.since) && !p.began.After(g.until) {
+			return true
+		}
+	}
+	return false
+}
+
+func testPublish(s *suite) {
+	a, b := s.open(), s.open()
+	a.subscribe("topic")
+	b.subscribe("topic")
+	stream := s.stream(a, "topic", 3, a, b)
+	s.check(a, "topic", stream)
+	s.check(b, "topic", stream)
+}
+
+func testLoss(s *suite) {
+	a, b := s.open(), s.open()
+	b.subscribe("topic")
+	stream := s.stream(a, "topic", 4, b)
+	s.check(b, "topic", stream)
+	b.await("EventRestored", func() bool {
+		return b.count(herald.EventDown) > 0 && b.count(herald.EventDown) == b.count(herald.EventRestored)
+	})
+	b.gaps()
+}
+
+func testReconnect(s *suite) {
+	a, b := s.open(), s.open()
+	topics := make([]string, 500)
+	for i := range topics {
+		topics[i] = fmt.Sprint("topic ", i)
+	}
+	b.subscribe(topics...)
+	s.ok(b.Unsubscribe(s.context(), topics[0]))
+	for range 3 {
+		restored := b.count(herald.EventRestored)
+		s.network.Interrupt()
+		b.await("EventRestored", func() bool { return b.count(herald.EventRestored) > restored })
+	}
+	for _, topic := range topics[1:] {
+		publish := func(data string) error {
+			return a.Publish(s.context(), herald.Packet{Topic: topic, Data: []byte(data)})
+		}
+		s.awaitEnd(publish, topic, b)
+	}
+	b.subscribe("new")
+	a.publish("new", "heard")
+	b.awaitData("new", "heard")
+}
+
+func testFlood(s *suite) {
+	const size, count = 1 << 20, 160
+	a := s.open()
+	deaf := s.network.Open()
+	s.Cleanup(func() { deaf.Close() })
+	s.ok(deaf.Subscribe(s.context(), "flood", "end"))
+	a.subscribe("flood")
+	data := make([]byte, size)
+	var stream []sent
+	for i := range count {
+		data = append(strconv.AppendInt(data[:0], int64(i), 10), data[len(strconv.Itoa(i)):]...)
+		began := time.Now()
+		err := a.Publish(s.context(), herald.Packet{Topic: "flood", Data: data})
+		s.ok(err)
+		stream = append(stream, sent{began, time.Now(), err})
+	}
+	a.await("the flood", func() bool { return a.count(herald.EventPacket) == count })
+
+	// Now someone receives; what did not fit must be told.
+	b := s.receive(deaf)
+	s.awaitEnd(func(data string) error {
+		return a.Publish(s.context(), herald.Packet{Topic: "end", Data: []byte(data)})
+	}, "end", b)
+	held, got := 0, 0
+	for _, e := range b.all() {
+		if e.Kind == herald.EventPacket && e.Packet.Topic == "flood" {
+			got++
+			if b.gaps()[0].until.After(e.at) {
+				held += len(e.Packet.Data)
+			}
+		}
+	}
+	if held > count*size*3/4 {
+		s.failf("%d MB waited for Receive: where is the bound?", held>>20)
+	}
+	if got < count && len(b.gaps()) == 0 {
+		s.failf("%d packets were lost and no gap tells", count-got)
+	}
+	if len(b.gaps()) > 0 && stream[0].ended.Before(b.gaps()[0].since) && got == 0 {
+		s.failf("the gap begins after what was lost")
+	}
+}
+
+func testReset(s *suite) {
+	a, b := s.open(), s.open()
+	b.subscribe("topic")
+	for i := range 3 {
+		a.publish("topic", strconv.Itoa(i))
+		b.awaitData("topic", strconv.Itoa(i))
+		restored := b.count(herald.EventRestored)
+		b.Reset()
+		b.await("EventRestored", func() bool { return b.count(herald.EventRestored) > restored })
+	}
+	b.gaps()
+	a.publish("topic", "end")
+	b.awaitData("topic", "end")
+	if got := len(b.data("topic")); got != 4 {
+		s.failf("got %d packets, want 4", got)
+	}
+}

@@ -1,0 +1,206 @@
+// Package inbox is the bounded queue between the goroutine of a Bus that reads
+// from the broker and the caller of Receive. What it has no room for is
+// dropped, so that the broker is never blocked, and the loss is reported in
+// its place in the queue.
+package inbox
+
+import (
+	"context"
+	"sync"
+)
+
+// A Config bounds an Inbox.
+type Config[E any] struct {
+	Size     func(E) int // bytes of an event
+	MaxItems int
+	MaxBytes int
+	Restored E // the event that ends a gap
+}
+
+// An Inbox queues events. Gaps do not nest: however many reasons there are
+// for one, the receiver sees one event that begins it and one Restored.
+// All methods may be called at the same time, except Receive, which
+// has one caller at a time.
+type Inbox[E any] struct {
+	config Config[E]
+	ready  chan struct{} // holds one token while events may be waiting
+	quit   chan struct{}
+
+	mu     sync.Mutex
+	queue  []E // waiting from head on
+	head   int
+	bytes  int
+	down   bool  // between Down and Restore
+	full   bool  // dropping, until the queue is half empty
+	mark   bool  // the last of the queue is a Restored
+	closed error // what Receive returns after Close
+}
+
+// New returns an empty Inbox.
+func New[E any](config Config[E]) *Inbox[E] {
+	return &Inbox[E]{config: config, ready: make(chan struct{}, 1), quit: make(chan struct{})}
+}
+
+// Push queues events, and keeps them but not the slice. Where they do not
+// fit all are dropped, and so is what comes until the receiver has caught up;
+// lost is the event that begins such a gap.
+func (b *Inbox[E]) Push(events []E, lost E) {
+	b.mu.Lock()
+	b.push(events, lost)
+	b.mu.Unlock()
+	b.signal()
+}
+
+func (b *Inbox[E]) push(events []E, lost E) {
+	if b.full || b.closed != nil || len(events) == 0 {
+		return
+	}
+	bytes := 0
+	for _, e := range events {
+		bytes += b.config.Size(e)
+	}
+	waiting := len(b.queue) - b.head
+	if waiting+len(events) > b.config.MaxItems || b.bytes+bytes > b.config.MaxBytes {
+		b.begin(lost)
+		b.full = true
+		b.relieve()
+		return
+	}
+	b.queue = append(b.queue, events...)
+	b.bytes += bytes
+	b.mark = false
+}
+
+// Down begins a gap with the event e. It is left out where a gap is open: the
+// event of an earlier gap covers a later one, as its time is earlier.
+func (b *Inbox[E]) Down(e E) {
+	b.mu.Lock()
+	b.begin(e)
+	b.down = true
+	b.mu.Unlock()
+	b.signal()
+}
+
+// Restore ends the gap that Down began.
+func (b *Inbox[E]) Restore() {
+	b.mu.Lock()
+	if b.down {
+		b.down = false
+		b.end()
+	}
+	b.mu.Unlock()
+	b.signal()
+}
+
+// begin queues e unless a gap is open. A gap whose end nobody has seen yet is
+// opened again, so that a flapping link does not fill the queue.
+func (b *Inbox[E]) begin(e E) {
+	switch {
+	case b.down || b.full || b.closed != nil:
+	case b.mark:
+		b.pop(len(b.queue) - 1)
+		b.mark = false
+	default:
+		b.append(e)
+	}
+}
+
+// end queues Restored if no reason for a gap is left.
+func (b *Inbox[E]) end() {
+	if !b.down && !b.full && b.closed == nil {
+		b.append(b.config.Restored)
+		b.mark = true
+	}
+}
+
+// relieve takes events again once the queue is half empty.
+func (b *Inbox[E]) relieve() {
+	if b.full && len(b.queue)-b.head <= b.config.MaxItems/2 && b.bytes <= b.config.MaxBytes/2 {
+		b.full = false
+		b.end()
+	}
+}
+
+func (b *Inbox[E]) append(e E) {
+	b.queue = append(b.queue, e)
+	b.bytes += b.config.Size(e)
+}
+
+// pop clears queue[i], which is its first or its last.
+func (b *Inbox[E]) pop(i int) E {
+	var none E
+	e := b.queue[i]
+	b.queue[i] = none
+	b.bytes -= b.config.Size(e)
+	if i == len(b.queue)-1 {
+		b.queue = b.queue[:i]
+	}
+	return e
+}
+
+// Receive returns the next event. It waits for one until ctx is done, and
+// then returns its error, or until Close, and then returns Close's.
+func (b *Inbox[E]) Receive(ctx context.Context) (E, error) {
+	for {
+		e, ok, err := b.next()
+		if ok || err != nil {
+			return e, err
+		}
+		select {
+		case <-b.ready:
+		case <-b.quit:
+		case <-ctx.Done():
+			return e, ctx.Err()
+		}
+	}
+}
+
+// keep is the most events whose memory an empty queue keeps.
+const keep = 1 << 10
+
+func (b *Inbox[E]) next() (e E, ok bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed != nil {
+		return e, false, b.closed
+	}
+	if b.head == len(b.queue) {
+		return e, false, nil
+	}
+	e = b.pop(b.head)
+	if b.head >= len(b.queue) { // it was the last
+		b.mark = false
+		b.queue, b.head = b.queue[:0], 0
+		if cap(b.queue) > keep {
+			b.queue = nil
+		}
+	} else if b.head++; b.head > keep && b.head > len(b.queue)/2 {
+		n := copy(b.queue, b.queue[b.head:])
+		clear(b.queue[n:])
+		b.queue, b.head = b.queue[:n], 0
+	}
+	b.relieve()
+	return e, true, nil
+}
+
+// Close empties the Inbox; Receive returns err from now on. It may be called
+// twice.
+func (b *Inbox[E]) Close(err error) {
+	b.mu.Lock()
+	first := b.closed == nil
+	if first {
+		b.closed = err
+		b.queue, b.head, b.bytes = nil, 0, 0
+	}
+	b.mu.Unlock()
+	if first {
+		close(b.quit)
+	}
+}
+
+func (b *Inbox[E]) signal() {
+	select {
+	case b.ready <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,65 @@
+package herald
+
+import (
+	"context"
+	"time"
+)
+
+// keepalive walks over all Conns, a slice at a time, and looks at each Conn's
+// clocks: no Conn has a timer or a goroutine for them.
+func (h *Hub) keepalive(ctx context.Context) {
+	config := &h.config
+	every := time.Second
+	for _, d := range []time.Duration{config.PingInterval, config.PongTimeout, config.MessageTimeout} {
+		every = min(every, max(d/4, 5*time.Millisecond))
+	}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	var conns []*Conn
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		for i := 0; ; i += len(conns) {
+			clear(conns)
+			if conns = h.index.appendSlice(conns[:0], i, 1024); len(conns) == 0 {
+				break
+			}
+			now, wall := clock(), time.Now().UnixNano()
+			for _, c := range conns {
+				c.tick(now, wall)
+			}
+		}
+	}
+}
+
+// tick looks at the Conn's clocks.
+func (c *Conn) tick(now, wall int64) {
+	config := &c.hub.config
+	if expires := c.expires.Load(); expires != 0 && wall >= expires {
+		c.shut(&CloseError{Code: StatusExpired, Reason: "expired"}, false)
+		return
+	}
+	last := c.socket.lastRead.Load()
+	if last == 0 { // not attached yet
+		return
+	}
+	if since := c.reading.Load(); since != 0 && config.MessageTimeout != off && now-since > int64(config.MessageTimeout) {
+		c.shut(&CloseError{Code: StatusPolicyViolation, Reason: "message took too long"}, false)
+		return
+	}
+	if config.PingInterval == off {
+		return
+	}
+	switch quiet := now - last; {
+	case last == inCallback || quiet < int64(config.PingInterval):
+		c.pinged.Store(false)
+	case quiet > int64(config.PingInterval+config.PongTimeout):
+		c.hub.stats.silent.Add(1)
+		c.kill(ErrSilent)
+	case !c.pinged.Swap(true):
+		c.ping()
+	}
+}

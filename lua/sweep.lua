@@ -1,0 +1,20 @@
+-- Removes some of the entries of a dying lease.
+--
+-- KEYS: gone, index of the lease, topics...
+-- ARGV: generation, then for each topic: index member, id, '1' where the
+--       topic is the user's
+local time = text(now())
+for i = 3, #KEYS do
+  local at = 2 + (i - 3) * 3
+  local member, id, isUser = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local value = redis.call('HGET', KEYS[i], id)
+  if value and header(value) == ARGV[1] then
+    redis.call('HDEL', KEYS[i], id)
+    local _, user = owner(value)
+    if isUser == '1' and user and redis.call('EXISTS', KEYS[i]) == 0 then
+      redis.call('ZADD', KEYS[1], time, user)
+    end
+  end
+  redis.call('SREM', KEYS[2], member)
+end
+return 1

@@ -1,0 +1,409 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// presence keeps what the Registry knows of this node equal to the index:
+// its lease, and the entries of its Conns. One goroutine, run, makes all
+// writes, in the order in which they were asked for, many in one go. What
+// went wrong, housekeeping finds and mends.
+type presence struct {
+	hub *Hub
+	reg Registry
+
+	mu     sync.Mutex
+	ops    []presenceOp
+	closed bool
+	err    error // of the last renewal
+
+	wake chan struct{} // holds one
+
+	// Of run alone.
+
+	lease    Lease
+	renewDue time.Time
+
+	// Its life.
+
+	stopping context.CancelFunc // of run, which then writes what is left
+	cut      context.CancelFunc // of writes
+	done     chan struct{}      // closed when run has ended; nil before start
+
+	// Read by housekeeping.
+
+	generation atomic.Int64 // of lease
+	renewed    atomic.Int64 // on clock: when the lease was last renewed
+	heldSince  atomic.Int64 // on clock: since when it has never run out
+	suspect    atomic.Bool  // writes have failed: look at everything
+}
+
+// A presenceOp is one write.
+type presenceOp struct {
+	c     *Conn
+	add   bool
+	entry Entry // without a Since, for add
+	done  chan presenceResult
+}
+
+type presenceResult struct {
+	added Added
+	err   error
+}
+
+func newPresence(h *Hub, reg Registry) *presence {
+	p := &presence{hub: h, reg: reg, wake: make(chan struct{}, 1)}
+	p.lease.Node = h.id
+	return p
+}
+
+// push asks for a write. It does not wait; done may be nil.
+func (p *presence) push(op presenceOp) {
+	p.mu.Lock()
+	closed := p.closed
+	if !closed {
+		p.ops = append(p.ops, op)
+	}
+	p.mu.Unlock()
+	if closed && op.done != nil {
+		op.done <- presenceResult{err: ErrClosed}
+		return
+	}
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// add registers the Conn, under the topics the index has it in, and waits.
+func (p *presence) add(ctx context.Context, c *Conn) (Added, error) {
+	done := make(chan presenceResult, 1)
+	// Under c.mu, either this sees that the Conn is closing, or depart sees
+	// that it is registered, and its removal comes after.
+	c.mu.Lock()
+	closing := c.queue.closing
+	if !closing {
+		c.registered = true
+		p.push(presenceOp{c: c, add: true, entry: c.entry(p.hub.index.topicsOf(c)), done: done})
+	}
+	c.mu.Unlock()
+	if closing {
+		return Added{}, ErrClosed
+	}
+	select {
+	case r := <-done:
+		return r.added, r.err
+	case <-ctx.Done():
+		return Added{}, context.Cause(ctx)
+	}
+}
+
+// join registers the Conn under more topics. It answers false where there is
+// nothing to wait for.
+func (p *presence) join(c *Conn, topics []string, done chan presenceResult) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.queue.closing || !c.registered { // gone, or add is still to come
+		return false
+	}
+	p.push(presenceOp{c: c, add: true, entry: c.entry(topics), done: done})
+	return true
+}
+
+// remove takes the Conn's entry away.
+func (p *presence) remove(e Entry, done chan presenceResult) {
+	p.push(presenceOp{entry: e, done: done})
+}
+
+// barrier returns when all that was asked for before has been written, or
+// has failed.
+func (p *presence) barrier(ctx context.Context) error {
+	done := make(chan presenceResult, 1)
+	p.push(presenceOp{done: done})
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// failing returns why the lease could not be renewed, or nil.
+func (p *presence) failing() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+// start takes a lease and sets run going.
+func (p *presence) start(ctx context.Context) error {
+	if err := p.renew(ctx); err != nil {
+		return err
+	}
+	running, stopping := context.WithCancel(context.Background())
+	writes, cut := context.WithCancel(context.Background())
+	p.stopping, p.cut, p.done = stopping, cut, make(chan struct{})
+	p.hub.last.Go(func() { p.run(running, writes) })
+	return nil
+}
+
+// stop writes what is left, while ctx allows it, and gives the lease back.
+func (p *presence) stop(ctx context.Context) {
+	if p.done == nil {
+		return
+	}
+	p.stopping()
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+	}
+	p.cut()
+	<-p.done
+	if p.lease.Generation != 0 {
+		// Where this fails, others sweep what is left.
+		p.reg.Release(ctx, p.lease)
+	}
+}
+
+// run renews the lease and writes, until ctx is done and nothing is left to
+// write.
+func (p *presence) run(ctx, writes context.Context) {
+	defer close(p.done)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		if wait := time.Until(p.renewDue); wait <= 0 && ctx.Err() == nil {
+			p.renew(ctx)
+			timer.Reset(time.Until(p.renewDue))
+		}
+		ops := p.next()
+		if len(ops) > 0 {
+			p.write(writes, ops)
+			continue
+		}
+		if ctx.Err() != nil {
+			p.mu.Lock()
+			p.closed = len(p.ops) == 0
+			closed := p.closed
+			p.mu.Unlock()
+			if closed {
+				return
+			}
+			continue
+		}
+		select {
+		case <-p.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// presenceBatch is the most writes that go out together.
+const presenceBatch = 256
+
+// next takes the next writes: adds and removals of different Conns, in any
+// order, as far as no Conn occurs twice.
+func (p *presence) next() []presenceOp {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	seen := make(map[string]bool, min(len(p.ops), presenceBatch))
+	n := 0
+	for n < len(p.ops) && n < presenceBatch {
+		id := p.ops[n].entry.Session.ID
+		if seen[id] || id == "" && n > 0 { // a barrier goes alone
+			break
+		}
+		seen[id] = true
+		if n++; id == "" {
+			break
+		}
+	}
+	ops := slices.Clone(p.ops[:n])
+	clear(p.ops[:n])
+	if p.ops = p.ops[n:]; len(p.ops) == 0 {
+		p.ops = nil
+	}
+	return ops
+}
+
+// write carries out the writes and answers those who wait.
+func (p *presence) write(ctx context.Context, ops []presenceOp) {
+	var adds, removes []int
+	for i := range ops {
+		switch op := &ops[i]; {
+		case op.add:
+			// The Since of an earlier write, or none: the Registry gives one.
+			op.entry.Session.Since = op.c.sinceTime()
+			adds = append(adds, i)
+		case op.entry.Session.ID != "":
+			removes = append(removes, i)
+		}
+	}
+	results := make([]presenceResult, len(ops))
+	if len(adds) > 0 {
+		p.writeAdds(ctx, ops, adds, results)
+	}
+	if len(removes) > 0 {
+		entries := make([]Entry, len(removes))
+		for j, i := range removes {
+			entries[j] = ops[i].entry
+		}
+		callCtx, cancel := context.WithTimeout(ctx, p.hub.config.SendTimeout)
+		err := p.reg.Remove(callCtx, p.lease, entries...)
+		cancel()
+		p.failed(err)
+		for _, i := range removes {
+			results[i].err = err
+		}
+	}
+	for i, op := range ops {
+		if op.done != nil {
+			op.done <- results[i]
+		}
+	}
+}
+
+func (p *presence) writeAdds(ctx context.Context, ops []presenceOp, adds []int, results []presenceResult) {
+	entries := make([]Entry, len(adds))
+	for j, i := range adds {
+		entries[j] = ops[i].entry
+	}
+	var added []Added
+	var err error
+	for range 2 {
+		if p.lease.Generation == 0 {
+			if err = p.renew(ctx); err != nil {
+				break
+			}
+		}
+		callCtx, cancel := context.WithTimeout(ctx, p.hub.config.SendTimeout)
+		added, err = p.reg.Add(callCtx, p.lease, entries...)
+		cancel()
+		if !errors.Is(err, ErrLeaseLost) {
+			break
+		}
+		p.setLease(0)
+	}
+	p.failed(err)
+	for j, i := range adds {
+		results[i].err = err
+		if err == nil {
+			results[i].added = added[j]
+			if entries[j].UserTopic != "" && entries[j].Session.Since.IsZero() {
+				ops[i].c.since.Store(added[j].Since.UnixMicro())
+			}
+		}
+	}
+	if err == nil && p.hub.config.OnOnline != nil {
+		p.tellOnline(ops, adds, added)
+	}
+}
+
+// tellOnline tells OnOnline of those who are back after the lease was lost.
+// Of new Conns their handshake tells.
+func (p *presence) tellOnline(ops []presenceOp, adds []int, added []Added) {
+	var users []string
+	for j, i := range adds {
+		if added[j].Online && ops[i].done == nil {
+			users = append(users, ops[i].c.identity.User)
+		}
+	}
+	if len(users) == 0 {
+		return
+	}
+	h := p.hub
+	h.last.Go(func() {
+		for _, u := range users {
+			h.guard(nil, "OnOnline", func() { h.config.OnOnline(u) })
+		}
+	})
+}
+
+// failed takes note of a write whose outcome is unknown.
+func (p *presence) failed(err error) {
+	if err != nil {
+		p.suspect.Store(true)
+		p.hub.housekeep()
+	}
+}
+
+// renew renews the lease, or takes a new one where it was lost.
+func (p *presence) renew(ctx context.Context) error {
+	config := &p.hub.config
+	conns, _, _ := p.hub.index.size()
+	node := Node{ID: p.hub.id, Generation: p.lease.Generation, Conns: conns, Version: envelopeVersion}
+	callCtx, cancel := context.WithTimeout(ctx, min(config.SendTimeout, max(config.Lease/3, time.Second)))
+	defer cancel()
+	before := clock()
+	generation, err := p.reg.KeepAlive(callCtx, node, config.Lease)
+	if errors.Is(err, ErrLeaseLost) && node.Generation != 0 {
+		node.Generation = 0
+		generation, err = p.reg.KeepAlive(callCtx, node, config.Lease)
+	}
+	p.mu.Lock()
+	failedBefore := p.err != nil
+	p.err = err
+	p.mu.Unlock()
+	if err != nil {
+		p.renewDue = time.Now().Add(min(config.Lease/3, time.Second))
+		p.suspect.Store(true)
+		return err
+	}
+	p.renewDue = time.Now().Add(config.Lease / 3)
+	if generation != p.lease.Generation || before-p.renewed.Load() > int64(config.Lease) {
+		p.heldSince.Store(before)
+	}
+	p.renewed.Store(before)
+	if generation != p.lease.Generation {
+		first := p.lease.Generation == 0 && p.generation.Load() == 0
+		p.setLease(generation)
+		if !first {
+			p.suspect.Store(true)
+			p.restore()
+		}
+	}
+	if failedBefore {
+		p.hub.housekeep()
+	}
+	p.hub.heartbeat.renewed()
+	return nil
+}
+
+// setLease sets the lease's generation. 0 makes the next write take a new one.
+func (p *presence) setLease(generation int64) {
+	p.lease.Generation = generation
+	if generation != 0 {
+		p.generation.Store(generation)
+	}
+}
+
+// restore adds every Conn again.
+func (p *presence) restore() {
+	for _, c := range p.hub.index.appendConns(nil, topicEveryone) {
+		p.sync(c)
+	}
+}
+
+// sync adds the Conn again, under the topics the index has it in.
+func (p *presence) sync(c *Conn) {
+	if c.since.Load() == 0 { // its first add is still under way
+		return
+	}
+	topics := p.hub.index.topicsOf(c)
+	if !p.join(c, topics, nil) {
+		return
+	}
+	// It may have left a group meanwhile, and that may have been written
+	// already.
+	now := p.hub.index.topicsOf(c)
+	left := slices.DeleteFunc(topics, func(t string) bool { return slices.Contains(now, t) || !isGroupTopic(t) })
+	if len(left) > 0 {
+		p.remove(c.entry(left), nil)
+	}
+}

@@ -1,0 +1,204 @@
+package herald
+
+import (
+	"slices"
+	"time"
+)
+
+// Who writes to a Conn's socket. At any time it is one owner: nobody, a
+// writer that has the Conn on its list, or a goroutine that drains it.
+type owner uint8
+
+const (
+	ownerNone owner = iota
+	ownerWriter
+	ownerDrain
+)
+
+// flushSize is how many bytes of a queue go into one write.
+const flushSize = 64 << 10
+
+// A queue is what waits to be written to one Conn. It is guarded by Conn.mu.
+type queue struct {
+	owner    owner
+	attached bool // there is a socket
+	corked   bool // OnConnect has not returned
+	blocked  bool // the socket does not take more at once
+
+	// Frames, the first of which may be under way.
+
+	frames [][]byte
+	bytes  int // of frames, those under way included
+
+	// Control frames, which go before the others.
+
+	pong []byte // the latest wins (RFC 6455 section 5.5.3)
+	ping bool
+
+	// What the owner has taken.
+
+	out  int    // frames
+	rest []byte // what of them is not written yet
+
+	// The end.
+
+	closing    bool   // nothing more is taken in
+	closeFrame []byte // goes last
+	closeSent  bool   // it is written
+	hangup     bool   // close the socket when all is written
+	halfClose  bool   // close the sending side when all is written
+	dead       bool   // the socket is closed
+	timer      *time.Timer
+}
+
+// enqueue hands a frame to the Conn, without waiting. The frame is shared
+// and must not change.
+func (c *Conn) enqueue(frame []byte, volatile bool) error {
+	h := c.hub
+	c.mu.Lock()
+	q := &c.queue
+	if q.closing {
+		c.mu.Unlock()
+		h.stats.dropped.Add(1)
+		return ErrClosed
+	}
+	if volatile && q.busy(&h.config) {
+		c.mu.Unlock()
+		h.stats.droppedVolatile.Add(1)
+		return nil
+	}
+	if q.full(&h.config, len(frame)) {
+		if !h.config.DropOldest {
+			c.mu.Unlock()
+			c.tooSlow()
+			return ErrTooSlow
+		}
+		if dropped := q.makeRoom(&h.config, len(frame)); dropped > 0 {
+			h.stats.dropped.Add(uint64(dropped))
+		}
+		if q.full(&h.config, len(frame)) { // what is under way fills it
+			c.mu.Unlock()
+			h.stats.dropped.Add(1)
+			return nil
+		}
+	}
+	q.frames = append(q.frames, frame)
+	q.bytes += len(frame)
+	start := c.claim()
+	c.mu.Unlock()
+	h.stats.delivered.Add(1)
+	c.start(start)
+	return nil
+}
+
+func (q *queue) full(config *Config, n int) bool {
+	return len(q.frames) >= config.QueueMessages || q.bytes+n > config.QueueBytes
+}
+
+// busy says whether a volatile message is one too many.
+func (q *queue) busy(config *Config) bool {
+	return q.blocked || len(q.frames) > config.QueueMessages/4 || q.bytes > config.QueueBytes/4
+}
+
+// makeRoom drops the oldest frames that are not under way, until n bytes fit.
+func (q *queue) makeRoom(config *Config, n int) (dropped int) {
+	for q.full(config, n) && len(q.frames) > q.out {
+		q.bytes -= len(q.frames[q.out])
+		q.frames = slices.Delete(q.frames, q.out, q.out+1)
+		dropped++
+	}
+	return dropped
+}
+
+// clear drops the frames that are not under way.
+func (q *queue) clear() (dropped int) {
+	for _, f := range q.frames[q.out:] {
+		q.bytes -= len(f)
+		dropped++
+	}
+	clear(q.frames[q.out:])
+	q.frames = q.frames[:q.out]
+	return dropped
+}
+
+func (q *queue) hasWork() bool {
+	return len(q.rest) > 0 || len(q.frames) > 0 || q.ping || q.pong != nil || q.closeFrame != nil && !q.closeSent
+}
+
+// claim makes the Conn someone's, where it is nobody's and there is something
+// to write. The caller calls start with the answer, after unlocking.
+func (c *Conn) claim() owner {
+	q := &c.queue
+	if q.owner != ownerNone || !q.attached || q.corked || q.dead || !q.hasWork() {
+		return ownerNone
+	}
+	q.owner = ownerDrain
+	if c.socket.raw != nil {
+		q.owner = ownerWriter
+	}
+	return q.owner
+}
+
+// start sets the new owner to work.
+func (c *Conn) start(o owner) {
+	switch o {
+	case ownerWriter:
+		c.hub.writers.push(c)
+	case ownerDrain:
+		c.hub.wg.Go(c.drain)
+	}
+}
+
+// take returns the bytes to write next, or nil. They are a frame of the
+// queue, or frames joined in buf, whose bytes the caller overwrites only
+// after written.
+func (q *queue) take(buf []byte) (p []byte, joined bool) {
+	if q.dead {
+		return nil, false
+	}
+	if len(q.rest) > 0 {
+		return q.rest, false
+	}
+	buf = buf[:0]
+	if q.pong != nil {
+		buf, q.pong = append(buf, q.pong...), nil
+	}
+	if q.ping {
+		buf, q.ping = append(buf, pingFrame...), false
+	}
+	if len(buf) == 0 && len(q.frames) > 0 && (len(q.frames) == 1 && q.closeFrame == nil || len(q.frames[0]) >= flushSize/2) {
+		q.out = 1
+		return q.frames[0], false
+	}
+	for _, f := range q.frames {
+		if len(buf)+len(f) > flushSize {
+			break
+		}
+		buf = append(buf, f...)
+		q.out++
+	}
+	if q.out == len(q.frames) && q.closeFrame != nil && !q.closeSent {
+		buf = append(buf, q.closeFrame...)
+		q.closeSent = true
+	}
+	if len(buf) == 0 {
+		return nil, false
+	}
+	return buf, true
+}
+
+// written takes note that all that was taken has been written. It returns
+// the number of frames.
+func (q *queue) written() (frames int) {
+	frames = q.out
+	for _, f := range q.frames[:frames] {
+		q.bytes -= len(f)
+	}
+	clear(q.frames[:frames])
+	q.frames = q.frames[frames:]
+	if len(q.frames) == 0 {
+		q.frames = nil // an idle Conn holds nothing
+	}
+	q.out, q.rest = 0, nil
+	return frames
+}

@@ -1,0 +1,114 @@
+package herald
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+	"unicode/utf8"
+
+	"github.com/coder/websocket"
+)
+
+// read is the one goroutine of an idle Conn. It reads until the connection
+// ends, then reports the end.
+func (c *Conn) read() {
+	defer c.disconnected()
+	c.socket.conn.SetDeadline(time.Time{})
+	for c.readMessage() {
+	}
+}
+
+// readMessage reads one message and hands it to OnMessage. It answers false
+// when there will be no more.
+func (c *Conn) readMessage() bool {
+	// With context.Background() the library sets up no timers.
+	kind, r, err := c.ws.Reader(context.Background())
+	if err != nil {
+		c.readFailed(err)
+		return false
+	}
+	c.reading.Store(clock())
+	data, err := io.ReadAll(r)
+	c.reading.Store(0)
+	if err != nil {
+		c.readFailed(err)
+		return false
+	}
+	if c.ctx.Err() != nil {
+		return true // closing: until the client's close frame, messages are ignored
+	}
+	h := c.hub
+	m := Message{data: data, text: kind == websocket.MessageText}
+	switch {
+	case m.text && !utf8.Valid(data):
+		c.shut(&CloseError{Code: StatusInvalidPayload, Reason: "text is not UTF-8"}, false)
+		return true
+	case !c.allow():
+		return true
+	}
+	h.stats.messagesReceived.Add(1)
+	if h.config.OnMessage != nil {
+		c.socket.lastRead.Store(inCallback)
+		h.guard(c, "OnMessage", func() { h.config.OnMessage(c.ctx, c, m) })
+		c.socket.lastRead.Store(clock())
+	}
+	return true
+}
+
+// allow counts a message or a ping of the client's against MessageRate.
+func (c *Conn) allow() bool {
+	if c.rate.allow(c.hub.config.MessageRate) {
+		return true
+	}
+	c.shut(&CloseError{Code: StatusPolicyViolation, Reason: fmt.Sprintf("more than %d messages a second", c.hub.config.MessageRate)}, false)
+	return false
+}
+
+// pingReceived is called by the library for each ping, and says whether to
+// answer it.
+func (c *Conn) pingReceived(context.Context, []byte) bool {
+	return c.ctx.Err() == nil && c.allow()
+}
+
+// readFailed sees to the end of the connection after the library's reader
+// failed.
+func (c *Conn) readFailed(err error) {
+	switch {
+	case websocket.CloseStatus(err) != -1:
+		// The client's close frame: the library has answered it, and hung up.
+	case c.socket.readErr != nil:
+		c.kill(fmt.Errorf("herald: connection lost: %w", c.socket.readErr))
+	default:
+		// A breach of the protocol. The library has sent a close frame for
+		// most. A close with unread bytes resets the connection, and the
+		// client might never see the frame: so read on, until the client has
+		// closed its side, or the timer of the close ends it.
+		c.shut(&CloseError{Code: StatusProtocolError, Reason: "protocol error"}, false)
+		c.mu.Lock()
+		c.queue.halfClose = true
+		end := c.ending()
+		c.mu.Unlock()
+		c.end(end)
+		var b [512]byte
+		for c.socket.readErr == nil {
+			c.socket.Read(b[:])
+		}
+		c.kill(nil)
+	}
+}
+
+// disconnected reports the end of a Conn whose OnConnect has returned nil.
+func (c *Conn) disconnected() {
+	c.mu.Lock()
+	accepted, cause := c.accepted, c.cause
+	c.mu.Unlock()
+	if !accepted {
+		return
+	}
+	h := c.hub
+	h.stats.disconnected.Add(1)
+	if h.config.OnDisconnect != nil {
+		h.guard(c, "OnDisconnect", func() { h.config.OnDisconnect(c, cause) })
+	}
+}

@@ -1,0 +1,136 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+)
+
+// receive takes what the Bus hands over, until the Bus is closed. It never
+// writes to a socket, and never waits for a Conn, a confirmation or a
+// callback.
+func (h *Hub) receive(ctx context.Context) {
+	var scratch []*Conn
+	for {
+		e, err := h.bus.Receive(ctx)
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, ErrClosed) {
+				return
+			}
+			h.config.Logger.Error("herald: the Bus does not hand over", slog.Any("err", err))
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		switch e.Kind {
+		case EventPacket:
+			scratch = h.take(e.Packet, scratch)
+		case EventDown:
+			h.gaps.down(e)
+		case EventRestored:
+			h.gaps.restored(e)
+			h.heartbeat.restored()
+			h.presence.suspect.Store(true) // a failover may have lost entries too
+			h.housekeep()
+		}
+	}
+}
+
+// take handles one packet.
+func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
+	clear(scratch)
+	scratch = scratch[:0]
+	own := p.Topic == topicHeartbeat || p.Topic == h.nodeTopic
+	if !own {
+		if scratch = h.index.appendConns(scratch, p.Topic); len(scratch) == 0 {
+			h.stats.foreign.Add(1)
+			return scratch
+		}
+	}
+	h.stats.received.Add(1)
+	e, err := decodeEnvelope(p.Data)
+	if err == nil && own != (e.kind != kindMessage) {
+		err = errMalformed
+	}
+	if err != nil {
+		h.stats.malformed.Add(1)
+		h.gaps.malformed(p.Topic, err)
+		return scratch
+	}
+	switch e.kind {
+	case kindMessage:
+		h.deliver(&e, scratch)
+	case kindDirect:
+		for _, id := range e.conns {
+			if c := h.local(id); c != nil {
+				scratch = append(scratch, c)
+			}
+		}
+		h.deliver(&e, scratch)
+	case kindCall:
+		h.calls.push(incomingCall{call: e.call, filter: e.filter, sender: e.sender, id: e.id})
+	case kindAnswer:
+		h.calls.answered(e.id, e.sender, e.err)
+	case kindHeartbeat:
+		h.heartbeat.hear(e.sender)
+	}
+	return scratch
+}
+
+// deliver puts a message into the queues of those Conns that it is for.
+func (h *Hub) deliver(e *envelope, conns []*Conn) {
+	var had map[uint64]struct{}
+	if e.copies {
+		had = h.copies.of(e.sender, e.id)
+	}
+	filtered := !e.filter.empty()
+	for _, c := range conns {
+		if filtered && !e.filter.passes(c) {
+			continue
+		}
+		if had != nil {
+			if _, again := had[c.counter]; again {
+				continue
+			}
+			had[c.counter] = struct{}{}
+		}
+		c.enqueue(e.frame, e.volatile)
+	}
+}
+
+// copies remembers, for messages that come in several packets, which Conns
+// have had them. The packets of one Send come close together, so that few
+// messages need be remembered.
+type copies struct {
+	had   map[copyKey]map[uint64]struct{}
+	order []copyKey
+}
+
+type copyKey struct {
+	sender string
+	id     uint64
+}
+
+// maxCopies is how many messages are remembered.
+const maxCopies = 4096
+
+func (s *copies) of(sender string, id uint64) map[uint64]struct{} {
+	key := copyKey{sender, id}
+	if had, ok := s.had[key]; ok {
+		return had
+	}
+	if s.had == nil {
+		s.had = make(map[copyKey]map[uint64]struct{})
+	}
+	if len(s.order) == maxCopies {
+		delete(s.had, s.order[0])
+		s.order = append(s.order[:0], s.order[1:]...)
+	}
+	had := make(map[uint64]struct{})
+	s.had[key] = had
+	s.order = append(s.order, key)
+	return had
+}

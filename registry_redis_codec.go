@@ -1,0 +1,157 @@
+package herald
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// What a Redis Registry writes. Names may be any bytes, so each is a
+// netstring, <length>:<bytes>.
+//
+//	value   <generation> <since µs> <answer> <node><user><device><platform><remote address>{<key><value>}
+//	lease   <generation> <renewed µs> <ttl µs> <connections> <version>
+//	member  u|o <connection id> <topic>, the last two netstrings without a space
+//
+// The scripts read generation, since, answer, node and user of a value. The
+// answer is 1 where the Session's Add said that its user came online.
+
+func appendNetstring(b []byte, s string) []byte {
+	b = strconv.AppendInt(b, int64(len(s)), 10)
+	b = append(b, ':')
+	return append(b, s...)
+}
+
+// cutNetstring cuts the first netstring off s.
+func cutNetstring(s string) (field, rest string, ok bool) {
+	length, rest, ok := strings.Cut(s, ":")
+	n, err := strconv.ParseUint(length, 10, 31)
+	if !ok || err != nil || n > uint64(len(rest)) {
+		return "", "", false
+	}
+	return rest[:n], rest[n:], true
+}
+
+// encodeBody returns the part of a value that a node knows: all but
+// generation, since and answer.
+func encodeBody(s Session) string {
+	var b []byte
+	for _, field := range []string{s.Node, s.User, s.Device, s.Platform, s.RemoteAddr} {
+		b = appendNetstring(b, field)
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.Meta)) {
+		b = appendNetstring(appendNetstring(b, key), s.Meta[key])
+	}
+	return string(b)
+}
+
+// decodeValue returns the Session with this id and its lease's generation,
+// or false where the value is none of herald's.
+func decodeValue(id, value string) (s Session, generation int64, ok bool) {
+	head := strings.SplitN(value, " ", 4)
+	if len(head) != 4 {
+		return Session{}, 0, false
+	}
+	generation, err := strconv.ParseInt(head[0], 10, 64)
+	since, err2 := strconv.ParseInt(head[1], 10, 64)
+	if err != nil || err2 != nil {
+		return Session{}, 0, false
+	}
+	s = Session{ID: id, Since: time.UnixMicro(since)}
+	rest := head[3]
+	for _, field := range []*string{&s.Node, &s.User, &s.Device, &s.Platform, &s.RemoteAddr} {
+		if *field, rest, ok = cutNetstring(rest); !ok {
+			return Session{}, 0, false
+		}
+	}
+	for rest != "" {
+		var key, val string
+		if key, rest, ok = cutNetstring(rest); !ok {
+			return Session{}, 0, false
+		}
+		if val, rest, ok = cutNetstring(rest); !ok {
+			return Session{}, 0, false
+		}
+		if s.Meta == nil {
+			s.Meta = make(map[string]string)
+		}
+		s.Meta[key] = val
+	}
+	return s, generation, true
+}
+
+// decodeNode returns the Node of a lease record, Alive being left to the
+// caller, or false where the record is none of herald's.
+func decodeNode(id, record string) (Node, bool) {
+	fields := strings.Split(record, " ")
+	if len(fields) != 5 {
+		return Node{}, false
+	}
+	var n [5]int64
+	for i, field := range fields {
+		var err error
+		if n[i], err = strconv.ParseInt(field, 10, 64); err != nil {
+			return Node{}, false
+		}
+	}
+	return Node{
+		ID:         id,
+		Generation: n[0],
+		Renewed:    time.UnixMicro(n[1]),
+		TTL:        time.Duration(n[2]) * time.Microsecond,
+		Conns:      int(n[3]),
+		Version:    int(n[4]),
+	}, true
+}
+
+// A place is where an index says that a Session lies.
+type place struct {
+	id, topic string
+	user      bool // the topic is the Session's user's
+}
+
+func (p place) member() string {
+	b := []byte{'o'}
+	if p.user {
+		b[0] = 'u'
+	}
+	return string(appendNetstring(appendNetstring(b, p.id), p.topic))
+}
+
+// decodePlace returns false where the member is none of herald's.
+func decodePlace(member string) (p place, ok bool) {
+	if member == "" {
+		return place{}, false
+	}
+	p.user = member[0] == 'u'
+	rest := member[1:]
+	if p.id, rest, ok = cutNetstring(rest); !ok {
+		return place{}, false
+	}
+	p.topic, _, ok = cutNetstring(rest)
+	return p, ok
+}
+
+// places returns where an Entry lies, the user's topic first.
+func (e Entry) places() []place {
+	all := make([]place, 0, 1+len(e.Topics))
+	if e.UserTopic != "" {
+		all = append(all, place{e.Session.ID, e.UserTopic, true})
+	}
+	for _, topic := range e.Topics {
+		if e.UserTopic == "" || topic != e.UserTopic {
+			all = append(all, place{e.Session.ID, topic, false})
+		}
+	}
+	return all
+}
+
+// compareSessions orders by Since, then by id.
+func compareSessions(a, b Session) int {
+	if c := a.Since.Compare(b.Since); c != 0 {
+		return c
+	}
+	return strings.Compare(a.ID, b.ID)
+}

@@ -1,0 +1,135 @@
+package herald
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// start sets the Hub's own goroutines going. Shutdown waits for them.
+func (h *Hub) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	last, cancelLast := context.WithCancel(context.Background())
+	h.cancel, h.cancelLast = cancel, cancelLast
+	for _, f := range []func(context.Context){
+		h.calls.run,
+		h.heartbeat.run,
+		(&housekeeping{p: h.presence}).run,
+		h.collectOffline,
+		h.keepalive,
+	} {
+		h.background.Go(func() { f(ctx) })
+	}
+	for _, f := range []func(context.Context){h.follower.run, h.receive, h.gaps.run} {
+		h.last.Go(func() { f(last) })
+	}
+}
+
+// Shutdown ends the Hub: at once it takes no more connections and Health is
+// red; then the connections are closed with 1012, spread over 80% of the time
+// that ctx gives (DrainTime where it has no deadline), so that their clients
+// do not all come to the other nodes at once; at last the node leaves the
+// Registry and the Bus is closed. Send works until then. Where ctx is done
+// before that, connections are cut, and the error is that of ctx. Shutdown
+// may be called several times, and returns the same to all; it must not be
+// called from a callback.
+func (h *Hub) Shutdown(ctx context.Context) error {
+	h.shutdownOnce.Do(func() { h.shutdownErr = h.shutdown(ctx) })
+	return h.shutdownErr
+}
+
+func (h *Hub) shutdown(ctx context.Context) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, h.config.DrainTime)
+		defer cancel()
+	}
+	h.mu.Lock()
+	h.draining = true
+	h.mu.Unlock()
+	h.drainConns(ctx)
+	waitFor(ctx, &h.handshakes)
+	// Those that were still in their handshake.
+	for _, c := range h.index.appendConns(nil, topicEveryone) {
+		c.shut(restarting, false)
+	}
+	close(h.drained)
+	if waitFor(ctx, &h.wg) != nil {
+		h.mu.Lock()
+		open := slices.Collect(maps.Keys(h.closing))
+		h.mu.Unlock()
+		for _, c := range open {
+			c.kill(nil)
+		}
+	}
+	return h.stop(ctx)
+}
+
+var restarting = &CloseError{Code: StatusServiceRestart, Reason: "the service restarts"}
+
+// drainConns begins to close all connections, spread over 80% of the time.
+func (h *Hub) drainConns(ctx context.Context) {
+	conns := h.index.appendConns(nil, topicEveryone)
+	deadline, _ := ctx.Deadline()
+	begin := time.Now()
+	span := deadline.Sub(begin) * 8 / 10
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for i, c := range conns {
+		if wait := time.Until(begin.Add(span / time.Duration(len(conns)) * time.Duration(i))); wait > 0 && ctx.Err() == nil {
+			timer.Reset(wait)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+			}
+		}
+		c.shut(restarting, false)
+	}
+}
+
+// stopGrace is how long the end may take where Shutdown's context is done.
+const stopGrace = 2 * time.Second
+
+// stop ends everything but the connections.
+func (h *Hub) stop(ctx context.Context) error {
+	err := ctx.Err()
+	end := ctx
+	if err != nil {
+		var cancel context.CancelFunc
+		end, cancel = context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+		defer cancel()
+	}
+	h.cancel()
+	h.background.Wait()
+	close(h.stopped)
+	h.presence.stop(end)
+	h.cancelLast()
+	h.closeParts()
+	h.last.Wait()
+	h.writers.close()
+	return err
+}
+
+// abort ends a Hub that New could not finish.
+func (h *Hub) abort() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	h.stop(ctx)
+}
+
+// waitFor waits for wg until ctx is done.
+func waitFor(ctx context.Context, wg *sync.WaitGroup) error {
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

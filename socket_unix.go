@@ -1,0 +1,64 @@
+//go:build unix
+
+package herald
+
+import (
+	"net"
+	"syscall"
+)
+
+// rawConn returns the means to write to a plain TCP connection without
+// waiting, or nil.
+func rawConn(conn net.Conn) syscall.RawConn {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// A rawWriter makes non-blocking writes. Its state is kept between calls so
+// that they allocate nothing.
+type rawWriter struct {
+	p   []byte
+	n   int
+	err error
+	try func(fd uintptr) bool
+}
+
+// write writes as much of p as the socket takes at once.
+func (w *rawWriter) write(raw syscall.RawConn, p []byte) (int, error) {
+	if w.try == nil {
+		w.try = w.once
+	}
+	w.p, w.n, w.err = p, 0, nil
+	// Where the connection is closed, or its deadline has passed, Write
+	// fails without calling w.try.
+	err := raw.Write(w.try)
+	w.p = nil
+	if err == nil {
+		err = w.err
+	}
+	return w.n, err
+}
+
+// once answers true always: it never waits for the socket.
+func (w *rawWriter) once(fd uintptr) bool {
+	for {
+		n, err := syscall.Write(int(fd), w.p)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+		case err != nil:
+			w.err = err
+		default:
+			w.n = n
+		}
+		return true
+	}
+}

@@ -1,0 +1,205 @@
+package herald
+
+import (
+	"os"
+	"sync"
+	"time"
+)
+
+// writers are the few goroutines that write to all plain TCP sockets. Each
+// has a list of Conns that have something to write; while it is busy,
+// messages pile up in their queues and share the next system call.
+type writers struct {
+	all []*writer
+	wg  sync.WaitGroup
+}
+
+type writer struct {
+	mu     sync.Mutex
+	list   []*Conn
+	closed bool
+
+	wake chan struct{} // holds one
+
+	// Of the goroutine alone.
+
+	turn []*Conn
+	raw  rawWriter
+	buf  []byte
+}
+
+func newWriters(n int) *writers {
+	ws := &writers{}
+	for range n {
+		w := &writer{wake: make(chan struct{}, 1), buf: make([]byte, 0, flushSize)}
+		ws.all = append(ws.all, w)
+		ws.wg.Go(w.run)
+	}
+	return ws
+}
+
+// push puts a Conn that is ownerWriter's on a list.
+func (ws *writers) push(c *Conn) {
+	ws.all[c.counter%uint64(len(ws.all))].push(c)
+}
+
+func (w *writer) push(c *Conn) {
+	w.mu.Lock()
+	w.list = append(w.list, c)
+	first := len(w.list) == 1
+	w.mu.Unlock()
+	if first {
+		w.poke()
+	}
+}
+
+func (w *writer) poke() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// close ends the writers when their lists are empty, and waits for them.
+func (ws *writers) close() {
+	for _, w := range ws.all {
+		w.mu.Lock()
+		w.closed = true
+		w.mu.Unlock()
+		w.poke()
+	}
+	ws.wg.Wait()
+}
+
+func (w *writer) run() {
+	for {
+		w.mu.Lock()
+		w.turn, w.list = w.list, w.turn[:0]
+		closed := w.closed
+		w.mu.Unlock()
+		if len(w.turn) == 0 {
+			if closed {
+				return
+			}
+			<-w.wake
+			continue
+		}
+		for i, c := range w.turn {
+			w.flush(c)
+			w.turn[i] = nil
+		}
+	}
+}
+
+// flush writes once to the Conn what it has, without waiting. What the socket
+// does not take at once is left to a goroutine that may wait.
+func (w *writer) flush(c *Conn) {
+	c.mu.Lock()
+	p, joined := c.queue.take(w.buf)
+	if p == nil {
+		c.queue.owner = ownerNone
+		c.mu.Unlock()
+		return
+	}
+	c.mu.Unlock()
+
+	n, err := w.raw.write(c.socket.raw, p)
+	if err != nil {
+		c.writeFailed(err)
+		return
+	}
+
+	c.mu.Lock()
+	if n < len(p) {
+		if joined {
+			p = append([]byte(nil), p...)
+		}
+		c.queue.rest = p[n:]
+		c.queue.blocked = true
+		c.queue.owner = ownerDrain
+		c.mu.Unlock()
+		c.start(ownerDrain)
+		return
+	}
+	frames := c.queue.written()
+	more := c.queue.hasWork() && !c.queue.dead
+	if !more {
+		c.queue.owner = ownerNone
+	}
+	end := c.ending()
+	c.mu.Unlock()
+	c.hub.stats.written.Add(uint64(frames))
+	if more {
+		w.push(c)
+		return
+	}
+	c.end(end)
+}
+
+// drainBuffers are for drain. Few are in use at a time.
+var drainBuffers = sync.Pool{New: func() any { b := make([]byte, 0, flushSize); return &b }}
+
+// drain writes what the Conn has, waiting where it must, until there is
+// nothing more. It serves the sockets that take no more at once, and those
+// that are not plain TCP.
+func (c *Conn) drain() {
+	buf := drainBuffers.Get().(*[]byte)
+	defer drainBuffers.Put(buf)
+	for {
+		c.mu.Lock()
+		p, _ := c.queue.take(*buf)
+		if p == nil {
+			c.mu.Unlock()
+			// An expired deadline would fail the next raw write.
+			c.socket.conn.SetWriteDeadline(time.Time{})
+			c.mu.Lock()
+			if c.queue.hasWork() && !c.queue.dead {
+				c.mu.Unlock()
+				continue
+			}
+			c.queue.owner = ownerNone
+			c.queue.blocked = false
+			end := c.ending()
+			c.mu.Unlock()
+			c.end(end)
+			return
+		}
+		c.mu.Unlock()
+		if err := c.writeAll(p); err != nil {
+			c.writeFailed(err)
+			return
+		}
+		c.mu.Lock()
+		frames := c.queue.written()
+		c.mu.Unlock()
+		c.hub.stats.written.Add(uint64(frames))
+	}
+}
+
+// writeAll writes p, with WriteTimeout for each piece.
+func (c *Conn) writeAll(p []byte) error {
+	for len(p) > 0 {
+		piece := p[:min(len(p), flushSize)]
+		if err := c.socket.conn.SetWriteDeadline(time.Now().Add(c.hub.config.WriteTimeout)); err != nil {
+			return err
+		}
+		n, err := c.socket.conn.Write(piece)
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// writeFailed ends the Conn after a failed write.
+func (c *Conn) writeFailed(err error) {
+	if os.IsTimeout(err) {
+		c.hub.stats.tooSlow.Add(1)
+		err = ErrTooSlow
+	}
+	c.mu.Lock()
+	c.queue.owner = ownerNone
+	c.mu.Unlock()
+	c.kill(err)
+}
