@@ -12,9 +12,6 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/logging"
-
 	"github.com/heraldgo/herald/examples/chat/demo"
 )
 
@@ -30,10 +27,6 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	// A node that is stopped loses its links to Redis on purpose, which
-	// go-redis would report on stderr.
-	redis.SetLogger(&logging.VoidLogger{})
-
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once

@@ -12,6 +12,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
+
 	"github.com/heraldgo/herald"
 )
 
@@ -33,8 +36,12 @@ type Options struct {
 }
 
 // Run runs the demo until ctx is done, and then shuts it down gracefully:
-// that is no error. It leaves no goroutine.
+// that is no error. It leaves no goroutine. It silences go-redis for the whole
+// program.
 func Run(ctx context.Context, o Options) error {
+	// A node that is stopped loses its links to Redis on purpose, which
+	// go-redis would report on stderr. What matters, the Hubs log.
+	redis.SetLogger(&logging.VoidLogger{})
 	if o.Nodes < 1 || o.Nodes > 64 {
 		return fmt.Errorf("-nodes %d: must be 1 to 64", o.Nodes)
 	}

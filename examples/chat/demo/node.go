@@ -14,9 +14,12 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// lease is shorter than herald's default, so that the presence of a node
+// Both are shorter than herald's defaults, so that the presence of a node
 // that was stopped heals before one's eyes.
-const lease = 3 * time.Second
+const (
+	lease        = 3 * time.Second
+	offlineDelay = 2 * time.Second
+)
 
 // silent is above every level that is logged.
 const silent = slog.LevelError + 1
@@ -81,6 +84,7 @@ func (n *node) openHub() error {
 		Prefix:       "herald-chat",
 		Name:         n.name,
 		Lease:        lease,
+		OfflineDelay: offlineDelay,
 		Authenticate: authenticate,
 		ConnContext: func(r *http.Request) context.Context {
 			return context.WithValue(context.Background(), connKey{}, r.Context().Value(connKey{}))
@@ -91,7 +95,7 @@ func (n *node) openHub() error {
 		OnOnline:     func(user string) { n.announce(user, "came online") },
 		OnOffline:    func(user string) { n.announce(user, "went offline") },
 		OnGap:        n.onGap,
-		Logger:       slog.New(slog.NewTextHandler(n.cluster.options.Log, &slog.HandlerOptions{Level: &n.level})).With("node", n.name),
+		Logger:       slog.New(slog.NewTextHandler(n.cluster.options.Log, &slog.HandlerOptions{Level: &n.level})).With("on", n.name),
 	}
 	if n.cluster.options.NewBus != nil {
 		bus, err := n.cluster.options.NewBus(n.name)
