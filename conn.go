@@ -77,6 +77,12 @@ func (c *Conn) Session() Session {
 	}
 }
 
+func (c *Conn) isAccepted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.accepted
+}
+
 func (c *Conn) sinceTime() time.Time {
 	if us := c.since.Load(); us != 0 {
 		return time.UnixMicro(us)

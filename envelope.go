@@ -161,7 +161,7 @@ func decodeEnvelope(b []byte) (envelope, error) {
 	default:
 		d.bad = true
 	}
-	if d.bad {
+	if d.bad || len(nodeTopic(e.sender)) > maxTopic {
 		return envelope{}, errMalformed
 	}
 	if e.kind > kindDirect {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -108,9 +109,9 @@ func (h *Hub) ready(w http.ResponseWriter) *HTTPError {
 		return &HTTPError{http.StatusServiceUnavailable, "not ready"}
 	}
 	if !canHijack(w) {
-		message := fmt.Sprintf("the http.ResponseWriter (%T) hides http.Hijacker: mount the Hub outside of that middleware (http.TimeoutHandler?), or give it an Unwrap method", w)
-		h.config.Logger.Error("herald: cannot upgrade", slog.String("err", message))
-		return &HTTPError{http.StatusInternalServerError, message}
+		h.config.Logger.Error("herald: cannot upgrade: a middleware (http.TimeoutHandler?) hides http.Hijacker; mount the Hub outside of it, or give its http.ResponseWriter an Unwrap method",
+			slog.String("writer", fmt.Sprintf("%T", w)))
+		return &HTTPError{http.StatusInternalServerError, "cannot upgrade here: the server's log says why"}
 	}
 	return nil
 }
@@ -125,8 +126,6 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 	}
 	defer cancel()
 
-	slices.Sort(c.identity.Groups)
-	c.identity.Groups = slices.Compact(c.identity.Groups)
 	topics := append(groupTopics(c.identity.Groups), topicEveryone, userTopic(id.User))
 	followed := h.follower.follow(topics...)
 	if !h.index.add(c, c.identity.Groups, h.config.MaxConns, h.config.MaxConnsPerUser) {
@@ -154,6 +153,8 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 }
 
 func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
+	id.Groups = slices.Compact(slices.Sorted(slices.Values(id.Groups)))
+	id.Meta = maps.Clone(id.Meta)
 	c := &Conn{hub: h, counter: h.counter.Add(1), identity: id, remote: r.RemoteAddr}
 	c.ctx, c.cancel = context.WithCancelCause(h.config.ConnContext(r))
 	c.socket.c = c
@@ -320,7 +321,7 @@ func (h *Hub) reject(w http.ResponseWriter, r *http.Request, e *HTTPError) {
 	if h.config.RejectAfterUpgrade && h.rejectUpgraded(w, r, e) {
 		return
 	}
-	if e.Status == http.StatusServiceUnavailable {
+	if e.Status == http.StatusServiceUnavailable || e.Status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
 	}
 	http.Error(w, e.Message, e.Status)

@@ -268,12 +268,12 @@ func (h *Hub) Disconnect(ctx context.Context, t Target, code StatusCode, reason 
 	return h.call(ctx, t, call{op: opDisconnect, code: code, reason: reason})
 }
 
-// Conns iterates over the connections of this node, in no order, as they are
-// when the iteration begins.
+// Conns iterates over the connections of this node that OnConnect has let in,
+// in no order, as they are when the iteration begins.
 func (h *Hub) Conns() iter.Seq[*Conn] {
 	return func(yield func(*Conn) bool) {
 		for _, c := range h.index.appendConns(nil, topicEveryone) {
-			if !yield(c) {
+			if c.isAccepted() && !yield(c) {
 				return
 			}
 		}

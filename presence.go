@@ -246,6 +246,14 @@ func (p *presence) write(ctx context.Context, ops []presenceOp) {
 		}
 	}
 	results := make([]presenceResult, len(ops))
+	if err := p.failing(); err != nil {
+		// Not tried: each would wait for its timeout. What is missing is
+		// mended when the Registry is back.
+		for i := range results {
+			results[i].err = err
+		}
+		adds, removes = nil, nil
+	}
 	if len(adds) > 0 {
 		p.writeAdds(ctx, ops, adds, results)
 	}

@@ -14,6 +14,8 @@ import (
 // ends, then reports the end.
 func (c *Conn) read() {
 	defer c.disconnected()
+	// The library keeps a finalizer, which would keep the Conn for ever.
+	defer c.ws.CloseNow()
 	c.socket.conn.SetDeadline(time.Time{})
 	for c.readMessage() {
 	}
