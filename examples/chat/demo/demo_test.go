@@ -343,6 +343,11 @@ func TestStopANode(t *testing.T) {
 			bob := d.connect(d.nodes[0], "user=bob")
 			page := d.connect(d.nodes[2], "user=zoe&presence=1")
 			page.until("hello", "", "You are on node n3")
+			// Who was never registered never goes offline.
+			eventually(t, "bob is online", func() bool {
+				got, _ := d.online(d.door, "user=bob")
+				return got.Online
+			})
 
 			if status := d.order("n1", "stop"); status != 204 {
 				t.Fatalf("stop: %d", status)
