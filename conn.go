@@ -23,6 +23,7 @@ type Conn struct {
 	identity Identity
 	remote   string
 	since    atomic.Int64 // Unix microseconds, the Registry's; 0 before its answer
+	addedIn  int64        // generation of the lease it was last added under; presence.run's
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
 

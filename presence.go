@@ -308,7 +308,7 @@ func (p *presence) writeAdds(ctx context.Context, ops []presenceOp, adds []int, 
 			}
 		}
 	}
-	if err == nil && p.hub.config.OnOnline != nil {
+	if err == nil {
 		p.tellOnline(ops, adds, added)
 	}
 }
@@ -318,14 +318,19 @@ func (p *presence) writeAdds(ctx context.Context, ops []presenceOp, adds []int, 
 func (p *presence) tellOnline(ops []presenceOp, adds []int, added []Added) {
 	var users []string
 	for j, i := range adds {
-		if added[j].Online && ops[i].done == nil {
-			users = append(users, ops[i].c.identity.User)
+		// To an Add that it has seen, of an audit, the Registry says again
+		// what it said at first.
+		c := ops[i].c
+		again := c.addedIn == p.lease.Generation
+		c.addedIn = p.lease.Generation
+		if added[j].Online && !again && ops[i].done == nil {
+			users = append(users, c.identity.User)
 		}
 	}
-	if len(users) == 0 {
+	h := p.hub
+	if len(users) == 0 || h.config.OnOnline == nil {
 		return
 	}
-	h := p.hub
 	h.last.Go(func() {
 		for _, u := range users {
 			h.guard(nil, "OnOnline", func() { h.config.OnOnline(u) })
