@@ -136,12 +136,17 @@ func (c *client) want(kind, from, text string) {
 	}
 }
 
-// until skips the frames before the one it waits for.
-func (c *client) until(kind, from, text string) {
+// until returns the notices before the frame it waits for, and skips the
+// other frames.
+func (c *client) until(kind, from, text string) (notices []string) {
 	c.t.Helper()
 	for {
-		if f := c.hear(); f["type"] == kind && f["from"] == from && f["text"] == text {
-			return
+		f := c.hear()
+		if f["type"] == kind && f["from"] == from && f["text"] == text {
+			return notices
+		}
+		if f["type"] == "notice" {
+			notices = append(notices, fmt.Sprint(f["from"], " ", f["text"]))
 		}
 	}
 }
@@ -363,7 +368,11 @@ func TestStopANode(t *testing.T) {
 			ann2.want("direct", "zoe", "still there?")
 
 			// Presence heals within the lease, and the page is told.
-			page.until("notice", "bob", "went offline")
+			told := page.until("notice", "bob", "went offline")
+			slices.Sort(told)
+			if len(slices.Compact(slices.Clone(told))) != len(told) {
+				t.Errorf("%q: want each notice once", told)
+			}
 			got, _ := d.online(d.door, "user=bob")
 			if got.Online {
 				t.Errorf("bob: %+v: want offline", got)
