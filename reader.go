@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"time"
 	"unicode/utf8"
 
 	"github.com/coder/websocket"
@@ -16,7 +15,6 @@ func (c *Conn) read() {
 	defer c.disconnected()
 	// The library keeps a finalizer, which would keep the Conn for ever.
 	defer c.ws.CloseNow()
-	c.socket.conn.SetDeadline(time.Time{})
 	for c.readMessage() {
 	}
 }

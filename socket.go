@@ -139,9 +139,11 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	head := bytes.NewBufferString("HTTP/1.1 101 Switching Protocols\r\n")
 	w.Header().WriteSubset(head, noBody)
 	head.WriteString("\r\n")
+	conn.SetWriteDeadline(time.Now().Add(s.c.hub.config.WriteTimeout))
 	if _, err := conn.Write(head.Bytes()); err != nil {
 		return nil, nil, err
 	}
+	conn.SetDeadline(time.Time{}) // the host's too; from now on drain sets its own
 	return s, bufio.NewReadWriter(bufio.NewReaderSize(s, socketReadBuffer), bufio.NewWriterSize(s, socketWriteBuffer)), nil
 }
 
