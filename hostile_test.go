@@ -336,7 +336,7 @@ func TestResetInEveryPhase(t *testing.T) {
 			if test.phase == "message" || test.phase == "closing" {
 				<-reached
 			}
-			wsraw.New(tcp).Reset()
+			wsraw.Reset(tcp)
 			if test.phase == "connect" || test.phase == "message" {
 				proceed <- struct{}{}
 			}
@@ -349,7 +349,7 @@ func TestResetInEveryPhase(t *testing.T) {
 	for _, request := range []string{"", "GET / HT", "GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n"} {
 		tcp := r.dialTCP(0)
 		io.WriteString(tcp, request)
-		wsraw.New(tcp).Reset()
+		wsraw.Reset(tcp)
 	}
 	r.clean()
 	r.shutdown(patience)

@@ -274,27 +274,27 @@ func (w *pipeWriter) WriteHeader(status int)      { w.status = status }
 // pipe connects a client over net.Pipe.
 func (r *rig) pipe(query string) *wsraw.Conn {
 	r.t.Helper()
-	ws, w := dialPipe(r.Hub, query)
-	if w.status != http.StatusSwitchingProtocols {
-		r.t.Fatalf("refused with %d: %s", w.status, w.body.String())
-	}
-	r.t.Cleanup(func() { ws.Close() })
-	return ws
-}
-
-// dialPipe hands the Hub a request for an upgrade, and returns what came of it.
-func dialPipe(h *Hub, query string) (*wsraw.Conn, *pipeWriter) {
 	client, server := net.Pipe()
 	w := &pipeWriter{header: http.Header{}, conn: server}
-	r := httptest.NewRequest("GET", "/?"+query, nil)
+	request := httptest.NewRequest("GET", "/?"+query, nil)
 	for name, value := range map[string]string{
 		"Connection": "Upgrade", "Upgrade": "websocket",
 		"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 	} {
-		r.Header.Set(name, value)
+		request.Header.Set(name, value)
 	}
-	h.ServeHTTP(w, r)
-	return wsraw.New(client), w
+	go func() {
+		r.ServeHTTP(w, request)
+		if w.status != 0 { // a refusal
+			server.Close()
+		}
+	}()
+	ws, _, err := wsraw.ReadResponse(client)
+	if err != nil {
+		r.t.Fatalf("refused with %d, %s: %v", w.status, w.body.String(), err)
+	}
+	r.t.Cleanup(func() { ws.Close() })
+	return ws
 }
 
 // closeCode returns the code of a *CloseError, or 0.

@@ -188,11 +188,11 @@ func TestStalledForEver(t *testing.T) {
 	r.await("a stuck socket", func() bool {
 		q := queueOf(conn)
 		if len(q.frames) < 4 {
-			conn.Send(numbered(0, 32<<10))
+			conn.Send(numbered(0, 200<<10))
 		}
 		return q.blocked
 	})
-	for conn.Send(numbered(0, 32<<10)) == nil {
+	for conn.Send(numbered(0, 200<<10)) == nil {
 	}
 	if err := conn.Send(Text("late")); !errors.Is(err, ErrClosed) {
 		t.Errorf("Send after the close: %v", err)

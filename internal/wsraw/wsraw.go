@@ -74,17 +74,20 @@ type Conn struct {
 	br *bufio.Reader
 }
 
-// New returns a Conn over a connection that has been upgraded.
-func New(c net.Conn) *Conn { return &Conn{Conn: c, br: bufio.NewReader(c)} }
-
 // Handshake upgrades c and returns the Conn, or the response that refused it.
 func Handshake(c net.Conn, path string, header http.Header) (*Conn, *http.Response, error) {
 	c.SetDeadline(time.Now().Add(patience))
-	defer c.SetDeadline(time.Time{})
 	if err := WriteRequest(c, path, header); err != nil {
 		return nil, nil, err
 	}
-	ws := New(c)
+	return ReadResponse(c)
+}
+
+// ReadResponse is the second half of Handshake.
+func ReadResponse(c net.Conn) (*Conn, *http.Response, error) {
+	c.SetDeadline(time.Now().Add(patience))
+	defer c.SetDeadline(time.Time{})
+	ws := &Conn{Conn: c, br: bufio.NewReader(c)}
 	response, err := http.ReadResponse(ws.br, nil)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the response: %w", err)
@@ -222,10 +225,8 @@ func (c *Conn) ReadEnd() error {
 	return nil
 }
 
-// Reset closes the connection with a RST, where it is TCP.
-func (c *Conn) Reset() error {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
-	}
-	return c.Conn.Close()
+// Reset closes a TCP connection with a RST.
+func Reset(c net.Conn) {
+	c.(*net.TCPConn).SetLinger(0)
+	c.Close()
 }
