@@ -1,0 +1,106 @@
+package herald
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+)
+
+// envelopes are one of each kind.
+func envelopes() []envelope {
+	f := filter{[]string{"n.1", "n.2"}, []string{"42"}, []string{"ios", ""}, true}
+	text := Text("héllo").frame()
+	return []envelope{
+		{kind: kindMessage, frame: text},
+		{kind: kindMessage, volatile: true, filter: f, frame: Binary(make([]byte, 126)).frame()},
+		{kind: kindMessage, filter: filter{on: true}, frame: Binary(make([]byte, 1<<16)).frame()},
+		{kind: kindMessage, copies: true, sender: "node-1", id: 1<<64 - 1, frame: text},
+		{kind: kindDirect, conns: []string{"n.1", "n.2"}, frame: Text("").frame()},
+		{kind: kindCall, sender: "node", id: 7, filter: f, call: call{op: opJoin, target: targetUser, ids: []string{"42", "a\x00b"}, groups: []string{"room"}}},
+		{kind: kindCall, sender: "node", call: call{op: opLeave, target: targetEveryone, groups: []string{"room"}}},
+		{kind: kindCall, sender: "node", id: 8, call: call{op: opDisconnect, target: targetGroup, ids: []string{"g"}, code: StatusReplaced, reason: "bye", before: 1 << 60}},
+		{kind: kindAnswer, sender: "node", id: 9, err: "no"},
+		{kind: kindHeartbeat, sender: "node"},
+	}
+}
+
+// What a node writes, every node reads as it was; what is cut or has more at
+// its end is refused, or is another whole message, and never a panic.
+func TestEnvelope(t *testing.T) {
+	for _, e := range envelopes() {
+		b := e.encode()
+		got, err := decodeEnvelope(b)
+		if err != nil {
+			t.Fatalf("%+v: %v", e, err)
+		}
+		if !reflect.DeepEqual(got, e) && !(len(e.frame) > 100 && bytes.Equal(got.encode(), b)) {
+			t.Errorf("got %+v, want %+v", got, e)
+		}
+		for n := range min(len(b), 200) {
+			if _, err := decodeEnvelope(b[:n]); err == nil {
+				t.Errorf("kind %d cut to %d of %d bytes was taken", e.kind, n, len(b))
+			}
+		}
+		if _, err := decodeEnvelope(append(b, 0)); err == nil {
+			t.Errorf("kind %d with a byte more was taken", e.kind)
+		}
+		b[0]++
+		if _, err := decodeEnvelope(b); err == nil {
+			t.Errorf("kind %d of another version was taken", e.kind)
+		}
+	}
+}
+
+func FuzzEnvelope(f *testing.F) {
+	for _, e := range envelopes() {
+		f.Add(e.encode())
+	}
+	f.Add([]byte{})
+	f.Add([]byte{envelopeVersion, byte(kindDirect), 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := decodeEnvelope(b)
+		if err != nil {
+			return
+		}
+		again, err := decodeEnvelope(e.encode())
+		if err != nil {
+			t.Fatalf("what was decoded is refused when encoded again: %v\n%+v", err, e)
+		}
+		if !reflect.DeepEqual(again, e) {
+			t.Fatalf("got %+v\nwant %+v", again, e)
+		}
+		if e.kind <= kindDirect {
+			if err := checkFrame(e.frame); err != nil {
+				t.Fatalf("frame % x: %v", e.frame[:min(len(e.frame), 20)], err)
+			}
+		}
+	})
+}
+
+// Whatever is accepted as a frame is what a Message's frame would be: nothing
+// else reaches a client.
+func FuzzFrame(f *testing.F) {
+	for _, n := range []int{0, 1, 125, 126, 127, 1<<16 - 1, 1 << 16} {
+		f.Add(Binary(make([]byte, n)).frame())
+	}
+	f.Add(Text("héllo").frame())
+	f.Add(closeFrame(StatusTooSlow, "too slow"))
+	f.Add(pingFrame)
+	f.Add([]byte{finalText, 126, 0, 1, 'a'})
+	f.Add([]byte{finalText, 127, 0x80, 0, 0, 0, 0, 0, 0, 1, 'a'})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if checkFrame(b) == nil {
+			payload, _ := framePayload(b)
+			m := Message{data: payload, text: b[0] == finalText}
+			if got := m.frame(); !bytes.Equal(got, b) {
+				t.Fatalf("taken % x, written % x", b[:min(len(b), 20)], got[:min(len(got), 20)])
+			}
+		}
+		if payload, ok := framePayload(b); ok && b[0] == finalClose {
+			c := parseClose(payload)
+			if c.Code != statusNone && c.Code.check(c.Reason) == nil && !bytes.Equal(closeFrame(c.Code, c.Reason), b) {
+				t.Fatalf("close frame % x is read as %v", b, c)
+			}
+		}
+	})
+}
