@@ -1,0 +1,310 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heraldgo/herald/internal/wsraw"
+)
+
+func TestStatusOfRefusals(t *testing.T) {
+	bus := NewMemoryNetwork().Bus()
+	r := newRig(t, Config{
+		Bus: bus, Registry: NewMemoryRegistry(), HandshakeTimeout: time.Second,
+		Authenticate: func(r *http.Request) (Identity, error) {
+			switch r.URL.Query().Get("as") {
+			case "nobody":
+				return Identity{}, errors.New("secret")
+			case "teapot":
+				return Identity{}, &HTTPError{http.StatusTeapot, "short and stout"}
+			case "odd":
+				return Identity{}, &HTTPError{200, "fine?"}
+			case "empty":
+				return Identity{}, nil
+			case "emptygroup":
+				return Identity{User: "u", Groups: []string{""}}, nil
+			case "expired":
+				return Identity{User: "u", Expires: time.Now().Add(-time.Second)}, nil
+			case "panic":
+				panic("secret")
+			}
+			return fromQuery(r)
+		},
+	})
+	for as, want := range map[string]int{
+		"nobody": 401, "teapot": 418, "odd": 401, "empty": 500, "emptygroup": 500, "expired": 401, "panic": 500,
+	} {
+		response := r.refused("as="+as, nil)
+		body, _ := io.ReadAll(response.Body)
+		if response.StatusCode != want || strings.Contains(string(body), "secret") {
+			t.Errorf("%s: %s: %s", as, response.Status, body)
+		}
+	}
+	for name, test := range map[string]struct {
+		header http.Header
+		want   int
+	}{
+		"no upgrade":       {http.Header{"Upgrade": nil}, 426},
+		"another upgrade":  {http.Header{"Upgrade": {"h2c"}}, 426},
+		"no connection":    {http.Header{"Connection": nil}, 426},
+		"old version":      {http.Header{"Sec-Websocket-Version": {"8"}}, 400},
+		"no key":           {http.Header{"Sec-Websocket-Key": nil}, 400},
+		"short key":        {http.Header{"Sec-Websocket-Key": {"YQ=="}}, 400},
+		"another's origin": {http.Header{"Origin": {"https://evil.example"}}, 403},
+		"null origin":      {http.Header{"Origin": {"null"}}, 403},
+	} {
+		if response := r.refused("", test.header); response.StatusCode != test.want {
+			t.Errorf("%s: %s, want %d", name, response.Status, test.want)
+		}
+	}
+	bus.Cut()
+	r.await("a red Health", func() bool { return r.Health() != nil })
+	r.refusedWith(http.StatusServiceUnavailable, "")
+	bus.Heal()
+	r.await("a green Health", func() bool { return r.Health() == nil })
+	ws, _, err := wsraw.Handshake(r.dialTCP(0), "/", http.Header{"Origin": {"http://test"}})
+	if err != nil {
+		t.Fatalf("same origin: %v", err)
+	}
+	ws.Close()
+	r.ended(1)
+	r.clean()
+
+	sender := newHub(t, Config{})
+	sender.config.Authenticate = nil
+	w := httptest.NewRecorder()
+	sender.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	if w.Code != http.StatusNotImplemented {
+		t.Errorf("without Authenticate: %d", w.Code)
+	}
+	w = httptest.NewRecorder()
+	request := httptest.NewRequest("GET", "/", nil)
+	request.Header.Set("Upgrade", "websocket")
+	r.ServeHTTP(w, request) // no http.Hijacker
+	if w.Code != http.StatusInternalServerError {
+		t.Errorf("without a Hijacker: %d", w.Code)
+	}
+}
+
+func TestOriginPatternsAndSubprotocols(t *testing.T) {
+	protocol := make(chan string, 1)
+	r := newRig(t, Config{
+		OriginPatterns: []string{"*.example.com", "https://good.example"},
+		Subprotocols:   []string{"v2", "v1"},
+		OnConnect:      func(_ context.Context, c *Conn) error { protocol <- c.Subprotocol(); return nil },
+	})
+	for origin, ok := range map[string]bool{
+		"http://a.example.com": true, "https://good.example": true, "http://good.example": false, "https://example.com": false, "https://a.example.com.evil": false,
+	} {
+		ws, response, _ := wsraw.Handshake(r.dialTCP(0), "/", http.Header{"Origin": {origin}, "Sec-Websocket-Protocol": {"v0, v1, v2"}})
+		if (ws != nil) != ok {
+			t.Errorf("origin %s: %s", origin, response.Status)
+		}
+		if ws != nil {
+			if p := <-protocol; p != "v2" || response.Header.Get("Sec-Websocket-Protocol") != p {
+				t.Errorf("subprotocol %q", p)
+			}
+			ws.Close()
+		}
+	}
+	r.ended(2)
+	r.clean()
+}
+
+// A browser's script sees no HTTP status, but a close code.
+func TestRejectAfterUpgrade(t *testing.T) {
+	r := newRig(t, Config{
+		RejectAfterUpgrade: true, MaxConnsPerUser: 1,
+		Authenticate: func(r *http.Request) (Identity, error) {
+			switch r.URL.Query().Get("as") {
+			case "nobody":
+				return Identity{}, errors.New("secret")
+			case "long":
+				return Identity{}, &HTTPError{403, strings.Repeat("x", 200)}
+			}
+			return fromQuery(r)
+		},
+	})
+	first := r.connect("user=a")
+	for query, want := range map[string]StatusCode{"as=nobody": StatusUnauthorized, "as=long": 4403, "user=a": 4429} {
+		ws := r.connect(query)
+		if closed, err := ws.ReadClose(); err != nil || StatusCode(closed.Code) != want || strings.Contains(closed.Reason, "secret") {
+			t.Errorf("%s: %v, %v", query, closed, err)
+		}
+		ws.WriteFrames(wsraw.CloseFrame(1000, ""))
+		if err := ws.ReadEnd(); err != nil {
+			t.Error(err)
+		}
+	}
+	// Not for pages of other sites.
+	if response := r.refused("as=nobody", http.Header{"Origin": {"https://evil.example"}}); response.StatusCode != 403 {
+		t.Error(response.Status)
+	}
+	first.Close()
+	r.ended(1)
+	r.clean()
+}
+
+// Refusals of Admit and OnConnect, and callbacks that panic, are close codes.
+// What was sent meanwhile is dropped, and OnDisconnect does not run.
+func TestRefusalsAfterTheUpgrade(t *testing.T) {
+	refuse := func(user, in string, c *Conn) error {
+		if c != nil && strings.HasPrefix(user, in) {
+			c.Send(Text("never seen"))
+		}
+		switch user {
+		case in + " code":
+			return &CloseError{Code: 4000, Reason: "because"}
+		case in + " bad code":
+			return &CloseError{Code: 1006, Reason: "because"}
+		case in + " error":
+			return errors.New("secret")
+		case in + " panic":
+			panic("secret")
+		}
+		return nil
+	}
+	r := newRig(t, Config{
+		CloseTimeout: patience,
+		Admit: func(_ context.Context, s Session, _ []Session) ([]Session, error) {
+			return nil, refuse(s.User, "admit", nil)
+		},
+		OnConnect: func(_ context.Context, c *Conn) error { return refuse(c.User(), "connect", c) },
+		OnOnline: func(user string) {
+			if user == "connect panic" {
+				panic("online")
+			}
+		},
+	})
+	for _, in := range []string{"admit", "connect"} {
+		for how, want := range map[string]StatusCode{"code": 4000, "bad code": 1008, "error": 1008, "panic": 1011} {
+			ws := r.connect(query(in + " " + how))
+			f, err := ws.ReadFrame()
+			if err != nil || f.Opcode != wsraw.Close || StatusCode(f.Payload[0])<<8|StatusCode(f.Payload[1]) != want || strings.Contains(string(f.Payload), "secret") {
+				t.Errorf("%s %s: %+v, %v", in, how, f, err)
+			}
+			ws.WriteFrames(wsraw.CloseFrame(1000, ""))
+			if err := ws.ReadEnd(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if s := r.Stats(); s.Panics != 3 || s.Rejected != 8 || s.Accepted != 0 || s.Dropped != 4 {
+		t.Errorf("%+v", s)
+	}
+	r.clean()
+}
+
+// A Disconnect that comes while OnConnect runs wins; messages that come wait
+// for OnConnect, and those that OnConnect sent are before them.
+func TestCorkedUntilOnConnectReturns(t *testing.T) {
+	begun, proceed := make(chan *Conn), make(chan struct{})
+	r := newRig(t, Config{OnConnect: func(_ context.Context, c *Conn) error {
+		c.Send(Text("welcome"))
+		begun <- c
+		<-proceed
+		return c.Send(Text("last of OnConnect"))
+	}})
+	connect := func() (*wsraw.Conn, *Conn) {
+		ws := r.connect("groups=g")
+		c := <-begun
+		for _, target := range []Target{User("u"), Group("g"), Connection(c.ID()), Everyone()} {
+			if err := r.Send(t.Context(), target, Text("sent")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.await("corked messages", func() bool { return len(queueOf(c).frames) == 5 })
+		return ws, c
+	}
+	ws, c := connect()
+	if n := r.Stats().Written; n != 0 || len(slices.Collect(r.Conns())) != 0 {
+		t.Errorf("%d were written before OnConnect returned", n)
+	}
+	proceed <- struct{}{}
+	for _, want := range []string{"welcome", "sent", "sent", "sent", "sent", "last of OnConnect"} {
+		if b, err := ws.ReadMessage(); err != nil || string(b) != want {
+			t.Errorf("got %q, %v, want %q", b, err, want)
+		}
+	}
+	if err := c.Send(Text("later")); err != nil {
+		t.Error(err)
+	}
+	ws.Close()
+	ws, c = connect()
+	if err := r.Disconnect(t.Context(), User("u"), 4001, "banned"); err != nil {
+		t.Fatal(err)
+	}
+	<-c.Done()
+	proceed <- struct{}{}
+	if f, err := ws.ReadFrame(); err != nil || f.Opcode != wsraw.Close || string(f.Payload[2:]) != "banned" {
+		t.Errorf("%+v, %v", f, err)
+	}
+	ws.Close()
+	r.ended(1)
+	r.clean()
+}
+
+// The handshake is bounded in time, whatever a callback or the Bus does.
+func TestHandshakeTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newPipeRig(t, Config{
+			OnConnect: func(ctx context.Context, c *Conn) error {
+				<-ctx.Done()
+				return ctx.Err()
+			},
+		})
+		begun := time.Now()
+		ws := r.pipe("")
+		if closed, err := ws.ReadClose(); err != nil || closed.Code != 1008 {
+			t.Errorf("%v, %v", closed, err)
+		}
+		if took := time.Since(begun).Round(time.Second); took != 10*time.Second {
+			t.Errorf("took %v", took)
+		}
+		ws.Close()
+		r.clean()
+	})
+}
+
+func TestHandshakeRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newPipeRig(t, Config{HandshakeRate: 3, Authenticate: func(*http.Request) (Identity, error) {
+			return Identity{}, errors.New("no")
+		}})
+		status := func() int {
+			w := httptest.NewRecorder()
+			request := httptest.NewRequest("GET", "/", nil)
+			request.Header.Set("Upgrade", "websocket")
+			r.ServeHTTP(w, request)
+			return w.Code
+		}
+		var got []int
+		for _, pause := range []time.Duration{0, 0, 0, 0, time.Second / 2, 0, 0, time.Hour, 0, 0, 0} {
+			time.Sleep(pause)
+			got = append(got, status())
+		}
+		if want := []int{401, 401, 401, 503, 401, 503, 503, 401, 401, 401, 503}; !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	})
+}
+
+func TestConfigFaultsAllAtOnce(t *testing.T) {
+	_, err := New(Config{
+		Prefix: "{a}", Name: "a b", OriginPatterns: []string{"["}, Bus: NewMemoryNetwork().Bus(),
+		QueueMessages: -1, QueueBytes: 10, MaxSendSize: -1, WriteTimeout: -1, Lease: time.Millisecond,
+	})
+	for _, field := range []string{"Prefix", "Name", "OriginPatterns", "Redis", "QueueMessages", "MaxSendSize", "WriteTimeout", "Lease"} {
+		if err == nil || !strings.Contains(err.Error(), "herald: Config."+field+": ") {
+			t.Errorf("%s is not named: %v", field, err)
+		}
+	}
+}
