@@ -63,21 +63,31 @@ func newPresence(h *Hub, reg Registry) *presence {
 	return p
 }
 
-// push asks for a write. It does not wait; done may be nil.
-func (p *presence) push(op presenceOp) {
+// append puts a write on the list, and answers false after the end. The
+// caller calls poke, after unlocking what it holds.
+func (p *presence) append(op presenceOp) bool {
 	p.mu.Lock()
-	closed := p.closed
-	if !closed {
-		p.ops = append(p.ops, op)
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
 	}
-	p.mu.Unlock()
-	if closed && op.done != nil {
-		op.done <- presenceResult{err: ErrClosed}
-		return
-	}
+	p.ops = append(p.ops, op)
+	return true
+}
+
+func (p *presence) poke() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
+	}
+}
+
+// push asks for a write. It does not wait; done may be nil.
+func (p *presence) push(op presenceOp) {
+	if p.append(op) {
+		p.poke()
+	} else if op.done != nil {
+		op.done <- presenceResult{err: ErrClosed}
 	}
 }
 
@@ -87,15 +97,15 @@ func (p *presence) add(ctx context.Context, c *Conn) (Added, error) {
 	// Under c.mu, either this sees that the Conn is closing, or depart sees
 	// that it is registered, and its removal comes after.
 	c.mu.Lock()
-	closing := c.queue.closing
-	if !closing {
-		c.registered = true
-		p.push(presenceOp{c: c, add: true, entry: c.entry(p.hub.index.topicsOf(c)), done: done})
+	if !c.queue.closing {
+		c.registered = p.append(presenceOp{c: c, add: true, entry: c.entry(p.hub.index.topicsOf(c)), done: done})
 	}
+	registered := c.registered
 	c.mu.Unlock()
-	if closing {
+	if !registered {
 		return Added{}, ErrClosed
 	}
+	p.poke()
 	select {
 	case r := <-done:
 		return r.added, r.err
@@ -105,15 +115,18 @@ func (p *presence) add(ctx context.Context, c *Conn) (Added, error) {
 }
 
 // join registers the Conn under more topics. It answers false where there is
-// nothing to wait for.
+// nothing to wait for. back says that the Registry had forgotten the Conn.
 func (p *presence) join(c *Conn, topics []string, back bool, done chan presenceResult) bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.queue.closing || !c.registered { // gone, or add is still to come
-		return false
+	ok := !c.queue.closing && c.registered // else it is gone, or add is still to come
+	if ok {
+		ok = p.append(presenceOp{c: c, add: true, back: back, entry: c.entry(topics), done: done})
 	}
-	p.push(presenceOp{c: c, add: true, back: back, entry: c.entry(topics), done: done})
-	return true
+	c.mu.Unlock()
+	if ok {
+		p.poke()
+	}
+	return ok
 }
 
 // remove takes the Conn's entry away.
@@ -134,53 +147,15 @@ func (p *presence) barrier(ctx context.Context) error {
 	}
 }
 
-// failing returns why the lease could not be renewed, or nil.
-func (p *presence) failing() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.err
-}
-
-// start takes a lease and sets run going.
-func (p *presence) start(ctx context.Context) error {
-	if err := p.renew(ctx); err != nil {
-		return err
-	}
-	running, stopping := context.WithCancel(context.Background())
-	writes, cut := context.WithCancel(context.Background())
-	p.stopping, p.cut, p.done = stopping, cut, make(chan struct{})
-	p.hub.last.Go(func() { p.run(running, writes) })
-	return nil
-}
-
-// stop writes what is left, while ctx allows it, and gives the lease back.
-func (p *presence) stop(ctx context.Context) {
-	if p.done == nil {
-		return
-	}
-	p.stopping()
-	select {
-	case <-p.done:
-	case <-ctx.Done():
-	}
-	p.cut()
-	<-p.done
-	if p.lease.Generation != 0 {
-		// Where this fails, others sweep what is left.
-		p.reg.Release(ctx, p.lease)
-	}
-}
-
 // run renews the lease and writes, until ctx is done and nothing is left to
 // write.
 func (p *presence) run(ctx, writes context.Context) {
 	defer close(p.done)
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(time.Until(p.renewDue))
 	defer timer.Stop()
 	for {
 		if wait := time.Until(p.renewDue); wait <= 0 && ctx.Err() == nil {
 			p.renew(ctx)
-			timer.Reset(time.Until(p.renewDue))
 		}
 		ops := p.next()
 		if len(ops) > 0 {
@@ -197,6 +172,7 @@ func (p *presence) run(ctx, writes context.Context) {
 			}
 			continue
 		}
+		timer.Reset(time.Until(p.renewDue))
 		select {
 		case <-p.wake:
 		case <-timer.C:
@@ -339,56 +315,6 @@ func (p *presence) failed(err error) {
 	if err != nil {
 		p.suspect.Store(true)
 		p.hub.housekeep()
-	}
-}
-
-// renew renews the lease, or takes a new one where it was lost.
-func (p *presence) renew(ctx context.Context) error {
-	config := &p.hub.config
-	conns, _, _ := p.hub.index.size()
-	node := Node{ID: p.hub.id, Generation: p.lease.Generation, Conns: conns, Version: envelopeVersion}
-	callCtx, cancel := context.WithTimeout(ctx, min(config.SendTimeout, max(config.Lease/3, time.Second)))
-	defer cancel()
-	before := clock()
-	generation, err := p.reg.KeepAlive(callCtx, node, config.Lease)
-	if errors.Is(err, ErrLeaseLost) && node.Generation != 0 {
-		node.Generation = 0
-		generation, err = p.reg.KeepAlive(callCtx, node, config.Lease)
-	}
-	p.mu.Lock()
-	failedBefore := p.err != nil
-	p.err = err
-	p.mu.Unlock()
-	if err != nil {
-		p.renewDue = time.Now().Add(min(config.Lease/3, time.Second))
-		p.suspect.Store(true)
-		return err
-	}
-	p.renewDue = time.Now().Add(config.Lease / 3)
-	if generation != p.lease.Generation || before-p.renewed.Load() > int64(config.Lease) {
-		p.heldSince.Store(before)
-	}
-	p.renewed.Store(before)
-	if generation != p.lease.Generation {
-		first := p.lease.Generation == 0 && p.generation.Load() == 0
-		p.setLease(generation)
-		if !first {
-			p.suspect.Store(true)
-			p.restore()
-		}
-	}
-	if failedBefore {
-		p.hub.housekeep()
-	}
-	p.hub.heartbeat.renewed()
-	return nil
-}
-
-// setLease sets the lease's generation. 0 makes the next write take a new one.
-func (p *presence) setLease(generation int64) {
-	p.lease.Generation = generation
-	if generation != 0 {
-		p.generation.Store(generation)
 	}
 }
 

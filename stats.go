@@ -5,23 +5,6 @@ import (
 	"time"
 )
 
-// A Gap is a stretch of time in which the Bus may have lost messages.
-// A message that was lost was sent inside a reported Gap, or its Send
-// returned an error, or it is one of the drops that Stats counts.
-type Gap struct {
-	Since time.Time // by this node's clock
-	Until time.Time // by this node's clock
-	Cause error
-
-	// All says that messages of every target may have been lost. Otherwise
-	// only those to the users and groups listed, of those this node has
-	// connections of; and, with Everyone, those to everyone.
-	All      bool
-	Users    []string
-	Groups   []string
-	Everyone bool
-}
-
 // Stats is a snapshot of a Hub's counters, since New, of this node.
 type Stats struct {
 	// Now.

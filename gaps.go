@@ -1,0 +1,205 @@
+package herald
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// A Gap is a stretch of time in which the Bus may have lost messages.
+// A message that was lost was sent inside a reported Gap, or its Send
+// returned an error, or it is one of the drops that Stats counts.
+type Gap struct {
+	Since time.Time // by this node's clock
+	Until time.Time // by this node's clock
+	Cause error
+
+	// All says that messages of every target may have been lost. Otherwise
+	// only those to the users and groups listed, of those this node has
+	// connections of; and, with Everyone, those to everyone.
+	All      bool
+	Users    []string
+	Groups   []string
+	Everyone bool
+}
+
+// gaps collects what the Bus says of its losses, and reports each when it is
+// over.
+type gaps struct {
+	hub  *Hub
+	wake chan struct{} // holds one
+
+	mu     sync.Mutex
+	all    *openGap
+	topics map[string]openGap
+	floor  time.Time // how far back the next Down goes at least; zero is not at all
+	why    error     // of floor
+	over   []Gap     // to be reported
+}
+
+type openGap struct {
+	since time.Time
+	cause error
+}
+
+func newGaps(h *Hub) *gaps {
+	return &gaps{hub: h, wake: make(chan struct{}, 1), topics: make(map[string]openGap)}
+}
+
+// blame extends the Down that a Reset will bring.
+func (g *gaps) blame(since time.Time, why error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.floor.IsZero() || since.Before(g.floor) {
+		g.floor, g.why = since, why
+	}
+}
+
+// down takes an EventDown.
+func (g *gaps) down(e Event) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	o := openGap{e.Since, e.Err}
+	if o.since.IsZero() {
+		o.since = time.Now()
+	}
+	if !g.floor.IsZero() {
+		if g.floor.Before(o.since) {
+			o.since = g.floor
+		}
+		o.cause = g.why
+		g.floor = time.Time{}
+	}
+	if e.Topics == nil {
+		if g.all == nil {
+			g.all = &o
+		} else if o.since.Before(g.all.since) {
+			g.all.since = o.since
+		}
+		return
+	}
+	for _, t := range e.Topics {
+		if old, ok := g.topics[t]; !ok || o.since.Before(old.since) {
+			g.topics[t] = o
+		}
+	}
+}
+
+// restored takes an EventRestored.
+func (g *gaps) restored(e Event) {
+	now := time.Now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var gap Gap
+	if e.Topics == nil {
+		if g.all == nil && len(g.topics) == 0 {
+			return
+		}
+		if g.all != nil {
+			gap = Gap{Since: g.all.since, Cause: g.all.cause, All: true}
+		}
+		for t, o := range g.topics {
+			g.widen(&gap, t, o)
+		}
+		g.all = nil
+		clear(g.topics)
+	} else {
+		for _, t := range e.Topics {
+			if o, ok := g.topics[t]; ok {
+				g.widen(&gap, t, o)
+				delete(g.topics, t)
+			}
+		}
+	}
+	if gap.Since.IsZero() {
+		return
+	}
+	gap.Until = now
+	g.report(gap)
+}
+
+// widen makes gap cover a topic.
+func (g *gaps) widen(gap *Gap, topic string, o openGap) {
+	if gap.Since.IsZero() || o.since.Before(gap.Since) {
+		gap.Since = o.since
+	}
+	if gap.Cause == nil {
+		gap.Cause = o.cause
+	}
+	name, ok := g.hub.index.nameOf(topic)
+	switch {
+	case topic == topicEveryone:
+		gap.Everyone = true
+	case ok && isUserTopic(topic):
+		gap.Users = append(gap.Users, name)
+	case ok && isGroupTopic(topic):
+		gap.Groups = append(gap.Groups, name)
+	}
+}
+
+// malformed reports a packet that could not be understood.
+func (g *gaps) malformed(topic string, err error) {
+	now := time.Now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	gap := Gap{Until: now}
+	g.widen(&gap, topic, openGap{now, err})
+	g.report(gap)
+}
+
+// maxGaps is how many gaps may wait to be reported; those over it are joined
+// into one.
+const maxGaps = 64
+
+func (g *gaps) report(gap Gap) {
+	g.hub.stats.gaps.Add(1)
+	g.hub.stats.gapFor.Add(int64(gap.Until.Sub(gap.Since)))
+	if len(g.over) >= maxGaps {
+		first := g.over[0]
+		g.over = g.over[:0]
+		gap = Gap{Since: first.Since, Until: gap.Until, Cause: gap.Cause, All: true}
+	}
+	g.over = append(g.over, gap)
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run reports gaps until ctx is done and none is left.
+func (g *gaps) run(ctx context.Context) {
+	for {
+		g.mu.Lock()
+		over := g.over
+		g.over = nil
+		g.mu.Unlock()
+		for _, gap := range over {
+			g.hub.config.Logger.Warn("herald: messages may have been lost", "since", gap.Since, "until", gap.Until, "err", gap.Cause)
+			if g.hub.config.OnGap != nil {
+				g.hub.guard(nil, "OnGap", func() { g.hub.config.OnGap(gap) })
+			}
+		}
+		if len(over) > 0 {
+			continue
+		}
+		select {
+		case <-g.wake:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// failing returns why messages may be lost just now, or nil.
+func (g *gaps) failing() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.all != nil {
+		return fmt.Errorf("%w: %v", ErrBusDown, g.all.cause)
+	}
+	for _, o := range g.topics {
+		return fmt.Errorf("%w for %d topics: %v", ErrBusDown, len(g.topics), o.cause)
+	}
+	return nil
+}

@@ -1,0 +1,94 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// start takes a lease and sets run going.
+func (p *presence) start(ctx context.Context) error {
+	if err := p.renew(ctx); err != nil {
+		return err
+	}
+	running, stopping := context.WithCancel(context.Background())
+	writes, cut := context.WithCancel(context.Background())
+	p.stopping, p.cut, p.done = stopping, cut, make(chan struct{})
+	p.hub.last.Go(func() { p.run(running, writes) })
+	return nil
+}
+
+// stop writes what is left, while ctx allows it, and gives the lease back.
+func (p *presence) stop(ctx context.Context) {
+	if p.done == nil {
+		return
+	}
+	p.stopping()
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+	}
+	p.cut()
+	<-p.done
+	if p.lease.Generation != 0 {
+		// Where this fails, others sweep what is left.
+		p.reg.Release(ctx, p.lease)
+	}
+}
+
+// renew renews the lease, or takes a new one where it was lost.
+func (p *presence) renew(ctx context.Context) error {
+	config := &p.hub.config
+	conns, _, _ := p.hub.index.size()
+	node := Node{ID: p.hub.id, Generation: p.lease.Generation, Conns: conns, Version: envelopeVersion}
+	callCtx, cancel := context.WithTimeout(ctx, min(config.SendTimeout, max(config.Lease/3, time.Second)))
+	defer cancel()
+	before := clock()
+	generation, err := p.reg.KeepAlive(callCtx, node, config.Lease)
+	if errors.Is(err, ErrLeaseLost) && node.Generation != 0 {
+		node.Generation = 0
+		generation, err = p.reg.KeepAlive(callCtx, node, config.Lease)
+	}
+	p.mu.Lock()
+	failedBefore := p.err != nil
+	p.err = err
+	p.mu.Unlock()
+	if err != nil {
+		p.renewDue = time.Now().Add(min(config.Lease/3, time.Second))
+		p.suspect.Store(true)
+		return err
+	}
+	p.renewDue = time.Now().Add(config.Lease / 3)
+	if generation != p.lease.Generation || before-p.renewed.Load() > int64(config.Lease) {
+		p.heldSince.Store(before)
+	}
+	p.renewed.Store(before)
+	if generation != p.lease.Generation {
+		first := p.lease.Generation == 0 && p.generation.Load() == 0
+		p.setLease(generation)
+		if !first {
+			p.suspect.Store(true)
+			p.restore()
+		}
+	}
+	if failedBefore {
+		p.hub.housekeep()
+	}
+	p.hub.heartbeat.renewed()
+	return nil
+}
+
+// setLease sets the lease's generation. 0 makes the next write take a new one.
+func (p *presence) setLease(generation int64) {
+	p.lease.Generation = generation
+	if generation != 0 {
+		p.generation.Store(generation)
+	}
+}
+
+// failing returns why the lease could not be renewed, or nil.
+func (p *presence) failing() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
