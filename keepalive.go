@@ -43,7 +43,7 @@ func (c *Conn) tick(now, wall int64) {
 		return
 	}
 	last := c.socket.lastRead.Load()
-	if last == 0 { // not attached yet
+	if last == 0 { // nobody reads yet: OnConnect runs
 		return
 	}
 	if since := c.reading.Load(); since != 0 && config.MessageTimeout != off && now-since > int64(config.MessageTimeout) {

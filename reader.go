@@ -15,6 +15,7 @@ func (c *Conn) read() {
 	defer c.disconnected()
 	// The library keeps a finalizer, which would keep the Conn for ever.
 	defer c.ws.CloseNow()
+	c.socket.lastRead.Store(clock()) // nobody has read until now
 	for c.readMessage() {
 	}
 }
