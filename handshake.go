@@ -33,10 +33,11 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !h.enter() {
-		h.reject(w, r, &HTTPError{http.StatusServiceUnavailable, "shutting down"})
+		h.rejectPlain(w, &HTTPError{http.StatusServiceUnavailable, "shutting down"})
 		return
 	}
 	defer h.handshakes.Done()
+	defer h.wg.Done()
 	ctx, cancel := context.WithCancel(r.Context())
 	if h.config.HandshakeTimeout != off {
 		ctx, cancel = context.WithTimeout(r.Context(), h.config.HandshakeTimeout)
@@ -55,14 +56,16 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// enter counts a handshake in, unless the Hub drains.
+// enter counts a handshake in, unless the last Conns have gone. While the Hub
+// drains handshakes are counted in too: to refuse may take an upgrade.
 func (h *Hub) enter() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.draining {
+	if h.ended {
 		return false
 	}
 	h.handshakes.Add(1)
+	h.wg.Add(1) // so that those of its Conn never count up from 0 beside Shutdown's Wait
 	return true
 }
 
@@ -132,6 +135,9 @@ func (h *Hub) logHidden(w http.ResponseWriter) {
 // returns nil, the response has been given.
 func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadline time.Time) *HTTPError {
 	c := h.newConn(r, id)
+	if c == nil {
+		return &HTTPError{http.StatusInternalServerError, "internal error"}
+	}
 	ctx, cancel := context.WithCancel(c.ctx)
 	if !deadline.IsZero() {
 		ctx, cancel = context.WithDeadline(c.ctx, deadline)
@@ -172,11 +178,15 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 	return nil
 }
 
+// newConn returns a Conn without a connection, or nil where ConnContext
+// panics or returns nil.
 func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
 	id.Groups = slices.Compact(slices.Sorted(slices.Values(id.Groups)))
 	id.Meta = maps.Clone(id.Meta)
 	c := &Conn{hub: h, counter: h.counter.Add(1), identity: id, remote: r.RemoteAddr}
-	c.ctx, c.cancel = context.WithCancelCause(h.config.ConnContext(r))
+	if !h.guard(nil, "ConnContext", func() { c.ctx, c.cancel = context.WithCancelCause(h.config.ConnContext(r)) }) {
+		return nil
+	}
 	c.socket.c = c
 	c.queue.corked = true
 	c.SetExpiry(id.Expires)
@@ -206,7 +216,6 @@ func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, ready func() *HTT
 	ws.SetReadLimit(max(config.MaxMessageSize, -1))
 	c.ws = ws
 	c.hub.wg.Add(1) // done by kill
-	c.socket.lastRead.Store(clock())
 	c.mu.Lock()
 	c.queue.attached = true
 	closing := c.queue.closing
@@ -337,10 +346,15 @@ func (c *Conn) abandon(err error) {
 
 // reject answers a request that is refused before the upgrade.
 func (h *Hub) reject(w http.ResponseWriter, r *http.Request, e *HTTPError) {
-	h.stats.rejected.Add(1)
 	if h.config.RejectAfterUpgrade && h.rejectUpgraded(w, r, e) {
+		h.stats.rejected.Add(1)
 		return
 	}
+	h.rejectPlain(w, e)
+}
+
+func (h *Hub) rejectPlain(w http.ResponseWriter, e *HTTPError) {
+	h.stats.rejected.Add(1)
 	retryAfter(w.Header(), e.Status)
 	http.Error(w, e.Message, e.Status)
 }
@@ -368,6 +382,9 @@ func (h *Hub) rejectUpgraded(w http.ResponseWriter, r *http.Request, e *HTTPErro
 		reason = ""
 	}
 	c := h.newConn(r, Identity{})
+	if c == nil {
+		return false
+	}
 	if err := c.upgrade(w, r, func() *HTTPError { return nil }); err != nil {
 		return true
 	}

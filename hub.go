@@ -43,7 +43,8 @@ type Hub struct {
 	copies    copies // of the receiving goroutine alone
 
 	mu            sync.Mutex
-	draining      bool
+	draining      bool // Health is red
+	ended         bool // no more handshakes are counted in
 	handshakeRate rate
 	closing       map[*Conn]struct{} // sockets that are being closed
 

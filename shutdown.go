@@ -50,6 +50,9 @@ func (h *Hub) shutdown(ctx context.Context) error {
 	h.draining = true
 	h.mu.Unlock()
 	h.drainConns(ctx)
+	h.mu.Lock()
+	h.ended = true
+	h.mu.Unlock()
 	waitFor(ctx, &h.handshakes)
 	// Those that were still in their handshake.
 	for _, c := range h.index.appendConns(nil, topicEveryone) {
@@ -63,6 +66,9 @@ func (h *Hub) shutdown(ctx context.Context) error {
 		for _, c := range open {
 			c.kill(nil)
 		}
+		grace, cancel := context.WithTimeout(context.Background(), stopGrace)
+		defer cancel()
+		waitFor(grace, &h.wg) // for their readers and OnDisconnect
 	}
 	return h.stop(ctx)
 }
