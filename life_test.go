@@ -1,0 +1,240 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heraldgo/herald/internal/wsraw"
+)
+
+func textFrame(s string) wsraw.Frame {
+	return wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: []byte(s)}
+}
+
+// Callbacks that panic, or end their goroutine, end their Conn at most.
+func TestPanicsInCallbacks(t *testing.T) {
+	bus := NewMemoryNetwork().Bus()
+	r := newRig(t, Config{
+		Bus: bus, Registry: NewMemoryRegistry(), CloseTimeout: patience, OfflineDelay: -1,
+		ConnContext: func(r *http.Request) context.Context {
+			switch r.URL.Query().Get("user") {
+			case "panic":
+				panic("ConnContext")
+			case "nil":
+				return nil
+			}
+			return context.Background()
+		},
+		OnMessage: func(_ context.Context, c *Conn, m Message) {
+			switch m.String() {
+			case "panic":
+				panic("OnMessage")
+			case "goexit":
+				runtime.Goexit()
+			}
+		},
+		OnDisconnect: func(*Conn, error) { panic("OnDisconnect") },
+		OnGap:        func(Gap) { panic("OnGap") },
+		OnOnline:     func(string) { panic("OnOnline") },
+		OnOffline:    func(string) { panic("OnOffline") },
+	})
+	bystander := r.connect("user=bystander")
+	for _, message := range []string{"panic", "goexit"} {
+		ws := r.connect("user=a")
+		ws.WriteFrames(textFrame(message))
+		closed, err := ws.ReadClose()
+		if err != nil || closed.Code != 1011 || strings.Contains(closed.Reason, "OnMessage") {
+			t.Errorf("%s: %v, %v", message, closed, err)
+		}
+		ws.WriteFrames(wsraw.CloseFrame(1011, ""))
+		if err := ws.ReadEnd(); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, cause := range r.ended(2) {
+		if closeCode(cause) != StatusInternalError {
+			t.Errorf("cause %v", cause)
+		}
+	}
+	for _, user := range []string{"panic", "nil"} {
+		if response := r.refused("user="+user, nil); response.StatusCode != 500 {
+			t.Errorf("ConnContext: %s", response.Status)
+		}
+	}
+	bus.Reset() // makes a gap
+	// OnOnline of the bystander and of a, OnMessage twice, OnDisconnect twice,
+	// OnOffline of a, ConnContext twice, OnGap. a may have been online twice.
+	r.await("all panics", func() bool { return r.Stats().Panics >= 10 })
+	if err := r.Send(t.Context(), User("bystander"), Text("still here")); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := bystander.ReadMessage(); err != nil || string(b) != "still here" {
+		t.Errorf("%q, %v", b, err)
+	}
+	bystander.Close()
+	r.ended(3)
+	r.clean()
+	r.shutdown(patience)
+}
+
+// The client has CloseTimeout to answer a close frame; then the connection is
+// cut. The first close wins.
+func TestNoCloseHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newPipeRig(t, Config{CloseTimeout: 5 * time.Second})
+		ws := r.pipe("")
+		conn := r.only()
+		begun := time.Now()
+		conn.Send(Text("before"))
+		if err := conn.Close(1006, ""); !errors.Is(err, ErrInvalid) {
+			t.Errorf("Close with 1006: %v", err)
+		}
+		conn.Close(4000, "first")
+		conn.Close(4001, "second")
+		if err := conn.Send(Text("after")); !errors.Is(err, ErrClosed) {
+			t.Errorf("Send after Close: %v", err)
+		}
+		if b, err := ws.ReadMessage(); err != nil || string(b) != "before" {
+			t.Errorf("%q, %v", b, err)
+		}
+		if closed, err := ws.ReadClose(); err != nil || closed.Code != 4000 {
+			t.Errorf("%v, %v", closed, err)
+		}
+		// It goes on talking, to nobody, and does not answer.
+		for range 3 {
+			time.Sleep(time.Second)
+			ws.WriteFrames(textFrame("hello?"), wsraw.Frame{Fin: true, Opcode: wsraw.Ping})
+		}
+		if err := ws.ReadEnd(); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begun).Round(time.Second); took != 5*time.Second {
+			t.Errorf("cut after %v", took)
+		}
+		if cause := r.ended(1)[0]; closeCode(cause) != 4000 || context.Cause(conn.Context()) != cause {
+			t.Errorf("cause %v", cause)
+		}
+		r.clean()
+	})
+}
+
+func TestExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newPipeRig(t, Config{PingInterval: -1, Authenticate: func(r *http.Request) (Identity, error) {
+			id, _ := fromQuery(r)
+			id.Expires = time.Now().Add(time.Minute)
+			return id, nil
+		}})
+		for user, want := range map[string]time.Duration{"as it is": time.Minute, "extended": 10 * time.Minute, "shortened": time.Second, "never": 0} {
+			ws := r.pipe(query(user))
+			conn := r.findUser(user)
+			begun := time.Now()
+			conn.SetExpiry(begun.Add(want))
+			if want == 0 {
+				conn.SetExpiry(time.Time{})
+				time.Sleep(2 * time.Hour)
+				conn.Close(StatusExpired, "by hand")
+			}
+			closed, err := readLong(ws)
+			if err != nil || StatusCode(closed.Code) != StatusExpired || (closed.Reason == "by hand") != (want == 0) {
+				t.Errorf("%s: %v, %v", user, closed, err)
+			}
+			if took := time.Since(begun); want > 0 && (took < want || took > want+2*time.Second) {
+				t.Errorf("%s: closed after %v, want %v", user, took, want)
+			}
+			ws.Close()
+		}
+		r.ended(4)
+		r.clean()
+	})
+}
+
+// readLong is ReadClose for a client that waits longer than its patience.
+func readLong(ws *wsraw.Conn) (*wsraw.Closed, error) {
+	for {
+		closed, err := ws.ReadClose()
+		if err == nil || !strings.Contains(err.Error(), "timeout") {
+			return closed, err
+		}
+	}
+}
+
+// A quiet client is pinged; one that answers lives, one that does not is cut.
+func TestKeepalive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newPipeRig(t, Config{PingInterval: 25 * time.Second, PongTimeout: 10 * time.Second})
+		ws := r.pipe("")
+		for i := range 10 {
+			begun := time.Now()
+			if f, err := ws.ReadFrame(); err != nil || f.Opcode != wsraw.Ping {
+				t.Fatalf("%+v, %v", f, err)
+			}
+			if took := time.Since(begun); took < 24*time.Second || took > 27*time.Second {
+				t.Errorf("pinged after %v", took)
+			}
+			if i%2 == 0 {
+				time.Sleep(9 * time.Second)
+			}
+			ws.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Pong})
+		}
+		begun := time.Now()
+		if f, err := ws.ReadFrame(); err != nil || f.Opcode != wsraw.Ping {
+			t.Fatalf("%+v, %v", f, err)
+		}
+		if err := ws.ReadEnd(); err != nil { // one ping is enough
+			t.Error(err)
+		}
+		if took := time.Since(begun); took < 35*time.Second || took > 37*time.Second {
+			t.Errorf("cut after %v", took)
+		}
+		if cause := r.ended(1)[0]; !errors.Is(cause, ErrSilent) || r.Stats().Silent != 1 {
+			t.Errorf("cause %v", cause)
+		}
+		r.clean()
+	})
+}
+
+// While a callback runs nobody reads, so the client's silence is ours.
+func TestClockStandsStillInCallbacks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newPipeRig(t, Config{
+			HandshakeTimeout: -1,
+			OnConnect: func(context.Context, *Conn) error {
+				time.Sleep(time.Hour)
+				return nil
+			},
+			OnMessage: func(_ context.Context, c *Conn, m Message) {
+				time.Sleep(time.Hour)
+				c.Send(m)
+			},
+		})
+		ws := r.pipe("")
+		for range 2 {
+			ws.WriteFrames(textFrame("work"))
+		}
+		for range 2 {
+			var b []byte
+			var err error
+			for b == nil && (err == nil || strings.Contains(err.Error(), "timeout")) {
+				b, err = ws.ReadMessage()
+			}
+			if string(b) != "work" {
+				t.Fatalf("%q, %v", b, err)
+			}
+		}
+		ws.WriteFrames(wsraw.CloseFrame(1000, ""))
+		if closed, err := ws.ReadClose(); err != nil || closed.Code != 1000 {
+			t.Errorf("%v, %v", closed, err)
+		}
+		if cause := r.ended(1)[0]; closeCode(cause) != 1000 {
+			t.Errorf("cause %v", cause)
+		}
+		r.clean()
+	})
+}
