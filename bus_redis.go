@@ -128,8 +128,8 @@ func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, erro
 		prefix: prefix + ":",
 		inbox:  in,
 		pub:    newRedisPublisher(ctx, dialer),
-		// No topic has a channel of this form.
-		sub:    newRedisSubscriber(ctx, dialer, in, prefix+":", prefix+"!"+rand.Text()),
+		// No topic's channel is like the probe's: a number follows the prefix.
+		sub:    newRedisSubscriber(ctx, dialer, in, prefix+":", options.Prefix+":!"+rand.Text()),
 		cancel: cancel,
 	}
 	if err := b.open(ctx, options); err != nil {
@@ -158,8 +158,8 @@ func (b *RedisBus) open(ctx context.Context, options RedisOptions) error {
 		return nil
 	}
 	if refused, ok := errors.AsType[redisError](err); ok && strings.HasPrefix(string(refused), "NOPERM") {
-		return fmt.Errorf("herald: Redis denies what the Bus needs: allow PUBLISH, SUBSCRIBE and UNSUBSCRIBE, with the channels %s* "+
-			"(ACL SETUSER <user> +publish +subscribe +unsubscribe &%s*): %w", options.Prefix, options.Prefix, refused)
+		return fmt.Errorf("herald: Redis denies what the Bus needs: allow PUBLISH, SUBSCRIBE and UNSUBSCRIBE, with the channels %s:* "+
+			"(ACL SETUSER <user> +publish +subscribe +unsubscribe &%s:*): %w", options.Prefix, options.Prefix, refused)
 	}
 	if _, ok := errors.AsType[redis.Error](err); ok {
 		return fmt.Errorf("herald: Redis refuses the connection: %w", err)

@@ -68,7 +68,7 @@ func (d *redisDialer) dial(ctx context.Context, in *redisInbound) (*redisLink, e
 		ended:   make(chan struct{}),
 	}
 	go l.read()
-	if err := l.do(resp3Hello(nil), []redisCommand{{kind: commandHello}}).err; err != nil {
+	if err := l.do(appendHello(nil), []redisCommand{{kind: commandHello}}).err; err != nil {
 		l.close(err)
 		return nil, err
 	}
@@ -350,10 +350,8 @@ func (l *redisLink) reply(v resp.Value) error {
 	c := &e.commands[e.answered]
 	switch {
 	case c.kind == commandHello:
-		if v.Kind == '-' {
-			return fmt.Errorf("HELLO 3: %w", redisError(v.Str))
-		}
-		// Of a server that does not tell its role nothing is known.
+		// Where a server does not tell its role, or knows no bare HELLO, the
+		// role is not known.
 		if role := v.Field("role"); role != "" && role != "master" {
 			return fmt.Errorf("herald: Redis is a %s, not a master", role)
 		}
@@ -366,13 +364,10 @@ func (l *redisLink) reply(v resp.Value) error {
 	return nil
 }
 
-// resp3Hello appends HELLO 3, which every user may call, and whose reply
-// tells the server's role (https://redis.io/docs/latest/commands/hello).
-func resp3Hello(b []byte) []byte {
-	b = resp.AppendCommand(b, 2)
-	b = resp.AppendWord(b, "HELLO")
-	return resp.AppendWord(b, "3")
-}
+// appendHello appends HELLO, which every user may call, and whose reply
+// tells the server's role (https://redis.io/docs/latest/commands/hello). It
+// names no version: the session has spoken RESP3 from its start.
+func appendHello(b []byte) []byte { return resp.AppendWord(resp.AppendCommand(b, 1), "HELLO") }
 
 // A redisBackoff spaces out attempts to connect: the first is free, the
 // others wait 50 ms and up to 5 s, with jitter.

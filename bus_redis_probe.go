@@ -52,7 +52,7 @@ func (b *RedisBus) loop(ctx context.Context, link *redisLink, timeout time.Durat
 	}
 	b.nonce++
 	p := newPublication()
-	p.bytes = resp3Hello(p.bytes)
+	p.bytes = appendHello(p.bytes)
 	p.hello, p.commands = true, 1
 	p.add("", Packet{b.sub.probe, binary.BigEndian.AppendUint64(nil, b.nonce)})
 	if err := b.pub.publish(ctx, p); err != nil {

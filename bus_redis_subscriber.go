@@ -203,7 +203,7 @@ func (s *redisSubscriber) want(changes []*redisChange) {
 func (s *redisSubscriber) encode(changes []*redisChange) (bytes []byte, commands []redisCommand) {
 	for _, c := range changes {
 		if c.kind == commandHello {
-			bytes = resp3Hello(bytes)
+			bytes = appendHello(bytes)
 			commands = append(commands, redisCommand{kind: commandHello})
 			bytes, commands = appendSubscription(bytes, commands, commandSubscribe, []string{s.probe})
 		}
@@ -353,11 +353,11 @@ func (s *redisSubscriber) resubscribe(link *redisLink) error {
 func (s *redisSubscriber) await() (*redisLink, error) {
 	for {
 		s.mu.Lock()
-		link, up, gone := s.link, s.up, s.gone
+		up, gone := s.up, s.gone
 		s.mu.Unlock()
 		select {
 		case <-up:
-			if link.reason() == nil {
+			if link := s.current(); link.reason() == nil {
 				return link, nil
 			}
 		case <-s.ctx.Done():
