@@ -25,7 +25,7 @@ func NewMemoryNetwork() *MemoryNetwork { return &MemoryNetwork{} }
 func (n *MemoryNetwork) Bus() *MemoryBus {
 	b := &MemoryBus{
 		network: n,
-		inbox:   newInbox(inboxEvents, inboxBytes),
+		inbox:   newInbox(),
 		topics:  make(map[string]struct{}),
 		healed:  make(chan struct{}),
 		wake:    make(chan struct{}, 1),
@@ -134,17 +134,17 @@ func (b *MemoryBus) signal() {
 
 // run hands over what was delayed, when it is due.
 func (b *MemoryBus) run() {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	var due <-chan time.Time
 	for {
 		select {
 		case <-b.wake:
-		case <-timer.C:
+		case <-due:
 		case <-b.quit:
 			return
 		}
+		due = nil
 		if next := b.handDue(); next > 0 {
-			timer.Reset(next)
+			due = time.After(next)
 		}
 	}
 }

@@ -57,28 +57,6 @@ func (o *RedisOptions) withDefaults() (RedisOptions, error) {
 	return c, errors.Join(faults...)
 }
 
-// Bounds of what waits for Receive. Beyond them packets are dropped, between
-// an EventDown and an EventRestored.
-const (
-	inboxEvents = 1 << 18
-	inboxBytes  = 64 << 20
-)
-
-// eventSize is about what an Event takes beside its bytes.
-const eventSize = 128
-
-func newInbox(events, bytes int) *inbox.Inbox[Event] {
-	return inbox.New(inbox.Config[Event]{
-		Size:     func(e Event) int { return eventSize + len(e.Packet.Data) },
-		MaxItems: events,
-		MaxBytes: bytes,
-		Restored: Event{Kind: EventRestored},
-	})
-}
-
-// errInboxFull is why packets were dropped that nobody received.
-var errInboxFull = errors.New("herald: Receive is called too slowly")
-
 // A RedisBus is a [Bus] on Redis PUBLISH and SUBSCRIBE, of Redis 6.2 or
 // later. A topic is the channel <prefix>:<database>:<topic>.
 //
@@ -123,7 +101,7 @@ func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, erro
 	ctx, cancel := context.WithCancel(context.Background())
 	prefix := options.Prefix + ":" + strconv.Itoa(client.Options().DB)
 	dialer := newRedisDialer(client.Options(), options.ProbeTimeout)
-	in := newInbox(inboxEvents, inboxBytes)
+	in := newInbox()
 	b := &RedisBus{
 		prefix: prefix + ":",
 		inbox:  in,
@@ -174,8 +152,9 @@ const (
 )
 
 // Publish publishes packets, each with one PUBLISH, and waits for the replies.
-// Calls that come while others are under way go out together. While Redis
-// cannot be reached it does not wait: the error is ErrBusDown.
+// Calls that come while others are under way go out together. Where the link
+// has broken it waits for an attempt to connect; after a failed one, until
+// the backoff is over, it returns ErrBusDown at once.
 func (b *RedisBus) Publish(ctx context.Context, packets ...Packet) error {
 	for sent := 0; sent < len(packets); {
 		p := newPublication()
@@ -213,8 +192,6 @@ func (b *RedisBus) Unsubscribe(ctx context.Context, topics ...string) error {
 
 // Receive returns the next event.
 func (b *RedisBus) Receive(ctx context.Context) (Event, error) { return b.inbox.Receive(ctx) }
-
-var errReset = errors.New("herald: bus was reset")
 
 // Reset drops both links.
 func (b *RedisBus) Reset() { b.drop(errReset) }

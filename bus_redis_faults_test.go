@@ -3,7 +3,6 @@ package herald_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 	"sync"
 	"testing"
@@ -204,9 +203,14 @@ func TestRedisBusFaults(t *testing.T) {
 		"server killed, comes back empty": func(r *rig) {
 			r.server.Kill()
 			r.awaitGap()
-			if err := r.to.Publish(r.Context(), herald.Packet{Topic: "topic"}); !errors.Is(err, herald.ErrBusDown) {
-				r.Errorf("Publish without a server returned %v, want ErrBusDown", err)
-			}
+			// The subscriber's link may have broken before the publisher's.
+			eventually(r, "ErrBusDown of Publish", func() bool {
+				err := r.to.Publish(r.Context(), herald.Packet{Topic: "none"})
+				if err == nil {
+					r.Error("Publish without a server returned nil")
+				}
+				return errors.Is(err, herald.ErrBusDown) && !errors.Is(err, herald.ErrUnknown)
+			})
 			r.server.Restart()
 		},
 		"server hangs": func(r *rig) { r.server.Pause(); r.awaitGap(); r.server.Continue() },
@@ -314,104 +318,5 @@ func TestRedisBusPublishGivesUp(t *testing.T) {
 	err := r.to.Publish(ctx, herald.Packet{Topic: "topic"})
 	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, herald.ErrUnknown) {
 		t.Errorf("Publish while a link is dialed returned %v, want the context's error alone", err)
-	}
-}
-
-// A publisher's link that is killed loses nothing, and is no gap.
-func TestRedisBusPublisherKilled(t *testing.T) {
-	server := redistest.Start(t)
-	bus := openRedis(t, server.Addr, 0, quick)
-	if err := bus.Subscribe(t.Context(), "topic"); err != nil {
-		t.Fatal(err)
-	}
-	taken := 0
-	for i := range 4 {
-		killClients(t, server.Addr, "normal")
-		for deadline := time.Now().Add(patience); ; {
-			err := bus.Publish(t.Context(), herald.Packet{Topic: "topic", Data: []byte(strconv.Itoa(i))})
-			if err == nil {
-				taken++
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatal(err)
-			}
-		}
-	}
-	for got := 0; got < taken; {
-		e, err := bus.Receive(t.Context())
-		if err != nil || e.Kind != herald.EventPacket {
-			t.Fatalf("got %+v, %v", e, err)
-		}
-		if string(e.Packet.Data) == strconv.Itoa(got) {
-			got++
-		}
-	}
-}
-
-func TestNewRedisBusErrors(t *testing.T) {
-	dead := redis.NewClient(&redis.Options{Addr: redistest.FreeAddr(t)})
-	defer dead.Close()
-	if _, err := herald.NewRedisBus(dead, nil); !errors.Is(err, herald.ErrBusDown) {
-		t.Errorf("without a server: %v, want ErrBusDown", err)
-	}
-	ring := redis.NewRing(&redis.RingOptions{})
-	defer ring.Close()
-	cluster := redis.NewClusterClient(&redis.ClusterOptions{})
-	defer cluster.Close()
-	for _, client := range []redis.UniversalClient{ring, cluster, nil, (*redis.Client)(nil)} {
-		_, err := herald.NewRedisBus(client, nil)
-		if !errors.Is(err, herald.ErrInvalid) {
-			t.Errorf("%T: %v, want ErrInvalid", client, err)
-		}
-	}
-	for _, options := range []herald.RedisOptions{{Prefix: "a{b"}, {Prefix: "a:1"}, {ProbeTimeout: -1}} {
-		if _, err := herald.NewRedisBus(dead, &options); err == nil || errors.Is(err, herald.ErrBusDown) {
-			t.Errorf("%+v: %v, want a fault", options, err)
-		}
-	}
-}
-
-// What an ACL denies is named with what would allow it.
-func TestNewRedisBusACL(t *testing.T) {
-	server := redistest.Start(t)
-	admin := server.Client()
-	open := func(rules ...any) error {
-		args := append([]any{"ACL", "SETUSER", "app", "reset", "on", ">secret"}, rules...)
-		if err := admin.Do(t.Context(), args...).Err(); err != nil {
-			t.Fatal(err)
-		}
-		client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "app", Password: "secret"})
-		defer client.Close()
-		bus, err := herald.NewRedisBus(client, nil)
-		if err != nil {
-			return err
-		}
-		defer bus.Close()
-		return errors.Join(bus.Subscribe(t.Context(), "topic"), bus.Publish(t.Context(), herald.Packet{Topic: "topic"}))
-	}
-	for _, denied := range [][]any{
-		{"+publish", "+subscribe", "+unsubscribe"},
-		{"+subscribe", "+unsubscribe", "&herald:*"},
-		{"+publish", "+unsubscribe", "&herald:*"},
-		{"+publish", "+subscribe", "&herald:*"},
-	} {
-		err := open(denied...)
-		if err == nil || errors.Is(err, herald.ErrBusDown) {
-			t.Errorf("%v: %v", denied, err)
-			continue
-		}
-		t.Log(fmt.Sprint(denied...), err)
-	}
-	if err := open("+publish", "+subscribe", "+unsubscribe", "&herald:*"); err != nil {
-		t.Errorf("all that the error asks for: %v", err)
-	}
-	if err := admin.Do(t.Context(), "CONFIG", "SET", "requirepass", "other").Err(); err != nil {
-		t.Fatal(err)
-	}
-	client := redis.NewClient(&redis.Options{Addr: server.Addr, Password: "wrong"})
-	defer client.Close()
-	if _, err := herald.NewRedisBus(client, nil); err == nil || errors.Is(err, herald.ErrBusDown) {
-		t.Errorf("wrong password: %v", err)
 	}
 }

@@ -2,7 +2,6 @@ package herald
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -18,74 +17,6 @@ import (
 // maxNames is how many channels one SUBSCRIBE names. Tried out: 5,000 and
 // 1,000 cost the same for each, 100,000 twice as much.
 const maxNames = 1000
-
-// A redisInbound takes what comes on one subscribed link. It belongs to the
-// link's reader.
-type redisInbound struct {
-	sub    *redisSubscriber
-	topics map[string]string // channel -> topic, of all that is subscribed
-	events []Event           // read and not yet in the inbox
-}
-
-// maxEvents is how many packets go to the inbox together.
-const maxEvents = 256
-
-// message reads the rest of a message. Its topic is that of the
-// subscription, so that it costs no memory of its own.
-func (in *redisInbound) message(r *resp.Reader) error {
-	word, err := r.Peek()
-	if err != nil {
-		return err
-	}
-	topic, ok := in.topics[string(word)]
-	if !ok {
-		return fmt.Errorf("herald: Redis sent a message of %q, which is not subscribed", word)
-	}
-	probe := string(word) == in.sub.probe
-	data, err := r.Bulk()
-	if err != nil {
-		return err
-	}
-	if probe {
-		in.flush()
-		in.sub.heard(data)
-		return nil
-	}
-	in.events = append(in.events, Event{Kind: EventPacket, Packet: Packet{topic, data}})
-	if len(in.events) == maxEvents {
-		in.flush()
-	}
-	return nil
-}
-
-// confirmed takes the confirmation of one channel. Redis counts what the
-// link is subscribed to, and so do we: whatever cut a subscription off
-// without a word shows here.
-func (in *redisInbound) confirmed(kind commandKind, channel string, count int64) error {
-	if kind == commandSubscribe {
-		topic := ""
-		if channel != in.sub.probe {
-			topic = channel[len(in.sub.prefix):]
-		}
-		in.topics[channel] = topic
-	} else {
-		delete(in.topics, channel)
-	}
-	if count != int64(len(in.topics)) {
-		return fmt.Errorf("herald: Redis counts %d subscriptions where there were %d", count, len(in.topics))
-	}
-	return nil
-}
-
-// flush moves what has been read to the inbox.
-func (in *redisInbound) flush() {
-	if len(in.events) == 0 {
-		return
-	}
-	in.sub.inbox.Push(in.events, Event{Kind: EventDown, Since: in.sub.lastProof(), Err: errInboxFull})
-	clear(in.events)
-	in.events = in.events[:0]
-}
 
 // A redisChange is one call that changes the subscriptions, or proves them.
 type redisChange struct {
@@ -253,18 +184,6 @@ func (s *redisSubscriber) settle(changes []*redisChange, commands []redisCommand
 	}
 }
 
-// heard takes the payload of a probe.
-func (s *redisSubscriber) heard(data []byte) {
-	if len(data) != 8 {
-		return
-	}
-	select {
-	case <-s.nonces:
-	default:
-	}
-	s.nonces <- binary.BigEndian.Uint64(data) // only the link's reader sends
-}
-
 // run keeps the link up until Close.
 func (s *redisSubscriber) run() {
 	var backoff redisBackoff
@@ -279,10 +198,12 @@ func (s *redisSubscriber) run() {
 		s.inbox.Down(Event{Kind: EventDown, Since: since, Err: link.reason()})
 		wait := backoff.lost(time.Since(born))
 		for {
-			select {
-			case <-time.After(wait):
-			case <-s.ctx.Done():
-				return
+			if wait > 0 {
+				select {
+				case <-time.After(wait):
+				case <-s.ctx.Done():
+					return
+				}
 			}
 			if s.connect() == nil {
 				break

@@ -66,10 +66,13 @@ func (n Node) Lease() Lease { return Lease{n.ID, n.Generation} }
 //     ErrLeaseLost. Adding again replaces: it is no error.
 //  2. Since: a Session whose Since is zero gets the Registry's time, later
 //     than that of every Session under its UserTopic. A Since that is set
-//     is kept.
+//     is kept; a Session that is there already keeps the one it has. The
+//     Session's Node is the lease's.
 //  3. Added answers each Entry in order: with Older (of live nodes only),
 //     and Online where the user's last Session had gone and Offline has
-//     reported it, or there never was one.
+//     reported it, or there never was one. An Entry that is added again
+//     under the same lease is answered Online as it was the first time, so
+//     that an answer that was lost can be asked for again.
 //  4. Remove takes away the Sessions with exactly these ids from their
 //     topics. What is not there is no error; another id is never touched.
 //     It needs no lease.
@@ -81,21 +84,24 @@ func (n Node) Lease() Lease { return Lease{n.ID, n.Generation} }
 //     answers ErrLeaseLost when the lease was swept, released, or forgotten.
 //     A lease that has merely run out is renewed.
 //  7. Nodes lists all nodes whose leases are not gone, dead ones with Alive
-//     false, with the Registry's time. A dead node's Sessions are not seen
-//     by anyone, even before they are swept.
+//     false, with the Registry's time: a node that took a new lease is there
+//     once more for each old one that is not swept. A dead node's Sessions
+//     are not seen by anyone, even before they are swept.
 //  8. Sweep does nothing to a lease that has not run out. Otherwise it marks
 //     the lease as lost in one step, removes the entries of that generation
 //     only, then forgets the lease. Anyone may finish what another began.
 //     Entries that the node added under a newer generation stay.
 //  9. Offline takes, in one step, the users whose last Session went at least
 //     delay ago and who have not come back: each is handed to one caller.
-//     Remove and Sweep make a user go; Add brings one back.
+//     Remove and Sweep make a user go; Add brings one back. There may be
+//     more: only an answer without users says that nobody is due.
 //  10. Entries walks the entries that a lease's node has under that
 //     generation: call it with cursor "" first and with what it returned
-//     until that is "" again. An entry that is there all the time is
-//     returned at least once.
-//  11. Release forgets a lease whose entries have been removed. Releasing
-//     twice is no error.
+//     until that is "" again. What is there all the time is returned at
+//     least once, an entry of many topics perhaps in parts.
+//  11. Release forgets a lease whose entries have been removed; one that has
+//     entries left is lost, and remains to be swept. Releasing twice is no
+//     error.
 //  12. Names are any bytes, and stay themselves; nothing is seen under
 //     another prefix or database.
 //  13. Time is the Registry's own, never that of the callers.

@@ -74,6 +74,8 @@ func registryOptions(user *redis.Options) *redis.Options {
 	o.MaxActiveConns = 0
 	o.PipelinePoolSize = -1
 	o.PushNotificationProcessor = nil // the user's client's
+	o.ClientSideCache = nil           // presence is read, not remembered
+	o.ClientSideCacheConfig = nil
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	return &o
 }
@@ -203,8 +205,7 @@ func isNotNow(err error) bool {
 //go:embed lua/*.lua
 var luaFiles embed.FS
 
-// A luaScript is a script and the name that a server knows it by. The Script of
-// go-redis loses that name when it is loaded in a pipeline.
+// A luaScript is a script and the name that a server knows it by.
 type luaScript struct{ source, sha string }
 
 // script returns the script of a file behind lua/common.lua.
@@ -230,11 +231,6 @@ var (
 	sweepScript     = script("sweep")
 	offlineScript   = script("offline")
 	probeScript     = script("probe")
-
-	registryScripts = []luaScript{
-		addScript, removeScript, keepAliveScript, nodesScript, releaseScript,
-		markScript, sweepScript, offlineScript, probeScript,
-	}
 )
 
 // redisBatch is the most commands of one pipeline.
@@ -247,8 +243,9 @@ type scriptCall struct {
 }
 
 // runScript runs a script once for each call, in order, and returns the
-// replies. Calls that meet a server without the script are run again, after
-// loading it: those have done nothing.
+// replies. Calls that met a server without the script have done nothing, and
+// are run again; the first of them brings the script, so that each attempt
+// gets on, however often the server is made to forget it.
 func runScript(ctx context.Context, c *redis.Client, s luaScript, calls []scriptCall) ([]*redis.Cmd, error) {
 	replies := make([]*redis.Cmd, len(calls))
 	for from := 0; from < len(calls); from += redisBatch {
@@ -267,18 +264,19 @@ func runBatch(ctx context.Context, c *redis.Client, s luaScript, calls []scriptC
 	}
 	for attempt := 1; len(todo) > 0; attempt++ {
 		pipe := c.Pipeline()
-		if attempt > 1 {
-			pipe.ScriptLoad(ctx, s.source)
-		}
-		for _, i := range todo {
-			replies[i] = pipe.EvalSha(ctx, s.sha, calls[i].keys, calls[i].args...)
+		for k, i := range todo {
+			if attempt > 1 && k == 0 {
+				replies[i] = pipe.Eval(ctx, s.source, calls[i].keys, calls[i].args...)
+			} else {
+				replies[i] = pipe.EvalSha(ctx, s.sha, calls[i].keys, calls[i].args...)
+			}
 		}
 		pipe.Exec(ctx) // each command has its own error
 		var again []int
 		for _, i := range todo {
 			switch err := replies[i].Err(); {
 			case err == nil, errors.Is(err, redis.Nil):
-			case redis.HasErrorPrefix(err, "NOSCRIPT") && attempt < 4:
+			case redis.HasErrorPrefix(err, "NOSCRIPT"):
 				again = append(again, i)
 			default:
 				return err
@@ -298,15 +296,14 @@ func runOne(ctx context.Context, c *redis.Client, s luaScript, keys []string, ar
 	return replies[0], nil
 }
 
-// probe loads the scripts and tries every command, in one round trip.
+// probe tries every command, in one round trip.
 func (r *RedisRegistry) probe(ctx context.Context) error {
 	denied, err := redisCall(ctx, r, "probe", func(c *redis.Client) ([]string, error) {
 		pipe := c.Pipeline()
-		for _, s := range registryScripts {
-			pipe.ScriptLoad(ctx, s.source)
-		}
 		none := Lease{}
-		tried := pipe.EvalSha(ctx, probeScript.sha, []string{r.shard + "probe:h", r.shard + "probe:s", r.shard + "probe:z"})
+		keys := []string{r.shard + "probe:h", r.shard + "probe:s", r.shard + "probe:z"}
+		tried := pipe.Eval(ctx, probeScript.source, keys)
+		pipe.EvalSha(ctx, probeScript.sha, keys)
 		pipe.Time(ctx)
 		pipe.HGet(ctx, r.topicKey(""), "")
 		pipe.HGetAll(ctx, r.nodesKey())
@@ -319,7 +316,7 @@ func (r *RedisRegistry) probe(ctx context.Context) error {
 			var reply redis.Error
 			switch {
 			case err == nil, errors.Is(err, redis.Nil):
-			case !errors.As(err, &reply), isReadOnly(err), isNotNow(err), redis.HasErrorPrefix(err, "NOAUTH"):
+			case !errors.As(err, &reply), isReadOnly(err), isNotNow(err), redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"):
 				return nil, err
 			default:
 				denied = append(denied, fmt.Sprintf("%s (%v)", strings.ToUpper(cmd.FullName()), err))

@@ -1,0 +1,141 @@
+package heraldtest
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/heraldgo/herald"
+)
+
+// A node is a Bus whose events are received all the time.
+type node struct {
+	herald.Bus
+	s *suite
+
+	mu      sync.Mutex
+	events  []received
+	changed chan struct{} // closed at the next event
+}
+
+type received struct {
+	herald.Event
+	at time.Time
+}
+
+func (s *suite) open() *node { return s.receive(s.network.Open()) }
+
+func (s *suite) receive(bus herald.Bus) *node {
+	n := &node{Bus: bus, s: s, changed: make(chan struct{})}
+	var receiving sync.WaitGroup
+	receiving.Go(func() {
+		for {
+			e, err := bus.Receive(context.Background())
+			if err != nil {
+				return
+			}
+			n.mu.Lock()
+			n.events = append(n.events, received{e, time.Now()})
+			changed := n.changed
+			n.changed = make(chan struct{})
+			n.mu.Unlock()
+			close(changed)
+		}
+	})
+	s.Cleanup(func() {
+		bus.Close()
+		receiving.Wait()
+	})
+	return n
+}
+
+func (n *node) subscribe(topics ...string) {
+	n.s.Helper()
+	n.s.ok(n.Subscribe(n.s.context(), topics...))
+}
+
+func (n *node) publish(topic, data string) {
+	n.s.Helper()
+	n.s.ok(n.Publish(n.s.context(), herald.Packet{Topic: topic, Data: []byte(data)}))
+}
+
+// all returns the events so far.
+func (n *node) all() []received {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.events[:len(n.events):len(n.events)]
+}
+
+// data returns the payloads of the topic so far, in order.
+func (n *node) data(topic string) []string {
+	var data []string
+	for _, e := range n.all() {
+		if e.Kind == herald.EventPacket && e.Packet.Topic == topic {
+			data = append(data, string(e.Packet.Data))
+		}
+	}
+	return data
+}
+
+// await waits until done holds.
+func (n *node) await(what string, done func() bool) {
+	n.s.Helper()
+	deadline := time.After(patience)
+	for {
+		n.mu.Lock()
+		changed := n.changed
+		n.mu.Unlock()
+		if done() {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			n.s.failf("%s did not come within %v", what, patience)
+		}
+	}
+}
+
+// awaitData waits until the last payload of the topic is data.
+func (n *node) awaitData(topic, data string) {
+	n.s.Helper()
+	n.await(fmt.Sprintf("packet %q of topic %q", data, topic), func() bool {
+		got := n.data(topic)
+		return len(got) > 0 && got[len(got)-1] == data
+	})
+}
+
+// count returns how many events of the kind there were.
+func (n *node) count(kind herald.EventKind) int {
+	count := 0
+	for _, e := range n.all() {
+		if e.Kind == kind {
+			count++
+		}
+	}
+	return count
+}
+
+// goroutines counts those that run, or were started by, the package of bus.
+func goroutines(bus herald.Bus) int {
+	kind := reflect.TypeOf(bus)
+	if kind.Kind() == reflect.Pointer {
+		kind = kind.Elem()
+	}
+	count := 0
+	for g := range strings.SplitSeq(stacks(), "\n\n") {
+		if strings.Contains(g, kind.PkgPath()+".") {
+			count++
+		}
+	}
+	return count
+}
+
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}

@@ -1,0 +1,97 @@
+package inbox_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/heraldgo/herald/internal/inbox"
+)
+
+func newInbox(items, bytes int) *inbox.Inbox[string] {
+	return inbox.New(inbox.Config[string]{
+		Size: func(e string) int { return len(e) }, MaxItems: items, MaxBytes: bytes, Restored: "up",
+	})
+}
+
+// take receives n events, or all that wait where n is 0.
+func take(b *inbox.Inbox[string], n int) string {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	var events []string
+	for n == 0 || len(events) < n {
+		e, err := b.Receive(ended)
+		if err != nil {
+			break
+		}
+		events = append(events, e)
+	}
+	return strings.Join(events, " ")
+}
+
+func TestInbox(t *testing.T) {
+	push := func(b *inbox.Inbox[string], events ...string) { b.Push(events, "lost") }
+	for name, test := range map[string]struct {
+		run  func(b *inbox.Inbox[string])
+		want string
+	}{
+		"order":            {func(b *inbox.Inbox[string]) { push(b, "1", "2"); push(b, "3") }, "1 2 3"},
+		"gap":              {func(b *inbox.Inbox[string]) { push(b, "1"); b.Down("down"); b.Restore(); push(b, "2") }, "1 down up 2"},
+		"flaps":            {func(b *inbox.Inbox[string]) { b.Down("a"); b.Restore(); b.Down("b"); b.Down("c"); b.Restore() }, "a up"},
+		"flaps, packet":    {func(b *inbox.Inbox[string]) { b.Down("a"); b.Restore(); push(b, "1"); b.Down("b"); b.Restore() }, "a up 1 b up"},
+		"never down":       {func(b *inbox.Inbox[string]) { b.Restore() }, ""},
+		"too many":         {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4"); push(b, "5"); push(b, "6") }, "1 2 3 4 lost up"},
+		"too many at once": {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4", "5"); push(b, "6") }, "lost up 6"},
+		"too large":        {func(b *inbox.Inbox[string]) { push(b, strings.Repeat("x", 101)); push(b, "1") }, "lost up 1"},
+		"down while full":  {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4"); push(b, "5"); b.Down("down"); take(b, 3) }, "4 lost"},
+		"both, link later": {func(b *inbox.Inbox[string]) {
+			push(b, "1", "2", "3", "4")
+			push(b, "5")
+			b.Down("down")
+			take(b, 3)
+			b.Restore()
+		}, "4 lost up"},
+		"both, queue later": {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4"); push(b, "5"); b.Down("down"); b.Restore() }, "1 2 3 4 lost up"},
+		"full while down":   {func(b *inbox.Inbox[string]) { b.Down("down"); push(b, "1", "2", "3", "4"); b.Restore() }, "down up"},
+		"after the loss":    {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4"); push(b, "5"); take(b, 3); push(b, "6") }, "4 lost up 6"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newInbox(4, 100)
+			test.run(b)
+			if got := take(b, 0); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestReceive(t *testing.T) {
+	b := newInbox(1<<20, 1<<30)
+	end := errors.New("end")
+	result := make(chan error)
+	go func() {
+		for want := range 100_000 {
+			if e, err := b.Receive(t.Context()); err != nil || len(e) != want%7 {
+				t.Errorf("event %d: %q, %v", want, e, err)
+				break
+			}
+		}
+		_, err := b.Receive(t.Context())
+		result <- err
+	}()
+	for i := range 100_000 {
+		b.Push([]string{"xxxxxxx"[:i%7]}, "lost")
+	}
+	b.Down("down")
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	b.Push([]string{"1"}, "lost")
+	b.Close(end)
+	b.Close(errors.New("again"))
+	b.Push([]string{"1"}, "lost")
+	if _, err := b.Receive(t.Context()); err != end {
+		t.Errorf("after Close: %v", err)
+	}
+}

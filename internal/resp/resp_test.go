@@ -1,0 +1,94 @@
+package resp_test
+
+import (
+	"errors"
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/heraldgo/herald/internal/resp"
+)
+
+func TestAppend(t *testing.T) {
+	b := resp.AppendCommand(nil, 3)
+	b = resp.AppendWord(b, "PUBLISH")
+	b = resp.AppendJoined(b, "a:", "\r\n")
+	b = resp.AppendWord(b, []byte{})
+	if got, want := string(b), "*3\r\n$7\r\nPUBLISH\r\n$4\r\na:\r\n\r\n$0\r\n\r\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func read(r *resp.Reader) (resp.Value, error) {
+	h, err := r.Header()
+	if err != nil {
+		return resp.Value{}, err
+	}
+	return r.Rest(h)
+}
+
+func TestRead(t *testing.T) {
+	type v = resp.Value
+	for in, want := range map[string]v{
+		"+OK\r\n":                    {Kind: '+', Str: "OK"},
+		"-ERR no\r\n":                {Kind: '-', Str: "ERR no"},
+		"!6\r\nERR no\r\n":           {Kind: '-', Str: "ERR no"},
+		":-12\r\n":                   {Kind: ':', Int: -12},
+		"$4\r\na\r\nb\r\n":           {Kind: '$', Str: "a\r\nb"},
+		"$-1\r\n":                    {Kind: '_'},
+		"_\r\n":                      {Kind: '_'},
+		"#t\r\n":                     {Kind: '#', Str: "t"},
+		"*-1\r\n":                    {Kind: '*'},
+		"%1\r\n+role\r\n+master\r\n": {Kind: '%', Elems: []v{{Kind: '+', Str: "role"}, {Kind: '+', Str: "master"}}},
+		">2\r\n:1\r\n~1\r\n,1.5\r\n": {Kind: '>', Elems: []v{{Kind: ':', Int: 1}, {Kind: '~', Elems: []v{{Kind: ',', Str: "1.5"}}}}},
+	} {
+		got, err := read(resp.NewReader(iotest.OneByteReader(strings.NewReader(in)), 64))
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: got %+v, %v, want %+v", in, got, err, want)
+		}
+	}
+}
+
+func TestReadFaults(t *testing.T) {
+	for in, want := range map[string]error{
+		"":                             io.EOF,
+		"+OK":                          io.EOF,
+		"$4\r\nab":                     io.ErrUnexpectedEOF,
+		"$2\r\nabc\r\n":                resp.ErrProtocol,
+		"?\r\n\r\n":                    resp.ErrProtocol,
+		"+\n\n":                        resp.ErrProtocol,
+		":\r\n":                        resp.ErrProtocol,
+		":1x\r\n":                      resp.ErrProtocol,
+		"$-2\r\n":                      resp.ErrProtocol,
+		"$999999999999\r\n":            resp.ErrProtocol,
+		"*99999999\r\n":                resp.ErrProtocol,
+		strings.Repeat("*1\r\n", 20):   resp.ErrProtocol,
+		"+" + strings.Repeat("x", 100): resp.ErrProtocol,
+	} {
+		if _, err := read(resp.NewReader(strings.NewReader(in), 64)); !errors.Is(err, want) {
+			t.Errorf("%q: got %v, want %v", in, err, want)
+		}
+	}
+	r := resp.NewReader(strings.NewReader("$70\r\n"+strings.Repeat("x", 70)+"\r\n"), 64)
+	if _, err := r.Peek(); !errors.Is(err, resp.ErrProtocol) {
+		t.Errorf("Peek of more than the buffer: %v", err)
+	}
+	r = resp.NewReader(strings.NewReader(":1\r\n"), 64)
+	if _, err := r.Bulk(); !errors.Is(err, resp.ErrProtocol) {
+		t.Errorf("Bulk of a number: %v", err)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add([]byte("%1\r\n+role\r\n$6\r\nmaster\r\n>3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		r := resp.NewReader(strings.NewReader(string(in)), 64)
+		for {
+			if _, err := read(r); err != nil {
+				return
+			}
+		}
+	})
+}
