@@ -32,6 +32,7 @@ type Conn struct {
 	socket socket
 
 	memberships []membership // guarded by index.mu
+	generation  int64        // of the lease it was last added under; of presence.run alone
 
 	mu         sync.Mutex
 	queue      queue

@@ -299,33 +299,36 @@ func (p *presence) writeAdds(ctx context.Context, ops []presenceOp, adds []int, 
 		p.setLease(0)
 	}
 	p.failed(err)
+	var back []string
 	for j, i := range adds {
 		results[i].err = err
-		if err == nil {
-			results[i].added = added[j]
-			if entries[j].UserTopic != "" && entries[j].Session.Since.IsZero() {
-				ops[i].c.since.Store(added[j].Since.UnixMicro())
-			}
+		if err != nil {
+			continue
 		}
+		results[i].added = added[j]
+		if entries[j].UserTopic == "" {
+			continue
+		}
+		c := ops[i].c
+		if entries[j].Session.Since.IsZero() {
+			c.since.Store(added[j].Since.UnixMicro())
+		}
+		// Of new Conns their handshake tells. Added again under one lease, a
+		// Conn gets its first answer again, which is no news.
+		if added[j].Online && ops[i].done == nil && c.generation != p.lease.Generation {
+			back = append(back, c.identity.User)
+		}
+		c.generation = p.lease.Generation
 	}
-	if err == nil && p.hub.config.OnOnline != nil {
-		p.tellOnline(ops, adds, added)
-	}
+	p.tellOnline(back)
 }
 
 // tellOnline tells OnOnline of those who are back after the lease was lost.
-// Of new Conns their handshake tells.
-func (p *presence) tellOnline(ops []presenceOp, adds []int, added []Added) {
-	var users []string
-	for j, i := range adds {
-		if added[j].Online && ops[i].done == nil {
-			users = append(users, ops[i].c.identity.User)
-		}
-	}
-	if len(users) == 0 {
+func (p *presence) tellOnline(users []string) {
+	h := p.hub
+	if len(users) == 0 || h.config.OnOnline == nil {
 		return
 	}
-	h := p.hub
 	h.last.Go(func() {
 		for _, u := range users {
 			h.guard(nil, "OnOnline", func() { h.config.OnOnline(u) })
