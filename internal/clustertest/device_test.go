@@ -22,6 +22,7 @@ type device struct {
 	groups []string
 	node   *node
 	id     string // of its Conn
+	since  int64  // Unix nanoseconds: what is sent from then on it must get
 
 	conn   *websocket.Conn
 	fences chan string
@@ -55,6 +56,7 @@ func (c *cluster) connect(n *node, user, name string, groups ...string) *device 
 		c.t.Fatalf("first message of %s of %s: %v", name, user, err)
 	}
 	d.id = strings.TrimPrefix(string(first), "id ")
+	d.since = time.Now().UnixNano()
 	go d.read()
 	c.t.Cleanup(d.close)
 	c.devices = append(c.devices, d)

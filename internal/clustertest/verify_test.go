@@ -115,7 +115,7 @@ func (c *cluster) verify() tally {
 				continue
 			}
 			for _, m := range messages {
-				if m.Err != "" || got[key{m.sender, m.N}] {
+				if m.Err != "" || m.Start < d.since || got[key{m.sender, m.N}] {
 					continue
 				}
 				if slices.ContainsFunc(gaps[d.node], func(g gap) bool { return g.covers(m.record, d) }) {
