@@ -336,7 +336,7 @@ func (h *Hub) applyOne(what call, conns []*Conn, done chan presenceResult) (aske
 					changed = append(changed, groupTopic(g))
 				}
 			}
-			if len(changed) > 0 && h.presence.join(c, changed, done) {
+			if len(changed) > 0 && h.presence.join(c, changed, false, done) {
 				asked++
 			}
 		case opLeave:

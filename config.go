@@ -117,7 +117,7 @@ type Config struct {
 	HandshakeRate   int   // handshakes a second on this node, then 503. Default 10,000
 	MaxMessageSize  int64 // bytes of a message from a client, then close 1009. Default 64 KiB
 	MaxSendSize     int64 // bytes of a message to clients, then an error. Default 1 MiB
-	MessageRate     int   // messages and pings a second from one client, then close 1008. Default 1,000
+	MessageRate     int   // messages, pings and pongs a second from one client, then close 1008. Default 1,000
 
 	// QueueMessages and QueueBytes bound what waits to be written to one
 	// client. Defaults 4,096 and 4 MiB. QueueBytes must hold a message of

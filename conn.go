@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/coder/websocket"
 )
@@ -32,7 +33,6 @@ type Conn struct {
 	socket socket
 
 	memberships []membership // guarded by index.mu
-	generation  int64        // of the lease it was last added under; of presence.run alone
 
 	mu         sync.Mutex
 	queue      queue
@@ -228,6 +228,10 @@ func (c *Conn) ping() {
 func (c *Conn) libraryClose(payload []byte) {
 	cause := parseClose(payload)
 	frame := append([]byte{finalClose, byte(len(payload))}, payload...)
+	if !utf8.ValidString(cause.Reason) { // RFC 6455 section 8.1; the library does not look
+		cause = &CloseError{Code: StatusInvalidPayload, Reason: "close reason is not UTF-8"}
+		frame = closeFrame(cause.Code, cause.Reason)
+	}
 	// The library's reasons tell more than a client need know.
 	switch cause.Code {
 	case StatusProtocolError:
@@ -240,12 +244,19 @@ func (c *Conn) libraryClose(payload []byte) {
 	c.beginClose(frame, cause, false)
 }
 
-// hangup closes the connection as soon as all is written.
+// hangup closes the connection as soon as all is written. Where no close has
+// begun, the library hangs up because a control frame has not come in whole
+// within the five seconds that it gives it: then the client is told.
 func (c *Conn) hangup() {
 	c.mu.Lock()
-	c.queue.hangup = true
+	closing := c.queue.closing
+	c.queue.hangup = closing
 	end := c.ending()
 	c.mu.Unlock()
+	if !closing {
+		c.shut(&CloseError{Code: StatusPolicyViolation, Reason: "message took too long"}, false)
+		return
+	}
 	c.end(end)
 }
 

@@ -109,11 +109,23 @@ func (h *Hub) ready(w http.ResponseWriter) *HTTPError {
 		return &HTTPError{http.StatusServiceUnavailable, "not ready"}
 	}
 	if !canHijack(w) {
-		h.config.Logger.Error("herald: cannot upgrade: a middleware (http.TimeoutHandler?) hides http.Hijacker; mount the Hub outside of it, or give its http.ResponseWriter an Unwrap method",
-			slog.String("writer", fmt.Sprintf("%T", w)))
+		h.logHidden(w)
 		return &HTTPError{http.StatusInternalServerError, "cannot upgrade here: the server's log says why"}
 	}
 	return nil
+}
+
+// logHidden names the writer that stands between w and the connection.
+func (h *Hub) logHidden(w http.ResponseWriter) {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = u.Unwrap()
+	}
+	h.config.Logger.Error("herald: cannot upgrade: a middleware (http.TimeoutHandler?) hides http.Hijacker; mount the Hub outside of it, or give its http.ResponseWriter an Unwrap method",
+		slog.String("writer", fmt.Sprintf("%T", w)))
 }
 
 // connect takes the request from its identity to a living Conn. Where it
@@ -139,12 +151,20 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 		c.abandon(err)
 		return &HTTPError{http.StatusServiceUnavailable, "not ready"}
 	}
-	if err := c.upgrade(w, r); err != nil { // answered by the library
+	var added Added
+	register := func() *HTTPError {
+		var err error
+		if added, err = h.presence.add(ctx, c); err != nil {
+			return &HTTPError{http.StatusServiceUnavailable, "not ready"}
+		}
+		return nil
+	}
+	if err := c.upgrade(w, r, register); err != nil { // answered by the library
 		h.stats.rejected.Add(1)
 		c.abandon(err)
 		return nil
 	}
-	if err := h.admit(ctx, c); err != nil {
+	if err := h.admit(ctx, c, added); err != nil {
 		h.stats.rejected.Add(1)
 		c.refuse(err)
 	}
@@ -163,16 +183,21 @@ func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
 	return c
 }
 
-// upgrade makes the request's connection the Conn's.
-func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request) error {
+// upgrade makes the request's connection the Conn's, where the request is
+// right and ready says so.
+func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, ready func() *HTTPError) error {
 	config := &c.hub.config
-	ws, err := websocket.Accept(upgradeWriter{w, &c.socket}, r, &websocket.AcceptOptions{
+	ws, err := websocket.Accept(&upgradeWriter{ResponseWriter: w, socket: &c.socket, ready: ready}, r, &websocket.AcceptOptions{
 		OriginPatterns:  config.OriginPatterns,
 		Subprotocols:    config.Subprotocols,
 		CompressionMode: websocket.CompressionDisabled,
 		OnPingReceived:  c.pingReceived,
+		OnPongReceived:  c.pongReceived,
 	})
 	if err != nil {
+		if errors.Is(err, http.ErrNotSupported) { // of a Hijack that only looked like one
+			c.hub.logHidden(w)
+		}
 		if c.socket.conn != nil {
 			c.socket.conn.Close()
 		}
@@ -197,13 +222,8 @@ func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// admit registers the Conn, asks Admit and OnConnect, and lets its messages
-// flow.
-func (h *Hub) admit(ctx context.Context, c *Conn) error {
-	added, err := h.presence.add(ctx, c)
-	if err != nil {
-		return err
-	}
+// admit asks Admit and OnConnect, and lets the Conn's messages flow.
+func (h *Hub) admit(ctx context.Context, c *Conn, added Added) (err error) {
 	if added.Online && h.config.OnOnline != nil {
 		h.guard(nil, "OnOnline", func() { h.config.OnOnline(c.identity.User) })
 	}
@@ -321,10 +341,16 @@ func (h *Hub) reject(w http.ResponseWriter, r *http.Request, e *HTTPError) {
 	if h.config.RejectAfterUpgrade && h.rejectUpgraded(w, r, e) {
 		return
 	}
-	if e.Status == http.StatusServiceUnavailable || e.Status == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
-	}
+	retryAfter(w.Header(), e.Status)
 	http.Error(w, e.Message, e.Status)
+}
+
+// retryAfter asks a client that may come again to wait some seconds, not all
+// the same.
+func retryAfter(header http.Header, status int) {
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+		header.Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
+	}
 }
 
 // rejectUpgraded upgrades only to close, so that a browser's script sees why.
@@ -342,7 +368,7 @@ func (h *Hub) rejectUpgraded(w http.ResponseWriter, r *http.Request, e *HTTPErro
 		reason = ""
 	}
 	c := h.newConn(r, Identity{})
-	if err := c.upgrade(w, r); err != nil {
+	if err := c.upgrade(w, r, func() *HTTPError { return nil }); err != nil {
 		return true
 	}
 	c.shut(&CloseError{Code: code, Reason: reason}, false)

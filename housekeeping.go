@@ -132,7 +132,7 @@ func (k *housekeeping) audit(ctx context.Context, all bool) error {
 	for {
 		conns := p.hub.index.appendSlice(nil, k.visit, auditStep)
 		for _, c := range conns {
-			p.sync(c)
+			p.sync(c, false)
 		}
 		if k.visit += len(conns); len(conns) < auditStep {
 			k.visit = 0
@@ -165,7 +165,7 @@ func (k *housekeeping) check(e Entry) {
 		return
 	}
 	k.p.remove(e, nil)
-	k.p.sync(c) // what it has joined meanwhile
+	k.p.sync(c, false) // what it has joined meanwhile
 }
 
 // collectOffline tells OnOffline of the users who are due.

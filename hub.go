@@ -299,19 +299,22 @@ func (h *Hub) Health() error {
 }
 
 // guard runs a callback. A panic in it closes the Conn, and is logged and
-// counted; guard then answers false. c may be nil.
+// counted; guard then answers false. runtime.Goexit counts as a panic, but
+// does end the goroutine. c may be nil.
 func (h *Hub) guard(c *Conn, name string, callback func()) (ok bool) {
 	defer func() {
-		if v := recover(); v != nil {
-			h.stats.panics.Add(1)
-			args := []any{slog.String("callback", name), slog.Any("panic", v), slog.String("stack", string(debug.Stack()))}
-			if c != nil {
-				args = append(args, slog.String("conn", c.ID()))
-			}
-			h.config.Logger.Error("herald: panic in a callback", args...)
-			if c != nil {
-				c.shut(&CloseError{Code: StatusInternalError, Reason: "internal error"}, false)
-			}
+		if ok {
+			return
+		}
+		v := recover() // nil of runtime.Goexit
+		h.stats.panics.Add(1)
+		args := []any{slog.String("callback", name), slog.Any("panic", v), slog.String("stack", string(debug.Stack()))}
+		if c != nil {
+			args = append(args, slog.String("conn", c.ID()))
+		}
+		h.config.Logger.Error("herald: panic in a callback", args...)
+		if c != nil {
+			c.shut(&CloseError{Code: StatusInternalError, Reason: "internal error"}, false)
 		}
 	}()
 	callback()

@@ -47,6 +47,7 @@ type presence struct {
 type presenceOp struct {
 	c     *Conn
 	add   bool
+	back  bool  // add: the lease was lost meanwhile
 	entry Entry // without a Since, for add
 	done  chan presenceResult
 }
@@ -105,13 +106,13 @@ func (p *presence) add(ctx context.Context, c *Conn) (Added, error) {
 
 // join registers the Conn under more topics. It answers false where there is
 // nothing to wait for.
-func (p *presence) join(c *Conn, topics []string, done chan presenceResult) bool {
+func (p *presence) join(c *Conn, topics []string, back bool, done chan presenceResult) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.queue.closing || !c.registered { // gone, or add is still to come
 		return false
 	}
-	p.push(presenceOp{c: c, add: true, entry: c.entry(topics), done: done})
+	p.push(presenceOp{c: c, add: true, back: back, entry: c.entry(topics), done: done})
 	return true
 }
 
@@ -299,36 +300,33 @@ func (p *presence) writeAdds(ctx context.Context, ops []presenceOp, adds []int, 
 		p.setLease(0)
 	}
 	p.failed(err)
-	var back []string
 	for j, i := range adds {
 		results[i].err = err
-		if err != nil {
-			continue
+		if err == nil {
+			results[i].added = added[j]
+			if entries[j].UserTopic != "" && entries[j].Session.Since.IsZero() {
+				ops[i].c.since.Store(added[j].Since.UnixMicro())
+			}
 		}
-		results[i].added = added[j]
-		if entries[j].UserTopic == "" {
-			continue
-		}
-		c := ops[i].c
-		if entries[j].Session.Since.IsZero() {
-			c.since.Store(added[j].Since.UnixMicro())
-		}
-		// Of new Conns their handshake tells. Added again under one lease, a
-		// Conn gets its first answer again, which is no news.
-		if added[j].Online && ops[i].done == nil && c.generation != p.lease.Generation {
-			back = append(back, c.identity.User)
-		}
-		c.generation = p.lease.Generation
 	}
-	p.tellOnline(back)
+	if err == nil && p.hub.config.OnOnline != nil {
+		p.tellOnline(ops, adds, added)
+	}
 }
 
 // tellOnline tells OnOnline of those who are back after the lease was lost.
-func (p *presence) tellOnline(users []string) {
-	h := p.hub
-	if len(users) == 0 || h.config.OnOnline == nil {
+// Of new Conns their handshake tells.
+func (p *presence) tellOnline(ops []presenceOp, adds []int, added []Added) {
+	var users []string
+	for j, i := range adds {
+		if added[j].Online && ops[i].back {
+			users = append(users, ops[i].c.identity.User)
+		}
+	}
+	if len(users) == 0 {
 		return
 	}
+	h := p.hub
 	h.last.Go(func() {
 		for _, u := range users {
 			h.guard(nil, "OnOnline", func() { h.config.OnOnline(u) })
@@ -397,17 +395,18 @@ func (p *presence) setLease(generation int64) {
 // restore adds every Conn again.
 func (p *presence) restore() {
 	for _, c := range p.hub.index.appendConns(nil, topicEveryone) {
-		p.sync(c)
+		p.sync(c, true)
 	}
 }
 
-// sync adds the Conn again, under the topics the index has it in.
-func (p *presence) sync(c *Conn) {
+// sync adds the Conn again, under the topics the index has it in. back says
+// that the Registry had forgotten it.
+func (p *presence) sync(c *Conn, back bool) {
 	if c.since.Load() == 0 { // its first add is still under way
 		return
 	}
 	topics := p.hub.index.topicsOf(c)
-	if !p.join(c, topics, nil) {
+	if !p.join(c, topics, back, nil) {
 		return
 	}
 	// It may have left a group meanwhile, and that may have been written

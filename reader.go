@@ -58,7 +58,8 @@ func (c *Conn) readMessage() bool {
 	return true
 }
 
-// allow counts a message or a ping of the client's against MessageRate.
+// allow counts a message, a ping or a pong of the client's against
+// MessageRate.
 func (c *Conn) allow() bool {
 	if c.rate.allow(c.hub.config.MessageRate) {
 		return true
@@ -72,6 +73,10 @@ func (c *Conn) allow() bool {
 func (c *Conn) pingReceived(context.Context, []byte) bool {
 	return c.ctx.Err() == nil && c.allow()
 }
+
+// pongReceived is called by the library for each pong. A client may send some
+// that nobody asked for (RFC 6455 section 5.5.3).
+func (c *Conn) pongReceived(context.Context, []byte) { c.allow() }
 
 // readFailed sees to the end of the connection after the library's reader
 // failed.

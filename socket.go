@@ -2,10 +2,10 @@ package herald
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"net"
 	"net/http"
-	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -79,30 +79,52 @@ func (s *socket) SetDeadline(t time.Time) error      { return s.conn.SetDeadline
 func (s *socket) SetReadDeadline(t time.Time) error  { return s.conn.SetReadDeadline(t) }
 func (s *socket) SetWriteDeadline(t time.Time) error { return s.conn.SetWriteDeadline(t) }
 
-var started = time.Now()
+// started lies far back, so that the clock is above 0 in a testing/synctest
+// bubble too, where the time begins in the year 2000.
+var started = time.Now().Add(-50 * 365 * 24 * time.Hour)
 
-// clock returns nanoseconds on a clock that never jumps.
+// clock returns nanoseconds on a clock that never jumps, always above 0.
 func clock() int64 { return int64(time.Since(started)) }
 
 // An upgradeWriter is the ResponseWriter that the library upgrades. Its Hijack
 // gives the library the Conn's socket, with small buffers.
+//
+// It holds back the 101 until ready, which runs when the library has found
+// nothing wrong with the request, has returned nil: so a client whose
+// handshake is over is known to the cluster. And it writes the 101 itself, past
+// the host's middleware: gin, and what compresses in echo, keep a status until
+// a body comes, which is never.
 type upgradeWriter struct {
 	http.ResponseWriter
 	socket *socket
+	ready  func() *HTTPError
+
+	refusal *HTTPError // ready's
 }
 
 // Unwrap is for http.ResponseController.
-func (w upgradeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *upgradeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// WriteHeaderNow is what gin needs for the status line to be sent at all.
-func (w upgradeWriter) WriteHeaderNow() {
-	if g, ok := w.ResponseWriter.(interface{ WriteHeaderNow() }); ok {
-		g.WriteHeaderNow()
+// WriteHeader leaves the 101 to Hijack.
+func (w *upgradeWriter) WriteHeader(status int) {
+	switch {
+	case status == http.StatusSwitchingProtocols:
+	case w.refusal != nil: // the library's 500 for the Hijack that failed
+		w.ResponseWriter.WriteHeader(w.refusal.Status)
+	default:
+		w.ResponseWriter.WriteHeader(status)
 	}
 }
 
-// Hijack takes over the connection.
-func (w upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+// Hijack takes over the connection and answers the upgrade.
+func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if w.refusal = w.ready(); w.refusal != nil {
+		for _, name := range []string{"Upgrade", "Connection", "Sec-WebSocket-Accept", "Sec-WebSocket-Protocol"} {
+			w.Header().Del(name)
+		}
+		retryAfter(w.Header(), w.refusal.Status)
+		return nil, nil, w.refusal
+	}
 	conn, brw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
@@ -114,8 +136,17 @@ func (w upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	s.conn = conn
 	s.raw = rawConn(conn)
+	head := bytes.NewBufferString("HTTP/1.1 101 Switching Protocols\r\n")
+	w.Header().WriteSubset(head, noBody)
+	head.WriteString("\r\n")
+	if _, err := conn.Write(head.Bytes()); err != nil {
+		return nil, nil, err
+	}
 	return s, bufio.NewReadWriter(bufio.NewReaderSize(s, socketReadBuffer), bufio.NewWriterSize(s, socketWriteBuffer)), nil
 }
+
+// noBody is what a 101 must not have (RFC 9110 sections 6.4.1 and 8.6).
+var noBody = map[string]bool{"Content-Length": true, "Transfer-Encoding": true}
 
 // canHijack says whether Hijack will find a connection, without trying.
 func canHijack(w http.ResponseWriter) bool {
@@ -129,8 +160,4 @@ func canHijack(w http.ResponseWriter) bool {
 			return false
 		}
 	}
-}
-
-func connID(node string, counter uint64) string {
-	return node + "." + strconv.FormatUint(counter, 10)
 }

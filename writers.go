@@ -195,11 +195,14 @@ func (c *Conn) writeAll(p []byte) error {
 // writeFailed ends the Conn after a failed write.
 func (c *Conn) writeFailed(err error) {
 	if os.IsTimeout(err) {
-		c.hub.stats.tooSlow.Add(1)
+		c.mu.Lock()
+		closing := c.queue.closing
+		c.mu.Unlock()
+		if !closing {
+			c.hub.stats.tooSlow.Add(1)
+		}
 		err = ErrTooSlow
 	}
-	c.mu.Lock()
-	c.queue.owner = ownerNone
-	c.mu.Unlock()
+	// The owner stays: what it took must not be taken again.
 	c.kill(err)
 }

@@ -1,0 +1,48 @@
+// Package herald sends messages to users who are connected by WebSocket to
+// any of several nodes behind a load balancer.
+//
+// A service mounts a [Hub] on a route. Every connection, a [Conn], belongs to
+// a user; a user has many, on whichever nodes the load balancer picked. Any
+// node can send to a [Target], a user, a group, one connection or everyone,
+// and every device concerned gets the message, wherever it is connected:
+//
+//	hub, err := herald.New(herald.Config{Redis: rdb, Authenticate: whoIs})
+//	http.Handle("/ws", hub)
+//	hub.Send(ctx, herald.User("42"), herald.Text("hello"))
+//
+// Messages travel between the nodes over a [Bus]; who is online, with which
+// connections, and where, is kept in a [Registry]. Config.Redis gives both.
+// Without it a Hub works alone, in memory.
+//
+// # What is promised
+//
+// A connected device gets a message at most once, and exactly once where no
+// [Gap] is reported and its queue holds. Messages that one sender sends to one
+// topic (a user, a group, everyone) arrive in the order of sending, and all
+// receivers of a topic see one order; between topics there is none. No loss is
+// silent: it lies in a Gap, or the Send returned an error, or it is counted in
+// [Stats]. herald makes no duplicates, and so it never sends again by itself
+// what may have been sent: that is [ErrUnknown].
+//
+// # The life of a connection
+//
+// ServeHTTP asks Authenticate, checks limits and health, follows the user's
+// topics on the Bus, upgrades, registers the session, asks Admit, runs
+// OnConnect, and then lets messages flow. From the moment OnConnect runs,
+// nothing that is sent to the user is missed. OnMessage gets the client's
+// messages one after the other. However the connection ends, OnDisconnect
+// runs once.
+//
+// # The life of a Hub
+//
+// [New] connects; [Hub.Shutdown] closes the connections, spread over time,
+// and leaves no goroutine. http.Server.Shutdown knows nothing of WebSocket
+// connections: call the Hub's first, then the server's. A node that dies
+// without it is missed by the others within Config.Lease.
+//
+// # Testing
+//
+// Package heraldtest has a small cluster in memory, with clients and faults,
+// for tests of your own code, and the suites that every Bus and Registry
+// must pass.
+package herald

@@ -1,0 +1,184 @@
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/heraldgo/herald"
+)
+
+const (
+	room  = "room"  // the group of everybody
+	watch = "watch" // the group of those who want to know who is there
+
+	maxName = 64   // characters
+	maxText = 8000 // characters
+)
+
+// A frame is what clients get, as JSON. Frames of other types than room,
+// direct and error go only to connections that asked for presence.
+type frame struct {
+	Type   string `json:"type"` // room, direct, error; hello, notice, presence
+	From   string `json:"from"` // a user; empty is the node
+	Text   string `json:"text"`
+	To     string `json:"to,omitempty"`     // of direct
+	Device string `json:"device,omitempty"` // of room and direct: the sender's
+	Node   string `json:"node,omitempty"`   // the sender's; of hello and presence: the client's own
+	Conn   string `json:"conn,omitempty"`   // of hello: the client's own id
+}
+
+// A request is what clients send, as JSON.
+type request struct {
+	Type string `json:"type"` // room or direct
+	To   string `json:"to"`   // of direct: a user
+	Text string `json:"text"`
+}
+
+// authenticate believes everybody. A real one would look at a session or a
+// token.
+func authenticate(r *http.Request) (herald.Identity, error) {
+	q := r.URL.Query()
+	id := herald.Identity{User: q.Get("user"), Device: q.Get("device"), Platform: q.Get("platform"), Groups: []string{room}}
+	err := checkName("user", id.User)
+	for _, f := range []struct{ field, value string }{{"device", id.Device}, {"platform", id.Platform}} {
+		if err == nil && f.value != "" {
+			err = checkName(f.field, f.value)
+		}
+	}
+	if err != nil {
+		return id, &herald.HTTPError{Status: http.StatusBadRequest, Message: err.Error()}
+	}
+	if q.Get("presence") == "1" {
+		id.Groups = append(id.Groups, watch)
+	}
+	return id, nil
+}
+
+// checkName says whether value can be a name. The error is for the client.
+func checkName(field, value string) error {
+	if !utf8.ValidString(value) || strings.TrimSpace(value) == "" || utf8.RuneCountInString(value) > maxName {
+		return fmt.Errorf("%s: %s: must be 1 to %d characters of UTF-8, not only spaces", field, short(value), maxName)
+	}
+	return nil
+}
+
+// short quotes a client's value for an answer to it.
+func short(value string) string {
+	if utf8.RuneCountInString(value) > maxName {
+		return fmt.Sprintf("%q and so on, %d characters", string([]rune(value)[:20]), utf8.RuneCountInString(value))
+	}
+	return fmt.Sprintf("%q", value)
+}
+
+func (n *node) onConnect(_ context.Context, c *herald.Conn) error {
+	defer n.lookAgain()
+	if !slices.Contains(c.Groups(), watch) {
+		return nil
+	}
+	return c.Send(herald.JSON(frame{Type: "hello", Text: "You are on node " + n.name, Node: n.name, Conn: c.ID()}))
+}
+
+func (n *node) onMessage(ctx context.Context, c *herald.Conn, m herald.Message) {
+	if err := n.handle(ctx, c, m); err != nil {
+		c.Send(herald.JSON(frame{Type: "error", Text: err.Error()}))
+	}
+}
+
+// handle does what a client asks for. The error is for the client.
+func (n *node) handle(ctx context.Context, c *herald.Conn, m herald.Message) error {
+	in, err := parse(m)
+	if err != nil {
+		return err
+	}
+	out := frame{Type: in.Type, From: c.User(), Text: in.Text, Device: c.Identity().Device, Node: n.name}
+	if in.Type == "room" {
+		return sendError(c.Hub().Send(ctx, herald.Group(room), herald.JSON(out)))
+	}
+	out.To = in.To
+	if err := c.Hub().Send(ctx, herald.User(in.To, c.User()), herald.JSON(out)); err != nil {
+		return sendError(err)
+	}
+	if online, err := c.Hub().Online(ctx, in.To); err == nil && !online[in.To] {
+		return fmt.Errorf("to: %s: must be online: nobody got the message", short(in.To))
+	}
+	return nil
+}
+
+// parse understands and checks a client's message. The error is for the
+// client.
+func parse(m herald.Message) (request, error) {
+	var in request
+	if !m.IsText() {
+		return in, errors.New("message: binary: must be a text frame")
+	}
+	if err := json.Unmarshal(m.Bytes(), &in); err != nil {
+		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
+			return in, fmt.Errorf("%s: %s: must be a string", wrong.Field, wrong.Value)
+		}
+		return in, fmt.Errorf("message: %s: must be a JSON object", short(m.String()))
+	}
+	switch in.Type {
+	case "room":
+	case "direct":
+		if err := checkName("to", in.To); err != nil {
+			return in, err
+		}
+	default:
+		return in, fmt.Errorf(`type: %s: must be "room" or "direct"`, short(in.Type))
+	}
+	if strings.TrimSpace(in.Text) == "" || utf8.RuneCountInString(in.Text) > maxText {
+		return in, fmt.Errorf("text: %s: must be 1 to %d characters, not only spaces", short(in.Text), maxText)
+	}
+	return in, nil
+}
+
+// sendError says to a client what became of its message, and nothing about
+// the inside.
+func sendError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, herald.ErrUnknown):
+		return errors.New("text: it is unknown whether the message went out: its receipt did not come")
+	default:
+		return errors.New("text: the message did not go out: the node can not reach the others now")
+	}
+}
+
+// announce tells everywhere that a user came or went. herald calls it on one
+// node only.
+func (n *node) announce(user, what string) {
+	hub := n.hub.Load()
+	if hub == nil {
+		return // New has not returned yet, so nobody is connected here
+	}
+	ctx, cancel := context.WithTimeout(n.stopped, time.Second)
+	defer cancel()
+	hub.Send(ctx, herald.Group(watch), herald.JSON(frame{Type: "notice", From: user, Text: what}))
+}
+
+// onGap tells this node's clients that messages may be missing.
+func (n *node) onGap(g herald.Gap) {
+	text := fmt.Sprintf("Messages sent to node %s within %v may be lost: its link to the others was down", n.name, g.Until.Sub(g.Since).Round(100*time.Millisecond))
+	n.tell(herald.JSON(frame{Type: "notice", Text: text}))
+}
+
+// tell sends m to the connections of this node that want to know.
+func (n *node) tell(m herald.Message) {
+	hub := n.hub.Load()
+	if hub == nil {
+		return
+	}
+	for c := range hub.Conns() {
+		if slices.Contains(c.Groups(), watch) {
+			c.Send(m) // a Conn that is full or has gone needs no news
+		}
+	}
+}

@@ -1,0 +1,118 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+var errNoNode = errors.New("no node is running")
+
+// A frontDoor is the load balancer: it gives each connection to the next
+// node that runs.
+type frontDoor struct {
+	server  *http.Server
+	clients links          // those whose sockets go through
+	sockets sync.WaitGroup // requests that are being passed on
+	pools   []*http.Transport
+}
+
+type clientKey struct{}
+
+func newFrontDoor(c *cluster) *frontDoor {
+	d := &frontDoor{}
+	mux := http.NewServeMux()
+	servePage(mux)
+	serveNodes(mux, c)
+	// Sockets take turns of their own, so that questions between two of them
+	// do not send both to one node.
+	mux.Handle("GET /ws", d.proxy(c))
+	mux.Handle("GET /api/online", d.proxy(c))
+	d.server = newServer(mux)
+	d.server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		return context.WithValue(ctx, clientKey{}, conn)
+	}
+	return d
+}
+
+// proxy returns a handler that passes requests on to the nodes in turn.
+func (d *frontDoor) proxy(c *cluster) http.Handler {
+	pool := &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
+		ResponseHeaderTimeout: 15 * time.Second,
+		IdleConnTimeout:       30 * time.Second,
+		DisableCompression:    true,
+	}
+	d.pools = append(d.pools, pool)
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetXForwarded()
+			r.Out.Host = r.In.Host // what the nodes compare a page's Origin with
+			r.Out.URL.Scheme = "http"
+		},
+		Transport: &balancer{addrs: c.running, next: pool},
+		ErrorLog:  log.New(io.Discard, "", 0), // says only that a socket ended
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if errors.Is(err, errNoNode) {
+				w.Header().Set("Retry-After", "1")
+				writeError(w, http.StatusServiceUnavailable, errNoNode.Error())
+				return
+			}
+			writeError(w, http.StatusBadGateway, "the node did not answer")
+		},
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		client := r.Context().Value(clientKey{}).(net.Conn)
+		d.sockets.Add(1)
+		defer d.sockets.Done()
+		if !d.clients.add(client) {
+			client.Close()
+			return
+		}
+		defer d.clients.remove(client)
+		proxy.ServeHTTP(w, r)
+	})
+}
+
+// close cuts what still goes through and waits for it. The server has been
+// shut down before.
+func (d *frontDoor) close() {
+	d.clients.cut()
+	d.server.Close()
+	d.sockets.Wait()
+	for _, p := range d.pools {
+		p.CloseIdleConnections()
+	}
+}
+
+// A balancer sends each request to the next of the addresses, and to the
+// one after it where nobody answers the call.
+type balancer struct {
+	addrs func() []string
+	turn  atomic.Uint64
+	next  http.RoundTripper
+}
+
+func (b *balancer) RoundTrip(r *http.Request) (*http.Response, error) {
+	addrs := b.addrs()
+	err := errNoNode
+	for range addrs {
+		addr := addrs[(b.turn.Add(1)-1)%uint64(len(addrs))]
+		to := *r
+		to.URL = &url.URL{Scheme: r.URL.Scheme, Host: addr, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery}
+		var response *http.Response
+		response, err = b.next.RoundTrip(&to)
+		if op, ok := errors.AsType[*net.OpError](err); !ok || op.Op != "dial" {
+			return response, err
+		}
+	}
+	return nil, err
+}

@@ -1,0 +1,347 @@
+package herald
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heraldgo/herald/internal/wsraw"
+)
+
+// hostile are clients that break the protocol or a limit at once, and the
+// close code that they must see (RFC 6455 section 7.4).
+var hostile = []struct {
+	name  string
+	bytes []byte
+	code  StatusCode
+}{
+	{"message over the limit", wsraw.Frame{Fin: true, Opcode: wsraw.Binary, Payload: make([]byte, 1001)}.Bytes(), 1009},
+	{"message far over the limit", append([]byte{0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}, make([]byte, 1001)...), 1009},
+	{"fragments over the limit", slices.Concat(
+		wsraw.Frame{Opcode: wsraw.Binary, Payload: make([]byte, 600)}.Bytes(),
+		wsraw.Frame{Opcode: wsraw.Continuation, Payload: make([]byte, 600)}.Bytes()), 1009},
+	{"negative length", []byte{0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}, 1002},
+	{"invalid UTF-8", wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: []byte("a\xffb")}.Bytes(), 1007},
+	{"surrogate in UTF-8", wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: []byte("\xed\xa0\x80")}.Bytes(), 1007},
+	{"invalid UTF-8 in fragments", slices.Concat(
+		wsraw.Frame{Opcode: wsraw.Text, Payload: []byte("\xe2\x82")}.Bytes(),
+		wsraw.Frame{Opcode: wsraw.Continuation}.Bytes(),
+		wsraw.Frame{Fin: true, Opcode: wsraw.Continuation, Payload: []byte("a")}.Bytes()), 1007},
+	{"unmasked frame", wsraw.Frame{Fin: true, Opcode: wsraw.Text, Unmasked: true, Payload: []byte("hi")}.Bytes(), 1002},
+	{"unmasked ping", wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Unmasked: true}.Bytes(), 1002},
+	{"RSV1", wsraw.Frame{Fin: true, RSV: 4, Opcode: wsraw.Text}.Bytes(), 1002},
+	{"RSV2", wsraw.Frame{Fin: true, RSV: 2, Opcode: wsraw.Text}.Bytes(), 1002},
+	{"RSV3 on a ping", wsraw.Frame{Fin: true, RSV: 1, Opcode: wsraw.Ping}.Bytes(), 1002},
+	{"unknown opcode 3", wsraw.Frame{Fin: true, Opcode: 3}.Bytes(), 1002},
+	{"unknown opcode 11", wsraw.Frame{Fin: true, Opcode: 11}.Bytes(), 1002},
+	{"fragmented ping", wsraw.Frame{Opcode: wsraw.Ping}.Bytes(), 1002},
+	{"fragmented close", wsraw.Frame{Opcode: wsraw.Close, Payload: []byte{3, 232}}.Bytes(), 1002},
+	{"ping of 126 bytes", wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: make([]byte, 126)}.Bytes(), 1002},
+	{"pong of 64 KB", wsraw.Frame{Fin: true, Opcode: wsraw.Pong, Payload: make([]byte, 1<<16)}.Bytes(), 1002},
+	{"continuation without a start", wsraw.Frame{Fin: true, Opcode: wsraw.Continuation}.Bytes(), 1002},
+	{"start inside a message", slices.Concat(
+		wsraw.Frame{Opcode: wsraw.Text, Payload: []byte("a")}.Bytes(),
+		wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: []byte("b")}.Bytes()), 1002},
+	{"close frame of 1 byte", wsraw.Frame{Fin: true, Opcode: wsraw.Close, Payload: []byte{3}}.Bytes(), 1002},
+	{"close frame with a reason that is not UTF-8", wsraw.CloseFrame(1000, "\xff").Bytes(), 1007},
+	{"close code 0", wsraw.CloseFrame(0, "").Bytes(), 1002},
+	{"close code 999", wsraw.CloseFrame(999, "").Bytes(), 1002},
+	{"close code 1004", wsraw.CloseFrame(1004, "").Bytes(), 1002},
+	{"close code 1005", wsraw.CloseFrame(1005, "").Bytes(), 1002},
+	{"close code 1006", wsraw.CloseFrame(1006, "").Bytes(), 1002},
+	{"close code 1015", wsraw.CloseFrame(1015, "").Bytes(), 1002},
+	{"close code 2999", wsraw.CloseFrame(2999, "").Bytes(), 1002},
+	{"close code 5000", wsraw.CloseFrame(5000, "").Bytes(), 1002},
+	{"not a frame", []byte("GET / HTTP/1.1\r\nHost: test\r\n\r\n"), 1002},
+}
+
+func TestHostileFrames(t *testing.T) {
+	for _, test := range hostile {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRig(t, Config{MaxMessageSize: 1000, CloseTimeout: 300 * time.Millisecond, OnMessage: func(context.Context, *Conn, Message) {
+				t.Error("OnMessage was called")
+			}})
+			// The first answers the close frame, the second says nothing more,
+			// the third goes on with its nonsense.
+			for i := range 3 {
+				c := r.connect("groups=a,b")
+				if _, err := c.Write(test.bytes); err != nil {
+					t.Fatal(err)
+				}
+				if i == 2 { // until the connection is closed under it
+					go func() {
+						for err := error(nil); err == nil; {
+							_, err = c.Write(test.bytes)
+						}
+					}()
+				}
+				closed, err := c.ReadClose()
+				if err != nil {
+					t.Fatalf("client %d: %v", i, err)
+				}
+				if closed.Code != uint16(test.code) || strings.ContainsAny(closed.Reason, "%\\:") {
+					t.Errorf("client %d saw %v, want %d and no internals", i, closed, test.code)
+				}
+				if i == 0 {
+					c.WriteFrames(wsraw.CloseFrame(closed.Code, ""))
+				}
+				if err := c.ReadEnd(); err != nil {
+					t.Error(err)
+				}
+			}
+			for _, cause := range r.ended(3) {
+				if closeCode(cause) != test.code {
+					t.Errorf("cause %v, want %d", cause, test.code)
+				}
+			}
+			r.clean()
+		})
+	}
+}
+
+// What is allowed, if odd, must pass: control frames inside a message, empty
+// fragments, the longest ping, UTF-8 cut between fragments.
+func TestOddFramesPass(t *testing.T) {
+	got := make(chan string, 10)
+	r := newRig(t, Config{MaxMessageSize: 1000, OnMessage: func(_ context.Context, _ *Conn, m Message) {
+		got <- fmt.Sprint(m.IsText(), len(m.Bytes()), " ", m.String()[:min(9, len(m.Bytes()))])
+	}})
+	c := r.connect("")
+	longest := bytes.Repeat([]byte{'p'}, 125)
+	c.WriteFrames(
+		wsraw.Frame{Opcode: wsraw.Text, Payload: []byte("\xe2")},
+		wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: longest},
+		wsraw.Frame{Opcode: wsraw.Continuation},
+		wsraw.Frame{Fin: true, Opcode: wsraw.Pong, Payload: longest},
+		wsraw.Frame{Fin: true, Opcode: wsraw.Continuation, Payload: []byte("\x82\xac")},
+		wsraw.Frame{Fin: true, Opcode: wsraw.Text},
+		wsraw.Frame{Fin: true, Opcode: wsraw.Binary, Payload: make([]byte, 1000)},
+		wsraw.Frame{Fin: true, Opcode: wsraw.Binary, Payload: []byte("\xff")},
+	)
+	if f, err := c.ReadFrame(); err != nil || f.Opcode != wsraw.Pong || !bytes.Equal(f.Payload, longest) {
+		t.Errorf("got %+v, %v, want the pong", f, err)
+	}
+	for _, want := range []string{"true 3 €", "true 0 ", "false 1000 \x00\x00\x00\x00\x00\x00\x00\x00\x00", "false 1 \xff"} {
+		if m := <-got; m != want {
+			t.Errorf("got %q, want %q", m, want)
+		}
+	}
+	// The client closes: its code comes back (RFC 6455 section 5.5.1).
+	for _, code := range []uint16{1000, 1001, 1010, 3000, 4999, 1005} {
+		c := r.connect("user=closing")
+		f := wsraw.CloseFrame(code, "bye")
+		if code == 1005 {
+			f.Payload = nil
+		}
+		c.WriteFrames(f)
+		if closed, err := c.ReadClose(); err != nil || closed.Code != code {
+			t.Errorf("closed with %d: got %v, %v", code, closed, err)
+		}
+		if err := c.ReadEnd(); err != nil {
+			t.Error(err)
+		}
+		r.await("the cause", func() bool {
+			return slices.ContainsFunc(r.ended(1), func(err error) bool { return closeCode(err) == StatusCode(code) })
+		})
+	}
+	c.Close()
+	r.ended(7)
+	r.clean()
+}
+
+// Floods are clients that never stop, and the limit that ends them.
+func TestFloods(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		first []byte
+		more  []byte
+	}{
+		{"pings", nil, wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: make([]byte, 125)}.Bytes()},
+		{"pongs", nil, wsraw.Frame{Fin: true, Opcode: wsraw.Pong, Payload: make([]byte, 125)}.Bytes()},
+		{"pings inside a message", wsraw.Frame{Opcode: wsraw.Text}.Bytes(), wsraw.Frame{Fin: true, Opcode: wsraw.Ping}.Bytes()},
+		{"messages", nil, wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: []byte("hi")}.Bytes()},
+		{"empty fragments", wsraw.Frame{Opcode: wsraw.Text}.Bytes(), wsraw.Frame{Opcode: wsraw.Continuation}.Bytes()},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRig(t, Config{MessageRate: 100, MessageTimeout: 300 * time.Millisecond, CloseTimeout: 200 * time.Millisecond})
+			c := r.connect("")
+			c.Write(test.first)
+			conn := r.only()
+			flood := bytes.Repeat(test.more, 100)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for err := error(nil); err == nil; {
+					_, err = c.Write(flood)
+				}
+			}()
+			closed, err := c.ReadClose()
+			if err != nil || closed.Code != 1008 {
+				t.Fatalf("got %v, %v", closed, err)
+			}
+			<-done // the server has closed the connection, though the client goes on
+			if cause := r.ended(1)[0]; closeCode(cause) != 1008 {
+				t.Errorf("cause %v", cause)
+			}
+			if n := r.Stats().MessagesReceived; n > 250 {
+				t.Errorf("%d messages were taken", n)
+			}
+			if q := queueOf(conn); cap(q.frames) > 0 || q.pong != nil {
+				t.Errorf("the queue keeps %d frames, pong %q", cap(q.frames), q.pong)
+			}
+			r.clean()
+		})
+	}
+}
+
+// A client that pings and never reads has one pong waiting, whatever it does.
+func TestPingsWithoutReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newPipeRig(t, Config{MessageRate: -1, CloseTimeout: time.Minute})
+		c := r.pipe("")
+		conn := r.only()
+		for i := range 10_000 {
+			if err := c.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: fmt.Append(nil, i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if q := queueOf(conn); string(q.pong) != "\x8a\x049999" || len(q.frames) > 0 {
+			t.Errorf("%q is waiting to be written, and %d frames", q.pong, len(q.frames))
+		}
+		begun := time.Now()
+		if cause := r.ended(1)[0]; !errors.Is(cause, ErrTooSlow) {
+			t.Errorf("cause %v", cause)
+		}
+		if took := time.Since(begun).Round(time.Second); took != 10*time.Second {
+			t.Errorf("closed after %v, want the WriteTimeout", took)
+		}
+		if n := r.Stats().TooSlow; n != 1 {
+			t.Errorf("TooSlow is %d", n)
+		}
+		r.clean()
+	})
+}
+
+// dribbled are the ways to never end what was begun.
+var dribbled = []struct {
+	name  string
+	bytes []byte // one a second, then silence
+	want  StatusCode
+}{
+	{"half a message", wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: make([]byte, 20)}.Bytes()[:10], 1008},
+	{"a message, a byte a second", wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: make([]byte, 100)}.Bytes(), 1008},
+	{"fragments, a byte a second", append(wsraw.Frame{Opcode: wsraw.Text}.Bytes(), bytes.Repeat(wsraw.Frame{Opcode: wsraw.Continuation}.Bytes(), 10)...), 1008},
+	{"half a ping", wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: make([]byte, 20)}.Bytes()[:10], 1008},
+	{"half a close frame", wsraw.CloseFrame(1000, "").Bytes()[:7], 1008},
+}
+
+func TestDribble(t *testing.T) {
+	for _, test := range dribbled {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newPipeRig(t, Config{MessageTimeout: 30 * time.Second, PingInterval: -1})
+				c := r.pipe("groups=a")
+				var writing sync.WaitGroup
+				writing.Go(func() {
+					for _, b := range test.bytes {
+						if _, err := c.Write([]byte{b}); err != nil {
+							return
+						}
+						time.Sleep(time.Second)
+					}
+				})
+				closed, err := c.ReadClose()
+				if err != nil || closed.Code != uint16(test.want) {
+					t.Fatalf("got %v, %v", closed, err)
+				}
+				io.Copy(io.Discard, c.Conn) // the client never answers
+				writing.Wait()
+				if cause := r.ended(1)[0]; closeCode(cause) != test.want {
+					t.Errorf("cause %v", cause)
+				}
+				r.clean()
+			})
+		})
+	}
+}
+
+// A client may be torn off at any time. Nothing is left of it.
+func TestResetInEveryPhase(t *testing.T) {
+	reached := make(chan *Conn, 1)
+	proceed := make(chan struct{})
+	stop := func(in string) func(c *Conn) {
+		return func(c *Conn) {
+			if c.Identity().Device == in {
+				reached <- c
+				<-proceed
+			}
+		}
+	}
+	r := newRig(t, Config{
+		CloseTimeout: 200 * time.Millisecond,
+		OnConnect:    func(_ context.Context, c *Conn) error { stop("connect")(c); return nil },
+		OnMessage: func(_ context.Context, c *Conn, _ Message) {
+			stop("message")(c)
+			if c.Identity().Device == "closing" {
+				c.Close(StatusNormal, "")
+				reached <- c
+			}
+		},
+	})
+	for _, test := range []struct {
+		phase string
+		bytes []byte
+	}{
+		{"connect", nil},
+		{"idle", nil},
+		{"message", wsraw.Frame{Fin: true, Opcode: wsraw.Text}.Bytes()},
+		{"header", []byte{0x81}},
+		{"payload", []byte{0x81, 0x85, 0, 0, 0, 0, 'a'}},
+		{"ping", []byte{0x89, 0x85, 0, 0, 0, 0, 'a'}},
+		{"closing", wsraw.Frame{Fin: true, Opcode: wsraw.Text}.Bytes()},
+		{"closed", wsraw.CloseFrame(1000, "").Bytes()},
+		{"broken", []byte{0x83, 0x80}},
+	} {
+		t.Run(test.phase, func(t *testing.T) {
+			r.t = t
+			before := r.Stats().Accepted
+			tcp := r.dialTCP(0)
+			if err := wsraw.WriteRequest(tcp, "/?groups=g&device="+test.phase, nil); err != nil {
+				t.Fatal(err)
+			}
+			if test.phase == "connect" {
+				<-reached
+			} else {
+				r.await("the Conn", func() bool { return r.Stats().Accepted == before+1 })
+			}
+			tcp.Write(test.bytes)
+			if test.phase == "message" || test.phase == "closing" {
+				<-reached
+			}
+			wsraw.New(tcp).Reset()
+			if test.phase == "connect" || test.phase == "message" {
+				proceed <- struct{}{}
+			}
+			r.await("the end", func() bool { return r.Stats().Disconnected == before+1 })
+			r.clean()
+		})
+	}
+	r.t = t
+	// Before there is a Conn: no request, half a request, a request alone.
+	for _, request := range []string{"", "GET / HT", "GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n"} {
+		tcp := r.dialTCP(0)
+		io.WriteString(tcp, request)
+		wsraw.New(tcp).Reset()
+	}
+	r.clean()
+	r.shutdown(patience)
+}

@@ -1,0 +1,323 @@
+package herald
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/heraldgo/herald/internal/wsraw"
+)
+
+// patience is how long a test waits for what must come.
+const patience = 30 * time.Second
+
+// fromQuery is the Authenticate of these tests: the client says who it is.
+func fromQuery(r *http.Request) (Identity, error) {
+	q := r.URL.Query()
+	id := Identity{User: cmp.Or(q.Get("user"), "u"), Device: q.Get("device"), Platform: q.Get("platform")}
+	if g := q.Get("groups"); g != "" {
+		id.Groups = strings.Split(g, ",")
+	}
+	return id, nil
+}
+
+// A rig is one Hub for raw clients, and a record of how each Conn ended.
+type rig struct {
+	*Hub
+	t      testing.TB
+	server *httptest.Server
+
+	mu     sync.Mutex
+	causes map[string][]error // by the Conn's id, one for each call of OnDisconnect
+}
+
+// newHub starts a Hub in memory, unless config says otherwise. It is quick to
+// forget, and ends with the test.
+func newHub(t testing.TB, config Config) *Hub {
+	t.Helper()
+	if config.Authenticate == nil {
+		config.Authenticate = fromQuery
+	}
+	config.Linger = cmp.Or(config.Linger, -1)
+	config.Name = cmp.Or(config.Name, "test")
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	h, err := New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		h.Shutdown(ctx)
+	})
+	return h
+}
+
+// newRig starts a Hub on a server on loopback.
+func newRig(t testing.TB, config Config) *rig {
+	t.Helper()
+	r := newPipeRig(t, config)
+	r.server = httptest.NewUnstartedServer(r.Hub)
+	r.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	r.server.Start()
+	t.Cleanup(r.server.Close)
+	return r
+}
+
+// newPipeRig starts a Hub without a server, for clients over net.Pipe.
+func newPipeRig(t testing.TB, config Config) *rig {
+	t.Helper()
+	r := &rig{t: t, causes: make(map[string][]error)}
+	onDisconnect := config.OnDisconnect
+	config.OnDisconnect = func(c *Conn, cause error) {
+		r.mu.Lock()
+		r.causes[c.ID()] = append(r.causes[c.ID()], cause)
+		r.mu.Unlock()
+		if onDisconnect != nil {
+			onDisconnect(c, cause)
+		}
+	}
+	r.Hub = newHub(t, config)
+	return r
+}
+
+// dialTCP opens a connection to the rig. A receive buffer above 0 is asked
+// for.
+func (r *rig) dialTCP(buffer int) net.Conn {
+	r.t.Helper()
+	c, err := net.Dial("tcp", r.server.Listener.Addr().String())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { c.Close() })
+	if buffer > 0 {
+		c.(*net.TCPConn).SetReadBuffer(buffer)
+	}
+	return c
+}
+
+// connect connects a client with the query, such as "user=a".
+func (r *rig) connect(query string) *wsraw.Conn {
+	r.t.Helper()
+	return r.upgrade(r.dialTCP(0), query)
+}
+
+func (r *rig) upgrade(c net.Conn, query string) *wsraw.Conn {
+	r.t.Helper()
+	ws, _, err := wsraw.Handshake(c, "/?"+query, nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return ws
+}
+
+// refused connects and returns the response that refuses it.
+func (r *rig) refused(query string, header http.Header) *http.Response {
+	r.t.Helper()
+	_, response, err := wsraw.Handshake(r.dialTCP(0), "/?"+query, header)
+	if response == nil || response.StatusCode == http.StatusSwitchingProtocols {
+		r.t.Fatalf("got no refusal: %v", err)
+	}
+	return response
+}
+
+// only returns the one Conn that there is, once there is one.
+func (r *rig) only() *Conn {
+	r.t.Helper()
+	r.await("one Conn", func() bool { return len(slices.Collect(r.Conns())) == 1 })
+	return slices.Collect(r.Conns())[0]
+}
+
+// ended waits for n ends of Conns, and returns their causes.
+func (r *rig) ended(n int) []error {
+	r.t.Helper()
+	var causes []error
+	r.await("the end of Conns", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		causes = slices.Concat(slices.Collect(maps.Values(r.causes))...)
+		return len(causes) >= n
+	})
+	return causes
+}
+
+func (r *rig) await(what string, done func() bool) {
+	r.t.Helper()
+	await(r.t, what, done)
+}
+
+// await waits for done, which no event tells of.
+func await(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !done(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v\n%s", what, patience, stacks())
+		}
+	}
+}
+
+// clean checks that nothing is left of any Conn: none in the index, none
+// half-closed, no entry in the Registry, no topic followed but the node's
+// own, no goroutine, and that OnDisconnect ran once for each accepted.
+func (r *rig) clean() {
+	r.t.Helper()
+	requireClean(r.t, r.Hub)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, causes := range r.causes {
+		if len(causes) != 1 {
+			r.t.Errorf("OnDisconnect ran %d times for %s: %v", len(causes), id, causes)
+		}
+		if causes[0] == nil {
+			r.t.Errorf("OnDisconnect of %s got no cause", id)
+		}
+	}
+	if s := r.Stats(); int(s.Accepted) != len(r.causes) || s.Disconnected != s.Accepted {
+		r.t.Errorf("accepted %d, disconnected %d, OnDisconnect ran for %d", s.Accepted, s.Disconnected, len(r.causes))
+	}
+}
+
+func requireClean(t testing.TB, h *Hub) {
+	t.Helper()
+	await(t, "goroutines of Conns", func() bool { return !strings.Contains(stacks(), "herald.(*Conn)") })
+	await(t, "an empty index", func() bool {
+		conns, users, topics := h.index.size()
+		return conns == 0 && users == 0 && topics == 0
+	})
+	await(t, "no socket that is being closed", func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return len(h.closing) == 0
+	})
+	await(t, "an empty Registry", func() bool { return len(entriesOf(t, h)) == 0 })
+	await(t, "no topic that is followed", func() bool {
+		h.follower.mu.Lock()
+		defer h.follower.mu.Unlock()
+		return len(h.follower.topics) == 2 // the node's and the heartbeat
+	})
+}
+
+// entriesOf returns what the Registry has of the node.
+func entriesOf(t testing.TB, h *Hub) (all []Entry) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cursor := ""
+	for {
+		entries, next, err := h.registry.Entries(ctx, Lease{h.id, h.presence.generation.Load()}, cursor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, entries...)
+		if cursor = next; cursor == "" {
+			return all
+		}
+	}
+}
+
+// shutdown ends the Hub and checks that no goroutine of it is left.
+func (r *rig) shutdown(d time.Duration) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	if err := r.Shutdown(ctx); err != nil {
+		r.t.Fatal(err)
+	}
+	requireNoGoroutines(r.t)
+}
+
+// requireNoGoroutines checks that nothing runs herald's code but the tests.
+func requireNoGoroutines(t testing.TB) {
+	t.Helper()
+	for g := range strings.SplitSeq(stacks(), "\n\n") {
+		if strings.Contains(g, "heraldgo/herald.") && !strings.Contains(g, "_test.go") {
+			t.Errorf("a goroutine is left:\n%s", g)
+		}
+	}
+}
+
+func stacks() string {
+	buf := make([]byte, 16<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}
+
+// pipeWriter is the ResponseWriter of an upgrade over net.Pipe, which works
+// inside testing/synctest.
+type pipeWriter struct {
+	header http.Header
+	conn   net.Conn
+	status int
+	body   bytes.Buffer
+}
+
+func (w *pipeWriter) Header() http.Header         { return w.header }
+func (w *pipeWriter) Write(b []byte) (int, error) { return w.body.Write(b) }
+func (w *pipeWriter) WriteHeader(status int)      { w.status = status }
+
+// pipe connects a client over net.Pipe.
+func (r *rig) pipe(query string) *wsraw.Conn {
+	r.t.Helper()
+	ws, w := dialPipe(r.Hub, query)
+	if w.status != http.StatusSwitchingProtocols {
+		r.t.Fatalf("refused with %d: %s", w.status, w.body.String())
+	}
+	r.t.Cleanup(func() { ws.Close() })
+	return ws
+}
+
+// dialPipe hands the Hub a request for an upgrade, and returns what came of it.
+func dialPipe(h *Hub, query string) (*wsraw.Conn, *pipeWriter) {
+	client, server := net.Pipe()
+	w := &pipeWriter{header: http.Header{}, conn: server}
+	r := httptest.NewRequest("GET", "/?"+query, nil)
+	for name, value := range map[string]string{
+		"Connection": "Upgrade", "Upgrade": "websocket",
+		"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+	} {
+		r.Header.Set(name, value)
+	}
+	h.ServeHTTP(w, r)
+	return wsraw.New(client), w
+}
+
+// closeCode returns the code of a *CloseError, or 0.
+func closeCode(err error) StatusCode {
+	var c *CloseError
+	if errors.As(err, &c) {
+		return c.Code
+	}
+	return 0
+}
+
+func query(user string) string { return url.Values{"user": {user}}.Encode() }
+
+// Hijack hands over the server's end of the pipe.
+func (w *pipeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return w.conn, bufio.NewReadWriter(bufio.NewReader(w.conn), bufio.NewWriter(w.conn)), nil
+}
+
+// queueOf returns the Conn's queue as it is now. Its slices are the queue's.
+func queueOf(c *Conn) queue {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q := c.queue
+	q.frames, q.pong = slices.Clone(q.frames), slices.Clone(q.pong)
+	return q
+}

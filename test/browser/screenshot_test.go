@@ -1,0 +1,62 @@
+package browser
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+)
+
+// TestScreenshot takes the README's picture, to where HERALD_SCREENSHOT says.
+func TestScreenshot(t *testing.T) {
+	path := os.Getenv("HERALD_SCREENSHOT")
+	if path == "" {
+		t.Skip("HERALD_SCREENSHOT names no file")
+	}
+	p := scene(t)
+	p.do("size", chromedp.EmulateViewport(1120, 680))
+	p.picture(path)
+}
+
+// scene plays a little chat, and returns the tab that saw it all.
+func scene(t *testing.T) tab {
+	first := browser(t)
+	door := start(t)
+	one := open(t, first, door+"/?user=ann")
+	home := one.node()
+	two := open(t, first, door+"/?user=ann")
+	two.node()
+	bob, zoe := guest(t, door, "bob", "iPhone"), guest(t, door, "zoë", "iPad")
+
+	one.say("Hello from my first tab. Is anybody out there?")
+	one.hears("Hello from my first tab. Is anybody out there?")
+	tell(t, bob, `{"type":"room","text":"Here, on another node as it seems."}`)
+	one.hears("Here, on another node as it seems.")
+	two.say("And this is my second tab. Both of them see all of this.")
+	one.hears("And this is my second tab. Both of them see all of this.")
+	tell(t, zoe, `{"type":"direct","to":"ann","text":"Shall we stop a node? Watch your sockets."}`)
+	one.hears("Shall we stop a node? Watch your sockets.")
+
+	two.do("stop", chromedp.Click(fmt.Sprintf(`button[aria-label="Stop node %s"]`, home)))
+	one.until(`document.querySelector("#log .note.back") !== null`)
+	one.node()
+	guest(t, door, "zoë", "iPad") // hers was the same
+	one.say("That was my node. A moment later I am on another.")
+	one.hears("That was my node. A moment later I am on another.")
+	one.until(fmt.Sprintf(`known.people.length === 3 && known.nodes.some((n) => n.state === "stopped") && known.people.every((p) => p.sessions.every((s) => !s.node.startsWith(%q)))`, home))
+	return one
+}
+
+func (p tab) picture(path string) {
+	p.t.Helper()
+	p.do("scroll", chromedp.Blur("#text"))
+	p.text(`document.getElementById("log").scrollTo(0, 1e6)`)
+	picture, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, picture, 0o644); err != nil {
+		p.t.Fatal(err)
+	}
+}
