@@ -144,7 +144,7 @@ func (f *follower) poke() {
 
 // run works until ctx is done.
 func (f *follower) run(ctx context.Context) {
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	backoff := time.Duration(0)
 	for {

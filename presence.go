@@ -175,12 +175,11 @@ func (p *presence) stop(ctx context.Context) {
 // write.
 func (p *presence) run(ctx, writes context.Context) {
 	defer close(p.done)
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(time.Until(p.renewDue))
 	defer timer.Stop()
 	for {
 		if wait := time.Until(p.renewDue); wait <= 0 && ctx.Err() == nil {
 			p.renew(ctx)
-			timer.Reset(time.Until(p.renewDue))
 		}
 		ops := p.next()
 		if len(ops) > 0 {
@@ -197,6 +196,7 @@ func (p *presence) run(ctx, writes context.Context) {
 			}
 			continue
 		}
+		timer.Reset(time.Until(p.renewDue))
 		select {
 		case <-p.wake:
 		case <-timer.C:

@@ -293,7 +293,24 @@ func dialPipe(h *Hub, query string) (*wsraw.Conn, *pipeWriter) {
 	} {
 		r.Header.Set(name, value)
 	}
+	// The 101 is written on the connection; a refusal is not.
+	upgraded := make(chan bool, 1)
+	go func() {
+		var head []byte
+		for b := make([]byte, 1); !bytes.HasSuffix(head, []byte("\r\n\r\n")); head = append(head, b[0]) {
+			if _, err := client.Read(b); err != nil {
+				break
+			}
+		}
+		upgraded <- bytes.HasPrefix(head, []byte("HTTP/1.1 101 "))
+	}()
 	h.ServeHTTP(w, r)
+	if w.status != 0 {
+		client.Close()
+	}
+	if <-upgraded {
+		w.status = http.StatusSwitchingProtocols
+	}
 	return wsraw.New(client), w
 }
 

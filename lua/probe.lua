@@ -18,8 +18,10 @@ for _, try in ipairs(tries) do
     for _, code in ipairs(passing) do
       if string.find(reply.err, code, 1, true) then return reply end
     end
-    table.insert(denied, try[1])
-    table.insert(denied, reply.err)
+    if not string.find(reply.err, 'WRONGTYPE', 1, true) then -- else of a key whose DEL was denied
+      table.insert(denied, try[1])
+      table.insert(denied, reply.err)
+    end
   end
 end
 return denied

@@ -1,0 +1,103 @@
+package herald_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/redistest"
+)
+
+func readme(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// The README's program compiles, and is as short as it claims.
+func TestReadmeProgram(t *testing.T) {
+	_, code, _ := strings.Cut(readme(t), "```go\n")
+	code, _, _ = strings.Cut(code, "```")
+	if n := strings.Count(code, "\n"); n > 30 {
+		t.Errorf("the program has %d lines, more than 30", n)
+	}
+	file := filepath.Join(t.TempDir(), "main.go")
+	if err := os.WriteFile(file, []byte(code), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "vet", file).CombinedOutput(); err != nil {
+		t.Errorf("go vet: %v\n%s", err, out)
+	}
+}
+
+// The README's Redis user can do all that herald does, sweeping included.
+func TestReadmeACL(t *testing.T) {
+	server := redistest.Start(t)
+	_, rules, _ := strings.Cut(readme(t), "ACL SETUSER herald ")
+	rules, _, _ = strings.Cut(rules, "\n\n")
+	args := []any{"ACL", "SETUSER", "herald", "reset"}
+	for _, rule := range strings.Fields(regexp.MustCompile(`\\\n`).ReplaceAllString(rules, " ")) {
+		args = append(args, rule)
+	}
+	ctx := context.Background()
+	if err := server.Client().Do(ctx, args...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	newHub := func() *herald.Hub {
+		rdb := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "herald", Password: "secret"})
+		t.Cleanup(func() { rdb.Close() })
+		hub, err := herald.New(herald.Config{Redis: rdb, Lease: 300 * time.Millisecond, OfflineDelay: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return hub
+	}
+	hub := newHub()
+	defer hub.Shutdown(ctx)
+	// What a node that died left behind, to be swept.
+	registry, err := herald.NewRedisRegistry(server.Client(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer registry.Close()
+	generation, err := registry.KeepAlive(ctx, herald.Node{ID: "dead-1"}, 100*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := herald.Entry{Session: herald.Session{ID: "dead-1.1", User: "42"}, UserTopic: "u42", Topics: []string{"groom"}}
+	if _, err := registry.Add(ctx, herald.Lease{Node: "dead-1", Generation: generation}, entry); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		nodes, _, err := registry.Nodes(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(nodes) == 1 && nodes[0].ID == hub.NodeID() {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the dead node was not swept: %v", nodes)
+		}
+	}
+	if err := hub.Send(ctx, herald.User("42"), herald.Text("hello")); err != nil {
+		t.Error(err)
+	}
+	if err := hub.Join(ctx, herald.User("42"), "room"); err != nil {
+		t.Error(err)
+	}
+	if err := hub.Health(); err != nil {
+		t.Error(err)
+	}
+}
