@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -106,7 +107,7 @@ func startNode(t *testing.T, s settings) *node {
 	}
 	n := &node{t: t, pending: make(map[int]chan<- answer), ended: make(chan struct{})}
 	n.cmd = exec.Command(os.Args[0])
-	n.cmd.Env = append(os.Environ(), nodeEnv+"="+string(env))
+	n.cmd.Env = append(os.Environ(), nodeEnv+"="+string(env), fmt.Sprint("GOMAXPROCS=", runtime.GOMAXPROCS(0)))
 	n.cmd.Stderr = &n.log
 	stdin, err := n.cmd.StdinPipe()
 	if err != nil {
@@ -240,13 +241,22 @@ func (n *node) end() {
 	}
 }
 
-// shutdown ends the node in order.
-func (n *node) shutdown() {
-	n.t.Helper()
-	if err := n.ask("shutdown", nil, nil); err != nil {
-		n.t.Errorf("%s: shutdown: %v", n.Node, err)
+// shutdown ends all nodes in order. Redis then holds nothing of them.
+func (c *cluster) shutdown() {
+	c.t.Helper()
+	var done []<-chan answer
+	for _, n := range c.nodes {
+		done = append(done, n.begin("shutdown", nil))
 	}
-	n.kill()
+	for i, n := range c.nodes {
+		if err := n.finish("shutdown", done[i], nil); err != nil {
+			c.t.Errorf("%s: shutdown: %v", n.Node, err)
+		}
+	}
+	keys, err := c.keys()
+	if err != nil || len(keys) > 2 { // the last generation, and who is about to go offline
+		c.t.Errorf("keys %q are left after the shutdown of all nodes, %v", keys, err)
+	}
 }
 
 // await polls until ok, for what nobody announces.

@@ -33,8 +33,8 @@ func TestDelivery(t *testing.T) {
 		if s := n.stats(); s.Dropped+s.Malformed+s.TooSlow+s.Panics+s.Resets > 0 || s.Conns != 300 {
 			t.Errorf("%s without a fault: %+v", n.Node, s)
 		}
-		n.shutdown()
 	}
+	c.shutdown()
 }
 
 // TestJoinThenSend: a user joins a group and at once a message is sent to

@@ -29,6 +29,7 @@ func TestFaults(t *testing.T) {
 	}{
 		{"subscriber killed", 5, (*cluster).killSubscribers, []int{0, 1, 2}},
 		{"publisher killed", 5, (*cluster).killPublishers, nil},
+		{"replies to publishers lost", 2, (*cluster).loseReplies, nil},
 		{"silent unsubscribe", 3, (*cluster).unsubscribeSilently, []int{0}},
 		{"replica", 2, (*cluster).becomeReplica, []int{0, 1, 2}},
 		{"redis restarted empty", 2, (*cluster).restartRedis, []int{0, 1, 2}},
@@ -58,9 +59,7 @@ func TestFaults(t *testing.T) {
 			return
 		}
 	}
-	for _, n := range c.nodes {
-		n.shutdown()
-	}
+	c.shutdown()
 }
 
 // suffer waits until the fault is over, each node that it hit has reported a
@@ -157,16 +156,43 @@ func (c *cluster) killPublishers() {
 	}
 }
 
-// unsubscribeSilently takes one channel of node 0 away, and hides that Redis
-// says so. Several devices of the node are behind the channel.
+// loseReplies lets Redis take what every node publishes, and no node hear of
+// that, until each has given up a message.
+func (c *cluster) loseReplies() {
+	c.t.Helper()
+	for _, n := range c.nodes {
+		errs := n.stats().SendErrors
+		n.proxy.Find("PUBLISH").Mute(true)
+		await(c.t, "end of the publishing link of "+n.Node, func() error {
+			if n.stats().SendErrors == errs {
+				return errors.New("no error")
+			}
+			return nil
+		})
+	}
+}
+
+// unsubscribeSilently takes the channel of a user away from node 0, and hides
+// that Redis says so, while node 1 sends to the user as fast as it can.
 func (c *cluster) unsubscribeSilently() {
-	const channel = "herald:0:grow7"
+	const channel = "herald:0:uuser0"
 	pair := c.nodes[0].proxy.Find("SUBSCRIBE")
 	word := fmt.Sprintf("$%d\r\n%s\r\n", len(channel), channel)
+	c.round++
+	sent := c.nodes[1].stats().Sent
+	l := &running{c: c, nodes: c.nodes[1:2]}
+	l.begin(order{Sender: fmt.Sprint(c.round), Senders: 1, Users: 1, Count: 1000})
+	await(c.t, "messages to the user", func() error {
+		if c.nodes[1].stats().Sent < sent+100 {
+			return errors.New("not sent")
+		}
+		return nil
+	})
 	pair.Swallow("$11\r\nunsubscribe\r\n" + word)
 	if err := pair.Inject([]byte("*2\r\n$11\r\nUNSUBSCRIBE\r\n" + word)); err != nil {
 		c.t.Fatal(err)
 	}
+	l.finish(false)
 }
 
 // becomeReplica makes the Redis that all nodes are on a replica of another,

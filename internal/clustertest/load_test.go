@@ -83,15 +83,17 @@ const (
 // load is what a node sends.
 type load struct {
 	mu       sync.Mutex
-	stopping chan struct{}
+	stopping chan struct{} // closed to end the load without a count
 }
 
 // run sends as ordered, and returns the records of each sender.
 func (l *load) run(ctx context.Context, hub *herald.Hub, o order) map[string][]record {
 	stopping := make(chan struct{})
-	l.mu.Lock()
-	l.stopping = stopping
-	l.mu.Unlock()
+	if o.Count == 0 {
+		l.mu.Lock()
+		l.stopping = stopping
+		l.mu.Unlock()
+	}
 	var wg sync.WaitGroup
 	all := make([][]record, o.Senders)
 	for i := range all {

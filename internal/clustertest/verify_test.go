@@ -26,12 +26,17 @@ func (c *cluster) send(count int, pace time.Duration) *running {
 	c.t.Helper()
 	c.round++
 	l := &running{c: c, nodes: slices.Clone(c.nodes)}
-	for i, n := range l.nodes {
-		l.done = append(l.done, n.begin("load", order{
-			Sender: fmt.Sprintf("%d.%d", c.round, i), Senders: senders, Users: c.users, Count: count, Pace: pace,
-		}))
-	}
+	l.begin(order{Sender: fmt.Sprint(c.round), Senders: senders, Users: c.users, Count: count, Pace: pace})
 	return l
+}
+
+// begin gives the order to the nodes, each with names of its own.
+func (l *running) begin(o order) {
+	prefix := o.Sender
+	for i, n := range l.nodes {
+		o.Sender = fmt.Sprintf("%s.%d", prefix, i)
+		l.done = append(l.done, n.begin("load", o))
+	}
 }
 
 // finish waits for the end of the load, and notes what was sent.
