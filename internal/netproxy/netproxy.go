@@ -31,6 +31,9 @@ type Pair struct {
 	mu      sync.Mutex
 	written []byte // all that the client has sent
 	mute    bool
+	lost    bool   // a black hole has taken a part of it
+	swallow []byte // what the next RESP push begins with that is not passed on
+	held    []byte // while swallow is set: what has come and is not passed on yet
 }
 
 // Start starts a proxy that is closed when the test ends.
@@ -66,19 +69,18 @@ func (p *Proxy) accept() {
 			pair.Cut()
 		}
 		p.running.Go(func() { pair.forward(server, client, pair.note) })
-		p.running.Go(func() { pair.forward(client, server, func([]byte) bool { return !pair.muted() }) })
+		p.running.Go(func() { pair.forward(client, server, pair.censor) })
 	}
 }
 
-// forward copies from one side to the other while pass says so; else it
-// swallows what comes.
-func (c *Pair) forward(to, from net.Conn, pass func([]byte) bool) {
+// forward copies from one side to the other what pass leaves of it.
+func (c *Pair) forward(to, from net.Conn, pass func([]byte) []byte) {
 	defer c.Cut()
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
-		if n > 0 && pass(buf[:n]) && !c.proxy.isHole() {
-			if _, err := to.Write(buf[:n]); err != nil {
+		if b := pass(buf[:n]); len(b) > 0 && !c.isLost() {
+			if _, err := to.Write(b); err != nil {
 				return
 			}
 		}
@@ -88,17 +90,43 @@ func (c *Pair) forward(to, from net.Conn, pass func([]byte) bool) {
 	}
 }
 
-func (c *Pair) note(b []byte) bool {
+// isLost says whether a black hole has taken bytes of the connection. What
+// comes after them can never arrive: TCP has no holes.
+func (c *Pair) isLost() bool {
+	hole := c.proxy.isHole()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = c.lost || hole
+	return c.lost
+}
+
+func (c *Pair) note(b []byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.written = append(c.written, b...)
-	return true
+	return b
 }
 
-func (c *Pair) muted() bool {
+// censor leaves of what the server sends what Mute and Swallow allow.
+func (c *Pair) censor(b []byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.mute
+	if c.mute {
+		return nil
+	}
+	if c.swallow == nil {
+		return b
+	}
+	c.held = append(c.held, b...)
+	header := []byte(">3\r\n")
+	before, after, found := bytes.Cut(c.held, append(header, c.swallow...))
+	_, after, whole := bytes.Cut(after, []byte("\r\n"))
+	if !found || !whole {
+		return nil
+	}
+	b = append(before, after...)
+	c.swallow, c.held = nil, nil
+	return b
 }
 
 func (p *Proxy) isHole() bool {
@@ -108,7 +136,8 @@ func (p *Proxy) isHole() bool {
 }
 
 // Blackhole makes the proxy swallow all that is sent either way, and accept
-// connections all the same, as a network does that loses every packet.
+// connections all the same, as a network does that loses every packet. A
+// connection that lost something stays dead when the hole has gone.
 func (p *Proxy) Blackhole(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -153,6 +182,15 @@ func (c *Pair) Mute(on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mute = on
+}
+
+// Swallow takes the next RESP3 push of three parts, whose first two are
+// encoded as given, out of what the server sends; until it comes
+// everything is held back.
+func (c *Pair) Swallow(push string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.swallow = []byte(push)
 }
 
 // Inject sends bytes to the server, as if the client had.
