@@ -77,9 +77,10 @@ func TestMaxPerUserRace(t *testing.T) {
 					random := rand.New(rand.NewPCG(uint64(worker), 1))
 					var mine []*racer
 					for i := worker; i < connects; i += 16 {
-						ws, _, err := wsraw.Handshake(rigs[random.IntN(2)].dialTCP(0), "/?"+query(fmt.Sprint("user ", i%users)), nil)
+						r := rigs[random.IntN(2)]
+						ws, response, err := wsraw.Handshake(r.dialTCP(0), "/?"+query(fmt.Sprint("user ", i%users)), nil)
 						if err != nil {
-							t.Errorf("connect: %v", err)
+							t.Errorf("connect: %v: %+v, Health: %v", err, response, r.Health())
 							return
 						}
 						mine = append(mine, race(ws))
