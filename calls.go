@@ -231,6 +231,11 @@ func (s *calls) apply(ctx context.Context, batch []incomingCall) {
 			problems[i] = w.wait(ctx)
 		}
 	}
+	disconnects := slices.ContainsFunc(batch, func(in incomingCall) bool { return in.call.op == opDisconnect })
+	if disconnects { // those whose Since is under way are known after it
+		h.presence.barrier(ctx)
+	}
+	failures := h.presence.failures.Load()
 	done := make([]chan presenceResult, len(batch))
 	asked := make([]int, len(batch))
 	for i, in := range batch {
@@ -242,8 +247,16 @@ func (s *calls) apply(ctx context.Context, batch []incomingCall) {
 			h.follower.unfollow(groupTopics(in.call.groups)...)
 		}
 	}
-	if slices.ContainsFunc(batch, func(in incomingCall) bool { return in.call.op == opDisconnect }) {
-		h.presence.barrier(ctx)
+	if disconnects {
+		err := h.presence.barrier(ctx)
+		if err == nil && h.presence.failures.Load() != failures {
+			err = fmt.Errorf("%w: closed, and may be listed for a while", ErrRegistryDown)
+		}
+		for i, in := range batch {
+			if in.call.op == opDisconnect {
+				problems[i] = err
+			}
+		}
 	}
 	for i := range batch {
 		for range asked[i] {

@@ -37,6 +37,7 @@ type Conn struct {
 	mu         sync.Mutex
 	queue      queue
 	registered bool // the Registry has been asked to add it
+	admitted   bool // OnConnect has begun
 	accepted   bool // OnConnect has returned nil
 	cause      error
 
@@ -44,7 +45,7 @@ type Conn struct {
 
 	expires atomic.Int64 // Unix nanoseconds; 0 is never
 	reading atomic.Int64 // on clock: since when a message has been coming in; 0 is none
-	pinged  atomic.Bool  // since bytes last came
+	pinged  atomic.Int64 // on clock: when it was pinged, since bytes last came; 0 is not
 	rate    rate         // of the reader alone
 }
 
@@ -143,32 +144,37 @@ func (c *Conn) Close(code StatusCode, reason string) error {
 // SetExpiry moves the time at which the connection is closed with
 // StatusExpired; the zero time is never.
 func (c *Conn) SetExpiry(t time.Time) {
-	if t.IsZero() {
+	switch {
+	case t.IsZero():
 		c.expires.Store(0)
-		return
+	case t.Unix() >= math.MaxInt64/int64(time.Second): // beyond what nanoseconds can tell
+		c.expires.Store(math.MaxInt64)
+	case t.Unix() <= 0:
+		c.expires.Store(1)
+	default:
+		c.expires.Store(t.UnixNano())
 	}
-	c.expires.Store(t.UnixNano())
 }
 
 // shut begins to close the connection from our side; see Close. With drop,
-// what is queued is dropped.
-func (c *Conn) shut(cause *CloseError, drop bool) {
-	c.beginClose(closeFrame(cause.Code, cause.Reason), cause, drop)
+// what is queued is dropped. It answers false where the Conn is closing.
+func (c *Conn) shut(cause *CloseError, drop bool) bool {
+	return c.beginClose(closeFrame(cause.Code, cause.Reason), cause, drop)
 }
 
-func (c *Conn) beginClose(frame []byte, cause error, drop bool) {
+func (c *Conn) beginClose(frame []byte, cause error, drop bool) bool {
 	c.mu.Lock()
 	q := &c.queue
 	if q.closing {
 		c.mu.Unlock()
-		return
+		return false
 	}
 	q.closing = true
 	q.corked = false
 	q.closeFrame = frame
 	c.cause = cause
 	dropped := 0
-	if drop || !c.accepted {
+	if drop || !c.admitted {
 		dropped = q.clear()
 	}
 	attached := q.attached
@@ -183,6 +189,7 @@ func (c *Conn) beginClose(frame []byte, cause error, drop bool) {
 	c.hub.stats.dropped.Add(uint64(dropped))
 	c.start(start)
 	c.depart()
+	return true
 }
 
 // startCloseTimer bounds the close of a Conn that has a socket. The caller
@@ -193,14 +200,10 @@ func (c *Conn) startCloseTimer() {
 
 // tooSlow closes a Conn whose queue is full.
 func (c *Conn) tooSlow() {
-	c.mu.Lock()
-	closing := c.queue.closing
-	c.mu.Unlock()
-	if !closing {
+	c.hub.stats.dropped.Add(1)
+	if c.shut(&CloseError{Code: StatusTooSlow, Reason: "too slow", err: ErrTooSlow}, true) {
 		c.hub.stats.tooSlow.Add(1)
 	}
-	c.hub.stats.dropped.Add(1)
-	c.shut(&CloseError{Code: StatusTooSlow, Reason: "too slow", err: ErrTooSlow}, true)
 }
 
 // pong queues the library's answer to a ping.

@@ -47,13 +47,23 @@ func newGaps(h *Hub) *gaps {
 	return &gaps{hub: h, wake: make(chan struct{}, 1), topics: make(map[string]openGap)}
 }
 
-// blame extends the Down that a Reset will bring.
+// blame extends the Down that is open, or that a Reset will bring.
 func (g *gaps) blame(since time.Time, why error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.floor.IsZero() || since.Before(g.floor) {
-		g.floor, g.why = since, why
+	if g.all != nil {
+		g.all.since = earliest(g.all.since, since)
+		return
 	}
+	g.floor, g.why = earliest(g.floor, since), why
+}
+
+// earliest returns the earlier time; zero is none.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // down takes an EventDown.
@@ -65,18 +75,14 @@ func (g *gaps) down(e Event) {
 		o.since = time.Now()
 	}
 	if !g.floor.IsZero() {
-		if g.floor.Before(o.since) {
-			o.since = g.floor
-		}
-		o.cause = g.why
-		g.floor = time.Time{}
+		o = openGap{earliest(g.floor, o.since), g.why}
 	}
 	if e.Topics == nil {
-		if g.all == nil {
-			g.all = &o
-		} else if o.since.Before(g.all.since) {
-			g.all.since = o.since
+		g.floor = time.Time{}
+		if g.all != nil {
+			o.since = earliest(g.all.since, o.since)
 		}
+		g.all = &o
 		return
 	}
 	for _, t := range e.Topics {
@@ -115,15 +121,16 @@ func (g *gaps) restored(e Event) {
 	if gap.Since.IsZero() {
 		return
 	}
+	if g.all == nil && len(g.topics) == 0 {
+		g.floor = time.Time{} // the Reset is over, link by link
+	}
 	gap.Until = now
 	g.report(gap)
 }
 
 // widen makes gap cover a topic.
 func (g *gaps) widen(gap *Gap, topic string, o openGap) {
-	if gap.Since.IsZero() || o.since.Before(gap.Since) {
-		gap.Since = o.since
-	}
+	gap.Since = earliest(gap.Since, o.since)
 	if gap.Cause == nil {
 		gap.Cause = o.cause
 	}
@@ -135,16 +142,18 @@ func (g *gaps) widen(gap *Gap, topic string, o openGap) {
 		gap.Users = append(gap.Users, name)
 	case ok && isGroupTopic(topic):
 		gap.Groups = append(gap.Groups, name)
+	case !isUserTopic(topic) && !isGroupTopic(topic): // a node's: messages to single connections
+		gap.All = true
 	}
 }
 
 // malformed reports a packet that could not be understood.
 func (g *gaps) malformed(topic string, err error) {
-	now := time.Now()
+	since := g.hub.heartbeat.lastProof()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	gap := Gap{Until: now}
-	g.widen(&gap, topic, openGap{now, err})
+	gap := Gap{Until: time.Now()}
+	g.widen(&gap, topic, openGap{since, err})
 	g.report(gap)
 }
 
@@ -156,9 +165,11 @@ func (g *gaps) report(gap Gap) {
 	g.hub.stats.gaps.Add(1)
 	g.hub.stats.gapFor.Add(int64(gap.Until.Sub(gap.Since)))
 	if len(g.over) >= maxGaps {
-		first := g.over[0]
+		for _, o := range g.over {
+			gap.Since = earliest(gap.Since, o.Since)
+		}
+		gap = Gap{Since: gap.Since, Until: gap.Until, Cause: gap.Cause, All: true}
 		g.over = g.over[:0]
-		gap = Gap{Since: first.Since, Until: gap.Until, Cause: gap.Cause, All: true}
 	}
 	g.over = append(g.over, gap)
 	select {

@@ -38,23 +38,23 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer h.handshakes.Done()
 	defer h.wg.Done()
-	ctx, cancel := context.WithCancel(r.Context())
-	if h.config.HandshakeTimeout != off {
-		ctx, cancel = context.WithTimeout(r.Context(), h.config.HandshakeTimeout)
-	}
+	deadline := time.Now().Add(min(h.config.HandshakeTimeout, farFuture))
+	ctx, cancel := context.WithDeadline(r.Context(), deadline)
 	defer cancel()
 	identity, refusal := h.identify(r.WithContext(ctx))
 	if refusal == nil {
 		refusal = h.ready(w)
 	}
 	if refusal == nil {
-		deadline, _ := ctx.Deadline()
 		refusal = h.connect(w, r, identity, deadline)
 	}
 	if refusal != nil {
 		h.reject(w, r, refusal)
 	}
 }
+
+// farFuture stands for a deadline where there is none.
+const farFuture = 100 * 365 * 24 * time.Hour
 
 // enter counts a handshake in, unless the last Conns have gone. While the Hub
 // drains handshakes are counted in too: to refuse may take an upgrade.
@@ -138,16 +138,14 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 	if c == nil {
 		return &HTTPError{http.StatusInternalServerError, "internal error"}
 	}
-	ctx, cancel := context.WithCancel(c.ctx)
-	if !deadline.IsZero() {
-		ctx, cancel = context.WithDeadline(c.ctx, deadline)
-	}
+	ctx, cancel := context.WithDeadline(c.ctx, deadline)
 	defer cancel()
 
 	topics := append(groupTopics(c.identity.Groups), topicEveryone, userTopic(id.User))
 	followed := h.follower.follow(topics...)
 	if !h.index.add(c, c.identity.Groups, h.config.MaxConns, h.config.MaxConnsPerUser) {
 		h.follower.unfollow(topics...)
+		c.cancel(ErrLimit)
 		if conns, _, _ := h.index.size(); h.config.MaxConns > 0 && conns >= h.config.MaxConns {
 			return &HTTPError{http.StatusServiceUnavailable, "too many connections"}
 		}
@@ -158,19 +156,24 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 		return &HTTPError{http.StatusServiceUnavailable, "not ready"}
 	}
 	var added Added
+	var err error
 	register := func() *HTTPError {
-		var err error
-		if added, err = h.presence.add(ctx, c); err != nil {
-			return &HTTPError{http.StatusServiceUnavailable, "not ready"}
+		added, err = h.presence.add(deadline, c)
+		// One that was evicted meanwhile shall see the code that says so.
+		if err == nil || c.ctx.Err() != nil || h.config.RejectAfterUpgrade {
+			return nil
 		}
-		return nil
+		return &HTTPError{http.StatusServiceUnavailable, "not ready"}
 	}
 	if err := c.upgrade(w, r, register); err != nil { // answered by the library
 		h.stats.rejected.Add(1)
 		c.abandon(err)
 		return nil
 	}
-	if err := h.admit(ctx, c, added); err != nil {
+	if err == nil {
+		err = h.admit(ctx, c, added)
+	}
+	if err != nil {
 		h.stats.rejected.Add(1)
 		c.refuse(err)
 	}
@@ -184,7 +187,7 @@ func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
 	id.Groups = slices.Compact(slices.Sorted(slices.Values(id.Groups)))
 	id.Meta = maps.Clone(id.Meta)
 	c := &Conn{hub: h, counter: h.counter.Add(1), identity: id, remote: r.RemoteAddr}
-	if !h.guard(nil, "ConnContext", func() { c.ctx, c.cancel = context.WithCancelCause(h.config.ConnContext(r)) }) {
+	if !h.guard(nil, "ConnContext", func() { c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(h.config.ConnContext(r))) }) {
 		return nil
 	}
 	c.socket.c = c
@@ -233,14 +236,17 @@ func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, ready func() *HTT
 
 // admit asks Admit and OnConnect, and lets the Conn's messages flow.
 func (h *Hub) admit(ctx context.Context, c *Conn, added Added) (err error) {
-	if added.Online && h.config.OnOnline != nil {
-		h.guard(nil, "OnOnline", func() { h.config.OnOnline(c.identity.User) })
+	if c.ctx.Err() != nil {
+		return ErrClosed
 	}
 	if h.config.Admit != nil {
 		if err := h.decide(ctx, c, added.Older); err != nil {
 			return err
 		}
 	}
+	c.mu.Lock()
+	c.admitted = true
+	c.mu.Unlock()
 	if h.config.OnConnect != nil {
 		if !h.guard(c, "OnConnect", func() { err = h.config.OnConnect(ctx, c) }) {
 			return errPanic
@@ -250,11 +256,7 @@ func (h *Hub) admit(ctx context.Context, c *Conn, added Added) (err error) {
 		}
 	}
 	c.mu.Lock()
-	if c.queue.closing {
-		c.mu.Unlock()
-		return ErrClosed
-	}
-	c.accepted = true
+	c.accepted = true // also where it is closing by now: OnDisconnect is due
 	c.queue.corked = false
 	start := c.claim()
 	c.mu.Unlock()
@@ -386,6 +388,7 @@ func (h *Hub) rejectUpgraded(w http.ResponseWriter, r *http.Request, e *HTTPErro
 		return false
 	}
 	if err := c.upgrade(w, r, func() *HTTPError { return nil }); err != nil {
+		c.cancel(err)
 		return true
 	}
 	c.shut(&CloseError{Code: code, Reason: reason}, false)

@@ -1,8 +1,10 @@
 package herald
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 )
@@ -18,7 +20,9 @@ type heartbeat struct {
 	mu       sync.Mutex
 	heard    map[string]int64    // by node, on clock
 	awaited  map[string]awaiting // by node: renewals that no heartbeat followed
-	sent     int64               // on clock: our oldest heartbeat that did not come back; 0 is none
+	sent     int64               // on clock: our oldest heartbeat that has not come back; 0 is none
+	proved   int64               // on clock: when our last heartbeat that came back was sent; 0 is none
+	failed   error               // of the last publishing
 	isolated error               // why Health is red although the Bus says nothing
 }
 
@@ -57,16 +61,11 @@ func (b *heartbeat) run(ctx context.Context) {
 	for {
 		select {
 		case <-b.wake:
-			at := clock()
-			callCtx, cancel := context.WithTimeout(ctx, config.ProbeTimeout)
-			err := b.hub.bus.Publish(callCtx, Packet{topicHeartbeat, data})
-			cancel()
-			b.mu.Lock()
-			if err == nil && b.sent == 0 && b.heard[b.hub.id] < at {
-				b.sent = at
-			}
-			b.mu.Unlock()
+			b.send(ctx, data)
 		case <-timer.C:
+			if b.failing() != nil {
+				b.send(ctx, data)
+			}
 			b.checkOwn()
 			timer.Reset(config.ProbeTimeout / 4)
 		case <-ctx.Done():
@@ -75,14 +74,42 @@ func (b *heartbeat) run(ctx context.Context) {
 	}
 }
 
+// send publishes our heartbeat. It is awaited from before that on, for it may
+// come back at once.
+func (b *heartbeat) send(ctx context.Context, data []byte) {
+	ctx, cancel := context.WithTimeout(ctx, b.hub.config.ProbeTimeout)
+	defer cancel()
+	at := clock()
+	b.mu.Lock()
+	first := b.sent == 0
+	if first {
+		b.sent = at
+	}
+	b.mu.Unlock()
+	err := b.hub.bus.Publish(ctx, Packet{topicHeartbeat, data})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failed = err
+	if err != nil && first && b.sent == at {
+		b.sent = 0
+	}
+}
+
+// lastProof is when the Bus last carried our own heartbeat.
+func (b *heartbeat) lastProof() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.hub.wall(b.proved)
+}
+
 // hear takes note of a node's heartbeat.
 func (b *heartbeat) hear(node string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.heard[node] = clock()
 	delete(b.awaited, node)
-	if node == b.hub.id {
-		b.sent = 0
+	if node == b.hub.id && b.sent != 0 {
+		b.proved, b.sent = b.sent, 0
 	}
 	if len(b.awaited) == 0 {
 		b.isolated = nil
@@ -92,11 +119,12 @@ func (b *heartbeat) hear(node string) {
 // restored starts anew after the Bus has.
 func (b *heartbeat) restored() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.sent = 0
 	for node, a := range b.awaited {
 		b.awaited[node] = awaiting{reset: a.reset}
 	}
+	b.mu.Unlock()
+	b.renewed()
 }
 
 // checkOwn resets the Bus where our own heartbeat has not come back.
@@ -106,7 +134,7 @@ func (b *heartbeat) checkOwn() {
 	var since int64
 	if lost {
 		b.sent = 0
-		since = b.heard[b.hub.id]
+		since = b.proved
 	}
 	b.mu.Unlock()
 	if lost && b.hub.gaps.failing() == nil {
@@ -147,7 +175,7 @@ func (b *heartbeat) listed(nodes []Node, now time.Time) {
 			if !a.reset {
 				a.reset = true
 				lost = n.ID
-				since = min(since, b.heard[n.ID])
+				since = min(since, cmp.Or(b.heard[n.ID], a.first))
 			}
 		}
 		b.awaited[n.ID] = a
@@ -155,9 +183,9 @@ func (b *heartbeat) listed(nodes []Node, now time.Time) {
 	for node := range b.heard {
 		if !known[node] && node != b.hub.id {
 			delete(b.heard, node)
-			delete(b.awaited, node)
 		}
 	}
+	maps.DeleteFunc(b.awaited, func(node string, _ awaiting) bool { return !known[node] })
 	// Where most others are not heard the fault is likely ours.
 	b.isolated = nil
 	if silent*2 > alive {
@@ -172,17 +200,21 @@ func (b *heartbeat) listed(nodes []Node, now time.Time) {
 func (b *heartbeat) failing() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.isolated
+	return cmp.Or(b.isolated, b.failed)
 }
 
 // deaf resets a Bus that lies. since is the last proof that it worked, on
 // clock; 0 where there was none.
 func (h *Hub) deaf(since int64, why error) {
 	h.stats.resets.Add(1)
-	proof := h.createdAt
-	if since != 0 {
-		proof = time.Now().Add(-time.Duration(clock() - since))
-	}
-	h.gaps.blame(proof, why)
+	h.gaps.blame(h.wall(since), why)
 	h.bus.Reset()
+}
+
+// wall returns the time of a moment on clock; 0 is when the Hub was made.
+func (h *Hub) wall(at int64) time.Time {
+	if at == 0 {
+		return h.createdAt
+	}
+	return time.Now().Add(-time.Duration(clock() - at))
 }

@@ -161,10 +161,11 @@ func (k *housekeeping) check(e Entry) {
 		return
 	}
 	has := x.topicsOf(c)
-	if !slices.ContainsFunc(topics, func(t string) bool { return !slices.Contains(has, t) }) {
+	stray := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return slices.Contains(has, t) })
+	if len(stray) == 0 {
 		return
 	}
-	k.p.remove(e, nil)
+	k.p.remove(Entry{Session: e.Session, Topics: stray}, nil)
 	k.p.sync(c, false) // what it has joined meanwhile
 }
 

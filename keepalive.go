@@ -16,12 +16,16 @@ func (h *Hub) keepalive(ctx context.Context) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	var conns []*Conn
+	walked := clock()
 	for {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 			return
 		}
+		// A process that was paused has not read what its peers sent.
+		paused := clock()-walked > 4*int64(every)
+		walked = clock()
 		for i := 0; ; i += len(conns) {
 			clear(conns)
 			if conns = h.index.appendSlice(conns[:0], i, 1024); len(conns) == 0 {
@@ -29,14 +33,14 @@ func (h *Hub) keepalive(ctx context.Context) {
 			}
 			now, wall := clock(), time.Now().UnixNano()
 			for _, c := range conns {
-				c.tick(now, wall)
+				c.tick(now, wall, paused)
 			}
 		}
 	}
 }
 
-// tick looks at the Conn's clocks.
-func (c *Conn) tick(now, wall int64) {
+// tick looks at the Conn's clocks. After a pause nobody is found silent.
+func (c *Conn) tick(now, wall int64, paused bool) {
 	config := &c.hub.config
 	if expires := c.expires.Load(); expires != 0 && wall >= expires {
 		c.shut(&CloseError{Code: StatusExpired, Reason: "expired"}, false)
@@ -53,13 +57,14 @@ func (c *Conn) tick(now, wall int64) {
 	if config.PingInterval == off {
 		return
 	}
-	switch quiet := now - last; {
-	case last == inCallback || quiet < int64(config.PingInterval):
-		c.pinged.Store(false)
-	case quiet > int64(config.PingInterval+config.PongTimeout):
+	switch pinged := c.pinged.Load(); {
+	case last == inCallback || now-last < int64(config.PingInterval):
+		c.pinged.Store(0)
+	case pinged == 0 || paused:
+		c.pinged.Store(now)
+		c.ping()
+	case now-pinged > int64(config.PongTimeout):
 		c.hub.stats.silent.Add(1)
 		c.kill(ErrSilent)
-	case !c.pinged.Swap(true):
-		c.ping()
 	}
 }

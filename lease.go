@@ -49,6 +49,9 @@ func (p *presence) renew(ctx context.Context) error {
 		node.Generation = 0
 		generation, err = p.reg.KeepAlive(callCtx, node, config.Lease)
 	}
+	if err != nil && ctx.Err() != nil { // stop has cut it short
+		return err
+	}
 	p.mu.Lock()
 	failedBefore := p.err != nil
 	p.err = err

@@ -41,6 +41,7 @@ type presence struct {
 	renewed    atomic.Int64 // on clock: when the lease was last renewed
 	heldSince  atomic.Int64 // on clock: since when it has never run out
 	suspect    atomic.Bool  // writes have failed: look at everything
+	failures   atomic.Int64 // writes that have failed
 }
 
 // A presenceOp is one write.
@@ -91,8 +92,9 @@ func (p *presence) push(op presenceOp) {
 	}
 }
 
-// add registers the Conn, under the topics the index has it in, and waits.
-func (p *presence) add(ctx context.Context, c *Conn) (Added, error) {
+// add registers the Conn, under the topics the index has it in, and waits
+// until the deadline. It tells OnOnline.
+func (p *presence) add(deadline time.Time, c *Conn) (Added, error) {
 	done := make(chan presenceResult, 1)
 	// Under c.mu, either this sees that the Conn is closing, or depart sees
 	// that it is registered, and its removal comes after.
@@ -106,11 +108,20 @@ func (p *presence) add(ctx context.Context, c *Conn) (Added, error) {
 		return Added{}, ErrClosed
 	}
 	p.poke()
+	tell := func(r presenceResult) {
+		if h := p.hub; r.added.Online && h.config.OnOnline != nil {
+			h.guard(nil, "OnOnline", func() { h.config.OnOnline(c.identity.User) })
+		}
+	}
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
 	select {
 	case r := <-done:
+		tell(r)
 		return r.added, r.err
-	case <-ctx.Done():
-		return Added{}, context.Cause(ctx)
+	case <-timer.C:
+		p.hub.wg.Go(func() { tell(<-done) })
+		return Added{}, context.DeadlineExceeded
 	}
 }
 
@@ -229,6 +240,9 @@ func (p *presence) write(ctx context.Context, ops []presenceOp) {
 		for i := range results {
 			results[i].err = err
 		}
+		if len(adds)+len(removes) > 0 {
+			p.failed(err)
+		}
 		adds, removes = nil, nil
 	}
 	if len(adds) > 0 {
@@ -313,6 +327,7 @@ func (p *presence) tellOnline(ops []presenceOp, adds []int, added []Added) {
 // failed takes note of a write whose outcome is unknown.
 func (p *presence) failed(err error) {
 	if err != nil {
+		p.failures.Add(1)
 		p.suspect.Store(true)
 		p.hub.housekeep()
 	}

@@ -62,7 +62,7 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 		h.stats.dropped.Add(1)
 		return ErrClosed
 	}
-	if volatile && q.busy(&h.config) {
+	if volatile && (q.busy(&h.config) || q.full(&h.config, len(frame))) {
 		c.mu.Unlock()
 		h.stats.droppedVolatile.Add(1)
 		return nil
@@ -132,11 +132,20 @@ func (c *Conn) claim() owner {
 	if q.owner != ownerNone || !q.attached || q.corked || q.dead || !q.hasWork() {
 		return ownerNone
 	}
-	q.owner = ownerDrain
 	if c.socket.raw != nil {
 		q.owner = ownerWriter
+	} else {
+		c.claimDrain()
 	}
 	return q.owner
+}
+
+// claimDrain makes the Conn a drain's. The caller, who holds c.mu, calls start
+// after unlocking. The drain is counted here, where the Conn is not dead: its
+// own count keeps Shutdown's Wait.
+func (c *Conn) claimDrain() {
+	c.queue.owner = ownerDrain
+	c.hub.wg.Add(1)
 }
 
 // start sets the new owner to work.
@@ -145,7 +154,7 @@ func (c *Conn) start(o owner) {
 	case ownerWriter:
 		c.hub.writers.push(c)
 	case ownerDrain:
-		c.hub.wg.Go(c.drain)
+		go c.drain()
 	}
 }
 

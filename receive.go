@@ -107,6 +107,7 @@ func (h *Hub) deliver(e *envelope, conns []*Conn) {
 type copies struct {
 	had   map[copyKey]map[uint64]struct{}
 	order []copyKey
+	conns int // in all of had, but for the last
 }
 
 type copyKey struct {
@@ -114,8 +115,12 @@ type copyKey struct {
 	id     uint64
 }
 
-// maxCopies is how many messages are remembered.
-const maxCopies = 4096
+// maxCopies is how many messages are remembered, and maxCopyConns how many
+// Conns of them all.
+const (
+	maxCopies    = 4_096
+	maxCopyConns = 1 << 18
+)
 
 func (s *copies) of(sender string, id uint64) map[uint64]struct{} {
 	key := copyKey{sender, id}
@@ -125,7 +130,11 @@ func (s *copies) of(sender string, id uint64) map[uint64]struct{} {
 	if s.had == nil {
 		s.had = make(map[copyKey]map[uint64]struct{})
 	}
-	if len(s.order) == maxCopies {
+	if n := len(s.order); n > 0 {
+		s.conns += len(s.had[s.order[n-1]])
+	}
+	for len(s.order) >= maxCopies || s.conns > maxCopyConns && len(s.order) > 1 {
+		s.conns -= len(s.had[s.order[0]])
 		delete(s.had, s.order[0])
 		s.order = append(s.order[:0], s.order[1:]...)
 	}

@@ -98,24 +98,23 @@ func (h *Hub) drainConns(ctx context.Context) {
 // stopGrace is how long the end may take where Shutdown's context is done.
 const stopGrace = 2 * time.Second
 
-// stop ends everything but the connections.
+// stop ends everything but the connections. A callback that does not return
+// holds up nothing for longer than ctx and stopGrace.
 func (h *Hub) stop(ctx context.Context) error {
-	err := ctx.Err()
-	end := ctx
-	if err != nil {
-		var cancel context.CancelFunc
-		end, cancel = context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
-		defer cancel()
-	}
+	end, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cancel) })()
 	h.cancel()
-	h.background.Wait()
+	if waitFor(ctx, &h.background) != nil {
+		waitFor(end, &h.background)
+	}
 	close(h.stopped)
 	h.presence.stop(end)
 	h.cancelLast()
 	h.closeParts()
-	h.last.Wait()
+	waitFor(end, &h.last)
 	h.writers.close()
-	return err
+	return ctx.Err()
 }
 
 // abort ends a Hub that New could not finish.

@@ -114,9 +114,13 @@ func (w *writer) flush(c *Conn) {
 		if joined {
 			p = append([]byte(nil), p...)
 		}
+		if c.queue.dead {
+			c.mu.Unlock()
+			return
+		}
 		c.queue.rest = p[n:]
 		c.queue.blocked = true
-		c.queue.owner = ownerDrain
+		c.claimDrain()
 		c.mu.Unlock()
 		c.start(ownerDrain)
 		return
@@ -143,6 +147,7 @@ var drainBuffers = sync.Pool{New: func() any { b := make([]byte, 0, flushSize); 
 // nothing more. It serves the sockets that take no more at once, and those
 // that are not plain TCP.
 func (c *Conn) drain() {
+	defer c.hub.wg.Done()
 	buf := drainBuffers.Get().(*[]byte)
 	defer drainBuffers.Put(buf)
 	for {
