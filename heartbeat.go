@@ -54,25 +54,35 @@ func (b *heartbeat) run(ctx context.Context) {
 	data := (&envelope{kind: kindHeartbeat, sender: b.hub.id}).encode()
 	timer := time.NewTimer(config.ProbeTimeout)
 	defer timer.Stop()
+	due := false
 	for {
 		select {
 		case <-b.wake:
-			at := clock()
-			callCtx, cancel := context.WithTimeout(ctx, config.ProbeTimeout)
-			err := b.hub.bus.Publish(callCtx, Packet{topicHeartbeat, data})
-			cancel()
-			b.mu.Lock()
-			if err == nil && b.sent == 0 && b.heard[b.hub.id] < at {
-				b.sent = at
-			}
-			b.mu.Unlock()
+			due = true
 		case <-timer.C:
 			b.checkOwn()
 			timer.Reset(config.ProbeTimeout / 4)
 		case <-ctx.Done():
 			return
 		}
+		// One that could not be sent is sent as soon as it can: the others
+		// would take their own Bus for deaf, while it is ours that was down.
+		due = due && !b.send(ctx, data)
 	}
+}
+
+// send sends a heartbeat, and says whether the Bus took it.
+func (b *heartbeat) send(ctx context.Context, data []byte) bool {
+	at := clock()
+	ctx, cancel := context.WithTimeout(ctx, b.hub.config.ProbeTimeout)
+	defer cancel()
+	err := b.hub.bus.Publish(ctx, Packet{topicHeartbeat, data})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err == nil && b.sent == 0 && b.heard[b.hub.id] < at {
+		b.sent = at
+	}
+	return err == nil
 }
 
 // hear takes note of a node's heartbeat.
