@@ -104,8 +104,17 @@ func (c *cluster) logGaps(before []uint64) {
 // with returns the cluster for a subtest, which shares all with its parent's.
 func (c *cluster) with(t *testing.T) *cluster {
 	parent, sub := c, *c
+	fails := func(t *testing.T) {
+		for _, n := range c.nodes {
+			n.t = t
+		}
+	}
 	sub.t = t
-	t.Cleanup(func() { parent.round = sub.round })
+	fails(t)
+	t.Cleanup(func() {
+		parent.round = sub.round
+		fails(parent.t)
+	})
 	return &sub
 }
 
