@@ -144,14 +144,18 @@ func TestMaxPerUserRace(t *testing.T) {
 	}
 }
 
-// settled waits until all that was asked of the Registry is written and
-// no Conn is being closed.
+// settled waits until the last handshake and the last close are over, and all
+// that they asked of the Registry is written.
 func settled(t *testing.T, rigs []*rig) {
 	t.Helper()
 	for _, r := range rigs {
+		r.await("an end of all handshakes", func() bool {
+			conns, _, _ := r.index.size()
+			return conns == len(slices.Collect(r.Conns()))
+		})
+	}
+	for _, r := range rigs {
 		r.await("an end of all closes", func() bool {
-			r.mu.Lock()
-			defer r.mu.Unlock()
 			r.Hub.mu.Lock()
 			defer r.Hub.mu.Unlock()
 			return len(r.closing) == 0
