@@ -205,7 +205,7 @@ func (c *cluster) unsubscribeSilently() {
 }
 
 // becomeReplica makes the Redis that all nodes are on a replica of another,
-// until they have noticed.
+// until each has given up its subscriptions to it.
 func (c *cluster) becomeReplica() {
 	other := redistest.Start(c.t)
 	host, port, _ := strings.Cut(other.Addr, ":")
@@ -213,6 +213,13 @@ func (c *cluster) becomeReplica() {
 		c.t.Fatal(err)
 	}
 	awaitUnhealthy(c.t, c.nodes...)
+	await(c.t, "end of the subscriptions", func() error {
+		n, err := c.rdb.PubSubNumSub(within(c.t), "herald:0:h").Result()
+		if err == nil && n["herald:0:h"] > 0 {
+			err = fmt.Errorf("of %v nodes", n)
+		}
+		return err
+	})
 	if err := c.rdb.Do(within(c.t), "REPLICAOF", "NO", "ONE").Err(); err != nil {
 		c.t.Fatal(err)
 	}
