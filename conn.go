@@ -37,7 +37,6 @@ type Conn struct {
 	mu         sync.Mutex
 	queue      queue
 	registered bool // the Registry has been asked to add it
-	admitted   bool // OnConnect has begun
 	accepted   bool // OnConnect has returned nil
 	cause      error
 
@@ -132,6 +131,7 @@ func (c *Conn) Leave(ctx context.Context, groups ...string) error {
 
 // Close begins to close the connection: what is queued is written, then a
 // close frame, and the client has CloseTimeout to answer. It does not wait.
+// Until OnConnect has returned nil, what is queued is dropped instead.
 // The first close wins; later ones do nothing. The error is of ErrInvalid.
 func (c *Conn) Close(code StatusCode, reason string) error {
 	if err := code.check(reason); err != nil {
@@ -174,7 +174,7 @@ func (c *Conn) beginClose(frame []byte, cause error, drop bool) bool {
 	q.closeFrame = frame
 	c.cause = cause
 	dropped := 0
-	if drop || !c.admitted {
+	if drop || !c.accepted {
 		dropped = q.clear()
 	}
 	attached := q.attached

@@ -244,9 +244,6 @@ func (h *Hub) admit(ctx context.Context, c *Conn, added Added) (err error) {
 			return err
 		}
 	}
-	c.mu.Lock()
-	c.admitted = true
-	c.mu.Unlock()
 	if h.config.OnConnect != nil {
 		if !h.guard(c, "OnConnect", func() { err = h.config.OnConnect(ctx, c) }) {
 			return errPanic

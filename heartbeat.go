@@ -58,25 +58,26 @@ func (b *heartbeat) run(ctx context.Context) {
 	data := (&envelope{kind: kindHeartbeat, sender: b.hub.id}).encode()
 	timer := time.NewTimer(config.ProbeTimeout)
 	defer timer.Stop()
+	due := false
 	for {
 		select {
 		case <-b.wake:
-			b.send(ctx, data)
+			due = true
 		case <-timer.C:
-			if b.failing() != nil {
-				b.send(ctx, data)
-			}
 			b.checkOwn()
 			timer.Reset(config.ProbeTimeout / 4)
 		case <-ctx.Done():
 			return
 		}
+		// One that could not be sent is sent as soon as it can: the others
+		// would take their own Bus for deaf, while it is ours that was down.
+		due = due && !b.send(ctx, data)
 	}
 }
 
-// send publishes our heartbeat. It is awaited from before that on, for it may
-// come back at once.
-func (b *heartbeat) send(ctx context.Context, data []byte) {
+// send publishes our heartbeat, and answers whether the Bus has taken it. It is
+// awaited from before that on, for it may come back at once.
+func (b *heartbeat) send(ctx context.Context, data []byte) bool {
 	ctx, cancel := context.WithTimeout(ctx, b.hub.config.ProbeTimeout)
 	defer cancel()
 	at := clock()
@@ -93,6 +94,7 @@ func (b *heartbeat) send(ctx context.Context, data []byte) {
 	if err != nil && first && b.sent == at {
 		b.sent = 0
 	}
+	return err == nil
 }
 
 // lastProof is when the Bus last carried our own heartbeat.

@@ -1,3 +1,5 @@
+// Package clustertest tries herald as a whole: hubs in processes of their own on
+// a real Redis, with everything between them failing in turn.
 package clustertest
 
 import (

@@ -104,8 +104,17 @@ func (c *cluster) logGaps(before []uint64) {
 // with returns the cluster for a subtest, which shares all with its parent's.
 func (c *cluster) with(t *testing.T) *cluster {
 	parent, sub := c, *c
+	fails := func(t *testing.T) {
+		for _, n := range c.nodes {
+			n.t = t
+		}
+	}
 	sub.t = t
-	t.Cleanup(func() { parent.round = sub.round })
+	fails(t)
+	t.Cleanup(func() {
+		parent.round = sub.round
+		fails(parent.t)
+	})
 	return &sub
 }
 
@@ -196,7 +205,7 @@ func (c *cluster) unsubscribeSilently() {
 }
 
 // becomeReplica makes the Redis that all nodes are on a replica of another,
-// until they have noticed.
+// until each has given up its subscriptions to it.
 func (c *cluster) becomeReplica() {
 	other := redistest.Start(c.t)
 	host, port, _ := strings.Cut(other.Addr, ":")
@@ -204,6 +213,13 @@ func (c *cluster) becomeReplica() {
 		c.t.Fatal(err)
 	}
 	awaitUnhealthy(c.t, c.nodes...)
+	await(c.t, "end of the subscriptions", func() error {
+		n, err := c.rdb.PubSubNumSub(within(c.t), "herald:0:h").Result()
+		if err == nil && n["herald:0:h"] > 0 {
+			err = fmt.Errorf("of %v nodes", n)
+		}
+		return err
+	})
 	if err := c.rdb.Do(within(c.t), "REPLICAOF", "NO", "ONE").Err(); err != nil {
 		c.t.Fatal(err)
 	}
