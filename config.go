@@ -41,7 +41,9 @@ type Config struct {
 	// Prefix begins every key and channel in Redis. Default "herald".
 	Prefix string
 
-	// Bus carries messages between nodes. The Hub owns it, and closes it.
+	// Bus carries messages between nodes. The Hub owns it, and closes it, also
+	// where New fails to connect; where New refuses the Config it is not
+	// touched.
 	Bus Bus
 
 	// Registry knows who is online. Closing it stays the caller's.

@@ -298,8 +298,10 @@ func TestHandshakeRate(t *testing.T) {
 }
 
 func TestConfigFaultsAllAtOnce(t *testing.T) {
+	bus := NewMemoryNetwork().Bus()
+	defer bus.Close() // New has not taken it
 	_, err := New(Config{
-		Prefix: "{a}", Name: "a b", OriginPatterns: []string{"["}, Bus: NewMemoryNetwork().Bus(),
+		Prefix: "{a}", Name: "a b", OriginPatterns: []string{"["}, Bus: bus,
 		QueueMessages: -1, QueueBytes: 10, MaxSendSize: -1, WriteTimeout: -1, Lease: time.Millisecond,
 	})
 	for _, field := range []string{"Prefix", "Name", "OriginPatterns", "Redis", "QueueMessages", "MaxSendSize", "WriteTimeout", "Lease"} {

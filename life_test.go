@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net/http"
 	"runtime"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -237,4 +239,84 @@ func TestClockStandsStillInCallbacks(t *testing.T) {
 		}
 		r.clean()
 	})
+}
+
+// Everything that can be done to a Conn, done at once, to Conns whose clients
+// come and go in every way. Nothing is left.
+func TestEverythingAtOnce(t *testing.T) {
+	r := newRig(t, Config{
+		QueueMessages: 64, CloseTimeout: 200 * time.Millisecond, PingInterval: 20 * time.Millisecond, PongTimeout: patience,
+		OnConnect: func(ctx context.Context, c *Conn) error { return c.Join(ctx, "all") },
+		OnMessage: func(ctx context.Context, c *Conn, m Message) {
+			c.Send(m)
+			c.Join(ctx, "talkers")
+			c.Leave(ctx, "all")
+		},
+	})
+	stop := make(chan struct{})
+	var busy sync.WaitGroup
+	for i := range 3 {
+		busy.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				switch i {
+				case 0:
+					r.Send(t.Context(), Group("all", "talkers"), numbered(n, 1000))
+				case 1:
+					for c := range r.Conns() {
+						c.SetExpiry(time.Now().Add(time.Duration(n%3) * 20 * time.Millisecond))
+						c.Groups()
+						c.Session()
+					}
+				case 2:
+					for c := range r.Conns() {
+						if n%5 == 0 {
+							c.Close(4000, "")
+						}
+						c.Send(numbered(n, 100))
+					}
+					r.Stats()
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	var connecting sync.WaitGroup
+	for i := range 8 {
+		connecting.Go(func() {
+			for n := range 40 {
+				ws, _, err := wsraw.Handshake(r.dialTCP(0), "/?"+query(strconv.Itoa(i)), nil)
+				if err != nil {
+					t.Errorf("connect: %v", err)
+					return
+				}
+				for range n % 4 {
+					ws.WriteFrames(textFrame("talk"), wsraw.Frame{Fin: true, Opcode: wsraw.Ping})
+					ws.ReadFrame()
+				}
+				switch (i + n) % 4 {
+				case 0:
+					wsraw.Reset(ws.Conn)
+				case 1:
+					ws.WriteFrames(wsraw.CloseFrame(1000, ""))
+					ws.ReadClose()
+				case 2:
+					ws.ReadClose()
+				}
+				ws.Close()
+			}
+		})
+	}
+	connecting.Wait()
+	close(stop)
+	busy.Wait()
+	r.clean()
+	if s := r.Stats(); s.Accepted+s.Rejected != 8*40 || s.Delivered > s.Written+s.Dropped {
+		t.Errorf("%+v", s)
+	}
+	r.shutdown(patience)
 }

@@ -77,9 +77,10 @@ func TestMaxPerUserRace(t *testing.T) {
 					random := rand.New(rand.NewPCG(uint64(worker), 1))
 					var mine []*racer
 					for i := worker; i < connects; i += 16 {
-						ws, _, err := wsraw.Handshake(rigs[random.IntN(2)].dialTCP(0), "/?"+query(fmt.Sprint("user ", i%users)), nil)
+						r := rigs[random.IntN(2)]
+						ws, response, err := wsraw.Handshake(r.dialTCP(0), "/?"+query(fmt.Sprint("user ", i%users)), nil)
 						if err != nil {
-							t.Errorf("connect: %v", err)
+							t.Errorf("connect: %v: %+v, Health: %v", err, response, r.Health())
 							return
 						}
 						mine = append(mine, race(ws))
@@ -144,14 +145,18 @@ func TestMaxPerUserRace(t *testing.T) {
 	}
 }
 
-// settled waits until all that was asked of the Registry is written and
-// no Conn is being closed.
+// settled waits until the last handshake and the last close are over, and all
+// that they asked of the Registry is written.
 func settled(t *testing.T, rigs []*rig) {
 	t.Helper()
 	for _, r := range rigs {
+		r.await("an end of all handshakes", func() bool {
+			conns, _, _ := r.index.size()
+			return conns == len(slices.Collect(r.Conns()))
+		})
+	}
+	for _, r := range rigs {
 		r.await("an end of all closes", func() bool {
-			r.mu.Lock()
-			defer r.mu.Unlock()
 			r.Hub.mu.Lock()
 			defer r.Hub.mu.Unlock()
 			return len(r.closing) == 0

@@ -322,7 +322,9 @@ func TestVolatile(t *testing.T) {
 // close frame is the last.
 func TestBurstyReader(t *testing.T) {
 	for _, secure := range []bool{false, true} {
-		r := newRigOver(t, secure, Config{QueueMessages: 1 << 20, QueueBytes: 1 << 30, WriteTimeout: patience, CloseTimeout: patience, MessageRate: -1, PingInterval: 10 * time.Millisecond, PongTimeout: patience})
+		pinged := make(chan struct{})
+		r := newRigOver(t, secure, Config{QueueMessages: 1 << 20, QueueBytes: 1 << 30, WriteTimeout: patience, CloseTimeout: patience, MessageRate: -1, PingInterval: 10 * time.Millisecond, PongTimeout: patience,
+			OnMessage: func(context.Context, *Conn, Message) { close(pinged) }})
 		c := r.connectSmall(secure, "user=bursty")
 		conn := r.only()
 		narrow(conn)
@@ -343,10 +345,12 @@ func TestBurstyReader(t *testing.T) {
 			for i := range 200 {
 				c.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: fmt.Append(nil, i)})
 			}
+			c.WriteFrames(textFrame("pinged"))
 		})
 		var closing sync.WaitGroup
 		closing.Go(func() {
 			sending.Wait()
+			<-pinged
 			conn.Close(StatusNormal, "done")
 		})
 		next, pongs := [senders]int{}, 0
