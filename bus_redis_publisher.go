@@ -167,7 +167,7 @@ func (o outcome) result(commands []redisCommand, answered int) error {
 	n := 0
 	for _, c := range commands {
 		if c.err != nil {
-			refused = fmt.Errorf("Redis refuses it: %w", c.err)
+			refused = fmt.Errorf("refused by Redis: %w", c.err)
 			n++
 		}
 	}

@@ -175,7 +175,7 @@ func (s *redisSubscriber) settle(changes []*redisChange, commands []redisCommand
 			if command.err == nil {
 				continue
 			}
-			c.err = fmt.Errorf("Redis refuses it: %w", command.err)
+			c.err = fmt.Errorf("refused by Redis: %w", command.err)
 			for _, channel := range command.channels {
 				delete(s.wanted, channel)
 			}

@@ -149,7 +149,7 @@ func TestRedisRegistryDemoted(t *testing.T) {
 		return ids
 	}
 	before := connections()
-	if err := admin.SlaveOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
+	if err := admin.ReplicaOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.KeepAlive(t.Context(), nodeOfLease(lease), time.Hour); !errors.Is(err, herald.ErrRegistryDown) {
@@ -166,7 +166,7 @@ func TestRedisRegistryDemoted(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	if err := admin.SlaveOf(t.Context(), "NO", "ONE").Err(); err != nil {
+	if err := admin.ReplicaOf(t.Context(), "NO", "ONE").Err(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.KeepAlive(t.Context(), nodeOfLease(lease), time.Hour); err != nil {
