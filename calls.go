@@ -100,21 +100,9 @@ func (h *Hub) call(ctx context.Context, t Target, c call) error {
 	if c.op == opDisconnect {
 		c.before = now.UnixMicro()
 	}
-	asked := map[string]bool{h.id: true}
-	for _, n := range nodes {
-		if n.Alive {
-			asked[n.ID] = true
-		}
-	}
-	if t.kind == targetConnection {
-		holders := make(map[string]bool)
-		for _, id := range t.ids {
-			holders[nodeOf(id)] = true
-		}
-		maps.DeleteFunc(asked, func(node string, _ bool) bool { return !holders[node] })
-		if len(asked) == 0 {
-			return nil
-		}
+	asked := h.asked(t, nodes)
+	if len(asked) == 0 {
+		return nil
 	}
 	c.target, c.ids = t.kind, t.ids
 	p := &pendingCall{missing: asked, done: make(chan struct{})}
@@ -152,6 +140,24 @@ func (h *Hub) call(ctx context.Context, t Target, c call) error {
 		p.err = timedOut
 	}
 	return &PartialError{Missing: missing, Err: p.err}
+}
+
+// asked returns the nodes that a call about the target concerns.
+func (h *Hub) asked(t Target, nodes []Node) map[string]bool {
+	asked := map[string]bool{h.id: true}
+	for _, n := range nodes {
+		if n.Alive {
+			asked[n.ID] = true
+		}
+	}
+	if t.kind == targetConnection {
+		holders := make(map[string]bool)
+		for _, id := range t.ids {
+			holders[nodeOf(id)] = true
+		}
+		maps.DeleteFunc(asked, func(node string, _ bool) bool { return !holders[node] })
+	}
+	return asked
 }
 
 // callLocal applies a call to one Conn of this node, and waits.

@@ -203,6 +203,18 @@ func (c Config) withDefaults() (Config, error) {
 	if c.MaxSendSize < 0 {
 		fault("MaxSendSize", c.MaxSendSize, "must be above 0: a queue has a bound")
 	}
+	c.defaultTimes(fault)
+	if c.ConnContext == nil {
+		c.ConnContext = func(*http.Request) context.Context { return context.Background() }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c, errors.Join(faults...)
+}
+
+// defaultTimes sets the durations, and reports those that break their rule.
+func (c *Config) defaultTimes(fault func(field string, value any, rule string)) {
 	for _, d := range []struct {
 		field *time.Duration
 		name  string
@@ -238,13 +250,6 @@ func (c Config) withDefaults() (Config, error) {
 			*d = 0
 		}
 	}
-	if c.ConnContext == nil {
-		c.ConnContext = func(*http.Request) context.Context { return context.Background() }
-	}
-	if c.Logger == nil {
-		c.Logger = slog.Default()
-	}
-	return c, errors.Join(faults...)
 }
 
 func defaultInt[T int | int64](field *T, value T) {
