@@ -31,8 +31,8 @@ const (
 
 // An Event is what [Bus.Receive] hands over.
 type Event struct {
-	Kind   EventKind
-	Packet Packet // of EventPacket
+	Kind   EventKind // which of the fields below count
+	Packet Packet    // of EventPacket
 
 	// Of EventDown and EventRestored.
 

@@ -20,6 +20,7 @@ import (
 // A redisError is an error that Redis replied: the command was not carried out.
 type redisError string
 
+// Error is what Redis said.
 func (e redisError) Error() string { return string(e) }
 
 // A redisDialer opens links.

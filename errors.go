@@ -52,6 +52,7 @@ type HTTPError struct {
 	Message string // sent to the client, so nothing internal
 }
 
+// Error tells the status and the message.
 func (e *HTTPError) Error() string { return fmt.Sprintf("herald: status %d: %s", e.Status, e.Message) }
 
 // A CloseError carries a close code and reason. As the error of Admit or
@@ -59,7 +60,7 @@ func (e *HTTPError) Error() string { return fmt.Sprintf("herald: status %d: %s",
 // says what was told, by either side.
 type CloseError struct {
 	Code   StatusCode
-	Reason string
+	Reason string // at most 123 bytes of UTF-8
 
 	err error // why herald closed: ErrTooSlow, …
 }
@@ -67,6 +68,7 @@ type CloseError struct {
 // Unwrap returns the sentinel that stands for the code, or nil.
 func (e *CloseError) Unwrap() error { return e.err }
 
+// Error tells the code and the reason.
 func (e *CloseError) Error() string {
 	if e.Reason == "" {
 		return fmt.Sprintf("herald: closed with %d", e.Code)
@@ -81,6 +83,7 @@ type PartialError struct {
 	Err     error    // why, of one of them
 }
 
+// Error tells which nodes, and why one of them.
 func (e *PartialError) Error() string {
 	return fmt.Sprintf("herald: not acknowledged by %s: %v", strings.Join(e.Missing, ", "), e.Err)
 }

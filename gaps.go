@@ -13,7 +13,7 @@ import (
 type Gap struct {
 	Since time.Time // by this node's clock
 	Until time.Time // by this node's clock
-	Cause error
+	Cause error     // what the Bus or the Hub noticed
 
 	// All says that messages of every target may have been lost. Otherwise
 	// only those to the users and groups listed, of those this node has

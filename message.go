@@ -10,16 +10,16 @@ import (
 type StatusCode uint16
 
 const (
-	StatusNormal          StatusCode = 1000
-	StatusGoingAway       StatusCode = 1001
-	StatusProtocolError   StatusCode = 1002
-	StatusUnsupportedData StatusCode = 1003
-	StatusInvalidPayload  StatusCode = 1007
-	StatusPolicyViolation StatusCode = 1008
-	StatusMessageTooBig   StatusCode = 1009
-	StatusInternalError   StatusCode = 1011
-	StatusServiceRestart  StatusCode = 1012
-	StatusTryAgainLater   StatusCode = 1013
+	StatusNormal          StatusCode = 1000 // done
+	StatusGoingAway       StatusCode = 1001 // the page or the app is left
+	StatusProtocolError   StatusCode = 1002 // the client broke the protocol
+	StatusUnsupportedData StatusCode = 1003 // text or binary that is not wanted; herald never sends it by itself
+	StatusInvalidPayload  StatusCode = 1007 // text that is not UTF-8
+	StatusPolicyViolation StatusCode = 1008 // refused, too many messages, or one that took too long
+	StatusMessageTooBig   StatusCode = 1009 // above MaxMessageSize
+	StatusInternalError   StatusCode = 1011 // a callback panicked
+	StatusServiceRestart  StatusCode = 1012 // Shutdown: reconnect, elsewhere
+	StatusTryAgainLater   StatusCode = 1013 // not ready
 
 	// Codes of herald's own.
 

@@ -19,7 +19,7 @@ type Session struct {
 
 // An Entry places one Session under topics.
 type Entry struct {
-	Session Session
+	Session Session // what is placed
 
 	// UserTopic is the topic of the Session's user. For it alone the
 	// Registry keeps presence: what is older, who is online. Empty leaves
@@ -39,13 +39,13 @@ type Added struct {
 
 // A Lease is a node's right to have its entries believed.
 type Lease struct {
-	Node       string
-	Generation int64 // above 0
+	Node       string // its id
+	Generation int64  // above 0
 }
 
 // A Node is one process's Hub as the Registry lists it.
 type Node struct {
-	ID         string
+	ID         string        // new with each start
 	Generation int64         // of its Lease
 	Conns      int           // connections, when it last renewed its Lease
 	Version    int           // the newest envelope it understands

@@ -73,6 +73,8 @@ func (s *socket) Close() error {
 	return nil
 }
 
+// LocalAddr and the rest are those of the connection.
+
 func (s *socket) LocalAddr() net.Addr                { return s.conn.LocalAddr() }
 func (s *socket) RemoteAddr() net.Addr               { return s.conn.RemoteAddr() }
 func (s *socket) SetDeadline(t time.Time) error      { return s.conn.SetDeadline(t) }

@@ -19,7 +19,7 @@ import (
 // A Cluster is some hubs on one network in memory, for tests of your own code:
 // no broker, no ports to choose, and faults at will.
 type Cluster struct {
-	Nodes []*Node
+	Nodes []*Node // the hubs
 
 	t testing.TB
 
@@ -29,7 +29,7 @@ type Cluster struct {
 
 // A Node is one Hub of a Cluster, mounted on an HTTP server on loopback.
 type Node struct {
-	Hub      *herald.Hub
+	Hub      *herald.Hub            // shut down when the test ends
 	URL      string                 // ws://…, where the Hub is mounted
 	Bus      *herald.MemoryBus      // Cut, Lose, Delay and Heal it
 	Registry *herald.MemoryRegistry // Cut and Heal it

@@ -101,6 +101,7 @@ type balancer struct {
 	next  http.RoundTripper
 }
 
+// RoundTrip asks the next node that can be reached.
 func (b *balancer) RoundTrip(r *http.Request) (*http.Response, error) {
 	addrs := b.addrs()
 	err := errNoNode

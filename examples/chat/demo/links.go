@@ -73,6 +73,7 @@ type link struct {
 	links *links
 }
 
+// Close closes the connection, and forgets it.
 func (c link) Close() error {
 	c.links.remove(c.Conn)
 	return c.Conn.Close()
