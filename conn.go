@@ -119,8 +119,7 @@ func (c *Conn) Send(m Message) error {
 }
 
 // Join makes the connection a member of the groups, on which all nodes agree
-// when it returns. It may be called from OnConnect and OnMessage. Once the
-// connection has begun to close the error is ErrClosed.
+// when it returns. It may be called from OnConnect and OnMessage.
 func (c *Conn) Join(ctx context.Context, groups ...string) error {
 	return c.hub.callLocal(ctx, c, call{op: opJoin, groups: groups})
 }
@@ -143,7 +142,7 @@ func (c *Conn) Close(code StatusCode, reason string) error {
 }
 
 // SetExpiry moves the time at which the connection is closed with
-// StatusExpired, within about a second; the zero time is never.
+// StatusExpired; the zero time is never.
 func (c *Conn) SetExpiry(t time.Time) {
 	switch {
 	case t.IsZero():

@@ -1,7 +1,6 @@
 package herald
 
 import (
-	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -32,13 +31,10 @@ func (h *Hub) start() {
 // red; then the connections are closed with 1012, spread over 80% of the time
 // that ctx gives (DrainTime where it has no deadline), so that their clients
 // do not all come to the other nodes at once; at last the node leaves the
-// Registry and the Bus is closed. Send works until then. Connections that have
-// not gone after 90% of the time are cut, and the error is
-// context.DeadlineExceeded; where ctx is done early they are cut then. Where a
-// callback does not return, or the Registry does not answer, Shutdown may take
-// two seconds longer than ctx, and leaves that callback's goroutine behind.
-// Shutdown may be called several times, and returns the same to all; it must
-// not be called from a callback.
+// Registry and the Bus is closed. Send works until then. Where ctx is done
+// before that, connections are cut, and the error is that of ctx. Shutdown
+// may be called several times, and returns the same to all; it must not be
+// called from a callback.
 func (h *Hub) Shutdown(ctx context.Context) error {
 	h.shutdownOnce.Do(func() { h.shutdownErr = h.shutdown(ctx) })
 	return h.shutdownErr
@@ -50,45 +46,41 @@ func (h *Hub) shutdown(ctx context.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, h.config.DrainTime)
 		defer cancel()
 	}
-	deadline, _ := ctx.Deadline()
-	total := time.Until(deadline)
-	patient, cancel := context.WithDeadline(ctx, deadline.Add(-min(stopGrace, total/10)))
-	defer cancel()
 	h.mu.Lock()
 	h.draining = true
 	h.mu.Unlock()
-	h.drainConns(patient, total*8/10)
+	h.drainConns(ctx)
 	h.mu.Lock()
 	h.ended = true
 	h.mu.Unlock()
-	waitFor(patient, &h.handshakes)
+	waitFor(ctx, &h.handshakes)
 	// Those that were still in their handshake.
 	for _, c := range h.index.appendConns(nil, topicEveryone) {
 		c.shut(restarting, false)
 	}
 	close(h.drained)
-	err := waitFor(patient, &h.wg)
-	if err != nil {
+	if waitFor(ctx, &h.wg) != nil {
 		h.mu.Lock()
 		open := slices.Collect(maps.Keys(h.closing))
 		h.mu.Unlock()
 		for _, c := range open {
 			c.kill(nil)
 		}
-		// For their readers and OnDisconnect.
-		end, cancel := context.WithDeadline(context.WithoutCancel(ctx), time.Now().Add(min(stopGrace, total/20)))
+		grace, cancel := context.WithTimeout(context.Background(), stopGrace)
 		defer cancel()
-		waitFor(end, &h.wg)
+		waitFor(grace, &h.wg) // for their readers and OnDisconnect
 	}
-	return cmp.Or(h.stop(ctx), err)
+	return h.stop(ctx)
 }
 
 var restarting = &CloseError{Code: StatusServiceRestart, Reason: "the service restarts"}
 
-// drainConns begins to close all connections, spread over span.
-func (h *Hub) drainConns(ctx context.Context, span time.Duration) {
+// drainConns begins to close all connections, spread over 80% of the time.
+func (h *Hub) drainConns(ctx context.Context) {
 	conns := h.index.appendConns(nil, topicEveryone)
+	deadline, _ := ctx.Deadline()
 	begin := time.Now()
+	span := deadline.Sub(begin) * 8 / 10
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for i, c := range conns {
@@ -103,8 +95,7 @@ func (h *Hub) drainConns(ctx context.Context, span time.Duration) {
 	}
 }
 
-// stopGrace is how long the end may take beyond Shutdown's context, and the
-// most that is kept for it of the time before.
+// stopGrace is how long the end may take where Shutdown's context is done.
 const stopGrace = 2 * time.Second
 
 // stop ends everything but the connections. A callback that does not return
@@ -114,9 +105,7 @@ func (h *Hub) stop(ctx context.Context) error {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cancel) })()
 	h.cancel()
-	if ctx.Err() == nil {
-		waitFor(ctx, &h.background)
-	} else {
+	if waitFor(ctx, &h.background) != nil {
 		waitFor(end, &h.background)
 	}
 	close(h.stopped)
