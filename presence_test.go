@@ -42,7 +42,7 @@ func TestOnOnlineOfAHandshakeThatFailed(t *testing.T) {
 		registry := &hookedRegistry{MemoryRegistry: NewMemoryRegistry()}
 		r := newPipeRig(t, Config{
 			Bus: NewMemoryNetwork().Bus(), Registry: registry,
-			HandshakeTimeout: time.Second, OfflineDelay: -1,
+			HandshakeTimeout: time.Second,
 			OnOnline:  func(user string) { events <- user + " on" },
 			OnOffline: func(user string) { events <- user + " off" },
 		})
