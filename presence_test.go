@@ -3,6 +3,7 @@ package herald
 import (
 	"context"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -43,8 +44,8 @@ func TestOnOnlineOfAHandshakeThatFailed(t *testing.T) {
 		r := newPipeRig(t, Config{
 			Bus: NewMemoryNetwork().Bus(), Registry: registry,
 			HandshakeTimeout: time.Second,
-			OnOnline:  func(user string) { events <- user + " on" },
-			OnOffline: func(user string) { events <- user + " off" },
+			OnOnline:         func(user string) { events <- user + " on" },
+			OnOffline:        func(user string) { events <- user + " off" },
 		})
 		registry.afterAdd = func([]Entry) error { time.Sleep(3 * time.Second); return nil }
 		if status := r.pipeRefused("user=a"); status != http.StatusServiceUnavailable {
@@ -100,9 +101,21 @@ func (c *watchedContext) Err() error {
 }
 
 // AfterFunc is what package context uses where a parent has it.
-func (c *watchedContext) AfterFunc(func()) func() bool {
+func (c *watchedContext) AfterFunc(f func()) func() bool {
 	c.waiting.Add(1)
-	return func() bool { c.waiting.Add(-1); return true }
+	stop := make(chan struct{})
+	go func() {
+		select {
+		case <-c.done:
+			f()
+		case <-stop:
+		}
+	}()
+	return sync.OnceValue(func() bool {
+		c.waiting.Add(-1)
+		close(stop)
+		return true
+	})
 }
 
 // ConnContext gives values. That its context ends does not end the Conn, and
