@@ -35,38 +35,42 @@ type BusNetwork struct {
 // not come within 10 s, or 30 s after an interruption, has failed.
 func TestBus(t *testing.T, newNetwork func(t testing.TB) BusNetwork) {
 	hung := false
-	for _, test := range []struct {
-		promise string
-		text    string
-		run     func(*suite)
-		needs   bool // Interrupt
-	}{
-		{"1 Delivery", "a packet reaches, once, every Bus that is subscribed to the topic, the publisher's own included", testDelivery, false},
-		{"2 Subscribe", "Subscribe returns when the broker has confirmed; again is no error and no second copy", testSubscribe, false},
-		{"3 Unsubscribe", "Unsubscribe returns when the broker has confirmed; of what is not subscribed it is no error", testUnsubscribe, false},
-		{"4 Order", "packets of one topic arrive in the order of a publisher, and in one order everywhere", testOrder, false},
-		{"5 Topics are exact", "any bytes, no wildcard, no separator, nothing that one prefix or database could see of another", testTopics, false},
-		{"6 Publish", "nil says taken, ErrUnknown perhaps, any other error not; there are no duplicates", testPublish, true},
-		{"7 Ownership", "Publish keeps no slice after it has returned; the Data that Receive hands over is the caller's", testOwnership, false},
-		{"8 Blocking", "calls return when ctx is done, with its error; batches may be large, or empty", testBlocking, false},
-		{"9 Loss is never silent", "every packet that may have been lost lies between an EventDown and an EventRestored", testLoss, true},
-		{"10 The Bus reconnects", "by itself, and subscribes again to all it was subscribed to", testReconnect, true},
-		{"11 Memory is bounded", "and the broker is never blocked, whatever the caller of Receive does", testFlood, false},
-		{"12 Reset", "drops the links and builds them anew, between an EventDown and an EventRestored", testReset, false},
-		{"13 Concurrency", "all methods may be called at the same time", testConcurrency, false},
-		{"14 Close", "makes every call return ErrClosed, leaves no goroutine, and may be called twice", testClose, false},
-	} {
-		t.Run(test.promise, func(t *testing.T) {
-			network := newNetwork(t)
-			if network.Open == nil {
-				t.Fatal("BusNetwork.Open must be set")
-			}
-			if test.needs && network.Interrupt == nil {
-				t.Skipf("NOT TRIED: promise %s: BusNetwork.Interrupt is nil", test.promise)
-			}
-			test.run(&suite{T: t, network: network, promise: fmt.Sprintf("promise %s: %s", test.promise, test.text), hung: &hung})
-		})
+	for _, p := range busPromises {
+		t.Run(p.name, func(t *testing.T) { p.try(t, newNetwork(t), &hung) })
 	}
+}
+
+type busPromise struct {
+	name, text string
+	test       func(*suite)
+	interrupts bool // it needs BusNetwork.Interrupt
+}
+
+func (p busPromise) try(t *testing.T, network BusNetwork, hung *bool) {
+	if network.Open == nil {
+		t.Fatal("BusNetwork.Open must be set")
+	}
+	if p.interrupts && network.Interrupt == nil {
+		t.Skipf("NOT TRIED: promise %s: BusNetwork.Interrupt is nil", p.name)
+	}
+	p.test(&suite{T: t, network: network, promise: fmt.Sprintf("promise %s: %s", p.name, p.text), hung: hung})
+}
+
+var busPromises = []busPromise{
+	{"1 Delivery", "a packet reaches, once, every Bus that is subscribed to the topic, the publisher's own included", testDelivery, false},
+	{"2 Subscribe", "Subscribe returns when the broker has confirmed; again is no error and no second copy", testSubscribe, false},
+	{"3 Unsubscribe", "Unsubscribe returns when the broker has confirmed; of what is not subscribed it is no error", testUnsubscribe, false},
+	{"4 Order", "packets of one topic arrive in the order of a publisher, and in one order everywhere", testOrder, false},
+	{"5 Topics are exact", "any bytes, no wildcard, no separator, nothing that one prefix or database could see of another", testTopics, false},
+	{"6 Publish", "nil says taken, ErrUnknown perhaps, any other error not; there are no duplicates", testPublish, true},
+	{"7 Ownership", "Publish keeps no slice after it has returned; the Data that Receive hands over is the caller's", testOwnership, false},
+	{"8 Blocking", "calls return when ctx is done, with its error; batches may be large, or empty", testBlocking, false},
+	{"9 Loss is never silent", "every packet that may have been lost lies between an EventDown and an EventRestored", testLoss, true},
+	{"10 The Bus reconnects", "by itself, and subscribes again to all it was subscribed to", testReconnect, true},
+	{"11 Memory is bounded", "and the broker is never blocked, whatever the caller of Receive does", testFlood, false},
+	{"12 Reset", "drops the links and builds them anew, between an EventDown and an EventRestored", testReset, false},
+	{"13 Concurrency", "all methods may be called at the same time", testConcurrency, false},
+	{"14 Close", "makes every call return ErrClosed, leaves no goroutine, and may be called twice", testClose, false},
 }
 
 const (
