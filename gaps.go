@@ -121,8 +121,11 @@ func (g *gaps) restored(e Event) {
 	if gap.Since.IsZero() {
 		return
 	}
-	if g.all == nil && len(g.topics) == 0 {
-		g.floor = time.Time{} // the Reset is over, link by link
+	// What is blamed goes for every topic. Where the Reset comes link by link,
+	// or has not come yet, no Down tells of those that are well by now.
+	if g.all == nil && len(g.topics) == 0 && !g.floor.IsZero() {
+		gap.Since, gap.All = earliest(gap.Since, g.floor), true
+		g.floor = time.Time{}
 	}
 	gap.Until = now
 	g.report(gap)

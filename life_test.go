@@ -320,3 +320,54 @@ func TestEverythingAtOnce(t *testing.T) {
 	}
 	r.shutdown(patience)
 }
+
+// A Conn that OnConnect itself closes ends as any other: the client sees why,
+// OnDisconnect runs, and what was queued is dropped.
+func TestClosedDuringOnConnect(t *testing.T) {
+	r := newRig(t, Config{CloseTimeout: patience, OnConnect: func(_ context.Context, c *Conn) error {
+		c.Send(Text("never seen"))
+		return c.Close(4000, "enough")
+	}})
+	ws := r.connect("")
+	if f, err := ws.ReadFrame(); err != nil || f.Opcode != wsraw.Close || string(f.Payload[2:]) != "enough" {
+		t.Errorf("%+v, %v", f, err)
+	}
+	ws.WriteFrames(wsraw.CloseFrame(4000, ""))
+	if cause := r.ended(1)[0]; closeCode(cause) != 4000 {
+		t.Errorf("cause %v", cause)
+	}
+	r.clean()
+}
+
+// An expiry that nanoseconds since 1970 cannot tell is far in the future, or
+// in the past, as it is.
+func TestExpiresFarAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		year := func(y int) time.Time { return time.Date(y, 1, 1, 0, 0, 0, 0, time.UTC) }
+		r := newPipeRig(t, Config{PingInterval: -1, Authenticate: func(r *http.Request) (Identity, error) {
+			id, _ := fromQuery(r)
+			id.Expires = year(9999)
+			return id, nil
+		}})
+		ws := r.pipe("")
+		conn := r.only()
+		for _, never := range []int{9999, 2262, 2263, 292_000_000_000} {
+			conn.SetExpiry(year(never))
+			time.Sleep(time.Minute)
+			if conn.ctx.Err() != nil {
+				t.Fatalf("year %d: %v", never, context.Cause(conn.ctx))
+			}
+		}
+		ws.Close()
+		for i, past := range []int{1969, 1970, 1600, -5000} {
+			ws := r.pipe("")
+			r.only().SetExpiry(year(past))
+			if closed, err := ws.ReadClose(); err != nil || StatusCode(closed.Code) != StatusExpired {
+				t.Errorf("year %d: %v, %v", past, closed, err)
+			}
+			ws.Close()
+			r.ended(i + 2)
+		}
+		r.clean()
+	})
+}

@@ -236,12 +236,14 @@ func (p *presence) write(ctx context.Context, ops []presenceOp) {
 	results := make([]presenceResult, len(ops))
 	if err := p.failing(); err != nil {
 		// Not tried: each would wait for its timeout. What is missing is
-		// mended when the Registry is back.
+		// mended when the Registry is back; renew wakes housekeeping then. To
+		// wake it here would go round and round where only writes fail.
 		for i := range results {
 			results[i].err = err
 		}
 		if len(adds)+len(removes) > 0 {
-			p.failed(err)
+			p.failures.Add(1)
+			p.suspect.Store(true)
 		}
 		adds, removes = nil, nil
 	}

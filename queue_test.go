@@ -2,9 +2,12 @@ package herald
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http/httptest"
 	"slices"
+	"sync"
 	"testing"
 )
 
@@ -118,5 +121,64 @@ func checkStream(got []byte, want [][]byte) error {
 			return nil
 		}
 		return fmt.Errorf("after %d of %d frames comes % x", i, len(want), got[:min(len(got), 20)])
+	}
+}
+
+// newBareConn returns a Conn of h without a socket: what is queued stays.
+func newBareConn(t *testing.T, h *Hub) *Conn {
+	t.Helper()
+	c := h.newConn(httptest.NewRequest("GET", "/", nil), Identity{User: "u"})
+	t.Cleanup(func() { c.cancel(nil) })
+	return c
+}
+
+// A volatile message that does not fit is dropped, be it larger than all the
+// room there is: it closes no Conn, and evicts nobody.
+func TestVolatileNeverCloses(t *testing.T) {
+	for _, dropOldest := range []bool{false, true} {
+		h := newHub(t, Config{MaxSendSize: 1 << 20, QueueBytes: 1<<20 + maxFrameHeader, DropOldest: dropOldest})
+		c := newBareConn(t, h)
+		if err := c.Send(Binary(make([]byte, 100))); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Send(Binary(make([]byte, 1<<20)).Volatile()); err != nil {
+			t.Errorf("Send: %v", err)
+		}
+		if q := queueOf(c); q.closing || len(q.frames) != 1 {
+			t.Errorf("closing %v, %d messages wait", q.closing, len(q.frames))
+		}
+		if s := h.Stats(); s.DroppedVolatile != 1 || s.Dropped != 0 || s.TooSlow != 0 {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+// However many find a queue full at once, its Conn is closed for it once. One
+// that is closing already is not too slow.
+func TestTooSlowCountsOnce(t *testing.T) {
+	h := newHub(t, Config{QueueMessages: 1})
+	const conns, senders = 300, 8
+	for range conns {
+		c := newBareConn(t, h)
+		c.Send(Text("fits"))
+		start := make(chan struct{})
+		var sending sync.WaitGroup
+		for range senders {
+			sending.Go(func() {
+				<-start
+				if err := c.Send(Text("too many")); !errors.Is(err, ErrTooSlow) && !errors.Is(err, ErrClosed) {
+					t.Errorf("Send: %v", err)
+				}
+			})
+		}
+		close(start)
+		sending.Wait()
+	}
+	c := newBareConn(t, h)
+	c.Close(StatusNormal, "")
+	c.tooSlow() // as one that found it full just before
+	// Dropped are the first one of each Conn, and all that came too many.
+	if s := h.Stats(); s.TooSlow != conns || s.Dropped != conns*(senders+1)+1 {
+		t.Errorf("TooSlow %d, Dropped %d, of %d", s.TooSlow, s.Dropped, conns)
 	}
 }

@@ -274,6 +274,24 @@ func (w *pipeWriter) WriteHeader(status int)      { w.status = status }
 // pipe connects a client over net.Pipe.
 func (r *rig) pipe(query string) *wsraw.Conn {
 	r.t.Helper()
+	ws, w, err := r.tryPipe(query)
+	if err != nil {
+		r.t.Fatalf("refused with %d, %s: %v", w.status, w.body.String(), err)
+	}
+	return ws
+}
+
+// pipeRefused connects over net.Pipe and returns the status that refuses it.
+func (r *rig) pipeRefused(query string) int {
+	r.t.Helper()
+	_, w, err := r.tryPipe(query)
+	if err == nil {
+		r.t.Fatal("got no refusal")
+	}
+	return w.status
+}
+
+func (r *rig) tryPipe(query string) (*wsraw.Conn, *pipeWriter, error) {
 	client, server := net.Pipe()
 	w := &pipeWriter{header: http.Header{}, conn: server}
 	request := httptest.NewRequest("GET", "/?"+query, nil)
@@ -291,10 +309,10 @@ func (r *rig) pipe(query string) *wsraw.Conn {
 	}()
 	ws, _, err := wsraw.ReadResponse(client)
 	if err != nil {
-		r.t.Fatalf("refused with %d, %s: %v", w.status, w.body.String(), err)
+		return nil, w, err
 	}
 	r.t.Cleanup(func() { ws.Close() })
-	return ws
+	return ws, w, nil
 }
 
 // closeCode returns the code of a *CloseError, or 0.

@@ -159,3 +159,52 @@ func TestShutdownDuringHandshakes(t *testing.T) {
 		requireNoGoroutines(t)
 	}
 }
+
+// Callbacks that do not return hold Shutdown up no longer than its context,
+// and a little.
+func TestShutdownWithStuckCallbacks(t *testing.T) {
+	for _, stuck := range []string{"OnConnect", "OnMessage", "OnDisconnect", "OnOffline", "OnGap"} {
+		t.Run(stuck, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begun, release := make(chan struct{}, 1), make(chan struct{})
+				hold := func(in string) {
+					if in == stuck {
+						begun <- struct{}{}
+						<-release
+					}
+				}
+				r := newPipeRig(t, Config{
+					OfflineDelay: -1, HandshakeTimeout: -1,
+					OnConnect:    func(context.Context, *Conn) error { hold("OnConnect"); return nil },
+					OnMessage:    func(context.Context, *Conn, Message) { hold("OnMessage") },
+					OnDisconnect: func(*Conn, error) { hold("OnDisconnect") },
+					OnOffline:    func(string) { hold("OnOffline") },
+					OnGap:        func(Gap) { hold("OnGap") },
+				})
+				ws := r.pipe("")
+				switch stuck {
+				case "OnMessage":
+					ws.WriteFrames(textFrame("hello"))
+				case "OnDisconnect", "OnOffline":
+					r.only()
+					ws.Close()
+				}
+				r.bus.Reset() // makes a gap
+				<-begun
+				before := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				if err := r.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("Shutdown: %v", err)
+				}
+				if took := time.Since(before); took < time.Minute || took > time.Minute+2*stopGrace {
+					t.Errorf("Shutdown took %v", took)
+				}
+				close(release)
+				ws.Close()
+				synctest.Wait()
+				requireNoGoroutines(t)
+			})
+		})
+	}
+}
