@@ -68,7 +68,10 @@ type delayedEvent struct {
 
 var _ Bus = (*MemoryBus)(nil)
 
-var errCut = errors.New("herald: node is cut off")
+var (
+	errCut  = errors.New("herald: node is cut off")
+	errLost = errors.New("herald: packets were lost (Lose)")
+)
 
 // Publish hands packets to every subscribed Bus of the network.
 func (b *MemoryBus) Publish(ctx context.Context, packets ...Packet) error {
@@ -276,7 +279,7 @@ func (b *MemoryBus) Heal() {
 	healed, cut := b.healed, b.cut
 	b.cut, b.delay = false, 0
 	if cut || b.losing || !b.lost.IsZero() {
-		b.reset(errCut)
+		b.reset(errLost) // after a Cut the gap is open, and has its cause
 	}
 	b.mu.Unlock()
 	if cut {

@@ -36,8 +36,8 @@ func send(t *testing.T, bus herald.Bus, data ...string) {
 }
 
 // received returns what waits in the Bus, packets as their data, and the
-// times of the EventDowns.
-func received(bus herald.Bus) (events string, since []time.Time) {
+// EventDowns.
+func received(bus herald.Bus) (events string, downs []herald.Event) {
 	synctest.Wait()
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -45,14 +45,14 @@ func received(bus herald.Bus) (events string, since []time.Time) {
 	for {
 		e, err := bus.Receive(ended)
 		if err != nil {
-			return strings.Join(all, " "), since
+			return strings.Join(all, " "), downs
 		}
 		switch e.Kind {
 		case herald.EventPacket:
 			all = append(all, string(e.Packet.Data))
 		case herald.EventDown:
 			all = append(all, "down")
-			since = append(since, e.Since)
+			downs = append(downs, e)
 		case herald.EventRestored:
 			all = append(all, "restored")
 		}
@@ -64,6 +64,7 @@ func TestMemoryBusFaults(t *testing.T) {
 		run  func(t *testing.T, a, b *herald.MemoryBus)
 		want string
 		ago  time.Duration // how long before now the gap began
+		why  string        // the cause of the gap, if there is one
 	}{
 		"cut": {func(t *testing.T, a, b *herald.MemoryBus) {
 			send(t, a, "1")
@@ -76,7 +77,7 @@ func TestMemoryBusFaults(t *testing.T) {
 			}
 			b.Heal()
 			send(t, a, "3")
-		}, "1 down restored 3", time.Second},
+		}, "1 down restored 3", time.Second, "herald: node is cut off"},
 		"lose, reset": {func(t *testing.T, a, b *herald.MemoryBus) {
 			b.Lose(true)
 			time.Sleep(time.Second)
@@ -87,14 +88,14 @@ func TestMemoryBusFaults(t *testing.T) {
 			}
 			b.Reset()
 			send(t, a, "2")
-		}, "down restored 2", time.Second},
+		}, "down restored 2", time.Second, "herald: bus was reset"},
 		"lose, heal": {func(t *testing.T, a, b *herald.MemoryBus) {
 			b.Lose(true)
 			send(t, a, "1")
 			b.Lose(false)
 			send(t, a, "2")
 			b.Heal()
-		}, "2 down restored", 0},
+		}, "2 down restored", 0, "herald: packets were lost (Lose)"},
 		"delay": {func(t *testing.T, a, b *herald.MemoryBus) {
 			b.Delay(time.Minute)
 			send(t, a, "1", "2")
@@ -105,7 +106,7 @@ func TestMemoryBusFaults(t *testing.T) {
 			b.Delay(0)
 			send(t, a, "3")
 			time.Sleep(time.Nanosecond)
-		}, "1 2 3", 0},
+		}, "1 2 3", 0, ""},
 		"delay, cut": {func(t *testing.T, a, b *herald.MemoryBus) {
 			b.Delay(time.Minute)
 			send(t, a, "1")
@@ -114,24 +115,28 @@ func TestMemoryBusFaults(t *testing.T) {
 			time.Sleep(time.Hour)
 			b.Heal()
 			send(t, a, "2")
-		}, "down restored 2", time.Hour + time.Second},
+		}, "down restored 2", time.Hour + time.Second, "herald: node is cut off"},
 		"reset while cut off": {func(t *testing.T, a, b *herald.MemoryBus) {
 			b.Cut()
 			b.Reset()
 			send(t, a, "1")
 			b.Heal()
-		}, "down restored", 0},
+		}, "down restored", 0, "herald: node is cut off"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				a, b := memoryPair(t)
 				test.run(t, a, b)
-				got, since := received(b)
+				got, downs := received(b)
 				if got != test.want {
 					t.Errorf("got %q, want %q", got, test.want)
 				}
-				if len(since) == 1 && time.Since(since[0]) != test.ago {
-					t.Errorf("the gap began %v ago, want %v", time.Since(since[0]), test.ago)
+				if len(downs) != min(len(test.why), 1) {
+					t.Fatalf("got %d gaps", len(downs))
+				}
+				if len(downs) == 1 && (time.Since(downs[0].Since) != test.ago || downs[0].Err.Error() != test.why) {
+					t.Errorf("the gap began %v ago, want %v; its cause is %q, want %q",
+						time.Since(downs[0].Since), test.ago, downs[0].Err, test.why)
 				}
 			})
 		})

@@ -31,47 +31,63 @@ type BusNetwork struct {
 }
 
 // TestBus tries to break each of the numbered promises of [herald.Bus], in a
-// subtest that is named after it. newNetwork is called once for each.
+// subtest that is named after it. newNetwork is called once for each. What does
+// not come within 10 s, or 30 s after an interruption, has failed.
 func TestBus(t *testing.T, newNetwork func(t testing.TB) BusNetwork) {
-	for _, test := range []struct {
-		promise string
-		text    string
-		run     func(*suite)
-		needs   bool // Interrupt
-	}{
-		{"1 Delivery", "a packet reaches, once, every Bus that is subscribed to the topic, the publisher's own included", testDelivery, false},
-		{"2 Subscribe", "Subscribe returns when the broker has confirmed; again is no error and no second copy", testSubscribe, false},
-		{"3 Unsubscribe", "Unsubscribe returns when the broker has confirmed; of what is not subscribed it is no error", testUnsubscribe, false},
-		{"4 Order", "packets of one topic arrive in the order of a publisher, and in one order everywhere", testOrder, false},
-		{"5 Topics are exact", "any bytes, no wildcard, no separator, nothing that one prefix or database could see of another", testTopics, false},
-		{"6 Publish", "nil says taken, ErrUnknown perhaps, any other error not; there are no duplicates", testPublish, true},
-		{"7 Ownership", "Publish keeps no slice after it has returned; the Data that Receive hands over is the caller's", testOwnership, false},
-		{"8 Blocking", "calls return when ctx is done, with its error; batches may be large, or empty", testBlocking, false},
-		{"9 Loss is never silent", "every packet that may have been lost lies between an EventDown and an EventRestored", testLoss, true},
-		{"10 The Bus reconnects", "by itself, and subscribes again to all it was subscribed to", testReconnect, true},
-		{"11 Memory is bounded", "and the broker is never blocked, whatever the caller of Receive does", testFlood, false},
-		{"12 Reset", "drops the links and builds them anew, between an EventDown and an EventRestored", testReset, false},
-		{"13 Concurrency", "all methods may be called at the same time", testConcurrency, false},
-		{"14 Close", "makes every call return ErrClosed, leaves no goroutine, and may be called twice", testClose, false},
-	} {
-		t.Run(test.promise, func(t *testing.T) {
-			network := newNetwork(t)
-			if test.needs && network.Interrupt == nil {
-				t.Skipf("NOT TRIED: promise %s: BusNetwork.Interrupt is nil", test.promise)
-			}
-			test.run(&suite{T: t, network: network, promise: fmt.Sprintf("promise %s: %s", test.promise, test.text)})
-		})
+	hung := false
+	for _, p := range busPromises {
+		t.Run(p.name, func(t *testing.T) { p.try(t, newNetwork(t), &hung) })
 	}
 }
 
-// patience is how long anything may take before the suite calls it hung.
-const patience = 30 * time.Second
+type busPromise struct {
+	name, text string
+	test       func(*suite)
+	interrupts bool // it needs BusNetwork.Interrupt
+}
+
+func (p busPromise) try(t *testing.T, network BusNetwork, hung *bool) {
+	if network.Open == nil {
+		t.Fatal("BusNetwork.Open must be set")
+	}
+	if p.interrupts && network.Interrupt == nil {
+		t.Skipf("NOT TRIED: promise %s: BusNetwork.Interrupt is nil", p.name)
+	}
+	p.test(&suite{T: t, network: network, promise: fmt.Sprintf("promise %s: %s", p.name, p.text), hung: hung})
+}
+
+var busPromises = []busPromise{
+	{"1 Delivery", "a packet reaches, once, every Bus that is subscribed to the topic, the publisher's own included", testDelivery, false},
+	{"2 Subscribe", "Subscribe returns when the broker has confirmed; again is no error and no second copy", testSubscribe, false},
+	{"3 Unsubscribe", "Unsubscribe returns when the broker has confirmed; of what is not subscribed it is no error", testUnsubscribe, false},
+	{"4 Order", "packets of one topic arrive in the order of a publisher, and in one order everywhere", testOrder, false},
+	{"5 Topics are exact", "any bytes, no wildcard, no separator, nothing that one prefix or database could see of another", testTopics, false},
+	{"6 Publish", "nil says taken, ErrUnknown perhaps, any other error not; there are no duplicates", testPublish, true},
+	{"7 Ownership", "Publish keeps no slice after it has returned; the Data that Receive hands over is the caller's", testOwnership, false},
+	{"8 Blocking", "calls return when ctx is done, with its error; batches may be large, or empty", testBlocking, false},
+	{"9 Loss is never silent", "every packet that may have been lost lies between an EventDown and an EventRestored", testLoss, true},
+	{"10 The Bus reconnects", "by itself, and subscribes again to all it was subscribed to", testReconnect, true},
+	{"11 Memory is bounded", "and the broker is never blocked, whatever the caller of Receive does", testFlood, false},
+	{"12 Reset", "drops the links and builds them anew, between an EventDown and an EventRestored", testReset, false},
+	{"13 Concurrency", "all methods may be called at the same time", testConcurrency, false},
+	{"14 Close", "makes every call return ErrClosed, leaves no goroutine, and may be called twice", testClose, false},
+}
+
+const (
+	// patience is how long anything may take before the suite calls it hung.
+	patience = 10 * time.Second
+
+	// recovery is how long a Bus may take to reconnect after an Interrupt:
+	// it backs off, and some brokers are slow to come back.
+	recovery = 30 * time.Second
+)
 
 // A suite runs one subtest.
 type suite struct {
 	*testing.T
 	network BusNetwork
 	promise string
+	hung    *bool // a Close has hung, in this subtest or an earlier one
 }
 
 // failf fails the subtest and quotes the promise.
@@ -93,6 +109,21 @@ func (s *suite) context() context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	s.Cleanup(cancel)
 	return ctx
+}
+
+// returns runs call and returns its error. Where call hangs, as one that
+// ignores its context does, it is left behind and the subtest fails.
+func (s *suite) returns(what string, call func() error) error {
+	s.Helper()
+	result := make(chan error, 1)
+	go func() { result <- call() }()
+	select {
+	case err := <-result:
+		return err
+	case <-time.After(patience):
+		s.failf("%s did not return within %v", what, patience)
+		return nil
+	}
 }
 
 func testDelivery(s *suite) {
@@ -252,20 +283,16 @@ func testBlocking(s *suite) {
 	bus := s.network.Open()
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
-	_, err := bus.Receive(ended)
-	for what, err := range map[string]error{
-		"Receive":     err,
-		"Publish":     bus.Publish(ended, herald.Packet{Topic: "topic"}),
-		"Subscribe":   bus.Subscribe(ended, "topic"),
-		"Unsubscribe": bus.Unsubscribe(ended, "topic"),
-	} {
-		if !errors.Is(err, context.Canceled) {
-			s.failf("%s with a context that is done returned %v", what, err)
+	for what, call := range busCalls(bus) {
+		what += " with a context that is done"
+		if err := s.returns(what, func() error { return call(ended) }); !errors.Is(err, context.Canceled) {
+			s.failf("%s returned %v", what, err)
 		}
 	}
 	soon, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
-	if _, err := bus.Receive(soon); !errors.Is(err, context.DeadlineExceeded) {
+	err := s.returns("Receive with a deadline", func() error { _, err := bus.Receive(soon); return err })
+	if !errors.Is(err, context.DeadlineExceeded) {
 		s.failf("Receive with a deadline returned %v", err)
 	}
 	n := s.receive(bus)
@@ -289,12 +316,12 @@ func testBlocking(s *suite) {
 func testConcurrency(s *suite) {
 	a, b := s.open(), s.open()
 	a.subscribe("all")
-	ctx := s.context()
 	var calling sync.WaitGroup
 	for i := range 8 {
 		calling.Go(func() {
 			topic := fmt.Sprint("topic ", i)
 			for j := range 30 {
+				ctx := s.context()
 				err := errors.Join(a.Subscribe(ctx, topic), b.Subscribe(ctx, topic),
 					a.Publish(ctx, herald.Packet{Topic: topic}, herald.Packet{Topic: "all"}),
 					a.Unsubscribe(ctx, topic))
@@ -314,7 +341,7 @@ func testConcurrency(s *suite) {
 
 func testClose(s *suite) {
 	first := s.network.Open()
-	s.ok(first.Close())
+	s.ok(s.returns("Close", first.Close))
 	before := goroutines(first)
 	bus := s.network.Open()
 	n := s.receive(bus)
@@ -323,26 +350,23 @@ func testClose(s *suite) {
 		n.publish("topic", "")
 	}
 	waiting := s.network.Open()
-	result := make(chan error)
+	result := make(chan error, 1)
+	ctx := s.context()
 	go func() {
-		_, err := waiting.Receive(context.Background())
+		_, err := waiting.Receive(ctx)
 		result <- err
 	}()
-	s.ok(waiting.Close())
-	if err := <-result; !errors.Is(err, herald.ErrClosed) {
-		s.failf("Receive under way returned %v", err)
+	s.ok(s.returns("Close", waiting.Close))
+	err := s.returns("Receive under way, after Close,", func() error { return <-result })
+	if !errors.Is(err, herald.ErrClosed) {
+		s.failf("Receive under way returned %v after Close", err)
 	}
-	s.ok(bus.Close())
-	s.ok(bus.Close())
-	_, err := bus.Receive(s.context())
-	for what, err := range map[string]error{
-		"Receive":     err,
-		"Publish":     bus.Publish(s.context(), herald.Packet{Topic: "topic"}),
-		"Subscribe":   bus.Subscribe(s.context(), "topic"),
-		"Unsubscribe": bus.Unsubscribe(s.context(), "topic"),
-	} {
-		if !errors.Is(err, herald.ErrClosed) {
-			s.failf("%s after Close returned %v", what, err)
+	s.ok(s.returns("Close", bus.Close))
+	s.ok(s.returns("Close once more", bus.Close))
+	for what, call := range busCalls(bus) {
+		what += " after Close"
+		if err := s.returns(what, func() error { return call(s.context()) }); !errors.Is(err, herald.ErrClosed) {
+			s.failf("%s returned %v", what, err)
 		}
 	}
 	bus.Reset()
@@ -350,5 +374,15 @@ func testClose(s *suite) {
 		if time.Now().After(deadline) {
 			s.failf("Close left goroutines:\n%s", stacks())
 		}
+	}
+}
+
+// busCalls are all methods that have a context, by name.
+func busCalls(bus herald.Bus) map[string]func(context.Context) error {
+	return map[string]func(context.Context) error{
+		"Receive":     func(ctx context.Context) error { _, err := bus.Receive(ctx); return err },
+		"Publish":     func(ctx context.Context) error { return bus.Publish(ctx, herald.Packet{Topic: "topic"}) },
+		"Subscribe":   func(ctx context.Context) error { return bus.Subscribe(ctx, "topic") },
+		"Unsubscribe": func(ctx context.Context) error { return bus.Unsubscribe(ctx, "topic") },
 	}
 }

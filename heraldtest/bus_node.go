@@ -31,26 +31,68 @@ func (s *suite) open() *node { return s.receive(s.network.Open()) }
 
 func (s *suite) receive(bus herald.Bus) *node {
 	n := &node{Bus: bus, s: s, changed: make(chan struct{})}
-	var receiving sync.WaitGroup
-	receiving.Go(func() {
-		for {
-			e, err := bus.Receive(context.Background())
-			if err != nil {
-				return
-			}
-			n.mu.Lock()
-			n.events = append(n.events, received{e, time.Now()})
-			changed := n.changed
-			n.changed = make(chan struct{})
-			n.mu.Unlock()
-			close(changed)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		n.receive(ctx)
+	}()
+	s.Cleanup(func() {
+		n.close(ended)
+		cancel()
+		if !within(time.Second, ended) {
+			s.Logf("a Receive whose context is done is left behind")
 		}
 	})
-	s.Cleanup(func() {
-		bus.Close()
-		receiving.Wait()
-	})
 	return n
+}
+
+func (n *node) receive(ctx context.Context) {
+	for {
+		e, err := n.Receive(ctx)
+		if err != nil {
+			return
+		}
+		n.mu.Lock()
+		n.events = append(n.events, received{e, time.Now()})
+		changed := n.changed
+		n.changed = make(chan struct{})
+		n.mu.Unlock()
+		close(changed)
+	}
+}
+
+// close closes the Bus and waits for what must end then. After the first Bus
+// that hangs nobody waits for the others.
+func (n *node) close(ended <-chan struct{}) {
+	closed := make(chan struct{})
+	go func() {
+		n.Close()
+		close(closed)
+	}()
+	if *n.s.hung {
+		return
+	}
+	const promise = "promise 14: Close makes every call, under way or later, return ErrClosed"
+	switch {
+	case !within(patience, closed):
+		n.s.Errorf("Close did not return within %v\n\t%s", patience, promise)
+	case !within(patience, ended):
+		n.s.Errorf("Close did not end Receive within %v\n\t%s", patience, promise)
+	default:
+		return
+	}
+	*n.s.hung = true
+}
+
+// within says whether done is closed before d has passed.
+func within(d time.Duration, done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	case <-time.After(d):
+		return false
+	}
 }
 
 func (n *node) subscribe(topics ...string) {
@@ -84,18 +126,33 @@ func (n *node) data(topic string) []string {
 // await waits until done holds.
 func (n *node) await(what string, done func() bool) {
 	n.s.Helper()
-	deadline := time.After(patience)
+	if !n.waits(patience, done) {
+		n.s.failf("%s did not come within %v", what, patience)
+	}
+}
+
+// awaitRestored waits until done holds after an interruption.
+func (n *node) awaitRestored(done func() bool) {
+	n.s.Helper()
+	if !n.waits(recovery, done) {
+		n.s.failf("EventRestored did not come within %v after an interruption", recovery)
+	}
+}
+
+// waits says whether done holds before d has passed. It asks after each event.
+func (n *node) waits(d time.Duration, done func() bool) bool {
+	deadline := time.After(d)
 	for {
 		n.mu.Lock()
 		changed := n.changed
 		n.mu.Unlock()
 		if done() {
-			return
+			return true
 		}
 		select {
 		case <-changed:
 		case <-deadline:
-			n.s.failf("%s did not come within %v", what, patience)
+			return false
 		}
 	}
 }

@@ -1,10 +1,12 @@
 package heraldtest
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -38,14 +40,30 @@ type Node struct {
 // tokenHeader carries the token of a Client's Identity.
 const tokenHeader = "Herald-Test-Token"
 
-// NewCluster starts n hubs with the configuration, whose Redis, Bus and
-// Registry it sets. Where config has no Authenticate, clients are who Connect
-// says. The hubs are shut down when the test ends.
+// NewCluster starts n hubs, at least one, with the configuration, whose Redis,
+// Bus and Registry it sets. They are shut down when the test ends.
+//
+// Where config has no Authenticate, clients are who Connect says. Where it has
+// one, the Identity given to Connect and Dial is not used: with the headers or
+// cookies that your Authenticate wants, dial Node.URL yourself.
+//
+// Where config has no Logger, what the hubs log stands in the test's output.
+//
+// A Bus that is Cut says so at once. One that Loses packets says nothing, and
+// its Hub finds out when a heartbeat, sent every Lease/3, has not come back
+// within ProbeTimeout: with the defaults that takes up to 12 s. Shorten both in
+// config to test it.
 func NewCluster(t testing.TB, n int, config herald.Config) *Cluster {
 	t.Helper()
+	if n < 1 {
+		t.Fatalf("a cluster of %d nodes: it must have at least one", n)
+	}
 	c := &Cluster{t: t, identities: make(map[string]herald.Identity)}
 	if config.Authenticate == nil {
 		config.Authenticate = c.authenticate
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.NewTextHandler(newTestLog(t), nil))
 	}
 	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
 	for range n {
@@ -79,14 +97,51 @@ func (c *Cluster) authenticate(r *http.Request) (herald.Identity, error) {
 	return id, nil
 }
 
-// A Client is a WebSocket client of a Cluster. Its methods fail the test
-// where something goes wrong.
+// node returns the i-th node.
+func (c *Cluster) node(i int) *Node {
+	c.t.Helper()
+	if i < 0 || i >= len(c.Nodes) {
+		c.t.Fatalf("no node %d: the cluster has %d", i, len(c.Nodes))
+	}
+	return c.Nodes[i]
+}
+
+// A testLog writes to the output of a test until the test has ended, where
+// that would panic: a callback of the user's may outlast Shutdown.
+type testLog struct {
+	mu     sync.Mutex
+	output io.Writer // nil after the end
+}
+
+// newTestLog returns one for a test. What is cleaned up after it may not log.
+func newTestLog(t testing.TB) *testLog {
+	l := &testLog{output: t.Output()}
+	t.Cleanup(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.output = nil
+	})
+	return l
+}
+
+func (l *testLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.output == nil {
+		return len(p), nil
+	}
+	return l.output.Write(p)
+}
+
+// A Client is a WebSocket client of a Cluster. Its methods wait for at most
+// 10 s, and fail the test where something goes wrong: by FailNow, so call them
+// in the test's goroutine.
 type Client struct {
 	t    testing.TB
 	conn *websocket.Conn
 }
 
-// Connect connects to the i-th node, from 0 on.
+// Connect connects to the i-th node, from 0 on, within 10 s.
 func (c *Cluster) Connect(i int, id herald.Identity) *Client {
 	c.t.Helper()
 	client, _, err := c.Dial(i, id)
@@ -100,13 +155,14 @@ func (c *Cluster) Connect(i int, id herald.Identity) *Client {
 // the node gave them.
 func (c *Cluster) Dial(i int, id herald.Identity) (*Client, *http.Response, error) {
 	c.t.Helper()
+	node := c.node(i)
 	token := rand.Text()
 	c.mu.Lock()
 	c.identities[token] = id
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
-	conn, response, err := websocket.Dial(ctx, c.Nodes[i].URL, &websocket.DialOptions{HTTPHeader: http.Header{tokenHeader: {token}}})
+	conn, response, err := websocket.Dial(ctx, node.URL, &websocket.DialOptions{HTTPHeader: http.Header{tokenHeader: {token}}})
 	if err != nil {
 		return nil, response, err
 	}
@@ -125,39 +181,65 @@ func (c *Client) Send(text string) {
 	}
 }
 
-// Receive returns the next message.
+// Receive returns the next message. It waits for it for at most 10 s.
 func (c *Client) Receive() []byte {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	_, data, err := c.conn.Read(ctx)
+	data, err := c.receive()
 	if err != nil {
 		c.t.Fatalf("receive: %v", err)
 	}
 	return data
 }
 
-// Expect receives one message for each of the texts, in this order.
+func (c *Client) receive() ([]byte, error) {
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	defer cancel()
+	return c.read(ctx)
+}
+
+// errNothing is why read failed where the connection is well, and quiet.
+var errNothing = fmt.Errorf("nothing came within %v", patience)
+
+func (c *Client) read(ctx context.Context) ([]byte, error) {
+	_, data, err := c.conn.Read(ctx)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return nil, errNothing
+	}
+	return data, err
+}
+
+// Expect receives one message for each of the texts, in this order. It waits
+// for each for at most 10 s.
 func (c *Client) Expect(texts ...string) {
 	c.t.Helper()
 	for _, want := range texts {
-		if got := c.Receive(); !bytes.Equal(got, []byte(want)) {
+		got, err := c.receive()
+		if err != nil {
+			c.t.Fatalf("%v; expected %q", err, want)
+		}
+		if string(got) != want {
 			c.t.Fatalf("received %q, expected %q", got, want)
 		}
 	}
 }
 
-// ExpectClose receives until the node closes the connection, and checks the
-// code.
+// ExpectClose receives until the node closes the connection, for at most 10 s
+// in all, and checks the code.
 func (c *Client) ExpectClose(code herald.StatusCode) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
-	for {
-		if _, _, err := c.conn.Read(ctx); err != nil {
-			if got := websocket.CloseStatus(err); got != websocket.StatusCode(code) {
-				c.t.Fatalf("closed with %d (%v), expected %d", got, err, code)
-			}
+	for messages := 0; ; messages++ {
+		_, err := c.read(ctx)
+		switch got := websocket.CloseStatus(err); {
+		case err == nil:
+		case errors.Is(err, errNothing) && messages > 0:
+			c.t.Fatalf("%d messages and no close came within %v; expected close code %d", messages, patience, code)
+		case errors.Is(err, errNothing):
+			c.t.Fatalf("%v; expected close code %d", err, code)
+		case got != websocket.StatusCode(code):
+			c.t.Fatalf("closed with %d (%v), expected %d", got, err, code)
+		default:
 			return
 		}
 	}

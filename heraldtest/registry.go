@@ -41,6 +41,9 @@ type registryPromise struct {
 }
 
 func (p registryPromise) try(t testing.TB, store RegistryStore) {
+	if store.Open == nil {
+		t.Fatal("RegistryStore.Open must be set")
+	}
 	p.test(&registrySuite{TB: t, store: store, promise: p.name + ": " + p.text, ctx: t.Context()})
 }
 
@@ -137,9 +140,9 @@ func (s *registrySuite) kill(r herald.Registry, lease herald.Lease) {
 // await asks until done, in time of the store that passes by step.
 func (s *registrySuite) await(what string, step time.Duration, done func() bool) {
 	s.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !done(); {
+	for deadline := time.Now().Add(patience); !done(); {
 		if time.Now().After(deadline) {
-			s.fail("still waiting after 30 s: %s", what)
+			s.fail("still waiting after %v: %s", patience, what)
 		}
 		if s.store.Advance != nil {
 			s.store.Advance(step)
