@@ -38,6 +38,7 @@ func TestShutdownIsSpread(t *testing.T) {
 				ws.Close()
 			})
 		}
+		synctest.Wait() // for the last OnConnect, which comes after the 101
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Second)
 		defer cancel()
 		done := make(chan error)
@@ -124,7 +125,8 @@ func TestShutdownDuringHandshakes(t *testing.T) {
 						return
 					default:
 					}
-					ws, response, err := wsraw.Handshake(r.dialTCP(0), "/?user=u", nil)
+					c := r.dialTCP(0)
+					ws, response, err := wsraw.Handshake(c, "/?user=u", nil)
 					switch {
 					case ws != nil:
 						closed, err := ws.ReadClose()
@@ -136,6 +138,7 @@ func TestShutdownDuringHandshakes(t *testing.T) {
 					case response == nil || response.StatusCode != http.StatusServiceUnavailable && response.StatusCode != http.StatusTooManyRequests:
 						t.Errorf("%v, %v", response, err)
 					}
+					c.Close() // now: there are many
 				}
 			})
 		}
