@@ -35,21 +35,28 @@ func (h *Hub) housekeep() {
 
 func (k *housekeeping) run(ctx context.Context) {
 	every := k.p.hub.config.Lease / 3
+	soon := min(every, time.Second)
 	timer := time.NewTimer(every)
 	defer timer.Stop()
+	worked := time.Now()
 	for {
 		select {
 		case <-timer.C:
 		case <-k.p.hub.housekeepNow:
+			// What it asks for may fail, and wake it: not without a pause.
+			if wait := time.Until(worked.Add(soon)); wait > 0 {
+				timer.Reset(wait)
+				continue
+			}
 		case <-ctx.Done():
 			return
 		}
-		if err := k.work(ctx); err != nil {
-			// Tried again soon; Health tells of the Registry.
-			timer.Reset(min(every, time.Second))
-			continue
-		}
+		err := k.work(ctx)
+		worked = time.Now()
 		timer.Reset(every)
+		if err != nil { // Health tells of the Registry
+			timer.Reset(soon)
+		}
 	}
 }
 

@@ -117,9 +117,10 @@ func TestBroken(t *testing.T) {
 	}
 }
 
+// TestBrokenChild is what TestBroken runs in a child; by itself it is empty.
 func TestBrokenChild(t *testing.T) {
 	if os.Getenv(brokenEnv) == "" {
-		t.Skip("runs in a child of TestBroken")
+		return
 	}
 	for name, test := range broken {
 		t.Run(name, func(t *testing.T) {
