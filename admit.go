@@ -6,7 +6,8 @@ import (
 )
 
 // MaxPerUser is an Admit that lets a user have n connections, on all nodes
-// together: the newest stay, older ones are closed with StatusReplaced.
+// together: the newest stay, older ones are closed with StatusReplaced. An n
+// below 1 is 1.
 func MaxPerUser(n int) func(context.Context, Session, []Session) ([]Session, error) {
 	return func(_ context.Context, _ Session, older []Session) ([]Session, error) {
 		return older[:max(0, min(len(older), len(older)-n+1))], nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Online says which of the users have a live connection, on any node. The
@@ -23,7 +24,7 @@ func (h *Hub) Online(ctx context.Context, users ...string) (map[string]bool, err
 	for i, u := range users {
 		topics[i] = userTopic(u)
 	}
-	found, err := h.registry.Sessions(ctx, topics...)
+	found, err := h.listSessions(ctx, topics)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +54,7 @@ func (h *Hub) Sessions(ctx context.Context, t Target) ([]Session, error) {
 			topics[i] = groupTopic(id)
 		}
 	}
-	found, err := h.registry.Sessions(ctx, topics...)
+	found, err := h.listSessions(ctx, topics)
 	if err != nil {
 		return nil, err
 	}
@@ -81,11 +82,43 @@ func (h *Hub) Count(ctx context.Context) (int, error) {
 func (h *Hub) Nodes(ctx context.Context) ([]Node, error) {
 	ctx, cancel := h.timeout(ctx)
 	defer cancel()
-	nodes, _, err := h.registry.Nodes(ctx)
+	nodes, _, err := h.listNodes(ctx)
 	if err != nil {
 		return nil, err
 	}
 	nodes = slices.DeleteFunc(nodes, func(n Node) bool { return !n.Alive })
 	slices.SortFunc(nodes, func(a, b Node) int { return cmp.Compare(a.ID, b.ID) })
 	return nodes, nil
+}
+
+// listNodes asks the Registry, unless the Hub has been shut down.
+func (h *Hub) listNodes(ctx context.Context) ([]Node, time.Time, error) {
+	if h.isStopped() {
+		return nil, time.Time{}, ErrClosed
+	}
+	nodes, now, err := h.registry.Nodes(ctx)
+	if err != nil {
+		err = fmt.Errorf("list nodes: %w", err)
+	}
+	return nodes, now, err
+}
+
+func (h *Hub) listSessions(ctx context.Context, topics []string) ([][]Session, error) {
+	if h.isStopped() {
+		return nil, ErrClosed
+	}
+	sessions, err := h.registry.Sessions(ctx, topics...)
+	if err != nil {
+		err = fmt.Errorf("list sessions: %w", err)
+	}
+	return sessions, err
+}
+
+func (h *Hub) isStopped() bool {
+	select {
+	case <-h.stopped:
+		return true
+	default:
+		return false
+	}
 }

@@ -35,6 +35,22 @@ type RedisOptions struct {
 // prefix: a number after ':' would pass for the database's.
 var numberedPrefix = regexp.MustCompile(`:[0-9]+(:|$)`)
 
+func validPrefix(prefix string) bool {
+	return !strings.ContainsAny(prefix, "{}") && !numberedPrefix.MatchString(prefix)
+}
+
+// singleRedis returns the client of one Redis that rdb is.
+func singleRedis(rdb redis.UniversalClient) (*redis.Client, error) {
+	client, ok := rdb.(*redis.Client)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("%w: Redis: a %T: must be a *redis.Client, from NewClient or NewFailoverClient; Cluster and Ring are not supported", ErrInvalid, rdb)
+	case client == nil:
+		return nil, fmt.Errorf("%w: Redis: a nil *redis.Client", ErrInvalid)
+	}
+	return client, nil
+}
+
 // withDefaults returns a copy with every field set; o may be nil.
 func (o *RedisOptions) withDefaults() (RedisOptions, error) {
 	var c RedisOptions
@@ -48,11 +64,11 @@ func (o *RedisOptions) withDefaults() (RedisOptions, error) {
 		c.ProbeInterval = off
 	}
 	var faults []error
-	if strings.ContainsAny(c.Prefix, "{}") || numberedPrefix.MatchString(c.Prefix) {
-		faults = append(faults, fmt.Errorf("herald: RedisOptions.Prefix: %q must not contain '{', '}', or a number after ':'", c.Prefix))
+	if !validPrefix(c.Prefix) {
+		faults = append(faults, fmt.Errorf("%w: RedisOptions.Prefix: %q: must not contain '{', '}', or a number after ':'", ErrInvalid, c.Prefix))
 	}
 	if c.ProbeTimeout < time.Millisecond {
-		faults = append(faults, fmt.Errorf("herald: RedisOptions.ProbeTimeout: %v must be at least 1ms", c.ProbeTimeout))
+		faults = append(faults, fmt.Errorf("%w: RedisOptions.ProbeTimeout: %v: must be at least 1ms", ErrInvalid, c.ProbeTimeout))
 	}
 	return c, errors.Join(faults...)
 }
@@ -94,9 +110,9 @@ func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, erro
 	if err != nil {
 		return nil, err
 	}
-	client, ok := rdb.(*redis.Client)
-	if !ok || client == nil {
-		return nil, fmt.Errorf("%w: Redis client: must be a *redis.Client, not %T", ErrInvalid, rdb)
+	client, err := singleRedis(rdb)
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	prefix := options.Prefix + ":" + strconv.Itoa(client.Options().DB)

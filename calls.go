@@ -93,9 +93,9 @@ func (s *calls) answered(id uint64, node, problem string) {
 func (h *Hub) call(ctx context.Context, t Target, c call) error {
 	ctx, cancel := h.timeout(ctx)
 	defer cancel()
-	nodes, now, err := h.registry.Nodes(ctx)
+	nodes, now, err := h.listNodes(ctx)
 	if err != nil {
-		return fmt.Errorf("list nodes: %w", err)
+		return err
 	}
 	if c.op == opDisconnect {
 		c.before = now.UnixMicro()
@@ -167,6 +167,9 @@ func (h *Hub) callLocal(ctx context.Context, c *Conn, what call) error {
 	}
 	if len(what.groups) == 0 {
 		return nil
+	}
+	if c.ctx.Err() != nil {
+		return ErrClosed
 	}
 	ctx, cancel := h.timeout(ctx)
 	defer cancel()

@@ -27,8 +27,11 @@ type Identity struct {
 }
 
 // Config configures a Hub. The zero value of each field has the default that
-// its comment gives; a negative duration, size or rate switches its limit
-// off where the comment does not say otherwise.
+// its comment gives. A negative MaxConns, MaxConnsPerUser, HandshakeRate,
+// MaxMessageSize, MessageRate, HandshakeTimeout, MessageTimeout, PingInterval
+// or ProbeInterval switches that limit off, and a negative Linger or
+// OfflineDelay is none; the other numbers must be above 0, the durations at
+// least a millisecond, and Lease 100 ms.
 type Config struct {
 	// Where messages and presence travel.
 
@@ -58,7 +61,8 @@ type Config struct {
 	// Authenticate says who a request comes from, before the upgrade. An
 	// error is answered with 401, or the status of an [HTTPError] in its
 	// chain, and never shown to the client. Without Authenticate the Hub takes
-	// no connections: it sends and asks, and answers 501.
+	// no connections: it sends and asks, and answers 501. An Identity without
+	// a User is nobody, 401; one with an empty group is a mistake: 500, and logged.
 	Authenticate func(r *http.Request) (Identity, error)
 
 	// OriginPatterns are hosts whose pages may connect beside those of the
@@ -87,7 +91,8 @@ type Config struct {
 	Admit func(ctx context.Context, s Session, older []Session) (evict []Session, err error)
 
 	// What happens. Callbacks of one Conn never run at the same time, those
-	// of different Conns do. A panic in one closes its Conn with 1011.
+	// of different Conns do. A panic in one is logged and counted, and closes its
+	// Conn with 1011; in Authenticate it is a 500.
 
 	// OnConnect runs before the Conn gets any message; messages sent
 	// meanwhile wait for it. An error refuses the connection, as in Admit.
@@ -167,8 +172,8 @@ func (c Config) withDefaults() (Config, error) {
 		faults = append(faults, fmt.Errorf("herald: Config.%s: %v %s", field, value, rule))
 	}
 	c.Prefix = cmp.Or(c.Prefix, "herald")
-	if strings.ContainsAny(c.Prefix, "{}") {
-		fault("Prefix", fmt.Sprintf("%q", c.Prefix), "must not contain '{' or '}'")
+	if !validPrefix(c.Prefix) {
+		fault("Prefix", fmt.Sprintf("%q", c.Prefix), "must not contain '{', '}', or a number after ':'")
 	}
 	if c.Name == "" {
 		c.Name = hostName()
@@ -179,6 +184,9 @@ func (c Config) withDefaults() (Config, error) {
 		if _, err := path.Match(p, ""); err != nil {
 			fault("OriginPatterns", fmt.Sprintf("%q", p), "must be a pattern of path.Match")
 		}
+	}
+	if c.Authenticate == nil && (c.Admit != nil || c.OnConnect != nil || c.OnMessage != nil || c.OnDisconnect != nil) {
+		fault("Authenticate", "nil", "must be set where Admit, OnConnect, OnMessage or OnDisconnect is: without it there are no connections")
 	}
 	if c.Redis != nil && c.Bus != nil && c.Registry != nil {
 		fault("Redis", "a client", "is of no use beside both Bus and Registry")
@@ -201,7 +209,7 @@ func (c Config) withDefaults() (Config, error) {
 		fault("QueueBytes", c.QueueBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, maxFrameHeader))
 	}
 	if c.MaxSendSize < 0 {
-		fault("MaxSendSize", c.MaxSendSize, "must be above 0: a queue has a bound")
+		fault("MaxSendSize", c.MaxSendSize, "must be above 0: it can not be switched off, for QueueBytes must hold it")
 	}
 	c.defaultTimes(fault)
 	if c.ConnContext == nil {

@@ -119,7 +119,8 @@ func (c *Conn) Send(m Message) error {
 }
 
 // Join makes the connection a member of the groups, on which all nodes agree
-// when it returns. It may be called from OnConnect and OnMessage.
+// when it returns. It may be called from OnConnect and OnMessage. Once the
+// connection has begun to close the error is ErrClosed.
 func (c *Conn) Join(ctx context.Context, groups ...string) error {
 	return c.hub.callLocal(ctx, c, call{op: opJoin, groups: groups})
 }
@@ -142,7 +143,7 @@ func (c *Conn) Close(code StatusCode, reason string) error {
 }
 
 // SetExpiry moves the time at which the connection is closed with
-// StatusExpired; the zero time is never.
+// StatusExpired, within about a second; the zero time is never.
 func (c *Conn) SetExpiry(t time.Time) {
 	switch {
 	case t.IsZero():

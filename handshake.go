@@ -93,8 +93,11 @@ func (h *Hub) identify(r *http.Request) (id Identity, refusal *HTTPError) {
 	if !id.Expires.IsZero() && !id.Expires.After(time.Now()) {
 		return id, &HTTPError{http.StatusUnauthorized, "expired"}
 	}
-	if id.User == "" || slices.Contains(id.Groups, "") {
-		h.config.Logger.Error("herald: Authenticate returned an Identity with an empty user or group")
+	if id.User == "" {
+		return id, &HTTPError{http.StatusUnauthorized, "unauthorized"}
+	}
+	if slices.Contains(id.Groups, "") {
+		h.config.Logger.Error("herald: Authenticate returned an Identity with an empty group", slog.String("user", id.User))
 		return id, &HTTPError{http.StatusInternalServerError, "internal error"}
 	}
 	return id, nil

@@ -40,7 +40,7 @@ func TestStatusOfRefusals(t *testing.T) {
 		},
 	})
 	for as, want := range map[string]int{
-		"nobody": 401, "teapot": 418, "odd": 401, "empty": 500, "emptygroup": 500, "expired": 401, "panic": 500,
+		"nobody": 401, "teapot": 418, "odd": 401, "empty": 401, "emptygroup": 500, "expired": 401, "panic": 500,
 	} {
 		response := r.refused("as="+as, nil)
 		body, _ := io.ReadAll(response.Body)

@@ -72,7 +72,9 @@ func JSON(v any) Message {
 }
 
 // Volatile returns a copy of m that is dropped, and counted, for a client
-// that is busy, and never closes one: a typing notice, a cursor's position.
+// that is busy, and never closes one: a typing notice, a cursor's position. A
+// client is busy while its socket takes no more, or a quarter of the bounds of
+// its queue is used.
 func (m Message) Volatile() Message {
 	m.volatile = true
 	return m

@@ -42,18 +42,15 @@ type RedisRegistry struct {
 // do all that it will need, and the error names what the server denies.
 // Errors wrap ErrRegistryDown where the server could not be reached.
 func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegistry, error) {
-	client, ok := rdb.(*redis.Client)
-	if !ok || client == nil {
-		return nil, fmt.Errorf("%w: a redis registry cannot use a %T: must be a *redis.Client", ErrInvalid, rdb)
+	client, err := singleRedis(rdb)
+	if err != nil {
+		return nil, err
 	}
-	prefix := "herald"
-	if opts != nil && opts.Prefix != "" {
-		prefix = opts.Prefix
+	options, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
 	}
-	if strings.ContainsAny(prefix, "{}") {
-		return nil, fmt.Errorf("%w: prefix %q: must not contain '{' or '}'", ErrInvalid, prefix)
-	}
-	r := &RedisRegistry{shard: prefix + ":{0}:", options: registryOptions(client.Options())}
+	r := &RedisRegistry{shard: options.Prefix + ":{0}:", options: registryOptions(client.Options())}
 	r.client = redis.NewClient(r.options)
 	if err := r.probe(context.Background()); err != nil {
 		r.Close()

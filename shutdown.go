@@ -1,6 +1,7 @@
 package herald
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -31,10 +32,13 @@ func (h *Hub) start() {
 // red; then the connections are closed with 1012, spread over 80% of the time
 // that ctx gives (DrainTime where it has no deadline), so that their clients
 // do not all come to the other nodes at once; at last the node leaves the
-// Registry and the Bus is closed. Send works until then. Where ctx is done
-// before that, connections are cut, and the error is that of ctx. Shutdown
-// may be called several times, and returns the same to all; it must not be
-// called from a callback.
+// Registry and the Bus is closed. Send works until then. Connections that have
+// not gone after 90% of the time are cut, and the error is
+// context.DeadlineExceeded; where ctx is done early they are cut then. Where a
+// callback does not return, or the Registry does not answer, Shutdown may take
+// two seconds longer than ctx, and leaves that callback's goroutine behind.
+// Shutdown may be called several times, and returns the same to all; it must
+// not be called from a callback.
 func (h *Hub) Shutdown(ctx context.Context) error {
 	h.shutdownOnce.Do(func() { h.shutdownErr = h.shutdown(ctx) })
 	return h.shutdownErr
@@ -46,41 +50,45 @@ func (h *Hub) shutdown(ctx context.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, h.config.DrainTime)
 		defer cancel()
 	}
+	deadline, _ := ctx.Deadline()
+	total := time.Until(deadline)
+	patient, cancel := context.WithDeadline(ctx, deadline.Add(-min(stopGrace, total/10)))
+	defer cancel()
 	h.mu.Lock()
 	h.draining = true
 	h.mu.Unlock()
-	h.drainConns(ctx)
+	h.drainConns(patient, total*8/10)
 	h.mu.Lock()
 	h.ended = true
 	h.mu.Unlock()
-	waitFor(ctx, &h.handshakes)
+	waitFor(patient, &h.handshakes)
 	// Those that were still in their handshake.
 	for _, c := range h.index.appendConns(nil, topicEveryone) {
 		c.shut(restarting, false)
 	}
 	close(h.drained)
-	if waitFor(ctx, &h.wg) != nil {
+	err := waitFor(patient, &h.wg)
+	if err != nil {
 		h.mu.Lock()
 		open := slices.Collect(maps.Keys(h.closing))
 		h.mu.Unlock()
 		for _, c := range open {
 			c.kill(nil)
 		}
-		grace, cancel := context.WithTimeout(context.Background(), stopGrace)
+		// For their readers and OnDisconnect.
+		end, cancel := context.WithDeadline(context.WithoutCancel(ctx), time.Now().Add(min(stopGrace, total/20)))
 		defer cancel()
-		waitFor(grace, &h.wg) // for their readers and OnDisconnect
+		waitFor(end, &h.wg)
 	}
-	return h.stop(ctx)
+	return cmp.Or(h.stop(ctx), err)
 }
 
 var restarting = &CloseError{Code: StatusServiceRestart, Reason: "the service restarts"}
 
-// drainConns begins to close all connections, spread over 80% of the time.
-func (h *Hub) drainConns(ctx context.Context) {
+// drainConns begins to close all connections, spread over span.
+func (h *Hub) drainConns(ctx context.Context, span time.Duration) {
 	conns := h.index.appendConns(nil, topicEveryone)
-	deadline, _ := ctx.Deadline()
 	begin := time.Now()
-	span := deadline.Sub(begin) * 8 / 10
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for i, c := range conns {
@@ -95,7 +103,8 @@ func (h *Hub) drainConns(ctx context.Context) {
 	}
 }
 
-// stopGrace is how long the end may take where Shutdown's context is done.
+// stopGrace is how long the end may take beyond Shutdown's context, and the
+// most that is kept for it of the time before.
 const stopGrace = 2 * time.Second
 
 // stop ends everything but the connections. A callback that does not return
@@ -105,7 +114,9 @@ func (h *Hub) stop(ctx context.Context) error {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, cancel) })()
 	h.cancel()
-	if waitFor(ctx, &h.background) != nil {
+	if ctx.Err() == nil {
+		waitFor(ctx, &h.background)
+	} else {
 		waitFor(end, &h.background)
 	}
 	close(h.stopped)

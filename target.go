@@ -50,8 +50,8 @@ func (t Target) ExceptUser(ids ...string) Target {
 	return t
 }
 
-// On leaves only the connections whose Identity has one of these platforms.
-// Without any it leaves nobody.
+// On leaves only the connections whose Identity has one of these platforms;
+// "" is those without one. Without any it leaves nobody.
 func (t Target) On(platforms ...string) Target {
 	t.platforms = slices.Concat(t.platforms, platforms)
 	t.on = true
@@ -72,9 +72,18 @@ func (t Target) check() error {
 		if id == "" {
 			return fmt.Errorf("%w: target: an id must not be empty", ErrInvalid)
 		}
-		if t.kind == targetConnection && nodeOf(id) == "" {
+	}
+	connections := t.except
+	if t.kind == targetConnection {
+		connections = slices.Concat(connections, t.ids)
+	}
+	for _, id := range connections {
+		if nodeOf(id) == "" {
 			return fmt.Errorf("%w: target: connection id %q: must be <node>.<counter>", ErrInvalid, id)
 		}
+	}
+	if slices.Contains(t.exceptUsers, "") {
+		return fmt.Errorf("%w: target: ExceptUser: an id must not be empty", ErrInvalid)
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func openStore(ctx context.Context, address string) (*store, error) {
 		err = bad.Err // without the URL, which may hold a password
 	}
 	if err != nil {
-		return nil, fmt.Errorf("-redis: %w", err)
+		return nil, fmt.Errorf("-redis: %w: must be a URL such as redis://localhost:6379", err)
 	}
 	s := &store{options: *parsed}
 	once := s.options
