@@ -26,8 +26,8 @@
 //
 // # The life of a connection
 //
-// ServeHTTP asks Authenticate, checks limits and health, follows the user's
-// topics on the Bus, upgrades, registers the session, asks Admit, runs
+// ServeHTTP asks Authenticate, checks health and limits, follows the user's
+// topics on the Bus, registers the session, upgrades, asks Admit, runs
 // OnConnect, and then lets messages flow. From the moment OnConnect runs,
 // nothing that is sent to the user is missed. OnMessage gets the client's
 // messages one after the other. However the connection ends, OnDisconnect

@@ -65,8 +65,9 @@ type Hub struct {
 }
 
 // New makes a Hub, connects it to the Bus and the Registry, and takes a
-// lease. It blocks for that, at most for SendTimeout each. The error names every fault
-// of config, or what could not be reached or was denied.
+// lease. It blocks for that, bounded by SendTimeout and, while it connects to
+// Redis, by the timeouts of Config.Redis. The error names every fault of config,
+// or what could not be reached or was denied.
 func New(config Config) (*Hub, error) {
 	config, err := config.withDefaults()
 	if err != nil {
