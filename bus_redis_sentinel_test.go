@@ -14,12 +14,13 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/servertest"
 )
 
 // startSentinel starts a Sentinel that alone decides about the master.
 func startSentinel(t *testing.T, master string) (addr string) {
 	host, port, _ := net.SplitHostPort(master)
-	addr = redistest.FreeAddr(t)
+	addr = servertest.FreeAddr(t)
 	_, own, _ := net.SplitHostPort(addr)
 	config := filepath.Join(t.TempDir(), "sentinel.conf")
 	text := fmt.Sprintf("port %s\nbind 127.0.0.1\nsentinel monitor main %s %s 1\nsentinel down-after-milliseconds main 500\n"+

@@ -17,6 +17,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/servertest"
 )
 
 // A publisher's link that is killed loses nothing, and is no gap.
@@ -113,7 +114,7 @@ func TestRedisBusTLS(t *testing.T) {
 }
 
 func TestNewRedisBusErrors(t *testing.T) {
-	dead := redis.NewClient(&redis.Options{Addr: redistest.FreeAddr(t)})
+	dead := redis.NewClient(&redis.Options{Addr: servertest.FreeAddr(t)})
 	defer dead.Close()
 	if _, err := herald.NewRedisBus(dead, nil); !errors.Is(err, herald.ErrBusDown) {
 		t.Errorf("without a server: %v, want ErrBusDown", err)

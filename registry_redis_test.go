@@ -13,6 +13,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/servertest"
 )
 
 func redisRegistry(t *testing.T, rdb redis.UniversalClient) *herald.RedisRegistry {
@@ -94,7 +95,7 @@ func TestRedisRegistryRefuses(t *testing.T) {
 			t.Errorf("%T: error is %v, want ErrInvalid that names the type", rdb, err)
 		}
 	}
-	nobody := registryClient(t, redis.Options{Addr: redistest.FreeAddr(t)})
+	nobody := registryClient(t, redis.Options{Addr: servertest.FreeAddr(t)})
 	if _, err := herald.NewRedisRegistry(nobody, &herald.RedisOptions{Prefix: "a{b}"}); !errors.Is(err, herald.ErrInvalid) {
 		t.Errorf("prefix with a hash tag: error is %v, want ErrInvalid", err)
 	}

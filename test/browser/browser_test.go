@@ -17,7 +17,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/heraldgo/herald/examples/chat/demo"
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/servertest"
 )
 
 // patience is how long a step may take, on a busy machine.
@@ -58,7 +58,7 @@ func browser(t *testing.T) context.Context {
 	t.Helper()
 	program, err := exec.LookPath("chromium")
 	if err != nil {
-		redistest.Missing(t, "chromium")
+		servertest.Missing(t, "chromium", "chromium")
 	}
 	options := []chromedp.ExecAllocatorOption{
 		chromedp.ExecPath(program),

@@ -15,6 +15,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/servertest"
 )
 
 func TestChat(t *testing.T) {
@@ -281,7 +282,7 @@ func TestRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	free := redistest.FreeAddr(t)
+	free := servertest.FreeAddr(t)
 	for _, c := range []struct {
 		o    Options
 		want string

@@ -1,0 +1,166 @@
+// Package servertest starts real servers for tests: child processes on free
+// loopback ports, stopped by their own pid.
+package servertest
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A Command says how a server is started.
+type Command struct {
+	Program string // looked for in $PATH, and where Debian keeps servers
+	Package string // Debian's package of it
+	Args    []string
+	Env     []string // in addition to the test's own
+	Addr    string   // where it listens
+
+	// Ready returns nil once the server answers.
+	Ready func() error
+
+	// Patience is how long it may take to be ready.
+	Patience time.Duration
+}
+
+// A Server is a child process that the test owns.
+type Server struct {
+	Addr string
+
+	t       testing.TB
+	command Command
+	path    string
+	log     lockedBuffer
+	cmd     *exec.Cmd
+}
+
+// Start starts a server, waits until it is ready, and stops it when the test
+// ends. Where the program is missing it skips the test, or fails it under
+// CI=true.
+func Start(t testing.TB, c Command) *Server {
+	t.Helper()
+	path := Find(c.Program)
+	if path == "" {
+		Missing(t, c.Program, c.Package)
+	}
+	s := &Server{Addr: c.Addr, t: t, command: c, path: path}
+	s.Restart()
+	t.Cleanup(s.Kill)
+	return s
+}
+
+// Find returns the path of a program, or "". Servers lie where the $PATH of a
+// user who is not root does not lead.
+func Find(program string) string {
+	if path, err := exec.LookPath(program); err == nil {
+		return path
+	}
+	for _, dir := range []string{"/usr/sbin", "/usr/lib/rabbitmq/bin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// Missing says that a program is not installed: a skip, or a failure under
+// CI=true.
+func Missing(t testing.TB, program, debian string) {
+	t.Helper()
+	message := fmt.Sprintf("MISSING: %s is not installed, so %s did not run (Debian: apt-get install %s)", program, t.Name(), debian)
+	if os.Getenv("CI") == "true" {
+		t.Fatal(message)
+	}
+	fmt.Fprintln(os.Stderr, message)
+	t.Skip(message)
+}
+
+// FreeAddr returns a loopback address that nobody listens on.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Dial returns nil if something listens on addr.
+func Dial(addr string) error {
+	c, err := net.Dial("tcp", addr)
+	if err == nil {
+		c.Close()
+	}
+	return err
+}
+
+// Restart starts the server anew after a Kill, on its address.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.cmd = exec.Command(s.path, s.command.Args...)
+	s.cmd.Env = append(os.Environ(), s.command.Env...)
+	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	deadline := time.Now().Add(s.command.Patience)
+	for err := s.command.Ready(); err != nil; err = s.command.Ready() {
+		if time.Now().After(deadline) {
+			s.Kill()
+			s.t.Fatalf("%s on %s is not ready: %v\n%s", s.command.Program, s.Addr, err, s.log.String())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// Kill ends the server with SIGKILL and waits for it. It may be called twice.
+func (s *Server) Kill() {
+	if s.cmd.ProcessState == nil {
+		s.cmd.Process.Kill()
+		s.cmd.Wait()
+	}
+}
+
+// Stop ends the server with SIGTERM and waits for it.
+func (s *Server) Stop() {
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	s.cmd.Wait()
+}
+
+// Pause stops the server with SIGSTOP, as a machine that hangs.
+func (s *Server) Pause() { s.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Continue ends a Pause.
+func (s *Server) Continue() { s.cmd.Process.Signal(syscall.SIGCONT) }
+
+// PID is the id of the process.
+func (s *Server) PID() int { return s.cmd.Process.Pid }
+
+// Log returns all that the server has printed.
+func (s *Server) Log() string { return s.log.String() }
+
+// A lockedBuffer may be read while the process writes to it.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
