@@ -77,17 +77,27 @@ func TestParts(t *testing.T) {
 		run  func(b *inbox.Inbox[string])
 		want string
 	}{
-		"apart":            {func(b *inbox.Inbox[string]) { down(b, 0); down(b, 1); b.RestorePart(0); push(b, "1"); b.RestorePart(1) }, "a- b- a+ 1 b+"},
-		"twice down":       {func(b *inbox.Inbox[string]) { down(b, 0); down(b, 0); b.RestorePart(0); b.RestorePart(0) }, "a- a+"},
-		"flaps":            {func(b *inbox.Inbox[string]) { down(b, 0); b.RestorePart(0); down(b, 0); b.RestorePart(0) }, "a- a+ a- a+"},
-		"within all":       {func(b *inbox.Inbox[string]) { b.Down("down"); down(b, 0); b.RestorePart(0); b.Restore() }, "down up"},
-		"longer than all":  {func(b *inbox.Inbox[string]) { b.Down("down"); down(b, 0); b.Restore(); b.RestorePart(0) }, "down up a- a+"},
-		"around all":       {func(b *inbox.Inbox[string]) { down(b, 0); b.Down("down"); b.Restore(); b.RestorePart(0) }, "a- down up a- a+"},
-		"all in between":   {func(b *inbox.Inbox[string]) { down(b, 0); b.Down("down"); b.RestorePart(0); b.Restore() }, "a- down up"},
-		"all, part, all":   {func(b *inbox.Inbox[string]) { b.Down("1"); b.Restore(); down(b, 0); b.Down("2"); b.Restore() }, "1 up a- 2 up a-"},
-		"while full":       {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4", "5", "6"); push(b, "7"); down(b, 0); take(b, 2) }, "3 4 5 6 lost up a-"},
-		"longer than full": {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4", "5", "6"); push(b, "7"); down(b, 0); take(b, 6) }, "lost up a-"},
-		"no room":          {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4", "5", "6"); down(b, 0); b.RestorePart(0) }, "1 2 3 4 5 6 lost up"},
+		"apart":           {func(b *inbox.Inbox[string]) { down(b, 0); down(b, 1); b.RestorePart(0); push(b, "1"); b.RestorePart(1) }, "a- b- a+ 1 b+"},
+		"twice down":      {func(b *inbox.Inbox[string]) { down(b, 0); down(b, 0); b.RestorePart(0); b.RestorePart(0) }, "a- a+"},
+		"flaps":           {func(b *inbox.Inbox[string]) { down(b, 0); b.RestorePart(0); down(b, 0); b.RestorePart(0) }, "a- a+ a- a+"},
+		"within all":      {func(b *inbox.Inbox[string]) { b.Down("down"); down(b, 0); b.RestorePart(0); b.Restore() }, "down up"},
+		"longer than all": {func(b *inbox.Inbox[string]) { b.Down("down"); down(b, 0); b.Restore(); b.RestorePart(0) }, "down up a- a+"},
+		"around all":      {func(b *inbox.Inbox[string]) { down(b, 0); b.Down("down"); b.Restore(); b.RestorePart(0) }, "a- down up a- a+"},
+		"all in between":  {func(b *inbox.Inbox[string]) { down(b, 0); b.Down("down"); b.RestorePart(0); b.Restore() }, "a- down up"},
+		"all, part, all":  {func(b *inbox.Inbox[string]) { b.Down("1"); b.Restore(); down(b, 0); b.Down("2"); b.Restore() }, "1 up a- 2 up a-"},
+		"while full": {func(b *inbox.Inbox[string]) {
+			push(b, "1", "2", "3", "4", "5", "6")
+			push(b, "7")
+			down(b, 0)
+			take(b, 2)
+		}, "3 4 5 6 lost up a-"},
+		"longer than full": {func(b *inbox.Inbox[string]) {
+			push(b, "1", "2", "3", "4", "5", "6")
+			push(b, "7")
+			down(b, 0)
+			take(b, 6)
+		}, "lost up a-"},
+		"no room": {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4", "5", "6"); down(b, 0); b.RestorePart(0) }, "1 2 3 4 5 6 lost up"},
 		"no room for long": {func(b *inbox.Inbox[string]) {
 			for range 100 {
 				down(b, 0)
