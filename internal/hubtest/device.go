@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -24,7 +23,7 @@ type device struct {
 	ended chan struct{} // closed when the reader has ended
 
 	mu     sync.Mutex     // guards the rest
-	fences map[string]int // that came, by sender
+	counts map[string]int // of messages that came, by sender
 	err    error
 }
 
@@ -34,7 +33,7 @@ func (c *cluster) connect(n *node, user, name string, groups ...string) *device 
 	d := &device{
 		Device: load.Device{Name: name, User: user, Groups: groups, Node: n.NodeID()},
 		ended:  make(chan struct{}),
-		fences: make(map[string]int),
+		counts: make(map[string]int),
 	}
 	ctx, cancel := context.WithTimeout(c.Context(), patience)
 	defer cancel()
@@ -76,12 +75,17 @@ func (d *device) take(text string) error {
 		return fmt.Errorf("message %.100q is none of ours", text)
 	}
 	d.Take(r)
-	if strings.HasPrefix(r.Sender, fencePrefix) {
-		d.mu.Lock()
-		d.fences[r.Sender]++
-		d.mu.Unlock()
-	}
+	d.mu.Lock()
+	d.counts[r.Sender]++
+	d.mu.Unlock()
 	return nil
+}
+
+// count returns how many messages of a sender have come.
+func (d *device) count(sender string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.counts[sender]
 }
 
 func (d *device) disconnected() error {
@@ -104,20 +108,15 @@ func (d *device) missesFence(senders []string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, s := range senders {
-		if got, want := d.fences[s], len(d.topics()); d.err == nil && got < want {
+		if got, want := d.counts[s], len(d.topics()); d.err == nil && got < want {
 			return fmt.Errorf("%v got %d of %d messages of %s", &d.Device, got, want, s)
 		}
 	}
 	return nil
 }
 
-const (
-	// fencePrefix begins the names of those who send fences.
-	fencePrefix = "fence."
-
-	// fenceTime is how long a fence is waited for before the next is sent.
-	fenceTime = 10 * time.Second
-)
+// fenceTime is how long a fence is waited for before the next is sent.
+const fenceTime = 10 * time.Second
 
 // fence sends to every topic from every hub, until every device has got all
 // that is meant for it. By then it has got whatever it will ever get of what
@@ -144,14 +143,16 @@ func (c *cluster) fence() {
 	}
 }
 
-// tryFence sends one fence and waits for it.
+// tryFence sends one fence and waits for it, unless a gap that was reported
+// meanwhile may have part of it.
 func (c *cluster) tryFence(topics []string) error {
 	c.rounds++
+	gaps := c.gaps()
 	var names []string
 	var sending sync.WaitGroup
 	records := make([][]load.Record, len(c.nodes))
 	for i, n := range c.nodes {
-		name := fencePrefix + senderName(c.rounds, i)
+		name := "fence." + senderName(c.rounds, i)
 		names = append(names, name)
 		sending.Go(func() { records[i] = sendFence(n.Hub, name, topics) })
 	}
@@ -166,7 +167,7 @@ func (c *cluster) tryFence(topics []string) error {
 				break
 			}
 		}
-		if err == nil || time.Now().After(deadline) {
+		if err == nil || time.Now().After(deadline) || !slices.Equal(gaps, c.gaps()) {
 			return err
 		}
 	}

@@ -53,6 +53,8 @@ func (b *Broker) pids() []int {
 // What does not come within a minute is taken never to come.
 func Test(t *testing.T, newBroker func(t testing.TB) Broker) {
 	t.Run("Delivery", func(t *testing.T) { testDelivery(t, newBroker(t)) })
+	t.Run("Restart", func(t *testing.T) { testRestart(t, newBroker(t)) })
+	t.Run("Slow", func(t *testing.T) { testSlow(t, newBroker(t)) })
 }
 
 // patience is how long a test waits for what has no time of its own: what

@@ -22,3 +22,5 @@ func redisBroker(t testing.TB) Broker {
 }
 
 func TestRedis(t *testing.T) { Test(t, redisBroker) }
+
+func BenchmarkRedis(b *testing.B) { BenchmarkNodes(b, redisBroker) }
