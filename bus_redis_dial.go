@@ -133,7 +133,7 @@ const (
 
 	// clusterBackoff is the longest wait on a Cluster: other nodes than the one
 	// that failed tell when its slots have a new master.
-	clusterBackoff = time.Second
+	clusterBackoff = 500 * time.Millisecond
 )
 
 func (d *redisDialer) backoff() redisBackoff {

@@ -253,6 +253,9 @@ func (l *redisLink) expect(kind commandKind, channel string) (*redisCommand, err
 			return c, nil
 		}
 	}
+	if kind == commandUnsubscribe && l.in.sub.way.sharded {
+		return nil, fmt.Errorf("herald: Redis ended the subscription of %q: another master has its slot", channel)
+	}
 	return nil, fmt.Errorf("herald: Redis changed the subscription of %q unasked", channel)
 }
 
