@@ -399,6 +399,12 @@ func TestRedisRegistryOnClusterFailover(t *testing.T) {
 	mustAdd(t, r, lease, entries...)
 	slot := cluster.Slot("{0}")
 	old := cluster.MasterOf(slot)
+	eventually(t, "the replica to have it all", func() bool {
+		info := old.Admin().Info(t.Context(), "replication").Val()
+		_, offset, _ := strings.Cut(info, "master_repl_offset:")
+		offset, _, _ = strings.Cut(offset, "\r\n")
+		return strings.Contains(info, ",offset="+offset+",")
+	})
 	old.Kill()
 	down := time.Now()
 	failed := 0
