@@ -109,8 +109,8 @@ func (c *cluster) stallReceive(broker Broker, receive *gate, flooded []*device) 
 	if len(broker.pids()) == 0 {
 		before = liveHeap() // with what the broker keeps in this process
 	}
-	c.Logf("flood of %d MB: the slow hub held %d MB, the broker grew by %d MB: %v; gaps of the hubs: %v",
-		floodBytes>>20, (stalled-before)>>20, (brokerPeak-brokerBefore)>>20, total, c.gaps())
+	c.Logf("flood of %d MB: the slow hub held %d MB, the broker grew by %d MB from %d: %v; gaps of the hubs: %v",
+		floodBytes>>20, (stalled-before)>>20, (brokerPeak-brokerBefore)>>20, brokerBefore>>20, total, c.gaps())
 	if stalled-before > inboxBytes+heapSlack {
 		c.Errorf("a hub that does not receive held %d MB of %d: where is the bound?", (stalled-before)>>20, floodBytes>>20)
 	}
