@@ -1,0 +1,38 @@
+package hubtest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/heraldgo/herald"
+)
+
+// outage is how long after another a Bus of a memoryBroker is cut off.
+const outage = 100 * time.Millisecond
+
+// memoryBroker is a broker in memory.
+func memoryBroker(testing.TB) Broker {
+	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
+	var buses []*herald.MemoryBus
+	return Broker{
+		NewBus: func() (herald.Bus, error) {
+			buses = append(buses, network.Bus())
+			return buses[len(buses)-1], nil
+		},
+		NewRegistry: func() (herald.Registry, error) { return registry.Handle(), nil },
+		Restart: func() {
+			// One after the other, so that some miss what others publish.
+			for _, b := range buses {
+				b.Cut()
+				time.Sleep(outage)
+			}
+			for _, b := range buses {
+				b.Heal()
+			}
+		},
+	}
+}
+
+func TestMemory(t *testing.T) { Test(t, memoryBroker) }
+
+func BenchmarkMemory(b *testing.B) { BenchmarkNodes(b, memoryBroker) }
