@@ -39,6 +39,9 @@ func TestBus(t *testing.T) {
 			Open:      open(prefix),
 			Interrupt: proxy.Cut,
 			Other:     open(prefix + "x"),
+			// The server has a goroutine for each publisher's connection,
+			// which goes from one subscriber to the next.
+			PublisherOrder: true,
 		}
 	})
 }
