@@ -26,25 +26,29 @@ func startCluster(t *testing.T, n int) []*servertest.Server {
 	for i := range servers {
 		servers[i] = servertest.NATS(t, "--cluster_name", "test", "--cluster", routes[i], "--routes", strings.Join(routes, ","))
 	}
-	for _, s := range servers { // until each names the others
-		deadline := time.Now().Add(patience)
-		for {
+	awaitCluster(t, servers)
+	return servers
+}
+
+// awaitCluster waits until each of the servers names the others.
+func awaitCluster(t *testing.T, servers []*servertest.Server) {
+	t.Helper()
+	for _, s := range servers {
+		for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 			nc, err := nats.Connect(s.Addr)
 			if err != nil {
 				t.Fatal(err)
 			}
 			known := len(nc.Servers())
 			nc.Close()
-			if known == n {
+			if known == len(servers) {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("a server knows %d of %d", known, n)
+				t.Fatalf("a server knows %d of %d", known, len(servers))
 			}
-			time.Sleep(20 * time.Millisecond)
 		}
 	}
-	return servers
 }
 
 // A Bus that knows one server of a cluster goes to another when that dies.
@@ -68,7 +72,7 @@ func TestCluster(t *testing.T) {
 
 	// The one that died comes back, the others go.
 	servers[0].Restart()
-	time.Sleep(100 * time.Millisecond)
+	awaitCluster(t, servers)
 	servers[1].Kill()
 	servers[2].Kill()
 	b.awaitKind(herald.EventRestored, 1)
