@@ -174,7 +174,7 @@ func TestNewDenied(t *testing.T) {
 }
 
 const denying = `authorization {users = [{user: app, password: app, permissions: {
-	publish: {allow: ["test.>"], deny: ["test.*.unspoken", "test.*.un 用户%%2E\"quoted\""]}
+	publish: {allow: ["test.>"], deny: ["test.*.unspoken", "test.*.\"用户\"%%2E"]}
 	subscribe: {allow: ["test.>"], deny: ["test.*.unheard"%s]}
 }}]}`
 
@@ -193,6 +193,9 @@ func TestDenied(t *testing.T) {
 
 	if err := a.try("unspoken", "x"); err == nil || errors.Is(err, herald.ErrUnknown) || errors.Is(err, herald.ErrBusDown) || !strings.Contains(err.Error(), "unspoken") {
 		t.Errorf("Publish to a denied topic: %v", err)
+	}
+	if err := a.try(`"用户".`, "x"); err == nil || errors.Is(err, herald.ErrUnknown) { // the server quotes it
+		t.Errorf("Publish to another denied topic: %v", err)
 	}
 	err := a.Publish(a.context(), herald.Packet{Topic: "one", Data: []byte("mixed")}, herald.Packet{Topic: "unspoken"})
 	if !errors.Is(err, herald.ErrUnknown) {
