@@ -183,15 +183,18 @@ func TestServerPings(t *testing.T) {
 	}
 }
 
-// A subscription that the server has forgotten is noticed.
+// A subscription that the server has forgotten is noticed, also several times
+// in a row.
 func TestDeaf(t *testing.T) {
 	server := servertest.NATS(t)
 	proxy := netproxy.Start(t, server.Addr)
 	a := open(t, proxy.Addr, quick())
-	if err := proxy.Find("SUB ").Inject([]byte("UNSUB 1\r\n")); err != nil {
-		t.Fatal(err)
+	for i := range 4 {
+		if err := proxy.Find("SUB ").Inject([]byte("UNSUB 1\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		a.awaitKind(herald.EventRestored, i+1)
 	}
-	a.awaitKind(herald.EventRestored, 1)
 	if err := a.first(herald.EventDown).Err; !strings.Contains(err.Error(), "did not hand it over") {
 		t.Errorf("the reason is %v", err)
 	}
