@@ -43,17 +43,19 @@ func New[E any](config Config[E]) *Inbox[E] {
 
 // Push queues events, and keeps them but not the slice. Where they do not
 // fit all are dropped, and so is what comes until the receiver has caught up;
-// lost is the event that begins such a gap.
-func (b *Inbox[E]) Push(events []E, lost E) {
+// lost is the event that begins such a gap. It answers whether the events are
+// in the queue.
+func (b *Inbox[E]) Push(events []E, lost E) bool {
 	b.mu.Lock()
-	b.push(events, lost)
+	kept := b.push(events, lost)
 	b.mu.Unlock()
 	b.signal()
+	return kept
 }
 
-func (b *Inbox[E]) push(events []E, lost E) {
+func (b *Inbox[E]) push(events []E, lost E) bool {
 	if b.full || b.closed != nil || len(events) == 0 {
-		return
+		return false
 	}
 	bytes := 0
 	for _, e := range events {
@@ -64,11 +66,12 @@ func (b *Inbox[E]) push(events []E, lost E) {
 		b.begin(lost)
 		b.full = true
 		b.relieve()
-		return
+		return false
 	}
 	b.queue = append(b.queue, events...)
 	b.bytes += bytes
 	b.mark = false
+	return true
 }
 
 // Down begins a gap with the event e. It is left out where a gap is open: the
