@@ -20,7 +20,7 @@ func quick(o mqttbus.Options) *mqttbus.Options {
 }
 
 func TestBus(t *testing.T) {
-	server := servertest.Mosquitto(t)
+	server := servertest.Mosquitto(t, "set_tcp_nodelay true") // the proxy delays acknowledgements
 	for _, qos := range []byte{0, 1} {
 		t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
 			heraldtest.TestBus(t, func(t testing.TB) heraldtest.BusNetwork {

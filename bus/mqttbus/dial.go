@@ -42,18 +42,19 @@ func (d *dialer) dial(ctx context.Context, in *inbound) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.tls != nil {
-		conn = tls.Client(conn, d.tls)
-	}
 	l := &link{
-		conn:    conn,
-		timeout: d.timeout,
-		in:      in,
-		born:    time.Now(),
-		dead:    make(chan struct{}),
-		ended:   make(chan struct{}),
+		conn:     conn,
+		quickAck: newQuickAck(conn),
+		timeout:  d.timeout,
+		in:       in,
+		born:     time.Now(),
+		dead:     make(chan struct{}),
+		ended:    make(chan struct{}),
 	}
-	l.r = bufio.NewReaderSize(countingReader{l}, readBuffer)
+	if d.tls != nil {
+		l.conn = tls.Client(conn, d.tls)
+	}
+	l.r = bufio.NewReaderSize(source{l}, readBuffer)
 	stop := context.AfterFunc(ctx, func() { l.hangUp() })
 	err = d.handshake(ctx, l)
 	if !stop() && err == nil {

@@ -16,13 +16,15 @@ const (
 	maxControl = 1 << 20
 )
 
-// A countingReader notes each sign of life.
-type countingReader struct{ link *link }
+// A source is what a link's reader reads from.
+type source struct{ link *link }
 
-func (r countingReader) Read(b []byte) (int, error) {
-	n, err := r.link.conn.Read(b)
+// Read notes the sign of life.
+func (s source) Read(b []byte) (int, error) {
+	n, err := s.link.conn.Read(b)
 	if n > 0 {
-		r.link.life.Add(1)
+		s.link.life.Add(1)
+		s.link.quickAck()
 	}
 	return n, err
 }
