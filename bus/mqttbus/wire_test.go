@@ -172,9 +172,11 @@ func TestMissingSince(t *testing.T) {
 		p.addProbe(0, s.probe, at)
 		return p.bytes
 	}
-	first := slices.Concat(probe(1), one.packet("a", "1"), probe(2), one.packet("b", "2"))
+	start := l.in.proof
+	first := slices.Concat(probe(start+1), one.packet("a", "1"), probe(start+2), one.packet("b", "2"))
 	one.packet("a", "dropped")
-	if err := l.feed(slices.Concat(first, probe(3), one.packet("a", "4"))); err != nil {
+	never := slices.Concat(probe(0), probe(s.clock()+int64(time.Hour)))
+	if err := l.feed(slices.Concat(first, probe(start+3), never, one.packet("a", "4"))); err != nil {
 		t.Fatal(err)
 	}
 	for {
@@ -183,8 +185,11 @@ func TestMissingSince(t *testing.T) {
 			t.Fatal(err)
 		}
 		if e.Kind == herald.EventDown {
-			if !e.Since.Equal(s.wall(1)) {
-				t.Errorf("since %v, want %v", e.Since, s.wall(1))
+			if want := s.wall(start + 1); !e.Since.Equal(want) {
+				t.Errorf("since %v, want %v", e.Since, want)
+			}
+			if l.in.proof != start+3 {
+				t.Errorf("the last proof is %d, want %d", l.in.proof, start+3)
 			}
 			break
 		}
