@@ -162,6 +162,32 @@ func TestMissing(t *testing.T) {
 	step("down up", nil)
 }
 
+// While the inbox drops, a gap that may go back further than its own waits.
+func TestMissingWhileFull(t *testing.T) {
+	one := &sender{ledger{publisher: 1}}
+	l, s := newTestLink(t, 0)
+	large := herald.Event{Kind: herald.EventPacket, Packet: herald.Packet{Data: make([]byte, inboxBytes*2/3)}}
+	if err := l.feed(one.packet("a", "1")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		l.in.push([]herald.Event{large})
+	}
+	one.packet("a", "dropped")
+	if err := l.feed(one.packet("a", "2")); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.TrimRight(s.events(), "\x00"); !strings.HasPrefix(got, "a1 ") || !strings.HasSuffix(got, " down up") {
+		t.Errorf("got %q", got)
+	}
+	if err := l.feed(one.packet("a", "3")); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.events(); got != "down up a3" {
+		t.Errorf("got %q", got)
+	}
+}
+
 // The time of a gap is the last proof before the last packet that came, not the last
 // proof before the gap was noticed.
 func TestMissingSince(t *testing.T) {
