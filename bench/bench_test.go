@@ -51,7 +51,7 @@ func TestRound(t *testing.T) {
 	few := sizes{users: 20, bursts: 1, burst: 3, singles: 2, small: 200, big: 100, latency: 50, spread: 100, tls: 100}
 	for kind := range makers {
 		t.Run(kind, func(t *testing.T) {
-			seen, err := measure(kind, few, redis)
+			seen, err := measure(kind, few, redis, "")
 			if err != nil {
 				t.Fatal(err)
 			}

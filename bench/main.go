@@ -26,8 +26,9 @@ func main() {
 	short := flag.Bool("short", false, "one round, with fewer messages; leaves RESULTS.md as it is")
 	rounds := flag.Int("rounds", 5, "measure each contestant so many times, and take medians")
 	only := flag.String("only", "", "measure these contestants alone, separated by commas; leaves RESULTS.md as it is")
+	profiles := flag.String("profile", "", "write CPU profiles of every node and step into this `directory`; the figures suffer")
 	flag.Parse()
-	if err := run(*asJSON, *short, *rounds, *only); err != nil {
+	if err := run(*asJSON, *short, *rounds, *only, *profiles); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -36,7 +37,7 @@ func main() {
 // contestants in the order of the table; herald is first.
 var contestants = []string{"herald", "centrifuge", "centrifuge-tuned", "tutorial", "socket.io", "floor"}
 
-func run(asJSON, short bool, rounds int, only string) error {
+func run(asJSON, short bool, rounds int, only, profiles string) error {
 	kinds, err := choose(only)
 	if err != nil {
 		return err
@@ -59,7 +60,7 @@ func run(asJSON, short bool, rounds int, only string) error {
 		for i := range kinds {
 			kind := kinds[(i+n)%len(kinds)]
 			progress("round %d of %d: %s (%v)", n+1, rounds, kind, time.Since(start).Round(time.Second))
-			f, err := measure(kind, size, redis)
+			f, err := measure(kind, size, redis, profiles)
 			if err != nil {
 				return fmt.Errorf("%s: %w", kind, err)
 			}
@@ -77,7 +78,7 @@ func run(asJSON, short bool, rounds int, only string) error {
 	} else {
 		fmt.Print(table(rows))
 	}
-	if short || only != "" {
+	if short || only != "" || profiles != "" {
 		return nil
 	}
 	return write(rows, rounds)
@@ -118,14 +119,14 @@ func prepareSocketIO() error {
 }
 
 // measure measures one contestant once.
-func measure(kind string, size sizes, redis *redisServer) (figures, error) {
+func measure(kind string, size sizes, redis *redisServer, profiles string) (figures, error) {
 	seen := make(figures)
 	steps := []func(*round) error{(*round).main}
 	if kind != "socket.io" && kind != "floor" { // neither spreads over processes cheaply, or at all
 		steps = append(steps, (*round).spread, (*round).tls)
 	}
 	for _, step := range steps {
-		if err := step(&round{kind: kind, sizes: size, redis: redis, seen: seen}); err != nil {
+		if err := step(&round{kind: kind, sizes: size, redis: redis, seen: seen, profiles: profiles}); err != nil {
 			return nil, err
 		}
 	}

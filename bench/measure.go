@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"time"
 )
@@ -39,6 +40,8 @@ type round struct {
 	sizes sizes
 	redis *redisServer
 	seen  figures
+
+	profiles string // the directory for CPU profiles, or ""
 
 	nodes []*node // the first publishes
 	load  *load
@@ -113,8 +116,28 @@ func (r *round) main() error {
 		{"latency", r.latency},
 	}
 	for _, s := range steps {
+		if err := r.profile(s.name); err != nil {
+			return err
+		}
 		if err := s.do(); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	return r.profile("")
+}
+
+// profile makes every node write a CPU profile of what comes, until the next call.
+func (r *round) profile(name string) error {
+	if r.profiles == "" || r.kind == "socket.io" {
+		return nil
+	}
+	for i, n := range r.nodes {
+		path := ""
+		if name != "" {
+			path = filepath.Join(r.profiles, fmt.Sprintf("%s %s node %d.pprof", r.kind, name, i+1))
+		}
+		if _, err := n.do(command{Do: "profile", Path: path}); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,7 +42,9 @@ var makers = map[string]func(redisAddr string) (server, error){
 
 // A command is one line that the bench writes to a node's standard input.
 type command struct {
-	Do string // stats, settle, publish
+	Do string // stats, settle, publish, profile
+
+	Path string // of profile: where a CPU profile is written from now on; "" ends it
 
 	// Of publish.
 
@@ -124,6 +127,8 @@ func obey(s server, c command) answer {
 		return stats()
 	case "stats":
 		return stats()
+	case "profile":
+		return profile(c.Path)
 	}
 	return answer{Error: "no such command: " + c.Do}
 }
@@ -162,6 +167,21 @@ func publish(s server, c command) answer {
 	}
 	sending.Wait()
 	return answer{Failed: int(failed.Load()), Elapsed: time.Since(start)}
+}
+
+func profile(path string) answer {
+	pprof.StopCPUProfile()
+	if path == "" {
+		return answer{}
+	}
+	f, err := os.Create(path)
+	if err == nil {
+		err = pprof.StartCPUProfile(f)
+	}
+	if err != nil {
+		return answer{Error: err.Error()}
+	}
+	return answer{}
 }
 
 func stats() answer {
