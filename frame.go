@@ -34,11 +34,14 @@ func appendFrameHeader(b []byte, first byte, n int) []byte {
 
 // frame returns the frame that carries the message to a client.
 func (m Message) frame() []byte {
+	return m.appendFrame(make([]byte, 0, maxFrameHeader+len(m.data)))
+}
+
+func (m Message) appendFrame(b []byte) []byte {
 	first := byte(finalBinary)
 	if m.text {
 		first = finalText
 	}
-	b := make([]byte, 0, maxFrameHeader+len(m.data))
 	return append(appendFrameHeader(b, first, len(m.data)), m.data...)
 }
 
