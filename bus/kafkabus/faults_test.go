@@ -32,7 +32,10 @@ func TestNothingIsLost(t *testing.T) {
 			for range 5 {
 				_, _, before := r.snapshot()
 				r.cut()
-				r.await("another gap", func() bool { _, _, gaps := r.snapshot(); return len(gaps) > len(before) })
+				r.await("another gap, and its end", func() bool {
+					_, _, gaps := r.snapshot()
+					return len(gaps) > len(before) && !gaps[len(gaps)-1][1].IsZero()
+				})
 			}
 		}},
 		"black hole": {fault: func(r *rig) {
@@ -73,6 +76,44 @@ func TestNothingIsLost(t *testing.T) {
 				t.Errorf("%d packets were lost that Kafka had", lost)
 			}
 		})
+	}
+}
+
+// Nor is it by a restart of all brokers.
+func TestRestartLosesNothing(t *testing.T) {
+	r := newRig(t, kfake.DataDir(t.TempDir()))
+	r.restart()
+	r.awaitGap()
+	if lost := r.check(true); lost > 0 {
+		t.Errorf("%d packets were lost that Kafka had", lost)
+	}
+}
+
+// A leader that says that the log was cut off, and is wrong, or late, causes
+// no second copy.
+func TestCutOff(t *testing.T) {
+	r := newRig(t)
+	r.cluster.ControlKey(int16(kmsg.OffsetForLeaderEpoch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		r.cluster.KeepControl()
+		asked := req.(*kmsg.OffsetForLeaderEpochRequest)
+		resp := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
+		for _, t := range asked.Topics {
+			rt := kmsg.NewOffsetForLeaderEpochResponseTopic()
+			rt.Topic = t.Topic
+			for _, p := range t.Partitions {
+				rp := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
+				rp.Partition, rp.LeaderEpoch, rp.EndOffset = p.Partition, p.LeaderEpoch, 1
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			resp.Topics = append(resp.Topics, rt)
+		}
+		return resp, nil, true
+	})
+	r.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "herald", Err: kerr.FencedLeaderEpoch, Count: 3})
+	r.awaitGap()
+	r.cluster.DropControl()
+	if lost := r.check(true); lost > 0 {
+		t.Errorf("%d packets were lost that Kafka had", lost)
 	}
 }
 

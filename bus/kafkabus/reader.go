@@ -19,8 +19,12 @@ import (
 type place struct {
 	next  int64 // offset of the record to come
 	epoch int32 // of its leader when the last record was written, or -1
+	read  int64 // what is below, of this epoch or an earlier one, has been read
 	lost  bool  // the log has nothing at next
 }
+
+// newPlace returns the place of a partition of which nothing has been read.
+func newPlace(next int64) place { return place{next: next, epoch: -1} }
 
 // A reader reads every partition, each from its place, in sessions: one Kafka
 // client each. What has been read is in the inbox, or was dropped there and
@@ -89,7 +93,7 @@ func (r *reader) start(l layout, ends []int64) {
 	r.layout = l
 	r.places = make([]place, len(ends))
 	for i, end := range ends {
-		r.places[i] = place{next: end, epoch: -1}
+		r.places[i] = newPlace(end)
 	}
 }
 
@@ -180,9 +184,9 @@ func (r *reader) find(ctx context.Context) error {
 		switch p := &r.places[i]; {
 		case !p.lost:
 		case p.next < starts[i]:
-			*p = place{next: starts[i], epoch: -1}
+			*p = newPlace(starts[i])
 		default:
-			*p = place{next: ends[i], epoch: -1}
+			*p = newPlace(ends[i])
 		}
 	}
 	return nil
@@ -235,7 +239,7 @@ func (r *reader) adopt(l layout, what change) {
 		r.places = nil
 	}
 	for len(r.places) < l.partitions {
-		r.places = append(r.places, place{epoch: -1})
+		r.places = append(r.places, newPlace(0))
 	}
 	r.layout = l
 	s := r.session
@@ -273,16 +277,17 @@ func (r *reader) take(s *session, fetched kgo.FetchTopicPartition) {
 	r.mu.Unlock()
 
 	for _, record := range fetched.Records {
-		switch {
-		case record.Offset < at.next && record.LeaderEpoch <= at.epoch:
-			continue // has been read
-		case record.Offset != at.next:
-			// A leader of later times has cut the log off and goes on from
-			// there; or records are missing.
+		if record.Offset < at.read && record.LeaderEpoch <= at.epoch {
+			at.next = max(at.next, record.Offset+1)
+			continue
+		}
+		if record.Offset != at.next {
+			// A later leader has cut the log off and goes on from there; or
+			// records are missing.
 			r.flush()
 			s.state.fault(fmt.Errorf("partition %d of topic %s: offset %d comes after %d", record.Partition, r.topic, record.Offset, at.next-1))
 		}
-		at.next, at.epoch = record.Offset+1, record.LeaderEpoch
+		at.next, at.read, at.epoch = record.Offset+1, record.Offset+1, record.LeaderEpoch
 		if len(record.Headers) == 0 && !record.Attrs.IsControl() {
 			r.keep(record)
 		}
