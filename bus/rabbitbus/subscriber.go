@@ -15,7 +15,7 @@ import (
 // maxQueued is how much RabbitMQ keeps for a node that does not read, as one
 // whose process was stopped. It drops what is older, which the node finds out
 // from the numbers of the messages.
-const maxQueued = 64 << 20
+const maxQueued = 256 << 20
 
 // A subscriber owns the link that consumes. run connects it.
 type subscriber struct {
