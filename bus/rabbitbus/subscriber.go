@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rabbitmq/amqp091-go"
@@ -22,8 +23,9 @@ type subscriber struct {
 	ctx    context.Context // ends at Close
 	dialer *dialer
 	inbox  *inbox.Inbox[herald.Event]
-	own    uint64      // id of the Bus' publisher
-	echo   chan uint64 // the last message of it that was heard; holds one
+	own    uint64        // id of the Bus' publisher
+	echo   chan uint64   // the last message of it that was heard; holds one
+	life   atomic.Uint64 // messages heard
 
 	mu     sync.Mutex
 	link   *link             // the last one, dead or alive
