@@ -1,0 +1,95 @@
+package mqttbus
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// errDeaf is why links are dropped that look well: the subscription is dead,
+// or the links lead to brokers that are not one.
+var errDeaf = errors.New("mqttbus: the broker took a message, and did not hand it over to this node's subscription")
+
+// probe proves at every tick that both links are well: that the broker
+// answers, and that what one link publishes the other receives. What
+// was published before a probe was sent has then arrived before it. It also
+// keeps both links alive (MQTT 5.0, section 3.1.2.10).
+func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
+	timer := time.NewTimer(b.pace(tick))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		link := b.sub.current()
+		err := b.ping(ctx, timeout)
+		start, looped := b.loop(ctx, link, tick, timeout)
+		// Not errors.Is: that a link is down because of errDeaf, and not up
+		// again, is no news.
+		if looped == errDeaf {
+			link.fail(errDeaf)
+			b.pub.drop(errDeaf)
+		} else if looped == nil {
+			b.sub.proveSince(link, start)
+		}
+		b.mu.Lock()
+		b.unproved = cmp.Or(err, looped)
+		b.mu.Unlock()
+		timer.Reset(b.pace(tick))
+	}
+}
+
+// ping asks the broker for a sign of life on the subscribed link.
+func (b *Bus) ping(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return b.sub.ping(ctx)
+}
+
+// pace is tick, or less where the broker wants to hear of us more often.
+func (b *Bus) pace(tick time.Duration) time.Duration {
+	for _, l := range []limits{b.sub.current().limits, b.pub.lastLimits()} {
+		if l.keepAlive > 0 {
+			tick = min(tick, l.keepAlive/2)
+		}
+	}
+	return tick
+}
+
+// loop publishes probes until link, the subscribed one, hears one or dies. It
+// returns when the one that was heard was sent. There may have to be several: a broker
+// that is just dropping what it has too much of drops probes too.
+func (b *Bus) loop(ctx context.Context, link *link, tick, timeout time.Duration) (time.Time, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errDeaf)
+	defer cancel()
+	first := b.sub.clock()
+	for sent := 0; ; sent++ {
+		p := newPublication()
+		p.addProbe(b.pub.qos, b.sub.probe, b.sub.clock())
+		if err := b.pub.publish(ctx, p); err != nil {
+			if sent > 0 && ctx.Err() != nil {
+				return time.Time{}, context.Cause(ctx)
+			}
+			return time.Time{}, fmt.Errorf("probe: %w", err)
+		}
+		again := time.After(tick)
+		for waiting := true; waiting; {
+			select {
+			case start := <-b.sub.echoes:
+				if start >= first {
+					return b.sub.wall(start), nil
+				}
+			case <-again:
+				waiting = false
+			case <-link.dead:
+				return time.Time{}, fmt.Errorf("probe: %w", link.reason())
+			case <-ctx.Done():
+				return time.Time{}, context.Cause(ctx)
+			}
+		}
+	}
+}

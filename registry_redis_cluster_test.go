@@ -1,0 +1,474 @@
+package herald_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/heraldtest"
+	"github.com/heraldgo/herald/internal/redistest"
+)
+
+// flush empties a Cluster.
+func flush(t testing.TB, c *redistest.Cluster) {
+	t.Helper()
+	err := c.Client().ForEachMaster(t.Context(), func(ctx context.Context, master *redis.Client) error {
+		return master.FlushAll(ctx).Err()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func clusterRegistry(t testing.TB, c *redistest.Cluster, prefix string) *herald.RedisRegistry {
+	t.Helper()
+	r, err := herald.NewRedisRegistry(c.Client(), &herald.RedisOptions{Prefix: prefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+// The tests of one Cluster, which keeps its masters: the first three nodes.
+func TestRedisRegistryOnCluster(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 3)
+	for _, test := range []struct {
+		name string
+		test func(*testing.T, *redistest.Cluster)
+	}{
+		{"Promises", testClusterPromises},
+		{"Spreads", testClusterSpreads},
+		{"Denied", testClusterDenied},
+		{"Forgets", testClusterForgets},
+		{"FinishesASweep", testClusterFinishesASweep},
+		{"Moves", testClusterMoves},
+		{"MovesInAWalk", testClusterMovesInAWalk},
+		{"StuckMove", testClusterStuckMove},
+	} {
+		flush(t, cluster)
+		t.Run(test.name, func(t *testing.T) { test.test(t, cluster) })
+	}
+}
+
+func testClusterPromises(t *testing.T, cluster *redistest.Cluster) {
+	heraldtest.TestRegistry(t, func(t testing.TB) heraldtest.RegistryStore {
+		flush(t, cluster)
+		return heraldtest.RegistryStore{
+			Open:  func() herald.Registry { return clusterRegistry(t, cluster, "") },
+			Other: func() herald.Registry { return clusterRegistry(t, cluster, "herald2") },
+		}
+	})
+}
+
+// keysOf returns the keys that a master holds.
+func keysOf(t testing.TB, n *redistest.Node) []string {
+	t.Helper()
+	keys, err := n.Admin().Keys(t.Context(), "*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+// clusterKeys returns all keys of a Cluster whose masters are its first nodes.
+func clusterKeys(t testing.TB, c *redistest.Cluster, masters int) []string {
+	t.Helper()
+	var all []string
+	for _, n := range c.Nodes[:masters] {
+		all = append(all, keysOf(t, n)...)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func testClusterSpreads(t *testing.T, cluster *redistest.Cluster) {
+	r := clusterRegistry(t, cluster, "")
+	must := clusterKeys(t, cluster, 3)
+	if want := []string{"herald:{0}:shards"}; !slices.Equal(must, want) {
+		t.Fatalf("at first there are %q, want %q", must, want)
+	}
+	lease := takeLease(t, r, "n", time.Hour)
+	entries := someEntries("n", 3000)
+	mustAdd(t, r, lease, entries...)
+	for _, n := range cluster.Nodes[:3] {
+		topics := 0
+		for _, key := range keysOf(t, n) {
+			if strings.Contains(key, "}:t:") {
+				topics++
+			}
+		}
+		t.Logf("%s has %d topics", n.Addr, topics)
+		if topics < 6000/5 || topics > 6000/2 {
+			t.Errorf("%s has %d of some 6,000 topics: they are not spread", n.Addr, topics)
+		}
+	}
+	shards := make(map[string]bool)
+	for _, key := range clusterKeys(t, cluster, 3) {
+		tag, _, _ := strings.Cut(strings.TrimPrefix(key, "herald:{"), "}")
+		shards[tag] = true
+	}
+	if len(shards) != 16 {
+		t.Errorf("keys lie in the shards %v, want 16", shards)
+	}
+
+	// All can be removed, swept and released.
+	must = []string{"herald:{0}:generation", "herald:{0}:shards"}
+	if err := r.Remove(t.Context(), lease, entries[:1000]...); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.KeepAlive(t.Context(), nodeOfLease(lease), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Sweep(t.Context(), lease); err != nil {
+		t.Fatal(err)
+	}
+	users := 0
+	for {
+		batch, err := r.Offline(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(batch) == 0 {
+			break
+		}
+		users += len(batch)
+	}
+	if users != len(entries) {
+		t.Errorf("%d users offline, want %d", users, len(entries))
+	}
+	if keys := clusterKeys(t, cluster, 3); !slices.Equal(keys, must) {
+		t.Errorf("the sweep leaves %q, want %q", keys, must)
+	}
+	if err := r.Release(t.Context(), takeLease(t, r, "n", time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if keys := clusterKeys(t, cluster, 3); !slices.Equal(keys, must) {
+		t.Errorf("the release leaves %q, want %q", keys, must)
+	}
+
+	// A node whose client is of one server would be alone.
+	single := cluster.MasterOf(cluster.Slot("{0}")).Admin()
+	if _, err := herald.NewRedisRegistry(single, nil); !errors.Is(err, herald.ErrInvalid) || !strings.Contains(err.Error(), "16 shards") {
+		t.Errorf("a client of one master: %v, want ErrInvalid that tells of 16 shards", err)
+	}
+}
+
+func testClusterDenied(t *testing.T, cluster *redistest.Cluster) {
+	rules := func(n *redistest.Node, rules ...any) {
+		t.Helper()
+		if err := n.Admin().Do(t.Context(), append([]any{"ACL", "SETUSER", "u"}, rules...)...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range cluster.Nodes {
+		rules(n, "on", ">p", "~herald:*", "+@all")
+	}
+	open := func() (*herald.RedisRegistry, error) {
+		rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs(), Username: "u", Password: "p"})
+		t.Cleanup(func() { rdb.Close() })
+		return herald.NewRedisRegistry(rdb, nil)
+	}
+	r, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	// On one master alone.
+	rules(cluster.Nodes[1], "-hlen")
+	if _, err := open(); err == nil || !strings.Contains(err.Error(), "HLEN") {
+		t.Errorf("error is %v, want one that names HLEN", err)
+	}
+	for _, n := range cluster.Nodes {
+		rules(n, "-cluster")
+	}
+	if _, err := open(); err == nil || !strings.Contains(err.Error(), "find the masters") || !strings.Contains(err.Error(), "cluster") || errors.Is(err, herald.ErrRegistryDown) {
+		t.Errorf("error is %v, want one that tells of CLUSTER", err)
+	}
+}
+
+// inShard runs a command on the keys of a shard.
+func inShard(t testing.TB, c *redistest.Cluster, tag, command, key string, args ...any) *redis.Cmd {
+	t.Helper()
+	key = "herald:{" + tag + "}:" + key
+	cmd := c.MasterOf(c.Slot(key)).Admin().Do(t.Context(), slices.Concat([]any{command, key}, args)...)
+	if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+func wantNode(t testing.TB, r herald.Registry, lease herald.Lease, alive bool) herald.Node {
+	t.Helper()
+	nodes, _, err := r.Nodes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes {
+		if n.Lease() == lease {
+			if n.Alive != alive {
+				t.Fatalf("node is %+v, want Alive %v", n, alive)
+			}
+			return n
+		}
+	}
+	t.Fatalf("%v is not among the nodes %v", lease, nodes)
+	return herald.Node{}
+}
+
+// A lease that some shards have forgotten, as after a failover that lost what
+// was written last.
+func testClusterForgets(t *testing.T, cluster *redistest.Cluster) {
+	r := clusterRegistry(t, cluster, "")
+	entries := someEntries("n", 300)
+	renew := func(lease herald.Lease) error {
+		_, err := r.KeepAlive(t.Context(), nodeOfLease(lease), time.Hour)
+		return err
+	}
+	for _, tag := range []string{"0", "49"} {
+		t.Run("one, "+tag, func(t *testing.T) {
+			flush(t, cluster)
+			lease := takeLease(t, r, "n", time.Hour)
+			mustAdd(t, r, lease, entries...)
+			inShard(t, cluster, tag, "HDEL", "nodes", "n")
+			wantNode(t, r, lease, true)
+			if err := r.Sweep(t.Context(), lease); err != nil { // by mistake
+				t.Fatal(err)
+			}
+			wantNode(t, r, lease, true)
+			if _, err := r.Add(t.Context(), lease, entries...); !errors.Is(err, herald.ErrLeaseLost) {
+				t.Errorf("add: %v, want ErrLeaseLost", err)
+			}
+			if err := renew(lease); !errors.Is(err, herald.ErrLeaseLost) {
+				t.Errorf("keep alive: %v, want ErrLeaseLost", err)
+			}
+			next := takeLease(t, r, "n", time.Hour)
+			mustAdd(t, r, next, entries...)
+			wantNode(t, r, lease, false)
+			wantNode(t, r, next, true)
+			wantSessions(t, r, "gall", len(entries))
+			if err := r.Sweep(t.Context(), lease); err != nil {
+				t.Fatal(err)
+			}
+			wantSessions(t, r, "gall", len(entries))
+			if got := walk(t, r, next, func() {}); len(got) != 3*len(entries) {
+				t.Errorf("%d places, want %d", len(got), 3*len(entries))
+			}
+		})
+	}
+	t.Run("all but one", func(t *testing.T) {
+		flush(t, cluster)
+		lease := takeLease(t, r, "n", time.Hour)
+		mustAdd(t, r, lease, entries...)
+		if _, err := r.KeepAlive(t.Context(), nodeOfLease(lease), time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+		for _, tag := range clusterShards[:15] {
+			inShard(t, cluster, tag, "HDEL", "nodes", "n")
+		}
+		wantNode(t, r, lease, false)
+		if err := r.Sweep(t.Context(), lease); err != nil {
+			t.Fatal(err)
+		}
+		nodes, _, err := r.Nodes(t.Context())
+		if err != nil || len(nodes) != 0 {
+			t.Errorf("nodes after the sweep are %v: %v", nodes, err)
+		}
+		if got := walk(t, r, lease, func() {}); len(got) != 0 {
+			t.Errorf("%d places are left", len(got))
+		}
+	})
+}
+
+// A sweep that somebody began, and that got to one shard only.
+func testClusterFinishesASweep(t *testing.T, cluster *redistest.Cluster) {
+	r := clusterRegistry(t, cluster, "")
+	for _, tag := range []string{"0", "49"} {
+		flush(t, cluster)
+		lease := takeLease(t, r, "n", time.Hour)
+		entries := someEntries("n", 300)
+		mustAdd(t, r, lease, entries...)
+		record, err := inShard(t, cluster, tag, "HGET", "nodes", "n").Text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		inShard(t, cluster, tag, "HDEL", "nodes", "n")
+		inShard(t, cluster, tag, "HSET", "dying", fmt.Sprintf("%d:n", lease.Generation), record)
+		wantNode(t, r, lease, false)
+		if _, err := r.KeepAlive(t.Context(), nodeOfLease(lease), time.Hour); !errors.Is(err, herald.ErrLeaseLost) {
+			t.Errorf("keep alive: %v, want ErrLeaseLost", err)
+		}
+		if err := r.Sweep(t.Context(), lease); err != nil {
+			t.Fatal(err)
+		}
+		nodes, _, err := r.Nodes(t.Context())
+		if err != nil || len(nodes) != 0 {
+			t.Errorf("nodes after the sweep are %v: %v", nodes, err)
+		}
+		users := make(map[string]bool)
+		for range 2 {
+			some, err := r.Offline(t.Context(), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, u := range some {
+				users[u] = true
+			}
+		}
+		if len(users) != len(entries) {
+			t.Errorf("%d users offline, want %d", len(users), len(entries))
+		}
+	}
+}
+
+// A master that dies for good, and comes back empty.
+func TestRedisRegistryOnClusterComesBackEmpty(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 0, "--cluster-require-full-coverage", "no")
+	r := clusterRegistry(t, cluster, "")
+	lease := takeLease(t, r, "n", time.Hour)
+	entries := someEntries("n", 300)
+	mustAdd(t, r, lease, entries...)
+	renewed := func() map[string]string {
+		records := make(map[string]string)
+		for _, tag := range clusterShards {
+			if n := cluster.MasterOf(cluster.Slot("{" + tag + "}")); n != cluster.Nodes[1] {
+				records[tag] = inShard(t, cluster, tag, "HGET", "nodes", "n").String()
+			}
+		}
+		return records
+	}
+	before := renewed()
+	cluster.Nodes[1].Kill()
+	calls := map[string]func(ctx context.Context) error{
+		"add":    func(ctx context.Context) error { _, err := r.Add(ctx, lease, entries...); return err },
+		"remove": func(ctx context.Context) error { return r.Remove(ctx, lease, entries...) },
+		"sessions": func(ctx context.Context) error {
+			_, err := r.Sessions(ctx, "u0", "u1", "u2", "u3", "u4", "u5", "u6")
+			return err
+		},
+		"nodes":      func(ctx context.Context) error { _, _, err := r.Nodes(ctx); return err },
+		"offline":    func(ctx context.Context) error { _, err := r.Offline(ctx, time.Hour); return err },
+		"sweep":      func(ctx context.Context) error { return r.Sweep(ctx, lease) },
+		"keep alive": func(ctx context.Context) error { _, err := r.KeepAlive(ctx, nodeOfLease(lease), time.Hour); return err },
+	}
+	for what, call := range calls {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		if err := call(ctx); !errors.Is(err, herald.ErrRegistryDown) {
+			t.Errorf("%s: %v, want ErrRegistryDown", what, err)
+		}
+		cancel()
+	}
+	for tag, record := range renewed() {
+		if record == before[tag] {
+			t.Errorf("the lease was not renewed in shard %s", tag)
+		}
+	}
+	cluster.Nodes[1].Restart()
+	cluster.AwaitOK()
+	mustRenew := func() (err error) {
+		eventually(t, "an answer", func() bool {
+			err = calls["keep alive"](t.Context())
+			return !errors.Is(err, herald.ErrRegistryDown)
+		})
+		return err
+	}
+	if err := mustRenew(); !errors.Is(err, herald.ErrLeaseLost) {
+		t.Fatalf("keep alive: %v, want ErrLeaseLost", err)
+	}
+	lease = takeLease(t, r, "n", time.Hour)
+	mustAdd(t, r, lease, entries...)
+	wantSessions(t, r, "gall", len(entries))
+	for _, e := range entries {
+		wantSessions(t, r, e.UserTopic, 1)
+	}
+}
+
+// A replica takes over: calls fail meanwhile, and then go on.
+func TestRedisRegistryOnClusterFailover(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 3)
+	r := clusterRegistry(t, cluster, "")
+	lease := takeLease(t, r, "n", time.Hour)
+	entries := someEntries("n", 300)
+	mustAdd(t, r, lease, entries...)
+	slot := cluster.Slot("{0}")
+	old := cluster.MasterOf(slot)
+	eventually(t, "the replica to have it all", func() bool {
+		info := old.Admin().Info(t.Context(), "replication").Val()
+		_, offset, _ := strings.Cut(info, "master_repl_offset:")
+		offset, _, _ = strings.Cut(offset, "\r\n")
+		return strings.Contains(info, ",offset="+offset+",")
+	})
+	old.Kill()
+	down := time.Now()
+	failed := 0
+	eventually(t, "a lease that is renewed", func() bool {
+		_, err := r.KeepAlive(t.Context(), nodeOfLease(lease), time.Hour)
+		if err != nil && !errors.Is(err, herald.ErrRegistryDown) {
+			t.Fatalf("keep alive: %v, want ErrRegistryDown", err)
+		}
+		if err != nil {
+			failed++
+		}
+		return err == nil
+	})
+	t.Logf("the registry was down for %v, for %d calls", time.Since(down), failed)
+	wantNode(t, r, lease, true)
+	wantSessions(t, r, "gall", len(entries))
+	for _, e := range entries {
+		wantSessions(t, r, e.UserTopic, 1)
+	}
+	mustAdd(t, r, lease, entries...)
+
+	// The old one is a replica now: what still leads there leads on.
+	cluster.AwaitFailover(slot, old)
+	old.Restart()
+	cluster.AwaitOK()
+	for range 50 {
+		wantNode(t, r, lease, true)
+		wantSessions(t, r, "gall", len(entries))
+	}
+}
+
+// A master that hangs: calls end with their context, what the others do is
+// done, and Close ends the rest.
+func TestRedisRegistryOnClusterHangs(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 0, "--cluster-require-full-coverage", "no")
+	r := clusterRegistry(t, cluster, "")
+	lease := takeLease(t, r, "n", time.Hour)
+	before := inShard(t, cluster, "0", "HGET", "nodes", "n").String()
+	cluster.Nodes[1].Pause()
+	defer cluster.Nodes[1].Continue()
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if _, err := r.KeepAlive(ctx, nodeOfLease(lease), time.Hour); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("too late: %v, want context.DeadlineExceeded", err)
+	}
+	if inShard(t, cluster, "0", "HGET", "nodes", "n").String() == before {
+		t.Error("the lease was not renewed where it could be")
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		_, _, err := r.Nodes(ctx)
+		ended <- err
+	}()
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v, want context.Canceled", err)
+	}
+	go func() {
+		_, _, err := r.Nodes(t.Context())
+		ended <- err
+	}()
+	r.Close()
+	if err := <-ended; !errors.Is(err, herald.ErrClosed) {
+		t.Errorf("closed: %v, want ErrClosed", err)
+	}
+}

@@ -1,0 +1,125 @@
+package herald
+
+import (
+	"context"
+	"crypto/sha1"
+	"embed"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed lua/*.lua
+var luaFiles embed.FS
+
+// A luaScript is a script and the name that a server knows it by.
+type luaScript struct{ source, sha string }
+
+// script returns the script of a file behind lua/common.lua.
+func script(name string) luaScript {
+	var source strings.Builder
+	for _, file := range []string{"lua/common.lua", "lua/" + name + ".lua"} {
+		b, err := luaFiles.ReadFile(file)
+		if err != nil {
+			panic(err) // the file is not in the program
+		}
+		source.Write(b)
+	}
+	s := luaScript{source.String(), fmt.Sprintf("%x", sha1.Sum([]byte(source.String())))}
+	scriptSources[s.sha] = s.source
+	return s
+}
+
+// scriptSources are the scripts by the name that a server knows them by.
+var scriptSources = make(map[string]string)
+
+var (
+	addScript     = script("add")
+	removeScript  = script("remove")
+	takeScript    = script("take")
+	renewScript   = script("renew")
+	releaseScript = script("release")
+	markScript    = script("mark")
+	sweepScript   = script("sweep")
+	offlineScript = script("offline")
+	probeScript   = script("probe")
+)
+
+// redisBatch is the most commands of one pipeline.
+const redisBatch = 500
+
+// A scriptCall is one script to run.
+type scriptCall struct {
+	shard int
+	keys  []string
+	args  []any
+}
+
+// runScript runs a script once for each call, those of a shard in order, and
+// returns the replies. Each has an error of its own; what runScript returns is
+// the first of them that is not redis.Nil.
+func runScript(ctx context.Context, store redisStore, s luaScript, calls []scriptCall) ([]*redis.Cmd, error) {
+	replies := make([]*redis.Cmd, 0, len(calls))
+	for batch := range slices.Chunk(calls, redisBatch) {
+		pipe := newShardPipe(store)
+		for _, c := range batch {
+			replies = append(replies, pipe.on(c.shard).EvalSha(ctx, s.sha, c.keys, c.args...))
+		}
+		if _, err := pipe.exec(ctx); err != nil {
+			return replies, err
+		}
+	}
+	return replies, nil
+}
+
+// runOne runs a script once.
+func runOne(ctx context.Context, store redisStore, s luaScript, call scriptCall) (*redis.Cmd, error) {
+	replies, err := runScript(ctx, store, s, []scriptCall{call})
+	if err != nil {
+		return nil, err
+	}
+	return replies[0], nil
+}
+
+// run sends the commands to the client's server in one go. Scripts that it
+// does not know have done nothing, and are run again; the first of them brings
+// the script, so that each attempt gets on, however often the server is made to
+// forget it.
+func run(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
+	for bring := false; len(cmds) > 0; bring = true {
+		pipe := client.Pipeline()
+		var eval *redis.Cmd
+		for i, cmd := range cmds {
+			if bring && i == 0 {
+				eval = withSource(ctx, cmd)
+				cmd = eval
+			}
+			cmd.SetErr(nil)
+			pipe.Process(ctx, cmd)
+		}
+		pipe.Exec(ctx) // each command has its own error
+		if eval != nil {
+			copyReply(cmds[0], eval)
+		}
+		cmds = slices.DeleteFunc(slices.Clone(cmds), func(cmd redis.Cmder) bool { return !isNoScript(cmd.Err()) })
+	}
+}
+
+func isNoScript(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }
+
+// withSource returns an EVAL in the place of an EVALSHA.
+func withSource(ctx context.Context, evalSHA redis.Cmder) *redis.Cmd {
+	args := slices.Clone(evalSHA.Args())
+	args[0], args[1] = "eval", scriptSources[args[1].(string)]
+	eval := redis.NewCmd(ctx, args...)
+	eval.SetFirstKeyPos(3)
+	return eval
+}
+
+// copyReply gives the answer of one to the other.
+func copyReply(evalSHA redis.Cmder, eval *redis.Cmd) {
+	evalSHA.(*redis.Cmd).SetVal(eval.Val())
+	evalSHA.SetErr(eval.Err())
+}
