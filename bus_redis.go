@@ -82,14 +82,20 @@ func (o *RedisOptions) withDefaults() (RedisOptions, error) {
 // speaks RESP3 itself, because a reconnect that nobody sees, or a command
 // that is sent twice, would break the Bus' promises. New credentials of a
 // streaming provider are used from the next connection on.
+//
+// With a client of NewFailoverClient it asks the Sentinels, as often as it
+// proves its links, which server is the master, and changes over to that,
+// though its own may call itself master still. While no Sentinel answers it
+// stays, and Event.Since is as old as their last answer.
 type RedisBus struct {
 	prefix string // of channels
+	dialer *redisDialer
 	inbox  *inbox.Inbox[Event]
 	pub    *redisPublisher
 	sub    *redisSubscriber
 
 	cancel    context.CancelFunc
-	running   sync.WaitGroup // run of sub, and probe
+	running   sync.WaitGroup // run of sub, probe, and follow
 	closeOnce sync.Once
 
 	nonce uint64 // of the last probe; probe's own
@@ -115,15 +121,18 @@ func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, erro
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	prefix := options.Prefix + ":" + strconv.Itoa(client.Options().DB)
+	db := strconv.Itoa(client.Options().DB)
+	prefix := options.Prefix + ":" + db
+	moved := movedChannel(options.Prefix, db)
 	dialer := newRedisDialer(client.Options(), options.ProbeTimeout)
 	in := newInbox()
 	b := &RedisBus{
 		prefix: prefix + ":",
+		dialer: dialer,
 		inbox:  in,
-		pub:    newRedisPublisher(ctx, dialer),
+		pub:    newRedisPublisher(ctx, dialer, moved),
 		// No topic's channel is like the probe's: a number follows the prefix.
-		sub:    newRedisSubscriber(ctx, dialer, in, prefix+":", options.Prefix+":!"+rand.Text()),
+		sub:    newRedisSubscriber(ctx, dialer, in, prefix+":", options.Prefix+":!"+rand.Text(), moved),
 		cancel: cancel,
 	}
 	if err := b.open(ctx, options); err != nil {
@@ -132,6 +141,9 @@ func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, erro
 	}
 	tick := max(options.ProbeInterval/10, 100*time.Millisecond)
 	b.running.Go(func() { b.probe(ctx, tick, options.ProbeTimeout) })
+	if dialer.master != nil {
+		b.running.Go(func() { b.follow(ctx, tick) })
+	}
 	return b, nil
 }
 

@@ -33,7 +33,7 @@ func (in *redisInbound) message(r *resp.Reader) error {
 	if !ok {
 		return fmt.Errorf("herald: Redis sent a message of %q, which nobody asked for", word)
 	}
-	probe := string(word) == in.sub.probe
+	probe, moved := string(word) == in.sub.probe, string(word) == in.sub.moved
 	data, err := r.Bulk()
 	if err != nil {
 		return err
@@ -41,6 +41,10 @@ func (in *redisInbound) message(r *resp.Reader) error {
 	if probe {
 		in.flush()
 		in.sub.heard(data)
+		return nil
+	}
+	if moved {
+		in.tookMoved(data)
 		return nil
 	}
 	in.events = append(in.events, Event{Kind: EventPacket, Packet: Packet{topic, data}})
@@ -56,7 +60,7 @@ func (in *redisInbound) message(r *resp.Reader) error {
 func (in *redisInbound) confirmed(kind commandKind, channel string, count int64) error {
 	if kind == commandSubscribe {
 		topic := ""
-		if channel != in.sub.probe {
+		if channel != in.sub.probe && channel != in.sub.moved {
 			topic = channel[len(in.sub.prefix):]
 		}
 		in.topics[channel] = topic

@@ -27,6 +27,7 @@ func (e redisError) Error() string { return string(e) }
 type redisDialer struct {
 	options redis.Options
 	timeout time.Duration // for an answer
+	master  *redisMaster  // nil without Sentinels
 }
 
 // newRedisDialer derives from the options of the user's client those of our
@@ -44,7 +45,7 @@ func newRedisDialer(user *redis.Options, timeout time.Duration) *redisDialer {
 	o.PushNotificationProcessor = nil // the user's would be shared
 	o.ClientSideCache, o.ClientSideCacheConfig = nil, nil
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	return &redisDialer{options: o, timeout: timeout}
+	return &redisDialer{options: o, timeout: timeout, master: newRedisMaster(user)}
 }
 
 // dial opens a link to a master. in is nil for a link that only publishes.

@@ -43,6 +43,7 @@ func (p *publication) add(prefix string, packet Packet) {
 type redisPublisher struct {
 	ctx    context.Context // ends at Close
 	dialer *redisDialer
+	moved  string // the channel of notices
 	batch  *batch.Batcher[*publication]
 
 	// Of the committing goroutine.
@@ -52,14 +53,15 @@ type redisPublisher struct {
 	backoff  redisBackoff
 	born     time.Time // of the link
 	retry    time.Time // not before it is dialed again
+	last     lastTaken // publication, but for probes
 
 	mu   sync.Mutex
 	link *redisLink
 	down error // why there is no link
 }
 
-func newRedisPublisher(ctx context.Context, dialer *redisDialer) *redisPublisher {
-	p := &redisPublisher{ctx: ctx, dialer: dialer}
+func newRedisPublisher(ctx context.Context, dialer *redisDialer, moved string) *redisPublisher {
+	p := &redisPublisher{ctx: ctx, dialer: dialer, moved: moved}
 	p.batch = batch.New(batch.Config[*publication]{
 		Ready:    p.ready,
 		Commit:   p.commit,
@@ -106,6 +108,11 @@ func (p *redisPublisher) ready() error {
 		return fmt.Errorf("%w: %w", ErrBusDown, down)
 	}
 	link, err := p.dialer.dial(p.ctx, nil)
+	if err == nil {
+		if err = p.tellMoved(link); err != nil {
+			link.close(err)
+		}
+	}
 	if err != nil {
 		p.retry = time.Now().Add(p.backoff.fail())
 		p.set(nil, err)
@@ -145,6 +152,10 @@ func (p *redisPublisher) commit(items []*publication) []error {
 		p.bytes = nil
 	}
 
+	if out.answered > 0 && (len(items) > 1 || !items[0].hello) {
+		now := time.Now()
+		p.last = lastTaken{link.addr(), p.dialer.master.proved(now), now}
+	}
 	errs := make([]error, len(items))
 	at := 0
 	for i, item := range items {

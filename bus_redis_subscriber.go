@@ -33,6 +33,7 @@ type redisSubscriber struct {
 	inbox  *inbox.Inbox[Event]
 	prefix string      // of channels
 	probe  string      // the channel that the Bus proves itself with
+	moved  string      // the channel of notices
 	nonces chan uint64 // the last that was heard on it; holds one
 	batch  *batch.Batcher[*redisChange]
 
@@ -43,11 +44,16 @@ type redisSubscriber struct {
 	down   error               // why it is not, or nil
 	wanted map[string]struct{} // channels
 	proved time.Time           // no packet published before was lost and not reported
+
+	// Of the server that link leads to.
+
+	addr    string
+	arrived time.Time // when it was first subscribed there
 }
 
-func newRedisSubscriber(ctx context.Context, dialer *redisDialer, in *inbox.Inbox[Event], prefix, probe string) *redisSubscriber {
+func newRedisSubscriber(ctx context.Context, dialer *redisDialer, in *inbox.Inbox[Event], prefix, probe, moved string) *redisSubscriber {
 	s := &redisSubscriber{
-		ctx: ctx, dialer: dialer, inbox: in, prefix: prefix, probe: probe,
+		ctx: ctx, dialer: dialer, inbox: in, prefix: prefix, probe: probe, moved: moved,
 		nonces: make(chan uint64, 1),
 		up:     make(chan struct{}),
 		gone:   make(chan struct{}),
@@ -240,6 +246,9 @@ func (s *redisSubscriber) connect() error {
 		return err
 	}
 	s.proved = time.Now()
+	if addr := link.addr(); s.addr != addr {
+		s.addr, s.arrived = addr, s.proved
+	}
 	up := s.up
 	s.mu.Unlock()
 	s.inbox.Restore()
@@ -251,8 +260,11 @@ func (s *redisSubscriber) connect() error {
 func (s *redisSubscriber) resubscribe(link *redisLink) error {
 	s.mu.Lock()
 	s.link = link
-	channels := slices.AppendSeq(make([]string, 0, len(s.wanted)+1), maps.Keys(s.wanted))
+	channels := slices.AppendSeq(make([]string, 0, len(s.wanted)+2), maps.Keys(s.wanted))
 	s.mu.Unlock()
+	if s.dialer.master != nil {
+		channels = append(channels, s.moved)
+	}
 	if s.ctx.Err() != nil { // Close may have seen no link to drop
 		return ErrClosed
 	}
@@ -315,6 +327,7 @@ func (s *redisSubscriber) lastProof() time.Time {
 // proveSince notes that link has been proved healthy by questions that were
 // asked at the time start.
 func (s *redisSubscriber) proveSince(link *redisLink, start time.Time) {
+	start = s.dialer.master.proved(start)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.link == link && s.down == nil && start.After(s.proved) {
