@@ -1,0 +1,68 @@
+// Package hubtest tries a Bus under hubs: three of them, with their clients, on
+// the real broker. What a Bus promises by itself is heraldtest's to try.
+package hubtest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/heraldgo/herald"
+)
+
+// A Broker is what the hubs of one test share.
+type Broker struct {
+	// NewBus returns a Bus of its own for each hub, which closes it.
+	NewBus func() (herald.Bus, error)
+
+	// NewRegistry returns the Registry of each hub. One that has a Close
+	// method is closed. Where it is nil they have one on a redis-server of
+	// the test's own.
+	NewRegistry func() (herald.Registry, error)
+
+	// Restart stops the broker hard and starts it again. It returns when the
+	// broker is up.
+	Restart func()
+
+	// PIDs returns the ids of the broker's processes. Where it is nil, or
+	// returns none, the broker is in this process.
+	PIDs func() []int
+}
+
+// pids returns the processes of the broker, if it has any of its own.
+func (b *Broker) pids() []int {
+	if b.PIDs == nil {
+		return nil
+	}
+	return b.PIDs()
+}
+
+// Test tries three hubs with clients on Buses of one broker. newBroker is
+// called once for each subtest:
+//
+//   - Delivery: 5,000 messages from all hubs at once, to users, groups and
+//     everyone, come to each of 200 devices exactly once, in order per sender
+//     and topic, and no gap is reported.
+//   - Restart: the broker restarts under that load. What was lost lies in a
+//     reported gap, or its Send returned an error; nothing comes twice;
+//     afterwards everyone is reached from everywhere, and no client was
+//     disconnected.
+//   - Slow: callbacks of a hub that block harm nobody. A hub that does not
+//     receive keeps its memory within bounds and reports what it has lost;
+//     the other hubs, who sends, and the broker do not suffer.
+//
+// What does not come within a minute is taken never to come.
+func Test(t *testing.T, newBroker func(t testing.TB) Broker) {
+	t.Run("Delivery", func(t *testing.T) { testDelivery(t, newBroker(t)) })
+	t.Run("Restart", func(t *testing.T) { testRestart(t, newBroker(t)) })
+	t.Run("Slow", func(t *testing.T) { testSlow(t, newBroker(t)) })
+}
+
+// patience is how long a test waits for what has no time of its own: what
+// takes longer hangs.
+var patience = 60 * time.Second
+
+// users is how many users there are. Each has two devices.
+const users = 100
+
+// senders is how many goroutines send on each hub.
+const senders = 3

@@ -1,0 +1,72 @@
+package hubtest
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// residentMemory returns the bytes of memory that processes use together. It
+// is 0 where there is no /proc.
+func residentMemory(t testing.TB, pids []int) (total int64) {
+	for _, pid := range pids {
+		status := procFile(t, pid, "status")
+		_, rest, ok := strings.Cut(status, "\nVmRSS:")
+		if !ok {
+			continue
+		}
+		kilobytes, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+		if err != nil {
+			t.Errorf("VmRSS of process %d: %v", pid, err)
+		}
+		total += kilobytes << 10
+	}
+	return total
+}
+
+// clockTick is the unit of times in /proc: the kernel shows all programs 100
+// a second.
+const clockTick = 10 * time.Millisecond
+
+// cpuTime returns how long processes have run, in all threads and in the
+// kernel (proc(5): fields 14 and 15 of stat). It is 0 where there is no /proc.
+func cpuTime(t testing.TB, pids []int) (total time.Duration) {
+	for _, pid := range pids {
+		stat := procFile(t, pid, "stat")
+		// The second field is a name in parentheses, with anything in it.
+		fields := strings.Fields(stat[strings.LastIndex(stat, ")")+1:])
+		if len(fields) < 13 {
+			continue
+		}
+		for _, f := range fields[11:13] {
+			ticks, err := strconv.ParseInt(f, 10, 64)
+			if err != nil {
+				t.Errorf("times of process %d: %v", pid, err)
+			}
+			total += time.Duration(ticks) * clockTick
+		}
+	}
+	return total
+}
+
+// procFile returns a file of /proc, or nothing where there is no such process.
+func procFile(t testing.TB, pid int, name string) string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
+	if err != nil {
+		t.Logf("%s of process %d: %v", name, pid, err)
+	}
+	return string(b)
+}
+
+// ownCPUTime returns how long this process has run.
+func ownCPUTime(t testing.TB) time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}

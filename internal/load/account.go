@@ -1,0 +1,238 @@
+package load
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/heraldgo/herald"
+)
+
+// A Gap is a herald.Gap that can be sent on.
+type Gap struct {
+	Since, Until  int64 // Unix nanoseconds
+	Cause         string
+	All           bool
+	Users, Groups []string
+	Everyone      bool
+}
+
+// NewGap returns g.
+func NewGap(g herald.Gap) Gap {
+	return Gap{g.Since.UnixNano(), g.Until.UnixNano(), fmt.Sprint(g.Cause), g.All, g.Users, g.Groups, g.Everyone}
+}
+
+// covers says whether what was sent to a topic in the record's time may be
+// lost in the gap.
+func (g *Gap) covers(r *Record, topic string) bool {
+	if r.End < g.Since || r.Start > g.Until {
+		return false
+	}
+	kind, name, _ := strings.Cut(topic, ":")
+	switch kind {
+	case "u":
+		return g.All || slices.Contains(g.Users, name)
+	case "g":
+		return g.All || slices.Contains(g.Groups, name)
+	}
+	return g.All || g.Everyone
+}
+
+// A Device is a client, and what it got.
+type Device struct {
+	Name   string
+	User   string
+	Groups []string
+	Node   string // that it is connected to
+	Since  int64  // Unix nanoseconds: what is sent from then on it must get
+
+	mu       sync.Mutex // guards the rest
+	receipts []Receipt
+}
+
+// String names the device.
+func (d *Device) String() string { return fmt.Sprintf("%s of %s on %s", d.Name, d.User, d.Node) }
+
+// Take takes note of a message that came.
+func (d *Device) Take(r Receipt) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.receipts = append(d.receipts, r)
+}
+
+// Forget drops the receipts from senders with the prefix.
+func (d *Device) Forget(prefix string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.receipts = slices.DeleteFunc(d.receipts, func(r Receipt) bool { return strings.HasPrefix(r.Sender, prefix) })
+}
+
+// Receipts returns what came, in its order.
+func (d *Device) Receipts() []Receipt {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.receipts)
+}
+
+// Topics returns the topics of a target, each written as a target, by which
+// the device gets what is sent to it.
+func (d *Device) Topics(target string) (topics []string) {
+	kind, names, _ := strings.Cut(target, ":")
+	if kind == "*" {
+		return []string{"*"}
+	}
+	for name := range strings.SplitSeq(names, ",") {
+		if kind == "u" && name == d.User || kind == "g" && slices.Contains(d.Groups, name) {
+			topics = append(topics, kind+":"+name)
+		}
+	}
+	return topics
+}
+
+// An Account is all that was sent, and who should have got it.
+type Account struct {
+	Records map[string][]Record // by sender; the n-th has the number n
+	Devices []*Device
+	Gaps    map[string][]Gap // that were reported, by node
+}
+
+// A Tally is what Settle counted.
+type Tally struct {
+	Sent      int // messages that were taken
+	Delivered int
+	Failed    int // calls of Send with an error
+	Lost      int // inside reported gaps
+}
+
+// String tells all.
+func (t Tally) String() string {
+	return fmt.Sprintf("%d messages sent, %d not, %d delivered, %d lost in gaps", t.Sent, t.Failed, t.Delivered, t.Lost)
+}
+
+// Settle compares what the devices got with what was sent: nobody may get a
+// message twice, out of order, or that was not meant for them or not sent;
+// and what a device did not get must lie inside a gap that its node has
+// reported, for every topic by which it could have come. It returns each
+// fault.
+func (a *Account) Settle() (total Tally, faults []error) {
+	byTarget := make(map[string][]sent)
+	for sender, records := range a.Records {
+		for i := range records {
+			r := &records[i]
+			byTarget[r.Target] = append(byTarget[r.Target], sent{sender, r})
+			switch r.Err {
+			case "":
+				total.Sent++
+			case Down, Unknown:
+				total.Failed++
+			default:
+				faults = append(faults, fmt.Errorf("message %s %d to %s: %s", sender, r.N, r.Target, r.Err))
+			}
+		}
+	}
+	for _, d := range a.Devices {
+		got, wrong := a.settleReceived(d)
+		faults = append(faults, wrong...)
+		total.Delivered += len(got)
+		for target, messages := range byTarget {
+			topics := d.Topics(target)
+			if len(topics) == 0 {
+				continue
+			}
+			for _, m := range messages {
+				if m.Err != "" || m.Start < d.Since || got[key{m.sender, m.N}] {
+					continue
+				}
+				if a.excused(d.Node, m.Record, topics) {
+					total.Lost++
+					continue
+				}
+				faults = append(faults, fmt.Errorf("%v did not get message %s %d to %s, sent %v to %v; gaps of the node:%s",
+					d, m.sender, m.N, target, clockTime(m.Start), clockTime(m.End), Describe(a.Gaps[d.Node])))
+			}
+		}
+	}
+	return total, faults
+}
+
+// excused says whether a message may be lost by all of the topics.
+func (a *Account) excused(node string, r *Record, topics []string) bool {
+	for _, topic := range topics {
+		if !slices.ContainsFunc(a.Gaps[node], func(g Gap) bool { return g.covers(r, topic) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// sent is a message of a load.
+type sent struct {
+	sender string
+	*Record
+}
+
+type key struct {
+	sender string
+	n      int
+}
+
+// A stream is what a device got from one sender by the same topics.
+type stream struct {
+	topics []string
+	last   int // number
+}
+
+// settleReceived checks what a device did get.
+func (a *Account) settleReceived(d *Device) (got map[key]bool, faults []error) {
+	got = make(map[key]bool)
+	streams := make(map[string][]stream) // by sender
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Errorf("%v got "+format, append([]any{d}, args...)...))
+	}
+	for _, r := range d.Receipts() {
+		records, topics := a.Records[r.Sender], d.Topics(r.Target)
+		switch {
+		case r.N >= len(records) || records[r.N].Target != r.Target:
+			fault("%v, which nobody sent", r)
+		case records[r.N].Err != "" && records[r.N].Err != Unknown:
+			fault("%v, whose Send said %q", r, records[r.N].Err)
+		case len(topics) == 0:
+			fault("%v, which was not meant for it", r)
+		case got[key{r.Sender, r.N}]:
+			fault("%v twice", r)
+		}
+		got[key{r.Sender, r.N}] = true
+		known := streams[r.Sender]
+		same := slices.IndexFunc(known, func(s stream) bool { return slices.Equal(s.topics, topics) })
+		if same < 0 {
+			same, known = len(known), append(known, stream{topics, -1})
+			streams[r.Sender] = known
+		}
+		for _, s := range known {
+			// By whichever topic the later message came, this one was sent
+			// to the same topic before.
+			if s.last > r.N && subset(s.topics, topics) {
+				fault("%v after number %d: out of order", r, s.last)
+			}
+		}
+		known[same].last = max(known[same].last, r.N)
+	}
+	return got, faults
+}
+
+func subset(some, all []string) bool {
+	return !slices.ContainsFunc(some, func(s string) bool { return !slices.Contains(all, s) })
+}
+
+// Describe lists gaps, each on a line of its own.
+func Describe(gaps []Gap) string {
+	var b strings.Builder
+	for _, g := range gaps {
+		fmt.Fprintf(&b, "\n\t%v to %v, all %v: %s", clockTime(g.Since), clockTime(g.Until), g.All, g.Cause)
+	}
+	return b.String()
+}
+
+func clockTime(nanos int64) string { return time.Unix(0, nanos).Format("15:04:05.000000") }

@@ -1,0 +1,159 @@
+// Package load sends messages through hubs for tests, and accounts for every
+// one of them: what was sent, what came, and what was lost in a reported gap.
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/heraldgo/herald"
+)
+
+// UserName is the name of a user of the population, by number. Every user
+// belongs to two groups of at most ten users, whose members overlap.
+func UserName(i int) string { return fmt.Sprint("user", i) }
+
+// Groups are the groups of a user, where there are so many users.
+func Groups(user, users int) []string {
+	columns := (users + 9) / 10
+	return []string{fmt.Sprint("column", user%columns), fmt.Sprint("row", user/10)}
+}
+
+// ParseTarget reads a target that is written as "u:a,b" (users), "g:a,b"
+// (groups) or "*".
+func ParseTarget(s string) herald.Target {
+	kind, names, _ := strings.Cut(s, ":")
+	switch kind {
+	case "u":
+		return herald.User(strings.Split(names, ",")...)
+	case "g":
+		return herald.Group(strings.Split(names, ",")...)
+	}
+	return herald.Everyone()
+}
+
+// pickTarget picks one: of 200, 180 are users, 19 groups, 1 everyone. Every
+// tenth of users and groups is a pair; pairs of groups overlap.
+func pickTarget(r *rand.Rand, users int) string {
+	user := r.IntN(users)
+	pair := r.IntN(10) == 0
+	switch n := r.IntN(200); {
+	case n == 0:
+		return "*"
+	case n < 20:
+		groups := Groups(user, users)
+		if pair {
+			return "g:" + strings.Join(groups, ",")
+		}
+		return "g:" + groups[r.IntN(2)]
+	case pair:
+		return "u:" + UserName(user) + "," + UserName(r.IntN(users))
+	default:
+		return "u:" + UserName(user)
+	}
+}
+
+// An Order says what to send.
+type Order struct {
+	Sender  string // prefix of the senders' names
+	Senders int    // goroutines
+	Users   int
+	Count   int           // messages a sender; 0: until told to stop
+	Pace    time.Duration // between the messages of a sender
+}
+
+// A Record is one call of Send.
+type Record struct {
+	N          int
+	Target     string
+	Start, End int64 // Unix nanoseconds
+	Err        string
+}
+
+// What a Record's Err is, where it is not empty or something unexpected.
+const (
+	Down    = "down"    // ErrBusDown: nobody may get it
+	Unknown = "unknown" // ErrUnknown: anybody may get it
+)
+
+// Run sends as ordered, and returns the records of each sender. An Order
+// without a Count ends when stop is closed.
+func (o Order) Run(ctx context.Context, hub *herald.Hub, stop <-chan struct{}) map[string][]Record {
+	var wg sync.WaitGroup
+	all := make([][]Record, o.Senders)
+	for i := range all {
+		wg.Go(func() { all[i] = o.send(ctx, hub, i, stop) })
+	}
+	wg.Wait()
+	records := make(map[string][]Record)
+	for i := range all {
+		records[o.sender(i)] = all[i]
+	}
+	return records
+}
+
+func (o Order) sender(i int) string { return o.Sender + "." + strconv.Itoa(i) }
+
+// send is one sender: it sends one message after the other.
+func (o Order) send(ctx context.Context, hub *herald.Hub, i int, stop <-chan struct{}) (records []Record) {
+	sender := o.sender(i)
+	r := rand.New(rand.NewPCG(uint64(i), uint64(len(sender))))
+	pace := time.NewTimer(0)
+	defer pace.Stop()
+	for n := 0; o.Count == 0 || n < o.Count; n++ {
+		if o.Pace > 0 {
+			pace.Reset(o.Pace)
+			select {
+			case <-pace.C:
+			case <-stop:
+				return records
+			}
+		}
+		records = append(records, Send(ctx, hub, sender, n, pickTarget(r, o.Users), ""))
+	}
+	return records
+}
+
+// Send sends message n of a sender, with padding after its text.
+func Send(ctx context.Context, hub *herald.Hub, sender string, n int, target, padding string) Record {
+	text := fmt.Sprintf("m %s %d %s", sender, n, target)
+	if padding != "" {
+		text += " " + padding
+	}
+	record := Record{N: n, Target: target, Start: time.Now().UnixNano()}
+	err := hub.Send(ctx, ParseTarget(target), herald.Text(text))
+	record.End = time.Now().UnixNano()
+	switch {
+	case errors.Is(err, herald.ErrUnknown):
+		record.Err = Unknown
+	case errors.Is(err, herald.ErrBusDown):
+		record.Err = Down
+	case err != nil:
+		record.Err = err.Error()
+	}
+	return record
+}
+
+// A Receipt is a message that a device got.
+type Receipt struct {
+	Sender string
+	N      int
+	Target string
+}
+
+// ParseReceipt reads what Send has sent. It answers false where text is
+// something else.
+func ParseReceipt(text string) (Receipt, bool) {
+	words := strings.SplitN(text, " ", 5)
+	if len(words) < 4 || words[0] != "m" {
+		return Receipt{}, false
+	}
+	n, err := strconv.Atoi(words[2])
+	return Receipt{strings.Clone(words[1]), n, strings.Clone(words[3])}, err == nil && n >= 0
+}
