@@ -25,7 +25,7 @@ const shutdownTime = 4 * time.Second
 type Options struct {
 	Addr  string // of the front door
 	Nodes int    // 1 to 64
-	Redis string // a URL for redis.ParseURL; empty is a Redis inside this process
+	Redis string // a URL for NewRedis; empty is a Redis inside this process
 
 	// NewBus makes the Bus of a node. Where it is nil, Redis is the Bus.
 	// Redis is the Registry in any case.
