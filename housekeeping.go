@@ -66,6 +66,7 @@ func (k *housekeeping) work(ctx context.Context) error {
 	defer cancel()
 	nodes, now, err := p.reg.Nodes(ctx)
 	if err != nil {
+		p.suspect.Store(true)
 		return err
 	}
 	p.hub.heartbeat.listed(nodes, now)
@@ -194,6 +195,11 @@ func (h *Hub) collectOffline(ctx context.Context) {
 		callCtx, cancel := context.WithTimeout(ctx, h.config.SendTimeout)
 		users, err := h.registry.Offline(callCtx, delay)
 		cancel()
+		if err != nil {
+			// A failover may have lost what was written last. This asks more
+			// often than the lease is renewed, and so notices a short one.
+			h.presence.suspect.Store(true)
+		}
 		for _, u := range users {
 			if h.config.OnOffline != nil {
 				h.guard(nil, "OnOffline", func() { h.config.OnOffline(u) })

@@ -2,56 +2,130 @@ package herald
 
 import (
 	"context"
-	"crypto/sha1"
-	"embed"
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// A RedisRegistry keeps the Registry in hashes of a Redis server, from
-// version 6.2 on, that has one master: a single server, or one that Sentinel
-// watches. It needs no module and no expiry of keys.
+// A RedisRegistry keeps the Registry in hashes of Redis, from version 6.2 on:
+// of a single server, of one that Sentinel watches, or of a Cluster. It needs
+// no module and no expiry of keys.
 //
 // What it reads back is not trusted: a value that is none of herald's is
 // skipped, as if it were not there, and no error says so. It stays where it
 // is, and a user's hash that holds one never looks empty: that user is never
 // reported offline, nor online again.
+//
+// # On a Cluster
+//
+// The topics are spread by their hash over sixteen shards, each in a slot of
+// its own, so that any number of masters up to sixteen shares the work. Each
+// shard is a whole Registry, with the leases of all nodes and the entries under
+// its topics. So what one call does in several shards is several steps:
+//
+//   - Add places an Entry in the shard of its UserTopic, or of its first topic,
+//     and then in the others, with the same Since; where Since is set, in all at
+//     the same time. Who reads meanwhile may see the Session under the user and
+//     not yet under a group. Where a later shard says that the lease is lost, so
+//     does Add, although the first has added; nobody sees that for long, for the
+//     node then takes a new lease, which every shard puts before the old.
+//   - KeepAlive takes a lease in the first shard, and then in the others. It
+//     renews in all at the same time. One shard that has forgotten the lease has
+//     lost it for all: a master that came back empty gets its entries again. One
+//     that does not answer is ErrRegistryDown, and the others are renewed.
+//   - An entry is believed while its own shard has the lease. A node is Alive
+//     while any shard believes it and none is sweeping it, and is listed until
+//     the last has forgotten it; its Renewed is that of the first shard.
+//   - Sweep does nothing while any shard believes the lease. Then one shard
+//     decides, in one step, and all others follow.
+//
+// Nodes, KeepAlive, Offline, Sweep and Release ask all shards: while one has no
+// master they answer ErrRegistryDown.
+//
+// Time is that of each shard's own master, and the time that Nodes returns is
+// the latest of them, so that a Session which is there has a Since before it.
+// Where the clocks differ, Hub.Disconnect may therefore close a connection
+// that came later than the call, by no more than that difference. Let masters
+// agree within a second.
+//
+// While a slot is moved to another master key by key, its shard goes on being
+// read, and leases are renewed; what adds or removes waits for the end of the
+// move, as long as its context lets it.
 type RedisRegistry struct {
-	shard   string         // what every key begins with, hash tag included
-	options *redis.Options // of the Registry's own clients
+	prefix string
+	shards []redisShard
+	open   func() redisStore
 
-	mu     sync.Mutex
-	client *redis.Client // nil after Close
-	calls  sync.WaitGroup
+	mu    sync.Mutex
+	store redisStore // nil after Close
+	calls sync.WaitGroup
 }
 
-// NewRedisRegistry returns a Registry in the server and database of rdb, which
-// is a *redis.Client, from NewClient or NewFailoverClient: an error names any
-// other type. The Registry opens connections of its own, with rdb's options,
-// and leaves rdb as it is; with Sentinel, rdb must stay open as long.
+// A redisShard is what the keys of a shard begin with: the same hash tag in
+// all, so that a script may use them together on a Cluster.
+type redisShard string
+
+func newShards(prefix string, tags ...string) []redisShard {
+	shards := make([]redisShard, len(tags))
+	for i, tag := range tags {
+		shards[i] = redisShard(prefix + ":{" + tag + "}:")
+	}
+	return shards
+}
+
+func (s redisShard) nodesKey() string         { return string(s) + "nodes" }
+func (s redisShard) dyingKey() string         { return string(s) + "dying" }
+func (s redisShard) goneKey() string          { return string(s) + "gone" }
+func (s redisShard) generationKey() string    { return string(s) + "generation" } // of the first shard alone
+func (s redisShard) shardsKey() string        { return string(s) + "shards" }     // of the first shard alone
+func (s redisShard) topicKey(t string) string { return string(s) + "t:" + t }
+func (s redisShard) indexKey(l Lease) string {
+	return fmt.Sprintf("%si:%d:%s", string(s), l.Generation, l.Node)
+}
+
+// shardOf returns the index of the shard that a topic belongs to.
+func (r *RedisRegistry) shardOf(topic string) int { return shardOf(topic, len(r.shards)) }
+
+// NewRedisRegistry returns a Registry in the Redis of rdb, which is a
+// *redis.Client, from NewClient or NewFailoverClient, or a
+// *redis.ClusterClient: an error names any other type. On a single server it
+// lies in rdb's database. The Registry opens connections of its own, with
+// rdb's options, and leaves rdb as it is; with Sentinel, rdb must stay open as
+// long.
 //
-// It asks the server once, for at most the ReadTimeout of rdb, whether it may
-// do all that it will need, and the error names what the server denies.
-// Errors wrap ErrRegistryDown where the server could not be reached.
+// It asks each master once, for at most the ReadTimeout of rdb, whether it may
+// do all that it will need, and the error names what is denied. Errors wrap
+// ErrRegistryDown where Redis could not be reached.
 func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegistry, error) {
-	client, err := singleRedis(rdb)
-	if err != nil {
-		return nil, err
+	r := &RedisRegistry{}
+	tags := clusterTags[:1]
+	switch user := rdb.(type) {
+	case *redis.Client:
+		if user != nil {
+			options := registryOptions(user.Options())
+			r.open = func() redisStore { return singleStore{redis.NewClient(options)} }
+		}
+	case *redis.ClusterClient:
+		if user != nil {
+			options := clusterOptions(user.Options())
+			tags = clusterTags
+			r.open = func() redisStore { return &clusterStore{redis.NewClusterClient(options), r.shards} }
+		}
+	}
+	if r.open == nil {
+		return nil, fmt.Errorf("%w: Redis: a %T: must be a *redis.Client or a *redis.ClusterClient, and not nil", ErrInvalid, rdb)
 	}
 	options, err := opts.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	r := &RedisRegistry{shard: options.Prefix + ":{0}:", options: registryOptions(client.Options())}
-	r.client = redis.NewClient(r.options)
+	r.prefix, r.shards = options.Prefix, newShards(options.Prefix, tags...)
+	r.store = r.open()
 	if err := r.probe(context.Background()); err != nil {
 		r.Close()
 		return nil, err
@@ -59,55 +133,25 @@ func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegi
 	return r, nil
 }
 
-// registryOptions derives the options of the Registry's own client.
-func registryOptions(user *redis.Options) *redis.Options {
-	o := *user
-	o.MaxRetries = -1 // the caller decides whether to do it again
-	o.DialerRetries = 1
-	o.ContextTimeoutEnabled = true
-	o.PoolSize = 4 // batches, a few at a time
-	o.MinIdleConns = 0
-	o.MaxIdleConns = 0
-	o.MaxActiveConns = 0
-	o.PipelinePoolSize = -1
-	o.PushNotificationProcessor = nil // the user's client's
-	o.ClientSideCache = nil           // presence is read, not remembered
-	o.ClientSideCacheConfig = nil
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	return &o
-}
-
 // Close ends the calls that are under way, which then answer ErrClosed as
 // later ones do, and waits for them. It may be called twice.
 func (r *RedisRegistry) Close() error {
 	r.mu.Lock()
-	client := r.client
-	r.client = nil
+	store := r.store
+	r.store = nil
 	r.mu.Unlock()
 	var err error
-	if client != nil {
-		err = client.Close()
+	if store != nil {
+		err = store.Close()
 	}
 	r.calls.Wait()
 	return err
 }
 
-// Keys. All of a shard carry one hash tag, so that a script may use them
-// together on a cluster.
-
-func (r *RedisRegistry) nodesKey() string         { return r.shard + "nodes" }
-func (r *RedisRegistry) dyingKey() string         { return r.shard + "dying" }
-func (r *RedisRegistry) goneKey() string          { return r.shard + "gone" }
-func (r *RedisRegistry) generationKey() string    { return r.shard + "generation" }
-func (r *RedisRegistry) topicKey(t string) string { return r.shard + "t:" + t }
-func (r *RedisRegistry) indexKey(l Lease) string {
-	return fmt.Sprintf("%si:%d:%s", r.shard, l.Generation, l.Node)
-}
-
 // redisCall runs f, which may keep on after ctx is done: go-redis does not
 // notice that a context is cancelled while it waits for an answer. f must not
 // touch what the caller owns. What f returns is lost then.
-func redisCall[T any](ctx context.Context, r *RedisRegistry, what string, f func(*redis.Client) (T, error)) (T, error) {
+func redisCall[T any](ctx context.Context, r *RedisRegistry, what string, f func(redisStore) (T, error)) (T, error) {
 	type result struct {
 		value T
 		err   error
@@ -117,16 +161,16 @@ func redisCall[T any](ctx context.Context, r *RedisRegistry, what string, f func
 		return none, fmt.Errorf("redis registry: %s: %w", what, err)
 	}
 	r.mu.Lock()
-	client := r.client
-	if client == nil {
+	store := r.store
+	if store == nil {
 		r.mu.Unlock()
 		return none, ErrClosed
 	}
 	done := make(chan result, 1)
 	r.calls.Go(func() {
-		value, err := f(client)
+		value, err := f(store)
 		if isReadOnly(err) {
-			r.reconnect(client)
+			r.reconnect(store)
 		}
 		done <- result{value, err}
 	})
@@ -145,13 +189,13 @@ func redisCall[T any](ctx context.Context, r *RedisRegistry, what string, f func
 
 // reconnect puts a new client in the place of one whose server has become a
 // replica: its other connections would go on reading what is stale there.
-func (r *RedisRegistry) reconnect(old *redis.Client) {
+func (r *RedisRegistry) reconnect(old redisStore) {
 	r.mu.Lock()
-	if r.client != old {
+	if r.store != old {
 		r.mu.Unlock()
 		return
 	}
-	r.client = redis.NewClient(r.options)
+	r.store = r.open()
 	r.mu.Unlock()
 	old.Close()
 }
@@ -171,13 +215,13 @@ func (r *RedisRegistry) cause(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", ctx.Err(), err)
 	}
 	r.mu.Lock()
-	closed := r.client == nil
+	closed := r.store == nil
 	r.mu.Unlock()
 	if closed {
 		return ErrClosed
 	}
 	var reply redis.Error
-	if !errors.As(err, &reply) || isReadOnly(err) || isNotNow(err) {
+	if !errors.As(err, &reply) || isReadOnly(err) || isNotNow(err) || isMoving(err) {
 		return fmt.Errorf("%w: %w", ErrRegistryDown, err)
 	}
 	return err
@@ -191,146 +235,10 @@ func isReadOnly(err error) bool {
 
 // isNotNow says whether the server refuses everything for a while.
 func isNotNow(err error) bool {
-	for _, prefix := range []string{"LOADING", "MASTERDOWN", "NOREPLICAS", "MISCONF", "OOM", "BUSY", "CLUSTERDOWN", "TRYAGAIN"} {
+	for _, prefix := range []string{"LOADING", "MASTERDOWN", "NOREPLICAS", "MISCONF", "OOM", "BUSY", "CLUSTERDOWN"} {
 		if redis.HasErrorPrefix(err, prefix) {
 			return true
 		}
 	}
 	return false
-}
-
-//go:embed lua/*.lua
-var luaFiles embed.FS
-
-// A luaScript is a script and the name that a server knows it by.
-type luaScript struct{ source, sha string }
-
-// script returns the script of a file behind lua/common.lua.
-func script(name string) luaScript {
-	var source strings.Builder
-	for _, file := range []string{"lua/common.lua", "lua/" + name + ".lua"} {
-		b, err := luaFiles.ReadFile(file)
-		if err != nil {
-			panic(err) // the file is not in the program
-		}
-		source.Write(b)
-	}
-	return luaScript{source.String(), fmt.Sprintf("%x", sha1.Sum([]byte(source.String())))}
-}
-
-var (
-	addScript       = script("add")
-	removeScript    = script("remove")
-	keepAliveScript = script("keepalive")
-	nodesScript     = script("nodes")
-	releaseScript   = script("release")
-	markScript      = script("mark")
-	sweepScript     = script("sweep")
-	offlineScript   = script("offline")
-	probeScript     = script("probe")
-)
-
-// redisBatch is the most commands of one pipeline.
-const redisBatch = 500
-
-// A scriptCall is one script to run.
-type scriptCall struct {
-	keys []string
-	args []any
-}
-
-// runScript runs a script once for each call, in order, and returns the
-// replies. Calls that met a server without the script have done nothing, and
-// are run again; the first of them brings the script, so that each attempt
-// gets on, however often the server is made to forget it.
-func runScript(ctx context.Context, c *redis.Client, s luaScript, calls []scriptCall) ([]*redis.Cmd, error) {
-	replies := make([]*redis.Cmd, len(calls))
-	for from := 0; from < len(calls); from += redisBatch {
-		to := min(from+redisBatch, len(calls))
-		if err := runBatch(ctx, c, s, calls[from:to], replies[from:to]); err != nil {
-			return nil, err
-		}
-	}
-	return replies, nil
-}
-
-func runBatch(ctx context.Context, c *redis.Client, s luaScript, calls []scriptCall, replies []*redis.Cmd) error {
-	todo := make([]int, len(calls))
-	for i := range todo {
-		todo[i] = i
-	}
-	for attempt := 1; len(todo) > 0; attempt++ {
-		pipe := c.Pipeline()
-		for k, i := range todo {
-			if attempt > 1 && k == 0 {
-				replies[i] = pipe.Eval(ctx, s.source, calls[i].keys, calls[i].args...)
-			} else {
-				replies[i] = pipe.EvalSha(ctx, s.sha, calls[i].keys, calls[i].args...)
-			}
-		}
-		pipe.Exec(ctx) // each command has its own error
-		var again []int
-		for _, i := range todo {
-			switch err := replies[i].Err(); {
-			case err == nil, errors.Is(err, redis.Nil):
-			case redis.HasErrorPrefix(err, "NOSCRIPT"):
-				again = append(again, i)
-			default:
-				return err
-			}
-		}
-		todo = again
-	}
-	return nil
-}
-
-// runOne runs a script once.
-func runOne(ctx context.Context, c *redis.Client, s luaScript, keys []string, args ...any) (*redis.Cmd, error) {
-	replies, err := runScript(ctx, c, s, []scriptCall{{keys, args}})
-	if err != nil {
-		return nil, err
-	}
-	return replies[0], nil
-}
-
-// probe tries every command, in one round trip.
-func (r *RedisRegistry) probe(ctx context.Context) error {
-	denied, err := redisCall(ctx, r, "probe", func(c *redis.Client) ([]string, error) {
-		pipe := c.Pipeline()
-		none := Lease{}
-		keys := []string{r.shard + "probe:h", r.shard + "probe:s", r.shard + "probe:z"}
-		tried := pipe.Eval(ctx, probeScript.source, keys)
-		pipe.EvalSha(ctx, probeScript.sha, keys)
-		pipe.Time(ctx)
-		pipe.HGet(ctx, r.topicKey(""), "")
-		pipe.HGetAll(ctx, r.nodesKey())
-		pipe.SRandMemberN(ctx, r.indexKey(none), 1)
-		pipe.SScan(ctx, r.indexKey(none), 0, "", 1)
-		cmds, _ := pipe.Exec(ctx)
-		var denied []string
-		for _, cmd := range cmds {
-			err := cmd.Err()
-			var reply redis.Error
-			switch {
-			case err == nil, errors.Is(err, redis.Nil):
-			case !errors.As(err, &reply), isReadOnly(err), isNotNow(err), redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"):
-				return nil, err
-			default:
-				denied = append(denied, fmt.Sprintf("%s (%v)", strings.ToUpper(cmd.FullName()), err))
-			}
-		}
-		if inside, err := tried.StringSlice(); err == nil {
-			for i := 0; i+1 < len(inside); i += 2 {
-				denied = append(denied, fmt.Sprintf("%s (%s)", inside[i], inside[i+1]))
-			}
-		}
-		return denied, nil
-	})
-	if err != nil {
-		return err
-	}
-	if len(denied) > 0 {
-		return fmt.Errorf("redis registry: for keys %s* the server denies %s", r.shard, strings.Join(slices.Compact(denied), ", "))
-	}
-	return nil
 }

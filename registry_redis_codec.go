@@ -1,6 +1,7 @@
 package herald
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strconv"
@@ -132,6 +133,10 @@ func decodePlace(member string) (p place, ok bool) {
 	}
 	p.topic, _, ok = cutNetstring(rest)
 	return p, ok
+}
+
+func comparePlaces(a, b place) int {
+	return cmp.Or(strings.Compare(a.id, b.id), strings.Compare(a.topic, b.topic), strings.Compare(a.member(), b.member()))
 }
 
 // places returns where an Entry lies, the user's topic first.

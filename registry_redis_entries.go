@@ -11,47 +11,117 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Add implements [Registry.Add]: one script an Entry, in pipelines. The
-// Node of a Session is the lease's.
+// Add implements [Registry.Add]: one script for each shard of an Entry, in
+// pipelines. The Node of a Session is the lease's.
 func (r *RedisRegistry) Add(ctx context.Context, lease Lease, entries ...Entry) ([]Added, error) {
-	calls := make([]scriptCall, len(entries))
-	for i, e := range entries {
-		calls[i] = r.addCall(lease, e)
-	}
-	return redisCall(ctx, r, "add", func(c *redis.Client) ([]Added, error) {
-		replies, err := runScript(ctx, c, addScript, calls)
+	plan := r.planAdd(lease, entries)
+	return redisCall(ctx, r, "add", func(store redisStore) ([]Added, error) {
+		replies, err := runScript(ctx, store, addScript, plan.now)
 		if err != nil {
 			return nil, err
 		}
-		added := make([]Added, len(replies))
+		added := make([]Added, len(entries))
 		for i, reply := range replies {
 			if errors.Is(reply.Err(), redis.Nil) {
 				return nil, ErrLeaseLost
 			}
+			if i >= len(entries) { // of a further shard
+				continue
+			}
 			if added[i], err = decodeAdded(reply); err != nil {
 				return nil, err
+			}
+		}
+		for i, call := range plan.then {
+			call.args[addSince] = added[plan.of[i]].Since.UnixMicro()
+		}
+		replies, err = runScript(ctx, store, addScript, plan.then)
+		if err != nil {
+			return nil, err
+		}
+		for _, reply := range replies {
+			if errors.Is(reply.Err(), redis.Nil) {
+				return nil, ErrLeaseLost
 			}
 		}
 		return added, nil
 	})
 }
 
-func (r *RedisRegistry) addCall(lease Lease, e Entry) scriptCall {
-	s := e.Session
-	s.Node = lease.Node
-	since := ""
-	if !s.Since.IsZero() {
-		since = strconv.FormatInt(s.Since.UnixMicro(), 10)
+// An addPlan is what Add runs. The first calls of now are those of each
+// Entry's first shard, which answer for it.
+type addPlan struct {
+	now  []scriptCall
+	then []scriptCall // in further shards, with the Since that the first gave
+	of   []int        // by index of then: the Entry
+}
+
+// addSince is the place of Since in the arguments of add.lua.
+const addSince = 3
+
+func (r *RedisRegistry) planAdd(lease Lease, entries []Entry) addPlan {
+	plan := addPlan{now: make([]scriptCall, len(entries))}
+	for i, e := range entries {
+		s := e.Session
+		s.Node = lease.Node
+		since := ""
+		if !s.Since.IsZero() {
+			since = strconv.FormatInt(s.Since.UnixMicro(), 10)
+		}
+		body := encodeBody(s)
+		for n, part := range r.parts(e) {
+			shard := r.shards[part.shard]
+			isUser := n == 0 && e.UserTopic != ""
+			call := scriptCall{
+				shard: part.shard,
+				keys:  []string{shard.nodesKey(), shard.indexKey(lease), shard.goneKey()},
+				args:  []any{lease.Node, lease.Generation, s.ID, since, s.User, body, isUser},
+			}
+			for _, p := range part.places {
+				call.keys = append(call.keys, shard.topicKey(p.topic))
+				call.args = append(call.args, p.member())
+			}
+			switch {
+			case n == 0:
+				plan.now[i] = call
+			case since != "":
+				plan.now = append(plan.now, call)
+			default:
+				plan.then = append(plan.then, call)
+				plan.of = append(plan.of, i)
+			}
+		}
 	}
-	call := scriptCall{
-		keys: []string{r.nodesKey(), r.indexKey(lease), r.goneKey()},
-		args: []any{lease.Node, lease.Generation, s.ID, since, s.User, encodeBody(s), e.UserTopic != ""},
+	return plan
+}
+
+// A part of an Entry is what lies in one shard.
+type part struct {
+	shard  int
+	places []place
+}
+
+// parts returns the parts of an Entry, that of the user's topic first, with
+// that topic first. An Entry without topics has one all the same.
+func (r *RedisRegistry) parts(e Entry) []part {
+	places := e.places()
+	if len(places) == 0 {
+		return []part{{}}
 	}
-	for _, p := range e.places() {
-		call.keys = append(call.keys, r.topicKey(p.topic))
-		call.args = append(call.args, p.member())
+	if len(r.shards) == 1 {
+		return []part{{places: places}}
 	}
-	return call
+	var parts []part
+	for _, p := range places {
+		shard := r.shardOf(p.topic)
+		i := slices.IndexFunc(parts, func(p part) bool { return p.shard == shard })
+		if i < 0 {
+			i = len(parts)
+			parts = append(parts, part{shard: shard})
+		}
+		parts[i].places = append(parts[i].places, p)
+	}
+	return parts
 }
 
 // decodeAdded decodes the answer of add.lua.
@@ -83,19 +153,25 @@ func decodeAdded(reply *redis.Cmd) (Added, error) {
 
 // Remove implements [Registry.Remove].
 func (r *RedisRegistry) Remove(ctx context.Context, lease Lease, entries ...Entry) error {
-	calls := make([]scriptCall, len(entries))
-	for i, e := range entries {
-		calls[i] = scriptCall{
-			keys: []string{r.goneKey()},
-			args: []any{r.shard + "i:", e.Session.ID, e.UserTopic != ""},
-		}
-		for _, p := range e.places() {
-			calls[i].keys = append(calls[i].keys, r.topicKey(p.topic))
-			calls[i].args = append(calls[i].args, p.member())
+	var calls []scriptCall
+	for _, e := range entries {
+		for n, part := range r.parts(e) {
+			shard := r.shards[part.shard]
+			isUser := n == 0 && e.UserTopic != ""
+			call := scriptCall{
+				shard: part.shard,
+				keys:  []string{shard.goneKey(), shard.indexKey(lease)},
+				args:  []any{string(shard) + "i:", e.Session.ID, isUser},
+			}
+			for _, p := range part.places {
+				call.keys = append(call.keys, shard.topicKey(p.topic))
+				call.args = append(call.args, p.member())
+			}
+			calls = append(calls, call)
 		}
 	}
-	_, err := redisCall(ctx, r, "remove", func(c *redis.Client) ([]*redis.Cmd, error) {
-		return runScript(ctx, c, removeScript, calls)
+	_, err := redisCall(ctx, r, "remove", func(store redisStore) ([]*redis.Cmd, error) {
+		return runScript(ctx, store, removeScript, calls)
 	})
 	return err
 }
@@ -103,10 +179,10 @@ func (r *RedisRegistry) Remove(ctx context.Context, lease Lease, entries ...Entr
 // Sessions implements [Registry.Sessions].
 func (r *RedisRegistry) Sessions(ctx context.Context, topics ...string) ([][]Session, error) {
 	topics = slices.Clone(topics)
-	return redisCall(ctx, r, "sessions", func(c *redis.Client) ([][]Session, error) {
+	return redisCall(ctx, r, "sessions", func(store redisStore) ([][]Session, error) {
 		all := make([][]Session, 0, len(topics))
 		for batch := range slices.Chunk(topics, redisBatch) {
-			sessions, err := r.sessions(ctx, c, batch)
+			sessions, err := r.sessions(ctx, store, batch)
 			if err != nil {
 				return nil, err
 			}
@@ -117,98 +193,45 @@ func (r *RedisRegistry) Sessions(ctx context.Context, topics ...string) ([][]Ses
 }
 
 // sessions is one round trip of Sessions.
-func (r *RedisRegistry) sessions(ctx context.Context, c *redis.Client, topics []string) ([][]Session, error) {
-	pipe := c.Pipeline()
-	now := pipe.Time(ctx)
-	nodes := pipe.HGetAll(ctx, r.nodesKey())
+func (r *RedisRegistry) sessions(ctx context.Context, store redisStore, topics []string) ([][]Session, error) {
+	pipe := newShardPipe(store)
+	now := make([]*redis.TimeCmd, len(r.shards)) // of the shards that are asked
+	nodes := make([]*redis.MapStringStringCmd, len(r.shards))
 	hashes := make([]*redis.MapStringStringCmd, len(topics))
+	shardOf := make([]int, len(topics))
 	for i, topic := range topics {
-		hashes[i] = pipe.HGetAll(ctx, r.topicKey(topic))
+		s := r.shardOf(topic)
+		shardOf[i] = s
+		if now[s] == nil {
+			now[s] = pipe.on(s).Time(ctx)
+			nodes[s] = pipe.on(s).HGetAll(ctx, r.shards[s].nodesKey())
+		}
+		hashes[i] = pipe.on(s).HGetAll(ctx, r.shards[s].topicKey(topic))
 	}
-	if _, err := pipe.Exec(ctx); err != nil {
+	if _, err := pipe.exec(ctx); err != nil {
 		return nil, err
 	}
-	live := make(map[Lease]bool)
-	for id, record := range nodes.Val() {
-		if n, ok := decodeNode(id, record); ok {
-			live[n.Lease()] = now.Val().Before(n.Renewed.Add(n.TTL))
+	live := make([]map[Lease]bool, len(r.shards))
+	for s, cmd := range nodes {
+		if cmd == nil {
+			continue
+		}
+		live[s] = make(map[Lease]bool)
+		for id, record := range cmd.Val() {
+			if n, ok := decodeNode(id, record); ok {
+				live[s][n.Lease()] = now[s].Val().Before(n.Renewed.Add(n.TTL))
+			}
 		}
 	}
 	all := make([][]Session, len(topics))
 	for i, hash := range hashes {
 		for id, value := range hash.Val() {
-			s, generation, ok := decodeValue(id, value)
-			if ok && live[Lease{s.Node, generation}] {
-				all[i] = append(all[i], s)
+			session, generation, ok := decodeValue(id, value)
+			if ok && live[shardOf[i]][Lease{session.Node, generation}] {
+				all[i] = append(all[i], session)
 			}
 		}
 		slices.SortFunc(all[i], compareSessions)
 	}
 	return all, nil
-}
-
-// entriesPage is about how many members of an index a page of Entries has.
-const entriesPage = 200
-
-// Entries implements [Registry.Entries]. A cursor is one of SSCAN.
-func (r *RedisRegistry) Entries(ctx context.Context, lease Lease, cursor string) ([]Entry, string, error) {
-	at, err := strconv.ParseUint(cursor, 10, 64)
-	if cursor != "" && err != nil {
-		return nil, "", fmt.Errorf("%w: cursor %q: must be one that Entries returned", ErrInvalid, cursor)
-	}
-	type page struct {
-		entries []Entry
-		next    string
-	}
-	p, err := redisCall(ctx, r, "entries", func(c *redis.Client) (page, error) {
-		members, next, err := c.SScan(ctx, r.indexKey(lease), at, "", entriesPage).Result()
-		if err != nil {
-			return page{}, err
-		}
-		entries, err := r.readPlaces(ctx, c, lease, members)
-		p := page{entries: entries}
-		if next != 0 {
-			p.next = strconv.FormatUint(next, 10)
-		}
-		return p, err
-	})
-	return p.entries, p.next, err
-}
-
-// readPlaces returns the entries that lie where the members of the lease's
-// index say.
-func (r *RedisRegistry) readPlaces(ctx context.Context, c *redis.Client, lease Lease, members []string) ([]Entry, error) {
-	slices.Sort(members) // SSCAN may repeat one
-	var entries []Entry
-	at := make(map[string]int) // id to index in entries
-	for batch := range slices.Chunk(slices.Compact(members), redisBatch) {
-		places := make([]place, len(batch))
-		values := make([]*redis.StringCmd, len(batch))
-		pipe := c.Pipeline()
-		for i, member := range batch {
-			places[i], _ = decodePlace(member)
-			values[i] = pipe.HGet(ctx, r.topicKey(places[i].topic), places[i].id)
-		}
-		if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-			return nil, err
-		}
-		for i, p := range places {
-			s, generation, ok := decodeValue(p.id, values[i].Val())
-			if !ok || generation != lease.Generation || s.Node != lease.Node {
-				continue
-			}
-			j, known := at[p.id]
-			if !known {
-				j = len(entries)
-				at[p.id] = j
-				entries = append(entries, Entry{Session: s})
-			}
-			if p.user {
-				entries[j].UserTopic = p.topic
-			} else {
-				entries[j].Topics = append(entries[j].Topics, p.topic)
-			}
-		}
-	}
-	return entries, nil
 }

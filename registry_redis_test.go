@@ -85,11 +85,11 @@ func wantKeys(t *testing.T, c *redis.Client, want ...string) {
 }
 
 func TestRedisRegistryRefuses(t *testing.T) {
-	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})
+	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{servertest.FreeAddr(t)}})
 	defer cluster.Close()
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}})
 	defer ring.Close()
-	for _, rdb := range []redis.UniversalClient{cluster, ring, nil, (*redis.Client)(nil)} {
+	for _, rdb := range []redis.UniversalClient{ring, nil, (*redis.Client)(nil), (*redis.ClusterClient)(nil)} {
 		_, err := herald.NewRedisRegistry(rdb, nil)
 		if !errors.Is(err, herald.ErrInvalid) || !strings.Contains(err.Error(), fmt.Sprintf("%T", rdb)) {
 			t.Errorf("%T: error is %v, want ErrInvalid that names the type", rdb, err)
@@ -99,8 +99,10 @@ func TestRedisRegistryRefuses(t *testing.T) {
 	if _, err := herald.NewRedisRegistry(nobody, &herald.RedisOptions{Prefix: "a{b}"}); !errors.Is(err, herald.ErrInvalid) {
 		t.Errorf("prefix with a hash tag: error is %v, want ErrInvalid", err)
 	}
-	if _, err := herald.NewRedisRegistry(nobody, nil); !errors.Is(err, herald.ErrRegistryDown) {
-		t.Errorf("nobody listens: error is %v, want ErrRegistryDown", err)
+	for _, rdb := range []redis.UniversalClient{nobody, cluster} {
+		if _, err := herald.NewRedisRegistry(rdb, nil); !errors.Is(err, herald.ErrRegistryDown) {
+			t.Errorf("%T: nobody listens: error is %v, want ErrRegistryDown", rdb, err)
+		}
 	}
 }
 

@@ -1,14 +1,15 @@
--- Marks a lease that has run out as dying. Answers 1 where it is dying now.
--- From then on nothing can be added under it: add.lua looks into nodes only.
+-- Marks a lease as dying, which has run out or is lost already in another
+-- shard. Answers 1 where it is dying now. From then on nothing can be added
+-- under it: add.lua looks into nodes only.
 --
 -- KEYS: nodes, dying
--- ARGV: node, generation
+-- ARGV: node, generation, '1' where it is lost already
 local record = redis.call('HGET', KEYS[1], ARGV[1])
 local field = ARGV[2] .. ':' .. ARGV[1]
 if record then
   local generation, renewed, ttl = lease(record)
   if generation == ARGV[2] then
-    if now() < renewed + ttl then
+    if ARGV[3] ~= '1' and now() < renewed + ttl then
       return 0
     end
     redis.call('HDEL', KEYS[1], ARGV[1])

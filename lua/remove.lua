@@ -1,20 +1,22 @@
--- Takes one session away from topics, whichever lease placed it.
+-- Takes one session away from topics, whichever lease placed it. What removes
+-- the value comes last: a script may be cut short where a Cluster moves the
+-- shard, and is then run again.
 --
--- KEYS: gone, topics...
+-- KEYS: gone, index of the lease that most likely placed it, topics...
 -- ARGV: what the key of an index begins with, id, '1' where the first topic
 --       is the user's, index members of the topics...
-for i = 2, #KEYS do
+for i = 3, #KEYS do
   local value = redis.call('HGET', KEYS[i], ARGV[2])
   if value then
-    redis.call('HDEL', KEYS[i], ARGV[2])
     local generation = header(value)
     local node, user = owner(value)
-    if node then
-      redis.call('SREM', ARGV[1] .. generation .. ':' .. node, ARGV[i + 2])
-    end
-    if i == 2 and ARGV[3] == '1' and user and redis.call('EXISTS', KEYS[i]) == 0 then
+    if i == 3 and ARGV[3] == '1' and user and redis.call('HLEN', KEYS[i]) == 1 then
       redis.call('ZADD', KEYS[1], text(now()), user)
     end
+    if node then
+      redis.call('SREM', ARGV[1] .. generation .. ':' .. node, ARGV[i + 1])
+    end
+    redis.call('HDEL', KEYS[i], ARGV[2])
   end
 end
 return 1

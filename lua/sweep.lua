@@ -1,4 +1,5 @@
--- Removes some of the entries of a dying lease.
+-- Removes some of the entries of a dying lease. What removes a member from the
+-- index comes last: a script may be cut short where a Cluster moves the shard.
 --
 -- KEYS: gone, index of the lease, topics...
 -- ARGV: generation, then for each topic: index member, id, '1' where the
@@ -9,11 +10,11 @@ for i = 3, #KEYS do
   local member, id, isUser = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local value = redis.call('HGET', KEYS[i], id)
   if value and header(value) == ARGV[1] then
-    redis.call('HDEL', KEYS[i], id)
     local _, user = owner(value)
-    if isUser == '1' and user and redis.call('EXISTS', KEYS[i]) == 0 then
+    if isUser == '1' and user and redis.call('HLEN', KEYS[i]) == 1 then
       redis.call('ZADD', KEYS[1], time, user)
     end
+    redis.call('HDEL', KEYS[i], id)
   end
   redis.call('SREM', KEYS[2], member)
 end

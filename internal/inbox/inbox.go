@@ -19,6 +19,12 @@ type Config[E any] struct {
 
 // An Inbox queues events. Gaps do not nest: however many reasons there are
 // for one, the receiver sees one event that begins it and one Restored.
+//
+// Beside that gap, which is of everything, each part of what is received may
+// have one of its own (DownPart, RestorePart). While the gap of everything is
+// open the receiver hears nothing of the parts'; those that are left when it
+// ends begin anew after its Restored.
+//
 // All methods may be called at the same time, except Receive, which
 // has one caller at a time.
 type Inbox[E any] struct {
@@ -30,11 +36,15 @@ type Inbox[E any] struct {
 	queue  []E // waiting from head on
 	head   int
 	bytes  int
-	down   bool  // between Down and Restore
-	full   bool  // dropping, until the queue is half empty
-	mark   bool  // the last of the queue is a Restored
-	closed error // what Receive returns after Close
+	down   bool            // between Down and Restore
+	full   bool            // dropping, until the queue is half empty
+	mark   bool            // the last of the queue is a Restored
+	parts  map[int]part[E] // between DownPart and RestorePart
+	closed error           // what Receive returns after Close
 }
+
+// A part is the gap of a part.
+type part[E any] struct{ down, restored E }
 
 // New returns an empty Inbox.
 func New[E any](config Config[E]) *Inbox[E] {
@@ -59,16 +69,23 @@ func (b *Inbox[E]) push(events []E, lost E) {
 	for _, e := range events {
 		bytes += b.config.Size(e)
 	}
-	waiting := len(b.queue) - b.head
-	if waiting+len(events) > b.config.MaxItems || b.bytes+bytes > b.config.MaxBytes {
-		b.begin(lost)
-		b.full = true
-		b.relieve()
+	if !b.fits(len(events), bytes) {
+		b.overflow(lost)
 		return
 	}
 	b.queue = append(b.queue, events...)
 	b.bytes += bytes
 	b.mark = false
+}
+
+func (b *Inbox[E]) fits(items, bytes int) bool {
+	return len(b.queue)-b.head+items <= b.config.MaxItems && b.bytes+bytes <= b.config.MaxBytes
+}
+
+func (b *Inbox[E]) overflow(lost E) {
+	b.begin(lost)
+	b.full = true
+	b.relieve()
 }
 
 // Down begins a gap with the event e. It is left out where a gap is open: the
@@ -92,6 +109,45 @@ func (b *Inbox[E]) Restore() {
 	b.signal()
 }
 
+// DownPart begins the gap of a part with the event down, which restored is
+// to end. It is left out where a gap is open that covers it. A link that
+// flaps while nobody receives must not fill the queue: where down does not
+// fit the gap is that of everything, and begins with lost.
+func (b *Inbox[E]) DownPart(i int, down, restored, lost E) {
+	b.mu.Lock()
+	if _, open := b.parts[i]; !open && b.closed == nil {
+		covered := b.down || b.full
+		if b.parts == nil {
+			b.parts = make(map[int]part[E])
+		}
+		b.parts[i] = part[E]{down, restored}
+		switch {
+		case covered:
+		case b.fits(2, b.config.Size(down)+b.config.Size(restored)):
+			b.append(down)
+			b.mark = false
+		default:
+			b.overflow(lost)
+		}
+	}
+	b.mu.Unlock()
+	b.signal()
+}
+
+// RestorePart ends the gap that DownPart began, where there is one.
+func (b *Inbox[E]) RestorePart(i int) {
+	b.mu.Lock()
+	if p, open := b.parts[i]; open {
+		delete(b.parts, i)
+		if !b.down && !b.full && b.closed == nil {
+			b.append(p.restored)
+			b.mark = false
+		}
+	}
+	b.mu.Unlock()
+	b.signal()
+}
+
 // begin queues e unless a gap is open. A gap whose end nobody has seen yet is
 // opened again, so that a flapping link does not fill the queue.
 func (b *Inbox[E]) begin(e E) {
@@ -105,12 +161,17 @@ func (b *Inbox[E]) begin(e E) {
 	}
 }
 
-// end queues Restored if no reason for a gap is left.
+// end queues Restored if no reason for a gap of everything is left, and then
+// what begins those of parts.
 func (b *Inbox[E]) end() {
-	if !b.down && !b.full && b.closed == nil {
-		b.append(b.config.Restored)
-		b.mark = true
+	if b.down || b.full || b.closed != nil {
+		return
 	}
+	b.append(b.config.Restored)
+	for _, p := range b.parts {
+		b.append(p.down)
+	}
+	b.mark = len(b.parts) == 0
 }
 
 // relieve takes events again once the queue is half empty.

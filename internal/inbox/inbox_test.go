@@ -66,6 +66,59 @@ func TestInbox(t *testing.T) {
 	}
 }
 
+// The gaps of parts keep apart, and give way to the gap of everything.
+func TestParts(t *testing.T) {
+	push := func(b *inbox.Inbox[string], events ...string) { b.Push(events, "lost") }
+	down := func(b *inbox.Inbox[string], i int) {
+		name := string(rune('a' + i))
+		b.DownPart(i, name+"-", name+"+", "lost")
+	}
+	for name, test := range map[string]struct {
+		run  func(b *inbox.Inbox[string])
+		want string
+	}{
+		"apart":           {func(b *inbox.Inbox[string]) { down(b, 0); down(b, 1); b.RestorePart(0); push(b, "1"); b.RestorePart(1) }, "a- b- a+ 1 b+"},
+		"twice down":      {func(b *inbox.Inbox[string]) { down(b, 0); down(b, 0); b.RestorePart(0); b.RestorePart(0) }, "a- a+"},
+		"flaps":           {func(b *inbox.Inbox[string]) { down(b, 0); b.RestorePart(0); down(b, 0); b.RestorePart(0) }, "a- a+ a- a+"},
+		"within all":      {func(b *inbox.Inbox[string]) { b.Down("down"); down(b, 0); b.RestorePart(0); b.Restore() }, "down up"},
+		"longer than all": {func(b *inbox.Inbox[string]) { b.Down("down"); down(b, 0); b.Restore(); b.RestorePart(0) }, "down up a- a+"},
+		"around all":      {func(b *inbox.Inbox[string]) { down(b, 0); b.Down("down"); b.Restore(); b.RestorePart(0) }, "a- down up a- a+"},
+		"all in between":  {func(b *inbox.Inbox[string]) { down(b, 0); b.Down("down"); b.RestorePart(0); b.Restore() }, "a- down up"},
+		"all, part, all":  {func(b *inbox.Inbox[string]) { b.Down("1"); b.Restore(); down(b, 0); b.Down("2"); b.Restore() }, "1 up a- 2 up a-"},
+		"while full": {func(b *inbox.Inbox[string]) {
+			push(b, "1", "2", "3", "4", "5", "6")
+			push(b, "7")
+			down(b, 0)
+			take(b, 2)
+		}, "3 4 5 6 lost up a-"},
+		"longer than full": {func(b *inbox.Inbox[string]) {
+			push(b, "1", "2", "3", "4", "5", "6")
+			push(b, "7")
+			down(b, 0)
+			take(b, 6)
+		}, "lost up a-"},
+		"no room": {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4", "5", "6"); down(b, 0); b.RestorePart(0) }, "1 2 3 4 5 6 lost up"},
+		"no room for long": {func(b *inbox.Inbox[string]) {
+			for range 100 {
+				down(b, 0)
+				b.RestorePart(0)
+			}
+		}, "a- a+ a- a+ a- a+ lost up"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newInbox(6, 100)
+			test.run(b)
+			if got := take(b, 0); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+	b := newInbox(6, 100)
+	b.Close(errors.New("end"))
+	down(b, 0)
+	b.RestorePart(0)
+}
+
 func TestReceive(t *testing.T) {
 	b := newInbox(1<<20, 1<<30)
 	end := errors.New("end")

@@ -1,0 +1,178 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// clusterTags are the hash tags of the shards on a Cluster. Their slots lie one
+// in the middle of each sixteenth of all slots, so that masters which share the
+// slots evenly share the shards evenly. They and shardOf are part of what nodes
+// must agree on.
+var clusterTags = []string{"0", "66", "48", "18", "3", "65", "140", "19", "2", "64", "141", "106", "1", "67", "49", "107"}
+
+// shardOf returns which of n shards a topic belongs to.
+func shardOf(topic string, n int) int {
+	if n == 1 {
+		return 0
+	}
+	h := fnv.New32a()
+	h.Write([]byte(topic))
+	return int(h.Sum32() % uint32(n))
+}
+
+// A clusterStore sends each shard's commands to the master of its slot.
+//
+// go-redis would do that too, but repeats what has been carried out, and keeps
+// to a master that is dead for up to a minute. So here go-redis knows the
+// masters and follows an ASK, and clusterStore does the rest.
+type clusterStore struct {
+	*redis.ClusterClient
+	shards []redisShard
+}
+
+// clusterOptions derives the options of the Registry's own client.
+func clusterOptions(user *redis.ClusterOptions) *redis.ClusterOptions {
+	o := *user
+	o.MaxRedirects = 1 // of a command that got an ASK
+	o.ReadOnly = false // what was added before must be seen
+	o.RouteByLatency = false
+	o.RouteRandomly = false
+	o.DisableRoutingPolicies = true // no command of ours is for more than one node
+	node := registryOptions(&redis.Options{})
+	o.MaxRetries = node.MaxRetries
+	o.DialerRetries = node.DialerRetries
+	o.ContextTimeoutEnabled = node.ContextTimeoutEnabled
+	o.PoolSize = node.PoolSize
+	o.MinIdleConns = node.MinIdleConns
+	o.MaxIdleConns = node.MaxIdleConns
+	o.MaxActiveConns = node.MaxActiveConns
+	o.PipelinePoolSize = node.PipelinePoolSize
+	o.PushNotificationProcessor = node.PushNotificationProcessor
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	return &o
+}
+
+// A shardCmd is a command for a shard.
+type shardCmd struct {
+	redis.Cmder
+	shard  int
+	server string // that answered it
+}
+
+// exec follows the shards to where they are. What the move of a slot refuses
+// for the moment is tried again until ctx is done, or for the ReadTimeout where
+// it has no deadline. Nothing that may have been carried out is done twice.
+func (s *clusterStore) exec(ctx context.Context, pipes []redis.Pipeliner) []string {
+	var all []*shardCmd
+	for shard, pipe := range pipes {
+		if pipe == nil {
+			continue
+		}
+		for _, cmd := range pipe.Cmds() {
+			all = append(all, &shardCmd{Cmder: cmd, shard: shard})
+		}
+	}
+	end, ok := ctx.Deadline()
+	if !ok {
+		end = time.Now().Add(s.Options().ReadTimeout)
+	}
+	todo := slices.Clone(all)
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		s.try(ctx, todo)
+		todo = slices.DeleteFunc(todo, func(cmd *shardCmd) bool { return !isMoving(cmd.Err()) })
+		if len(todo) == 0 || time.Now().Add(wait).After(end) || !sleep(ctx, wait) {
+			break
+		}
+	}
+	servers := make([]string, len(pipes))
+	for _, cmd := range all {
+		servers[cmd.shard] = cmd.server
+	}
+	return servers
+}
+
+// sleep answers false where ctx is done first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// try sends each command once, to all masters at the same time.
+func (s *clusterStore) try(ctx context.Context, cmds []*shardCmd) {
+	masters := make(map[int]*redis.Client) // by shard
+	batches := make(map[*redis.Client][]*shardCmd)
+	for _, cmd := range cmds {
+		master := masters[cmd.shard]
+		if master == nil {
+			var err error
+			if master, err = s.MasterForKey(ctx, s.shards[cmd.shard].nodesKey()); err != nil {
+				cmd.SetErr(err)
+				continue
+			}
+			masters[cmd.shard] = master
+		}
+		batches[master] = append(batches[master], cmd)
+	}
+	var sent sync.WaitGroup
+	for master, batch := range batches {
+		if len(batches) == 1 {
+			s.send(ctx, master, batch)
+			continue
+		}
+		sent.Go(func() { s.send(ctx, master, batch) })
+	}
+	sent.Wait()
+}
+
+// send sends the commands to the master in one go, and those that it has given
+// away already after them.
+func (s *clusterStore) send(ctx context.Context, master *redis.Client, cmds []*shardCmd) {
+	list := make([]redis.Cmder, len(cmds))
+	for i, cmd := range cmds {
+		list[i] = cmd.Cmder
+	}
+	run(ctx, master, list)
+	reload := false
+	for _, cmd := range cmds {
+		cmd.server = master.Options().Addr
+		err := cmd.Err()
+		if server, ok := redis.IsAskError(err); ok {
+			cmd.server = server
+			s.Process(ctx, cmd.Cmder)
+			continue
+		}
+		var reply redis.Error
+		_, moved := redis.IsMovedError(err)
+		reload = reload || moved || isReadOnly(err) || err != nil && !errors.As(err, &reply) || redis.IsClusterDownError(err)
+	}
+	if reload {
+		s.ReloadState(ctx) // does not wait
+	}
+}
+
+// isMoving says whether the slot's move from one master to another is in the
+// way: nothing has been done, or so little that it is safe to do it again.
+func isMoving(err error) bool {
+	for _, prefix := range []string{"MOVED", "ASK", "TRYAGAIN"} {
+		if redis.HasErrorPrefix(err, prefix) {
+			return true
+		}
+	}
+	// A key was given away that the script had found, or removed itself.
+	return err != nil && strings.Contains(err.Error(), "access a non local key")
+}

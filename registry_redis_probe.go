@@ -1,0 +1,82 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// probe tries every command in every shard, in one round trip, and looks
+// whether the nodes agree about the number of shards.
+func (r *RedisRegistry) probe(ctx context.Context) error {
+	denied := make([][]string, len(r.shards))
+	count, err := redisCall(ctx, r, "probe", func(store redisStore) (string, error) {
+		pipe := newShardPipe(store)
+		tried := make([]*redis.Cmd, len(r.shards))
+		for i, s := range r.shards {
+			on, none := pipe.on(i), Lease{}
+			keys := []string{string(s) + "probe:h", string(s) + "probe:s", string(s) + "probe:z"}
+			tried[i] = on.Eval(ctx, probeScript.source, keys)
+			on.EvalSha(ctx, probeScript.sha, keys)
+			on.Time(ctx)
+			on.HGet(ctx, s.topicKey(""), "")
+			on.HGetAll(ctx, s.nodesKey())
+			on.HExists(ctx, s.dyingKey(), "")
+			on.SRandMemberN(ctx, s.indexKey(none), 1)
+			on.SScan(ctx, s.indexKey(none), 0, "", 1)
+		}
+		// A single server's one shard needs no such key.
+		if len(r.shards) > 1 {
+			pipe.on(0).SetNX(ctx, r.shards[0].shardsKey(), len(r.shards), 0)
+		}
+		count := pipe.on(0).Get(ctx, r.shards[0].shardsKey())
+		pipe.exec(ctx) // each command has its own error
+		for i, cmds := range pipe.pipes {
+			var err error
+			if denied[i], err = deniedCommands(cmds.Cmds(), tried[i]); err != nil {
+				return "", err
+			}
+		}
+		return count.Val(), nil
+	})
+	if err != nil {
+		return err
+	}
+	for i, commands := range denied {
+		if len(commands) > 0 {
+			return fmt.Errorf("redis registry: for keys %s* the server denies %s", r.shards[i], strings.Join(commands, ", "))
+		}
+	}
+	if count != "" && count != strconv.Itoa(len(r.shards)) {
+		return fmt.Errorf("%w: Redis: a Registry of %s shards lies under the prefix %q, and this client gives %d: use a *redis.ClusterClient on every node, or on none",
+			ErrInvalid, count, r.prefix, len(r.shards))
+	}
+	return nil
+}
+
+// deniedCommands returns what a server denies, and why, or what else went
+// wrong. tried is the run of the script that tries what the scripts do.
+func deniedCommands(cmds []redis.Cmder, tried *redis.Cmd) (denied []string, err error) {
+	for _, cmd := range cmds {
+		err := cmd.Err()
+		var reply redis.Error
+		switch {
+		case err == nil, errors.Is(err, redis.Nil):
+		case !errors.As(err, &reply), isReadOnly(err), isNotNow(err), isMoving(err), redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"):
+			return nil, err
+		default:
+			denied = append(denied, fmt.Sprintf("%s (%v)", strings.ToUpper(cmd.FullName()), err))
+		}
+	}
+	if inside, err := tried.StringSlice(); err == nil {
+		for i := 0; i+1 < len(inside); i += 2 {
+			denied = append(denied, fmt.Sprintf("%s (%s)", inside[i], inside[i+1]))
+		}
+	}
+	return slices.Compact(denied), nil
+}

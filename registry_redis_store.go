@@ -1,0 +1,96 @@
+package herald
+
+import (
+	"context"
+	"errors"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// A redisStore is the Registry's own client of Redis: of one server that
+// holds the one shard there is, or of a Cluster that holds many.
+type redisStore interface {
+	Pipeline() redis.Pipeliner
+	Close() error
+
+	// exec sends the commands listed for each shard, those of a shard in
+	// order, and returns when each has its answer or its own error. It says,
+	// by shard, which server answered the last one, where that can change
+	// without an error.
+	exec(ctx context.Context, pipes []redis.Pipeliner) (servers []string)
+}
+
+// A shardPipe lists commands for shards, and sends them in one go.
+type shardPipe struct {
+	store redisStore
+	pipes []redis.Pipeliner // by shard; nil where there is nothing to do
+}
+
+func newShardPipe(store redisStore) *shardPipe { return &shardPipe{store: store} }
+
+// on returns the list of a shard.
+func (p *shardPipe) on(shard int) redis.Pipeliner {
+	for len(p.pipes) <= shard {
+		p.pipes = append(p.pipes, nil)
+	}
+	if p.pipes[shard] == nil {
+		p.pipes[shard] = p.store.Pipeline()
+	}
+	return p.pipes[shard]
+}
+
+// exec sends the commands, and returns what redisStore.exec does and the first
+// error that is not redis.Nil.
+func (p *shardPipe) exec(ctx context.Context) (servers []string, err error) {
+	servers = p.store.exec(ctx, p.pipes)
+	for _, pipe := range p.pipes {
+		if pipe == nil {
+			continue
+		}
+		for _, cmd := range pipe.Cmds() {
+			if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
+				return servers, err
+			}
+		}
+	}
+	return servers, nil
+}
+
+// A singleStore is a server that has one shard.
+type singleStore struct{ *redis.Client }
+
+func (s singleStore) exec(ctx context.Context, pipes []redis.Pipeliner) []string {
+	for _, pipe := range pipes {
+		run(ctx, s.Client, pipe.Cmds())
+	}
+	return nil
+}
+
+// run sends the commands to the client's server in one go.
+func run(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
+	pipe := client.Pipeline()
+	for _, cmd := range cmds {
+		cmd.SetErr(nil)
+		pipe.Process(ctx, cmd)
+	}
+	pipe.Exec(ctx)
+}
+
+// registryOptions derives the options of the Registry's own client.
+func registryOptions(user *redis.Options) *redis.Options {
+	o := *user
+	o.MaxRetries = -1 // the caller decides whether to do it again
+	o.DialerRetries = 1
+	o.ContextTimeoutEnabled = true
+	o.PoolSize = 4 // batches, a few at a time
+	o.MinIdleConns = 0
+	o.MaxIdleConns = 0
+	o.MaxActiveConns = 0
+	o.PipelinePoolSize = -1
+	o.PushNotificationProcessor = nil // the user's client's
+	o.ClientSideCache = nil           // presence is read, not remembered
+	o.ClientSideCacheConfig = nil
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	return &o
+}

@@ -1,0 +1,135 @@
+package herald
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A walkCursor is where a walk over entries is: the cursor of Entries.
+type walkCursor struct {
+	shard  int
+	scan   uint64 // a cursor of SSCAN; 0 where the shard's walk begins
+	server string // that gave scan, which means nothing to another
+}
+
+func (c walkCursor) String() string {
+	return strconv.Itoa(c.shard) + " " + strconv.FormatUint(c.scan, 10) + " " + c.server
+}
+
+// parseCursor is the opposite of String. The empty cursor is the beginning.
+func parseCursor(s string, shards int) (c walkCursor, ok bool) {
+	if s == "" {
+		return c, true
+	}
+	fields := strings.SplitN(s, " ", 3)
+	if len(fields) != 3 {
+		return c, false
+	}
+	shard, err := strconv.Atoi(fields[0])
+	scan, err2 := strconv.ParseUint(fields[1], 10, 64)
+	return walkCursor{shard, scan, fields[2]}, err == nil && err2 == nil && shard >= 0 && shard < shards
+}
+
+// entriesPage is about how many members of an index a page of Entries has.
+const entriesPage = 200
+
+// A walkPage is a page of Entries. Its next is nil at the end.
+type walkPage struct {
+	places  []place
+	entries []Entry
+	next    *walkCursor
+}
+
+// Entries implements [Registry.Entries].
+func (r *RedisRegistry) Entries(ctx context.Context, lease Lease, cursor string) ([]Entry, string, error) {
+	at, ok := parseCursor(cursor, len(r.shards))
+	if !ok {
+		return nil, "", fmt.Errorf("%w: cursor %q: must be one that Entries returned", ErrInvalid, cursor)
+	}
+	page, err := redisCall(ctx, r, "entries", func(store redisStore) (walkPage, error) {
+		page, err := r.scan(ctx, store, lease, at)
+		if err == nil {
+			page.entries, err = r.readPlaces(ctx, store, lease, page.places)
+		}
+		return page, err
+	})
+	if err != nil || page.next == nil {
+		return page.entries, "", err
+	}
+	return page.entries, page.next.String(), nil
+}
+
+// scan walks through the lease's indexes, from shard to shard, until a page is
+// full.
+func (r *RedisRegistry) scan(ctx context.Context, store redisStore, lease Lease, at walkCursor) (page walkPage, err error) {
+	for at.shard < len(r.shards) && len(page.places) < entriesPage {
+		pipe := newShardPipe(store)
+		scan := pipe.on(at.shard).SScan(ctx, r.shards[at.shard].indexKey(lease), at.scan, "", entriesPage)
+		servers, err := pipe.exec(ctx)
+		if err != nil {
+			return page, err
+		}
+		server := ""
+		if servers != nil {
+			server = servers[at.shard]
+		}
+		if at.scan != 0 && at.server != server {
+			at.scan = 0 // the shard has moved: its walk begins anew
+			continue
+		}
+		members, next := scan.Val()
+		for _, member := range members {
+			p, _ := decodePlace(member)
+			page.places = append(page.places, p)
+		}
+		if at.scan, at.server = next, server; next == 0 {
+			at.shard++
+		}
+	}
+	if at.shard < len(r.shards) {
+		page.next = &at
+	}
+	return page, nil
+}
+
+// readPlaces returns the entries of the lease that lie at the places.
+func (r *RedisRegistry) readPlaces(ctx context.Context, store redisStore, lease Lease, places []place) ([]Entry, error) {
+	slices.SortFunc(places, comparePlaces)
+	places = slices.Compact(places) // SSCAN may repeat one
+	var entries []Entry
+	at := make(map[string]int) // id to index in entries
+	for batch := range slices.Chunk(places, redisBatch) {
+		values := make([]*redis.StringCmd, len(batch))
+		pipe := newShardPipe(store)
+		for i, p := range batch {
+			s := r.shardOf(p.topic)
+			values[i] = pipe.on(s).HGet(ctx, r.shards[s].topicKey(p.topic), p.id)
+		}
+		if _, err := pipe.exec(ctx); err != nil {
+			return nil, err
+		}
+		for i, p := range batch {
+			s, generation, ok := decodeValue(p.id, values[i].Val())
+			if !ok || generation != lease.Generation || s.Node != lease.Node {
+				continue
+			}
+			j, known := at[p.id]
+			if !known {
+				j = len(entries)
+				at[p.id] = j
+				entries = append(entries, Entry{Session: s})
+			}
+			if p.user {
+				entries[j].UserTopic = p.topic
+			} else {
+				entries[j].Topics = append(entries[j].Topics, p.topic)
+			}
+		}
+	}
+	return entries, nil
+}
