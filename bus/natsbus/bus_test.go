@@ -1,0 +1,44 @@
+package natsbus_test
+
+import (
+	"crypto/rand"
+	"testing"
+	"time"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/bus/natsbus"
+	"github.com/heraldgo/herald/heraldtest"
+	"github.com/heraldgo/herald/internal/netproxy"
+	"github.com/heraldgo/herald/internal/servertest"
+)
+
+// patience is how long anything may take.
+const patience = 30 * time.Second
+
+// quick has proofs come often.
+const (
+	quickInterval = time.Second
+	quickTimeout  = 2 * time.Second
+)
+
+func TestBus(t *testing.T) {
+	server := servertest.NATS(t)
+	heraldtest.TestBus(t, func(t testing.TB) heraldtest.BusNetwork {
+		proxy := netproxy.Start(t, server.Addr)
+		prefix := "test." + rand.Text()
+		open := func(prefix string) func() herald.Bus {
+			return func() herald.Bus {
+				bus, err := natsbus.New("nats://"+proxy.Addr, &natsbus.Options{Prefix: prefix})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return bus
+			}
+		}
+		return heraldtest.BusNetwork{
+			Open:      open(prefix),
+			Interrupt: proxy.Cut,
+			Other:     open(prefix + "x"),
+		}
+	})
+}

@@ -1,0 +1,307 @@
+package natsbus
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// A link is one connection to a server: never another after it. One
+// goroutine at a time calls do, another reads.
+type link struct {
+	dialer  *dialer
+	server  *server
+	conn    net.Conn
+	r       *bufio.Reader
+	timeout time.Duration // for an answer
+	in      *inbound      // nil where nothing is subscribed
+
+	maxPayload atomic.Int64
+	life       atomic.Uint64  // reads that brought something
+	answering  atomic.Bool    // a PONG of ours is on its way
+	running    sync.WaitGroup // read, and the answer
+	dead       chan struct{}  // closed when err is set
+
+	mu      sync.Mutex
+	current *exchange // that waits for its PONG
+	err     error     // why the link is dead
+}
+
+// An exchange is a number of commands that are written together, with a PING
+// behind them. The server answers in order: what it refuses it says before
+// the PONG, which says that it has taken all else.
+type exchange struct {
+	refused []refusal     // the reader's, until done is closed
+	done    chan struct{} // closed at the PONG
+}
+
+// An outcome is how an exchange ended.
+type outcome struct {
+	written int       // bytes that the server may have got
+	refused []refusal // where err is nil
+	err     error     // why the link died
+}
+
+// dial opens a link to one of the servers, near if it is among them. in is
+// nil for a link that only publishes. The error is errRefused where a server
+// answered and let nobody in.
+func (d *dialer) dial(ctx context.Context, near *server, in *inbound) (*link, error) {
+	var errs []error
+	for _, to := range d.candidates(near) {
+		s, err := d.openSession(ctx, to)
+		if err != nil {
+			if s.refused != "" {
+				err = fmt.Errorf("%w: %w", errRefused, err)
+			}
+			d.failed(to)
+			errs = append(errs, fmt.Errorf("%s: %w", to.url.Host, err))
+			if ctx.Err() != nil {
+				break
+			}
+			continue
+		}
+		d.discover(to, &s.info)
+		l := &link{dialer: d, server: to, conn: s.Conn, r: s.r, timeout: d.timeout, in: in, dead: make(chan struct{})}
+		l.maxPayload.Store(s.info.MaxPayload)
+		l.running.Go(l.read)
+		return l, nil
+	}
+	return nil, errors.Join(errs...)
+}
+
+// errRefused says that a server answered, and let nobody in.
+var errRefused = errors.New("natsbus: NATS refuses the connection")
+
+// slowest is the rate, in bytes a second, at which a link must at least carry
+// what is written together.
+const slowest = 256 << 10
+
+// patience returns how long an exchange of n bytes may take to be answered,
+// or to be followed by any sign of life.
+func (l *link) patience(n int) time.Duration {
+	return l.timeout + time.Duration(n)*time.Second/slowest
+}
+
+// do writes commands, with a PING at their end, and waits for its PONG, or for
+// the link to die. A link on which nothing comes for its timeout is dead.
+func (l *link) do(commands []byte) outcome {
+	e := &exchange{done: make(chan struct{})}
+	l.mu.Lock()
+	err := l.err
+	l.current = e
+	l.mu.Unlock()
+	if err != nil {
+		return outcome{err: err}
+	}
+	patience := l.patience(len(commands))
+	life := l.life.Load()
+	n, err := l.write(commands, patience)
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for err == nil {
+		select {
+		case <-e.done:
+			return outcome{written: n, refused: e.refused}
+		case <-l.dead:
+			err = l.reason()
+		case <-timer.C:
+			if now := l.life.Load(); now != life {
+				life = now
+				timer.Reset(l.timeout)
+				continue
+			}
+			l.fail(fmt.Errorf("natsbus: the server has not answered for %v", patience))
+		}
+	}
+	l.running.Wait()
+	select {
+	case <-e.done: // it came just before the end
+		return outcome{written: n, refused: e.refused}
+	default:
+		return outcome{written: n, err: l.reason()}
+	}
+}
+
+// write writes b as a whole, and returns how much of it went out. It has no
+// deadline of the connection, which two writers would share.
+func (l *link) write(b []byte, patience time.Duration) (int, error) {
+	timer := time.AfterFunc(patience, func() {
+		l.fail(fmt.Errorf("natsbus: the server has not read for %v", patience))
+	})
+	n, err := l.conn.Write(b)
+	timer.Stop()
+	if err != nil {
+		l.fail(fmt.Errorf("write to NATS: %w", err))
+	}
+	return n, err
+}
+
+// fail makes the link dead, for the reason err. It does not block.
+func (l *link) fail(err error) {
+	l.mu.Lock()
+	first := l.err == nil
+	if first {
+		l.err = err
+	}
+	l.mu.Unlock()
+	if first {
+		close(l.dead)
+		closeNow(l.conn)
+	}
+}
+
+// close makes the link dead and waits for its goroutines.
+func (l *link) close(err error) {
+	l.fail(err)
+	l.running.Wait()
+}
+
+// reason returns why the link is dead, or nil.
+func (l *link) reason() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// read reads what the server sends until the link is dead.
+func (l *link) read() {
+	for {
+		if err := l.readOne(); err != nil {
+			if l.in != nil {
+				l.in.flush()
+			}
+			l.fail(fmt.Errorf("read from NATS: %w", err))
+			return
+		}
+		l.life.Add(1)
+		if l.in != nil && l.r.Buffered() == 0 {
+			l.in.flush()
+		}
+	}
+}
+
+func (l *link) readOne() error {
+	line, err := readLine(l.r)
+	if err != nil {
+		return err
+	}
+	word, args, _ := bytes.Cut(line, []byte(" "))
+	switch string(bytes.TrimSpace(word)) {
+	case "MSG":
+		return l.message(args, false)
+	case "HMSG":
+		return l.message(args, true)
+	case "PONG":
+		return l.answered()
+	case "PING":
+		l.answer()
+	case "INFO":
+		return l.inform(args)
+	case "-ERR":
+		return l.refuse(errorText(args))
+	case "+OK":
+	default:
+		return fmt.Errorf("%w: %.20q", errProtocol, line)
+	}
+	return nil
+}
+
+func (l *link) message(args []byte, headers bool) error {
+	m, err := parseMessage(args, headers)
+	if err != nil {
+		return err
+	}
+	if l.in == nil {
+		return fmt.Errorf("%w: a message where nothing is subscribed", errProtocol)
+	}
+	return l.in.message(l.r, m, &l.life)
+}
+
+// answered takes a PONG. All that came before it is in the inbox when do returns.
+func (l *link) answered() error {
+	l.mu.Lock()
+	e := l.current
+	l.current = nil
+	l.mu.Unlock()
+	if e == nil {
+		return fmt.Errorf("%w: PONG without PING", errProtocol)
+	}
+	if l.in != nil {
+		l.in.flush()
+	}
+	close(e.done)
+	return nil
+}
+
+// refuse takes an -ERR. What the exchange under way did not ask for, and what
+// the server closes the connection after, is the end of the link.
+func (l *link) refuse(text string) error {
+	l.mu.Lock()
+	e := l.current
+	l.mu.Unlock()
+	if e == nil || !isRefusal(text) {
+		return refusal(text)
+	}
+	e.refused = append(e.refused, refusal(text))
+	return nil
+}
+
+// answer answers a PING, off the reader, which must not wait. One answer is
+// enough for all that come meanwhile.
+func (l *link) answer() {
+	if l.answering.Swap(true) {
+		return
+	}
+	l.running.Go(func() {
+		l.write([]byte(pong), l.patience(maxMessage)) // perhaps behind what do writes
+		l.answering.Store(false)
+	})
+}
+
+// inform takes an INFO that comes while the link is up: limits and the
+// cluster's servers may change.
+func (l *link) inform(args []byte) error {
+	var info nats.ServerInfo
+	if err := json.Unmarshal(args, &info); err != nil {
+		return fmt.Errorf("%w: INFO: %w", errProtocol, err)
+	}
+	l.maxPayload.Store(info.MaxPayload)
+	l.dialer.discover(l.server, &info)
+	return nil
+}
+
+// A backoff spaces out attempts to connect: the first is free, the others
+// wait 50 ms and up to 5 s, with jitter.
+type backoff struct{ failures int }
+
+const (
+	backoffStart = 50 * time.Millisecond
+	backoffMax   = 5 * time.Second
+)
+
+// fail counts a failed attempt and returns how long to wait.
+func (b *backoff) fail() time.Duration {
+	d := min(backoffStart<<min(b.failures, 10), backoffMax)
+	b.failures++
+	return d/2 + rand.N(d/2)
+}
+
+// lost counts a link that lived for d and returns how long to wait: not at
+// all, unless links die as soon as they are born.
+func (b *backoff) lost(d time.Duration) time.Duration {
+	if d < backoffMax && b.failures > 0 {
+		return b.fail()
+	}
+	b.failures = 1
+	return 0
+}

@@ -1,0 +1,75 @@
+package natsbus
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/heraldgo/herald"
+)
+
+// errDeaf is why links are dropped that look well: two servers that do not
+// hear each other, or a subscription that the server has forgotten.
+var errDeaf = errors.New("natsbus: NATS took a message, and did not hand it over to this node's subscription")
+
+// proveLinks proves at every tick that the server answers on the subscribed
+// link, and that what one link publishes the other receives.
+func (b *Bus) proveLinks(ctx context.Context, tick, timeout time.Duration) {
+	timer := time.NewTicker(tick)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		start := time.Now()
+		link := b.sub.current()
+		err := b.sub.prove(ctx)
+		looped := b.loop(ctx, link, timeout)
+		if errors.Is(looped, errDeaf) {
+			link.fail(errDeaf)
+			b.pub.drop(errDeaf)
+		} else if err == nil {
+			// That publishing failed is no fault of the subscription.
+			b.sub.proveSince(link, start)
+		}
+		b.mu.Lock()
+		b.unproved = cmp.Or(err, looped)
+		b.mu.Unlock()
+	}
+}
+
+// loop publishes a number on the Bus' own subject and waits until link, the
+// subscribed one, hears it or dies.
+func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error {
+	select {
+	case <-b.sub.nonces:
+	default:
+	}
+	b.nonce++
+	p := newPublication()
+	p.addProbe(b.sub.probe, binary.BigEndian.AppendUint64(nil, b.nonce))
+	if err := b.pub.publish(ctx, p); err != nil {
+		return fmt.Errorf("probe: %w", err)
+	}
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	for {
+		select {
+		case n := <-b.sub.nonces:
+			if n == b.nonce {
+				return nil
+			}
+		case <-link.dead:
+			return link.reason()
+		case <-timer.C:
+			return errDeaf
+		case <-ctx.Done():
+			return herald.ErrClosed
+		}
+	}
+}
