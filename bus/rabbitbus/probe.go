@@ -1,0 +1,65 @@
+package rabbitbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// errDeaf is why links are dropped that look well: the queue is no longer
+// bound to the exchange, or the exchange is another one.
+var errDeaf = errors.New("rabbitbus: RabbitMQ took a message, and did not hand it over to this node's queue")
+
+// probe proves at every tick that what one link publishes the other
+// receives. All messages go through one queue, so what was confirmed before
+// has then arrived.
+func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
+	timer := time.NewTicker(tick)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		start := time.Now()
+		link := b.sub.current()
+		err := b.loop(ctx, link, timeout)
+		switch {
+		case err == nil:
+			b.sub.proveSince(link, start)
+		case errors.Is(err, errDeaf):
+			link.fail(errDeaf)
+			b.pub.drop(errDeaf)
+		}
+		b.mu.Lock()
+		b.unproved = err
+		b.mu.Unlock()
+	}
+}
+
+// loop publishes an empty message, or shares one with others, and waits until
+// link, the one that consumes, hears it or dies.
+func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error {
+	p := &publication{bytes: make([]byte, headerSize)}
+	if err := b.pub.publish(ctx, p); err != nil {
+		return fmt.Errorf("probe: %w", err)
+	}
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	for {
+		select {
+		case seq := <-b.sub.echo:
+			if seq >= p.seq {
+				return nil
+			}
+		case <-link.dead:
+			return link.reason()
+		case <-timer.C:
+			return errDeaf
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,264 @@
+package rabbitbus
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rabbitmq/amqp091-go"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/inbox"
+)
+
+// maxQueued is how much RabbitMQ keeps for a node that does not read, as one
+// whose process was stopped. It drops what is older, which the node finds out
+// from the numbers of the messages.
+const maxQueued = 64 << 20
+
+// A subscriber owns the link that consumes. run connects it.
+type subscriber struct {
+	ctx    context.Context // ends at Close
+	dialer *dialer
+	inbox  *inbox.Inbox[herald.Event]
+	own    uint64      // id of the Bus' publisher
+	echo   chan uint64 // the last message of it that was heard; holds one
+
+	mu     sync.Mutex
+	link   *link             // the last one, dead or alive
+	up     chan struct{}     // closed once link consumes
+	gone   chan struct{}     // closed once link is down again, with a new up
+	down   error             // why it is not up, or nil
+	topics map[string]string // what is subscribed, by itself: so a packet's topic costs no memory
+	proved time.Time         // no packet published before was lost and not reported
+}
+
+func newSubscriber(ctx context.Context, dialer *dialer, in *inbox.Inbox[herald.Event], own uint64) *subscriber {
+	return &subscriber{
+		ctx: ctx, dialer: dialer, inbox: in, own: own,
+		echo:   make(chan uint64, 1),
+		up:     make(chan struct{}),
+		gone:   make(chan struct{}),
+		down:   herald.ErrBusDown,
+		topics: make(map[string]string),
+		proved: time.Now(),
+	}
+}
+
+// subscribe lets packets of topics through and waits until packets come.
+func (s *subscriber) subscribe(ctx context.Context, topics []string) error {
+	if len(topics) == 0 {
+		return nil
+	}
+	if err := s.refuse(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	for _, topic := range topics {
+		s.topics[topic] = topic
+	}
+	s.mu.Unlock()
+	err := s.await(ctx)
+	if err != nil && err == ctx.Err() {
+		if down := s.health(); down != nil {
+			return fmt.Errorf("%w: %w: %w", herald.ErrBusDown, err, down)
+		}
+	}
+	return err
+}
+
+// unsubscribe no longer lets packets of topics through.
+func (s *subscriber) unsubscribe(ctx context.Context, topics []string) error {
+	if len(topics) == 0 {
+		return nil
+	}
+	if err := s.refuse(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, topic := range topics {
+		delete(s.topics, topic)
+	}
+	return nil
+}
+
+// refuse returns why a call must not begin, or nil.
+func (s *subscriber) refuse(ctx context.Context) error {
+	if s.ctx.Err() != nil {
+		return herald.ErrClosed
+	}
+	return ctx.Err()
+}
+
+// await waits until the link is up.
+func (s *subscriber) await(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		up, gone := s.up, s.gone
+		s.mu.Unlock()
+		select {
+		case <-up:
+			if s.current().reason() == nil {
+				return nil
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.ctx.Done():
+			return herald.ErrClosed
+		}
+		select {
+		case <-gone: // run has noted that the link is dead
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.ctx.Done():
+			return herald.ErrClosed
+		}
+	}
+}
+
+// run keeps the link up until Close.
+func (s *subscriber) run() {
+	var backoff backoff
+	for born := time.Now(); ; born = time.Now() {
+		link := s.current()
+		<-link.dead
+		link.close(nil)
+		since := s.goDown(link.reason())
+		if s.ctx.Err() != nil {
+			return
+		}
+		s.inbox.Down(herald.Event{Kind: herald.EventDown, Since: since, Err: link.reason()})
+		wait := backoff.lost(time.Since(born))
+		for {
+			if wait > 0 {
+				select {
+				case <-time.After(wait):
+				case <-s.ctx.Done():
+					return
+				}
+			}
+			if s.connect() == nil {
+				break
+			}
+			wait = backoff.fail()
+		}
+	}
+}
+
+// goDown notes that the link is down, and returns since when packets may
+// have been lost.
+func (s *subscriber) goDown(why error) time.Time {
+	s.mu.Lock()
+	gone, since := s.gone, s.proved
+	s.up, s.gone = make(chan struct{}), make(chan struct{})
+	s.down = why
+	s.mu.Unlock()
+	close(gone)
+	return since
+}
+
+// connect opens a link that consumes from a new queue, and ends the gap.
+func (s *subscriber) connect() error {
+	link, err := s.dialer.dial(s.ctx, "herald subscriber", s.setup)
+	s.mu.Lock()
+	s.down = err
+	if err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	s.link = link
+	s.proved = time.Now()
+	up := s.up
+	s.mu.Unlock()
+	if s.ctx.Err() != nil { // Close may have seen no link to drop
+		link.fail(herald.ErrClosed)
+	}
+	s.inbox.Restore()
+	close(up)
+	return nil
+}
+
+// setup lets the link consume. From the answer to Consume on, what is
+// published arrives.
+func (s *subscriber) setup(l *link) error {
+	exchange := s.dialer.exchange
+	if err := l.channel.ExchangeDeclare(exchange, amqp091.ExchangeFanout, true, false, false, false, nil); err != nil {
+		return err
+	}
+	queue, err := l.channel.QueueDeclare("", false, true, true, false, amqp091.Table{
+		amqp091.QueueTypeArg:        amqp091.QueueTypeClassic,
+		amqp091.QueueMaxLenBytesArg: maxQueued,
+		amqp091.QueueOverflowArg:    amqp091.QueueOverflowDropHead,
+	})
+	if err != nil {
+		return err
+	}
+	if err := l.channel.QueueBind(queue.Name, "", exchange, false, nil); err != nil {
+		return err
+	}
+	deliveries, err := l.channel.Consume(queue.Name, "herald", true, true, false, false, nil)
+	if err != nil {
+		return err
+	}
+	in := &inbound{sub: s, heard: make(map[uint64]mark), turned: time.Now()}
+	l.running.Go(func() {
+		// The client queues without bound what is not read from deliveries.
+		for d := range deliveries {
+			in.message(d.Body)
+		}
+	})
+	return nil
+}
+
+// current returns the last link, dead or alive; nil before the first.
+func (s *subscriber) current() *link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.link
+}
+
+// health returns why nothing can be received, or nil.
+func (s *subscriber) health() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.down
+}
+
+func (s *subscriber) lastProof() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.proved
+}
+
+// proveSince notes that link has been proved healthy by a message that was
+// published after the time start.
+func (s *subscriber) proveSince(link *link, start time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.link == link && s.down == nil && start.After(s.proved) {
+		s.proved = start
+	}
+}
+
+// drop makes the link dead, where there is one.
+func (s *subscriber) drop(why error) {
+	if link := s.current(); link != nil {
+		link.fail(why)
+	}
+}
+
+// leave takes leave of RabbitMQ, where there is a link.
+func (s *subscriber) leave() {
+	if link := s.current(); link != nil {
+		link.leave(func() {})
+	}
+}
+
+// close ends the link. run must have ended.
+func (s *subscriber) close() {
+	if link := s.current(); link != nil {
+		link.close(herald.ErrClosed)
+	}
+}
