@@ -53,17 +53,19 @@ func New[E any](config Config[E]) *Inbox[E] {
 
 // Push queues events, and keeps them but not the slice. Where they do not
 // fit all are dropped, and so is what comes until the receiver has caught up;
-// lost is the event that begins such a gap.
-func (b *Inbox[E]) Push(events []E, lost E) {
+// lost is the event that begins such a gap. It answers whether the events are
+// in the queue.
+func (b *Inbox[E]) Push(events []E, lost E) bool {
 	b.mu.Lock()
-	b.push(events, lost)
+	kept := b.push(events, lost)
 	b.mu.Unlock()
 	b.signal()
+	return kept
 }
 
-func (b *Inbox[E]) push(events []E, lost E) {
+func (b *Inbox[E]) push(events []E, lost E) bool {
 	if b.full || b.closed != nil || len(events) == 0 {
-		return
+		return false
 	}
 	bytes := 0
 	for _, e := range events {
@@ -71,11 +73,12 @@ func (b *Inbox[E]) push(events []E, lost E) {
 	}
 	if !b.fits(len(events), bytes) {
 		b.overflow(lost)
-		return
+		return false
 	}
 	b.queue = append(b.queue, events...)
 	b.bytes += bytes
 	b.mark = false
+	return true
 }
 
 func (b *Inbox[E]) fits(items, bytes int) bool {

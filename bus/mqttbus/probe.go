@@ -1,0 +1,83 @@
+package mqttbus
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// errDeaf is why links are dropped that look well: the subscription is dead,
+// or the links lead to brokers that are not one.
+var errDeaf = errors.New("mqttbus: the broker took a message, and did not hand it over to this node's subscription")
+
+// probe proves at every tick that both links are well: that the broker
+// answers, and that what one link publishes the other receives. What
+// was published before a probe was sent has then arrived before it. It also
+// keeps both links alive (MQTT 5.0, section 3.1.2.10).
+func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
+	timer := time.NewTimer(b.pace(tick))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		link := b.sub.current()
+		err := b.sub.ping(ctx)
+		start, looped := b.loop(ctx, link, tick, timeout)
+		if errors.Is(looped, errDeaf) {
+			link.fail(errDeaf)
+			b.pub.drop(errDeaf)
+		} else if looped == nil {
+			b.sub.proveSince(link, start)
+		}
+		b.mu.Lock()
+		b.unproved = cmp.Or(err, looped)
+		b.mu.Unlock()
+		timer.Reset(b.pace(tick))
+	}
+}
+
+// pace is tick, or less where the broker wants to hear of us more often.
+func (b *Bus) pace(tick time.Duration) time.Duration {
+	for _, l := range []limits{b.sub.current().limits, b.pub.lastLimits()} {
+		if l.keepAlive > 0 {
+			tick = min(tick, l.keepAlive/2)
+		}
+	}
+	return tick
+}
+
+// loop publishes probes until link, the subscribed one, hears one or dies. It
+// returns when the one that was heard was sent. There may have to be several: a broker
+// that is just dropping what it has too much of drops probes too.
+func (b *Bus) loop(ctx context.Context, link *link, tick, timeout time.Duration) (time.Time, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errDeaf)
+	defer cancel()
+	first := b.sub.clock()
+	for {
+		p := newPublication()
+		p.addProbe(b.pub.qos, b.sub.probe, b.sub.clock())
+		if err := b.pub.publish(ctx, p); err != nil {
+			return time.Time{}, fmt.Errorf("probe: %w", err)
+		}
+		again := time.After(tick)
+		for waiting := true; waiting; {
+			select {
+			case start := <-b.sub.echoes:
+				if start >= first {
+					return b.sub.wall(start), nil
+				}
+			case <-again:
+				waiting = false
+			case <-link.dead:
+				return time.Time{}, link.reason()
+			case <-ctx.Done():
+				return time.Time{}, context.Cause(ctx)
+			}
+		}
+	}
+}

@@ -1,0 +1,357 @@
+package mqttbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/eclipse/paho.golang/packets"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/batch"
+	"github.com/heraldgo/herald/internal/inbox"
+)
+
+// A change is one call that changes the subscriptions, or proves the link.
+type change struct {
+	kind   byte     // packets.SUBSCRIBE, UNSUBSCRIBE or PINGREQ
+	topics []string // herald's
+	names  []string // their MQTT topics
+	err    error
+}
+
+// A subscriber owns the link that is subscribed. run connects it; commits use
+// it while it is up.
+type subscriber struct {
+	ctx    context.Context // ends at Close
+	dialer *dialer
+	inbox  *inbox.Inbox[herald.Event]
+	qos    byte
+	prefix string
+	probe  string     // the topic that the Bus proves itself with
+	echoes chan int64 // when the last probe that was heard was sent; holds one
+	batch  *batch.Batcher[*change]
+	epoch  time.Time // the Bus' clock counts from here
+
+	mu     sync.Mutex
+	link   *link             // the last one, dead or alive
+	up     chan struct{}     // closed once link is subscribed to all that is wanted
+	gone   chan struct{}     // closed once link is down again, with a new up
+	down   error             // why it is not, or nil
+	wanted map[string]string // herald's topics by their MQTT topics
+	proved time.Time         // no packet published before was lost with the link
+}
+
+func newSubscriber(ctx context.Context, d *dialer, qos byte, prefix, probe string) *subscriber {
+	s := &subscriber{
+		ctx: ctx, dialer: d, inbox: newInbox(), qos: qos, prefix: prefix, probe: probe,
+		echoes: make(chan int64, 1),
+		epoch:  time.Now().Add(-time.Nanosecond), // so that no moment is zero
+		up:     make(chan struct{}),
+		gone:   make(chan struct{}),
+		down:   herald.ErrBusDown,
+		wanted: make(map[string]string),
+	}
+	s.batch = batch.New(batch.Config[*change]{
+		Ready:    func() error { _, err := s.await(); return err },
+		Commit:   s.commit,
+		Size:     func(c *change) int { return len(c.names) },
+		MaxItems: maxExchange,
+		MaxBytes: maxExchange, // topics
+	})
+	return s
+}
+
+// clock is the Bus' own, in nanoseconds; never zero.
+func (s *subscriber) clock() int64 { return int64(time.Since(s.epoch)) }
+
+// wall returns the time of a moment on clock.
+func (s *subscriber) wall(at int64) time.Time { return s.epoch.Add(time.Duration(at)) }
+
+// change subscribes or unsubscribes, and waits for the confirmations.
+func (s *subscriber) change(ctx context.Context, kind byte, topics []string) error {
+	if len(topics) == 0 {
+		return nil
+	}
+	c := &change{kind: kind, topics: slices.Clone(topics), names: make([]string, len(topics))}
+	for i, topic := range topics {
+		var err error
+		if c.names[i], err = topicName(s.prefix, topic); err != nil {
+			return err
+		}
+	}
+	err := s.batch.Do(ctx, c)
+	if err != nil && ctx.Err() != nil && !errors.Is(err, herald.ErrClosed) {
+		if down := s.health(); down != nil {
+			return fmt.Errorf("%w: %w: %w", herald.ErrBusDown, err, down)
+		}
+	}
+	return err
+}
+
+// ping asks the broker for a sign of life.
+func (s *subscriber) ping(ctx context.Context) error {
+	if err := s.health(); err != nil {
+		return err
+	}
+	return s.batch.Do(ctx, &change{kind: packets.PINGREQ})
+}
+
+// commit carries out changes. Those of a kind go together: a broker may
+// answer packets of two kinds in an order of its own.
+func (s *subscriber) commit(items []*change) []error {
+	errs := make([]error, len(items))
+	for begin := 0; begin < len(items); {
+		end := begin + 1
+		for end < len(items) && items[end].kind == items[begin].kind {
+			end++
+		}
+		s.commitKind(items[begin:end])
+		begin = end
+	}
+	for i, c := range items {
+		errs[i] = c.err
+	}
+	return errs
+}
+
+// commitKind tries on the next link where this one dies: to subscribe again
+// does no harm.
+func (s *subscriber) commitKind(changes []*change) {
+	for todo := slices.Clone(changes); len(todo) > 0; {
+		link, err := s.await()
+		if err == nil {
+			s.want(todo)
+			if err = s.exchange(link, todo); err == nil {
+				return
+			}
+		}
+		todo = slices.DeleteFunc(todo, func(c *change) bool {
+			c.err = err
+			return c.kind == packets.PINGREQ || s.ctx.Err() != nil
+		})
+	}
+}
+
+// want notes what the next link is to be subscribed to.
+func (s *subscriber) want(changes []*change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range changes {
+		for i, name := range c.names {
+			if c.kind == packets.SUBSCRIBE {
+				s.wanted[name] = c.topics[i]
+			} else {
+				delete(s.wanted, name)
+			}
+		}
+	}
+}
+
+// exchange carries out changes of one kind, and sets the error of each. Its
+// own says that the link died. What the broker refuses is not wanted, or no
+// new link would ever come up.
+func (s *subscriber) exchange(link *link, changes []*change) error {
+	kind := changes[0].kind
+	if kind == packets.PINGREQ {
+		_, err := link.do(ping, []answer{{kind: packets.PINGRESP}})
+		return err
+	}
+	topics, names := changes[0].topics, changes[0].names
+	for _, c := range changes[1:] {
+		topics = append(topics[:len(topics):len(topics)], c.topics...)
+		names = append(names[:len(names):len(names)], c.names...)
+	}
+	codes, err := s.tell(link, kind, topics, names)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range changes {
+		c.err = nil
+		for i, code := range codes[:len(c.names)] {
+			if code >= 0x80 {
+				c.err = refusedChange(kind, c.topics[i], code)
+				delete(s.wanted, c.names[i])
+			}
+		}
+		codes = codes[len(c.names):]
+	}
+	return nil
+}
+
+// run keeps the link up until Close.
+func (s *subscriber) run() {
+	var backoff backoff
+	for {
+		link := s.current()
+		<-link.dead
+		link.close(nil)
+		since := s.goDown(link.reason())
+		if s.ctx.Err() != nil {
+			return
+		}
+		s.inbox.Down(herald.Event{Kind: herald.EventDown, Since: since, Err: link.reason()})
+		wait := backoff.lost(time.Since(link.born))
+		for {
+			select {
+			case <-time.After(wait):
+			case <-s.ctx.Done():
+				return
+			}
+			if s.connect() == nil {
+				break
+			}
+			wait = backoff.fail()
+		}
+	}
+}
+
+// goDown notes that the link is down, and returns since when packets may
+// have been lost.
+func (s *subscriber) goDown(why error) time.Time {
+	s.mu.Lock()
+	gone, since := s.gone, s.proved
+	s.up, s.gone = make(chan struct{}), make(chan struct{})
+	s.down = why
+	s.mu.Unlock()
+	close(gone)
+	return since
+}
+
+// connect opens a link, subscribes it to all that is wanted, and ends the gap.
+func (s *subscriber) connect() error {
+	var old *inbound
+	if last := s.current(); last != nil {
+		old = last.in
+	}
+	link, err := s.dialer.dial(s.ctx, newInbound(s, old))
+	if err == nil {
+		if err = s.resubscribe(link); err != nil {
+			link.close(err)
+		}
+	}
+	s.mu.Lock()
+	s.down = err
+	if err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	s.proved = time.Now()
+	up := s.up
+	s.mu.Unlock()
+	s.inbox.Restore()
+	link.in.live.Store(true)
+	close(up)
+	return nil
+}
+
+// resubscribe makes link the present one. The commits are waiting.
+func (s *subscriber) resubscribe(link *link) error {
+	s.mu.Lock()
+	s.link = link
+	names := append(make([]string, 0, len(s.wanted)+1), s.probe)
+	topics := append(make([]string, 0, len(s.wanted)+1), "")
+	for name, topic := range s.wanted {
+		names = append(names, name)
+		topics = append(topics, topic)
+	}
+	s.mu.Unlock()
+	if s.ctx.Err() != nil { // Close may have seen no link to drop
+		return herald.ErrClosed
+	}
+	for len(names) > 0 {
+		n := min(len(names), maxExchange)
+		codes, err := s.tell(link, packets.SUBSCRIBE, topics[:n], names[:n])
+		if err != nil {
+			return err
+		}
+		for i, code := range codes {
+			if code >= 0x80 {
+				return refusedChange(packets.SUBSCRIBE, topics[i], code)
+			}
+		}
+		names, topics = names[n:], topics[n:]
+	}
+	return nil
+}
+
+// await returns the link once it is up; the error is ErrClosed.
+func (s *subscriber) await() (*link, error) {
+	for {
+		s.mu.Lock()
+		up, gone := s.up, s.gone
+		s.mu.Unlock()
+		select {
+		case <-up:
+			if link := s.current(); link.reason() == nil {
+				return link, nil
+			}
+		case <-s.ctx.Done():
+			return nil, herald.ErrClosed
+		}
+		select {
+		case <-gone: // run has noted that the link is dead
+		case <-s.ctx.Done():
+			return nil, herald.ErrClosed
+		}
+	}
+}
+
+// heard takes the probe that was sent at start.
+func (s *subscriber) heard(start int64) {
+	select {
+	case <-s.echoes:
+	default:
+	}
+	s.echoes <- start // only the link's reader sends
+}
+
+// current returns the last link, dead or alive; nil before the first.
+func (s *subscriber) current() *link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.link
+}
+
+// health returns why nothing can be received, or nil.
+func (s *subscriber) health() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.down
+}
+
+func (s *subscriber) lastProof() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.proved
+}
+
+// proveSince notes that link has been proved healthy by a probe that was sent
+// at start.
+func (s *subscriber) proveSince(link *link, start time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.link == link && s.down == nil && start.After(s.proved) {
+		s.proved = start
+	}
+}
+
+// drop makes the link dead, where there is one.
+func (s *subscriber) drop(why error) {
+	if link := s.current(); link != nil {
+		link.fail(why)
+	}
+}
+
+// close ends the committing goroutine, then the link. run must have ended.
+func (s *subscriber) close() {
+	s.batch.Close(herald.ErrClosed)
+	if link := s.current(); link != nil {
+		link.close(herald.ErrClosed)
+	}
+}
