@@ -1,0 +1,385 @@
+package kafkabus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/heraldgo/herald"
+)
+
+// A link is one Kafka client that publishes, and asks the cluster whatever is
+// asked. kgo batches what comes while requests are under way, and sends a
+// batch whose answer was lost again, under the same sequence number, so that
+// the broker takes it once.
+type link struct {
+	client *kgo.Client
+
+	wrote  atomic.Uint64 // produce requests that went out, at least in part
+	lost   atomic.Uint64 // those whose answer did not come
+	broken atomic.Bool   // the cluster will take nothing more from this producer
+}
+
+// OnBrokerWrite counts produce requests. kgo calls it before it reads an answer.
+func (l *link) OnBrokerWrite(_ kgo.BrokerMetadata, key int16, written int, _, _ time.Duration, _ error) {
+	if key == produceKey && written > 0 {
+		l.wrote.Add(1)
+	}
+}
+
+// OnBrokerE2E counts produce requests without an answer.
+func (l *link) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, e2e kgo.BrokerE2E) {
+	if key == produceKey && e2e.Err() != nil {
+		l.lost.Add(1)
+	}
+}
+
+// Keys of the Kafka protocol.
+const (
+	produceKey = 0
+	fetchKey   = 1
+)
+
+// A publisher owns the present link, and replaces it.
+type publisher struct {
+	ctx   context.Context // ends at Close
+	topic string          // of Kafka
+	opts  []kgo.Opt
+
+	maxBatch atomic.Int32           // bytes of a batch
+	outage   atomic.Pointer[outage] // as of the last proof; nil while all is well
+
+	mu      sync.Mutex
+	link    *link
+	closed  bool
+	closing sync.WaitGroup // links that were replaced
+}
+
+// An outage is what the last proof could not reach.
+type outage struct {
+	all        error         // no broker could be reached, or there is no topic
+	partitions map[int]error // whose leaders could not be reached
+	count      int           // of all partitions
+}
+
+func newPublisher(ctx context.Context, o *Options, seeds []string) (*publisher, error) {
+	p := &publisher{ctx: ctx, topic: o.Topic}
+	p.maxBatch.Store(defaultMaxBatch)
+	p.opts = o.clientOpts(seeds,
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.ProducerLinger(0),
+		kgo.RecordPartitioner(partitioner{}),
+		kgo.ProducerBatchMaxBytesFn(func(string) int32 { return p.maxBatch.Load() }),
+		kgo.MaxBufferedRecords(1<<20),
+		kgo.ProduceRequestTimeout(o.ProbeTimeout/2),
+		// A record whose time is over is never sent later: not one that was
+		// never sent, nor one whose answer did not come.
+		kgo.RecordDeliveryTimeout(o.ProbeTimeout),
+		kgo.AllowIdempotentProduceCancellation(),
+		// A broker that has forgotten the producer may have taken the batch
+		// before that. Sent under a new number it could be taken twice.
+		kgo.StopProducerOnDataLossDetected(),
+	)
+	var err error
+	p.link, err = p.open()
+	return p, err
+}
+
+func (p *publisher) open() (*link, error) {
+	l := new(link)
+	client, err := kgo.NewClient(append(p.opts[:len(p.opts):len(p.opts)], kgo.WithHooks(l))...)
+	if err != nil {
+		return nil, err
+	}
+	l.client = client
+	return l, nil
+}
+
+// current returns the present link.
+func (p *publisher) current() *link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.link
+}
+
+// renew replaces old, unless that has been done. What is under way on it
+// fails. It does not block.
+func (p *publisher) renew(old *link) {
+	l, err := p.open()
+	if err != nil {
+		return // not with options that have opened one before
+	}
+	p.mu.Lock()
+	if p.closed || p.link != old {
+		old = l
+	} else {
+		p.link = l
+	}
+	if !p.closed {
+		p.closing.Go(old.client.Close)
+	}
+	closed := p.closed
+	p.mu.Unlock()
+	if closed {
+		l.client.Close()
+	}
+}
+
+// close closes every link. What is under way fails.
+func (p *publisher) close() {
+	p.mu.Lock()
+	p.closed = true
+	l := p.link
+	p.mu.Unlock()
+	if l != nil {
+		l.client.Close()
+	}
+	p.closing.Wait()
+}
+
+// A publication is the packets of one call that go out together.
+type publication struct {
+	records []kgo.Record
+	data    []byte // keys and values
+	link    *link
+	wrote   uint64 // of link, before the first record was handed over
+	lost    uint64
+
+	// Of the link's promises, which come one after the other.
+
+	promise func(*kgo.Record, error) // p.settle
+	waiting int
+	failed  int
+	unsure  bool  // not all that failed were refused
+	err     error // of the first that failed
+	done    chan struct{}
+}
+
+// Bounds of what goes out together, and of what is kept for another use.
+const (
+	maxPublishItems = 1024
+	maxPublishBytes = 1 << 20
+	keepItems       = 64
+	keepBytes       = 64 << 10
+)
+
+var publications = sync.Pool{New: func() any {
+	p := &publication{done: make(chan struct{}, 1)}
+	p.promise = p.settle
+	return p
+}}
+
+// fill copies packets into p, as many as go out together, and returns the
+// rest. Once a call has returned, kgo may still hold its records.
+func (p *publication) fill(topic string, packets []herald.Packet) (rest []herald.Packet) {
+	size, n := 0, 0
+	for n < len(packets) && n < maxPublishItems {
+		s := len(packets[n].Topic) + len(packets[n].Data)
+		if n > 0 && size+s > maxPublishBytes {
+			break
+		}
+		size += s
+		n++
+	}
+	if cap(p.data) < size || p.data == nil {
+		p.data = make([]byte, 0, max(size, 1)) // not nil: a record's key is never nil
+	}
+	if cap(p.records) < n {
+		p.records = make([]kgo.Record, n)
+	}
+	p.records, p.data = p.records[:n], p.data[:0]
+	for i, packet := range packets[:n] {
+		from := len(p.data)
+		p.data = append(p.data, packet.Topic...)
+		to := len(p.data)
+		p.data = append(p.data, packet.Data...)
+		p.records[i] = kgo.Record{Topic: topic, Key: p.data[from:to:to], Value: p.data[to:len(p.data):len(p.data)]}
+	}
+	return packets[n:]
+}
+
+// settle takes the outcome of one record.
+func (p *publication) settle(_ *kgo.Record, err error) {
+	if err != nil {
+		if p.failed == 0 {
+			p.err = err
+		}
+		p.failed++
+		p.unsure = p.unsure || !isRefusal(err)
+		p.link.note(err)
+	}
+	if p.waiting--; p.waiting == 0 {
+		p.done <- struct{}{}
+	}
+}
+
+// note looks whether err means that the link is of no more use.
+func (l *link) note(err error) {
+	for _, fatal := range []error{kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID,
+		kerr.InvalidProducerIDMapping, kerr.InvalidProducerEpoch, kerr.ProducerFenced} {
+		if errors.Is(err, fatal) {
+			l.broken.Store(true)
+		}
+	}
+}
+
+// publish publishes packets, some together, one lot after the other.
+func (p *publisher) publish(ctx context.Context, packets []herald.Packet) error {
+	for first := true; len(packets) > 0; first = false {
+		what := publications.Get().(*publication)
+		packets = what.fill(p.topic, packets)
+		if err := p.send(ctx, what); err != nil {
+			if !first && !errors.Is(err, herald.ErrUnknown) {
+				err = fmt.Errorf("%w: part of the packets: %w", herald.ErrUnknown, err)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// send sends what was filled, waits for the outcome, and owns what.
+func (p *publisher) send(ctx context.Context, what *publication) error {
+	if err := p.refuse(ctx, what.records); err != nil {
+		what.recycle()
+		return err
+	}
+	l := p.current()
+	what.link, what.wrote, what.lost = l, l.wrote.Load(), l.lost.Load()
+	what.waiting, what.failed, what.unsure, what.err = len(what.records), 0, false, nil
+	for i := range what.records {
+		// Not with ctx: kgo fails a whole batch where its first record's
+		// context ends, and the rest of it is other callers'.
+		l.client.TryProduce(context.Background(), &what.records[i], what.promise)
+	}
+	var cause error
+	select {
+	case <-what.done:
+		err := what.outcome()
+		if err == nil { // else kgo may still look at the records
+			what.recycle()
+		}
+		return err
+	case <-ctx.Done():
+		cause = ctx.Err()
+	case <-p.ctx.Done():
+		cause = herald.ErrClosed
+	}
+	return fmt.Errorf("%w: %w", herald.ErrUnknown, cause)
+}
+
+// refuse returns why nothing is handed over, or nil.
+func (p *publisher) refuse(ctx context.Context, records []kgo.Record) error {
+	if p.ctx.Err() != nil {
+		return herald.ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	out := p.outage.Load()
+	if out == nil {
+		return nil
+	}
+	if out.all != nil {
+		return fmt.Errorf("%w: %w", herald.ErrBusDown, out.all)
+	}
+	for i := range records {
+		n := partitioner{}.Partition(&records[i], out.count)
+		if err := out.partitions[n]; err != nil {
+			return fmt.Errorf("%w: partition %d: %w", herald.ErrBusDown, n, err)
+		}
+	}
+	return nil
+}
+
+// outcome says what became of the records, all of which are settled.
+func (p *publication) outcome() error {
+	switch {
+	case p.failed == 0:
+		return nil
+	case errors.Is(p.err, kgo.ErrClientClosed):
+		p.err = fmt.Errorf("the link was dropped: %w", p.err)
+	}
+	switch {
+	case p.failed < len(p.records):
+		return fmt.Errorf("%w: %d of %d packets failed: %w", herald.ErrUnknown, p.failed, len(p.records), p.err)
+	case !p.unsure && p.link.lost.Load() == p.lost:
+		// Every request was answered, and this was the answer.
+		return fmt.Errorf("refused by Kafka: %w", p.err)
+	case p.link.wrote.Load() == p.wrote:
+		// None of the client's requests went out meanwhile, so none of these.
+		return fmt.Errorf("%w: %w", herald.ErrBusDown, p.err)
+	}
+	return fmt.Errorf("%w: %w", herald.ErrUnknown, p.err)
+}
+
+// isRefusal says whether err says for certain that Kafka has not taken a
+// record, provided that it was sent once.
+func isRefusal(err error) bool {
+	for _, refusal := range []error{kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.PolicyViolation,
+		kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed} {
+		if errors.Is(err, refusal) {
+			return true
+		}
+	}
+	return false
+}
+
+// recycle keeps p's memory for another publication. kgo must be done with it.
+func (p *publication) recycle() {
+	p.link, p.err = nil, nil
+	clear(p.records)
+	if cap(p.records) <= keepItems && cap(p.data) <= keepBytes {
+		publications.Put(p)
+	}
+}
+
+// A probed is the outcome of a probe.
+type probed struct {
+	offset int64
+	err    error
+}
+
+// probe publishes a record without a packet to a partition.
+func (p *publisher) probe(partition int) <-chan probed {
+	result := make(chan probed, 1)
+	l := p.current()
+	record := &kgo.Record{Topic: p.topic, Partition: int32(partition), Headers: []kgo.RecordHeader{{Key: probeHeader}}}
+	l.client.TryProduce(context.Background(), record, func(r *kgo.Record, err error) {
+		if err != nil {
+			l.note(err)
+			err = fmt.Errorf("publish to partition %d of topic %s: %w", r.Partition, p.topic, err)
+		}
+		result <- probed{r.Offset, err}
+	})
+	return result
+}
+
+// probeHeader marks a record that carries no packet. Packets have no headers.
+const probeHeader = "herald-probe"
+
+// A partitioner sends a packet where the hash of its topic says, the same way
+// as Kafka's own default partitioner, and a probe where it wants to go.
+type partitioner struct{}
+
+var byKey = kgo.StickyKeyPartitioner(nil).ForTopic("")
+
+func (p partitioner) ForTopic(string) kgo.TopicPartitioner { return p }
+
+// RequiresConsistency: partitions without a leader count.
+func (partitioner) RequiresConsistency(*kgo.Record) bool { return true }
+
+// Partition may be called at any time: with a key nothing else matters.
+func (partitioner) Partition(r *kgo.Record, n int) int {
+	if len(r.Headers) > 0 {
+		return int(r.Partition) % n
+	}
+	return byKey.Partition(r, n)
+}

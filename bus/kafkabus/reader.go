@@ -1,0 +1,381 @@
+package kafkabus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/inbox"
+)
+
+// A place is how far a partition has been read.
+type place struct {
+	next  int64 // offset of the record to come
+	epoch int32 // of its leader when the last record was written, or -1
+	lost  bool  // the log has nothing at next
+}
+
+// A reader reads every partition, each from its place, in sessions: one Kafka
+// client each. What has been read is in the inbox, or was dropped there and
+// reported, before the places say so.
+type reader struct {
+	topic string // of Kafka
+	opts  []kgo.Opt
+	pub   *publisher // whose link is asked for the ends of the logs
+	inbox *inbox.Inbox[herald.Event]
+	state *state
+	moved chan struct{} // holds a token after places have moved
+
+	// Of the reading goroutine.
+
+	events []herald.Event // read and not yet in the inbox
+	size   int            // bytes of their packets' data
+
+	mu      sync.Mutex
+	topics  map[string]string // that are subscribed to, each to itself
+	layout  layout
+	retired map[[16]byte]bool // ids of topics that are no more
+	places  []place
+	session *session // the last one; nil where it is of another layout
+}
+
+// A session reads with one Kafka client until its context ends.
+type session struct {
+	client *kgo.Client
+	ctx    context.Context
+	end    context.CancelCauseFunc
+	state  *state
+}
+
+// OnBrokerE2E reports a fetch without an answer: the link has broken. The
+// next one goes on where this one stopped. kgo calls it before it sends one.
+func (s *session) OnBrokerE2E(broker kgo.BrokerMetadata, key int16, e2e kgo.BrokerE2E) {
+	err := e2e.Err()
+	if key != fetchKey || err == nil || s.ctx.Err() != nil || errors.Is(err, context.Canceled) {
+		return
+	}
+	s.state.fault(fmt.Errorf("read from Kafka broker %d: %w", broker.NodeID, err))
+}
+
+// start sets the places that the first session reads from.
+func (r *reader) start(l layout, ends []int64) {
+	r.layout = l
+	r.places = make([]place, len(ends))
+	for i, end := range ends {
+		r.places[i] = place{next: end, epoch: -1}
+	}
+}
+
+// run reads until ctx ends.
+func (r *reader) run(ctx context.Context) {
+	for tries := 0; ctx.Err() == nil; tries++ {
+		born := time.Now()
+		s, err := r.open(ctx)
+		if err == nil {
+			r.read(s)
+			s.client.Close()
+		} else {
+			r.state.fault(err)
+		}
+		if time.Since(born) > 2*backoffMax {
+			tries = 0
+		}
+		if tries == 0 {
+			continue
+		}
+		select {
+		case <-time.After(backoff(tries)):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// open starts a session at the places.
+func (r *reader) open(ctx context.Context) (*session, error) {
+	if err := r.find(ctx); err != nil {
+		return nil, err
+	}
+	s := &session{state: r.state}
+	s.ctx, s.end = context.WithCancelCause(ctx)
+	client, err := kgo.NewClient(append(r.opts[:len(r.opts):len(r.opts)],
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: r.set(s)}),
+		kgo.WithHooks(s),
+	)...)
+	if err != nil {
+		s.end(err)
+		return nil, err
+	}
+	s.client = client
+	return s, nil
+}
+
+// set makes s the present session, and returns where it is to start. With
+// the epoch kgo asks the leader whether the log is still the one that was
+// read, and finds where it was cut off.
+func (r *reader) set(s *session) map[int32]kgo.Offset {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.session = s
+	offsets := make(map[int32]kgo.Offset, len(r.places))
+	for i, p := range r.places {
+		offsets[int32(i)] = kgo.NewOffset().At(p.next).WithEpoch(p.epoch)
+	}
+	return offsets
+}
+
+// find gives the places that are lost new ones: the start of a log that was
+// cut off behind us, or else its end, for what is there may have been read.
+func (r *reader) find(ctx context.Context) error {
+	r.mu.Lock()
+	places, layout := slices.Clone(r.places), r.layout
+	r.mu.Unlock()
+	if !slices.ContainsFunc(places, func(p place) bool { return p.lost }) {
+		return nil
+	}
+	client := r.pub.current().client
+	starts, failed := listOffsets(ctx, client, r.topic, len(places), atEarliest)
+	if len(failed) > 0 {
+		return partitionsError(r.topic, failed)
+	}
+	ends, failed := listOffsets(ctx, client, r.topic, len(places), atLatest)
+	if len(failed) > 0 {
+		return partitionsError(r.topic, failed)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.layout != layout { // another topic, of which nothing is lost
+		return nil
+	}
+	for i := range r.places {
+		switch p := &r.places[i]; {
+		case !p.lost:
+		case p.next < starts[i]:
+			*p = place{next: starts[i], epoch: -1}
+		default:
+			*p = place{next: ends[i], epoch: -1}
+		}
+	}
+	return nil
+}
+
+// restart ends the present session, so that another one begins.
+func (r *reader) restart(why error) {
+	r.mu.Lock()
+	s := r.session
+	r.mu.Unlock()
+	if s != nil {
+		s.end(why)
+	}
+}
+
+// adopt takes note of what the cluster says of the topic, and says whether it
+// is another topic now, all of which is new. So is all of a partition that
+// was added. A broker may be late and tell of what was before.
+func (r *reader) adopt(l layout) (recreated bool, err error) {
+	r.mu.Lock()
+	old := r.layout
+	known := l.id != [16]byte{} && old.id != [16]byte{}
+	recreated = known && l.id != old.id
+	switch {
+	case recreated && r.retired[l.id]:
+		err = fmt.Errorf("topic %s: Kafka tells of one that is no more", r.topic)
+	case recreated:
+		r.retired[old.id] = true
+		r.places = nil
+	case l.partitions < old.partitions:
+		err = fmt.Errorf("topic %s: Kafka tells of %d partitions, of which there were %d", r.topic, l.partitions, old.partitions)
+	case l.partitions == old.partitions:
+		r.mu.Unlock()
+		return false, nil
+	}
+	if err != nil {
+		r.mu.Unlock()
+		return false, err
+	}
+	for len(r.places) < l.partitions {
+		r.places = append(r.places, place{epoch: -1})
+	}
+	r.layout = l
+	s := r.session
+	r.session = nil
+	r.mu.Unlock()
+	if s != nil {
+		s.end(errLayout)
+	}
+	return recreated, nil
+}
+
+// read takes what the session brings until its context ends.
+func (r *reader) read(s *session) {
+	for {
+		fetches := s.client.PollFetches(s.ctx)
+		if s.ctx.Err() != nil {
+			return
+		}
+		fetches.EachPartition(func(p kgo.FetchTopicPartition) { r.take(s, p) })
+		r.flush()
+	}
+}
+
+// take takes what came of one partition.
+func (r *reader) take(s *session, fetched kgo.FetchTopicPartition) {
+	r.mu.Lock()
+	if r.session != s || int(fetched.Partition) >= len(r.places) {
+		r.mu.Unlock()
+		return
+	}
+	if fetched.Partition < 0 { // of no partition: one of the client's own errors
+		r.mu.Unlock()
+		r.failed(s, -1, fetched.Err)
+		return
+	}
+	at := r.places[fetched.Partition]
+	r.mu.Unlock()
+
+	for _, record := range fetched.Records {
+		switch {
+		case record.Offset < at.next && record.LeaderEpoch <= at.epoch:
+			continue // has been read
+		case record.Offset != at.next:
+			// A leader of later times has cut the log off and goes on from
+			// there; or records are missing.
+			r.flush()
+			s.state.fault(fmt.Errorf("partition %d of topic %s: offset %d comes after %d", record.Partition, r.topic, record.Offset, at.next-1))
+		}
+		at.next, at.epoch = record.Offset+1, record.LeaderEpoch
+		if len(record.Headers) == 0 && !record.Attrs.IsControl() {
+			r.keep(record)
+		}
+	}
+	r.flush()
+	r.mu.Lock()
+	if r.session == s {
+		r.places[fetched.Partition] = at
+	}
+	r.mu.Unlock()
+	select {
+	case r.moved <- struct{}{}:
+	default:
+	}
+	if fetched.Err != nil {
+		r.failed(s, int(fetched.Partition), fetched.Err)
+	}
+}
+
+// maxEvents is how many packets go to the inbox together.
+const maxEvents = 256
+
+// keep keeps a packet for the inbox if its topic is subscribed to.
+func (r *reader) keep(record *kgo.Record) {
+	r.mu.Lock()
+	topic, ok := r.topics[string(record.Key)]
+	r.mu.Unlock()
+	if !ok {
+		return
+	}
+	r.events = append(r.events, herald.Event{Kind: herald.EventPacket, Packet: herald.Packet{Topic: topic, Data: record.Value}})
+	r.size += len(record.Value)
+	if len(r.events) == maxEvents {
+		r.flush()
+	}
+}
+
+// flush moves what has been kept to the inbox. The packets are copied, as
+// each of them would else hold on to all that was fetched with it.
+func (r *reader) flush() {
+	if len(r.events) == 0 {
+		return
+	}
+	data := make([]byte, 0, r.size)
+	for i := range r.events {
+		from := len(data)
+		data = append(data, r.events[i].Packet.Data...)
+		r.events[i].Packet.Data = data[from:len(data):len(data)]
+	}
+	r.inbox.Push(r.events, herald.Event{Kind: herald.EventDown, Since: r.state.since(), Err: errInboxFull})
+	clear(r.events)
+	r.events, r.size = r.events[:0], 0
+}
+
+// failed takes an error that came instead of records of a partition; -1 is
+// none of them, or all.
+func (r *reader) failed(s *session, partition int, err error) {
+	if errors.Is(err, kgo.ErrClientClosed) || s.ctx.Err() != nil {
+		return
+	}
+	err = fmt.Errorf("partition %d of topic %s: %w", partition, r.topic, err)
+	s.state.fault(err)
+	if cut, ok := errors.AsType[*kgo.ErrDataLoss](err); ok {
+		r.mu.Lock()
+		if r.session == s {
+			r.places[partition].next = cut.ResetTo
+		}
+		r.mu.Unlock()
+		return
+	}
+	// An error of Kafka's is about the partition; any other is about what is
+	// in the log, and would come again and again.
+	_, told := errors.AsType[*kerr.Error](err)
+	if partition >= 0 && (!told || errors.Is(err, kerr.OffsetOutOfRange) || errors.Is(err, kerr.CorruptMessage)) {
+		r.lose(s, partition)
+	}
+	s.end(err)
+}
+
+// lose notes that there is nothing at a partition's place.
+func (r *reader) lose(s *session, partition int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.session == s {
+		r.places[partition].lost = true
+	}
+}
+
+// await waits until all that is below ends has been read. Negative ends are
+// not known, and not waited for.
+func (r *reader) await(ctx context.Context, ends []int64) error {
+	for {
+		behind := r.behind(ends)
+		if behind < 0 {
+			return nil
+		}
+		select {
+		case <-r.moved:
+		case <-ctx.Done():
+			return fmt.Errorf("partition %d of topic %s: %w", behind, r.topic, errDeaf)
+		}
+	}
+}
+
+// behind returns a partition that has not been read to its end, or -1. So is
+// one whose log ends before its place.
+func (r *reader) behind(ends []int64) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, end := range ends {
+		if end >= 0 && (i >= len(r.places) || r.places[i].next < end) {
+			return i
+		}
+	}
+	return -1
+}
+
+// subscribe adds topics, or removes them.
+func (r *reader) subscribe(topics []string, on bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, topic := range topics {
+		if on {
+			r.topics[topic] = topic
+		} else {
+			delete(r.topics, topic)
+		}
+	}
+}
