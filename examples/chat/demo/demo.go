@@ -18,6 +18,10 @@ import (
 	"github.com/heraldgo/herald"
 )
 
+// Prefix begins what the demo keeps in Redis, and what a Bus of NewBus has to
+// tell from other services on its broker.
+const Prefix = "herald-chat"
+
 // shutdownTime is what a graceful end may take.
 const shutdownTime = 4 * time.Second
 

@@ -82,7 +82,7 @@ func startNode(ctx context.Context, c *cluster, name, addr string) (*node, error
 func (n *node) openHub() error {
 	config := herald.Config{
 		Redis:        n.redis,
-		Prefix:       "herald-chat",
+		Prefix:       Prefix,
 		Name:         n.name,
 		Lease:        lease,
 		OfflineDelay: offlineDelay,
