@@ -227,7 +227,7 @@ func TestFaults(t *testing.T) {
 		{"-bus http://u:secret@h", `-bus "http://xxxxx@h": must be a URL of redis://`},
 		{"-bus redis+sentinel://:secret@h:1,h:2", `-bus "redis+sentinel://xxxxx@h:1,h:2": the name of the master is missing`},
 		{"-bus redis+cluster://:secret@h:1,h", `-bus "redis+cluster://xxxxx@h:1,h": host "h": must be host:port`},
-		{"-bus redis://:secret@127.0.0.1:1", `Redis "redis://xxxxx@127.0.0.1:1" does not answer`},
+		{"-bus redis://:secret@127.0.0.1:1", `redis "redis://xxxxx@127.0.0.1:1" does not answer`},
 		{"-bus redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:2/main", "does not answer"},
 		{"-bus redis+cluster://:secret@127.0.0.1:1,127.0.0.1:2", "does not answer"},
 		{"-bus amqp://u:secret@127.0.0.1:1", "-bus \"amqp://xxxxx@127.0.0.1:1\": herald: bus is down"},

@@ -82,6 +82,8 @@ func TestSentinelFailover(t *testing.T) {
 			t.Logf("the Sentinels had another master after %v, all nodes were well on it after %v", failover, time.Since(start))
 
 			c.connect(c.nodes[0], userName(0), "late", groupsOf(0, c.users)...)
+			c.awaitWhole(sessions)
+			t.Logf("the Registry was whole there after %v", time.Since(start))
 			if f.name != "master killed" {
 				c.set.AwaitReplica(old)
 				c.awaitHealthy()

@@ -36,7 +36,7 @@ func openStore(ctx context.Context, address string) (*store, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := probe.Ping(ctx).Err(); err != nil {
-		return nil, fmt.Errorf("Redis %q does not answer: %w", Redacted(address), err)
+		return nil, fmt.Errorf("redis %q does not answer: %w", Redacted(address), err)
 	}
 	return &store{url: url}, nil
 }
