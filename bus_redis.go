@@ -3,11 +3,9 @@ package herald
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -39,16 +37,25 @@ func validPrefix(prefix string) bool {
 	return !strings.ContainsAny(prefix, "{}") && !numberedPrefix.MatchString(prefix)
 }
 
-// singleRedis returns the client of one Redis that rdb is.
-func singleRedis(rdb redis.UniversalClient) (*redis.Client, error) {
-	client, ok := rdb.(*redis.Client)
-	switch {
-	case !ok:
-		return nil, fmt.Errorf("%w: Redis: a %T: must be a *redis.Client, from NewClient or NewFailoverClient; Cluster and Ring are not supported", ErrInvalid, rdb)
-	case client == nil:
-		return nil, fmt.Errorf("%w: Redis: a nil *redis.Client", ErrInvalid)
+// redisOf returns what rdb is: a client of one Redis, or of a Cluster.
+func redisOf(rdb redis.UniversalClient) (*redis.Client, *redis.ClusterClient, error) {
+	switch client := rdb.(type) {
+	case *redis.Client:
+		if client != nil {
+			return client, nil, nil
+		}
+	case *redis.ClusterClient:
+		if client != nil {
+			return nil, client, nil
+		}
+	case *redis.Ring:
+		return nil, nil, fmt.Errorf("%w: Redis: a %T: a Ring has no order, and no server of its own for a topic once one fails; use a *redis.Client or a *redis.ClusterClient", ErrInvalid, rdb)
+	default:
+		if client != nil {
+			return nil, nil, fmt.Errorf("%w: Redis: a %T: must be a *redis.Client, from NewClient or NewFailoverClient, or a *redis.ClusterClient, from NewClusterClient", ErrInvalid, rdb)
+		}
 	}
-	return client, nil
+	return nil, nil, fmt.Errorf("%w: Redis: a nil %T", ErrInvalid, rdb)
 }
 
 // withDefaults returns a copy with every field set; o may be nil.
@@ -73,101 +80,119 @@ func (o *RedisOptions) withDefaults() (RedisOptions, error) {
 	return c, errors.Join(faults...)
 }
 
-// A RedisBus is a [Bus] on Redis PUBLISH and SUBSCRIBE, of Redis 6.2 or
-// later. A topic is the channel <prefix>:<database>:<topic>.
+// A RedisBus is a [Bus] on Redis Pub/Sub, of Redis 6.2 or later.
 //
-// It has two connections of its own, one that publishes and one that is
-// subscribed. go-redis dials them and opens the sessions, with the options
-// of the client it was given, but not its hooks; from then on the RedisBus
-// speaks RESP3 itself, because a reconnect that nobody sees, or a command
-// that is sent twice, would break the Bus' promises. New credentials of a
-// streaming provider are used from the next connection on.
+// On a single Redis, or one that Sentinel watches, a topic is the channel
+// <prefix>:<database>:<topic> of PUBLISH and SUBSCRIBE. On a Redis Cluster,
+// from Redis 7 on, sixteen partitions share the topics; each is a slot, and a
+// topic is the channel <prefix>:{<tag>}:<topic> of SPUBLISH and SSUBSCRIBE on
+// the master of that slot. A partition whose slot is moved, or whose master
+// fails, has a gap of its own: its events name the topics that the Bus was
+// subscribed to in it. On a Cluster of an older Redis one slot's master
+// carries all topics by PUBLISH and SUBSCRIBE.
+//
+// It has two connections of its own to each of these, one that publishes and
+// one that is subscribed. go-redis dials them and opens the sessions, with the
+// options of the client it was given, but not its hooks; from then on the
+// RedisBus speaks RESP3 itself, because a reconnect that nobody sees, or a
+// command that is sent twice, would break the Bus' promises. New credentials
+// of a streaming provider are used from the next connection on.
 //
 // With a client of NewFailoverClient it asks the Sentinels, as often as it
 // proves its links, which server is the master, and changes over to that,
 // though its own may call itself master still. While no Sentinel answers it
 // stays, and Event.Since is as old as their last answer.
 type RedisBus struct {
-	prefix string // of channels
-	dialer *redisDialer
-	inbox  *inbox.Inbox[Event]
-	pub    *redisPublisher
-	sub    *redisSubscriber
+	parts []*redisPartition
+	inbox *inbox.Inbox[Event]
 
 	cancel    context.CancelFunc
-	running   sync.WaitGroup // run of sub, probe, and follow
+	running   sync.WaitGroup // what connects subscribers, and proves
 	closeOnce sync.Once
-
-	nonce uint64 // of the last probe; probe's own
-
-	mu       sync.Mutex
-	unproved error // why the last probe failed
 }
 
 var _ Bus = (*RedisBus)(nil)
 
-// NewRedisBus connects a Bus to the server of rdb, which must be a
-// *redis.Client (NewClient or NewFailoverClient). opts may be nil. It tries
-// all that the Bus needs: an error that Redis denies a command names what to
-// allow, and one for which errors.Is ErrBusDown holds says that Redis could
-// not be reached. rdb is left as it is, and must not be closed before the Bus.
+// NewRedisBus connects a Bus to the servers of rdb, which must be a
+// *redis.Client (NewClient or NewFailoverClient) or a *redis.ClusterClient
+// (NewClusterClient). opts may be nil. It tries all that the Bus needs: an
+// error that Redis denies a command names what to allow, and one for which
+// errors.Is ErrBusDown holds says that Redis could not be reached. rdb is left
+// as it is, and must not be closed before the Bus.
+//
+// On a Cluster the number of partitions is kept under the key
+// <prefix>:{partitions}. Where that is not a number that this version of herald
+// knows, the error names both.
 func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, error) {
 	options, err := opts.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	client, err := singleRedis(rdb)
+	client, cluster, err := redisOf(rdb)
 	if err != nil {
 		return nil, err
 	}
+	if cluster != nil {
+		return newClusterBus(cluster, options)
+	}
+	way, master := singleWay(options.Prefix, client.Options().DB), newRedisMaster(client.Options())
+	return newRedisBus(options, []*redisWay{way}, func(way *redisWay) *redisDialer {
+		return &redisDialer{way: way, options: linkOptions(client.Options(), options.ProbeTimeout), timeout: options.ProbeTimeout, master: master}
+	})
+}
+
+// newRedisBus connects a Bus with a partition for each way.
+func newRedisBus(options RedisOptions, ways []*redisWay, dialer func(*redisWay) *redisDialer) (*RedisBus, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	db := strconv.Itoa(client.Options().DB)
-	prefix := options.Prefix + ":" + db
-	moved := movedChannel(options.Prefix, db)
-	dialer := newRedisDialer(client.Options(), options.ProbeTimeout)
-	in := newInbox()
-	b := &RedisBus{
-		prefix: prefix + ":",
-		dialer: dialer,
-		inbox:  in,
-		pub:    newRedisPublisher(ctx, dialer, moved),
-		// No topic's channel is like the probe's: a number follows the prefix.
-		sub:    newRedisSubscriber(ctx, dialer, in, prefix+":", options.Prefix+":!"+rand.Text(), moved),
-		cancel: cancel,
+	b := &RedisBus{inbox: newInbox(), cancel: cancel}
+	proofs := newRedisProofs(len(ways), ways[0].slot != "")
+	for i, way := range ways {
+		b.parts = append(b.parts, &redisPartition{
+			way: way,
+			pub: newRedisPublisher(ctx, dialer(way)),
+			sub: newRedisSubscriber(ctx, dialer(way), b.inbox, proofs, i),
+		})
 	}
 	if err := b.open(ctx, options); err != nil {
 		b.Close()
 		return nil, err
 	}
 	tick := max(options.ProbeInterval/10, 100*time.Millisecond)
-	b.running.Go(func() { b.probe(ctx, tick, options.ProbeTimeout) })
-	if dialer.master != nil {
-		b.running.Go(func() { b.follow(ctx, tick) })
+	for _, p := range b.parts {
+		b.running.Go(func() { p.prove(ctx, tick, options.ProbeTimeout) })
+		if p.pub.dialer.master != nil {
+			b.running.Go(func() { p.followMaster(ctx, tick) })
+		}
 	}
 	return b, nil
 }
 
-// open connects both links and tries what the Bus needs.
+// open connects all links and tries what the Bus needs.
 func (b *RedisBus) open(ctx context.Context, options RedisOptions) error {
-	err := b.sub.connect()
-	if err == nil {
-		link := b.sub.current()
-		b.running.Go(b.sub.run)
-		ctx, cancel := context.WithTimeout(ctx, 2*options.ProbeTimeout)
-		defer cancel()
-		err = b.sub.change(ctx, commandUnsubscribe, []string{rand.Text()})
-		if err == nil {
-			err = b.loop(ctx, link, options.ProbeTimeout)
+	errs := make([]error, len(b.parts))
+	var opening sync.WaitGroup
+	for i, p := range b.parts {
+		opening.Go(func() { errs[i] = p.open(ctx, &b.running, options.ProbeTimeout) })
+	}
+	opening.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return openError(err, options.Prefix, b.parts[0].way)
 		}
 	}
-	if err == nil {
-		return nil
-	}
-	if refused, ok := errors.AsType[redisError](err); ok && strings.HasPrefix(string(refused), "NOPERM") {
-		return fmt.Errorf("herald: Redis denies what the Bus needs: allow PUBLISH, SUBSCRIBE and UNSUBSCRIBE, with the channels %s:* "+
-			"(ACL SETUSER <user> +publish +subscribe +unsubscribe &%s:*): %w", options.Prefix, options.Prefix, refused)
-	}
-	if _, ok := errors.AsType[redis.Error](err); ok {
+	return nil
+}
+
+// openError says what an error of open means for the user.
+func openError(err error, prefix string, way *redisWay) error {
+	said, byLink := errors.AsType[redisError](err)
+	other, byClient := errors.AsType[redis.Error](err)
+	switch {
+	case errors.Is(err, ErrInvalid):
+		return err
+	case byLink && strings.HasPrefix(string(said), "NOPERM"), byClient && strings.HasPrefix(other.Error(), "NOPERM"):
+		return fmt.Errorf("herald: Redis denies what the Bus needs: %s: %w", way.needs(prefix), err)
+	case byClient && !redisError(other.Error()).astray():
 		return fmt.Errorf("herald: Redis refuses the connection: %w", err)
 	}
 	return fmt.Errorf("%w: %w", ErrBusDown, err)
@@ -179,24 +204,14 @@ const (
 	maxPublishBytes = 1 << 20
 )
 
-// Publish publishes packets, each with one PUBLISH, and waits for the replies.
-// Calls that come while others are under way go out together. Where the link
-// has broken it waits for an attempt to connect; after a failed one, until
-// the backoff is over, it returns ErrBusDown at once.
+// Publish publishes packets, each with one PUBLISH or SPUBLISH, and waits for
+// the replies. Calls that come while others are under way go out together.
+// Where a link has broken it waits for an attempt to connect; after a failed
+// one, until the backoff is over, it returns ErrBusDown at once. Packets of
+// several partitions go out at the same time.
 func (b *RedisBus) Publish(ctx context.Context, packets ...Packet) error {
-	for sent := 0; sent < len(packets); {
-		p := newPublication()
-		for sent < len(packets) && p.commands < maxPublishItems && (p.commands == 0 || len(p.bytes) < maxPublishBytes) {
-			p.add(b.prefix, packets[sent])
-			sent++
-		}
-		first := sent == p.commands
-		if err := b.pub.publish(ctx, p); err != nil {
-			if !first && !errors.Is(err, ErrUnknown) {
-				err = fmt.Errorf("%w: part of the packets: %w", ErrUnknown, err)
-			}
-			return fmt.Errorf("publish: %w", err)
-		}
+	if err := b.publish(ctx, packets); err != nil {
+		return fmt.Errorf("publish: %w", err)
 	}
 	return nil
 }
@@ -204,7 +219,7 @@ func (b *RedisBus) Publish(ctx context.Context, packets ...Packet) error {
 // Subscribe subscribes to topics and waits for the confirmations. While Redis
 // cannot be reached it waits for the next link.
 func (b *RedisBus) Subscribe(ctx context.Context, topics ...string) error {
-	if err := b.sub.change(ctx, commandSubscribe, topics); err != nil {
+	if err := b.change(ctx, commandSubscribe, topics); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
 	return nil
@@ -212,7 +227,7 @@ func (b *RedisBus) Subscribe(ctx context.Context, topics ...string) error {
 
 // Unsubscribe is the opposite of Subscribe, and waits as that does.
 func (b *RedisBus) Unsubscribe(ctx context.Context, topics ...string) error {
-	if err := b.sub.change(ctx, commandUnsubscribe, topics); err != nil {
+	if err := b.change(ctx, commandUnsubscribe, topics); err != nil {
 		return fmt.Errorf("unsubscribe: %w", err)
 	}
 	return nil
@@ -221,31 +236,35 @@ func (b *RedisBus) Unsubscribe(ctx context.Context, topics ...string) error {
 // Receive returns the next event.
 func (b *RedisBus) Receive(ctx context.Context) (Event, error) { return b.inbox.Receive(ctx) }
 
-// Reset drops both links.
+// Reset drops all links.
 func (b *RedisBus) Reset() { b.drop(errReset) }
 
 func (b *RedisBus) drop(why error) {
-	b.sub.drop(why)
-	b.pub.drop(why)
+	for _, p := range b.parts {
+		p.drop(why)
+	}
 }
 
-// Health returns nil while both links are up and proved healthy, and else
-// why not.
+// Health returns nil while all links are up and proved healthy, and else why
+// one is not.
 func (b *RedisBus) Health() error {
-	b.mu.Lock()
-	err := b.unproved
-	b.mu.Unlock()
-	return cmp.Or(b.sub.health(), b.pub.health(), err)
+	for _, p := range b.parts {
+		if err := p.health(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// Close closes both links and waits for the Bus' goroutines.
+// Close closes all links and waits for the Bus' goroutines.
 func (b *RedisBus) Close() error {
 	b.closeOnce.Do(func() {
 		b.cancel()
 		b.drop(ErrClosed)
 		b.running.Wait()
-		b.pub.close()
-		b.sub.close()
+		for _, p := range b.parts {
+			p.close()
+		}
 		b.inbox.Close(ErrClosed)
 	})
 	return nil

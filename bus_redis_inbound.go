@@ -12,8 +12,17 @@ import (
 // link's reader.
 type redisInbound struct {
 	sub    *redisSubscriber
+	buffer int               // bytes to read at once
 	topics map[string]string // channel -> topic, of all that is subscribed
 	events []Event           // read and not yet in the inbox
+}
+
+func newRedisInbound(s *redisSubscriber) *redisInbound {
+	in := &redisInbound{sub: s, buffer: readBuffer, topics: make(map[string]string)}
+	if s.isPart() {
+		in.buffer = partitionBuffer
+	}
+	return in
 }
 
 // maxEvents is how many packets go to the inbox together.
@@ -28,12 +37,12 @@ func (in *redisInbound) message(r *resp.Reader) error {
 	}
 	topic, ok := in.topics[string(word)]
 	if !ok { // a server may be late, as miniredis is after an UNSUBSCRIBE
-		topic, ok = strings.CutPrefix(string(word), in.sub.prefix)
+		topic, ok = strings.CutPrefix(string(word), in.sub.way.prefix)
 	}
 	if !ok {
 		return fmt.Errorf("herald: Redis sent a message of %q, which nobody asked for", word)
 	}
-	probe, moved := string(word) == in.sub.probe, string(word) == in.sub.moved
+	probe, moved := string(word) == in.sub.way.probe, string(word) == in.sub.way.moved
 	data, err := r.Bulk()
 	if err != nil {
 		return err
@@ -60,8 +69,8 @@ func (in *redisInbound) message(r *resp.Reader) error {
 func (in *redisInbound) confirmed(kind commandKind, channel string, count int64) error {
 	if kind == commandSubscribe {
 		topic := ""
-		if channel != in.sub.probe && channel != in.sub.moved {
-			topic = channel[len(in.sub.prefix):]
+		if channel != in.sub.way.probe && channel != in.sub.way.moved {
+			topic = channel[len(in.sub.way.prefix):]
 		}
 		in.topics[channel] = topic
 	} else {
@@ -78,7 +87,7 @@ func (in *redisInbound) flush() {
 	if len(in.events) == 0 {
 		return
 	}
-	in.sub.inbox.Push(in.events, Event{Kind: EventDown, Since: in.sub.lastProof(), Err: errInboxFull})
+	in.sub.inbox.Push(in.events, Event{Kind: EventDown, Since: in.sub.proofs.oldest(), Err: errInboxFull})
 	clear(in.events)
 	in.events = in.events[:0]
 }

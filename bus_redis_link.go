@@ -1,18 +1,15 @@
 package herald
 
 import (
-	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/heraldgo/herald/internal/resp"
 )
@@ -23,86 +20,15 @@ type redisError string
 // Error is what Redis said.
 func (e redisError) Error() string { return string(e) }
 
-// A redisDialer opens links.
-type redisDialer struct {
-	options redis.Options
-	timeout time.Duration // for an answer
-	master  *redisMaster  // nil without Sentinels
-}
-
-// newRedisDialer derives from the options of the user's client those of our
-// links: one connection each, RESP3, no retries, and nothing that would
-// write to the connection once it is ours.
-func newRedisDialer(user *redis.Options, timeout time.Duration) *redisDialer {
-	o := *user
-	o.Protocol = 3
-	o.MaxRetries = -1
-	o.DialerRetries = 1
-	o.PoolSize, o.MinIdleConns, o.MaxActiveConns, o.PipelinePoolSize = 1, 0, 0, -1
-	o.ReadTimeout, o.WriteTimeout, o.ContextTimeoutEnabled = timeout, timeout, true
-	o.DisableIdentity = true
-	o.Limiter = nil
-	o.PushNotificationProcessor = nil // the user's would be shared
-	o.ClientSideCache, o.ClientSideCacheConfig = nil, nil
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	return &redisDialer{options: o, timeout: timeout, master: newRedisMaster(user)}
-}
-
-// dial opens a link to a master. in is nil for a link that only publishes.
-func (d *redisDialer) dial(ctx context.Context, in *redisInbound) (*redisLink, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.options.DialTimeout+d.timeout)
-	defer cancel()
-	conn, err := d.options.Dialer(ctx, d.options.Network, d.options.Addr)
-	if err != nil {
-		return nil, err
+// astray says whether another node, or this one at another time, may carry
+// the command out.
+func (e redisError) astray() bool {
+	word, _, _ := strings.Cut(string(e), " ")
+	switch word {
+	case "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN":
+		return true
 	}
-	client, err := d.session(ctx, conn)
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	l := &redisLink{
-		conn:    conn,
-		client:  client,
-		timeout: d.timeout,
-		in:      in,
-		dead:    make(chan struct{}),
-		ended:   make(chan struct{}),
-	}
-	go l.read()
-	if err := l.do(appendHello(nil), []redisCommand{{kind: commandHello}}).err; err != nil {
-		l.close(err)
-		return nil, err
-	}
-	return l, nil
-}
-
-// session lets go-redis authenticate, select the database and run the user's
-// OnConnect on conn. It dials nothing: a failed dial inside go-redis would be
-// logged by it, at each attempt.
-func (d *redisDialer) session(ctx context.Context, conn net.Conn) (*redis.Client, error) {
-	o := d.options
-	var dialed atomic.Bool
-	o.Dialer = func(context.Context, string, string) (net.Conn, error) {
-		if dialed.Swap(true) {
-			return nil, errors.New("herald: a link has one connection")
-		}
-		return conn, nil
-	}
-	client := redis.NewClient(&o)
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	err := client.Conn().Do(ctx, "HELLO", "3").Err()
-	if !stop() && err == nil {
-		err = context.Cause(ctx)
-	}
-	if err == nil {
-		err = conn.SetDeadline(time.Time{})
-	}
-	if err != nil {
-		client.Close()
-		return nil, err
-	}
-	return client, nil
+	return false
 }
 
 // A redisLink is one connection to Redis: never another after it. One
@@ -126,6 +52,8 @@ type commandKind uint8
 
 const (
 	commandHello commandKind = iota + 1
+	commandInfo              // CLUSTER INFO
+	commandOwner             // any that a node refuses whose slot it is not
 	commandPublish
 	commandSubscribe
 	commandUnsubscribe
@@ -154,11 +82,10 @@ type outcome struct {
 	err      error // why the link died
 }
 
-// do writes bytes, which are commands encoded, and waits until all are
-// answered, or the link is dead. A link that reads nothing for its
-// timeout is dead.
-func (l *redisLink) do(bytes []byte, commands []redisCommand) outcome {
-	e := &redisExchange{commands: commands, done: make(chan struct{})}
+// do writes commands and waits until all are answered, or the link is dead.
+// A link that reads nothing for its timeout is dead.
+func (l *redisLink) do(q *redisQuery) outcome {
+	e := &redisExchange{commands: q.commands, done: make(chan struct{})}
 	l.mu.Lock()
 	err := l.err
 	l.current = e
@@ -168,7 +95,7 @@ func (l *redisLink) do(bytes []byte, commands []redisCommand) outcome {
 	}
 	life := l.life.Load()
 	l.conn.SetWriteDeadline(time.Now().Add(l.timeout))
-	n, err := l.conn.Write(bytes)
+	n, err := l.conn.Write(q.bytes)
 	if err != nil {
 		l.fail(fmt.Errorf("write to Redis: %w", err))
 	}
@@ -177,7 +104,7 @@ func (l *redisLink) do(bytes []byte, commands []redisCommand) outcome {
 	for err == nil {
 		select {
 		case <-e.done:
-			return outcome{written: true, answered: len(commands)}
+			return outcome{written: true, answered: len(q.commands)}
 		case <-l.dead:
 			err = l.reason()
 		case <-timer.C:
@@ -190,7 +117,7 @@ func (l *redisLink) do(bytes []byte, commands []redisCommand) outcome {
 		}
 	}
 	<-l.ended // from here on the exchange is ours again
-	if e.answered == len(commands) {
+	if e.answered == len(q.commands) {
 		return outcome{written: true, answered: e.answered}
 	}
 	return outcome{written: n > 0, answered: e.answered, err: l.reason()}
@@ -229,14 +156,23 @@ func (l *redisLink) reason() error {
 	return l.err
 }
 
-// readBuffer holds any channel name, and some hundred small messages, which
-// then cost one read together.
-const readBuffer = 64 << 10
+// Buffers hold any channel name, and some hundred small messages, which then
+// cost one read together. A partition's share of the messages is smaller, and
+// a link that only publishes gets short answers.
+const (
+	readBuffer      = 64 << 10
+	partitionBuffer = 16 << 10
+	replyBuffer     = 4 << 10
+)
 
 // read reads replies and messages until the link is dead.
 func (l *redisLink) read() {
 	defer close(l.ended)
-	r := resp.NewReader(l.conn, readBuffer)
+	size := replyBuffer
+	if l.in != nil {
+		size = l.in.buffer
+	}
+	r := resp.NewReader(l.conn, size)
 	for {
 		if err := l.readOne(r); err != nil {
 			if l.in != nil {
@@ -276,10 +212,10 @@ func (l *redisLink) readPush(r *resp.Reader) error {
 	}
 	kind := commandSubscribe
 	switch string(word) {
-	case "message":
+	case "message", "smessage":
 		return l.in.message(r)
-	case "subscribe":
-	case "unsubscribe":
+	case "subscribe", "ssubscribe":
+	case "unsubscribe", "sunsubscribe":
 		kind = commandUnsubscribe
 	default:
 		return fmt.Errorf("%w: push %q", resp.ErrProtocol, word)
@@ -317,6 +253,9 @@ func (l *redisLink) expect(kind commandKind, channel string) (*redisCommand, err
 			return c, nil
 		}
 	}
+	if kind == commandUnsubscribe && l.in.sub.way.sharded {
+		return nil, fmt.Errorf("herald: Redis ended the subscription of %q: another master has its slot", channel)
+	}
 	return nil, fmt.Errorf("herald: Redis changed the subscription of %q unasked", channel)
 }
 
@@ -350,6 +289,7 @@ func (l *redisLink) reply(v resp.Value) error {
 		return fmt.Errorf("%w: reply to nothing", resp.ErrProtocol)
 	}
 	c := &e.commands[e.answered]
+	refused := v.Kind == '-'
 	switch {
 	case c.kind == commandHello:
 		// Where a server does not tell its role, or knows no bare HELLO, the
@@ -357,42 +297,23 @@ func (l *redisLink) reply(v resp.Value) error {
 		if role := v.Field("role"); role != "" && role != "master" {
 			return fmt.Errorf("herald: Redis is a %s, not a master", role)
 		}
-	case v.Kind == '-':
+	case c.kind == commandInfo && !refused:
+		if isolated(v.Str) {
+			return errIsolated
+		}
+	case c.kind == commandInfo, c.kind == commandOwner:
+		// Of a slot that is moving out ASK tells that a key is not there.
+		if refused && !strings.HasPrefix(v.Str, "ASK ") {
+			return redisError(v.Str)
+		}
+	case refused:
 		c.err = redisError(v.Str)
+		if c.kind != commandPublish && redisError(v.Str).astray() {
+			return c.err // the link leads to the wrong node
+		}
 	case c.kind != commandPublish:
 		return fmt.Errorf("%w: reply %q to a subscription", resp.ErrProtocol, v.Kind)
 	}
 	l.answered()
 	return nil
-}
-
-// appendHello appends HELLO, which every user may call, and whose reply
-// tells the server's role (https://redis.io/docs/latest/commands/hello). It
-// names no version: the session has spoken RESP3 from its start.
-func appendHello(b []byte) []byte { return resp.AppendWord(resp.AppendCommand(b, 1), "HELLO") }
-
-// A redisBackoff spaces out attempts to connect: the first is free, the
-// others wait 50 ms and up to 5 s, with jitter.
-type redisBackoff struct{ failures int }
-
-const (
-	backoffStart = 50 * time.Millisecond
-	backoffMax   = 5 * time.Second
-)
-
-// fail counts a failed attempt and returns how long to wait.
-func (b *redisBackoff) fail() time.Duration {
-	d := min(backoffStart<<min(b.failures, 10), backoffMax)
-	b.failures++
-	return d/2 + rand.N(d/2)
-}
-
-// lost counts a link that lived for d and returns how long to wait: not at
-// all, unless links die as soon as they are born.
-func (b *redisBackoff) lost(d time.Duration) time.Duration {
-	if d < backoffMax && b.failures > 0 {
-		return b.fail()
-	}
-	b.failures = 1
-	return 0
 }

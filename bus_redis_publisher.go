@@ -14,9 +14,9 @@ import (
 // A publication is what one call publishes, encoded by the caller, so that
 // nothing of the caller's is used once a call has been given up.
 type publication struct {
-	bytes    []byte
-	hello    bool // the first command is HELLO
-	commands int
+	bytes   []byte
+	lead    []redisCommand // before the packets
+	packets int
 }
 
 var publications = sync.Pool{New: func() any { return new(publication) }}
@@ -30,12 +30,22 @@ func newPublication() *publication {
 	return p
 }
 
-func (p *publication) add(prefix string, packet Packet) {
+func (p *publication) add(command, prefix string, packet Packet) {
 	p.bytes = resp.AppendCommand(p.bytes, 3)
-	p.bytes = resp.AppendWord(p.bytes, "PUBLISH")
+	p.bytes = resp.AppendWord(p.bytes, command)
 	p.bytes = resp.AppendJoined(p.bytes, prefix, packet.Topic)
 	p.bytes = resp.AppendWord(p.bytes, packet.Data)
-	p.commands++
+	p.packets++
+}
+
+// ask puts before the packets what shows that the link is well.
+func (p *publication) ask(w *redisWay) {
+	q := redisQuery{bytes: p.bytes}
+	q.add(commandHello, "HELLO")
+	if !w.sharded { // SPUBLISH itself shows whose the slot is
+		w.addOwner(&q)
+	}
+	p.bytes, p.lead = q.bytes, q.commands
 }
 
 // A redisPublisher owns the link that publishes. Commits connect it anew
@@ -43,7 +53,6 @@ func (p *publication) add(prefix string, packet Packet) {
 type redisPublisher struct {
 	ctx    context.Context // ends at Close
 	dialer *redisDialer
-	moved  string // the channel of notices
 	batch  *batch.Batcher[*publication]
 
 	// Of the committing goroutine.
@@ -60,8 +69,8 @@ type redisPublisher struct {
 	down error // why there is no link
 }
 
-func newRedisPublisher(ctx context.Context, dialer *redisDialer, moved string) *redisPublisher {
-	p := &redisPublisher{ctx: ctx, dialer: dialer, moved: moved}
+func newRedisPublisher(ctx context.Context, dialer *redisDialer) *redisPublisher {
+	p := &redisPublisher{ctx: ctx, dialer: dialer, backoff: dialer.backoff()}
 	p.batch = batch.New(batch.Config[*publication]{
 		Ready:    p.ready,
 		Commit:   p.commit,
@@ -107,6 +116,11 @@ func (p *redisPublisher) ready() error {
 	if time.Now().Before(p.retry) {
 		return fmt.Errorf("%w: %w", ErrBusDown, down)
 	}
+	return p.connect()
+}
+
+// connect dials a new link.
+func (p *redisPublisher) connect() error {
 	link, err := p.dialer.dial(p.ctx, nil)
 	if err == nil {
 		if err = p.tellMoved(link); err != nil {
@@ -126,16 +140,13 @@ func (p *redisPublisher) ready() error {
 	return nil
 }
 
-// commit publishes all in one write, and never again.
+// commit publishes all in one write, and never again what may have been taken.
 func (p *redisPublisher) commit(items []*publication) []error {
 	p.commands = p.commands[:0]
 	for _, item := range items {
-		for i := range item.commands {
-			kind := commandPublish
-			if item.hello && i == 0 {
-				kind = commandHello
-			}
-			p.commands = append(p.commands, redisCommand{kind: kind})
+		p.commands = append(p.commands, item.lead...)
+		for range item.packets {
+			p.commands = append(p.commands, redisCommand{kind: commandPublish})
 		}
 	}
 	bytes := items[0].bytes
@@ -147,22 +158,79 @@ func (p *redisPublisher) commit(items []*publication) []error {
 		bytes = p.bytes
 	}
 	link, _ := p.state()
-	out := link.do(bytes, p.commands)
+	out := link.do(&redisQuery{bytes, p.commands})
+	if out.err == nil {
+		p.follow(bytes, p.commands)
+	}
 	if cap(p.bytes) > 2*maxPublishBytes {
 		p.bytes = nil
 	}
 
-	if out.answered > 0 && (len(items) > 1 || !items[0].hello) {
-		now := time.Now()
-		p.last = lastTaken{link.addr(), p.dialer.master.proved(now), now}
+	if out.answered > 0 && (len(items) > 1 || items[0].lead == nil) {
+		p.noteTaken(link)
 	}
 	errs := make([]error, len(items))
 	at := 0
 	for i, item := range items {
-		errs[i] = out.result(p.commands[at:at+item.commands], out.answered-at)
-		at += item.commands
+		n := len(item.lead) + item.packets
+		errs[i] = out.result(p.commands[at:at+n], out.answered-at)
+		at += n
 	}
 	return errs
+}
+
+// follow publishes what a node has refused whose slot it is no longer, which
+// is no second time, where that has moved to. A node that refuses for another
+// reason of the Cluster's is left.
+func (p *redisPublisher) follow(bytes []byte, commands []redisCommand) {
+	for hops := 0; ; hops++ {
+		var refused []int
+		for i, c := range commands {
+			if said, ok := c.err.(redisError); ok && said.astray() {
+				refused = append(refused, i)
+			}
+		}
+		if len(refused) == 0 {
+			return
+		}
+		link, _ := p.state()
+		why := commands[refused[0]].err
+		link.fail(why)
+		if hops == maxHops || !p.dialer.follow(why) {
+			return
+		}
+		link.close(nil)
+		if err := p.connect(); err != nil {
+			for _, i := range refused {
+				commands[i].err = err
+			}
+			return
+		}
+		p.repeat(bytes, commands, refused)
+	}
+}
+
+// repeat publishes some of the commands on a new link.
+func (p *redisPublisher) repeat(bytes []byte, commands []redisCommand, which []int) {
+	var b []byte
+	again := make([]redisCommand, 0, len(which))
+	i := 0
+	for command := range resp.Commands(bytes) {
+		if len(again) < len(which) && which[len(again)] == i {
+			b = append(b, command...)
+			again = append(again, redisCommand{kind: commandPublish})
+		}
+		i++
+	}
+	link, _ := p.state()
+	out := link.do(&redisQuery{b, again})
+	for k, i := range which {
+		if k < out.answered {
+			commands[i].err = again[k].err
+		} else {
+			commands[i].err = out.result(again[k:k+1], 0)
+		}
+	}
 }
 
 // result is the outcome of some commands of an exchange, of which the first
@@ -175,15 +243,27 @@ func (o outcome) result(commands []redisCommand, answered int) error {
 		return fmt.Errorf("%w: %w", ErrUnknown, o.err)
 	}
 	var refused error
-	n := 0
+	n, packets := 0, 0
 	for _, c := range commands {
+		if c.kind != commandPublish {
+			continue
+		}
+		packets++
 		if c.err != nil {
-			refused = fmt.Errorf("refused by Redis: %w", c.err)
 			n++
+			if refused == nil || errors.Is(c.err, ErrUnknown) {
+				refused = c.err
+			}
 		}
 	}
-	if n > 0 && n < len(commands) {
-		return fmt.Errorf("%w: %d of %d packets were not taken: %w", ErrUnknown, n, len(commands), refused)
+	if said, ok := refused.(redisError); ok {
+		refused = fmt.Errorf("refused by Redis: %w", said)
+		if said.astray() {
+			refused = fmt.Errorf("%w: %w", ErrBusDown, refused)
+		}
+	}
+	if 0 < n && n < packets && !errors.Is(refused, ErrUnknown) {
+		return fmt.Errorf("%w: %d of %d packets were not taken: %w", ErrUnknown, n, packets, refused)
 	}
 	return refused
 }

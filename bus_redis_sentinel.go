@@ -64,10 +64,10 @@ func (m *redisMaster) proved(at time.Time) time.Time {
 	return at
 }
 
-// follow asks the Sentinels at every tick who the master is, and drops the
-// links where it is another server than theirs. Go-redis' dialer is the way
-// to ask; so the new master has answered, too.
-func (b *RedisBus) follow(ctx context.Context, tick time.Duration) {
+// followMaster asks the Sentinels at every tick who the master is, and drops
+// the links where it is another server than theirs. Go-redis' dialer is the
+// way to ask; so the new master has answered, too.
+func (p *redisPartition) followMaster(ctx context.Context, tick time.Duration) {
 	timer := time.NewTicker(tick)
 	defer timer.Stop()
 	for {
@@ -77,20 +77,20 @@ func (b *RedisBus) follow(ctx context.Context, tick time.Duration) {
 		case <-timer.C:
 		}
 		start := time.Now()
-		addr, err := b.dialer.masterAddr(ctx)
+		addr, err := p.pub.dialer.masterAddr(ctx)
 		if err != nil {
 			continue // no Sentinel answers: the proofs get old
 		}
 		moved := false
-		pub, _ := b.pub.state()
-		for _, link := range []*redisLink{b.sub.current(), pub} {
+		pub, _ := p.pub.state()
+		for _, link := range []*redisLink{p.sub.current(), pub} {
 			if link != nil && link.addr() != addr {
 				link.fail(errMoved)
 				moved = true
 			}
 		}
 		if !moved {
-			b.dialer.master.confirm(start)
+			p.pub.dialer.master.confirm(start)
 		}
 	}
 }
@@ -109,11 +109,6 @@ func (d *redisDialer) masterAddr(ctx context.Context) (string, error) {
 
 func (l *redisLink) addr() string { return l.conn.RemoteAddr().String() }
 
-// movedChannel is where the Buses of a prefix and database tell each other of
-// what they published on a server that may not have been the master. No
-// topic's channel is like it, nor any probe's.
-func movedChannel(prefix, db string) string { return prefix + ":!moved:" + db }
-
 // lastTaken tells of the last publication that a server took.
 type lastTaken struct {
 	addr   string    // of the server
@@ -121,19 +116,27 @@ type lastTaken struct {
 	at     time.Time
 }
 
+// noteTaken notes that link has taken a publication.
+func (p *redisPublisher) noteTaken(link *redisLink) {
+	if p.dialer.master != nil {
+		now := time.Now()
+		p.last = lastTaken{link.addr(), p.dialer.master.proved(now), now}
+	}
+}
+
 // tellMoved publishes on a new link that what was published on the last one
 // may be lost, where that led to another server.
 func (p *redisPublisher) tellMoved(link *redisLink) error {
-	if p.dialer.master == nil || p.last.addr == "" || p.last.addr == link.addr() {
+	if p.last.addr == "" || p.last.addr == link.addr() {
 		return nil
 	}
 	data := binary.BigEndian.AppendUint64(nil, uint64(time.Since(p.last.proved)))
 	data = binary.BigEndian.AppendUint64(data, uint64(time.Since(p.last.at)))
-	bytes := resp.AppendCommand(nil, 3)
-	for _, word := range []string{"PUBLISH", p.moved, string(data)} {
-		bytes = resp.AppendWord(bytes, word)
+	q := &redisQuery{bytes: resp.AppendCommand(nil, 3), commands: []redisCommand{{kind: commandPublish}}}
+	for _, word := range []string{"PUBLISH", p.dialer.way.moved, string(data)} {
+		q.bytes = resp.AppendWord(q.bytes, word)
 	}
-	return link.do(bytes, []redisCommand{{kind: commandPublish}}).err
+	return link.do(q).err
 }
 
 // tookMoved takes another Bus' notice. What was published elsewhere before we

@@ -11,7 +11,6 @@ import (
 
 	"github.com/heraldgo/herald/internal/batch"
 	"github.com/heraldgo/herald/internal/inbox"
-	"github.com/heraldgo/herald/internal/resp"
 )
 
 // maxNames is how many channels one SUBSCRIBE names. Tried out: 5,000 and
@@ -22,6 +21,7 @@ const maxNames = 1000
 type redisChange struct {
 	kind     commandKind // commandHello: a proof
 	channels []string
+	commands int // that carry it out
 	err      error
 }
 
@@ -30,11 +30,11 @@ type redisChange struct {
 type redisSubscriber struct {
 	ctx    context.Context // ends at Close
 	dialer *redisDialer
+	way    *redisWay
 	inbox  *inbox.Inbox[Event]
-	prefix string      // of channels
-	probe  string      // the channel that the Bus proves itself with
-	moved  string      // the channel of notices
-	nonces chan uint64 // the last that was heard on it; holds one
+	proofs *redisProofs
+	part   int         // in proofs, and in inbox where the Bus has several
+	nonces chan uint64 // the last that was heard on the probe's channel; holds one
 	batch  *batch.Batcher[*redisChange]
 
 	mu     sync.Mutex
@@ -43,7 +43,6 @@ type redisSubscriber struct {
 	gone   chan struct{}       // closed once link is down again, with a new up
 	down   error               // why it is not, or nil
 	wanted map[string]struct{} // channels
-	proved time.Time           // no packet published before was lost and not reported
 
 	// Of the server that link leads to.
 
@@ -51,9 +50,9 @@ type redisSubscriber struct {
 	arrived time.Time // when it was first subscribed there
 }
 
-func newRedisSubscriber(ctx context.Context, dialer *redisDialer, in *inbox.Inbox[Event], prefix, probe, moved string) *redisSubscriber {
+func newRedisSubscriber(ctx context.Context, dialer *redisDialer, in *inbox.Inbox[Event], proofs *redisProofs, part int) *redisSubscriber {
 	s := &redisSubscriber{
-		ctx: ctx, dialer: dialer, inbox: in, prefix: prefix, probe: probe, moved: moved,
+		ctx: ctx, dialer: dialer, way: dialer.way, inbox: in, proofs: proofs, part: part,
 		nonces: make(chan uint64, 1),
 		up:     make(chan struct{}),
 		gone:   make(chan struct{}),
@@ -77,7 +76,7 @@ func (s *redisSubscriber) change(ctx context.Context, kind commandKind, topics [
 	}
 	c := &redisChange{kind: kind, channels: make([]string, len(topics))}
 	for i, topic := range topics {
-		c.channels[i] = s.prefix + topic
+		c.channels[i] = s.way.prefix + topic
 	}
 	err := s.batch.Do(ctx, c)
 	if err != nil && ctx.Err() != nil {
@@ -88,7 +87,8 @@ func (s *redisSubscriber) change(ctx context.Context, kind commandKind, topics [
 	return err
 }
 
-// prove asks for the server's role and for the count of the subscriptions.
+// prove asks for the server's role, on a Cluster for its view of that and for
+// whose the slot is, and for the count of the subscriptions.
 // A false answer makes the link dead.
 func (s *redisSubscriber) prove(ctx context.Context) error {
 	if err := s.health(); err != nil {
@@ -104,9 +104,9 @@ func (s *redisSubscriber) commit(items []*redisChange) []error {
 		link, err := s.await()
 		if err == nil {
 			s.want(todo)
-			bytes, commands := s.encode(todo)
-			if err = link.do(bytes, commands).err; err == nil {
-				s.settle(todo, commands)
+			q := s.encode(todo)
+			if err = link.do(q).err; err == nil {
+				s.settle(todo, q.commands)
 				break
 			}
 		}
@@ -137,33 +137,18 @@ func (s *redisSubscriber) want(changes []*redisChange) {
 	}
 }
 
-func (s *redisSubscriber) encode(changes []*redisChange) (bytes []byte, commands []redisCommand) {
+func (s *redisSubscriber) encode(changes []*redisChange) *redisQuery {
+	q := new(redisQuery)
 	for _, c := range changes {
+		before := len(q.commands)
 		if c.kind == commandHello {
-			bytes = appendHello(bytes)
-			commands = append(commands, redisCommand{kind: commandHello})
-			bytes, commands = appendSubscription(bytes, commands, commandSubscribe, []string{s.probe})
+			s.way.addProof(q)
+		} else {
+			s.way.addSubscription(q, c.kind, c.channels)
 		}
-		bytes, commands = appendSubscription(bytes, commands, c.kind, c.channels)
+		c.commands = len(q.commands) - before
 	}
-	return bytes, commands
-}
-
-// appendSubscription appends commands that name channels.
-func appendSubscription(bytes []byte, commands []redisCommand, kind commandKind, channels []string) ([]byte, []redisCommand) {
-	name := "SUBSCRIBE"
-	if kind == commandUnsubscribe {
-		name = "UNSUBSCRIBE"
-	}
-	for chunk := range slices.Chunk(channels, maxNames) {
-		bytes = resp.AppendCommand(bytes, 1+len(chunk))
-		bytes = resp.AppendWord(bytes, name)
-		for _, channel := range chunk {
-			bytes = resp.AppendWord(bytes, channel)
-		}
-		commands = append(commands, redisCommand{kind: kind, channels: chunk})
-	}
-	return bytes, commands
+	return q
 }
 
 // settle hands the answers of commands, which encode made, to the changes.
@@ -173,11 +158,7 @@ func (s *redisSubscriber) settle(changes []*redisChange, commands []redisCommand
 	defer s.mu.Unlock()
 	for _, c := range changes {
 		c.err = nil
-		n := (len(c.channels) + maxNames - 1) / maxNames
-		if c.kind == commandHello {
-			n = 2
-		}
-		for _, command := range commands[:n] {
+		for _, command := range commands[:c.commands] {
 			if command.err == nil {
 				continue
 			}
@@ -186,22 +167,22 @@ func (s *redisSubscriber) settle(changes []*redisChange, commands []redisCommand
 				delete(s.wanted, channel)
 			}
 		}
-		commands = commands[n:]
+		commands = commands[c.commands:]
 	}
 }
 
 // run keeps the link up until Close.
 func (s *redisSubscriber) run() {
-	var backoff redisBackoff
+	backoff := s.dialer.backoff()
 	for born := time.Now(); ; born = time.Now() {
 		link := s.current()
 		<-link.dead
 		link.close(nil)
-		since := s.goDown(link.reason())
+		s.goDown(link.reason())
 		if s.ctx.Err() != nil {
 			return
 		}
-		s.inbox.Down(Event{Kind: EventDown, Since: since, Err: link.reason()})
+		s.dialer.follow(link.reason())
 		wait := backoff.lost(time.Since(born))
 		for {
 			if wait > 0 {
@@ -219,24 +200,44 @@ func (s *redisSubscriber) run() {
 	}
 }
 
-// goDown notes that the link is down, and returns since when packets may
-// have been lost.
-func (s *redisSubscriber) goDown(why error) time.Time {
+// goDown notes that the link is down, and begins a gap.
+func (s *redisSubscriber) goDown(why error) {
 	s.mu.Lock()
-	gone, since := s.gone, s.proved
+	gone := s.gone
 	s.up, s.gone = make(chan struct{}), make(chan struct{})
 	s.down = why
+	topics := make([]string, 0, len(s.wanted))
+	if s.isPart() {
+		for channel := range s.wanted {
+			topics = append(topics, channel[len(s.way.prefix):])
+		}
+	}
 	s.mu.Unlock()
 	close(gone)
-	return since
+	since := s.proofs.down(s.part)
+	if s.ctx.Err() != nil {
+		return // that is no loss
+	}
+	if !s.isPart() {
+		s.inbox.Down(Event{Kind: EventDown, Since: since, Err: why})
+	} else if len(topics) > 0 {
+		s.inbox.DownPart(s.part,
+			Event{Kind: EventDown, Topics: topics, Since: since, Err: why},
+			Event{Kind: EventRestored, Topics: topics},
+			Event{Kind: EventDown, Since: earliest(since, s.proofs.oldest()), Err: errInboxFull})
+	}
 }
+
+// isPart says whether others carry other topics.
+func (s *redisSubscriber) isPart() bool { return len(s.proofs.parts) > 1 }
 
 // connect opens a link, subscribes it to all that is wanted, and ends the gap.
 func (s *redisSubscriber) connect() error {
-	link, err := s.dialer.dial(s.ctx, &redisInbound{sub: s, topics: make(map[string]string)})
+	link, err := s.dialer.dial(s.ctx, newRedisInbound(s))
 	if err == nil {
 		if err = s.resubscribe(link); err != nil {
 			link.close(err)
+			s.dialer.follow(err)
 		}
 	}
 	s.mu.Lock()
@@ -245,13 +246,17 @@ func (s *redisSubscriber) connect() error {
 		s.mu.Unlock()
 		return err
 	}
-	s.proved = time.Now()
-	if addr := link.addr(); s.addr != addr {
-		s.addr, s.arrived = addr, s.proved
-	}
 	up := s.up
+	if addr := link.addr(); s.addr != addr {
+		s.addr, s.arrived = addr, time.Now()
+	}
 	s.mu.Unlock()
-	s.inbox.Restore()
+	s.proofs.up(s.part)
+	if s.isPart() {
+		s.inbox.RestorePart(s.part)
+	} else {
+		s.inbox.Restore()
+	}
 	close(up)
 	return nil
 }
@@ -263,17 +268,18 @@ func (s *redisSubscriber) resubscribe(link *redisLink) error {
 	channels := slices.AppendSeq(make([]string, 0, len(s.wanted)+2), maps.Keys(s.wanted))
 	s.mu.Unlock()
 	if s.dialer.master != nil {
-		channels = append(channels, s.moved)
+		channels = append(channels, s.way.moved)
 	}
 	if s.ctx.Err() != nil { // Close may have seen no link to drop
 		return ErrClosed
 	}
-	for chunk := range slices.Chunk(append(channels, s.probe), 16*maxNames) {
-		bytes, commands := appendSubscription(nil, nil, commandSubscribe, chunk)
-		if err := link.do(bytes, commands).err; err != nil {
+	for chunk := range slices.Chunk(append(channels, s.way.probe), 16*maxNames) {
+		q := new(redisQuery)
+		s.way.addSubscription(q, commandSubscribe, chunk)
+		if err := link.do(q).err; err != nil {
 			return err
 		}
-		for _, c := range commands {
+		for _, c := range q.commands {
 			if c.err != nil {
 				return fmt.Errorf("subscribe: %w", c.err)
 			}
@@ -318,20 +324,14 @@ func (s *redisSubscriber) health() error {
 	return s.down
 }
 
-func (s *redisSubscriber) lastProof() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.proved
-}
-
 // proveSince notes that link has been proved healthy by questions that were
 // asked at the time start.
 func (s *redisSubscriber) proveSince(link *redisLink, start time.Time) {
-	start = s.dialer.master.proved(start)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.link == link && s.down == nil && start.After(s.proved) {
-		s.proved = start
+	up := s.link == link && s.down == nil
+	s.mu.Unlock()
+	if up {
+		s.proofs.proved(s.part, s.dialer.master.proved(start))
 	}
 }
 

@@ -121,9 +121,13 @@ func TestNewRedisBusErrors(t *testing.T) {
 	}
 	ring := redis.NewRing(&redis.RingOptions{})
 	defer ring.Close()
-	cluster := redis.NewClusterClient(&redis.ClusterOptions{})
+	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{servertest.FreeAddr(t)}, MaxRedirects: -1})
 	defer cluster.Close()
-	for _, client := range []redis.UniversalClient{ring, cluster, nil, (*redis.Client)(nil)} {
+	if _, err := herald.NewRedisBus(cluster, nil); !errors.Is(err, herald.ErrBusDown) {
+		t.Errorf("without a Cluster: %v, want ErrBusDown", err)
+	}
+	wrapped := struct{ *redis.Client }{dead}
+	for _, client := range []redis.UniversalClient{ring, wrapped, nil, (*redis.Client)(nil), (*redis.ClusterClient)(nil)} {
 		_, err := herald.NewRedisBus(client, nil)
 		if !errors.Is(err, herald.ErrInvalid) {
 			t.Errorf("%T: %v, want ErrInvalid", client, err)

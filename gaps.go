@@ -1,6 +1,7 @@
 package herald
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -106,29 +107,43 @@ func (g *gaps) restored(e Event) {
 			gap = Gap{Since: g.all.since, Cause: g.all.cause, All: true}
 		}
 		for t, o := range g.topics {
-			g.widen(&gap, t, o)
+			g.lost(&gap, t, o)
 		}
 		g.all = nil
 		clear(g.topics)
 	} else {
+		before := len(g.topics)
 		for _, t := range e.Topics {
 			if o, ok := g.topics[t]; ok {
-				g.widen(&gap, t, o)
+				g.lost(&gap, t, o)
 				delete(g.topics, t)
 			}
 		}
+		if len(g.topics) == before {
+			return
+		}
 	}
-	if gap.Since.IsZero() {
+	blamed := g.all == nil && len(g.topics) == 0 && !g.floor.IsZero()
+	if gap.Since.IsZero() && !blamed {
 		return
 	}
 	// What is blamed goes for every topic. Where the Reset comes link by link,
 	// or has not come yet, no Down tells of those that are well by now.
-	if g.all == nil && len(g.topics) == 0 && !g.floor.IsZero() {
+	if blamed {
 		gap.Since, gap.All = earliest(gap.Since, g.floor), true
+		gap.Cause = cmp.Or(gap.Cause, g.why)
 		g.floor = time.Time{}
 	}
 	gap.Until = now
 	g.report(gap)
+}
+
+// lost makes gap cover a topic that was down. No message travels with the
+// heartbeats.
+func (g *gaps) lost(gap *Gap, topic string, o openGap) {
+	if topic != topicHeartbeat {
+		g.widen(gap, topic, o)
+	}
 }
 
 // widen makes gap cover a topic.

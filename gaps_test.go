@@ -40,6 +40,22 @@ func TestMalformedMakesGap(t *testing.T) {
 	}
 }
 
+// No message is lost with a heartbeat.
+func TestHeartbeatIsNoGap(t *testing.T) {
+	h := newHub(t, Config{})
+	g := newGaps(h)
+	since := time.Now()
+	g.down(Event{Kind: EventDown, Topics: []string{topicHeartbeat, "uX"}, Since: since, Err: errors.New("down")})
+	if g.failing() == nil {
+		t.Error("a hub without heartbeats is healthy")
+	}
+	g.restored(Event{Kind: EventRestored, Topics: []string{"uX"}})
+	g.restored(Event{Kind: EventRestored, Topics: []string{topicHeartbeat}})
+	if len(g.over) != 1 || g.over[0].All || !g.over[0].Since.Equal(since) {
+		t.Errorf("reported are %+v, want a gap of one user", g.over)
+	}
+}
+
 // The time for which a Bus is blamed is reported, and for every topic, in
 // whatever order what it says of itself comes: U and u are the Down and the
 // Restored of a user's topic, G and g of a group's, A and a of all.
@@ -48,10 +64,11 @@ func TestBlameInEveryOrder(t *testing.T) {
 	kinds := map[rune]Event{
 		'U': {Kind: EventDown, Topics: []string{"uX"}}, 'u': {Kind: EventRestored, Topics: []string{"uX"}},
 		'G': {Kind: EventDown, Topics: []string{"gX"}}, 'g': {Kind: EventRestored, Topics: []string{"gX"}},
+		'H': {Kind: EventDown, Topics: []string{topicHeartbeat}}, 'h': {Kind: EventRestored, Topics: []string{topicHeartbeat}},
 		'A': {Kind: EventDown}, 'a': {Kind: EventRestored},
 	}
 	hourAgo := time.Now().Add(-time.Hour)
-	for _, order := range []string{"Aa", "AAa", "AaAa", "UuAa", "UAa", "UAua", "AUua", "UGguAa", "UuGg", "UGug"} {
+	for _, order := range []string{"Aa", "AAa", "AaAa", "UuAa", "UAa", "UAua", "AUua", "UGguAa", "UuGg", "UGug", "Hh", "HUhu", "HhUu"} {
 		for at := range order { // blamed before this event
 			t.Run(fmt.Sprint(order[:at], "!", order[at:]), func(t *testing.T) {
 				g := newGaps(h)

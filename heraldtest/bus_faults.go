@@ -3,6 +3,7 @@ package heraldtest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
@@ -104,42 +105,73 @@ func (s *suite) check(n *node, topic string, stream []sent) {
 			s.failf("packet %d arrived %d times (publish: %v)", i, got[i], p.err)
 		case got[i] == 1 && p.err != nil && !errors.Is(p.err, herald.ErrUnknown):
 			s.failf("packet %d arrived, though Publish said that it was not taken: %v", i, p.err)
-		case got[i] == 0 && p.err == nil && !n.inGap(p):
+		case got[i] == 0 && p.err == nil && !n.inGap(topic, p):
 			s.failf("packet %d was taken at %v and lost, and no gap reports it: %v", i, p.began, n.gaps())
 		}
 	}
 }
 
-// A gap is an EventDown and its EventRestored.
-type gap struct{ since, until time.Time }
+// A gap is an EventDown and the EventRestored that ends it, for the topics of
+// the former.
+type gap struct {
+	since, until time.Time
+	topics       map[string]bool // nil is all
+}
 
 // gaps returns the gaps so far; one that is open lasts for ever. It fails the
 // test where they are out of order.
 func (n *node) gaps() []gap {
 	var gaps []gap
-	open := false
+	open := map[int]bool{} // indexes of gaps
 	for _, e := range n.all() {
 		switch e.Kind {
 		case herald.EventDown:
-			if open || e.Since.IsZero() || e.Since.After(e.at) || e.Err == nil {
-				n.s.failf("EventDown %+v: must have a time, an error, and no other open before it", e.Event)
+			if e.Since.IsZero() || e.Since.After(e.at) || e.Err == nil {
+				n.s.failf("EventDown %+v: must have a time and an error", e.Event)
 			}
-			open = true
-			gaps = append(gaps, gap{e.Since, e.at.Add(24 * time.Hour)})
+			for i := range open {
+				if e.Topics == nil && gaps[i].topics == nil || e.Topics != nil && gaps[i].isOf(e.Topics) {
+					n.s.failf("EventDown %+v: another is open for the same topics", e.Event)
+				}
+			}
+			open[len(gaps)] = true
+			gaps = append(gaps, gap{e.Since, e.at.Add(24 * time.Hour), set(e.Topics)})
 		case herald.EventRestored:
-			if !open {
+			ended := 0
+			for i := range open {
+				if e.Topics == nil || gaps[i].isOf(e.Topics) {
+					delete(open, i)
+					gaps[i].until = e.at
+					ended++
+				}
+			}
+			if ended == 0 {
 				n.s.failf("EventRestored without EventDown")
 			}
-			open = false
-			gaps[len(gaps)-1].until = e.at
 		}
 	}
 	return gaps
 }
 
-func (n *node) inGap(p sent) bool {
+// isOf says whether the gap is of these topics, in any order.
+func (g gap) isOf(topics []string) bool {
+	return g.topics != nil && maps.Equal(g.topics, set(topics))
+}
+
+func set(topics []string) map[string]bool {
+	if topics == nil {
+		return nil
+	}
+	s := make(map[string]bool, len(topics))
+	for _, topic := range topics {
+		s[topic] = true
+	}
+	return s
+}
+
+func (n *node) inGap(topic string, p sent) bool {
 	for _, g := range n.gaps() {
-		if !p.ended.Before(g.since) && !p.began.After(g.until) {
+		if (g.topics == nil || g.topics[topic]) && !p.ended.Before(g.since) && !p.began.After(g.until) {
 			return true
 		}
 	}

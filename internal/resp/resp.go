@@ -4,9 +4,11 @@ package resp
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"strconv"
 )
 
@@ -34,6 +36,35 @@ func AppendJoined(buf []byte, a, b string) []byte {
 	buf = append(buf, a...)
 	buf = append(buf, b...)
 	return append(buf, '\r', '\n')
+}
+
+// Commands iterates over commands that these functions have encoded, each as
+// it was.
+func Commands(b []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for len(b) > 0 {
+			words, n := number(b)
+			for range words {
+				size, line := number(b[n:])
+				n += line + size + len("\r\n")
+			}
+			if !yield(b[:n]) {
+				return
+			}
+			b = b[n:]
+		}
+	}
+}
+
+// number reads the first line of b and returns the number in it, and how long
+// it is.
+func number(b []byte) (value, line int) {
+	end := bytes.IndexByte(b, '\r')
+	n, err := parseInt(b[1:end])
+	if err != nil {
+		panic("resp: not an encoded command")
+	}
+	return int(n), end + len("\r\n")
 }
 
 // ErrProtocol says that the server's bytes make no sense.

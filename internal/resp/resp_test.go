@@ -21,6 +21,20 @@ func TestAppend(t *testing.T) {
 	}
 }
 
+func TestCommands(t *testing.T) {
+	want := []string{"*1\r\n$5\r\nHELLO\r\n", "*2\r\n$0\r\n\r\n$4\r\n\r\n$1\r\n", "*1\r\n$12\r\n*1\r\n$1\r\na\r\n\r\n"}
+	got := 0
+	for command := range resp.Commands([]byte(strings.Join(want, ""))) {
+		if string(command) != want[got] {
+			t.Errorf("command %d: got %q, want %q", got, command, want[got])
+		}
+		got++
+	}
+	if got != len(want) {
+		t.Errorf("got %d commands, want %d", got, len(want))
+	}
+}
+
 func read(r *resp.Reader) (resp.Value, error) {
 	h, err := r.Header()
 	if err != nil {

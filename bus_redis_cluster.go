@@ -1,0 +1,163 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// classicPartitions is how many there are on a Cluster without SPUBLISH.
+const classicPartitions = 1
+
+// newClusterBus connects a Bus to a Cluster in the way that its nodes have
+// agreed on, or, the first time, in the best that it knows.
+func newClusterBus(client *redis.ClusterClient, options RedisOptions) (*RedisBus, error) {
+	nodes := &redisCluster{client: client, masters: make(map[string]struct{})}
+	connect := func(ways ...*redisWay) (*RedisBus, error) {
+		return newRedisBus(options, ways, func(way *redisWay) *redisDialer {
+			return &redisDialer{way: way, cluster: nodes, timeout: options.ProbeTimeout}
+		})
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*options.ProbeTimeout)
+	defer cancel()
+	agreed := agreement{client, options.Prefix + ":{partitions}"}
+	n, err := agreed.read(ctx)
+	for err == nil {
+		ways := clusterWays(options.Prefix, n != classicPartitions)
+		var bus *RedisBus
+		bus, err = connect(ways...)
+		switch {
+		case refuses(err, "ERR This instance has cluster support disabled"):
+			return connect(singleWay(options.Prefix, 0)) // NewFailoverClusterClient
+		case refuses(err, "ERR unknown command") && n == 0:
+			n, err = classicPartitions, nil
+			continue
+		case refuses(err, "ERR unknown command"):
+			return nil, fmt.Errorf("herald: the nodes on this Redis Cluster have agreed on SPUBLISH (key %s), which a server does not know: %w", agreed.key, err)
+		case err != nil:
+			return nil, err
+		}
+		if n, err = agreed.settle(ctx, len(ways)); err == nil && n == len(ways) {
+			return bus, nil
+		}
+		bus.Close() // another node was faster, and chose the other way
+	}
+	return nil, openError(err, options.Prefix, clusterWay(options.Prefix, "", true))
+}
+
+// clusterWays returns the ways of all partitions on a Cluster.
+func clusterWays(prefix string, sharded bool) []*redisWay {
+	tags := clusterTags
+	if !sharded {
+		tags = tags[:classicPartitions]
+	}
+	ways := make([]*redisWay, len(tags))
+	for i, tag := range tags {
+		ways[i] = clusterWay(prefix, tag, sharded)
+	}
+	return ways
+}
+
+// refuses says whether err is what a server replied that begins with text.
+func refuses(err error, text string) bool {
+	said, ok := errors.AsType[redisError](err)
+	return ok && strings.HasPrefix(string(said), text)
+}
+
+// An agreement is a key under which the nodes keep how many partitions there
+// are. It stays when they have gone.
+type agreement struct {
+	client *redis.ClusterClient
+	key    string
+}
+
+// read returns the number agreed on, or 0 where there is none yet.
+func (a agreement) read(ctx context.Context) (int, error) {
+	value, err := a.client.Get(ctx, a.key).Result()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("read %s: %w", a.key, err)
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n != classicPartitions && n != len(clusterTags) {
+		return 0, fmt.Errorf("%w: Redis: the nodes on this Cluster have agreed on %q partitions (key %s), and this version of herald knows %d, or %d without SPUBLISH",
+			ErrInvalid, value, a.key, len(clusterTags), classicPartitions)
+	}
+	return n, nil
+}
+
+// settle writes n where there is no number yet, and returns the number agreed
+// on.
+func (a agreement) settle(ctx context.Context, n int) (int, error) {
+	if err := a.client.SetNX(ctx, a.key, n, 0).Err(); err != nil {
+		return 0, fmt.Errorf("write %s: %w", a.key, err)
+	}
+	return a.read(ctx)
+}
+
+// split deals items out to the partitions of their topics, in their order.
+func split[T any](items []T, n int, topic func(T) string) [][]T {
+	parts := make([][]T, n)
+	for _, item := range items {
+		i := shardOf(topic(item), n)
+		parts[i] = append(parts[i], item)
+	}
+	return parts
+}
+
+// publish publishes packets in their partitions, to all at the same time.
+func (b *RedisBus) publish(ctx context.Context, packets []Packet) error {
+	switch {
+	case len(packets) == 0:
+		return nil
+	case len(b.parts) == 1:
+		return b.parts[0].publish(ctx, packets)
+	case len(packets) == 1:
+		return b.parts[shardOf(packets[0].Topic, len(b.parts))].publish(ctx, packets)
+	}
+	errs := make([]error, len(b.parts))
+	taken := false // by any partition
+	parts := split(packets, len(b.parts), func(p Packet) string { return p.Topic })
+	var publishing sync.WaitGroup
+	for i, packets := range parts {
+		if len(packets) > 0 {
+			publishing.Go(func() { errs[i] = b.parts[i].publish(ctx, packets) })
+		}
+	}
+	publishing.Wait()
+	for i, packets := range parts {
+		taken = taken || len(packets) > 0 && errs[i] == nil
+	}
+	err := errors.Join(errs...)
+	if err != nil && taken {
+		err = inPart(err)
+	}
+	return err
+}
+
+// change subscribes to topics, or unsubscribes, in all their partitions at the
+// same time.
+func (b *RedisBus) change(ctx context.Context, kind commandKind, topics []string) error {
+	if len(b.parts) == 1 {
+		return b.parts[0].sub.change(ctx, kind, topics)
+	}
+	if len(topics) == 1 {
+		return b.parts[shardOf(topics[0], len(b.parts))].sub.change(ctx, kind, topics)
+	}
+	errs := make([]error, len(b.parts))
+	var changing sync.WaitGroup
+	for i, topics := range split(topics, len(b.parts), func(t string) string { return t }) {
+		if len(topics) > 0 {
+			changing.Go(func() { errs[i] = b.parts[i].sub.change(ctx, kind, topics) })
+		}
+	}
+	changing.Wait()
+	return errors.Join(errs...)
+}

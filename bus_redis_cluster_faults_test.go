@@ -1,0 +1,333 @@
+package herald_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/redistest"
+)
+
+// A clusterRig is a Bus that publishes to topics of all partitions, and one
+// that receives them.
+type clusterRig struct {
+	*testing.T
+	cluster  *redistest.Cluster
+	from, to *herald.RedisBus
+	topics   []string
+	stop     func() // publishing and receiving
+
+	mu     sync.Mutex
+	stream []publishedTo // packet i has the data i
+	events []arrived
+}
+
+type publishedTo struct {
+	topic string
+	published
+}
+
+func newClusterRig(t *testing.T, cluster *redistest.Cluster) *clusterRig {
+	client := cluster.Client()
+	r := &clusterRig{T: t, cluster: cluster, from: openCluster(t, client, ""), to: openCluster(t, client, "")}
+	for i := range 64 {
+		r.topics = append(r.topics, fmt.Sprint("topic ", i))
+	}
+	if err := r.to.Subscribe(t.Context(), r.topics...); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { r.receive(ctx) })
+	for i := range 8 {
+		running.Go(func() { r.publish(ctx, r.topics[i*8:i*8+8]) })
+	}
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		running.Wait()
+	})
+	t.Cleanup(r.stop)
+	r.awaitAll()
+	return r
+}
+
+func (r *clusterRig) receive(ctx context.Context) {
+	for {
+		e, err := r.to.Receive(ctx)
+		if err != nil {
+			return
+		}
+		r.mu.Lock()
+		r.events = append(r.events, arrived{e, time.Now()})
+		r.mu.Unlock()
+	}
+}
+
+func (r *clusterRig) publish(ctx context.Context, topics []string) {
+	pace := time.NewTicker(2 * time.Millisecond)
+	defer pace.Stop()
+	for i := 0; ctx.Err() == nil; i++ {
+		<-pace.C
+		p := publishedTo{topic: topics[i%len(topics)], published: published{began: time.Now()}}
+		r.mu.Lock()
+		n := len(r.stream)
+		r.stream = append(r.stream, p)
+		r.mu.Unlock()
+		// Its own context: a packet that ctx cut short would be unknown.
+		p.err = r.from.Publish(context.Background(), herald.Packet{Topic: p.topic, Data: strconv.AppendInt(nil, int64(n), 10)})
+		p.ended = time.Now()
+		r.mu.Lock()
+		r.stream[n] = p
+		r.mu.Unlock()
+	}
+}
+
+// awaitAll waits until every topic has brought a packet published after the
+// call, and all is well.
+func (r *clusterRig) awaitAll() {
+	r.Helper()
+	start := time.Now()
+	eventually(r, "packets of every topic", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		seen := map[string]bool{}
+		for i := len(r.events) - 1; i >= 0 && r.events[i].at.After(start); i-- {
+			if e := r.events[i]; e.Kind == herald.EventPacket {
+				n, _ := strconv.Atoi(string(e.Packet.Data))
+				if r.stream[n].began.After(start) {
+					seen[e.Packet.Topic] = true
+				}
+			}
+		}
+		return len(seen) == len(r.topics)
+	})
+	eventually(r, "good health", func() bool { return r.from.Health() == nil && r.to.Health() == nil })
+}
+
+// A topicGap is a gap of one topic.
+type topicGap struct{ since, until time.Time }
+
+// check ends the load, finds every packet that was lost in a gap of its topic,
+// and returns the topics that had one.
+func (r *clusterRig) check() (gone []string) {
+	r.Helper()
+	r.awaitAll()
+	r.stop()
+	gaps := map[string][]topicGap{}
+	open := map[string]bool{}
+	got := make([]int, len(r.stream))
+	last := map[string]int{}
+	for _, e := range r.events {
+		topics := e.Topics
+		if topics == nil {
+			topics = r.topics
+		}
+		switch e.Kind {
+		case herald.EventPacket:
+			n, _ := strconv.Atoi(string(e.Packet.Data))
+			got[n]++
+			if r.stream[n].topic != e.Packet.Topic {
+				r.Errorf("packet %d of topic %q arrived under %q", n, r.stream[n].topic, e.Packet.Topic)
+			}
+			if n < last[e.Packet.Topic] {
+				r.Errorf("packet %d of topic %q came after packet %d", n, e.Packet.Topic, last[e.Packet.Topic])
+			}
+			last[e.Packet.Topic] = n
+		case herald.EventDown:
+			r.Logf("down: %d topics since %v before, %v", len(topics), e.at.Sub(e.Since).Round(time.Millisecond), e.Err)
+			for _, topic := range topics {
+				if open[topic] {
+					r.Errorf("a second gap of %q", topic)
+				}
+				open[topic] = true
+				gaps[topic] = append(gaps[topic], topicGap{since: e.Since})
+			}
+		case herald.EventRestored:
+			for _, topic := range topics {
+				if open[topic] {
+					gaps[topic][len(gaps[topic])-1].until = e.at
+				}
+				open[topic] = false
+			}
+		}
+	}
+	failed, unknown, lost := 0, 0, 0
+	silence := r.silence(got)
+	for n, p := range r.stream {
+		inside := slices.ContainsFunc(gaps[p.topic], func(g topicGap) bool {
+			return !p.ended.Before(g.since) && (g.until.IsZero() || !p.began.After(g.until))
+		})
+		switch {
+		case got[n] > 1:
+			r.Errorf("packet %d arrived %d times", n, got[n])
+		case errors.Is(p.err, herald.ErrUnknown):
+			unknown++
+		case p.err != nil:
+			failed++
+			if got[n] > 0 {
+				r.Errorf("packet %d arrived, though it was not taken: %v", n, p.err)
+			}
+		case got[n] == 0 && inside:
+			lost++
+		case got[n] == 0 && n < last[p.topic]: // later ones may have been under way
+			r.Errorf("packet %d of %q, published at %v, was lost outside of the gaps %v", n, p.topic, p.began, gaps[p.topic])
+		}
+	}
+	r.Logf("%d packets: %d failed, %d unknown, %d lost in gaps of %d topics; the longest time without service was %v",
+		len(r.stream), failed, unknown, lost, len(gaps), silence.Round(time.Millisecond))
+	for topic := range gaps {
+		gone = append(gone, topic)
+	}
+	slices.Sort(gone)
+	return gone
+}
+
+// silence is the longest time between the publishing of two packets of a topic
+// that arrived.
+func (r *clusterRig) silence(got []int) (longest time.Duration) {
+	last := map[string]time.Time{}
+	for n, p := range r.stream {
+		if got[n] == 0 {
+			continue
+		}
+		if before, ok := last[p.topic]; ok {
+			longest = max(longest, p.began.Sub(before))
+		}
+		last[p.topic] = p.began
+	}
+	return longest
+}
+
+// topicsAt returns the topics whose channels a node has subscribers of, which
+// match a pattern.
+func (r *clusterRig) topicsAt(n *redistest.Node, pattern string) (topics []string) {
+	r.Helper()
+	channels, err := n.Admin().PubSubShardChannels(r.Context(), pattern).Result()
+	if err != nil {
+		r.Fatal(err)
+	}
+	for _, c := range channels {
+		if _, topic, ok := strings.Cut(c, "}:"); ok {
+			topics = append(topics, topic)
+		}
+	}
+	slices.Sort(topics)
+	return topics
+}
+
+// other returns a master that is not n.
+func other(cluster *redistest.Cluster, n *redistest.Node) *redistest.Node {
+	for _, o := range cluster.Nodes[:3] {
+		if o != n {
+			return o
+		}
+	}
+	return nil
+}
+
+// A slot that moves is a gap of its partition's topics and of no others, and
+// no packet fails.
+func TestRedisBusClusterMigration(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 0)
+	r := newClusterRig(t, cluster)
+	const tag = "{19}"
+	slot := cluster.Slot(tag)
+	from := cluster.MasterOf(slot)
+	topics := r.topicsAt(from, "herald:"+tag+":*")
+	if len(topics) == 0 || len(topics) == len(r.topics) {
+		t.Fatalf("topics of the partition: %q", topics)
+	}
+	for _, to := range []*redistest.Node{other(cluster, from), from} {
+		cluster.Migrate(slot, to)
+		r.awaitAll()
+		if got := r.topicsAt(to, "herald:"+tag+":*"); !slices.Equal(got, topics) {
+			t.Errorf("after the migration the new master has the topics %q, want %q", got, topics)
+		}
+	}
+	if gone := r.check(); !slices.Equal(gone, topics) {
+		t.Errorf("gaps of the topics %q, want %q", gone, topics)
+	}
+	for _, p := range r.stream {
+		if p.err != nil {
+			t.Errorf("a packet failed: %v", p.err)
+			break
+		}
+	}
+}
+
+// A master that dies, hangs, or hands over is a gap of its partitions' topics
+// and of no others.
+func TestRedisBusClusterFailover(t *testing.T) {
+	for name, fail := range map[string]func(r *clusterRig, master, replica *redistest.Node){
+		"killed": func(r *clusterRig, master, _ *redistest.Node) { master.Kill() },
+		"killed and restarted": func(r *clusterRig, master, _ *redistest.Node) {
+			master.Kill()
+			r.cluster.AwaitFailover(r.cluster.Slot("{19}"), master)
+			master.Restart()
+		},
+		"hangs": func(r *clusterRig, master, _ *redistest.Node) {
+			master.Pause()
+			time.Sleep(4 * time.Second) // more than the nodes' timeout
+			master.Continue()
+		},
+		"hands over": func(r *clusterRig, _, replica *redistest.Node) {
+			if err := replica.Admin().ClusterFailover(r.Context()).Err(); err != nil {
+				r.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cluster := redistest.StartCluster(t, 3, 3)
+			r := newClusterRig(t, cluster)
+			slot := cluster.Slot("{19}")
+			master := cluster.MasterOf(slot)
+			replica := cluster.ReplicaOf(master)
+			topics := r.topicsAt(master, "*")
+			fail(r, master, replica)
+			cluster.AwaitFailover(slot, master)
+			eventually(t, "the topics at the new master", func() bool { return slices.Equal(r.topicsAt(replica, "*"), topics) })
+			if gone := r.check(); !slices.Equal(gone, topics) {
+				t.Errorf("gaps of the topics %q, want %q", gone, topics)
+			}
+		})
+	}
+}
+
+// A master that is cut off from the others may have been replaced without
+// knowing it: whoever is left with it is told.
+func TestRedisBusClusterIsolated(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 0)
+	r := newClusterRig(t, cluster)
+	master := cluster.Nodes[0]
+	topics := r.topicsAt(master, "*")
+	cluster.Nodes[1].Pause()
+	cluster.Nodes[2].Pause()
+	eventually(t, "gaps of all topics", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		gone := map[string]bool{}
+		for _, e := range r.events {
+			if e.Kind == herald.EventDown {
+				for _, topic := range e.Topics {
+					gone[topic] = true
+				}
+			}
+		}
+		return len(gone) == len(r.topics)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := r.from.Publish(ctx, herald.Packet{Topic: topics[0]}); !errors.Is(err, herald.ErrBusDown) || errors.Is(err, herald.ErrUnknown) {
+		t.Errorf("Publish to a master that is cut off returned %v, want ErrBusDown", err)
+	}
+	cluster.Nodes[1].Continue()
+	cluster.Nodes[2].Continue()
+	r.check()
+}

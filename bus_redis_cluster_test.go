@@ -1,0 +1,89 @@
+package herald_test
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/heraldtest"
+	"github.com/heraldgo/herald/internal/redistest"
+)
+
+// classic makes servers that do not know sharded Pub/Sub, as those of Redis
+// 6.2 do not.
+var classic = []string{"--rename-command", "SPUBLISH", "", "--rename-command", "SSUBSCRIBE", "", "--rename-command", "SUNSUBSCRIBE", ""}
+
+// prefixes keeps the tests apart that share a Cluster.
+var prefixes atomic.Int64
+
+// openCluster opens a RedisBus on a Cluster.
+func openCluster(t testing.TB, client *redis.ClusterClient, prefix string) *herald.RedisBus {
+	t.Helper()
+	bus, err := herald.NewRedisBus(client, &herald.RedisOptions{Prefix: prefix, ProbeInterval: time.Second, ProbeTimeout: 2 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { bus.Close() })
+	return bus
+}
+
+// onCluster is the network of a test on a Cluster that others use as well.
+func onCluster(t testing.TB, client *redis.ClusterClient, interrupt func()) heraldtest.BusNetwork {
+	prefix := fmt.Sprint("test", prefixes.Add(1))
+	return heraldtest.BusNetwork{
+		Open:      func() herald.Bus { return openCluster(t, client, prefix) },
+		Other:     func() herald.Bus { return openCluster(t, client, prefix+"x") },
+		Interrupt: interrupt,
+	}
+}
+
+func TestRedisBusOnCluster(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 3)
+	client := cluster.Client()
+	heraldtest.TestBus(t, func(t testing.TB) heraldtest.BusNetwork {
+		return onCluster(t, client, func() {
+			for _, n := range cluster.Nodes {
+				killClients(t, n.Addr, "normal", "pubsub")
+			}
+		})
+	})
+}
+
+// Every master dies and comes back.
+func TestRedisBusOnClusterKilled(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 0)
+	client := cluster.Client()
+	heraldtest.TestBus(t, func(t testing.TB) heraldtest.BusNetwork {
+		cluster.AwaitOK() // a Cluster that has just been started takes its time
+		return onCluster(t, client, func() { restart(cluster.Nodes) })
+	})
+}
+
+func TestRedisBusOnClassicCluster(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 3, classic...)
+	client := cluster.Client()
+	heraldtest.TestBus(t, func(t testing.TB) heraldtest.BusNetwork {
+		return onCluster(t, client, func() {
+			for _, n := range cluster.Nodes {
+				killClients(t, n.Addr, "normal", "pubsub")
+			}
+		})
+	})
+}
+
+// restart kills nodes and starts them again, all at the same time.
+func restart(nodes []*redistest.Node) {
+	for _, n := range nodes {
+		n.Kill()
+	}
+	var starting sync.WaitGroup
+	for _, n := range nodes {
+		starting.Go(n.Restart)
+	}
+	starting.Wait()
+}

@@ -1,0 +1,162 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// A redisDialer opens one link after the other. One goroutine at a time uses
+// it.
+type redisDialer struct {
+	way     *redisWay
+	options *redis.Options // of a single Redis
+	cluster *redisCluster  // or of a Cluster
+	timeout time.Duration  // for an answer
+	master  *redisMaster   // nil without Sentinels
+
+	// On a Cluster.
+
+	last   string // the address of the last attempt
+	next   string // where a node has sent us
+	failed string // the address of the last attempt, where it was none of these
+}
+
+// linkOptions derives from the options of the user's client those of our
+// links: one connection each, RESP3, no retries, and nothing that would
+// write to the connection once it is ours.
+func linkOptions(user *redis.Options, timeout time.Duration) *redis.Options {
+	o := *user
+	o.Protocol = 3
+	o.MaxRetries = -1
+	o.DialerRetries = 1
+	o.PoolSize, o.MinIdleConns, o.MaxActiveConns, o.PipelinePoolSize = 1, 0, 0, -1
+	o.ReadTimeout, o.WriteTimeout, o.ContextTimeoutEnabled = timeout, timeout, true
+	o.DisableIdentity = true
+	o.Limiter = nil
+	o.PushNotificationProcessor = nil // the user's would be shared
+	o.ClientSideCache, o.ClientSideCacheConfig = nil, nil
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	return &o
+}
+
+// maxHops is how often one dial goes where a node sends it.
+const maxHops = 4
+
+// dial opens a link to a master, on a Cluster to that of the slot. in is nil
+// for a link that only publishes.
+func (d *redisDialer) dial(ctx context.Context, in *redisInbound) (*redisLink, error) {
+	for hops := 0; ; hops++ {
+		options, err := d.find(ctx)
+		if err != nil {
+			return nil, err
+		}
+		l, err := d.open(ctx, options, in)
+		d.tried(ctx, options.Addr, err)
+		if err == nil || d.next == "" || hops == maxHops {
+			return l, err
+		}
+	}
+}
+
+// open opens a link to one server.
+func (d *redisDialer) open(ctx context.Context, options *redis.Options, in *redisInbound) (*redisLink, error) {
+	ctx, cancel := context.WithTimeout(ctx, options.DialTimeout+d.timeout)
+	defer cancel()
+	conn, err := options.Dialer(ctx, options.Network, options.Addr)
+	if err != nil {
+		return nil, err
+	}
+	client, err := session(ctx, conn, *options)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	l := &redisLink{
+		conn:    conn,
+		client:  client,
+		timeout: d.timeout,
+		in:      in,
+		dead:    make(chan struct{}),
+		ended:   make(chan struct{}),
+	}
+	go l.read()
+	if err := l.do(d.way.greeting()).err; err != nil {
+		l.close(err)
+		return nil, err
+	}
+	return l, nil
+}
+
+// session lets go-redis authenticate, select the database and run the user's
+// OnConnect on conn. It dials nothing: a failed dial inside go-redis would be
+// logged by it, at each attempt.
+func session(ctx context.Context, conn net.Conn, o redis.Options) (*redis.Client, error) {
+	var dialed atomic.Bool
+	o.Dialer = func(context.Context, string, string) (net.Conn, error) {
+		if dialed.Swap(true) {
+			return nil, errors.New("herald: a link has one connection")
+		}
+		return conn, nil
+	}
+	client := redis.NewClient(&o)
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	err := client.Conn().Do(ctx, "HELLO", "3").Err()
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil {
+		err = conn.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		client.Close()
+		return nil, err
+	}
+	return client, nil
+}
+
+// A redisBackoff spaces out attempts to connect: the first is free, the
+// others wait 50 ms and up to max, with jitter.
+type redisBackoff struct {
+	max      time.Duration
+	failures int
+}
+
+const (
+	backoffStart = 50 * time.Millisecond
+	backoffMax   = 5 * time.Second
+
+	// clusterBackoff is the longest wait on a Cluster: other nodes than the one
+	// that failed tell when its slots have a new master.
+	clusterBackoff = 500 * time.Millisecond
+)
+
+func (d *redisDialer) backoff() redisBackoff {
+	if d.cluster != nil {
+		return redisBackoff{max: clusterBackoff}
+	}
+	return redisBackoff{max: backoffMax}
+}
+
+// fail counts a failed attempt and returns how long to wait.
+func (b *redisBackoff) fail() time.Duration {
+	d := min(backoffStart<<min(b.failures, 10), b.max)
+	b.failures++
+	return d/2 + rand.N(d/2)
+}
+
+// lost counts a link that lived for d and returns how long to wait: not at
+// all, unless links die as soon as they are born.
+func (b *redisBackoff) lost(d time.Duration) time.Duration {
+	if d < b.max && b.failures > 0 {
+		return b.fail()
+	}
+	b.failures = 1
+	return 0
+}

@@ -1,0 +1,140 @@
+package herald
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A redisCluster is what the links to a Redis Cluster know of it together.
+// The user's client knows the nodes, and how to reach each, but it may take
+// its time to hear of a failover; a master that lives tells at once.
+type redisCluster struct {
+	client *redis.ClusterClient // the user's
+
+	mu      sync.Mutex
+	masters map[string]struct{} // addresses that links led to
+}
+
+// find returns the options of the node to dial.
+func (d *redisDialer) find(ctx context.Context) (*redis.Options, error) {
+	if d.cluster == nil {
+		return d.options, nil
+	}
+	// It does not wait, but for the client's first look at the Cluster.
+	master, err := d.cluster.client.MasterForKey(ctx, cmp.Or(d.way.slot, "0"))
+	if err != nil {
+		return nil, err
+	}
+	options := linkOptions(master.Options(), d.timeout)
+	switch {
+	case d.next != "":
+		options = d.cluster.at(options, d.next)
+	case d.failed != "":
+		options.Addr = d.cluster.other(d.failed, options.Addr)
+	}
+	d.next = ""
+	return options, nil
+}
+
+// tried notes how an attempt to open a link ended.
+func (d *redisDialer) tried(ctx context.Context, addr string, err error) {
+	if d.cluster == nil {
+		return
+	}
+	d.last = addr
+	if err != nil && d.follow(err) {
+		return
+	}
+	d.cluster.mu.Lock()
+	_, known := d.cluster.masters[addr]
+	if err == nil {
+		d.cluster.masters[addr] = struct{}{}
+		d.failed = ""
+	} else {
+		delete(d.cluster.masters, addr)
+		d.failed = addr
+	}
+	d.cluster.mu.Unlock()
+	if known != (err == nil) {
+		d.cluster.client.ReloadState(ctx) // does not wait
+	}
+}
+
+// follow notes where a node has sent the last link, and answers whether it
+// has.
+func (d *redisDialer) follow(why error) bool {
+	said, ok := errors.AsType[redisError](why)
+	if !ok || d.cluster == nil {
+		return false
+	}
+	d.next = movedTo(string(said), d.last)
+	return d.next != ""
+}
+
+// movedTo returns the address that MOVED names, or "". A node that does not
+// know its own host leaves it out, a TLS port can be 0, and a loopback address
+// of a node that is reached from elsewhere is of no use: go-redis replaces the
+// same in CLUSTER SLOTS (https://redis.io/docs/latest/commands/cluster-slots).
+func movedTo(said, from string) string {
+	words := strings.Fields(said)
+	if len(words) != 3 || words[0] != "MOVED" {
+		return ""
+	}
+	at := strings.LastIndexByte(words[2], ':')
+	if at < 0 {
+		return ""
+	}
+	host, port := strings.Trim(words[2][:at], "[]"), words[2][at+1:]
+	fromHost, fromPort, err := net.SplitHostPort(from)
+	if err == nil {
+		if host == "" || host == "?" || isLoopback(host) && !isLoopback(fromHost) {
+			host = fromHost
+		}
+		if port == "0" {
+			port = fromPort
+		}
+	}
+	return net.JoinHostPort(host, port)
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// at returns the options of the node at addr. The user's NewClient may change
+// them.
+func (c *redisCluster) at(options *redis.Options, addr string) *redis.Options {
+	o := *options
+	o.Addr = addr
+	client := c.client.Options().NewClient(&o)
+	defer client.Close()
+	return linkOptions(client.Options(), options.ReadTimeout)
+}
+
+// other returns the address of some master but failed, where one is known, or
+// of best.
+func (c *redisCluster) other(failed, best string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var others []string
+	if best != failed {
+		others = append(others, best)
+	}
+	for addr := range c.masters {
+		if addr != failed && addr != best {
+			others = append(others, addr)
+		}
+	}
+	if len(others) == 0 {
+		return best
+	}
+	return others[rand.IntN(len(others))]
+}

@@ -1,0 +1,143 @@
+package herald
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/heraldgo/herald/internal/resp"
+)
+
+// A redisWay says how the topics of a partition travel: on which channels, by
+// which commands.
+type redisWay struct {
+	prefix  string // of the topics' channels
+	probe   string // the channel that the Bus proves itself with
+	moved   string // where there are Sentinels: the channel of notices
+	sharded bool   // SPUBLISH and SSUBSCRIBE, of Redis 7
+	slot    string // on a Cluster: a key of the slot whose master carries all
+}
+
+// singleWay is how all topics travel on a single Redis. No topic's channel is
+// like the others: a number follows the prefix.
+func singleWay(prefix string, db int) *redisWay {
+	number := strconv.Itoa(db)
+	return &redisWay{
+		prefix: prefix + ":" + number + ":",
+		probe:  prefix + ":!" + rand.Text(),
+		moved:  prefix + ":!moved:" + number,
+	}
+}
+
+// clusterWay is how the topics of a partition travel on a Cluster, whose slot
+// is that of the tag. A topic's own braces come too late to matter.
+func clusterWay(prefix, tag string, sharded bool) *redisWay {
+	slot := prefix + ":{" + tag + "}"
+	return &redisWay{prefix: slot + ":", probe: slot + "!" + rand.Text(), slot: slot, sharded: sharded}
+}
+
+// needs tells what a Redis user must be allowed.
+func (w *redisWay) needs(prefix string) string {
+	switch {
+	case w.sharded:
+		return fmt.Sprintf("allow SPUBLISH, SSUBSCRIBE, SUNSUBSCRIBE, CLUSTER INFO, CLUSTER SLOTS, GET and SET, with the channels and keys %s:* "+
+			"(ACL SETUSER <user> +spublish +ssubscribe +sunsubscribe +cluster|info +cluster|slots +get +set &%s:* ~%s:*)", prefix, prefix, prefix)
+	case w.slot != "":
+		return fmt.Sprintf("allow PUBLISH, SUBSCRIBE, UNSUBSCRIBE, CLUSTER INFO, CLUSTER SLOTS, EXISTS, GET and SET, with the channels and keys %s:* "+
+			"(ACL SETUSER <user> +publish +subscribe +unsubscribe +cluster|info +cluster|slots +exists +get +set &%s:* ~%s:*)", prefix, prefix, prefix)
+	}
+	return fmt.Sprintf("allow PUBLISH, SUBSCRIBE and UNSUBSCRIBE, with the channels %s:* "+
+		"(ACL SETUSER <user> +publish +subscribe +unsubscribe &%s:*)", prefix, prefix)
+}
+
+// A redisQuery is commands, encoded, and what they are.
+type redisQuery struct {
+	bytes    []byte
+	commands []redisCommand
+}
+
+func (q *redisQuery) add(kind commandKind, words ...string) {
+	q.bytes = resp.AppendCommand(q.bytes, len(words))
+	for _, word := range words {
+		q.bytes = resp.AppendWord(q.bytes, word)
+	}
+	q.commands = append(q.commands, redisCommand{kind: kind})
+}
+
+// addServer asks whether this is a server to be linked to. HELLO is what every
+// user may call, and its reply tells the role
+// (https://redis.io/docs/latest/commands/hello). It names no version: the
+// session has spoken RESP3 from its start.
+func (w *redisWay) addServer(q *redisQuery) {
+	q.add(commandHello, "HELLO")
+	if w.slot != "" {
+		q.add(commandInfo, "CLUSTER", "INFO")
+	}
+}
+
+// addOwner asks whether the slot is this node's, by a command that leaves
+// nothing behind.
+func (w *redisWay) addOwner(q *redisQuery) {
+	switch {
+	case w.sharded:
+		q.add(commandOwner, "SPUBLISH", w.probe, "")
+	case w.slot != "":
+		q.add(commandOwner, "EXISTS", w.slot)
+	}
+}
+
+// greeting is what a new link asks.
+func (w *redisWay) greeting() *redisQuery {
+	q := new(redisQuery)
+	w.addServer(q)
+	w.addOwner(q)
+	return q
+}
+
+// addSubscription subscribes to channels, or unsubscribes.
+func (w *redisWay) addSubscription(q *redisQuery, kind commandKind, channels []string) {
+	name := w.command("SUBSCRIBE")
+	if kind == commandUnsubscribe {
+		name = w.command("UNSUBSCRIBE")
+	}
+	for chunk := range slices.Chunk(channels, maxNames) {
+		q.bytes = resp.AppendCommand(q.bytes, 1+len(chunk))
+		q.bytes = resp.AppendWord(q.bytes, name)
+		for _, channel := range chunk {
+			q.bytes = resp.AppendWord(q.bytes, channel)
+		}
+		q.commands = append(q.commands, redisCommand{kind: kind, channels: chunk})
+	}
+}
+
+// addProof asks the subscribed link all that shows that it is well. Sharded,
+// the subscription itself shows whose the slot is.
+func (w *redisWay) addProof(q *redisQuery) {
+	w.addServer(q)
+	if !w.sharded {
+		w.addOwner(q)
+	}
+	w.addSubscription(q, commandSubscribe, []string{w.probe})
+}
+
+// command returns the name of a command on this way.
+func (w *redisWay) command(name string) string {
+	if w.sharded {
+		return "S" + name
+	}
+	return name
+}
+
+// errIsolated is why a master of a Cluster is left.
+var errIsolated = errors.New("herald: this master of the Redis Cluster does not see most of the others, which may have replaced it")
+
+// isolated says whether a node that answered CLUSTER INFO is cut off from most
+// masters. Those it holds to be failing (PFAIL) on its own; the failure of a
+// master that most others see as well is FAIL, and no matter of other slots
+// (https://redis.io/docs/latest/commands/cluster-info).
+func isolated(info string) bool {
+	return strings.Contains(info, "cluster_state:fail") && !strings.Contains(info, "cluster_slots_pfail:0\r")
+}
