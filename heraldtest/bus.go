@@ -28,6 +28,12 @@ type BusNetwork struct {
 	// others: another prefix or database. TestBus closes it. Where it is nil
 	// that is not tried.
 	Other func() herald.Bus
+
+	// PublisherOrder says that the broker keeps the order of what one Bus
+	// publishes, but hands over the packets of several Buses in an order of each
+	// subscriber's own, so that this part of promise 4 cannot be kept. The
+	// documentation of such a Bus has to tell.
+	PublisherOrder bool
 }
 
 // TestBus tries to break each of the numbered promises of [herald.Bus], in a
@@ -201,7 +207,7 @@ func testOrder(s *suite) {
 			next[i]++
 		}
 	}
-	if strings.Join(a.data("topic"), ",") != strings.Join(b.data("topic"), ",") {
+	if !s.network.PublisherOrder && strings.Join(a.data("topic"), ",") != strings.Join(b.data("topic"), ",") {
 		s.failf("two subscribers saw two orders")
 	}
 }

@@ -3,22 +3,12 @@ package natsbus_test
 import (
 	"crypto/rand"
 	"testing"
-	"time"
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/natsbus"
 	"github.com/heraldgo/herald/heraldtest"
 	"github.com/heraldgo/herald/internal/netproxy"
 	"github.com/heraldgo/herald/internal/servertest"
-)
-
-// patience is how long anything may take.
-const patience = 30 * time.Second
-
-// quick has proofs come often.
-const (
-	quickInterval = time.Second
-	quickTimeout  = 2 * time.Second
 )
 
 func TestBus(t *testing.T) {
@@ -39,6 +29,9 @@ func TestBus(t *testing.T) {
 			Open:      open(prefix),
 			Interrupt: proxy.Cut,
 			Other:     open(prefix + "x"),
+			// The server has a goroutine for each publisher's connection,
+			// which goes from one subscriber to the next.
+			PublisherOrder: true,
 		}
 	})
 }

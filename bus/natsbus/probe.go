@@ -30,7 +30,9 @@ func (b *Bus) proveLinks(ctx context.Context, tick, timeout time.Duration) {
 		link := b.sub.current()
 		err := b.sub.prove(ctx)
 		looped := b.loop(ctx, link, timeout)
-		if errors.Is(looped, errDeaf) {
+		// Not errors.Is: that a link is down because of errDeaf, and not up
+		// again, is no news.
+		if looped == errDeaf {
 			link.fail(errDeaf)
 			b.pub.drop(errDeaf)
 		} else if err == nil {
@@ -44,7 +46,8 @@ func (b *Bus) proveLinks(ctx context.Context, tick, timeout time.Duration) {
 }
 
 // loop publishes a number on the Bus' own subject and waits until link, the
-// subscribed one, hears it or dies.
+// subscribed one, hears it or dies. The error is errDeaf itself where neither
+// happens.
 func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error {
 	select {
 	case <-b.sub.nonces:
@@ -65,7 +68,7 @@ func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error
 				return nil
 			}
 		case <-link.dead:
-			return link.reason()
+			return fmt.Errorf("probe: %w", link.reason())
 		case <-timer.C:
 			return errDeaf
 		case <-ctx.Done():

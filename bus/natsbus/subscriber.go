@@ -131,16 +131,19 @@ func (s *subscriber) commit(items []*change) []error {
 
 // exchange carries out changes on link. The error is of a link that died.
 func (s *subscriber) exchange(link *link, changes []*change) error {
-	commands, ended, ok := s.encode(link, changes)
+	e, ok := s.encode(link, changes)
 	if !ok {
 		return herald.ErrBusDown // a new link is coming up, or is up
 	}
-	out := link.do(append(commands, ping...))
+	out := link.do(append(e.commands, ping...))
 	if out.err != nil {
 		return out.err
 	}
-	for _, sid := range ended {
+	for _, sid := range e.ended {
 		link.in.release(sid)
+	}
+	if err := link.spread(e.added); err != nil {
+		return err
 	}
 	commands, err := s.settle(link, changes, out.refused)
 	if err != nil {
@@ -153,14 +156,20 @@ func (s *subscriber) exchange(link *link, changes []*change) error {
 	return link.do(append(commands, ping...)).err
 }
 
-// encode notes what is wanted, and returns the commands for what link does
-// not have yet, and the ids that they end. It is not ok where link is no
-// longer the present one.
-func (s *subscriber) encode(link *link, changes []*change) (commands []byte, ended []int, ok bool) {
+// An encoded is what a link needs for a number of changes.
+type encoded struct {
+	commands []byte
+	added    int   // subscriptions
+	ended    []int // ids that are free when the server has confirmed
+}
+
+// encode notes what is wanted, and returns what link does not have yet. It is
+// not ok where link is no longer the present one.
+func (s *subscriber) encode(link *link, changes []*change) (e encoded, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.link != link {
-		return nil, nil, false
+		return e, false
 	}
 	for _, c := range changes {
 		for _, topic := range c.topics {
@@ -169,16 +178,17 @@ func (s *subscriber) encode(link *link, changes []*change) (commands []byte, end
 			case c.kind == subscribe && !has:
 				sub.sid = link.in.take(topic)
 				s.wanted[topic] = sub
-				commands = appendSub(commands, s.prefix, topic, sub.sid)
+				e.commands = appendSub(e.commands, s.prefix, topic, sub.sid)
+				e.added++
 			case c.kind == unsubscribe && has:
 				link.in.drop(sub.sid)
 				delete(s.wanted, topic)
-				commands = appendUnsub(commands, sub.sid)
-				ended = append(ended, sub.sid)
+				e.commands = appendUnsub(e.commands, sub.sid)
+				e.ended = append(e.ended, sub.sid)
 			}
 		}
 	}
-	return commands, ended, true
+	return e, true
 }
 
 // settle marks the topics of the changes as confirmed, but those that the
@@ -268,7 +278,7 @@ func (s *subscriber) resubscribe(link *link) error {
 		}
 		commands = nil
 	}
-	return nil
+	return link.spread(1 + len(topics))
 }
 
 // forget takes topics that a new link is denied out of what is wanted, where no

@@ -26,7 +26,7 @@ func TestDelivery(t *testing.T) {
 	c.fence()
 	total := c.verify()
 	t.Log(total)
-	if total.sent < 20_000 || total.failed > 0 || total.lost > 0 || slices.Max(c.gaps()) > 0 {
+	if total.Sent < 20_000 || total.Failed > 0 || total.Lost > 0 || slices.Max(c.gaps()) > 0 {
 		t.Errorf("without a fault: %v, gaps of the nodes: %v", total, c.gaps())
 	}
 	for _, n := range c.nodes {
@@ -60,7 +60,7 @@ func TestJoinThenSend(t *testing.T) {
 	for _, d := range c.devices {
 		var want []int
 		for i := range count {
-			if users[i%len(users)] == d.user {
+			if users[i%len(users)] == d.User {
 				want = append(want, i)
 			}
 		}
@@ -68,7 +68,7 @@ func TestJoinThenSend(t *testing.T) {
 		got := slices.Sorted(slices.Values(d.joined))
 		d.mu.Unlock()
 		if fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("%s of %s got the messages of %d groups, joined %d: %v", d.name, d.user, len(got), len(want), got)
+			t.Errorf("%v got the messages of %d groups, joined %d: %v", &d.Device, len(got), len(want), got)
 		}
 	}
 }

@@ -12,39 +12,35 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/heraldgo/herald/internal/load"
 )
 
 // A device is a client. It never connects again: whoever closes it while
 // the test goes on, fails the test.
 type device struct {
-	user   string
-	name   string
-	groups []string
-	node   *node
-	id     string // of its Conn
-	since  int64  // Unix nanoseconds: what is sent from then on it must get
+	load.Device
+	node *node
+	id   string // of its Conn
 
 	conn   *websocket.Conn
 	fences chan string
 	ended  chan struct{} // closed when the reader has ended
 
-	mu       sync.Mutex // guards the rest
-	received []receipt
-	joined   []int
-	err      error
-}
-
-// A receipt is a message of a load that the device got.
-type receipt struct {
-	sender string
-	n      int
-	target string
+	mu     sync.Mutex // guards the rest
+	joined []int
+	err    error
 }
 
 // connect connects a device of the user to the node.
 func (c *cluster) connect(n *node, user, name string, groups ...string) *device {
 	c.t.Helper()
-	d := &device{user: user, name: name, groups: groups, node: n, fences: make(chan string, 64), ended: make(chan struct{})}
+	d := &device{
+		Device: load.Device{Name: name, User: user, Groups: groups, Node: n.Node},
+		node:   n,
+		fences: make(chan string, 64),
+		ended:  make(chan struct{}),
+	}
 	query := url.Values{"user": {user}, "device": {name}, "group": groups}
 	conn, _, err := websocket.Dial(within(c.t), n.URL+"?"+query.Encode(), nil)
 	if err != nil {
@@ -56,7 +52,7 @@ func (c *cluster) connect(n *node, user, name string, groups ...string) *device 
 		c.t.Fatalf("first message of %s of %s: %v", name, user, err)
 	}
 	d.id = strings.TrimPrefix(string(first), "id ")
-	d.since = time.Now().UnixNano()
+	d.Since = time.Now().UnixNano()
 	go d.read()
 	c.t.Cleanup(d.close)
 	c.devices = append(c.devices, d)
@@ -85,7 +81,7 @@ func (d *device) read() {
 	for {
 		_, b, err := d.conn.Read(context.Background())
 		if err == nil {
-			err = d.take(string(b))
+			err = d.take(b)
 		}
 		if err != nil {
 			d.mu.Lock()
@@ -96,20 +92,14 @@ func (d *device) read() {
 	}
 }
 
-// take takes a message: "m <sender> <n> <target>" of a load, "fence <token>",
-// or "join <number>".
-func (d *device) take(text string) error {
-	words := strings.Split(text, " ")
-	switch {
-	case words[0] == "m" && len(words) == 4:
-		n, err := strconv.Atoi(words[2])
-		if err != nil {
-			return err
-		}
-		d.mu.Lock()
-		d.received = append(d.received, receipt{words[1], n, words[3]})
-		d.mu.Unlock()
+// take takes a message: one of a load, "fence <token>", or "join <number>".
+func (d *device) take(message []byte) error {
+	if r, ok := load.ParseReceipt(message); ok {
+		d.Take(r)
 		return nil
+	}
+	words := strings.Split(string(message), " ")
+	switch {
 	case words[0] == "fence" && len(words) == 2:
 		d.fences <- words[1]
 		return nil
@@ -120,7 +110,7 @@ func (d *device) take(text string) error {
 		d.mu.Unlock()
 		return err
 	}
-	return fmt.Errorf("message %q is none of ours", text)
+	return fmt.Errorf("message %q is none of ours", message)
 }
 
 // awaitFences waits until the device has seen all of the tokens.
@@ -134,42 +124,13 @@ func (d *device) awaitFences(t *testing.T, tokens []string) {
 		case token := <-d.fences:
 			i := slices.Index(missing, token)
 			if i < 0 {
-				t.Fatalf("%s of %s got fence %s, which is old, or for the second time", d.name, d.user, token)
+				t.Fatalf("%v got fence %s, which is old, or for the second time", &d.Device, token)
 			}
 			missing = slices.Delete(missing, i, i+1)
 		case <-d.ended:
-			t.Fatalf("%s of %s on %s was disconnected: %v", d.name, d.user, d.node.Node, d.err)
+			t.Fatalf("%v was disconnected: %v", &d.Device, d.err)
 		case <-timer.C:
-			t.Fatalf("%s of %s on %s: fences %v never came", d.name, d.user, d.node.Node, missing)
+			t.Fatalf("%v: fences %v never came", &d.Device, missing)
 		}
 	}
-}
-
-// meant says whether the device is meant by a target.
-func (d *device) meant(target string) bool {
-	kind, names, _ := strings.Cut(target, ":")
-	for name := range strings.SplitSeq(names, ",") {
-		if kind == "*" || kind == "u" && name == d.user || kind == "g" && slices.Contains(d.groups, name) {
-			return true
-		}
-	}
-	return false
-}
-
-// covers says whether a message that was sent in the record's time may be
-// lost in the gap, for the device.
-func (g *gap) covers(r *record, d *device) bool {
-	if r.End < g.Since || r.Start > g.Until {
-		return false
-	}
-	if g.All || r.Target == "*" && g.EveryoneReached {
-		return true
-	}
-	kind, names, _ := strings.Cut(r.Target, ":")
-	for name := range strings.SplitSeq(names, ",") {
-		if kind == "u" && name == d.user && slices.Contains(g.Users, name) || kind == "g" && slices.Contains(d.groups, name) && slices.Contains(g.Groups, name) {
-			return true
-		}
-	}
-	return false
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heraldgo/herald/internal/load"
 	"github.com/heraldgo/herald/internal/redistest"
 )
 
@@ -97,7 +98,7 @@ func (c *cluster) awaitSent(more uint64) {
 func (c *cluster) logGaps(before []uint64) {
 	c.t.Helper()
 	for i, n := range c.nodes {
-		c.t.Logf("gaps of %s:%s", n.Node, describe(n.seen().Gaps[before[i]:]))
+		c.t.Logf("gaps of %s:%s", n.Node, load.Describe(n.seen().Gaps[before[i]:]))
 	}
 }
 
@@ -160,7 +161,7 @@ func (c *cluster) killPublishers() {
 		}
 		killed++
 	}
-	if killed != len(c.nodes) {
+	if killed < len(c.nodes) { // a connection of the Registry that is new says hello, too
 		c.t.Fatalf("killed %d publishers:\n%s", killed, list)
 	}
 }
@@ -192,7 +193,7 @@ func (c *cluster) unsubscribeSilently() {
 	c.round++
 	sent := c.nodes[1].stats().Sent
 	l := &running{c: c, nodes: c.nodes[1:2]}
-	l.begin(order{Sender: fmt.Sprint(c.round), Senders: 1, Users: 1, Count: 1000})
+	l.begin(load.Order{Sender: fmt.Sprint(c.round), Senders: 1, Users: 1, Count: 1000})
 	await(c.t, "messages to the user", func() error {
 		if c.nodes[1].stats().Sent < sent+100 {
 			return errors.New("not sent")

@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/load"
 )
 
 // nodeEnv holds the settings of a node: with it the test binary is that node
@@ -56,19 +57,10 @@ type hello struct {
 	URL  string // of its WebSocket route
 }
 
-// A gap is a herald.Gap that can be sent on.
-type gap struct {
-	Since, Until    int64 // Unix nanoseconds
-	Cause           string
-	All             bool
-	Users, Groups   []string
-	EveryoneReached bool // herald.Gap.Everyone
-}
-
 // A process is a node: a Hub, its HTTP server, and the lines to the test.
 type process struct {
 	hub  *herald.Hub
-	load load
+	load loads
 
 	mu       sync.Mutex // guards the rest
 	gaps     []gap
@@ -150,10 +142,7 @@ func identify(r *http.Request) (herald.Identity, error) {
 func (p *process) onGap(g herald.Gap) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.gaps = append(p.gaps, gap{
-		g.Since.UnixNano(), g.Until.UnixNano(), fmt.Sprint(g.Cause),
-		g.All, g.Users, g.Groups, g.Everyone,
-	})
+	p.gaps = append(p.gaps, load.NewGap(g))
 }
 
 func (p *process) note(list *[]string, user string) {
@@ -177,11 +166,11 @@ func (p *process) do(ctx context.Context, r request) (any, error) {
 	switch r.Op {
 	case "send":
 		return nil, withArgs(r, func(m message) error {
-			return p.hub.Send(ctx, parseTarget(m.Target), herald.Text(m.Text))
+			return p.hub.Send(ctx, load.ParseTarget(m.Target), herald.Text(m.Text))
 		})
 	case "load":
 		var records map[string][]record
-		err := withArgs(r, func(o order) error {
+		err := withArgs(r, func(o load.Order) error {
 			records = p.load.run(ctx, p.hub, o)
 			return nil
 		})

@@ -118,7 +118,7 @@ func (c *cluster) expectOnline(away []string, again int) {
 	c.t.Helper()
 	want := make(map[string]int)
 	for _, d := range c.devices {
-		want[d.user] = 1
+		want[d.User] = 1
 	}
 	for _, user := range away {
 		want[user] += again
@@ -203,15 +203,8 @@ func finishWithout(l *running, victim *node) {
 	l.done = slices.Delete(l.done, i, i+1)
 	l.finish(true)
 	for _, d := range l.c.devices {
-		d.forget(fmt.Sprintf("%d.%d.", l.c.round, i))
+		d.Forget(fmt.Sprintf("%d.%d.", l.c.round, i))
 	}
-}
-
-// forget drops the receipts from senders with the prefix.
-func (d *device) forget(prefix string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.received = slices.DeleteFunc(d.received, func(r receipt) bool { return strings.HasPrefix(r.sender, prefix) })
 }
 
 // TestPausedNode stops a node for twice its lease. The others sweep it, and

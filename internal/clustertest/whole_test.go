@@ -27,8 +27,8 @@ func (c *cluster) compareSessions(n *node, before map[string]herald.Session) err
 	sessions := c.sessions(n)
 	for _, d := range c.devices {
 		s, ok := sessions[d.id]
-		if !ok || s.User != d.user || s.Device != d.name || s.Node != d.node.Node {
-			return fmt.Errorf("%s of %s on %s: listed %v, %+v", d.name, d.user, d.node.Node, ok, s)
+		if !ok || s.User != d.User || s.Device != d.Name || s.Node != d.node.Node {
+			return fmt.Errorf("%v: listed %v, %+v", &d.Device, ok, s)
 		}
 		if old, ok := before[d.id]; ok && !old.Since.Equal(s.Since) {
 			return fmt.Errorf("since of %s is %v, was %v", d.id, s.Since, old.Since)
@@ -44,8 +44,8 @@ func (c *cluster) compareSessions(n *node, before map[string]herald.Session) err
 func (c *cluster) topics() map[string][]*device {
 	topics := make(map[string][]*device)
 	for _, d := range c.devices {
-		topics["u"+d.user] = append(topics["u"+d.user], d)
-		for _, g := range d.groups {
+		topics["u"+d.User] = append(topics["u"+d.User], d)
+		for _, g := range d.Groups {
 			topics["g"+g] = append(topics["g"+g], d)
 		}
 	}

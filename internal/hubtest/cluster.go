@@ -27,7 +27,8 @@ type cluster struct {
 	testing.TB
 	nodes   []*node
 	devices []*device
-	rounds  int // of loads and fences
+	rounds  int   // of loads and fences
+	began   int64 // Unix nanoseconds: before that nothing was sent
 
 	log     logBuffer
 	records map[string][]load.Record // by sender
@@ -46,7 +47,7 @@ type node struct {
 // the i-th hub and its Bus.
 func newCluster(t testing.TB, broker Broker, n int, config herald.Config, wrap func(i int, bus herald.Bus) herald.Bus) *cluster {
 	t.Helper()
-	c := &cluster{TB: t, records: make(map[string][]load.Record)}
+	c := &cluster{TB: t, began: time.Now().UnixNano(), records: make(map[string][]load.Record)}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("log of the hubs:\n%s", c.log.String())
@@ -186,8 +187,8 @@ func (l *running) wait() {
 	}
 }
 
-// settle fails the test for whatever is not accounted for, and for each
-// client that was disconnected.
+// settle ends the test where a message is not accounted for or a client was
+// disconnected.
 func (c *cluster) settle() load.Tally {
 	c.Helper()
 	account := load.Account{Records: c.records, Gaps: make(map[string][]load.Gap)}
@@ -205,6 +206,11 @@ func (c *cluster) settle() load.Tally {
 			return nil
 		})
 		account.Gaps[n.NodeID()] = n.gapsSoFar()
+		for _, g := range n.gapsSoFar() {
+			if g.Since < c.began || g.Until < g.Since {
+				c.Errorf("%s reported a gap that can not be:%s", n.NodeID(), load.Describe([]load.Gap{g}))
+			}
+		}
 		if s := n.Stats(); s.Dropped+s.Malformed+s.TooSlow+s.Disconnected+s.Panics > 0 {
 			c.Errorf("%s: %+v", n.NodeID(), s)
 		}
@@ -216,6 +222,10 @@ func (c *cluster) settle() load.Tally {
 			break
 		}
 		c.Error(err)
+	}
+	if c.Failed() {
+		c.Log(total)
+		c.FailNow() // what follows says the same
 	}
 	return total
 }

@@ -1,6 +1,7 @@
 package hubtest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -55,10 +56,15 @@ func (c *cluster) connect(n *node, user, name string, groups ...string) *device 
 
 func (d *device) read() {
 	defer close(d.ended)
+	var message bytes.Buffer
 	for {
-		_, b, err := d.conn.Read(context.Background())
+		_, r, err := d.conn.Reader(context.Background())
 		if err == nil {
-			err = d.take(string(b))
+			message.Reset()
+			_, err = message.ReadFrom(r)
+		}
+		if err == nil {
+			err = d.take(message.Bytes())
 		}
 		if err != nil {
 			d.mu.Lock()
@@ -69,10 +75,10 @@ func (d *device) read() {
 	}
 }
 
-func (d *device) take(text string) error {
-	r, ok := load.ParseReceipt(text)
+func (d *device) take(message []byte) error {
+	r, ok := load.ParseReceipt(message)
 	if !ok {
-		return fmt.Errorf("message %.100q is none of ours", text)
+		return fmt.Errorf("message %.100q is none of ours", message)
 	}
 	d.Take(r)
 	d.mu.Lock()
@@ -137,8 +143,9 @@ func (c *cluster) fence() {
 			return
 		}
 		if time.Now().After(deadline) {
-			c.settle() // may know why
-			c.Fatalf("not everyone is reached from everywhere, within %v: %v", patience, err)
+			c.Errorf("not everyone is reached from everywhere, within %v: %v", patience, err)
+			c.settle() // knows more
+			c.FailNow()
 		}
 	}
 }
@@ -160,6 +167,12 @@ func (c *cluster) tryFence(topics []string) error {
 	for i, name := range names {
 		c.records[name] = records[i]
 	}
+	for i, name := range names {
+		if r, failed := failure(records[i]); failed {
+			time.Sleep(100 * time.Millisecond) // some errors come at once
+			return fmt.Errorf("message %d of %s to %s: %s", r.N, name, r.Target, r.Err)
+		}
+	}
 	for deadline := time.Now().Add(min(fenceTime, patience)); ; time.Sleep(20 * time.Millisecond) {
 		var err error
 		for _, d := range c.devices {
@@ -173,9 +186,19 @@ func (c *cluster) tryFence(topics []string) error {
 	}
 }
 
+// failure returns a call of Send that failed.
+func failure(records []load.Record) (load.Record, bool) {
+	for _, r := range records {
+		if r.Err != "" {
+			return r, true
+		}
+	}
+	return load.Record{}, false
+}
+
 func sendFence(hub *herald.Hub, sender string, topics []string) (records []load.Record) {
 	for i, topic := range topics {
-		records = append(records, load.Send(context.Background(), hub, sender, i, topic, ""))
+		records = append(records, load.Send(context.Background(), hub, sender, i, topic, 0))
 	}
 	return records
 }

@@ -58,7 +58,7 @@ func Test(t *testing.T, newBroker func(t testing.TB) Broker) {
 }
 
 // patience is how long a test waits for what has no time of its own: what
-// takes longer hangs.
+// takes longer hangs. The tests of these tests shorten it.
 var patience = 60 * time.Second
 
 // users is how many users there are. Each has two devices.

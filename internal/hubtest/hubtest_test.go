@@ -7,6 +7,9 @@ import (
 	"github.com/heraldgo/herald"
 )
 
+// outage is how long after another a Bus of a memoryBroker is cut off.
+const outage = 100 * time.Millisecond
+
 // memoryBroker is a broker in memory.
 func memoryBroker(testing.TB) Broker {
 	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
@@ -18,10 +21,11 @@ func memoryBroker(testing.TB) Broker {
 		},
 		NewRegistry: func() (herald.Registry, error) { return registry.Handle(), nil },
 		Restart: func() {
+			// One after the other, so that some miss what others publish.
 			for _, b := range buses {
 				b.Cut()
+				time.Sleep(outage)
 			}
-			time.Sleep(200 * time.Millisecond)
 			for _, b := range buses {
 				b.Heal()
 			}

@@ -3,6 +3,7 @@
 package load
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -115,19 +116,17 @@ func (o Order) send(ctx context.Context, hub *herald.Hub, i int, stop <-chan str
 				return records
 			}
 		}
-		records = append(records, Send(ctx, hub, sender, n, pickTarget(r, o.Users), ""))
+		records = append(records, Send(ctx, hub, sender, n, pickTarget(r, o.Users), 0))
 	}
 	return records
 }
 
-// Send sends message n of a sender, with padding after its text.
-func Send(ctx context.Context, hub *herald.Hub, sender string, n int, target, padding string) Record {
-	text := fmt.Sprintf("m %s %d %s", sender, n, target)
-	if padding != "" {
-		text += " " + padding
-	}
+// Send sends message n of a sender, with so many bytes of padding.
+func Send(ctx context.Context, hub *herald.Hub, sender string, n int, target string, padding int) Record {
+	message := fmt.Appendf(nil, "m %s %d %s ", sender, n, target)
+	message = append(message, make([]byte, padding)...)
 	record := Record{N: n, Target: target, Start: time.Now().UnixNano()}
-	err := hub.Send(ctx, ParseTarget(target), herald.Text(text))
+	err := hub.Send(ctx, ParseTarget(target), herald.Binary(message))
 	record.End = time.Now().UnixNano()
 	switch {
 	case errors.Is(err, herald.ErrUnknown):
@@ -147,13 +146,13 @@ type Receipt struct {
 	Target string
 }
 
-// ParseReceipt reads what Send has sent. It answers false where text is
+// ParseReceipt reads what Send has sent. It answers false where the message is
 // something else.
-func ParseReceipt(text string) (Receipt, bool) {
-	words := strings.SplitN(text, " ", 5)
-	if len(words) < 4 || words[0] != "m" {
+func ParseReceipt(message []byte) (Receipt, bool) {
+	words := bytes.SplitN(message, []byte(" "), 5)
+	if len(words) < 4 || string(words[0]) != "m" {
 		return Receipt{}, false
 	}
-	n, err := strconv.Atoi(words[2])
-	return Receipt{strings.Clone(words[1]), n, strings.Clone(words[3])}, err == nil && n >= 0
+	n, err := strconv.Atoi(string(words[2]))
+	return Receipt{string(words[1]), n, string(words[3])}, err == nil && n >= 0
 }

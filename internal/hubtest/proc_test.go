@@ -1,0 +1,30 @@
+package hubtest
+
+import (
+	"os"
+	"runtime"
+	"testing"
+)
+
+// TestProc compares what /proc says of this process with what it knows by
+// itself.
+func TestProc(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("there is no /proc")
+	}
+	self := []int{os.Getpid()}
+	before := ownCPUTime(t)
+	said := cpuTime(t, self)
+	after := ownCPUTime(t)
+	if said < before-2*clockTick || said > after+2*clockTick {
+		t.Errorf("CPU time %v, expected %v to %v", said, before, after)
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	if rss := residentMemory(t, self); rss < int64(m.HeapAlloc) {
+		t.Errorf("resident memory of %d bytes, with %d in use", rss, m.HeapAlloc)
+	}
+	if both := residentMemory(t, append(self, self...)); both < int64(2*m.HeapAlloc) {
+		t.Errorf("resident memory of two processes: %d bytes, with %d in use in each", both, m.HeapAlloc)
+	}
+}
