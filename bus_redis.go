@@ -136,12 +136,17 @@ func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, erro
 		return newClusterBus(cluster, options)
 	}
 	way, master := singleWay(options.Prefix, client.Options().DB), newRedisMaster(client.Options())
-	return newRedisBus(options, []*redisWay{way}, func(way *redisWay) *redisDialer {
+	b, err := newRedisBus(options, []*redisWay{way}, func(way *redisWay) *redisDialer {
 		return &redisDialer{way: way, options: linkOptions(client.Options(), options.ProbeTimeout), timeout: options.ProbeTimeout, master: master}
 	})
+	if err != nil {
+		return nil, openError(err, options.Prefix, way)
+	}
+	return b, nil
 }
 
-// newRedisBus connects a Bus with a partition for each way.
+// newRedisBus connects a Bus with a partition for each way. The error is for
+// openError.
 func newRedisBus(options RedisOptions, ways []*redisWay, dialer func(*redisWay) *redisDialer) (*RedisBus, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &RedisBus{inbox: newInbox(), cancel: cancel}
@@ -175,12 +180,7 @@ func (b *RedisBus) open(ctx context.Context, options RedisOptions) error {
 		opening.Go(func() { errs[i] = p.open(ctx, &b.running, options.ProbeTimeout) })
 	}
 	opening.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return openError(err, options.Prefix, b.parts[0].way)
-		}
-	}
-	return nil
+	return cmp.Or(errs...)
 }
 
 // openError says what an error of open means for the user.

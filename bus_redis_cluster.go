@@ -27,27 +27,32 @@ func newClusterBus(client *redis.ClusterClient, options RedisOptions) (*RedisBus
 	defer cancel()
 	agreed := agreement{client, options.Prefix + ":{partitions}"}
 	n, err := agreed.read(ctx)
+	ways := clusterWays(options.Prefix, true)
 	for err == nil {
-		ways := clusterWays(options.Prefix, n != classicPartitions)
+		ways = clusterWays(options.Prefix, n != classicPartitions)
 		var bus *RedisBus
 		bus, err = connect(ways...)
-		switch {
-		case refuses(err, "ERR This instance has cluster support disabled"):
-			return connect(singleWay(options.Prefix, 0)) // NewFailoverClusterClient
-		case refuses(err, "ERR unknown command") && n == 0:
+		switch unknown := refuses(err, "ERR unknown command"); {
+		case unknown && n == 0:
 			n, err = classicPartitions, nil
 			continue
-		case refuses(err, "ERR unknown command"):
-			return nil, fmt.Errorf("herald: the nodes on this Redis Cluster have agreed on SPUBLISH (key %s), which a server does not know: %w", agreed.key, err)
-		case err != nil:
-			return nil, err
+		case unknown:
+			return nil, fmt.Errorf("%w: Redis: the nodes on this Cluster have agreed on %d partitions (key %s), and a server cannot do that: %w", ErrInvalid, n, agreed.key, err)
+		case refuses(err, "ERR This instance has cluster support disabled"): // NewFailoverClusterClient
+			ways = []*redisWay{singleWay(options.Prefix, 0)}
+			bus, err = connect(ways...)
+			n = len(ways)
+		case err == nil:
+			n, err = agreed.settle(ctx, len(ways))
 		}
-		if n, err = agreed.settle(ctx, len(ways)); err == nil && n == len(ways) {
+		if err == nil && n == len(ways) {
 			return bus, nil
 		}
-		bus.Close() // another node was faster, and chose the other way
+		if bus != nil {
+			bus.Close() // another node was faster, and chose the other way
+		}
 	}
-	return nil, openError(err, options.Prefix, clusterWay(options.Prefix, "", true))
+	return nil, openError(err, options.Prefix, ways[0])
 }
 
 // clusterWays returns the ways of all partitions on a Cluster.

@@ -38,6 +38,9 @@ func (d *redisDialer) find(ctx context.Context) (*redis.Options, error) {
 		options = d.cluster.at(options, d.next)
 	case d.failed != "":
 		options.Addr = d.cluster.other(d.failed, options.Addr)
+		if options.Addr == d.failed { // nobody else to ask
+			d.cluster.client.ReloadState(ctx) // does not wait
+		}
 	}
 	d.next = ""
 	return options, nil
@@ -63,7 +66,7 @@ func (d *redisDialer) tried(ctx context.Context, addr string, err error) {
 	}
 	d.cluster.mu.Unlock()
 	if known != (err == nil) {
-		d.cluster.client.ReloadState(ctx) // does not wait
+		d.cluster.client.ReloadState(ctx)
 	}
 }
 

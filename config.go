@@ -35,10 +35,11 @@ type Identity struct {
 type Config struct {
 	// Where messages and presence travel.
 
-	// Redis gives the Bus and the Registry, where those are nil. herald
-	// opens connections of its own with the client's options and leaves the
-	// client as it is; closing it stays the caller's. Where Redis and Bus are
-	// both nil, the Hub is alone: it works in memory, as one node.
+	// Redis gives the Bus and the Registry, where those are nil: a
+	// *redis.Client of one server or of Sentinel, or a *redis.ClusterClient.
+	// herald opens connections of its own with the client's options and leaves
+	// the client as it is; closing it stays the caller's. Where Redis and Bus
+	// are both nil, the Hub is alone: it works in memory, as one node.
 	Redis redis.UniversalClient
 
 	// Prefix begins every key and channel in Redis. Default "herald".

@@ -124,3 +124,37 @@ func TestIdleNodeRenewsItsLease(t *testing.T) {
 		}
 	})
 }
+
+// A Registry that was away too shortly for the lease's renewal to notice may
+// have lost what was written last, as in a failover: it is put back at once,
+// however many Conns it concerns.
+func TestShortOutageIsNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := NewMemoryRegistry()
+		r := newPipeRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: registry.Handle(), MaxConnsPerUser: -1})
+		const n = 2*auditStep + 50 // more than two steps of an audit
+		for range n {
+			go r.pipe("")
+		}
+		r.await("Conns", func() bool { return r.Stats().Conns == n })
+		renewed := r.presence.renewed.Load()
+		r.await("a renewal", func() bool { return r.presence.renewed.Load() != renewed })
+		time.Sleep(100 * time.Millisecond) // housekeeping is due at the same time
+		cut := r.registry.(*MemoryRegistry)
+		entries := entriesOf(t, r.Hub)
+		cut.Cut()
+		time.Sleep(2 * time.Second)
+		if err := registry.Remove(t.Context(), Lease{}, entries...); err != nil {
+			t.Fatal(err)
+		}
+		cut.Heal()
+		if err := r.Health(); err != nil {
+			t.Errorf("Health: %v, but nothing should have been noticed", err)
+		}
+		time.Sleep(r.config.Lease/3 + time.Second)
+		synctest.Wait()
+		if sessions, err := r.Sessions(t.Context(), User("u")); err != nil || len(sessions) != n {
+			t.Errorf("%d sessions are listed (%v), want %d", len(sessions), err, n)
+		}
+	})
+}

@@ -3,6 +3,7 @@ package herald
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash/fnv"
 	"slices"
 	"strings"
@@ -100,6 +101,9 @@ func (s *clusterStore) exec(ctx context.Context, pipes []redis.Pipeliner) []stri
 	return servers
 }
 
+// errMasters is why a command was not sent, where CLUSTER SLOTS had no answer.
+var errMasters = errors.New("find the masters of the Cluster")
+
 // sleep answers false where ctx is done first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
@@ -121,7 +125,7 @@ func (s *clusterStore) try(ctx context.Context, cmds []*shardCmd) {
 		if master == nil {
 			var err error
 			if master, err = s.MasterForKey(ctx, s.shards[cmd.shard].nodesKey()); err != nil {
-				cmd.SetErr(err)
+				cmd.SetErr(fmt.Errorf("%w: %w", errMasters, err))
 				continue
 			}
 			masters[cmd.shard] = master
@@ -153,7 +157,12 @@ func (s *clusterStore) send(ctx context.Context, master *redis.Client, cmds []*s
 		err := cmd.Err()
 		if server, ok := redis.IsAskError(err); ok {
 			cmd.server = server
-			s.Process(ctx, cmd.Cmder)
+			s.Process(ctx, cmd.Cmder) // asks there
+			if isNoScript(cmd.Err()) {
+				eval := withSource(ctx, cmd)
+				s.Process(ctx, eval)
+				copyReply(cmd.Cmder, eval)
+			}
 			continue
 		}
 		var reply redis.Error

@@ -3,6 +3,7 @@ package herald_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -36,8 +37,28 @@ func clusterRegistry(t testing.TB, c *redistest.Cluster, prefix string) *herald.
 	return r
 }
 
+// The tests of one Cluster, which keeps its masters: the first three nodes.
 func TestRedisRegistryOnCluster(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 3)
+	for _, test := range []struct {
+		name string
+		test func(*testing.T, *redistest.Cluster)
+	}{
+		{"Promises", testClusterPromises},
+		{"Spreads", testClusterSpreads},
+		{"Denied", testClusterDenied},
+		{"Forgets", testClusterForgets},
+		{"FinishesASweep", testClusterFinishesASweep},
+		{"Moves", testClusterMoves},
+		{"MovesInAWalk", testClusterMovesInAWalk},
+		{"StuckMove", testClusterStuckMove},
+	} {
+		flush(t, cluster)
+		t.Run(test.name, func(t *testing.T) { test.test(t, cluster) })
+	}
+}
+
+func testClusterPromises(t *testing.T, cluster *redistest.Cluster) {
 	heraldtest.TestRegistry(t, func(t testing.TB) heraldtest.RegistryStore {
 		flush(t, cluster)
 		return heraldtest.RegistryStore{
@@ -68,8 +89,7 @@ func clusterKeys(t testing.TB, c *redistest.Cluster, masters int) []string {
 	return all
 }
 
-func TestRedisRegistryOnClusterSpreads(t *testing.T) {
-	cluster := redistest.StartCluster(t, 3, 0)
+func testClusterSpreads(t *testing.T, cluster *redistest.Cluster) {
 	r := clusterRegistry(t, cluster, "")
 	must := clusterKeys(t, cluster, 3)
 	if want := []string{"herald:{0}:shards"}; !slices.Equal(must, want) {
@@ -78,7 +98,7 @@ func TestRedisRegistryOnClusterSpreads(t *testing.T) {
 	lease := takeLease(t, r, "n", time.Hour)
 	entries := someEntries("n", 3000)
 	mustAdd(t, r, lease, entries...)
-	for _, n := range cluster.Nodes {
+	for _, n := range cluster.Nodes[:3] {
 		topics := 0
 		for _, key := range keysOf(t, n) {
 			if strings.Contains(key, "}:t:") {
@@ -141,12 +161,15 @@ func TestRedisRegistryOnClusterSpreads(t *testing.T) {
 	}
 }
 
-func TestRedisRegistryOnClusterDenied(t *testing.T) {
-	cluster := redistest.StartCluster(t, 3, 0)
-	for _, n := range cluster.Nodes {
-		if err := n.Admin().Do(t.Context(), "ACL", "SETUSER", "u", "on", ">p", "~herald:*", "+@all").Err(); err != nil {
+func testClusterDenied(t *testing.T, cluster *redistest.Cluster) {
+	rules := func(n *redistest.Node, rules ...any) {
+		t.Helper()
+		if err := n.Admin().Do(t.Context(), append([]any{"ACL", "SETUSER", "u"}, rules...)...).Err(); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for _, n := range cluster.Nodes {
+		rules(n, "on", ">p", "~herald:*", "+@all")
 	}
 	open := func() (*herald.RedisRegistry, error) {
 		rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs(), Username: "u", Password: "p"})
@@ -159,10 +182,293 @@ func TestRedisRegistryOnClusterDenied(t *testing.T) {
 	}
 	r.Close()
 	// On one master alone.
-	if err := cluster.Nodes[1].Admin().Do(t.Context(), "ACL", "SETUSER", "u", "-hlen").Err(); err != nil {
-		t.Fatal(err)
-	}
+	rules(cluster.Nodes[1], "-hlen")
 	if _, err := open(); err == nil || !strings.Contains(err.Error(), "HLEN") {
 		t.Errorf("error is %v, want one that names HLEN", err)
+	}
+	for _, n := range cluster.Nodes {
+		rules(n, "-cluster")
+	}
+	if _, err := open(); err == nil || !strings.Contains(err.Error(), "find the masters") || !strings.Contains(err.Error(), "cluster") || errors.Is(err, herald.ErrRegistryDown) {
+		t.Errorf("error is %v, want one that tells of CLUSTER", err)
+	}
+}
+
+// inShard runs a command on the keys of a shard.
+func inShard(t testing.TB, c *redistest.Cluster, tag, command, key string, args ...any) *redis.Cmd {
+	t.Helper()
+	key = "herald:{" + tag + "}:" + key
+	cmd := c.MasterOf(c.Slot(key)).Admin().Do(t.Context(), slices.Concat([]any{command, key}, args)...)
+	if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+func wantNode(t testing.TB, r herald.Registry, lease herald.Lease, alive bool) herald.Node {
+	t.Helper()
+	nodes, _, err := r.Nodes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes {
+		if n.Lease() == lease {
+			if n.Alive != alive {
+				t.Fatalf("node is %+v, want Alive %v", n, alive)
+			}
+			return n
+		}
+	}
+	t.Fatalf("%v is not among the nodes %v", lease, nodes)
+	return herald.Node{}
+}
+
+// A lease that some shards have forgotten, as after a failover that lost what
+// was written last.
+func testClusterForgets(t *testing.T, cluster *redistest.Cluster) {
+	r := clusterRegistry(t, cluster, "")
+	entries := someEntries("n", 300)
+	renew := func(lease herald.Lease) error {
+		_, err := r.KeepAlive(t.Context(), nodeOfLease(lease), time.Hour)
+		return err
+	}
+	for _, tag := range []string{"0", "49"} {
+		t.Run("one, "+tag, func(t *testing.T) {
+			flush(t, cluster)
+			lease := takeLease(t, r, "n", time.Hour)
+			mustAdd(t, r, lease, entries...)
+			inShard(t, cluster, tag, "HDEL", "nodes", "n")
+			wantNode(t, r, lease, true)
+			if err := r.Sweep(t.Context(), lease); err != nil { // by mistake
+				t.Fatal(err)
+			}
+			wantNode(t, r, lease, true)
+			if _, err := r.Add(t.Context(), lease, entries...); !errors.Is(err, herald.ErrLeaseLost) {
+				t.Errorf("add: %v, want ErrLeaseLost", err)
+			}
+			if err := renew(lease); !errors.Is(err, herald.ErrLeaseLost) {
+				t.Errorf("keep alive: %v, want ErrLeaseLost", err)
+			}
+			next := takeLease(t, r, "n", time.Hour)
+			mustAdd(t, r, next, entries...)
+			wantNode(t, r, lease, false)
+			wantNode(t, r, next, true)
+			wantSessions(t, r, "gall", len(entries))
+			if err := r.Sweep(t.Context(), lease); err != nil {
+				t.Fatal(err)
+			}
+			wantSessions(t, r, "gall", len(entries))
+			if got := walk(t, r, next, func() {}); len(got) != 3*len(entries) {
+				t.Errorf("%d places, want %d", len(got), 3*len(entries))
+			}
+		})
+	}
+	t.Run("all but one", func(t *testing.T) {
+		flush(t, cluster)
+		lease := takeLease(t, r, "n", time.Hour)
+		mustAdd(t, r, lease, entries...)
+		if _, err := r.KeepAlive(t.Context(), nodeOfLease(lease), time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+		for _, tag := range clusterShards[:15] {
+			inShard(t, cluster, tag, "HDEL", "nodes", "n")
+		}
+		wantNode(t, r, lease, false)
+		if err := r.Sweep(t.Context(), lease); err != nil {
+			t.Fatal(err)
+		}
+		nodes, _, err := r.Nodes(t.Context())
+		if err != nil || len(nodes) != 0 {
+			t.Errorf("nodes after the sweep are %v: %v", nodes, err)
+		}
+		if got := walk(t, r, lease, func() {}); len(got) != 0 {
+			t.Errorf("%d places are left", len(got))
+		}
+	})
+}
+
+// A sweep that somebody began, and that got to one shard only.
+func testClusterFinishesASweep(t *testing.T, cluster *redistest.Cluster) {
+	r := clusterRegistry(t, cluster, "")
+	for _, tag := range []string{"0", "49"} {
+		flush(t, cluster)
+		lease := takeLease(t, r, "n", time.Hour)
+		entries := someEntries("n", 300)
+		mustAdd(t, r, lease, entries...)
+		record, err := inShard(t, cluster, tag, "HGET", "nodes", "n").Text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		inShard(t, cluster, tag, "HDEL", "nodes", "n")
+		inShard(t, cluster, tag, "HSET", "dying", fmt.Sprintf("%d:n", lease.Generation), record)
+		wantNode(t, r, lease, false)
+		if _, err := r.KeepAlive(t.Context(), nodeOfLease(lease), time.Hour); !errors.Is(err, herald.ErrLeaseLost) {
+			t.Errorf("keep alive: %v, want ErrLeaseLost", err)
+		}
+		if err := r.Sweep(t.Context(), lease); err != nil {
+			t.Fatal(err)
+		}
+		nodes, _, err := r.Nodes(t.Context())
+		if err != nil || len(nodes) != 0 {
+			t.Errorf("nodes after the sweep are %v: %v", nodes, err)
+		}
+		users := make(map[string]bool)
+		for range 2 {
+			some, err := r.Offline(t.Context(), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, u := range some {
+				users[u] = true
+			}
+		}
+		if len(users) != len(entries) {
+			t.Errorf("%d users offline, want %d", len(users), len(entries))
+		}
+	}
+}
+
+// A master that dies for good, and comes back empty.
+func TestRedisRegistryOnClusterComesBackEmpty(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 0, "--cluster-require-full-coverage", "no")
+	r := clusterRegistry(t, cluster, "")
+	lease := takeLease(t, r, "n", time.Hour)
+	entries := someEntries("n", 300)
+	mustAdd(t, r, lease, entries...)
+	renewed := func() map[string]string {
+		records := make(map[string]string)
+		for _, tag := range clusterShards {
+			if n := cluster.MasterOf(cluster.Slot("{" + tag + "}")); n != cluster.Nodes[1] {
+				records[tag] = inShard(t, cluster, tag, "HGET", "nodes", "n").String()
+			}
+		}
+		return records
+	}
+	before := renewed()
+	cluster.Nodes[1].Kill()
+	calls := map[string]func(ctx context.Context) error{
+		"add":    func(ctx context.Context) error { _, err := r.Add(ctx, lease, entries...); return err },
+		"remove": func(ctx context.Context) error { return r.Remove(ctx, lease, entries...) },
+		"sessions": func(ctx context.Context) error {
+			_, err := r.Sessions(ctx, "u0", "u1", "u2", "u3", "u4", "u5", "u6")
+			return err
+		},
+		"nodes":      func(ctx context.Context) error { _, _, err := r.Nodes(ctx); return err },
+		"offline":    func(ctx context.Context) error { _, err := r.Offline(ctx, time.Hour); return err },
+		"sweep":      func(ctx context.Context) error { return r.Sweep(ctx, lease) },
+		"keep alive": func(ctx context.Context) error { _, err := r.KeepAlive(ctx, nodeOfLease(lease), time.Hour); return err },
+	}
+	for what, call := range calls {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		if err := call(ctx); !errors.Is(err, herald.ErrRegistryDown) {
+			t.Errorf("%s: %v, want ErrRegistryDown", what, err)
+		}
+		cancel()
+	}
+	for tag, record := range renewed() {
+		if record == before[tag] {
+			t.Errorf("the lease was not renewed in shard %s", tag)
+		}
+	}
+	cluster.Nodes[1].Restart()
+	cluster.AwaitOK()
+	mustRenew := func() (err error) {
+		eventually(t, "an answer", func() bool {
+			err = calls["keep alive"](t.Context())
+			return !errors.Is(err, herald.ErrRegistryDown)
+		})
+		return err
+	}
+	if err := mustRenew(); !errors.Is(err, herald.ErrLeaseLost) {
+		t.Fatalf("keep alive: %v, want ErrLeaseLost", err)
+	}
+	lease = takeLease(t, r, "n", time.Hour)
+	mustAdd(t, r, lease, entries...)
+	wantSessions(t, r, "gall", len(entries))
+	for _, e := range entries {
+		wantSessions(t, r, e.UserTopic, 1)
+	}
+}
+
+// A replica takes over: calls fail meanwhile, and then go on.
+func TestRedisRegistryOnClusterFailover(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 3)
+	r := clusterRegistry(t, cluster, "")
+	lease := takeLease(t, r, "n", time.Hour)
+	entries := someEntries("n", 300)
+	mustAdd(t, r, lease, entries...)
+	slot := cluster.Slot("{0}")
+	old := cluster.MasterOf(slot)
+	eventually(t, "the replica to have it all", func() bool {
+		info := old.Admin().Info(t.Context(), "replication").Val()
+		_, offset, _ := strings.Cut(info, "master_repl_offset:")
+		offset, _, _ = strings.Cut(offset, "\r\n")
+		return strings.Contains(info, ",offset="+offset+",")
+	})
+	old.Kill()
+	down := time.Now()
+	failed := 0
+	eventually(t, "a lease that is renewed", func() bool {
+		_, err := r.KeepAlive(t.Context(), nodeOfLease(lease), time.Hour)
+		if err != nil && !errors.Is(err, herald.ErrRegistryDown) {
+			t.Fatalf("keep alive: %v, want ErrRegistryDown", err)
+		}
+		if err != nil {
+			failed++
+		}
+		return err == nil
+	})
+	t.Logf("the registry was down for %v, for %d calls", time.Since(down), failed)
+	wantNode(t, r, lease, true)
+	wantSessions(t, r, "gall", len(entries))
+	for _, e := range entries {
+		wantSessions(t, r, e.UserTopic, 1)
+	}
+	mustAdd(t, r, lease, entries...)
+
+	// The old one is a replica now: what still leads there leads on.
+	cluster.AwaitFailover(slot, old)
+	old.Restart()
+	cluster.AwaitOK()
+	for range 50 {
+		wantNode(t, r, lease, true)
+		wantSessions(t, r, "gall", len(entries))
+	}
+}
+
+// A master that hangs: calls end with their context, what the others do is
+// done, and Close ends the rest.
+func TestRedisRegistryOnClusterHangs(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 0, "--cluster-require-full-coverage", "no")
+	r := clusterRegistry(t, cluster, "")
+	lease := takeLease(t, r, "n", time.Hour)
+	before := inShard(t, cluster, "0", "HGET", "nodes", "n").String()
+	cluster.Nodes[1].Pause()
+	defer cluster.Nodes[1].Continue()
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if _, err := r.KeepAlive(ctx, nodeOfLease(lease), time.Hour); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("too late: %v, want context.DeadlineExceeded", err)
+	}
+	if inShard(t, cluster, "0", "HGET", "nodes", "n").String() == before {
+		t.Error("the lease was not renewed where it could be")
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		_, _, err := r.Nodes(ctx)
+		ended <- err
+	}()
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v, want context.Canceled", err)
+	}
+	go func() {
+		_, _, err := r.Nodes(t.Context())
+		ended <- err
+	}()
+	r.Close()
+	if err := <-ended; !errors.Is(err, herald.ErrClosed) {
+		t.Errorf("closed: %v, want ErrClosed", err)
 	}
 }

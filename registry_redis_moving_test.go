@@ -19,11 +19,15 @@ import (
 // clusterShards are the hash tags of the Registry's shards.
 var clusterShards = []string{"0", "66", "48", "18", "3", "65", "140", "19", "2", "64", "141", "106", "1", "67", "49", "107"}
 
+// nextMaster returns another of the three masters.
+func nextMaster(c *redistest.Cluster, n *redistest.Node) *redistest.Node {
+	return c.Nodes[(slices.Index(c.Nodes, n)+1)%3]
+}
+
 // move moves a shard to another master.
-func move(c *redistest.Cluster, tag string, masters int) {
+func move(c *redistest.Cluster, tag string) {
 	slot := c.Slot("{" + tag + "}")
-	i := slices.Index(c.Nodes, c.MasterOf(slot))
-	c.Migrate(slot, c.Nodes[(i+1)%masters])
+	c.Migrate(slot, nextMaster(c, c.MasterOf(slot)))
 }
 
 // walk returns the places of the lease's entries, as id and topic.
@@ -61,8 +65,7 @@ func placesOf(entries []herald.Entry) map[[2]string]bool {
 
 // While shards are moved with all that lies in them, leases hold, what is there
 // is read, and what is added and removed is added and removed.
-func TestRedisRegistryOnClusterMoves(t *testing.T) {
-	cluster := redistest.StartCluster(t, 3, 0)
+func testClusterMoves(t *testing.T, cluster *redistest.Cluster) {
 	r := clusterRegistry(t, cluster, "")
 	lease := takeLease(t, r, "n", time.Hour)
 	fixed := someEntries("n", 1500)
@@ -134,22 +137,20 @@ func TestRedisRegistryOnClusterMoves(t *testing.T) {
 		}
 		return err
 	})
-	for range 2 {
-		for _, tag := range clusterShards {
-			move(cluster, tag, 3)
-			before := make([]int64, len(all))
-			for i, rounds := range all {
-				before[i] = rounds.Load()
-			}
-			eventually(t, "each to get on", func() bool {
-				for i, rounds := range all {
-					if rounds.Load() < before[i]+2 {
-						return false
-					}
-				}
-				return true
-			})
+	for _, tag := range clusterShards {
+		move(cluster, tag)
+		before := make([]int64, len(all))
+		for i, rounds := range all {
+			before[i] = rounds.Load()
 		}
+		eventually(t, "each to get on", func() bool {
+			for i, rounds := range all {
+				if rounds.Load() < before[i]+2 {
+					return false
+				}
+			}
+			return true
+		})
 	}
 	close(stop)
 	wg.Wait()
@@ -183,8 +184,7 @@ func TestRedisRegistryOnClusterMoves(t *testing.T) {
 }
 
 // A walk whose shards move on the way leaves nothing out.
-func TestRedisRegistryOnClusterWalk(t *testing.T) {
-	cluster := redistest.StartCluster(t, 2, 0)
+func testClusterMovesInAWalk(t *testing.T, cluster *redistest.Cluster) {
 	r := clusterRegistry(t, cluster, "")
 	lease := takeLease(t, r, "n", time.Hour)
 	entries := someEntries("n", 4000)
@@ -192,7 +192,7 @@ func TestRedisRegistryOnClusterWalk(t *testing.T) {
 	pages := 0
 	found := walk(t, r, lease, func() {
 		if pages++; pages%2 == 0 {
-			move(cluster, clusterShards[pages*len(clusterShards)/(3*len(entries)/200)%len(clusterShards)], 2)
+			move(cluster, clusterShards[pages*len(clusterShards)/(3*len(entries)/200)%len(clusterShards)])
 		}
 	})
 	if want := placesOf(entries); !maps.Equal(found, want) {
@@ -203,23 +203,43 @@ func TestRedisRegistryOnClusterWalk(t *testing.T) {
 
 // A move that gets stuck half way: the shard is read, and its leases hold; what
 // would add to it waits.
-func TestRedisRegistryOnClusterStuckMove(t *testing.T) {
-	cluster := redistest.StartCluster(t, 2, 0)
+func testClusterStuckMove(t *testing.T, cluster *redistest.Cluster) {
 	r := clusterRegistry(t, cluster, "")
 	lease := takeLease(t, r, "n", time.Hour)
 	entries := someEntries("n", 500)
 	mustAdd(t, r, lease, entries...)
 	slot := cluster.Slot("{0}")
 	from := cluster.MasterOf(slot)
-	to := cluster.Nodes[1-slices.Index(cluster.Nodes, from)]
+	to := nextMaster(cluster, from)
 	setSlot := func(n *redistest.Node, args ...any) {
 		t.Helper()
 		if err := n.Admin().Do(t.Context(), slices.Concat([]any{"CLUSTER", "SETSLOT", slot}, args)...).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
+	// Two users alone in the shard.
+	var lonely []herald.Entry
+	for i := 0; len(lonely) < 2; i++ {
+		e := herald.Entry{Session: herald.Session{ID: fmt.Sprint("n.lonely", i), User: fmt.Sprint("lonely", i)}, UserTopic: fmt.Sprint("lonely", i)}
+		mustAdd(t, r, lease, e)
+		if exists := from.Admin().Exists(t.Context(), "herald:{0}:t:"+e.UserTopic).Val(); exists == 1 {
+			lonely = append(lonely, e)
+		} else if err := r.Remove(t.Context(), lease, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.Remove(t.Context(), lease, lonely[0]); err != nil {
+		t.Fatal(err)
+	}
 	setSlot(to, "IMPORTING", from.ID)
 	setSlot(from, "MIGRATING", to.ID)
+	// What finds all its keys goes on, even where it removes one.
+	if err := r.Remove(t.Context(), lease, lonely[1]); err != nil {
+		t.Errorf("remove: %v", err)
+	}
+	if users, err := r.Offline(t.Context(), 0); err != nil || !slices.Contains(users, lonely[1].Session.User) {
+		t.Errorf("offline are %q (%v), want %s among them", users, err, lonely[1].Session.User)
+	}
 	host, port, _ := net.SplitHostPort(to.Addr)
 	moveKeys := func(keys ...string) {
 		t.Helper()
@@ -255,19 +275,6 @@ func TestRedisRegistryOnClusterStuckMove(t *testing.T) {
 	keys, err := from.Admin().ClusterGetKeysInSlot(t.Context(), slot, 1000).Result()
 	if err != nil {
 		t.Fatal(err)
-	}
-
-	// What finds all its keys goes on, even where it takes a user's last session.
-	last := slices.IndexFunc(entries, func(e herald.Entry) bool { return slices.Contains(keys, "herald:{0}:t:"+e.UserTopic) })
-	if err := r.Remove(t.Context(), lease, herald.Entry{Session: entries[last].Session, UserTopic: entries[last].UserTopic}); err != nil {
-		t.Errorf("remove: %v", err)
-	}
-	if users, err := r.Offline(t.Context(), 0); err != nil || !slices.Contains(users, entries[last].Session.User) {
-		t.Errorf("offline are %q (%v), want %s among them", users, err, entries[last].Session.User)
-	}
-	wantSessions(t, r, entries[last].UserTopic, 0)
-	if err := r.Remove(t.Context(), lease, entries[last]); err != nil {
-		t.Errorf("remove: %v", err)
 	}
 	moveKeys(keys[:len(keys)/2]...)
 	check()

@@ -67,7 +67,7 @@ func deniedCommands(cmds []redis.Cmder, tried *redis.Cmd) (denied []string, err 
 		var reply redis.Error
 		switch {
 		case err == nil, errors.Is(err, redis.Nil):
-		case !errors.As(err, &reply), isReadOnly(err), isNotNow(err), isMoving(err), redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"):
+		case !errors.As(err, &reply), errors.Is(err, errMasters), isReadOnly(err), isNotNow(err), isMoving(err), redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"):
 			return nil, err
 		default:
 			denied = append(denied, fmt.Sprintf("%s (%v)", strings.ToUpper(cmd.FullName()), err))

@@ -4,8 +4,8 @@ import (
 	"context"
 	"crypto/sha1"
 	"embed"
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -27,8 +27,13 @@ func script(name string) luaScript {
 		}
 		source.Write(b)
 	}
-	return luaScript{source.String(), fmt.Sprintf("%x", sha1.Sum([]byte(source.String())))}
+	s := luaScript{source.String(), fmt.Sprintf("%x", sha1.Sum([]byte(source.String())))}
+	scriptSources[s.sha] = s.source
+	return s
 }
+
+// scriptSources are the scripts by the name that a server knows them by.
+var scriptSources = make(map[string]string)
 
 var (
 	addScript     = script("add")
@@ -56,47 +61,17 @@ type scriptCall struct {
 // returns the replies. Each has an error of its own; what runScript returns is
 // the first of them that is not redis.Nil.
 func runScript(ctx context.Context, store redisStore, s luaScript, calls []scriptCall) ([]*redis.Cmd, error) {
-	replies := make([]*redis.Cmd, len(calls))
-	for from := 0; from < len(calls); from += redisBatch {
-		to := min(from+redisBatch, len(calls))
-		runBatch(ctx, store, s, calls[from:to], replies[from:to])
-		for _, reply := range replies[from:to] {
-			if err := reply.Err(); err != nil && !errors.Is(err, redis.Nil) {
-				return replies[:to], err
-			}
+	replies := make([]*redis.Cmd, 0, len(calls))
+	for batch := range slices.Chunk(calls, redisBatch) {
+		pipe := newShardPipe(store)
+		for _, c := range batch {
+			replies = append(replies, pipe.on(c.shard).EvalSha(ctx, s.sha, c.keys, c.args...))
+		}
+		if _, err := pipe.exec(ctx); err != nil {
+			return replies, err
 		}
 	}
 	return replies, nil
-}
-
-// runBatch is one round trip of runScript. Calls that met a server without the
-// script have done nothing, and are run again; the first of each shard brings
-// the script, so that each attempt gets on, however often the server is made
-// to forget it.
-func runBatch(ctx context.Context, store redisStore, s luaScript, calls []scriptCall, replies []*redis.Cmd) {
-	todo := make([]int, len(calls))
-	for i := range todo {
-		todo[i] = i
-	}
-	for attempt := 1; len(todo) > 0; attempt++ {
-		pipe := newShardPipe(store)
-		for _, i := range todo {
-			c := calls[i]
-			if on := pipe.on(c.shard); attempt > 1 && on.Len() == 0 {
-				replies[i] = on.Eval(ctx, s.source, c.keys, c.args...)
-			} else {
-				replies[i] = on.EvalSha(ctx, s.sha, c.keys, c.args...)
-			}
-		}
-		pipe.exec(ctx) // each command has its own error
-		var again []int
-		for _, i := range todo {
-			if redis.HasErrorPrefix(replies[i].Err(), "NOSCRIPT") {
-				again = append(again, i)
-			}
-		}
-		todo = again
-	}
 }
 
 // runOne runs a script once.
@@ -106,4 +81,45 @@ func runOne(ctx context.Context, store redisStore, s luaScript, call scriptCall)
 		return nil, err
 	}
 	return replies[0], nil
+}
+
+// run sends the commands to the client's server in one go. Scripts that it
+// does not know have done nothing, and are run again; the first of them brings
+// the script, so that each attempt gets on, however often the server is made to
+// forget it.
+func run(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
+	for bring := false; len(cmds) > 0; bring = true {
+		pipe := client.Pipeline()
+		var eval *redis.Cmd
+		for i, cmd := range cmds {
+			if bring && i == 0 {
+				eval = withSource(ctx, cmd)
+				cmd = eval
+			}
+			cmd.SetErr(nil)
+			pipe.Process(ctx, cmd)
+		}
+		pipe.Exec(ctx) // each command has its own error
+		if eval != nil {
+			copyReply(cmds[0], eval)
+		}
+		cmds = slices.DeleteFunc(slices.Clone(cmds), func(cmd redis.Cmder) bool { return !isNoScript(cmd.Err()) })
+	}
+}
+
+func isNoScript(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }
+
+// withSource returns an EVAL in the place of an EVALSHA.
+func withSource(ctx context.Context, evalSHA redis.Cmder) *redis.Cmd {
+	args := slices.Clone(evalSHA.Args())
+	args[0], args[1] = "eval", scriptSources[args[1].(string)]
+	eval := redis.NewCmd(ctx, args...)
+	eval.SetFirstKeyPos(3)
+	return eval
+}
+
+// copyReply gives the answer of one to the other.
+func copyReply(evalSHA redis.Cmder, eval *redis.Cmd) {
+	evalSHA.(*redis.Cmd).SetVal(eval.Val())
+	evalSHA.SetErr(eval.Err())
 }

@@ -67,16 +67,6 @@ func (s singleStore) exec(ctx context.Context, pipes []redis.Pipeliner) []string
 	return nil
 }
 
-// run sends the commands to the client's server in one go.
-func run(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
-	pipe := client.Pipeline()
-	for _, cmd := range cmds {
-		cmd.SetErr(nil)
-		pipe.Process(ctx, cmd)
-	}
-	pipe.Exec(ctx)
-}
-
 // registryOptions derives the options of the Registry's own client.
 func registryOptions(user *redis.Options) *redis.Options {
 	o := *user

@@ -1,0 +1,148 @@
+package herald
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/heraldgo/herald/internal/redistest"
+)
+
+// clusterRigs starts hubs whose Registry lies on the Cluster.
+func clusterRigs(t *testing.T, c *redistest.Cluster, n int) []*rig {
+	t.Helper()
+	network := NewMemoryNetwork()
+	rigs := make([]*rig, n)
+	for i := range rigs {
+		registry, err := NewRedisRegistry(c.Client(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { registry.Close() })
+		rigs[i] = newRig(t, Config{Bus: network.Bus(), Registry: registry, Lease: 6 * time.Second, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	}
+	return rigs
+}
+
+// allListed waits until every hub lists every user's session.
+func allListed(t *testing.T, rigs []*rig, users []string) {
+	t.Helper()
+	for i, r := range rigs {
+		await(t, fmt.Sprintf("all sessions at hub %d", i), func() bool {
+			online, err := r.Online(t.Context(), users...)
+			if err != nil {
+				return false
+			}
+			for _, on := range online {
+				if !on {
+					return false
+				}
+			}
+			sessions, err := r.Sessions(t.Context(), Group("all"))
+			return err == nil && len(sessions) == len(users) && r.Health() == nil
+		})
+	}
+}
+
+// connectUsers connects users to the hubs in turn.
+func connectUsers(rigs []*rig, from, n int) (users []string) {
+	for i := from; i < from+n; i++ {
+		user := fmt.Sprint("user", i)
+		rigs[i%len(rigs)].connect("user=" + user + "&groups=all")
+		users = append(users, user)
+	}
+	return users
+}
+
+// A master is killed, and what it took last has not reached the replica that
+// takes over: the hubs put back what is missing.
+func TestHubRegistryFailover(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 3)
+	rigs := clusterRigs(t, cluster, 2)
+	users := connectUsers(rigs, 0, 200)
+	allListed(t, rigs, users)
+
+	// The shard of the group of all.
+	slot := cluster.Slot(string(newShards("herald", clusterTags...)[shardOf(groupTopic("all"), len(clusterTags))]))
+	master := cluster.MasterOf(slot)
+	replica := cluster.ReplicaOf(master)
+	for _, setting := range []string{"masteruser", "masterauth"} {
+		if err := replica.Admin().ConfigSet(t.Context(), setting, "nobody").Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := master.Admin().Do(t.Context(), "CLIENT", "KILL", "TYPE", "replica").Err(); err != nil {
+		t.Fatal(err)
+	}
+	users = append(users, connectUsers(rigs, len(users), 700)...)
+	allListed(t, rigs, users)
+	master.Kill()
+	killed := time.Now()
+	cluster.AwaitFailover(slot, master)
+	t.Logf("a replica took over after %v", time.Since(killed))
+	missing := func() int64 {
+		key := newShards("herald", clusterTags...)[shardOf(groupTopic("all"), len(clusterTags))].topicKey(groupTopic("all"))
+		return int64(len(users)) - replica.Admin().HLen(context.Background(), key).Val()
+	}()
+	t.Logf("%d of %d sessions were lost in the shard of their group", missing, len(users))
+	allListed(t, rigs, users)
+	t.Logf("all sessions are listed after %v", time.Since(killed))
+}
+
+// A master without a replica comes back empty.
+func TestHubRegistryShardComesBackEmpty(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 0)
+	rigs := clusterRigs(t, cluster, 2)
+	users := connectUsers(rigs, 0, 200)
+	allListed(t, rigs, users)
+	for i := range cluster.Nodes {
+		cluster.Nodes[i].Kill()
+		cluster.Nodes[i].Restart()
+		cluster.AwaitOK()
+		allListed(t, rigs, users)
+	}
+	// Every place is there, and none twice.
+	places := 0
+	for _, r := range rigs {
+		for _, e := range entriesOf(t, r.Hub) {
+			places += len(e.places())
+		}
+	}
+	if places != 2*len(users) {
+		t.Errorf("%d places, want %d", places, 2*len(users))
+	}
+}
+
+// What a hub left that died is swept from every shard.
+func TestHubRegistrySweepsAllShards(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 0)
+	registry, err := NewRedisRegistry(cluster.Client(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer registry.Close()
+	dead := Node{ID: "dead"}
+	if dead.Generation, err = registry.KeepAlive(t.Context(), dead, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	var entries []Entry
+	for i := range 300 {
+		user := fmt.Sprint("user", i)
+		entries = append(entries, Entry{Session: Session{ID: "dead." + user, User: user}, UserTopic: userTopic(user), Topics: []string{groupTopic("all")}})
+	}
+	if _, err := registry.Add(t.Context(), dead.Lease(), entries...); err != nil {
+		t.Fatal(err)
+	}
+	newRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: registry, Lease: 300 * time.Millisecond})
+	await(t, "the sweep of all shards", func() bool {
+		for _, n := range cluster.Nodes {
+			if keys, err := n.Admin().Keys(t.Context(), "*dead*").Result(); err != nil || len(keys) > 0 {
+				return false
+			}
+		}
+		nodes, _, err := registry.Nodes(t.Context())
+		return err == nil && len(nodes) == 1
+	})
+}
