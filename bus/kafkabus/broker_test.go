@@ -141,3 +141,14 @@ func (b *broker) seeds() string {
 	}
 	return seeds
 }
+
+// client returns a client of the cluster that ends with the test.
+func (b *broker) client() *kgo.Client {
+	b.t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(b.addrs...))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(client.Close)
+	return client
+}

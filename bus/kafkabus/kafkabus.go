@@ -28,8 +28,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/inbox"
 )
@@ -75,11 +73,14 @@ func New(brokers string, opts *Options) (*Bus, error) {
 	b := &Bus{topic: options.Topic, inbox: newInbox()}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.state = &state{inbox: b.inbox, wake: make(chan struct{}, 1), proved: time.Now()}
-	if b.pub, err = newPublisher(b.ctx, &options, seeds); err != nil {
-		b.cancel()
+	b.pub, err = newPublisher(b.ctx, &options, seeds)
+	if err == nil {
+		b.reader, err = newReader(&options, seeds, b)
+	}
+	if err != nil {
+		b.Close()
 		return nil, fmt.Errorf("%w: Options.Opts: %w", herald.ErrInvalid, err)
 	}
-	b.reader = newReader(&options, seeds, b)
 	if err := b.open(&options); err != nil {
 		b.Close()
 		return nil, err
@@ -165,27 +166,11 @@ func (b *Bus) Health() error { return b.state.health() }
 func (b *Bus) Close() error {
 	b.closeOnce.Do(func() {
 		b.cancel()
-		b.pub.close()
+		if b.pub != nil { // else New has failed
+			b.pub.close()
+		}
 		b.running.Wait()
 		b.inbox.Close(herald.ErrClosed)
 	})
 	return nil
-}
-
-func newReader(o *Options, seeds []string, b *Bus) *reader {
-	return &reader{
-		topic: o.Topic,
-		opts: o.clientOpts(seeds,
-			// No offset is ever chosen by the client.
-			kgo.ConsumeResetOffset(kgo.NoResetOffset()),
-			kgo.KeepControlRecords(),
-			kgo.FetchIsolationLevel(kgo.ReadUncommitted()),
-		),
-		pub:     b.pub,
-		inbox:   b.inbox,
-		state:   b.state,
-		moved:   make(chan struct{}, 1),
-		topics:  make(map[string]string),
-		retired: make(map[[16]byte]bool),
-	}
 }

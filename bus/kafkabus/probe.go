@@ -64,26 +64,24 @@ func (b *Bus) prove(ctx context.Context, timeout time.Duration) error {
 // survey asks what the topic is like, and turns to another one where it was
 // created again.
 func (b *Bus) survey(ctx context.Context) (layout, error) {
-	link := b.pub.current()
-	if link.broken.Load() {
-		b.pub.renew(link)
-		link = b.pub.current()
-	}
+	link := b.pub.working()
 	l, err := describe(ctx, link.client, b.topic)
 	if err != nil {
 		b.pub.outage.Store(&outage{all: err})
 		return l, err
 	}
-	recreated, err := b.reader.adopt(l)
-	if err != nil {
-		return l, err
-	}
-	if recreated {
+	what, err := b.reader.compare(l)
+	switch what {
+	case recreated:
+		b.state.fault(errRecreated) // before anything of the new topic is read
+		b.reader.adopt(l, what)
 		b.pub.renew(link)
-		b.state.fault(errRecreated)
-		return l, errRecreated
+		err = errRecreated
+	case grown:
+		b.reader.adopt(l, what)
+		link.client.ForceMetadataRefresh()
 	}
-	return l, nil
+	return l, err
 }
 
 // loop proves that everything has been read. unproved says why the probe was
@@ -107,7 +105,7 @@ func (b *Bus) loop(ctx context.Context, partitions int) (unproved, err error) {
 			return p.err, nil
 		}
 		clear(ends)
-		ends[b.turn] = p.offset + 1
+		ends[p.partition] = p.offset + 1
 		return nil, b.reader.await(ctx, ends)
 	case <-ctx.Done():
 		return fmt.Errorf("publish to partition %d of topic %s: %w", b.turn, b.topic, ctx.Err()), nil

@@ -88,8 +88,10 @@ func newPublisher(ctx context.Context, o *Options, seeds []string) (*publisher, 
 		kgo.StopProducerOnDataLossDetected(),
 	)
 	var err error
-	p.link, err = p.open()
-	return p, err
+	if p.link, err = p.open(); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func (p *publisher) open() (*link, error) {
@@ -107,6 +109,16 @@ func (p *publisher) current() *link {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.link
+}
+
+// working returns the present link, and a new one where that is broken.
+func (p *publisher) working() *link {
+	l := p.current()
+	if l.broken.Load() {
+		p.renew(l)
+		l = p.current()
+	}
+	return l
 }
 
 // renew replaces old, unless that has been done. What is under way on it
@@ -138,9 +150,7 @@ func (p *publisher) close() {
 	p.closed = true
 	l := p.link
 	p.mu.Unlock()
-	if l != nil {
-		l.client.Close()
-	}
+	l.client.Close()
 	p.closing.Wait()
 }
 
@@ -251,7 +261,7 @@ func (p *publisher) send(ctx context.Context, what *publication) error {
 		what.recycle()
 		return err
 	}
-	l := p.current()
+	l := p.working()
 	what.link, what.wrote, what.lost = l, l.wrote.Load(), l.lost.Load()
 	what.waiting, what.failed, what.unsure, what.err = len(what.records), 0, false, nil
 	for i := range what.records {
@@ -343,11 +353,13 @@ func (p *publication) recycle() {
 
 // A probed is the outcome of a probe.
 type probed struct {
-	offset int64
-	err    error
+	partition int
+	offset    int64
+	err       error
 }
 
-// probe publishes a record without a packet to a partition.
+// probe publishes a record without a packet to a partition, or another one
+// where the link has not heard of that yet.
 func (p *publisher) probe(partition int) <-chan probed {
 	result := make(chan probed, 1)
 	l := p.current()
@@ -357,7 +369,7 @@ func (p *publisher) probe(partition int) <-chan probed {
 			l.note(err)
 			err = fmt.Errorf("publish to partition %d of topic %s: %w", r.Partition, p.topic, err)
 		}
-		result <- probed{r.Offset, err}
+		result <- probed{int(r.Partition), r.Offset, err}
 	})
 	return result
 }

@@ -64,6 +64,26 @@ func (s *session) OnBrokerE2E(broker kgo.BrokerMetadata, key int16, e2e kgo.Brok
 	s.state.fault(fmt.Errorf("read from Kafka broker %d: %w", broker.NodeID, err))
 }
 
+func newReader(o *Options, seeds []string, b *Bus) (*reader, error) {
+	r := &reader{
+		topic: o.Topic,
+		opts: o.clientOpts(seeds,
+			// No offset is ever chosen by the client.
+			kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+			kgo.KeepControlRecords(),
+			kgo.FetchIsolationLevel(kgo.ReadUncommitted()),
+		),
+		pub:     b.pub,
+		inbox:   b.inbox,
+		state:   b.state,
+		moved:   make(chan struct{}, 1),
+		topics:  make(map[string]string),
+		retired: make(map[[16]byte]bool),
+	}
+	some := kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{o.Topic: {0: kgo.NewOffset()}})
+	return r, kgo.ValidateOpts(append(r.opts[:len(r.opts):len(r.opts)], some)...)
+}
+
 // start sets the places that the first session reads from.
 func (r *reader) start(l layout, ends []int64) {
 	r.layout = l
@@ -107,6 +127,9 @@ func (r *reader) open(ctx context.Context) (*session, error) {
 	client, err := kgo.NewClient(append(r.opts[:len(r.opts):len(r.opts)],
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: r.set(s)}),
 		kgo.WithHooks(s),
+		// So that Close does not wait for a broker that hangs, to end a fetch
+		// session that the broker forgets by itself.
+		kgo.WithContext(s.ctx),
 	)...)
 	if err != nil {
 		s.end(err)
@@ -175,29 +198,41 @@ func (r *reader) restart(why error) {
 	}
 }
 
-// adopt takes note of what the cluster says of the topic, and says whether it
-// is another topic now, all of which is new. So is all of a partition that
-// was added. A broker may be late and tell of what was before.
-func (r *reader) adopt(l layout) (recreated bool, err error) {
+// A change is what compare found.
+type change uint8
+
+const (
+	unchanged change = iota
+	grown            // there are more partitions
+	recreated        // it is another topic of the same name
+)
+
+// compare says what has changed if l is what the cluster says of the topic.
+// A broker may be late and tell of what was before, which is an error.
+func (r *reader) compare(l layout) (change, error) {
 	r.mu.Lock()
-	old := r.layout
-	known := l.id != [16]byte{} && old.id != [16]byte{}
-	recreated = known && l.id != old.id
+	defer r.mu.Unlock()
+	old, none := r.layout, [16]byte{}
 	switch {
-	case recreated && r.retired[l.id]:
-		err = fmt.Errorf("topic %s: Kafka tells of one that is no more", r.topic)
-	case recreated:
-		r.retired[old.id] = true
-		r.places = nil
+	case r.retired[l.id]:
+		return unchanged, fmt.Errorf("topic %s: Kafka tells of one that is no more", r.topic)
+	case l.id != none && old.id != none && l.id != old.id:
+		return recreated, nil
 	case l.partitions < old.partitions:
-		err = fmt.Errorf("topic %s: Kafka tells of %d partitions, of which there were %d", r.topic, l.partitions, old.partitions)
-	case l.partitions == old.partitions:
-		r.mu.Unlock()
-		return false, nil
+		return unchanged, fmt.Errorf("topic %s: Kafka tells of %d partitions, of which there were %d", r.topic, l.partitions, old.partitions)
+	case l.partitions > old.partitions:
+		return grown, nil
 	}
-	if err != nil {
-		r.mu.Unlock()
-		return false, err
+	return unchanged, nil
+}
+
+// adopt turns to a topic that has changed. All of another topic, and of a
+// partition that was added, is new.
+func (r *reader) adopt(l layout, what change) {
+	r.mu.Lock()
+	if what == recreated {
+		r.retired[r.layout.id] = true
+		r.places = nil
 	}
 	for len(r.places) < l.partitions {
 		r.places = append(r.places, place{epoch: -1})
@@ -209,7 +244,6 @@ func (r *reader) adopt(l layout) (recreated bool, err error) {
 	if s != nil {
 		s.end(errLayout)
 	}
-	return recreated, nil
 }
 
 // read takes what the session brings until its context ends.
@@ -226,14 +260,13 @@ func (r *reader) read(s *session) {
 
 // take takes what came of one partition.
 func (r *reader) take(s *session, fetched kgo.FetchTopicPartition) {
-	r.mu.Lock()
-	if r.session != s || int(fetched.Partition) >= len(r.places) {
-		r.mu.Unlock()
+	if fetched.Partition < 0 { // of no partition: one of the client's own errors
+		r.failed(s, -1, fetched.Err)
 		return
 	}
-	if fetched.Partition < 0 { // of no partition: one of the client's own errors
+	r.mu.Lock()
+	if r.session != s || fetched.Topic != r.topic || int(fetched.Partition) >= len(r.places) {
 		r.mu.Unlock()
-		r.failed(s, -1, fetched.Err)
 		return
 	}
 	at := r.places[fetched.Partition]
