@@ -37,6 +37,7 @@ var errHole = errors.New("rabbitbus: RabbitMQ left out messages that it had take
 
 // message takes one message of RabbitMQ.
 func (in *inbound) message(body []byte) {
+	in.sub.life.Add(1)
 	h, packets, err := parseHeader(body)
 	if err != nil {
 		in.gap(in.sub.lastProof(), err)

@@ -39,6 +39,10 @@ func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 	}
 }
 
+// backlog is how many times as long as an answer a probe may take while other
+// messages come: the queue of a node may be long.
+const backlog = 6
+
 // loop publishes an empty message, or shares one with others, and waits until
 // link, the one that consumes, hears it or dies.
 func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error {
@@ -46,9 +50,10 @@ func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error
 	if err := b.pub.publish(ctx, p); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
+	life := b.sub.life.Load()
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
-	for {
+	for waited := 1; ; {
 		select {
 		case seq := <-b.sub.echo:
 			if seq >= p.seq {
@@ -57,7 +62,13 @@ func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error
 		case <-link.dead:
 			return link.reason()
 		case <-timer.C:
-			return errDeaf
+			now := b.sub.life.Load()
+			if now == life || waited == backlog {
+				return errDeaf
+			}
+			life = now
+			waited++
+			timer.Reset(timeout)
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -23,8 +23,9 @@ const (
 	// unless one publication is larger. RabbitMQ's work is by message.
 	maxMessage = 64 << 10
 
-	// maxReturns is more than a batch has messages.
-	maxReturns = 2 + 2*maxBatchBytes/maxMessage
+	// maxReturns is what there is room for of messages sent back. It is more
+	// than the messages of two batches, for one may have been given up.
+	maxReturns = 8 * maxBatchBytes / maxMessage
 )
 
 // A publisher owns the link that publishes. Commits connect it anew where it

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rabbitmq/amqp091-go"
@@ -15,15 +16,16 @@ import (
 // maxQueued is how much RabbitMQ keeps for a node that does not read, as one
 // whose process was stopped. It drops what is older, which the node finds out
 // from the numbers of the messages.
-const maxQueued = 64 << 20
+const maxQueued = 256 << 20
 
 // A subscriber owns the link that consumes. run connects it.
 type subscriber struct {
 	ctx    context.Context // ends at Close
 	dialer *dialer
 	inbox  *inbox.Inbox[herald.Event]
-	own    uint64      // id of the Bus' publisher
-	echo   chan uint64 // the last message of it that was heard; holds one
+	own    uint64        // id of the Bus' publisher
+	echo   chan uint64   // the last message of it that was heard; holds one
+	life   atomic.Uint64 // messages heard
 
 	mu     sync.Mutex
 	link   *link             // the last one, dead or alive
