@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"math"
 	mathrand "math/rand/v2"
@@ -30,7 +29,7 @@ type limits struct {
 	packet    int           // bytes of a packet
 	inflight  int           // QoS 1 packets without an answer
 	qos       byte          // the highest
-	keepAlive time.Duration // something must be sent that often; 0: need not
+	keepAlive time.Duration // where it wants to hear from us more often than we said; else 0
 }
 
 // dial opens a link. in is nil for one that only publishes. A *refusal says
@@ -42,18 +41,19 @@ func (d *dialer) dial(ctx context.Context, in *inbound) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.tls != nil {
-		conn = tls.Client(conn, d.tls)
-	}
 	l := &link{
-		conn:    conn,
-		timeout: d.timeout,
-		in:      in,
-		born:    time.Now(),
-		dead:    make(chan struct{}),
-		ended:   make(chan struct{}),
+		conn:     conn,
+		quickAck: newQuickAck(conn),
+		timeout:  d.timeout,
+		in:       in,
+		born:     time.Now(),
+		dead:     make(chan struct{}),
+		ended:    make(chan struct{}),
 	}
-	l.r = bufio.NewReaderSize(countingReader{l}, readBuffer)
+	if d.tls != nil {
+		l.conn = tls.Client(conn, d.tls)
+	}
+	l.r = bufio.NewReaderSize(source{l}, bufferSize(in))
 	stop := context.AfterFunc(ctx, func() { l.hangUp() })
 	err = d.handshake(ctx, l)
 	if !stop() && err == nil {
@@ -120,13 +120,13 @@ func (d *dialer) handshake(ctx context.Context, l *link) error {
 	if a.SessionPresent {
 		return fmt.Errorf("%w: a session where a clean one was asked for", errProtocol)
 	}
-	l.limits = d.limits(a.Properties)
+	l.limits = readLimits(a.Properties)
 	return nil
 }
 
-// limits reads the properties of a CONNACK (MQTT 5.0, section 3.2.2.3).
-func (d *dialer) limits(p *packets.Properties) limits {
-	l := limits{packet: maxRemaining, inflight: math.MaxUint16, qos: 2, keepAlive: time.Duration(d.keepAlive) * time.Second}
+// readLimits reads the properties of a CONNACK (MQTT 5.0, section 3.2.2.3).
+func readLimits(p *packets.Properties) limits {
+	l := limits{packet: maxRemaining, inflight: math.MaxUint16, qos: 2}
 	if p.MaximumPacketSize != nil {
 		l.packet = int(min(*p.MaximumPacketSize, maxRemaining))
 	}
@@ -166,10 +166,4 @@ func (b *backoff) lost(d time.Duration) time.Duration {
 	}
 	b.failures = 1
 	return 0
-}
-
-// isRefusal says whether the broker was reached and said no.
-func isRefusal(err error) bool {
-	_, ok := errors.AsType[*refusal](err)
-	return ok
 }

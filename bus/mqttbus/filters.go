@@ -20,6 +20,17 @@ const (
 // tell subscribes link to topics, or unsubscribes it, and returns the reason
 // code for each. The error says that the link died.
 func (s *subscriber) tell(link *link, kind byte, topics, names []string) (codes []byte, err error) {
+	for len(names) > 0 && err == nil {
+		n := min(len(names), maxExchange)
+		var some []byte
+		some, err = s.tellSome(link, kind, topics[:n], names[:n])
+		codes = append(codes, some...)
+		topics, names = topics[n:], names[n:]
+	}
+	return codes, err
+}
+
+func (s *subscriber) tellSome(link *link, kind byte, topics, names []string) (codes []byte, err error) {
 	var out bytes.Buffer
 	var answers []answer
 	limit := min(maxFilters, link.limits.packet) - filterHeader

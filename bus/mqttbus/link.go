@@ -13,12 +13,13 @@ import (
 // A link is one connection to the broker: never another after it. One
 // goroutine at a time calls do, another reads.
 type link struct {
-	conn    net.Conn
-	r       *bufio.Reader
-	timeout time.Duration // for an answer
-	limits  limits
-	in      *inbound // nil where nothing is subscribed
-	born    time.Time
+	conn     net.Conn
+	quickAck func() // to be called after a read
+	r        *bufio.Reader
+	timeout  time.Duration // for an answer
+	limits   limits
+	in       *inbound // nil where nothing is subscribed
+	born     time.Time
 
 	life  atomic.Uint64 // reads that brought something
 	dead  chan struct{} // closed when err is set

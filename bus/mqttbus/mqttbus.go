@@ -124,6 +124,9 @@ func (b *Bus) open(ctx context.Context, options Options) error {
 	case refused:
 		return fmt.Errorf("mqttbus: the broker refuses the connection: %w", r)
 	}
+	if errors.Is(err, herald.ErrBusDown) || errors.Is(err, herald.ErrInvalid) {
+		return err
+	}
 	return fmt.Errorf("%w: %w", herald.ErrBusDown, err)
 }
 

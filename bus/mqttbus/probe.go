@@ -26,7 +26,7 @@ func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 		case <-timer.C:
 		}
 		link := b.sub.current()
-		err := b.sub.ping(ctx)
+		err := b.ping(ctx, timeout)
 		start, looped := b.loop(ctx, link, tick, timeout)
 		if errors.Is(looped, errDeaf) {
 			link.fail(errDeaf)
@@ -39,6 +39,13 @@ func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 		b.mu.Unlock()
 		timer.Reset(b.pace(tick))
 	}
+}
+
+// ping asks the broker for a sign of life on the subscribed link.
+func (b *Bus) ping(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return b.sub.ping(ctx)
 }
 
 // pace is tick, or less where the broker wants to hear of us more often.
@@ -58,10 +65,13 @@ func (b *Bus) loop(ctx context.Context, link *link, tick, timeout time.Duration)
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errDeaf)
 	defer cancel()
 	first := b.sub.clock()
-	for {
+	for sent := 0; ; sent++ {
 		p := newPublication()
 		p.addProbe(b.pub.qos, b.sub.probe, b.sub.clock())
 		if err := b.pub.publish(ctx, p); err != nil {
+			if sent > 0 && ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
 			return time.Time{}, fmt.Errorf("probe: %w", err)
 		}
 		again := time.After(tick)

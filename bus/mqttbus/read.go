@@ -12,17 +12,29 @@ const (
 	// which then cost one read together.
 	readBuffer = 64 << 10
 
+	// answerBuffer is enough for answers.
+	answerBuffer = 4 << 10
+
 	// maxControl is the most bytes of a packet that is no PUBLISH.
 	maxControl = 1 << 20
 )
 
-// A countingReader notes each sign of life.
-type countingReader struct{ link *link }
+func bufferSize(in *inbound) int {
+	if in == nil {
+		return answerBuffer
+	}
+	return readBuffer
+}
 
-func (r countingReader) Read(b []byte) (int, error) {
-	n, err := r.link.conn.Read(b)
+// A source is what a link's reader reads from.
+type source struct{ link *link }
+
+// Read notes the sign of life.
+func (s source) Read(b []byte) (int, error) {
+	n, err := s.link.conn.Read(b)
 	if n > 0 {
-		r.link.life.Add(1)
+		s.link.life.Add(1)
+		s.link.quickAck()
 	}
 	return n, err
 }
@@ -76,7 +88,7 @@ func (l *link) readOne() error {
 	case *packets.Unsuback:
 		return l.answer(l.exchange(), int(c.PacketID), packets.UNSUBACK, c.Reasons)
 	case *packets.Disconnect:
-		return &refusal{"us with DISCONNECT", c.ReasonCode, c.Reason()}
+		return &refusal{"", c.ReasonCode, c.Reason()}
 	}
 	return fmt.Errorf("%w: packet %d", errProtocol, h.kind)
 }
@@ -84,7 +96,7 @@ func (l *link) readOne() error {
 // readPuback reads what there are most of, without the properties (MQTT 5.0,
 // section 3.4).
 func (l *link) readPuback(h fixedHeader) error {
-	if h.size < 2 || h.bytes+3 > readBuffer {
+	if h.size < 2 {
 		return fmt.Errorf("%w: PUBACK of %d bytes", errProtocol, h.size)
 	}
 	n := h.bytes + min(h.size, 3)

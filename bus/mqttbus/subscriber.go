@@ -119,20 +119,35 @@ func (s *subscriber) commit(items []*change) []error {
 }
 
 // commitKind tries on the next link where this one dies: to subscribe again
-// does no harm.
+// does no harm. But what the broker ends a link for, it would end the next for.
 func (s *subscriber) commitKind(changes []*change) {
-	for todo := slices.Clone(changes); len(todo) > 0; {
+	for again := true; again; {
 		link, err := s.await()
 		if err == nil {
-			s.want(todo)
-			if err = s.exchange(link, todo); err == nil {
+			s.want(changes)
+			if err = s.exchange(link, changes); err == nil {
 				return
 			}
 		}
-		todo = slices.DeleteFunc(todo, func(c *change) bool {
+		r, refused := errors.AsType[*refusal](err)
+		if refused = refused && r.isOurFault(); refused {
+			s.unwant(changes)
+		}
+		again = !refused && changes[0].kind != packets.PINGREQ && s.ctx.Err() == nil
+		for _, c := range changes {
 			c.err = err
-			return c.kind == packets.PINGREQ || s.ctx.Err() != nil
-		})
+		}
+	}
+}
+
+// unwant forgets topics that the broker does not want to hear of.
+func (s *subscriber) unwant(changes []*change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range changes {
+		for _, name := range c.names {
+			delete(s.wanted, name)
+		}
 	}
 }
 
@@ -264,20 +279,13 @@ func (s *subscriber) resubscribe(link *link) error {
 	if s.ctx.Err() != nil { // Close may have seen no link to drop
 		return herald.ErrClosed
 	}
-	for len(names) > 0 {
-		n := min(len(names), maxExchange)
-		codes, err := s.tell(link, packets.SUBSCRIBE, topics[:n], names[:n])
-		if err != nil {
-			return err
+	codes, err := s.tell(link, packets.SUBSCRIBE, topics, names)
+	for i, code := range codes {
+		if err == nil && code >= 0x80 {
+			err = refusedChange(packets.SUBSCRIBE, topics[i], code)
 		}
-		for i, code := range codes {
-			if code >= 0x80 {
-				return refusedChange(packets.SUBSCRIBE, topics[i], code)
-			}
-		}
-		names, topics = names[n:], topics[n:]
 	}
-	return nil
+	return err
 }
 
 // await returns the link once it is up; the error is ErrClosed.

@@ -121,17 +121,33 @@ var ping = []byte{packets.PINGREQ << 4, 0}
 
 // A refusal is a reason code of the broker that says no.
 type refusal struct {
-	what   string // CONNECT, PUBLISH, …
+	what   string // CONNECT, PUBLISH, …; "": the whole connection, with a DISCONNECT
 	code   byte
 	reason string // the standard's text
 }
 
 // Error names the packet, the code and its meaning.
 func (r *refusal) Error() string {
-	if r.reason == "" {
-		return fmt.Sprintf("mqttbus: the broker answers %s with 0x%02x", r.what, r.code)
+	what := "answers " + r.what
+	if r.what == "" {
+		what = "disconnects"
 	}
-	return fmt.Sprintf("mqttbus: the broker answers %s with 0x%02x: %s", r.what, r.code, r.reason)
+	if r.reason == "" {
+		return fmt.Sprintf("mqttbus: the broker %s with 0x%02x", what, r.code)
+	}
+	return fmt.Sprintf("mqttbus: the broker %s with 0x%02x: %s", what, r.code, r.reason)
+}
+
+// isOurFault says whether the broker ended the connection for something that
+// we sent (MQTT 5.0, section 3.14.2.1), and would do so again.
+func (r *refusal) isOurFault() bool {
+	switch r.code {
+	case packets.DisconnectMalformedPacket, packets.DisconnectProtocolError, packets.DisconnectImplementationSpecificError,
+		packets.DisconnectNotAuthorized, packets.DisconnectTopicFilterInvalid, packets.DisconnectPacketTooLarge,
+		packets.DisconnectQuotaExceeded, packets.DisconnectQoSNotSupported:
+		return r.what == ""
+	}
+	return false
 }
 
 // denied says whether it is a matter of permissions.
