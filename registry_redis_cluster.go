@@ -71,7 +71,7 @@ type shardCmd struct {
 
 // exec follows the shards to where they are. What the move of a slot refuses
 // for the moment is tried again until ctx is done, or for the ReadTimeout where
-// it has no deadline. Nothing that may have been carried out is done twice.
+// it has no deadline. What may have been carried out is not tried again.
 func (s *clusterStore) exec(ctx context.Context, pipes []redis.Pipeliner) []string {
 	var all []*shardCmd
 	for shard, pipe := range pipes {
