@@ -1,6 +1,7 @@
 package herald_test
 
 import (
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -125,4 +126,39 @@ func TestRedisBusFailover(t *testing.T) {
 			}
 		})
 	}
+}
+
+// While no Sentinel answers, the master of before has to do; when they are
+// back they are followed.
+func TestRedisWithoutSentinels(t *testing.T) {
+	set := redistest.StartSentinels(t)
+	r := &rig{T: t, changed: make(chan struct{})}
+	r.from, r.to = openSentinel(t, set, quick), openSentinel(t, set, quick)
+	r.start()
+	registry := redisRegistry(t, set.Client())
+	lease := takeLease(t, registry, "n", time.Hour)
+	for _, s := range set.Sentinels {
+		s.Kill()
+	}
+	time.Sleep(5 * time.Second) // for what should not happen
+	if err := errors.Join(r.from.Health(), r.to.Health()); err != nil {
+		t.Errorf("health without Sentinels: %v", err)
+	}
+	if _, _, gaps := r.snapshot(); len(gaps) > 0 {
+		t.Errorf("gaps without Sentinels: %v", gaps)
+	}
+	mustAdd(t, registry, lease, someEntries("n", 1)...)
+	for _, s := range set.Sentinels {
+		s.Restart()
+	}
+	set.AwaitReplica(failOver(set))
+	r.awaitGap()
+	r.check()
+	eventually(t, "the Registry on the new master", func() bool {
+		generation, err := registry.KeepAlive(t.Context(), nodeOfLease(lease), time.Hour)
+		if err == nil {
+			_, err = registry.Add(t.Context(), herald.Lease{Node: "n", Generation: generation}, someEntries("n", 1)...)
+		}
+		return err == nil
+	})
 }
