@@ -109,7 +109,9 @@ func (p *redisPartition) prove(ctx context.Context, tick, timeout time.Duration)
 			p.pub.drop(errIsolated)
 		}
 		looped := p.loop(ctx, link, timeout)
-		if errors.Is(looped, errDeaf) {
+		// Not errors.Is: that a link is down because of errDeaf, and not up
+		// again, is no news.
+		if looped == errDeaf {
 			link.fail(errDeaf)
 			p.pub.drop(errDeaf)
 		} else if err == nil {
@@ -123,7 +125,8 @@ func (p *redisPartition) prove(ctx context.Context, tick, timeout time.Duration)
 }
 
 // loop publishes a number on the probe channel and waits until link, the
-// subscribed one, hears it or dies.
+// subscribed one, hears it or dies. The error is errDeaf itself where neither
+// happens.
 func (p *redisPartition) loop(ctx context.Context, link *redisLink, timeout time.Duration) error {
 	select {
 	case <-p.sub.nonces:
@@ -145,7 +148,7 @@ func (p *redisPartition) loop(ctx context.Context, link *redisLink, timeout time
 				return nil
 			}
 		case <-link.dead:
-			return link.reason()
+			return fmt.Errorf("probe: %w", link.reason())
 		case <-timer.C:
 			return errDeaf
 		case <-ctx.Done():

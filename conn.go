@@ -27,6 +27,8 @@ type Conn struct {
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
 
+	handshake atomic.Pointer[context.CancelFunc] // ends what the handshake waits for; nil after it
+
 	// The connection, from the upgrade on.
 
 	ws     *websocket.Conn
@@ -358,6 +360,9 @@ func (c *Conn) depart() {
 	cause := c.cause
 	c.mu.Unlock()
 	c.cancel(cause)
+	if cancel := c.handshake.Load(); cancel != nil {
+		(*cancel)()
+	}
 	topics := c.hub.index.remove(c)
 	if len(topics) == 0 {
 		return

@@ -49,8 +49,9 @@ type envelope struct {
 	id     uint64
 	copies bool
 
-	conns []string // of kindDirect
-	frame []byte   // of a message: the WebSocket frame, header and all
+	conns   []string // of kindDirect
+	message Message  // of a message that is encoded
+	frame   []byte   // of one that was decoded: the WebSocket frame, header and all
 	call  call     // of kindCall
 	err   string   // of kindAnswer: why it could not be done
 }
@@ -101,7 +102,7 @@ func (e *envelope) encode() []byte {
 	if e.copies {
 		flags |= flagCopies
 	}
-	b := make([]byte, 0, 64+len(e.frame))
+	b := make([]byte, 0, 64+len(e.message.data))
 	b = append(b, envelopeVersion, byte(e.kind), flags)
 	if flags&flagFilter != 0 {
 		b = appendStrings(b, e.filter.except)
@@ -113,14 +114,16 @@ func (e *envelope) encode() []byte {
 		b = binary.AppendUvarint(b, e.id)
 	}
 	switch e.kind {
+	case kindMessage:
+		return e.message.appendFrame(b)
 	case kindDirect:
-		b = appendStrings(b, e.conns)
+		return e.message.appendFrame(appendStrings(b, e.conns))
 	case kindCall:
 		b = e.call.append(b)
 	case kindAnswer:
 		b = appendString(b, e.err)
 	}
-	return append(b, e.frame...)
+	return b
 }
 
 // decodeEnvelope returns what encode made b from. The frame is a part of b.

@@ -12,7 +12,11 @@ const (
 	finalPong   = 0x8a
 )
 
-const maxFrameHeader = 10 // of a frame that is not masked
+const (
+	maxFrameHeader = 10  // of a frame that is not masked
+	maxControl     = 125 // bytes of a control frame's payload (RFC 6455 section 5.5)
+	maskedHeader   = 6   // of a client's control frame: two bytes and the mask
+)
 
 var pingFrame = []byte{finalPing, 0}
 
@@ -30,11 +34,14 @@ func appendFrameHeader(b []byte, first byte, n int) []byte {
 
 // frame returns the frame that carries the message to a client.
 func (m Message) frame() []byte {
+	return m.appendFrame(make([]byte, 0, maxFrameHeader+len(m.data)))
+}
+
+func (m Message) appendFrame(b []byte) []byte {
 	first := byte(finalBinary)
 	if m.text {
 		first = finalText
 	}
-	b := make([]byte, 0, maxFrameHeader+len(m.data))
 	return append(appendFrameHeader(b, first, len(m.data)), m.data...)
 }
 
@@ -80,3 +87,26 @@ func parseClose(payload []byte) *CloseError {
 
 // statusNone stands for a close frame without a code (RFC 6455 section 7.1.5).
 const statusNone StatusCode = 1005
+
+// cutControl returns the ping or pong of a client's that b begins with, where
+// it is there as a whole and nothing is wrong with it.
+func cutControl(b []byte) (frame []byte, ok bool) {
+	if len(b) < maskedHeader || b[0] != finalPing && b[0] != finalPong || b[1]&0x80 == 0 {
+		return nil, false
+	}
+	n := int(b[1] & 0x7f)
+	if n > maxControl || len(b) < maskedHeader+n {
+		return nil, false
+	}
+	return b[:maskedHeader+n], true
+}
+
+// pongFor answers a ping that cutControl returned.
+func pongFor(ping []byte) []byte {
+	mask := ping[2:maskedHeader]
+	pong := append([]byte{finalPong, byte(len(ping) - maskedHeader)}, ping[maskedHeader:]...)
+	for i := range pong[2:] {
+		pong[2+i] ^= mask[i%len(mask)]
+	}
+	return pong
+}

@@ -15,7 +15,7 @@ func TestMalformedMakesGap(t *testing.T) {
 	r := newRig(t, Config{OnGap: func(g Gap) { got <- g }})
 	ws := r.connect("user=a&groups=g")
 	defer ws.Close()
-	newer := (&envelope{kind: kindMessage, frame: Text("x").frame()}).encode()
+	newer := (&envelope{kind: kindMessage, message: Text("x")}).encode()
 	newer[0] = envelopeVersion + 1
 	for _, data := range [][]byte{newer, newer[:2], nil} {
 		for topic, want := range map[string]Gap{

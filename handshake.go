@@ -142,8 +142,11 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 	if c == nil {
 		return &HTTPError{http.StatusInternalServerError, "internal error"}
 	}
-	ctx, cancel := context.WithDeadline(c.ctx, deadline)
+	// A child of c.ctx would leave it a map and a channel for life.
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(c.ctx), deadline)
 	defer cancel()
+	c.handshake.Store(&cancel)
+	defer c.handshake.Store(nil)
 
 	topics := append(groupTopics(c.identity.Groups), topicEveryone, userTopic(id.User))
 	followed := h.follower.follow(topics...)

@@ -178,7 +178,7 @@ func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 
 // packets returns what carries m to the target: one packet a topic.
 func (h *Hub) packets(t Target, m Message) []Packet {
-	e := envelope{kind: kindMessage, volatile: m.volatile, filter: t.filter(), frame: m.frame()}
+	e := envelope{kind: kindMessage, volatile: m.volatile, filter: t.filter(), message: m}
 	ids := t.ids
 	if len(ids) > 1 {
 		ids = slices.Compact(slices.Sorted(slices.Values(ids)))

@@ -16,8 +16,34 @@ func (c *Conn) read() {
 	// The library keeps a finalizer, which would keep the Conn for ever.
 	defer c.ws.CloseNow()
 	c.socket.lastRead.Store(clock()) // nobody has read until now
-	for c.readMessage() {
+	try := c.socket.try
+	for {
+		for c.socket.fill(try) && c.readControl() {
+		}
+		if !c.readMessage() {
+			return
+		}
 	}
+}
+
+// readControl takes pings and pongs off the front of what was read ahead, so
+// that a Conn that is idle but for them never waits in the library, on a larger
+// stack. It answers false at anything else: that is for the library.
+func (c *Conn) readControl() bool {
+	s := &c.socket
+	for len(s.ahead) > 0 {
+		frame, ok := cutControl(s.ahead)
+		if !ok {
+			return false
+		}
+		if frame[0] == finalPong {
+			c.allow()
+		} else if c.ctx.Err() == nil && c.allow() {
+			c.pong(pongFor(frame))
+		}
+		s.skip(len(frame))
+	}
+	return true
 }
 
 // readMessage reads one message and hands it to OnMessage. It answers false

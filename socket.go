@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -13,11 +14,17 @@ import (
 
 // The sizes of the buffers between the WebSocket library and the socket. The
 // library writes control frames only, of at most 127 bytes, each in one Write;
-// longer reads go past the read buffer.
+// longer reads go past the read buffer, which is small where what is read
+// comes out of a buffer of readBuffers.
 const (
 	socketReadBuffer  = 256
+	aheadReadBuffer   = 16
 	socketWriteBuffer = 128
 )
+
+// readBuffers are for what comes from plain TCP connections. Only those of
+// which something is being read have one.
+var readBuffers = sync.Pool{New: func() any { return new([4 << 10]byte) }}
 
 // A socket stands between the WebSocket library and the connection. The
 // library reads through it. What the library writes joins the Conn's queue,
@@ -26,29 +33,78 @@ type socket struct {
 	c    *Conn
 	conn net.Conn
 	raw  syscall.RawConn // nil where conn is not plain TCP
-	pre  []byte          // what net/http had read already
 
 	lastRead atomic.Int64 // when bytes last came, in nanoseconds of clock
-	readErr  error        // of the reader's goroutine
+
+	// Of the reader's goroutine.
+
+	library *bufio.Reader  // that the library reads with
+	ahead   []byte         // what has been read, and the library has not
+	buffer  *[4 << 10]byte // of readBuffers, that ahead lies in; nil where it lies elsewhere
+	readErr error          // after it there is nothing more to read
 }
 
-// Read is called by the Conn's reader alone.
+// Read is called by the library, in the Conn's reader.
 func (s *socket) Read(p []byte) (int, error) {
-	if len(s.pre) > 0 {
-		n := copy(p, s.pre)
-		if s.pre = s.pre[n:]; len(s.pre) == 0 {
-			s.pre = nil
-		}
+	if len(s.ahead) > 0 {
+		n := copy(p, s.ahead)
+		s.skip(n)
 		return n, nil
 	}
+	if s.readErr != nil {
+		return 0, s.readErr
+	}
 	n, err := s.conn.Read(p)
+	s.came(n, err)
+	return n, err
+}
+
+func (s *socket) came(n int, err error) {
 	if n > 0 {
 		s.lastRead.Store(clock())
 	}
 	if err != nil {
 		s.readErr = err
 	}
-	return n, err
+}
+
+// skip takes n bytes off what was read ahead.
+func (s *socket) skip(n int) {
+	if s.ahead = s.ahead[n:]; len(s.ahead) > 0 {
+		return
+	}
+	s.ahead = nil
+	if s.buffer != nil {
+		readBuffers.Put(s.buffer)
+		s.buffer = nil
+	}
+}
+
+// fill reads ahead, once all that came before has gone to the library. The
+// goroutine of an idle Conn waits in here, and not in the library, because here
+// 2 KB of stack are enough. It answers false where there is nothing to be had
+// this way.
+func (s *socket) fill(try func(fd uintptr) bool) bool {
+	if s.raw == nil || len(s.ahead) > 0 || s.readErr != nil || s.library.Buffered() > 0 {
+		return false
+	}
+	if err := s.raw.Read(try); err != nil && s.readErr == nil {
+		s.readErr = err
+	}
+	return s.readErr == nil
+}
+
+// try makes one read of what has come; a buffer is had only for that.
+func (s *socket) try(fd uintptr) bool {
+	b := readBuffers.Get().(*[4 << 10]byte)
+	n, err, ok := readOnce(fd, b[:])
+	if n == 0 {
+		readBuffers.Put(b)
+	} else {
+		s.buffer, s.ahead = b, b[:n]
+	}
+	s.came(n, err)
+	return ok
 }
 
 // Write takes a control frame of the library's.
@@ -134,7 +190,7 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	s := w.socket
 	if n := brw.Reader.Buffered(); n > 0 {
 		b, _ := brw.Reader.Peek(n)
-		s.pre = append([]byte(nil), b...)
+		s.ahead = append([]byte(nil), b...)
 	}
 	s.conn = conn
 	s.raw = rawConn(conn)
@@ -146,7 +202,12 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	conn.SetDeadline(time.Time{}) // the host's too; from now on drain sets its own
-	return s, bufio.NewReadWriter(bufio.NewReaderSize(s, socketReadBuffer), bufio.NewWriterSize(s, socketWriteBuffer)), nil
+	size := socketReadBuffer
+	if s.raw != nil {
+		size = aheadReadBuffer
+	}
+	s.library = bufio.NewReaderSize(s, size)
+	return s, bufio.NewReadWriter(s.library, bufio.NewWriterSize(s, socketWriteBuffer)), nil
 }
 
 // noBody is what a 101 must not have (RFC 9110 sections 6.4.1 and 8.6).

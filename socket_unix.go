@@ -3,12 +3,13 @@
 package herald
 
 import (
+	"io"
 	"net"
 	"syscall"
 )
 
-// rawConn returns the means to write to a plain TCP connection without
-// waiting, or nil.
+// rawConn returns the means to read from and write to a plain TCP connection
+// without waiting, or nil.
 func rawConn(conn net.Conn) syscall.RawConn {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
@@ -60,5 +61,23 @@ func (w *rawWriter) once(fd uintptr) bool {
 			w.n = n
 		}
 		return true
+	}
+}
+
+// readOnce makes one non-blocking read. It answers false where nothing has come.
+func readOnce(fd uintptr, p []byte) (n int, err error, ok bool) {
+	for {
+		n, err = syscall.Read(int(fd), p)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			return 0, nil, false
+		case err != nil:
+			return 0, err, true
+		case n == 0:
+			return 0, io.EOF, true
+		}
+		return n, nil, true
 	}
 }

@@ -187,9 +187,12 @@ func (in *inbound) heard(r *bufio.Reader, size int) error {
 		return err
 	}
 	if len(b) == 8 {
-		in.proof = int64(binary.BigEndian.Uint64(b))
-		in.flush()
-		in.sub.heard(in.proof)
+		// A time that cannot be is not ours.
+		if at := int64(binary.BigEndian.Uint64(b)); at >= in.proof && at <= in.sub.clock() {
+			in.proof = at
+			in.flush()
+			in.sub.heard(at)
+		}
 	}
 	return discard(r, size)
 }

@@ -28,7 +28,9 @@ func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 		link := b.sub.current()
 		err := b.ping(ctx, timeout)
 		start, looped := b.loop(ctx, link, tick, timeout)
-		if errors.Is(looped, errDeaf) {
+		// Not errors.Is: that a link is down because of errDeaf, and not up
+		// again, is no news.
+		if looped == errDeaf {
 			link.fail(errDeaf)
 			b.pub.drop(errDeaf)
 		} else if looped == nil {
@@ -70,7 +72,7 @@ func (b *Bus) loop(ctx context.Context, link *link, tick, timeout time.Duration)
 		p.addProbe(b.pub.qos, b.sub.probe, b.sub.clock())
 		if err := b.pub.publish(ctx, p); err != nil {
 			if sent > 0 && ctx.Err() != nil {
-				err = context.Cause(ctx)
+				return time.Time{}, context.Cause(ctx)
 			}
 			return time.Time{}, fmt.Errorf("probe: %w", err)
 		}
@@ -84,7 +86,7 @@ func (b *Bus) loop(ctx context.Context, link *link, tick, timeout time.Duration)
 			case <-again:
 				waiting = false
 			case <-link.dead:
-				return time.Time{}, link.reason()
+				return time.Time{}, fmt.Errorf("probe: %w", link.reason())
 			case <-ctx.Done():
 				return time.Time{}, context.Cause(ctx)
 			}

@@ -176,9 +176,12 @@ func (s *subscriber) exchange(link *link, changes []*change) error {
 		return err
 	}
 	topics, names := changes[0].topics, changes[0].names
-	for _, c := range changes[1:] {
-		topics = append(topics[:len(topics):len(topics)], c.topics...)
-		names = append(names[:len(names):len(names)], c.names...)
+	if len(changes) > 1 {
+		topics, names = slices.Clone(topics), slices.Clone(names)
+		for _, c := range changes[1:] {
+			topics = append(topics, c.topics...)
+			names = append(names, c.names...)
+		}
 	}
 	codes, err := s.tell(link, kind, topics, names)
 	if err != nil {

@@ -162,6 +162,32 @@ func TestMissing(t *testing.T) {
 	step("down up", nil)
 }
 
+// While the inbox drops, a gap that may go back further than its own waits.
+func TestMissingWhileFull(t *testing.T) {
+	one := &sender{ledger{publisher: 1}}
+	l, s := newTestLink(t, 0)
+	large := herald.Event{Kind: herald.EventPacket, Packet: herald.Packet{Data: make([]byte, inboxBytes*2/3)}}
+	if err := l.feed(one.packet("a", "1")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		l.in.push([]herald.Event{large})
+	}
+	one.packet("a", "dropped")
+	if err := l.feed(one.packet("a", "2")); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.TrimRight(s.events(), "\x00"); !strings.HasPrefix(got, "a1 ") || !strings.HasSuffix(got, " down up") {
+		t.Errorf("got %q", got)
+	}
+	if err := l.feed(one.packet("a", "3")); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.events(); got != "down up a3" {
+		t.Errorf("got %q", got)
+	}
+}
+
 // The time of a gap is the last proof before the last packet that came, not the last
 // proof before the gap was noticed.
 func TestMissingSince(t *testing.T) {
@@ -172,9 +198,11 @@ func TestMissingSince(t *testing.T) {
 		p.addProbe(0, s.probe, at)
 		return p.bytes
 	}
-	first := slices.Concat(probe(1), one.packet("a", "1"), probe(2), one.packet("b", "2"))
+	start := l.in.proof
+	first := slices.Concat(probe(start+1), one.packet("a", "1"), probe(start+2), one.packet("b", "2"))
 	one.packet("a", "dropped")
-	if err := l.feed(slices.Concat(first, probe(3), one.packet("a", "4"))); err != nil {
+	never := slices.Concat(probe(0), probe(s.clock()+int64(time.Hour)))
+	if err := l.feed(slices.Concat(first, probe(start+3), never, one.packet("a", "4"))); err != nil {
 		t.Fatal(err)
 	}
 	for {
@@ -183,8 +211,11 @@ func TestMissingSince(t *testing.T) {
 			t.Fatal(err)
 		}
 		if e.Kind == herald.EventDown {
-			if !e.Since.Equal(s.wall(1)) {
-				t.Errorf("since %v, want %v", e.Since, s.wall(1))
+			if want := s.wall(start + 1); !e.Since.Equal(want) {
+				t.Errorf("since %v, want %v", e.Since, want)
+			}
+			if l.in.proof != start+3 {
+				t.Errorf("the last proof is %d, want %d", l.in.proof, start+3)
 			}
 			break
 		}

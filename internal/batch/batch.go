@@ -35,6 +35,7 @@ type Config[T any] struct {
 // called at the same time.
 type Batcher[T any] struct {
 	config Config[T]
+	calls  sync.Pool     // of *call[T], that have had their result
 	wake   chan struct{} // holds one token while calls may be waiting
 	quit   chan struct{}
 	ended  chan struct{}
@@ -80,7 +81,11 @@ func (b *Batcher[T]) Do(ctx context.Context, item T) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	c := &call[T]{item: item, result: make(chan error, 1)}
+	c, ok := b.calls.Get().(*call[T])
+	if !ok {
+		c = &call[T]{result: make(chan error, 1)}
+	}
+	c.item, c.state = item, waiting
 	b.mu.Lock()
 	if b.closed != nil {
 		b.mu.Unlock()
@@ -92,6 +97,9 @@ func (b *Batcher[T]) Do(ctx context.Context, item T) error {
 
 	select {
 	case err := <-c.result:
+		var none T
+		c.item = none
+		b.calls.Put(c)
 		return err
 	case <-ctx.Done():
 	}

@@ -29,7 +29,7 @@ type Pair struct {
 	proxy          *Proxy
 
 	mu      sync.Mutex
-	written []byte // all that the client has sent
+	written []byte // what the client has sent, up to maxNoted
 	mute    bool
 	lost    bool   // a black hole has taken a part of it
 	swallow []byte // what the next RESP push begins with that is not passed on
@@ -100,10 +100,14 @@ func (c *Pair) isLost() bool {
 	return c.lost
 }
 
+// maxNoted bounds what Find looks at. To keep a flood would, under the race
+// detector, hold it up for seconds each time the memory for it grows.
+const maxNoted = 4 << 20
+
 func (c *Pair) note(b []byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.written = append(c.written, b...)
+	c.written = append(c.written, b[:min(len(b), maxNoted-len(c.written))]...)
 	return b
 }
 
@@ -158,7 +162,8 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Find returns the newest connection on which the client has sent text.
+// Find returns the newest connection on which the client has sent text, among
+// the first 4 MB.
 func (p *Proxy) Find(text string) *Pair {
 	var found *Pair
 	for _, c := range p.Pairs() {

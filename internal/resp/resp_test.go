@@ -22,7 +22,7 @@ func TestAppend(t *testing.T) {
 }
 
 func TestCommands(t *testing.T) {
-	want := []string{"*1\r\n$5\r\nHELLO\r\n", "*2\r\n$0\r\n\r\n$4\r\n\r\n$1\r\n", "*1\r\n$12\r\n*1\r\n$1\r\na\r\n\r\n"}
+	want := []string{"*1\r\n$5\r\nHELLO\r\n", "*2\r\n$0\r\n\r\n$4\r\n\r\n$1\r\n", "*1\r\n$11\r\n*1\r\n$1\r\na\r\n\r\n"}
 	got := 0
 	for command := range resp.Commands([]byte(strings.Join(want, ""))) {
 		if string(command) != want[got] {

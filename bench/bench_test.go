@@ -1,0 +1,68 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/heraldgo/herald/internal/servertest"
+)
+
+// TestMain lets the tests start nodes, which are this program.
+func TestMain(m *testing.M) {
+	if kind := os.Getenv(envKind); kind != "" {
+		if err := serve(kind, os.Getenv(envRedis), os.Getenv(envTLS) != ""); err != nil {
+			fmt.Fprintln(os.Stderr, kind+":", err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func TestPayload(t *testing.T) {
+	now := time.Now()
+	frame := appendPayload([]byte(`[{"data":"`), 7, now, 100)
+	frame = appendPayload(append(frame, `"},{"data":"`...), 1<<31, now, 0)
+	var numbers []int
+	findMessages(frame, func(number int, at int64) {
+		numbers = append(numbers, number)
+		if at != now.UnixNano() {
+			t.Errorf("message %d: time %d, want %d", number, at, now.UnixNano())
+		}
+	})
+	if len(numbers) != 2 || numbers[0] != 7 || numbers[1] != 1<<31 {
+		t.Errorf("found %v", numbers)
+	}
+}
+
+// TestRound measures every contestant that is here once, with a few clients,
+// and sees that each figure is there and nothing was lost.
+func TestRound(t *testing.T) {
+	if servertest.Find("redis-server") == "" {
+		servertest.Missing(t, "redis-server", "redis-server")
+	}
+	redis, err := startRedis()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer redis.stop()
+	few := sizes{users: 20, bursts: 1, burst: 3, singles: 2, small: 200, big: 100, latency: 50, spread: 100, tls: 100}
+	for kind := range makers {
+		t.Run(kind, func(t *testing.T) {
+			seen, err := measure(kind, few, redis, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := seen["user128.lost"]; n != 0 {
+				t.Errorf("%v messages were lost", n)
+			}
+			for _, f := range figureList {
+				if _, ok := seen[f.key]; !ok && kind != "floor" {
+					t.Errorf("no figure for %s", f.name)
+				}
+			}
+		})
+	}
+}

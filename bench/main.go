@@ -1,0 +1,136 @@
+// Bench measures herald against what its users would pick instead, on one
+// machine and in one run. See README.md.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+func main() {
+	if kind := os.Getenv(envKind); kind != "" {
+		if err := serve(kind, os.Getenv(envRedis), os.Getenv(envTLS) != ""); err != nil {
+			fmt.Fprintln(os.Stderr, kind+":", err)
+			os.Exit(1)
+		}
+		return
+	}
+	asJSON := flag.Bool("json", false, "print one JSON object a row")
+	short := flag.Bool("short", false, "one round, with fewer messages; leaves RESULTS.md as it is")
+	rounds := flag.Int("rounds", 5, "measure each contestant so many times, and take medians")
+	only := flag.String("only", "", "measure these contestants alone, separated by commas; leaves RESULTS.md as it is")
+	profiles := flag.String("profile", "", "write CPU profiles of every node and step into this `directory`; the figures suffer")
+	flag.Parse()
+	if err := run(*asJSON, *short, *rounds, *only, *profiles); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// contestants in the order of the table; herald is first.
+var contestants = []string{"herald", "centrifuge", "centrifuge-tuned", "tutorial", "socket.io", "floor"}
+
+func run(asJSON, short bool, rounds int, only, profiles string) error {
+	kinds, err := choose(only)
+	if err != nil {
+		return err
+	}
+	size := fullSizes
+	if short {
+		size, rounds = shortSizes, 1
+	}
+	if rounds < 1 {
+		return fmt.Errorf("-rounds: %d: must be at least 1", rounds)
+	}
+	redis, err := startRedis()
+	if err != nil {
+		return err
+	}
+	defer redis.stop()
+	start := time.Now()
+	seen := make(map[string][]figures)
+	for n := range rounds {
+		for i := range kinds {
+			kind := kinds[(i+n)%len(kinds)]
+			progress("round %d of %d: %s (%v)", n+1, rounds, kind, time.Since(start).Round(time.Second))
+			f, err := measure(kind, size, redis, profiles)
+			if err != nil {
+				return fmt.Errorf("%s: %w", kind, err)
+			}
+			seen[kind] = append(seen[kind], f)
+		}
+	}
+	rows := compare(medians(seen), slices.Contains(kinds, "herald"))
+	if asJSON {
+		out := json.NewEncoder(os.Stdout)
+		for _, r := range rows {
+			if err := out.Encode(r); err != nil {
+				return err
+			}
+		}
+	} else {
+		fmt.Print(table(rows))
+	}
+	if short || only != "" || profiles != "" {
+		return nil
+	}
+	return write(rows, rounds)
+}
+
+// choose returns the contestants that can be measured here.
+func choose(only string) ([]string, error) {
+	kinds := slices.Clone(contestants)
+	if only != "" {
+		kinds = strings.Split(only, ",")
+		for _, k := range kinds {
+			if !slices.Contains(contestants, k) {
+				return nil, fmt.Errorf("-only: %q: must be one of %s", k, strings.Join(contestants, ", "))
+			}
+		}
+	}
+	if slices.Contains(kinds, "socket.io") {
+		if err := prepareSocketIO(); err != nil {
+			progress("socket.io is left out: %v", err)
+			kinds = slices.DeleteFunc(kinds, func(k string) bool { return k == "socket.io" })
+		}
+	}
+	return kinds, nil
+}
+
+// prepareSocketIO installs Socket.IO, from npm, where Node is present.
+func prepareSocketIO() error {
+	if _, err := exec.LookPath("node"); err != nil {
+		return errors.New("node is not installed")
+	}
+	if _, err := os.Stat("socketio/node_modules"); err == nil {
+		return nil
+	}
+	progress("npm ci, in socketio")
+	cmd := exec.Command("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "socketio", os.Stderr, os.Stderr
+	return cmd.Run()
+}
+
+// measure measures one contestant once.
+func measure(kind string, size sizes, redis *redisServer, profiles string) (figures, error) {
+	seen := make(figures)
+	steps := []func(*round) error{(*round).main}
+	if kind != "socket.io" && kind != "floor" { // neither spreads over processes cheaply, or at all
+		steps = append(steps, (*round).spread, (*round).tls)
+	}
+	for _, step := range steps {
+		if err := step(&round{kind: kind, sizes: size, redis: redis, seen: seen, profiles: profiles}); err != nil {
+			return nil, err
+		}
+	}
+	return seen, nil
+}
+
+func progress(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/centrifugal/centrifuge"
+)
+
+// centrifugeServer gives each user a personal channel, with presence, and
+// everyone a common one, without: server-side subscriptions, made on connect.
+type centrifugeServer struct {
+	node  *centrifuge.Node
+	ws    http.Handler
+	quote bool // messages are JSON strings
+}
+
+// everyone is the common channel.
+const everyone = "everyone"
+
+// newCentrifuge starts a node as its own examples do; tuned, with the binary
+// protocol, pooled write buffers and a write delay, so that messages share
+// system calls.
+func newCentrifuge(redisAddr string, tuned bool) (server, error) {
+	node, err := centrifuge.New(centrifuge.Config{LogLevel: centrifuge.LogLevelNone})
+	if err != nil {
+		return nil, err
+	}
+	var delay time.Duration
+	if tuned {
+		delay = 5 * time.Millisecond
+	}
+	node.OnConnecting(func(ctx context.Context, e centrifuge.ConnectEvent) (centrifuge.ConnectReply, error) {
+		reply := centrifuge.ConnectReply{
+			Subscriptions: map[string]centrifuge.SubscribeOptions{everyone: {}},
+			WriteDelay:    delay,
+		}
+		if tuned {
+			reply.MaxMessagesInFrame = -1
+		}
+		if cred, ok := centrifuge.GetCredentials(ctx); ok {
+			reply.Subscriptions["#"+cred.UserID] = centrifuge.SubscribeOptions{EmitPresence: true}
+		}
+		return reply, nil
+	})
+	shard, err := centrifuge.NewRedisShard(node, centrifuge.RedisShardConfig{Address: redisAddr})
+	if err != nil {
+		return nil, err
+	}
+	shards := []*centrifuge.RedisShard{shard}
+	broker, err := centrifuge.NewRedisBroker(node, centrifuge.RedisBrokerConfig{Shards: shards})
+	if err != nil {
+		return nil, err
+	}
+	presence, err := centrifuge.NewRedisPresenceManager(node, centrifuge.RedisPresenceManagerConfig{Shards: shards})
+	if err != nil {
+		return nil, err
+	}
+	node.SetBroker(broker)
+	node.SetPresenceManager(presence)
+	if err := node.Run(); err != nil {
+		return nil, err
+	}
+	config := centrifuge.WebsocketConfig{CheckOrigin: func(*http.Request) bool { return true }, UseWriteBufferPool: tuned}
+	return &centrifugeServer{node: node, ws: centrifuge.NewWebsocketHandler(node, config), quote: !tuned}, nil
+}
+
+func (s *centrifugeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ctx := centrifuge.SetCredentials(r.Context(), &centrifuge.Credentials{UserID: r.URL.Query().Get("user")})
+	s.ws.ServeHTTP(w, r.WithContext(ctx))
+}
+
+func (s *centrifugeServer) toUser(_ context.Context, user string, payload []byte) error {
+	return s.publish("#"+user, payload)
+}
+
+func (s *centrifugeServer) toEveryone(_ context.Context, payload []byte) error {
+	return s.publish(everyone, payload)
+}
+
+func (s *centrifugeServer) publish(channel string, payload []byte) error {
+	if s.quote {
+		payload = strconv.AppendQuote(make([]byte, 0, len(payload)+2), string(payload))
+	}
+	_, err := s.node.Publish(channel, payload)
+	return err
+}

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald"
+)
+
+// heraldServer is a Hub as the README mounts it, with the default limits.
+type heraldServer struct{ *herald.Hub }
+
+func newHerald(redisAddr string) (server, error) {
+	hub, err := herald.New(herald.Config{
+		Redis: redis.NewClient(&redis.Options{Addr: redisAddr}),
+		Authenticate: func(r *http.Request) (herald.Identity, error) {
+			return herald.Identity{User: r.URL.Query().Get("user")}, nil
+		},
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	return heraldServer{hub}, err
+}
+
+func (s heraldServer) toUser(ctx context.Context, user string, payload []byte) error {
+	return s.Send(ctx, herald.User(user), herald.Text(string(payload)))
+}
+
+func (s heraldServer) toEveryone(ctx context.Context, payload []byte) error {
+	return s.Send(ctx, herald.Everyone(), herald.Text(string(payload)))
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"runtime/pprof"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// A server is one node of a contestant, in a process of its own.
+type server interface {
+	http.Handler // takes clients: /?user=u7
+
+	// toUser and toEveryone send one message to all connections of a user,
+	// or to all there are, on every node. They return when the contestant's
+	// own call does.
+	toUser(ctx context.Context, user string, payload []byte) error
+	toEveryone(ctx context.Context, payload []byte) error
+}
+
+// makers starts a node of each contestant that is written in Go.
+var makers = map[string]func(redisAddr string) (server, error){
+	"herald":           newHerald,
+	"centrifuge":       func(addr string) (server, error) { return newCentrifuge(addr, false) },
+	"centrifuge-tuned": func(addr string) (server, error) { return newCentrifuge(addr, true) },
+	"tutorial":         newTutorial,
+	"floor":            newFloor,
+}
+
+// A command is one line that the bench writes to a node's standard input.
+type command struct {
+	Do string // stats, settle, publish, profile
+
+	Path string // of profile: where a CPU profile is written from now on; "" ends it
+
+	// Of publish.
+
+	To      string // user, everyone
+	Users   int    // message i goes to user i % Users
+	First   int    // the number of the first message
+	Count   int
+	Senders int // each waits for its call to return before its next
+	Size    int // bytes of a message
+	Rate    int // messages a second, each from a goroutine of its own; 0: as fast as Senders can
+}
+
+// An answer is the line that the node writes back.
+type answer struct {
+	Addr  string // of the first line only
+	Error string
+
+	// Of publish.
+
+	Failed  int           // calls that returned an error
+	Elapsed time.Duration // until the last call had returned
+
+	// Of stats.
+
+	CPU        time.Duration // user and system, since the start
+	RSS        int64         // bytes
+	Memory     int64         // bytes of heap in use and stacks
+	Goroutines int
+	Mallocs    uint64
+}
+
+// serve is the whole life of a node: a Go program's half of the protocol.
+func serve(kind, redisAddr string, useTLS bool) error {
+	make, ok := makers[kind]
+	if !ok {
+		return fmt.Errorf("no contestant is called %q", kind)
+	}
+	s, err := make(redisAddr)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	addr := l.Addr().String()
+	if useTLS {
+		cert, err := selfSigned()
+		if err != nil {
+			return err
+		}
+		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}})
+	}
+	go http.Serve(l, s)
+	out := json.NewEncoder(os.Stdout)
+	if err := out.Encode(answer{Addr: addr}); err != nil {
+		return err
+	}
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		var c command
+		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
+			return err
+		}
+		if err := out.Encode(obey(s, c)); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+func obey(s server, c command) answer {
+	switch c.Do {
+	case "publish":
+		return publish(s, c)
+	case "settle":
+		runtime.GC()
+		runtime.GC()
+		debug.FreeOSMemory()
+		return stats()
+	case "stats":
+		return stats()
+	case "profile":
+		return profile(c.Path)
+	}
+	return answer{Error: "no such command: " + c.Do}
+}
+
+func publish(s server, c command) answer {
+	start := time.Now()
+	var failed atomic.Int64
+	send := func(i int, at time.Time) {
+		payload := appendPayload(make([]byte, 0, c.Size), c.First+i, at, c.Size)
+		var err error
+		if c.To == "everyone" {
+			err = s.toEveryone(context.Background(), payload)
+		} else {
+			err = s.toUser(context.Background(), user((c.First+i)%c.Users), payload)
+		}
+		if err != nil {
+			failed.Add(1)
+		}
+	}
+	var sending sync.WaitGroup
+	if c.Rate > 0 {
+		for i := range c.Count {
+			due := start.Add(time.Duration(i) * time.Second / time.Duration(c.Rate))
+			time.Sleep(time.Until(due))
+			sending.Go(func() { send(i, due) })
+		}
+	} else {
+		var next atomic.Int64
+		for range c.Senders {
+			sending.Go(func() {
+				for i := int(next.Add(1)) - 1; i < c.Count; i = int(next.Add(1)) - 1 {
+					send(i, time.Now())
+				}
+			})
+		}
+	}
+	sending.Wait()
+	return answer{Failed: int(failed.Load()), Elapsed: time.Since(start)}
+}
+
+func profile(path string) answer {
+	pprof.StopCPUProfile()
+	if path == "" {
+		return answer{}
+	}
+	f, err := os.Create(path)
+	if err == nil {
+		err = pprof.StartCPUProfile(f)
+	}
+	if err != nil {
+		return answer{Error: err.Error()}
+	}
+	return answer{}
+}
+
+func stats() answer {
+	var usage syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return answer{
+		CPU:        time.Duration(usage.Utime.Nano() + usage.Stime.Nano()),
+		RSS:        residentMemory(os.Getpid()),
+		Memory:     int64(m.HeapAlloc + m.StackInuse),
+		Goroutines: runtime.NumGoroutine(),
+		Mallocs:    m.Mallocs,
+	}
+}
+
+// residentMemory returns bytes, from /proc.
+func residentMemory(pid int) int64 {
+	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(statm))
+	pages, _ := strconv.ParseInt(fields[1], 10, 64)
+	return pages * int64(os.Getpagesize())
+}
+
+func user(i int) string { return "u" + strconv.Itoa(i) }
