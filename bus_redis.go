@@ -97,6 +97,11 @@ func (o *RedisOptions) withDefaults() (RedisOptions, error) {
 // RedisBus speaks RESP3 itself, because a reconnect that nobody sees, or a
 // command that is sent twice, would break the Bus' promises. New credentials
 // of a streaming provider are used from the next connection on.
+//
+// With a client of NewFailoverClient it asks the Sentinels, as often as it
+// proves its links, which server is the master, and changes over to that,
+// though its own may call itself master still. While no Sentinel answers it
+// stays, and Event.Since is as old as their last answer.
 type RedisBus struct {
 	parts []*redisPartition
 	inbox *inbox.Inbox[Event]
@@ -130,9 +135,9 @@ func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, erro
 	if cluster != nil {
 		return newClusterBus(cluster, options)
 	}
-	way := singleWay(options.Prefix, client.Options().DB)
+	way, master := singleWay(options.Prefix, client.Options().DB), newRedisMaster(client.Options())
 	b, err := newRedisBus(options, []*redisWay{way}, func(way *redisWay) *redisDialer {
-		return &redisDialer{way: way, options: linkOptions(client.Options(), options.ProbeTimeout), timeout: options.ProbeTimeout}
+		return &redisDialer{way: way, options: linkOptions(client.Options(), options.ProbeTimeout), timeout: options.ProbeTimeout, master: master}
 	})
 	if err != nil {
 		return nil, openError(err, options.Prefix, way)
@@ -160,6 +165,9 @@ func newRedisBus(options RedisOptions, ways []*redisWay, dialer func(*redisWay) 
 	tick := max(options.ProbeInterval/10, 100*time.Millisecond)
 	for _, p := range b.parts {
 		b.running.Go(func() { p.prove(ctx, tick, options.ProbeTimeout) })
+		if p.pub.dialer.master != nil {
+			b.running.Go(func() { p.followMaster(ctx, tick) })
+		}
 	}
 	return b, nil
 }

@@ -19,6 +19,7 @@ type redisDialer struct {
 	options *redis.Options // of a single Redis
 	cluster *redisCluster  // or of a Cluster
 	timeout time.Duration  // for an answer
+	master  *redisMaster   // nil without Sentinels
 
 	// On a Cluster.
 

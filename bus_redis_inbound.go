@@ -42,7 +42,7 @@ func (in *redisInbound) message(r *resp.Reader) error {
 	if !ok {
 		return fmt.Errorf("herald: Redis sent a message of %q, which nobody asked for", word)
 	}
-	probe := string(word) == in.sub.way.probe
+	probe, moved := string(word) == in.sub.way.probe, string(word) == in.sub.way.moved
 	data, err := r.Bulk()
 	if err != nil {
 		return err
@@ -50,6 +50,10 @@ func (in *redisInbound) message(r *resp.Reader) error {
 	if probe {
 		in.flush()
 		in.sub.heard(data)
+		return nil
+	}
+	if moved {
+		in.tookMoved(data)
 		return nil
 	}
 	in.events = append(in.events, Event{Kind: EventPacket, Packet: Packet{topic, data}})
@@ -65,7 +69,7 @@ func (in *redisInbound) message(r *resp.Reader) error {
 func (in *redisInbound) confirmed(kind commandKind, channel string, count int64) error {
 	if kind == commandSubscribe {
 		topic := ""
-		if channel != in.sub.way.probe {
+		if channel != in.sub.way.probe && channel != in.sub.way.moved {
 			topic = channel[len(in.sub.way.prefix):]
 		}
 		in.topics[channel] = topic

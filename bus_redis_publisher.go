@@ -62,6 +62,7 @@ type redisPublisher struct {
 	backoff  redisBackoff
 	born     time.Time // of the link
 	retry    time.Time // not before it is dialed again
+	last     lastTaken // publication, but for probes
 
 	mu   sync.Mutex
 	link *redisLink
@@ -121,6 +122,11 @@ func (p *redisPublisher) ready() error {
 // connect dials a new link.
 func (p *redisPublisher) connect() error {
 	link, err := p.dialer.dial(p.ctx, nil)
+	if err == nil {
+		if err = p.tellMoved(link); err != nil {
+			link.close(err)
+		}
+	}
 	if err != nil {
 		p.retry = time.Now().Add(p.backoff.fail())
 		p.set(nil, err)
@@ -160,6 +166,9 @@ func (p *redisPublisher) commit(items []*publication) []error {
 		p.bytes = nil
 	}
 
+	if out.answered > 0 && (len(items) > 1 || items[0].lead == nil) {
+		p.noteTaken(link)
+	}
 	errs := make([]error, len(items))
 	at := 0
 	for i, item := range items {

@@ -1,49 +1,15 @@
 package herald_test
 
 import (
-	"context"
-	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
+	"errors"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/heraldtest"
 	"github.com/heraldgo/herald/internal/redistest"
-	"github.com/heraldgo/herald/internal/servertest"
 )
-
-// startSentinel starts a Sentinel that alone decides about the master.
-func startSentinel(t *testing.T, master string) (addr string) {
-	host, port, _ := net.SplitHostPort(master)
-	addr = servertest.FreeAddr(t)
-	_, own, _ := net.SplitHostPort(addr)
-	config := filepath.Join(t.TempDir(), "sentinel.conf")
-	text := fmt.Sprintf("port %s\nbind 127.0.0.1\nsentinel monitor main %s %s 1\nsentinel down-after-milliseconds main 500\n"+
-		"sentinel failover-timeout main 3000\n", own, host, port)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("redis-server", config, "--sentinel")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	client := redis.NewSentinelClient(&redis.Options{Addr: addr, DialerRetries: 100})
-	defer client.Close()
-	eventually(t, "Sentinel to know the replica", func() bool {
-		replicas, err := client.Replicas(t.Context(), "main").Result()
-		return err == nil && len(replicas) == 1 && replicas[0]["master-link-status"] == "ok"
-	})
-	return addr
-}
 
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
@@ -54,58 +20,145 @@ func eventually(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// After a failover both links lead to the new master, though the old one
-// lives on as a replica.
+// openSentinel opens a RedisBus that follows the master.
+func openSentinel(t testing.TB, set *redistest.Sentinels, options *herald.RedisOptions) *herald.RedisBus {
+	t.Helper()
+	bus, err := herald.NewRedisBus(set.Client(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { bus.Close() })
+	return bus
+}
+
+// Of the interruptions one is a failover, after which the links break when
+// the Sentinels make a replica of the old master. The others kill the links.
+func TestRedisBusOnSentinel(t *testing.T) {
+	set := redistest.StartSentinels(t)
+	failover := sync.OnceFunc(func() { set.AwaitReplica(failOver(set)) })
+	heraldtest.TestBus(t, func(t testing.TB) heraldtest.BusNetwork {
+		return heraldtest.BusNetwork{
+			Open:  func() herald.Bus { return openSentinel(t, set, quick) },
+			Other: func() herald.Bus { return openSentinel(t, set, &herald.RedisOptions{Prefix: "other"}) },
+			Interrupt: func() {
+				failover()
+				killClients(t, set.Master().Addr, "normal", "pubsub")
+			},
+		}
+	})
+}
+
+// failOver starts a failover and returns the old master.
+func failOver(set *redistest.Sentinels) *redistest.Server {
+	old := set.Master()
+	set.Failover()
+	return old
+}
+
+func TestRedisRegistryOnSentinel(t *testing.T) {
+	set := redistest.StartSentinels(t)
+	heraldtest.TestRegistry(t, func(t testing.TB) heraldtest.RegistryStore {
+		if err := set.Client().FlushDB(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		open := func(options *herald.RedisOptions) func() herald.Registry {
+			return func() herald.Registry {
+				r, err := herald.NewRedisRegistry(set.Client(), options)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { r.Close() })
+				return r
+			}
+		}
+		return heraldtest.RegistryStore{Open: open(nil), Other: open(&herald.RedisOptions{Prefix: "other"})}
+	})
+}
+
+// Whatever the way in which the master changes, both links lead to the new one
+// in the end, and what was lost lies in a gap.
 func TestRedisBusFailover(t *testing.T) {
-	master := redistest.Start(t)
-	host, port, _ := net.SplitHostPort(master.Addr)
-	replica := redistest.Start(t, "--replicaof", host+" "+port)
-	sentinel := startSentinel(t, master.Addr)
-	open := func() *herald.RedisBus {
-		client := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "main", SentinelAddrs: []string{sentinel}})
-		t.Cleanup(func() { client.Close() })
-		bus, err := herald.NewRedisBus(client, quick)
-		if err != nil {
-			t.Fatal(err)
+	for name, fault := range map[string]func(r *rig, set *redistest.Sentinels){
+		"master killed": func(r *rig, set *redistest.Sentinels) {
+			old := set.Master()
+			old.Kill()
+			set.AwaitFailover(old)
+		},
+		"master killed, comes back": func(r *rig, set *redistest.Sentinels) {
+			old := set.Master()
+			old.Kill()
+			set.AwaitFailover(old)
+			old.Restart()
+			set.AwaitReplica(old)
+		},
+		"master hangs": func(r *rig, set *redistest.Sentinels) {
+			old := set.Master()
+			old.Pause()
+			set.AwaitFailover(old)
+			old.Continue()
+			set.AwaitReplica(old)
+		},
+		"asked for": func(r *rig, set *redistest.Sentinels) { set.AwaitReplica(failOver(set)) },
+		"asked for, the publisher moves first": func(r *rig, set *redistest.Sentinels) {
+			old := failOver(set)
+			r.from.Reset()
+			set.AwaitReplica(old)
+		},
+		"asked for, the subscriber moves first": func(r *rig, set *redistest.Sentinels) {
+			old := failOver(set)
+			r.to.Reset()
+			set.AwaitReplica(old)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			set := redistest.StartSentinels(t)
+			r := &rig{T: t, changed: make(chan struct{})}
+			r.from, r.to = openSentinel(t, set, quick), openSentinel(t, set, quick)
+			r.start()
+			r.await("the first packets", func() bool { _, got, _ := r.snapshot(); return len(got) > 100 })
+			fault(r, set)
+			r.awaitGap()
+			r.check()
+			on := set.Master().Client()
+			if n := on.PubSubNumSub(t.Context(), "herald:0:topic").Val()["herald:0:topic"]; n != 1 {
+				t.Errorf("the new master counts %d subscribers", n)
+			}
+		})
+	}
+}
+
+// While no Sentinel answers, the master of before has to do; when they are
+// back they are followed.
+func TestRedisWithoutSentinels(t *testing.T) {
+	set := redistest.StartSentinels(t)
+	r := &rig{T: t, changed: make(chan struct{})}
+	r.from, r.to = openSentinel(t, set, quick), openSentinel(t, set, quick)
+	r.start()
+	registry := redisRegistry(t, set.Client())
+	lease := takeLease(t, registry, "n", time.Hour)
+	for _, s := range set.Sentinels {
+		s.Kill()
+	}
+	time.Sleep(5 * time.Second) // for what should not happen
+	if err := errors.Join(r.from.Health(), r.to.Health()); err != nil {
+		t.Errorf("health without Sentinels: %v", err)
+	}
+	if _, _, gaps := r.snapshot(); len(gaps) > 0 {
+		t.Errorf("gaps without Sentinels: %v", gaps)
+	}
+	mustAdd(t, registry, lease, someEntries("n", 1)...)
+	for _, s := range set.Sentinels {
+		s.Restart()
+	}
+	set.AwaitReplica(failOver(set))
+	r.awaitGap()
+	r.check()
+	eventually(t, "the Registry on the new master", func() bool {
+		generation, err := registry.KeepAlive(t.Context(), nodeOfLease(lease), time.Hour)
+		if err == nil {
+			_, err = registry.Add(t.Context(), herald.Lease{Node: "n", Generation: generation}, someEntries("n", 1)...)
 		}
-		t.Cleanup(func() { bus.Close() })
-		return bus
-	}
-	a, b := open(), open()
-	if err := b.Subscribe(t.Context(), "topic"); err != nil {
-		t.Fatal(err)
-	}
-	client := redis.NewSentinelClient(&redis.Options{Addr: sentinel})
-	defer client.Close()
-	if err := client.Failover(t.Context(), "main").Err(); err != nil {
-		t.Fatal(err)
-	}
-	promoted, demoted := replica.Client(), master.Client()
-	eventually(t, "the replica to be master, and the master replica", func() bool {
-		return promoted.Do(t.Context(), "ROLE").Val().([]any)[0] == "master" && demoted.Do(t.Context(), "ROLE").Val().([]any)[0] == "slave"
+		return err == nil
 	})
-	eventually(t, "good health on the new master", func() bool {
-		return promoted.PubSubNumSub(t.Context(), "herald:0:topic").Val()["herald:0:topic"] == 1 && a.Health() == nil && b.Health() == nil
-	})
-	if err := a.Publish(t.Context(), herald.Packet{Topic: "topic", Data: []byte("heard")}); err != nil {
-		t.Fatal(err)
-	}
-	gaps := 0
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	for {
-		e, err := b.Receive(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if e.Kind == herald.EventDown {
-			gaps++
-		}
-		if e.Kind == herald.EventPacket && string(e.Packet.Data) == "heard" {
-			break
-		}
-	}
-	if gaps == 0 {
-		t.Error("no gap tells of the failover")
-	}
 }

@@ -43,6 +43,11 @@ type redisSubscriber struct {
 	gone   chan struct{}       // closed once link is down again, with a new up
 	down   error               // why it is not, or nil
 	wanted map[string]struct{} // channels
+
+	// Of the server that link leads to.
+
+	addr    string
+	arrived time.Time // when it was first subscribed there
 }
 
 func newRedisSubscriber(ctx context.Context, dialer *redisDialer, in *inbox.Inbox[Event], proofs *redisProofs, part int) *redisSubscriber {
@@ -242,6 +247,9 @@ func (s *redisSubscriber) connect() error {
 		return err
 	}
 	up := s.up
+	if addr := link.addr(); s.addr != addr {
+		s.addr, s.arrived = addr, time.Now()
+	}
 	s.mu.Unlock()
 	s.proofs.up(s.part)
 	if s.isPart() {
@@ -257,8 +265,11 @@ func (s *redisSubscriber) connect() error {
 func (s *redisSubscriber) resubscribe(link *redisLink) error {
 	s.mu.Lock()
 	s.link = link
-	channels := slices.AppendSeq(make([]string, 0, len(s.wanted)+1), maps.Keys(s.wanted))
+	channels := slices.AppendSeq(make([]string, 0, len(s.wanted)+2), maps.Keys(s.wanted))
 	s.mu.Unlock()
+	if s.dialer.master != nil {
+		channels = append(channels, s.way.moved)
+	}
 	if s.ctx.Err() != nil { // Close may have seen no link to drop
 		return ErrClosed
 	}
@@ -320,7 +331,7 @@ func (s *redisSubscriber) proveSince(link *redisLink, start time.Time) {
 	up := s.link == link && s.down == nil
 	s.mu.Unlock()
 	if up {
-		s.proofs.proved(s.part, start)
+		s.proofs.proved(s.part, s.dialer.master.proved(start))
 	}
 }
 

@@ -16,14 +16,20 @@ import (
 type redisWay struct {
 	prefix  string // of the topics' channels
 	probe   string // the channel that the Bus proves itself with
+	moved   string // where there are Sentinels: the channel of notices
 	sharded bool   // SPUBLISH and SSUBSCRIBE, of Redis 7
 	slot    string // on a Cluster: a key of the slot whose master carries all
 }
 
 // singleWay is how all topics travel on a single Redis. No topic's channel is
-// like the probe's: a number follows the prefix.
+// like the others: a number follows the prefix.
 func singleWay(prefix string, db int) *redisWay {
-	return &redisWay{prefix: prefix + ":" + strconv.Itoa(db) + ":", probe: prefix + ":!" + rand.Text()}
+	number := strconv.Itoa(db)
+	return &redisWay{
+		prefix: prefix + ":" + number + ":",
+		probe:  prefix + ":!" + rand.Text(),
+		moved:  prefix + ":!moved:" + number,
+	}
 }
 
 // clusterWay is how the topics of a partition travel on a Cluster, whose slot

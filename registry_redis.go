@@ -109,6 +109,9 @@ func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegi
 		if user != nil {
 			options := registryOptions(user.Options())
 			r.open = func() redisStore { return singleStore{redis.NewClient(options)} }
+			if options.Addr == failoverAddr {
+				r.open = func() redisStore { return newSentinelStore(*options) }
+			}
 		}
 	case *redis.ClusterClient:
 		if user != nil {
@@ -172,6 +175,7 @@ func redisCall[T any](ctx context.Context, r *RedisRegistry, what string, f func
 		if isReadOnly(err) {
 			r.reconnect(store)
 		}
+		r.follow(store)
 		done <- result{value, err}
 	})
 	r.mu.Unlock()
@@ -187,8 +191,8 @@ func redisCall[T any](ctx context.Context, r *RedisRegistry, what string, f func
 	}
 }
 
-// reconnect puts a new client in the place of one whose server has become a
-// replica: its other connections would go on reading what is stale there.
+// reconnect puts a new client in the place of one whose server is not the
+// master any more: its other connections would go on reading what is stale there.
 func (r *RedisRegistry) reconnect(old redisStore) {
 	r.mu.Lock()
 	if r.store != old {

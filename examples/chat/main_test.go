@@ -39,7 +39,7 @@ func TestFaults(t *testing.T) {
 		{"-nodes x", `invalid value "x" for flag -nodes`},
 		{"-what", "flag provided but not defined: -what"},
 		{"now", `argument "now": there must be flags only`},
-		{"-addr 127.0.0.1:0 -redis ://", "-redis: "},
+		{"-addr 127.0.0.1:0 -redis ://", `-redis "://": `},
 		{"-addr 127.0.0.1:0 -redis redis://127.0.0.1:1", "connection refused"},
 	} {
 		cmd := program(t, strings.Fields(c.args)...)

@@ -40,12 +40,14 @@ func TestMain(m *testing.M) {
 // takes longer hangs.
 const hung = 60 * time.Second
 
-// A cluster is a Redis and the nodes on it, each behind a proxy of its own.
+// A cluster is a Redis, or a Sentinel set, and the nodes on it, each behind
+// proxies of its own.
 type cluster struct {
 	t        *testing.T
 	settings settings
-	redis    *redistest.Server
-	rdb      *redis.Client // past the proxies
+	redis    *redistest.Server    // nil where there is a set
+	set      *redistest.Sentinels // nil where there is one Redis
+	rdb      *redis.Client        // past the proxies
 	nodes    []*node
 	devices  []*device
 	users    int
@@ -81,12 +83,13 @@ func (c *cluster) start(name string) *node {
 // A node is the test's end of a node's process.
 type node struct {
 	hello
-	t     *testing.T
-	proxy *netproxy.Proxy
-	cmd   *exec.Cmd
-	stdin io.WriteCloser
-	log   safeBuffer
-	ended chan struct{} // closed when the process has ended
+	t       *testing.T
+	proxy   *netproxy.Proxy
+	proxies map[string]*netproxy.Proxy // of a set, by address of the server
+	cmd     *exec.Cmd
+	stdin   io.WriteCloser
+	log     safeBuffer
+	ended   chan struct{} // closed when the process has ended
 
 	mu      sync.Mutex // guards the rest
 	lastID  int

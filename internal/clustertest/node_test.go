@@ -27,7 +27,10 @@ const nodeEnv = "HERALD_CLUSTERTEST_NODE"
 // settings are what a node's process is told at its start.
 type settings struct {
 	Name          string
-	Redis         string // address
+	Redis         string // address; empty where there are Sentinels
+	Master        string // its name
+	Sentinels     []string
+	Via           map[string]string // addresses of proxies, by those of servers
 	Lease         time.Duration
 	OfflineDelay  time.Duration
 	ProbeInterval time.Duration
@@ -74,7 +77,7 @@ func runNode(env string) error {
 		return err
 	}
 	p := &process{out: json.NewEncoder(os.Stdout)}
-	rdb := redis.NewClient(&redis.Options{Addr: s.Redis})
+	rdb := s.client()
 	defer rdb.Close()
 	hub, err := herald.New(herald.Config{
 		Redis:         rdb,
@@ -114,6 +117,20 @@ func runNode(env string) error {
 		}
 		go p.serve(r)
 	}
+}
+
+func (s *settings) client() *redis.Client {
+	if s.Sentinels == nil {
+		return redis.NewClient(&redis.Options{Addr: s.Redis})
+	}
+	return redis.NewFailoverClient(&redis.FailoverOptions{
+		MasterName:    s.Master,
+		SentinelAddrs: s.Sentinels,
+		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, network, s.Via[addr])
+		},
+	})
 }
 
 // identify believes what the query says.

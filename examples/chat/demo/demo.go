@@ -18,6 +18,10 @@ import (
 	"github.com/heraldgo/herald"
 )
 
+// Prefix begins what the demo keeps in Redis, and what a Bus of NewBus has to
+// tell from other services on its broker.
+const Prefix = "herald-chat"
+
 // shutdownTime is what a graceful end may take.
 const shutdownTime = 4 * time.Second
 
@@ -25,7 +29,7 @@ const shutdownTime = 4 * time.Second
 type Options struct {
 	Addr  string // of the front door
 	Nodes int    // 1 to 64
-	Redis string // a URL for redis.ParseURL; empty is a Redis inside this process
+	Redis string // a URL for NewRedis; empty is a Redis inside this process
 
 	// NewBus makes the Bus of a node. Where it is nil, Redis is the Bus.
 	// Redis is the Registry in any case.

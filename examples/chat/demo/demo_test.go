@@ -291,9 +291,9 @@ func TestRefusals(t *testing.T) {
 		{Options{Nodes: 65}, "-nodes 65: must be 1 to 64"},
 		{Options{Nodes: 1, Addr: taken.Addr().String()}, "-addr " + taken.Addr().String() + ": listen tcp"},
 		{Options{Nodes: 1, Addr: "nonsense"}, "-addr nonsense: "},
-		{Options{Nodes: 1, Addr: "127.0.0.1:0", Redis: "http://x"}, "-redis: redis: invalid URL scheme: http"},
-		{Options{Nodes: 1, Addr: "127.0.0.1:0", Redis: "redis://:secret@["}, "-redis: missing ']' in host"},
-		{Options{Nodes: 1, Addr: "127.0.0.1:0", Redis: "redis://" + free}, "-redis: " + free + " does not answer: dial tcp"},
+		{Options{Nodes: 1, Addr: "127.0.0.1:0", Redis: "http://x"}, `-redis "http://x": redis: invalid URL scheme: http: must be redis://`},
+		{Options{Nodes: 1, Addr: "127.0.0.1:0", Redis: "redis://:secret@["}, `-redis "redis://xxxxx@[": missing ']' in host`},
+		{Options{Nodes: 1, Addr: "127.0.0.1:0", Redis: "redis://" + free}, `redis "redis://` + free + `" does not answer: dial tcp`},
 	} {
 		c.o.Out, c.o.Log = io.Discard, io.Discard
 		err := Run(t.Context(), c.o)

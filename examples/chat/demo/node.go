@@ -34,8 +34,9 @@ type node struct {
 	served   chan error
 	level    slog.LevelVar
 
-	redis *redis.Client
-	links *links // to Redis
+	redis redis.UniversalClient
+	links *links     // to Redis
+	bus   herald.Bus // nil where Redis is the Bus
 	hub   atomic.Pointer[herald.Hub]
 
 	stopped context.Context // done when the node ends
@@ -81,7 +82,7 @@ func startNode(ctx context.Context, c *cluster, name, addr string) (*node, error
 func (n *node) openHub() error {
 	config := herald.Config{
 		Redis:        n.redis,
-		Prefix:       "herald-chat",
+		Prefix:       Prefix,
 		Name:         n.name,
 		Lease:        lease,
 		OfflineDelay: offlineDelay,
@@ -102,7 +103,7 @@ func (n *node) openHub() error {
 		if err != nil {
 			return err
 		}
-		config.Bus = bus
+		n.bus, config.Bus = bus, bus
 	}
 	hub, err := herald.New(config)
 	if err != nil {
@@ -116,7 +117,7 @@ func (n *node) openHub() error {
 }
 
 // cut does to the node what a crash does: from one moment to the next its
-// sockets are reset and it can not tell Redis anything.
+// sockets are reset and it can tell neither Redis nor the Bus anything.
 func (n *node) cut() {
 	n.level.Set(silent)
 	n.links.cut()
@@ -125,6 +126,9 @@ func (n *node) cut() {
 		tcp := c.Context().Value(connKey{}).(*net.TCPConn)
 		tcp.SetLinger(0)
 		tcp.Close()
+	}
+	if n.bus != nil {
+		n.bus.Close()
 	}
 }
 

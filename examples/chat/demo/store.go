@@ -2,10 +2,8 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -14,7 +12,7 @@ import (
 
 // A store is the Redis that all nodes share.
 type store struct {
-	options  redis.Options
+	url      redisURL
 	embedded *miniredis.Miniredis // nil where the Redis is somebody else's
 }
 
@@ -27,26 +25,20 @@ func openStore(ctx context.Context, address string) (*store, error) {
 		if err := m.Start(); err != nil {
 			return nil, fmt.Errorf("embedded Redis: %w", err)
 		}
-		return &store{options: redis.Options{Addr: m.Addr()}, embedded: m}, nil
+		return &store{url: redisURL{single: &redis.Options{Addr: m.Addr()}}, embedded: m}, nil
 	}
-	parsed, err := redis.ParseURL(address)
-	if bad, ok := errors.AsType[*url.Error](err); ok {
-		err = bad.Err // without the URL, which may hold a password
-	}
+	url, err := parseRedis(address)
 	if err != nil {
-		return nil, fmt.Errorf("-redis: %w: must be a URL such as redis://localhost:6379", err)
+		return nil, fmt.Errorf("-redis %q: %w", Redacted(address), err)
 	}
-	s := &store{options: *parsed}
-	once := s.options
-	once.MaxRetries, once.DialerRetries, once.DialTimeout = -1, 1, 3*time.Second
-	probe := redis.NewClient(&once)
+	probe := url.once()
 	defer probe.Close()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := probe.Ping(ctx).Err(); err != nil {
-		return nil, fmt.Errorf("-redis: %s does not answer: %w", parsed.Addr, err)
+		return nil, fmt.Errorf("redis %q does not answer: %w", Redacted(address), err)
 	}
-	return s, nil
+	return &store{url: url}, nil
 }
 
 func (s *store) close() {
@@ -57,16 +49,11 @@ func (s *store) close() {
 
 // client returns a client whose links, and those of every client made from
 // its options, can be cut.
-func (s *store) client() (*redis.Client, *links) {
-	options := s.options
-	if options.DialTimeout == 0 {
-		options.DialTimeout = 5 * time.Second
-	}
+func (s *store) client() (redis.UniversalClient, *links) {
 	own := new(links)
-	plain := options
-	dial := redis.NewDialer(&plain)
-	options.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		return own.dial(ctx, dial, network, addr)
-	}
-	return redis.NewClient(&options), own
+	return s.url.client(func(dial dialFunc) dialFunc {
+		return func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return own.dial(ctx, dial, network, addr)
+		}
+	}), own
 }
