@@ -3,13 +3,14 @@ package herald
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"net"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/heraldgo/herald/internal/backoff"
 )
 
 // A redisDialer opens one link after the other. One goroutine at a time uses
@@ -121,42 +122,13 @@ func session(ctx context.Context, conn net.Conn, o redis.Options) (*redis.Client
 	return client, nil
 }
 
-// A redisBackoff spaces out attempts to connect: the first is free, the
-// others wait 50 ms and up to max, with jitter.
-type redisBackoff struct {
-	max      time.Duration
-	failures int
-}
+// clusterBackoff is the longest wait between attempts to connect on a Cluster:
+// other nodes than the one that failed tell when its slots have a new master.
+const clusterBackoff = 500 * time.Millisecond
 
-const (
-	backoffStart = 50 * time.Millisecond
-	backoffMax   = 5 * time.Second
-
-	// clusterBackoff is the longest wait on a Cluster: other nodes than the one
-	// that failed tell when its slots have a new master.
-	clusterBackoff = 500 * time.Millisecond
-)
-
-func (d *redisDialer) backoff() redisBackoff {
+func (d *redisDialer) backoff() backoff.Backoff {
 	if d.cluster != nil {
-		return redisBackoff{max: clusterBackoff}
+		return backoff.Backoff{Max: clusterBackoff}
 	}
-	return redisBackoff{max: backoffMax}
-}
-
-// fail counts a failed attempt and returns how long to wait.
-func (b *redisBackoff) fail() time.Duration {
-	d := min(backoffStart<<min(b.failures, 10), b.max)
-	b.failures++
-	return d/2 + rand.N(d/2)
-}
-
-// lost counts a link that lived for d and returns how long to wait: not at
-// all, unless links die as soon as they are born.
-func (b *redisBackoff) lost(d time.Duration) time.Duration {
-	if d < b.max && b.failures > 0 {
-		return b.fail()
-	}
-	b.failures = 1
-	return 0
+	return backoff.Backoff{}
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/heraldgo/herald/internal/backoff"
 	"github.com/heraldgo/herald/internal/batch"
 	"github.com/heraldgo/herald/internal/resp"
 )
@@ -59,7 +60,7 @@ type redisPublisher struct {
 
 	bytes    []byte
 	commands []redisCommand
-	backoff  redisBackoff
+	backoff  backoff.Backoff
 	born     time.Time // of the link
 	retry    time.Time // not before it is dialed again
 	last     lastTaken // publication, but for probes
@@ -107,7 +108,7 @@ func (p *redisPublisher) ready() error {
 			return nil
 		}
 		link.close(nil)
-		p.retry = time.Now().Add(p.backoff.lost(time.Since(p.born)))
+		p.retry = time.Now().Add(p.backoff.Lost(time.Since(p.born)))
 		p.set(nil, down)
 	}
 	if p.ctx.Err() != nil {
@@ -128,7 +129,7 @@ func (p *redisPublisher) connect() error {
 		}
 	}
 	if err != nil {
-		p.retry = time.Now().Add(p.backoff.fail())
+		p.retry = time.Now().Add(p.backoff.Fail())
 		p.set(nil, err)
 		return fmt.Errorf("%w: %w", ErrBusDown, err)
 	}

@@ -173,7 +173,7 @@ func (s *redisSubscriber) settle(changes []*redisChange, commands []redisCommand
 
 // run keeps the link up until Close.
 func (s *redisSubscriber) run() {
-	backoff := s.dialer.backoff()
+	pause := s.dialer.backoff()
 	for born := time.Now(); ; born = time.Now() {
 		link := s.current()
 		<-link.dead
@@ -183,7 +183,7 @@ func (s *redisSubscriber) run() {
 			return
 		}
 		s.dialer.follow(link.reason())
-		wait := backoff.lost(time.Since(born))
+		wait := pause.Lost(time.Since(born))
 		for {
 			if wait > 0 {
 				select {
@@ -195,7 +195,7 @@ func (s *redisSubscriber) run() {
 			if s.connect() == nil {
 				break
 			}
-			wait = backoff.fail()
+			wait = pause.Fail()
 		}
 	}
 }

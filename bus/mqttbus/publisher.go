@@ -12,6 +12,7 @@ import (
 	"github.com/eclipse/paho.golang/packets"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/backoff"
 	"github.com/heraldgo/herald/internal/batch"
 )
 
@@ -86,7 +87,7 @@ type publisher struct {
 	bytes   []byte
 	flown   []flown
 	answers []answer
-	backoff backoff
+	backoff backoff.Backoff
 	retry   time.Time // not before it is dialed again
 
 	mu     sync.Mutex
@@ -152,7 +153,7 @@ func (p *publisher) ready() error {
 		}
 		link.close(nil)
 		p.set(nil, why)
-		p.retry = time.Now().Add(p.backoff.lost(time.Since(link.born)))
+		p.retry = time.Now().Add(p.backoff.Lost(time.Since(link.born)))
 		down = why
 	}
 	if p.ctx.Err() != nil {
@@ -167,7 +168,7 @@ func (p *publisher) ready() error {
 func (p *publisher) connect() error {
 	link, err := p.dialer.dial(p.ctx, nil)
 	if err != nil {
-		p.retry = time.Now().Add(p.backoff.fail())
+		p.retry = time.Now().Add(p.backoff.Fail())
 		p.set(nil, err)
 		return fmt.Errorf("%w: %w", herald.ErrBusDown, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/eclipse/paho.golang/packets"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/backoff"
 	"github.com/heraldgo/herald/internal/batch"
 	"github.com/heraldgo/herald/internal/inbox"
 )
@@ -204,7 +205,7 @@ func (s *subscriber) exchange(link *link, changes []*change) error {
 
 // run keeps the link up until Close.
 func (s *subscriber) run() {
-	var backoff backoff
+	var pause backoff.Backoff
 	for {
 		link := s.current()
 		<-link.dead
@@ -214,7 +215,7 @@ func (s *subscriber) run() {
 			return
 		}
 		s.inbox.Down(herald.Event{Kind: herald.EventDown, Since: since, Err: link.reason()})
-		wait := backoff.lost(time.Since(link.born))
+		wait := pause.Lost(time.Since(link.born))
 		for {
 			select {
 			case <-time.After(wait):
@@ -224,7 +225,7 @@ func (s *subscriber) run() {
 			if s.connect() == nil {
 				break
 			}
-			wait = backoff.fail()
+			wait = pause.Fail()
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/backoff"
 	"github.com/heraldgo/herald/internal/batch"
 )
 
@@ -59,7 +60,7 @@ type publisher struct {
 	// Of the committing goroutine.
 
 	bytes   []byte
-	backoff backoff
+	backoff backoff.Backoff
 	born    time.Time // of the link
 	retry   time.Time // not before it is dialed again
 
@@ -106,7 +107,7 @@ func (p *publisher) ready() error {
 			return nil
 		}
 		link.close(nil)
-		p.retry = time.Now().Add(p.backoff.lost(time.Since(p.born)))
+		p.retry = time.Now().Add(p.backoff.Lost(time.Since(p.born)))
 		p.set(nil, down)
 	}
 	if p.ctx.Err() != nil {
@@ -117,7 +118,7 @@ func (p *publisher) ready() error {
 	}
 	link, err := p.dialer.dial(p.ctx, p.near(), nil)
 	if err != nil {
-		p.retry = time.Now().Add(p.backoff.fail())
+		p.retry = time.Now().Add(p.backoff.Fail())
 		p.set(nil, err)
 		return fmt.Errorf("%w: %w", herald.ErrBusDown, err)
 	}

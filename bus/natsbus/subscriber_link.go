@@ -4,11 +4,12 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/backoff"
 )
 
 // run keeps the link up until Close.
 func (s *subscriber) run() {
-	var backoff backoff
+	var pause backoff.Backoff
 	for born := time.Now(); ; born = time.Now() {
 		link := s.current()
 		<-link.dead
@@ -19,7 +20,7 @@ func (s *subscriber) run() {
 		}
 		s.inbox.Down(herald.Event{Kind: herald.EventDown, Since: since, Err: link.reason()})
 		s.dialer.failed(link.server)
-		wait := backoff.lost(time.Since(born))
+		wait := pause.Lost(time.Since(born))
 		for {
 			if wait > 0 {
 				select {
@@ -31,7 +32,7 @@ func (s *subscriber) run() {
 			if s.connect() == nil {
 				break
 			}
-			wait = backoff.fail()
+			wait = pause.Fail()
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/rabbitmq/amqp091-go"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/backoff"
 	"github.com/heraldgo/herald/internal/batch"
 )
 
@@ -44,7 +45,7 @@ type publisher struct {
 	joined   []byte // publications that share a message
 	returns  <-chan amqp091.Return
 	returned map[uint64]struct{} // messages that RabbitMQ sent back
-	backoff  backoff
+	backoff  backoff.Backoff
 	born     time.Time // of the link
 	retry    time.Time // not before it is dialed again
 
@@ -99,7 +100,7 @@ func (p *publisher) ready() error {
 			return nil
 		}
 		link.close(nil)
-		p.retry = time.Now().Add(p.backoff.lost(time.Since(p.born)))
+		p.retry = time.Now().Add(p.backoff.Lost(time.Since(p.born)))
 		p.set(nil, down)
 	}
 	if p.ctx.Err() != nil {
@@ -110,7 +111,7 @@ func (p *publisher) ready() error {
 	}
 	link, err := p.dialer.dial(p.ctx, "herald publisher", p.setup)
 	if err != nil {
-		p.retry = time.Now().Add(p.backoff.fail())
+		p.retry = time.Now().Add(p.backoff.Fail())
 		p.set(nil, err)
 		return fmt.Errorf("%w: %w", herald.ErrBusDown, err)
 	}
@@ -134,7 +135,7 @@ func (p *publisher) setup(l *link) error {
 func (p *publisher) commit(items []*publication) []error {
 	link, _ := p.state()
 	errs := make([]error, len(items))
-	var pause backoff
+	var pause backoff.Backoff
 	for deadline := time.Now().Add(p.dialer.timeout); ; {
 		p.send(link, items)
 		again := p.settle(link, errs)
@@ -142,7 +143,7 @@ func (p *publisher) commit(items []*publication) []error {
 		if !again {
 			return errs
 		}
-		if err := p.reclaim(link, pause.fail()/5, deadline); err != nil {
+		if err := p.reclaim(link, pause.Fail()/5, deadline); err != nil {
 			for i := range errs {
 				errs[i] = fmt.Errorf("%w: %w", herald.ErrBusDown, err)
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/rabbitmq/amqp091-go"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/backoff"
 	"github.com/heraldgo/herald/internal/inbox"
 )
 
@@ -122,7 +123,7 @@ func (s *subscriber) await(ctx context.Context) error {
 
 // run keeps the link up until Close.
 func (s *subscriber) run() {
-	var backoff backoff
+	var pause backoff.Backoff
 	for born := time.Now(); ; born = time.Now() {
 		link := s.current()
 		<-link.dead
@@ -132,7 +133,7 @@ func (s *subscriber) run() {
 			return
 		}
 		s.inbox.Down(herald.Event{Kind: herald.EventDown, Since: since, Err: link.reason()})
-		wait := backoff.lost(time.Since(born))
+		wait := pause.Lost(time.Since(born))
 		for {
 			if wait > 0 {
 				select {
@@ -144,7 +145,7 @@ func (s *subscriber) run() {
 			if s.connect() == nil {
 				break
 			}
-			wait = backoff.fail()
+			wait = pause.Fail()
 		}
 	}
 }

@@ -1,0 +1,61 @@
+package backoff_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/heraldgo/herald/internal/backoff"
+)
+
+// within fails unless got is of a wait that is due: at least half of it, and
+// never more.
+func within(t *testing.T, got, due time.Duration) {
+	t.Helper()
+	if got < due/2 || got > due {
+		t.Errorf("got %v, want %v to %v", got, due/2, due)
+	}
+}
+
+func TestFail(t *testing.T) {
+	for _, max := range []time.Duration{0, 500 * time.Millisecond, time.Hour} {
+		b := backoff.Backoff{Max: max}
+		if max == 0 {
+			max = 5 * time.Second
+		}
+		for i := range 100 {
+			within(t, b.Fail(), min(50*time.Millisecond<<min(i, 10), max))
+		}
+	}
+}
+
+// Whoever waits the same time comes back at the same moment.
+func TestJitter(t *testing.T) {
+	seen := map[time.Duration]bool{}
+	for range 100 {
+		var b backoff.Backoff
+		seen[b.Fail()] = true
+	}
+	if len(seen) < 2 {
+		t.Error("all waits are the same")
+	}
+}
+
+func TestLost(t *testing.T) {
+	var b backoff.Backoff
+	if d := b.Lost(0); d != 0 {
+		t.Errorf("a first link that is lost waits %v", d)
+	}
+	within(t, b.Lost(0), 100*time.Millisecond)
+	within(t, b.Lost(5*time.Second-1), 200*time.Millisecond)
+	within(t, b.Fail(), 400*time.Millisecond)
+	if d := b.Lost(5 * time.Second); d != 0 {
+		t.Errorf("a link that has lived long waits %v", d)
+	}
+	within(t, b.Fail(), 100*time.Millisecond) // it was the first of a new row
+
+	short := backoff.Backoff{Max: 500 * time.Millisecond}
+	short.Fail()
+	if d := short.Lost(500 * time.Millisecond); d != 0 {
+		t.Errorf("a link that has lived for Max waits %v", d)
+	}
+}
