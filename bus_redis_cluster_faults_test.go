@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/bustest"
 	"github.com/heraldgo/herald/internal/redistest"
 )
 
@@ -20,6 +21,7 @@ import (
 // that receives them.
 type clusterRig struct {
 	*testing.T
+	*bustest.Recorder
 	cluster  *redistest.Cluster
 	from, to *herald.RedisBus
 	topics   []string
@@ -27,12 +29,11 @@ type clusterRig struct {
 
 	mu     sync.Mutex
 	stream []publishedTo // packet i has the data i
-	events []arrived
 }
 
 type publishedTo struct {
 	topic string
-	published
+	bustest.Published
 }
 
 func newClusterRig(t *testing.T, cluster *redistest.Cluster) *clusterRig {
@@ -44,31 +45,20 @@ func newClusterRig(t *testing.T, cluster *redistest.Cluster) *clusterRig {
 	if err := r.to.Subscribe(t.Context(), r.topics...); err != nil {
 		t.Fatal(err)
 	}
+	r.Recorder = bustest.Record(t, r.to)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { r.receive(ctx) })
 	for i := range 8 {
 		running.Go(func() { r.publish(ctx, r.topics[i*8:i*8+8]) })
 	}
 	r.stop = sync.OnceFunc(func() {
 		cancel()
 		running.Wait()
+		r.Stop()
 	})
 	t.Cleanup(r.stop)
 	r.awaitAll()
 	return r
-}
-
-func (r *clusterRig) receive(ctx context.Context) {
-	for {
-		e, err := r.to.Receive(ctx)
-		if err != nil {
-			return
-		}
-		r.mu.Lock()
-		r.events = append(r.events, arrived{e, time.Now()})
-		r.mu.Unlock()
-	}
 }
 
 func (r *clusterRig) publish(ctx context.Context, topics []string) {
@@ -76,14 +66,14 @@ func (r *clusterRig) publish(ctx context.Context, topics []string) {
 	defer pace.Stop()
 	for i := 0; ctx.Err() == nil; i++ {
 		<-pace.C
-		p := publishedTo{topic: topics[i%len(topics)], published: published{began: time.Now()}}
+		p := publishedTo{topic: topics[i%len(topics)], Published: bustest.Published{Began: time.Now()}}
 		r.mu.Lock()
 		n := len(r.stream)
 		r.stream = append(r.stream, p)
 		r.mu.Unlock()
 		// Its own context: a packet that ctx cut short would be unknown.
-		p.err = r.from.Publish(context.Background(), herald.Packet{Topic: p.topic, Data: strconv.AppendInt(nil, int64(n), 10)})
-		p.ended = time.Now()
+		p.Err = r.from.Publish(context.Background(), herald.Packet{Topic: p.topic, Data: strconv.AppendInt(nil, int64(n), 10)})
+		p.Ended = time.Now()
 		r.mu.Lock()
 		r.stream[n] = p
 		r.mu.Unlock()
@@ -99,10 +89,10 @@ func (r *clusterRig) awaitAll() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		seen := map[string]bool{}
-		for i := len(r.events) - 1; i >= 0 && r.events[i].at.After(start); i-- {
-			if e := r.events[i]; e.Kind == herald.EventPacket {
-				n, _ := strconv.Atoi(string(e.Packet.Data))
-				if r.stream[n].began.After(start) {
+		events := r.Events()
+		for i := len(events) - 1; i >= 0 && events[i].At.After(start); i-- {
+			if e := events[i]; e.Kind == herald.EventPacket {
+				if r.stream[bustest.Number(e.Packet)].Began.After(start) {
 					seen[e.Packet.Topic] = true
 				}
 			}
@@ -126,22 +116,22 @@ func (r *clusterRig) check() (gone []string) {
 	failed, unknown, lost := 0, 0, 0
 	for n, p := range r.stream {
 		inside := slices.ContainsFunc(gaps[p.topic], func(g topicGap) bool {
-			return !p.ended.Before(g.since) && (g.until.IsZero() || !p.began.After(g.until))
+			return !p.Ended.Before(g.since) && (g.until.IsZero() || !p.Began.After(g.until))
 		})
 		switch {
 		case got[n] > 1:
 			r.Errorf("packet %d arrived %d times", n, got[n])
-		case errors.Is(p.err, herald.ErrUnknown):
+		case errors.Is(p.Err, herald.ErrUnknown):
 			unknown++
-		case p.err != nil:
+		case p.Err != nil:
 			failed++
 			if got[n] > 0 {
-				r.Errorf("packet %d arrived, though it was not taken: %v", n, p.err)
+				r.Errorf("packet %d arrived, though it was not taken: %v", n, p.Err)
 			}
 		case got[n] == 0 && inside:
 			lost++
 		case got[n] == 0 && n < last[p.topic]: // later ones may have been under way
-			r.Errorf("packet %d of %q, published at %v, was lost outside of the gaps %v", n, p.topic, p.began, gaps[p.topic])
+			r.Errorf("packet %d of %q, published at %v, was lost outside of the gaps %v", n, p.topic, p.Began, gaps[p.topic])
 		}
 	}
 	r.Logf("%d packets: %d failed, %d unknown, %d lost in gaps of %d topics; the longest time without service was %v",
@@ -153,11 +143,11 @@ func (r *clusterRig) check() (gone []string) {
 // topic.
 func (r *clusterRig) arrivals() (got []int, last map[string]int) {
 	got, last = make([]int, len(r.stream)), make(map[string]int)
-	for _, e := range r.events {
+	for _, e := range r.Events() {
 		if e.Kind != herald.EventPacket {
 			continue
 		}
-		n, _ := strconv.Atoi(string(e.Packet.Data))
+		n := bustest.Number(e.Packet)
 		got[n]++
 		if r.stream[n].topic != e.Packet.Topic {
 			r.Errorf("packet %d of topic %q arrived under %q", n, r.stream[n].topic, e.Packet.Topic)
@@ -174,14 +164,14 @@ func (r *clusterRig) arrivals() (got []int, last map[string]int) {
 func (r *clusterRig) gaps() map[string][]topicGap {
 	gaps := map[string][]topicGap{}
 	open := map[string]bool{}
-	for _, e := range r.events {
+	for _, e := range r.Events() {
 		topics := e.Topics
 		if topics == nil {
 			topics = r.topics
 		}
 		switch e.Kind {
 		case herald.EventDown:
-			r.Logf("down: %d topics since %v before, %v", len(topics), e.at.Sub(e.Since).Round(time.Millisecond), e.Err)
+			r.Logf("down: %d topics since %v before, %v", len(topics), e.At.Sub(e.Since).Round(time.Millisecond), e.Err)
 			for _, topic := range topics {
 				if open[topic] {
 					r.Errorf("a second gap of %q", topic)
@@ -192,7 +182,7 @@ func (r *clusterRig) gaps() map[string][]topicGap {
 		case herald.EventRestored:
 			for _, topic := range topics {
 				if open[topic] {
-					gaps[topic][len(gaps[topic])-1].until = e.at
+					gaps[topic][len(gaps[topic])-1].until = e.At
 				}
 				open[topic] = false
 			}
@@ -210,9 +200,9 @@ func (r *clusterRig) silence(got []int) (longest time.Duration) {
 			continue
 		}
 		if before, ok := last[p.topic]; ok {
-			longest = max(longest, p.began.Sub(before))
+			longest = max(longest, p.Began.Sub(before))
 		}
-		last[p.topic] = p.began
+		last[p.topic] = p.Began
 	}
 	return longest
 }
@@ -267,8 +257,8 @@ func TestRedisBusClusterMigration(t *testing.T) {
 		t.Errorf("gaps of the topics %q, want %q", gone, topics)
 	}
 	for _, p := range r.stream {
-		if p.err != nil {
-			t.Errorf("a packet failed: %v", p.err)
+		if p.Err != nil {
+			t.Errorf("a packet failed: %v", p.Err)
 			break
 		}
 	}
@@ -322,10 +312,8 @@ func TestRedisBusClusterIsolated(t *testing.T) {
 	cluster.Nodes[1].Pause()
 	cluster.Nodes[2].Pause()
 	eventually(t, "gaps of all topics", func() bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
 		gone := map[string]bool{}
-		for _, e := range r.events {
+		for _, e := range r.Events() {
 			if e.Kind == herald.EventDown {
 				for _, topic := range e.Topics {
 					gone[topic] = true
@@ -338,7 +326,7 @@ func TestRedisBusClusterIsolated(t *testing.T) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return slices.ContainsFunc(r.stream, func(p publishedTo) bool {
-			return slices.Contains(topics, p.topic) && errors.Is(p.err, herald.ErrBusDown) && !errors.Is(p.err, herald.ErrUnknown)
+			return slices.Contains(topics, p.topic) && errors.Is(p.Err, herald.ErrBusDown) && !errors.Is(p.Err, herald.ErrUnknown)
 		})
 	})
 	cluster.Nodes[1].Continue()

@@ -8,12 +8,13 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/heraldtest"
+	"github.com/heraldgo/herald/internal/bustest"
 	"github.com/heraldgo/herald/internal/redistest"
 )
 
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * patience); !done(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !done(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}
@@ -75,6 +76,12 @@ func TestRedisRegistryOnSentinel(t *testing.T) {
 	})
 }
 
+func newSentinelRig(t *testing.T, set *redistest.Sentinels) *rig {
+	r := &rig{T: t, from: openSentinel(t, set, quick), to: openSentinel(t, set, quick)}
+	r.Stream = bustest.Start(t, r.from, r.to, bustest.Options{})
+	return r
+}
+
 // Whatever the way in which the master changes, both links lead to the new one
 // in the end, and what was lost lies in a gap.
 func TestRedisBusFailover(t *testing.T) {
@@ -113,13 +120,11 @@ func TestRedisBusFailover(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			set := redistest.StartSentinels(t)
-			r := &rig{T: t, changed: make(chan struct{})}
-			r.from, r.to = openSentinel(t, set, quick), openSentinel(t, set, quick)
-			r.start()
-			r.await("the first packets", func() bool { _, got, _ := r.snapshot(); return len(got) > 100 })
+			r := newSentinelRig(t, set)
+			r.AwaitPackets(100)
 			fault(r, set)
-			r.awaitGap()
-			r.check()
+			r.AwaitGap()
+			r.Check()
 			on := set.Master().Client()
 			if n := on.PubSubNumSub(t.Context(), "herald:0:topic").Val()["herald:0:topic"]; n != 1 {
 				t.Errorf("the new master counts %d subscribers", n)
@@ -132,9 +137,7 @@ func TestRedisBusFailover(t *testing.T) {
 // back they are followed.
 func TestRedisWithoutSentinels(t *testing.T) {
 	set := redistest.StartSentinels(t)
-	r := &rig{T: t, changed: make(chan struct{})}
-	r.from, r.to = openSentinel(t, set, quick), openSentinel(t, set, quick)
-	r.start()
+	r := newSentinelRig(t, set)
 	registry := redisRegistry(t, set.Client())
 	lease := takeLease(t, registry, "n", time.Hour)
 	for _, s := range set.Sentinels {
@@ -144,7 +147,7 @@ func TestRedisWithoutSentinels(t *testing.T) {
 	if err := errors.Join(r.from.Health(), r.to.Health()); err != nil {
 		t.Errorf("health without Sentinels: %v", err)
 	}
-	if _, _, gaps := r.snapshot(); len(gaps) > 0 {
+	if gaps := r.Gaps(); len(gaps) > 0 {
 		t.Errorf("gaps without Sentinels: %v", gaps)
 	}
 	mustAdd(t, registry, lease, someEntries("n", 1)...)
@@ -152,8 +155,8 @@ func TestRedisWithoutSentinels(t *testing.T) {
 		s.Restart()
 	}
 	set.AwaitReplica(failOver(set))
-	r.awaitGap()
-	r.check()
+	r.AwaitGap()
+	r.Check()
 	eventually(t, "the Registry on the new master", func() bool {
 		generation, err := registry.KeepAlive(t.Context(), nodeOfLease(lease), time.Hour)
 		if err == nil {

@@ -19,7 +19,7 @@ func TestNothingIsLost(t *testing.T) {
 			for _, f := range faults {
 				f.Topic = "herald"
 				h := r.cluster.Fault(f)
-				r.await("the fault", func() bool { return h.Hits() > 0 })
+				r.Await("the fault", func() bool { return h.Hits() > 0 })
 			}
 		}
 	}
@@ -30,23 +30,23 @@ func TestNothingIsLost(t *testing.T) {
 		"cut": {fault: func(r *rig) { r.cut() }},
 		"cut repeatedly": {fault: func(r *rig) {
 			for range 5 {
-				_, _, before := r.snapshot()
+				before := len(r.Gaps())
 				r.cut()
-				r.await("another gap, and its end", func() bool {
-					_, _, gaps := r.snapshot()
-					return len(gaps) > len(before) && !gaps[len(gaps)-1][1].IsZero()
+				r.Await("another gap, and its end", func() bool {
+					gaps := r.Gaps()
+					return len(gaps) > before && !gaps[len(gaps)-1].Until.IsZero()
 				})
 			}
 		}},
 		"black hole": {fault: func(r *rig) {
 			r.blackhole(true)
-			r.awaitGap()
-			r.await("bad health", func() bool { return r.to.Health() != nil })
+			r.AwaitGap()
+			r.Await("bad health", func() bool { return r.to.Health() != nil })
 			r.blackhole(false)
 		}},
 		"one broker in a black hole": {fault: func(r *rig) {
 			r.proxies[r.addrs[1]].Blackhole(true)
-			r.awaitGap()
+			r.AwaitGap()
 			r.proxies[r.addrs[1]].Blackhole(false)
 		}},
 		"reset":         {fault: func(r *rig) { r.to.Reset() }},
@@ -70,9 +70,9 @@ func TestNothingIsLost(t *testing.T) {
 			r := newRig(t)
 			test.fault(r)
 			if !test.quiet {
-				r.awaitGap()
+				r.AwaitGap()
 			}
-			if lost := r.check(true); lost > 0 {
+			if lost := r.check(); lost > 0 {
 				t.Errorf("%d packets were lost that Kafka had", lost)
 			}
 		})
@@ -83,8 +83,8 @@ func TestNothingIsLost(t *testing.T) {
 func TestRestartLosesNothing(t *testing.T) {
 	r := newRig(t, kfake.DataDir(t.TempDir()))
 	r.restart()
-	r.awaitGap()
-	if lost := r.check(true); lost > 0 {
+	r.AwaitGap()
+	if lost := r.check(); lost > 0 {
 		t.Errorf("%d packets were lost that Kafka had", lost)
 	}
 }
@@ -111,7 +111,7 @@ func TestCutOff(t *testing.T) {
 	})
 	r.deny(kerr.FencedLeaderEpoch)
 	r.cluster.DropControl()
-	if lost := r.check(true); lost > 0 {
+	if lost := r.check(); lost > 0 {
 		t.Errorf("%d packets were lost that Kafka had", lost)
 	}
 }
@@ -122,8 +122,8 @@ func TestLossIsReported(t *testing.T) {
 		"restart of an empty cluster": func(r *rig) { r.restart() },
 		"restart after a while": func(r *rig) {
 			r.stop()
-			r.awaitGap()
-			r.await("ErrBusDown of Publish", func() bool {
+			r.AwaitGap()
+			r.Await("ErrBusDown of Publish", func() bool {
 				err := r.to.Publish(r.Context(), herald.Packet{Topic: "none"})
 				if err == nil {
 					r.T.Error("Publish without a cluster returned nil")
@@ -134,8 +134,8 @@ func TestLossIsReported(t *testing.T) {
 		},
 		"topic deleted and created again": func(r *rig) {
 			r.must(r.cluster.DeleteTopic("herald"))
-			r.awaitGap()
-			r.await("bad health", func() bool { return r.to.Health() != nil })
+			r.AwaitGap()
+			r.Await("bad health", func() bool { return r.to.Health() != nil })
 			r.create("herald")
 		},
 		"topic created again at once": func(r *rig) {
@@ -144,7 +144,7 @@ func TestLossIsReported(t *testing.T) {
 		},
 		"retention": func(r *rig) {
 			r.blackhole(true)
-			r.awaitGap()
+			r.AwaitGap()
 			for i := range int32(partitions) {
 				r.must(r.cluster.DeleteRecords("herald", i, r.cluster.PartitionInfo("herald", i).HighWatermark-1))
 			}
@@ -157,8 +157,8 @@ func TestLossIsReported(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			fault(r)
-			r.awaitGap()
-			r.check(true)
+			r.AwaitGap()
+			r.check()
 		})
 	}
 }
@@ -175,10 +175,10 @@ func TestPartitionsAdded(t *testing.T) {
 	if err != nil || kerr.ErrorForCode(resp.Topics[0].ErrorCode) != nil {
 		t.Fatal(resp, err)
 	}
-	r.await("packets in a new partition", func() bool {
+	r.Await("packets in a new partition", func() bool {
 		return r.cluster.PartitionInfo("herald", 2*partitions-1).HighWatermark > 0
 	})
-	if lost := r.check(false); lost > 0 {
+	if lost := r.Check().Lost; lost > 0 {
 		t.Errorf("%d packets were lost", lost)
 	}
 }
@@ -187,7 +187,7 @@ func TestPartitionsAdded(t *testing.T) {
 func (r *rig) deny(why *kerr.Error) {
 	r.T.Helper()
 	h := r.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "herald", Err: why, Count: -1})
-	r.awaitGap()
+	r.AwaitGap()
 	h.Remove()
 }
 

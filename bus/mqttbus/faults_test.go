@@ -26,17 +26,17 @@ func TestFaults(t *testing.T) {
 		"link cut again and again": func(r *rig) {
 			for range 5 {
 				r.proxy.Cut()
-				r.await("life", func() bool { return r.to.Health() == nil })
+				r.Await("life", func() bool { return r.to.Health() == nil })
 			}
 		},
 		"black hole": func(r *rig) {
 			r.proxy.Blackhole(true)
-			r.awaitGap()
+			r.AwaitGap()
 			r.proxy.Blackhole(false)
 		},
 		"nothing from the broker": func(r *rig) {
 			r.proxy.Find("herald/topic").Mute(true)
-			r.awaitGap()
+			r.AwaitGap()
 		},
 		"unsubscribed by someone": func(r *rig) {
 			var packet bytes.Buffer
@@ -45,21 +45,21 @@ func TestFaults(t *testing.T) {
 			if err := r.proxy.Find("herald/topic").Inject(packet.Bytes()); err != nil {
 				r.Fatal(err)
 			}
-			r.awaitGap()
+			r.AwaitGap()
 		},
 		"broker killed": func(r *rig) {
 			r.server.Kill()
-			r.awaitGap()
+			r.AwaitGap()
 			r.server.Restart()
 		},
 		"broker stopped": func(r *rig) {
 			r.server.Stop()
-			r.awaitGap()
+			r.AwaitGap()
 			r.server.Restart()
 		},
 		"broker paused": func(r *rig) {
 			r.server.Pause()
-			r.awaitGap()
+			r.AwaitGap()
 			r.server.Continue()
 		},
 	} {
@@ -70,7 +70,8 @@ func TestFaults(t *testing.T) {
 				r := newRig(t, servertest.Mosquitto(t), "", 0, options)
 				time.Sleep(200 * time.Millisecond) // a stream before the fault
 				fault(r)
-				r.check()
+				r.AwaitGap()
+				r.Check()
 			})
 		}
 	}
@@ -84,18 +85,19 @@ func TestDroppedByBroker(t *testing.T) {
 			server := servertest.Mosquitto(t, "max_queued_messages 20", "set_tcp_nodelay true")
 			v := newValve(t, server.Addr)
 			r := newRig(t, server, v.addr, 100_000, &mqttbus.Options{QoS: qos, ProbeTimeout: time.Minute})
-			r.await("packets", func() bool { _, got, _ := r.snapshot(); return len(got) > 20 })
+			r.AwaitPackets(20)
 			v.shut(true)
-			begun, _, _ := r.snapshot()
-			r.await("a flood", func() bool { stream, _, _ := r.snapshot(); return len(stream) > len(begun)+400 })
+			begun := len(r.Published())
+			r.Await("a flood", func() bool { return len(r.Published()) > begun+400 })
 			v.shut(false)
-			r.awaitGap()
-			if r.check() == 0 {
+			r.AwaitGap()
+			got := r.Check()
+			if got.Lost == 0 {
 				t.Error("nothing was lost: was there a fault?")
 			}
-			for _, e := range r.snapshotEvents() {
-				if e.Kind == herald.EventDown && !strings.Contains(e.Err.Error(), "dropped packets") {
-					t.Errorf("the link was lost: %v", e.Err)
+			for _, gap := range got.Gaps {
+				if !strings.Contains(gap.Err.Error(), "dropped packets") {
+					t.Errorf("the link was lost: %v", gap.Err)
 				}
 			}
 		})

@@ -234,7 +234,7 @@ func TestDenied(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.awaitKind(herald.EventDown, 2)
-	a.await("a Health that names the topic", func([]herald.Event) bool {
+	a.Await("a Health that names the topic", func() bool {
 		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 			if err := a.Health(); err != nil && strings.Contains(err.Error(), "two") {
 				return true

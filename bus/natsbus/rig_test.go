@@ -7,16 +7,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/natsbus"
+	"github.com/heraldgo/herald/internal/bustest"
 )
 
-// patience is how long anything may take.
-const patience = 30 * time.Second
+const patience = bustest.Patience
 
 // quick returns options with which faults are found soon, and a prefix of
 // the test's own.
@@ -27,11 +26,8 @@ func quick() *natsbus.Options {
 // A rig is a Bus whose events are received all the time.
 type rig struct {
 	*natsbus.Bus
+	*bustest.Recorder
 	t testing.TB
-
-	mu      sync.Mutex
-	events  []herald.Event
-	changed chan struct{} // closed at the next event
 }
 
 // open opens a Bus that is closed when the test ends.
@@ -41,54 +37,14 @@ func open(t testing.TB, url string, options *natsbus.Options) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{Bus: bus, t: t, changed: make(chan struct{})}
-	var running sync.WaitGroup
-	running.Go(r.receive)
-	t.Cleanup(func() {
-		bus.Close()
-		running.Wait()
-	})
-	return r
-}
-
-func (r *rig) receive() {
-	for {
-		e, err := r.Receive(context.Background())
-		if err != nil {
-			return
-		}
-		r.mu.Lock()
-		r.events = append(r.events, e)
-		changed := r.changed
-		r.changed = make(chan struct{})
-		r.mu.Unlock()
-		close(changed)
-	}
-}
-
-// await waits until done holds of the events so far.
-func (r *rig) await(what string, done func([]herald.Event) bool) {
-	r.t.Helper()
-	deadline := time.After(patience)
-	for {
-		r.mu.Lock()
-		events, changed := r.events, r.changed
-		r.mu.Unlock()
-		if done(events) {
-			return
-		}
-		select {
-		case <-changed:
-		case <-deadline:
-			r.t.Fatalf("%s did not come; events: %v; health: %v", what, events, r.Health())
-		}
-	}
+	t.Cleanup(func() { bus.Close() })
+	return &rig{Bus: bus, Recorder: bustest.Record(t, bus), t: t}
 }
 
 // count returns how many events of the kind there were; of packets those with data.
-func count(events []herald.Event, kind herald.EventKind, data string) int {
+func (r *rig) count(kind herald.EventKind, data string) int {
 	n := 0
-	for _, e := range events {
+	for _, e := range r.Events() {
 		if e.Kind == kind && (kind != herald.EventPacket || string(e.Packet.Data) == data) {
 			n++
 		}
@@ -96,30 +52,22 @@ func count(events []herald.Event, kind herald.EventKind, data string) int {
 	return n
 }
 
-func (r *rig) count(kind herald.EventKind, data string) int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return count(r.events, kind, data)
-}
-
 func (r *rig) awaitPacket(data string) {
 	r.t.Helper()
-	r.await(fmt.Sprintf("packet %q", data), func(events []herald.Event) bool { return count(events, herald.EventPacket, data) > 0 })
+	r.Await(fmt.Sprintf("packet %q", data), func() bool { return r.count(herald.EventPacket, data) > 0 })
 }
 
 // awaitKind waits for the nth event of the kind.
 func (r *rig) awaitKind(kind herald.EventKind, n int) {
 	r.t.Helper()
-	r.await(fmt.Sprintf("event %d of kind %d", n, kind), func(events []herald.Event) bool { return count(events, kind, "") >= n })
+	r.Await(fmt.Sprintf("event %d of kind %d", n, kind), func() bool { return r.count(kind, "") >= n })
 }
 
 // first returns the first event of the kind.
 func (r *rig) first(kind herald.EventKind) herald.Event {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, e := range r.events {
+	for _, e := range r.Events() {
 		if e.Kind == kind {
-			return e
+			return e.Event
 		}
 	}
 	return herald.Event{}

@@ -23,10 +23,10 @@ func TestFaults(t *testing.T) {
 		"cut again and again": func(r *rig) {
 			for range 5 {
 				r.proxy.Cut()
-				r.await("life", func() bool { return r.to.Health() == nil })
+				r.Await("life", func() bool { return r.to.Health() == nil })
 			}
 		},
-		"black hole": func(r *rig) { r.proxy.Blackhole(true); r.awaitGap(); r.proxy.Blackhole(false) },
+		"black hole": func(r *rig) { r.proxy.Blackhole(true); r.AwaitGap(); r.proxy.Blackhole(false) },
 		"reset":      func(r *rig) { r.to.Reset() },
 		"reset of the publisher": func(r *rig) {
 			r.from.Reset()
@@ -50,8 +50,8 @@ func TestFaults(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, server)
 			fault(r)
-			r.awaitGap()
-			r.check()
+			r.AwaitGap()
+			r.Check()
 		})
 	}
 }
@@ -88,7 +88,7 @@ func TestOrderDeleted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, server)
 			fault(r)
-			r.check()
+			r.Check()
 		})
 	}
 }
@@ -102,9 +102,8 @@ func TestHandOver(t *testing.T) {
 		first := open(t, server.Addr, quick(exchange)) // it has to claim the queue
 		r := newRigOn(t, server, exchange)
 		first.Close()
-		failed, lost := r.check()
-		if gaps := r.why(); failed > 0 || lost > 0 || len(gaps) > 0 {
-			t.Errorf("%d packets not published, %d lost, gaps: %v", failed, lost, gaps)
+		if got := r.Check(); got.Failed > 0 || got.Lost > 0 || len(got.Gaps) > 0 {
+			t.Errorf("got %+v", got)
 		}
 	}
 }
@@ -118,8 +117,8 @@ func TestTakeOver(t *testing.T) {
 	r := newRigOn(t, server, exchange)
 	for range 10 {
 		proxy.Cut()
-		if failed, _ := r.check(); failed > 0 {
-			t.Errorf("%d packets not published", failed)
+		if got := r.Check(); got.Failed > 0 {
+			t.Errorf("%d packets not published", got.Failed)
 		}
 	}
 }
@@ -133,13 +132,13 @@ func TestServer(t *testing.T) {
 	}{
 		{"hangs", func(r *rig) {
 			server.Pause()
-			r.awaitGap()
+			r.AwaitGap()
 			server.Continue()
 		}},
 		{"killed, comes back", func(r *rig) {
 			server.Kill()
-			r.awaitGap()
-			r.await("ErrBusDown of Publish", func() bool {
+			r.AwaitGap()
+			r.Await("ErrBusDown of Publish", func() bool {
 				err := r.to.Publish(r.Context(), herald.Packet{Topic: "none"})
 				if err == nil {
 					r.Error("Publish without a server returned nil")
@@ -150,14 +149,14 @@ func TestServer(t *testing.T) {
 		}},
 		{"stopped, comes back", func(r *rig) {
 			server.Stop()
-			r.awaitGap()
+			r.AwaitGap()
 			server.Restart()
 		}},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			r := newRig(t, server)
 			step.fault(r)
-			r.check()
+			r.Check()
 		})
 	}
 }
