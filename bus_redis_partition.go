@@ -30,7 +30,7 @@ func (p *redisPartition) open(ctx context.Context, running *sync.WaitGroup, time
 	if err := p.sub.connect(); err != nil {
 		return err
 	}
-	link := p.sub.current()
+	link := p.sub.uplink.Link()
 	running.Go(p.sub.run)
 	ctx, cancel := context.WithTimeout(ctx, 2*timeout)
 	defer cancel()
@@ -82,7 +82,7 @@ func (p *redisPartition) health() error {
 	p.mu.Lock()
 	err := p.unproved
 	p.mu.Unlock()
-	return cmp.Or(p.sub.health(), p.pub.health(), err)
+	return cmp.Or(p.sub.uplink.Health(), p.pub.health(), err)
 }
 
 // errDeaf is why links are dropped that look well: a dead subscription, or
@@ -103,7 +103,7 @@ func (p *redisPartition) prove(ctx context.Context, tick, timeout time.Duration)
 		case <-timer.C:
 		}
 		start := time.Now()
-		link := p.sub.current()
+		link := p.sub.uplink.Link()
 		alive := link.reason() == nil
 		err := p.sub.prove(ctx)
 		if alive && errors.Is(err, errIsolated) { // the other link leads there too

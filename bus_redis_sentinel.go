@@ -83,7 +83,7 @@ func (p *redisPartition) followMaster(ctx context.Context, tick time.Duration) {
 		}
 		moved := false
 		pub, _ := p.pub.state()
-		for _, link := range []*redisLink{p.sub.current(), pub} {
+		for _, link := range []*redisLink{p.sub.uplink.Link(), pub} {
 			if link != nil && link.addr() != addr {
 				link.fail(errMoved)
 				moved = true
@@ -149,8 +149,9 @@ func (in *redisInbound) tookMoved(data []byte) {
 	since := now.Add(-time.Duration(binary.BigEndian.Uint64(data)))
 	until := now.Add(-time.Duration(binary.BigEndian.Uint64(data[8:])))
 	s := in.sub
+	up := s.uplink.Health() == nil // before it is, arrived is set
 	s.mu.Lock()
-	arrived, up := s.arrived, s.down == nil
+	arrived := s.arrived
 	s.mu.Unlock()
 	if !up || !until.After(arrived) {
 		return

@@ -11,6 +11,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/batch"
 	"github.com/heraldgo/herald/internal/inbox"
+	"github.com/heraldgo/herald/internal/uplink"
 )
 
 // maxNames is how many channels one SUBSCRIBE names. Tried out: 5,000 and
@@ -36,15 +37,12 @@ type redisSubscriber struct {
 	part   int         // in proofs, and in inbox where the Bus has several
 	nonces chan uint64 // the last that was heard on the probe's channel; holds one
 	batch  *batch.Batcher[*redisChange]
+	uplink *uplink.Uplink[*redisLink] // up once it is subscribed to all that is wanted
 
 	mu     sync.Mutex
-	link   *redisLink          // the last one, dead or alive
-	up     chan struct{}       // closed once link is subscribed to all that is wanted
-	gone   chan struct{}       // closed once link is down again, with a new up
-	down   error               // why it is not, or nil
 	wanted map[string]struct{} // channels
 
-	// Of the server that link leads to.
+	// Of the server that the last link that was up leads to.
 
 	addr    string
 	arrived time.Time // when it was first subscribed there
@@ -54,13 +52,11 @@ func newRedisSubscriber(ctx context.Context, dialer *redisDialer, in *inbox.Inbo
 	s := &redisSubscriber{
 		ctx: ctx, dialer: dialer, way: dialer.way, inbox: in, proofs: proofs, part: part,
 		nonces: make(chan uint64, 1),
-		up:     make(chan struct{}),
-		gone:   make(chan struct{}),
-		down:   ErrBusDown,
+		uplink: uplink.New(ctx, (*redisLink).reason, ErrBusDown, ErrClosed),
 		wanted: make(map[string]struct{}),
 	}
 	s.batch = batch.New(batch.Config[*redisChange]{
-		Ready:    func() error { _, err := s.await(); return err },
+		Ready:    func() error { _, err := s.uplink.Await(context.Background()); return err },
 		Commit:   s.commit,
 		Size:     func(c *redisChange) int { return len(c.channels) },
 		MaxItems: maxNames,
@@ -80,7 +76,7 @@ func (s *redisSubscriber) change(ctx context.Context, kind commandKind, topics [
 	}
 	err := s.batch.Do(ctx, c)
 	if err != nil && ctx.Err() != nil {
-		if down := s.health(); down != nil && !errors.Is(err, ErrClosed) {
+		if down := s.uplink.Health(); down != nil && !errors.Is(err, ErrClosed) {
 			return fmt.Errorf("%w: %w: %w", ErrBusDown, err, down)
 		}
 	}
@@ -91,7 +87,7 @@ func (s *redisSubscriber) change(ctx context.Context, kind commandKind, topics [
 // whose the slot is, and for the count of the subscriptions.
 // A false answer makes the link dead.
 func (s *redisSubscriber) prove(ctx context.Context) error {
-	if err := s.health(); err != nil {
+	if err := s.uplink.Health(); err != nil {
 		return err
 	}
 	return s.batch.Do(ctx, &redisChange{kind: commandHello})
@@ -101,7 +97,7 @@ func (s *redisSubscriber) prove(ctx context.Context) error {
 // subscribe again does no harm.
 func (s *redisSubscriber) commit(items []*redisChange) []error {
 	for todo := slices.Clone(items); len(todo) > 0; {
-		link, err := s.await()
+		link, err := s.uplink.Await(context.Background())
 		if err == nil {
 			s.want(todo)
 			q := s.encode(todo)
@@ -175,7 +171,7 @@ func (s *redisSubscriber) settle(changes []*redisChange, commands []redisCommand
 func (s *redisSubscriber) run() {
 	pause := s.dialer.backoff()
 	for born := time.Now(); ; born = time.Now() {
-		link := s.current()
+		link := s.uplink.Link()
 		<-link.dead
 		link.close(nil)
 		s.goDown(link.reason())
@@ -183,29 +179,16 @@ func (s *redisSubscriber) run() {
 			return
 		}
 		s.dialer.follow(link.reason())
-		wait := pause.Lost(time.Since(born))
-		for {
-			if wait > 0 {
-				select {
-				case <-time.After(wait):
-				case <-s.ctx.Done():
-					return
-				}
-			}
-			if s.connect() == nil {
-				break
-			}
-			wait = pause.Fail()
+		if !pause.Reconnect(s.ctx, time.Since(born), s.connect) {
+			return
 		}
 	}
 }
 
 // goDown notes that the link is down, and begins a gap.
 func (s *redisSubscriber) goDown(why error) {
+	s.uplink.Down(why)
 	s.mu.Lock()
-	gone := s.gone
-	s.up, s.gone = make(chan struct{}), make(chan struct{})
-	s.down = why
 	topics := make([]string, 0, len(s.wanted))
 	if s.isPart() {
 		for channel := range s.wanted {
@@ -213,7 +196,6 @@ func (s *redisSubscriber) goDown(why error) {
 		}
 	}
 	s.mu.Unlock()
-	close(gone)
 	since := s.proofs.down(s.part)
 	if s.ctx.Err() != nil {
 		return // that is no loss
@@ -240,31 +222,30 @@ func (s *redisSubscriber) connect() error {
 			s.dialer.follow(err)
 		}
 	}
-	s.mu.Lock()
-	s.down = err
 	if err != nil {
-		s.mu.Unlock()
+		s.uplink.Fail(err)
 		return err
 	}
-	up := s.up
+	s.mu.Lock()
 	if addr := link.addr(); s.addr != addr {
 		s.addr, s.arrived = addr, time.Now()
 	}
 	s.mu.Unlock()
-	s.proofs.up(s.part)
-	if s.isPart() {
-		s.inbox.RestorePart(s.part)
-	} else {
-		s.inbox.Restore()
-	}
-	close(up)
+	s.uplink.Up(link, func() {
+		s.proofs.up(s.part)
+		if s.isPart() {
+			s.inbox.RestorePart(s.part)
+		} else {
+			s.inbox.Restore()
+		}
+	})
 	return nil
 }
 
 // resubscribe makes link the present one. The commits are waiting.
 func (s *redisSubscriber) resubscribe(link *redisLink) error {
+	s.uplink.Set(link)
 	s.mu.Lock()
-	s.link = link
 	channels := slices.AppendSeq(make([]string, 0, len(s.wanted)+2), maps.Keys(s.wanted))
 	s.mu.Unlock()
 	if s.dialer.master != nil {
@@ -288,56 +269,17 @@ func (s *redisSubscriber) resubscribe(link *redisLink) error {
 	return nil
 }
 
-// await returns the link once it is up; the error is ErrClosed.
-func (s *redisSubscriber) await() (*redisLink, error) {
-	for {
-		s.mu.Lock()
-		up, gone := s.up, s.gone
-		s.mu.Unlock()
-		select {
-		case <-up:
-			if link := s.current(); link.reason() == nil {
-				return link, nil
-			}
-		case <-s.ctx.Done():
-			return nil, ErrClosed
-		}
-		select {
-		case <-gone: // run has noted that the link is dead
-		case <-s.ctx.Done():
-			return nil, ErrClosed
-		}
-	}
-}
-
-// current returns the last link, dead or alive; nil before the first.
-func (s *redisSubscriber) current() *redisLink {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.link
-}
-
-// health returns why nothing can be received, or nil.
-func (s *redisSubscriber) health() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.down
-}
-
 // proveSince notes that link has been proved healthy by questions that were
 // asked at the time start.
 func (s *redisSubscriber) proveSince(link *redisLink, start time.Time) {
-	s.mu.Lock()
-	up := s.link == link && s.down == nil
-	s.mu.Unlock()
-	if up {
+	if s.uplink.Prove(link, start) {
 		s.proofs.proved(s.part, s.dialer.master.proved(start))
 	}
 }
 
 // drop makes the link dead, where there is one.
 func (s *redisSubscriber) drop(why error) {
-	if link := s.current(); link != nil {
+	if link := s.uplink.Link(); link != nil {
 		link.fail(why)
 	}
 }
@@ -345,7 +287,7 @@ func (s *redisSubscriber) drop(why error) {
 // close ends the committing goroutine, then the link. run must have ended.
 func (s *redisSubscriber) close() {
 	s.batch.Close(ErrClosed)
-	if link := s.current(); link != nil {
+	if link := s.uplink.Link(); link != nil {
 		link.close(ErrClosed)
 	}
 }

@@ -256,7 +256,7 @@ func (in *inbound) flush() {
 }
 
 func (in *inbound) push(events []herald.Event) bool {
-	return in.sub.inbox.Push(events, herald.Event{Kind: herald.EventDown, Since: in.sub.lastProof(), Err: errInboxFull})
+	return in.sub.inbox.Push(events, herald.Event{Kind: herald.EventDown, Since: in.sub.uplink.Proved(), Err: errInboxFull})
 }
 
 // discard reads n bytes.

@@ -150,7 +150,7 @@ func (b *Bus) try(ctx context.Context, options Options) error {
 			return &refusal{"PUBLISH", code, puback.Reason()}
 		}
 	}
-	_, err := b.loop(ctx, b.sub.current(), time.Second, options.ProbeTimeout)
+	_, err := b.loop(ctx, b.sub.uplink.Link(), time.Second, options.ProbeTimeout)
 	return err
 }
 
@@ -239,7 +239,7 @@ func (b *Bus) Health() error {
 	b.mu.Lock()
 	err := b.unproved
 	b.mu.Unlock()
-	return cmp.Or(b.sub.health(), b.pub.health(), err)
+	return cmp.Or(b.sub.uplink.Health(), b.pub.health(), err)
 }
 
 // Close closes both links and waits for the Bus' goroutines.

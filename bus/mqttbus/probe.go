@@ -25,7 +25,7 @@ func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 			return
 		case <-timer.C:
 		}
-		link := b.sub.current()
+		link := b.sub.uplink.Link()
 		err := b.ping(ctx, timeout)
 		start, looped := b.loop(ctx, link, tick, timeout)
 		// Not errors.Is: that a link is down because of errDeaf, and not up
@@ -34,7 +34,7 @@ func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 			link.fail(errDeaf)
 			b.pub.drop(errDeaf)
 		} else if looped == nil {
-			b.sub.proveSince(link, start)
+			b.sub.uplink.Prove(link, start)
 		}
 		b.mu.Lock()
 		b.unproved = cmp.Or(err, looped)
@@ -52,7 +52,7 @@ func (b *Bus) ping(ctx context.Context, timeout time.Duration) error {
 
 // pace is tick, or less where the broker wants to hear of us more often.
 func (b *Bus) pace(tick time.Duration) time.Duration {
-	for _, l := range []limits{b.sub.current().limits, b.pub.lastLimits()} {
+	for _, l := range []limits{b.sub.uplink.Link().limits, b.pub.lastLimits()} {
 		if l.keepAlive > 0 {
 			tick = min(tick, l.keepAlive/2)
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/heraldgo/herald/internal/backoff"
 	"github.com/heraldgo/herald/internal/batch"
 	"github.com/heraldgo/herald/internal/inbox"
+	"github.com/heraldgo/herald/internal/uplink"
 )
 
 // A change is one call that changes the subscriptions, or proves the link.
@@ -35,15 +36,11 @@ type subscriber struct {
 	probe  string     // the topic that the Bus proves itself with
 	echoes chan int64 // when the last probe that was heard was sent; holds one
 	batch  *batch.Batcher[*change]
-	epoch  time.Time // the Bus' clock counts from here
+	epoch  time.Time             // the Bus' clock counts from here
+	uplink *uplink.Uplink[*link] // up once it is subscribed to all that is wanted
 
 	mu     sync.Mutex
-	link   *link             // the last one, dead or alive
-	up     chan struct{}     // closed once link is subscribed to all that is wanted
-	gone   chan struct{}     // closed once link is down again, with a new up
-	down   error             // why it is not, or nil
 	wanted map[string]string // herald's topics by their MQTT topics
-	proved time.Time         // no packet published before was lost with the link
 }
 
 func newSubscriber(ctx context.Context, d *dialer, qos byte, prefix, probe string) *subscriber {
@@ -51,13 +48,11 @@ func newSubscriber(ctx context.Context, d *dialer, qos byte, prefix, probe strin
 		ctx: ctx, dialer: d, inbox: newInbox(), qos: qos, prefix: prefix, probe: probe,
 		echoes: make(chan int64, 1),
 		epoch:  time.Now().Add(-time.Nanosecond), // so that no moment is zero
-		up:     make(chan struct{}),
-		gone:   make(chan struct{}),
-		down:   herald.ErrBusDown,
+		uplink: uplink.New(ctx, (*link).reason, herald.ErrBusDown, herald.ErrClosed),
 		wanted: make(map[string]string),
 	}
 	s.batch = batch.New(batch.Config[*change]{
-		Ready:    func() error { _, err := s.await(); return err },
+		Ready:    func() error { _, err := s.uplink.Await(context.Background()); return err },
 		Commit:   s.commit,
 		Size:     func(c *change) int { return len(c.names) },
 		MaxItems: maxExchange,
@@ -86,7 +81,7 @@ func (s *subscriber) change(ctx context.Context, kind byte, topics []string) err
 	}
 	err := s.batch.Do(ctx, c)
 	if err != nil && ctx.Err() != nil && !errors.Is(err, herald.ErrClosed) {
-		if down := s.health(); down != nil {
+		if down := s.uplink.Health(); down != nil {
 			return fmt.Errorf("%w: %w: %w", herald.ErrBusDown, err, down)
 		}
 	}
@@ -95,7 +90,7 @@ func (s *subscriber) change(ctx context.Context, kind byte, topics []string) err
 
 // ping asks the broker for a sign of life.
 func (s *subscriber) ping(ctx context.Context) error {
-	if err := s.health(); err != nil {
+	if err := s.uplink.Health(); err != nil {
 		return err
 	}
 	return s.batch.Do(ctx, &change{kind: packets.PINGREQ})
@@ -123,7 +118,7 @@ func (s *subscriber) commit(items []*change) []error {
 // does no harm. But what the broker ends a link for, it would end the next for.
 func (s *subscriber) commitKind(changes []*change) {
 	for again := true; again; {
-		link, err := s.await()
+		link, err := s.uplink.Await(context.Background())
 		if err == nil {
 			s.want(changes)
 			if err = s.exchange(link, changes); err == nil {
@@ -207,45 +202,24 @@ func (s *subscriber) exchange(link *link, changes []*change) error {
 func (s *subscriber) run() {
 	var pause backoff.Backoff
 	for {
-		link := s.current()
+		link := s.uplink.Link()
 		<-link.dead
 		link.close(nil)
-		since := s.goDown(link.reason())
+		since := s.uplink.Down(link.reason())
 		if s.ctx.Err() != nil {
 			return
 		}
 		s.inbox.Down(herald.Event{Kind: herald.EventDown, Since: since, Err: link.reason()})
-		wait := pause.Lost(time.Since(link.born))
-		for {
-			select {
-			case <-time.After(wait):
-			case <-s.ctx.Done():
-				return
-			}
-			if s.connect() == nil {
-				break
-			}
-			wait = pause.Fail()
+		if !pause.Reconnect(s.ctx, time.Since(link.born), s.connect) {
+			return
 		}
 	}
-}
-
-// goDown notes that the link is down, and returns since when packets may
-// have been lost.
-func (s *subscriber) goDown(why error) time.Time {
-	s.mu.Lock()
-	gone, since := s.gone, s.proved
-	s.up, s.gone = make(chan struct{}), make(chan struct{})
-	s.down = why
-	s.mu.Unlock()
-	close(gone)
-	return since
 }
 
 // connect opens a link, subscribes it to all that is wanted, and ends the gap.
 func (s *subscriber) connect() error {
 	var old *inbound
-	if last := s.current(); last != nil {
+	if last := s.uplink.Link(); last != nil {
 		old = last.in
 	}
 	link, err := s.dialer.dial(s.ctx, newInbound(s, old))
@@ -254,25 +228,21 @@ func (s *subscriber) connect() error {
 			link.close(err)
 		}
 	}
-	s.mu.Lock()
-	s.down = err
 	if err != nil {
-		s.mu.Unlock()
+		s.uplink.Fail(err)
 		return err
 	}
-	s.proved = time.Now()
-	up := s.up
-	s.mu.Unlock()
-	s.inbox.Restore()
-	link.in.live.Store(true)
-	close(up)
+	s.uplink.Up(link, func() {
+		s.inbox.Restore()
+		link.in.live.Store(true)
+	})
 	return nil
 }
 
 // resubscribe makes link the present one. The commits are waiting.
 func (s *subscriber) resubscribe(link *link) error {
+	s.uplink.Set(link)
 	s.mu.Lock()
-	s.link = link
 	names := append(make([]string, 0, len(s.wanted)+1), s.probe)
 	topics := append(make([]string, 0, len(s.wanted)+1), "")
 	for name, topic := range s.wanted {
@@ -292,28 +262,6 @@ func (s *subscriber) resubscribe(link *link) error {
 	return err
 }
 
-// await returns the link once it is up; the error is ErrClosed.
-func (s *subscriber) await() (*link, error) {
-	for {
-		s.mu.Lock()
-		up, gone := s.up, s.gone
-		s.mu.Unlock()
-		select {
-		case <-up:
-			if link := s.current(); link.reason() == nil {
-				return link, nil
-			}
-		case <-s.ctx.Done():
-			return nil, herald.ErrClosed
-		}
-		select {
-		case <-gone: // run has noted that the link is dead
-		case <-s.ctx.Done():
-			return nil, herald.ErrClosed
-		}
-	}
-}
-
 // heard takes the probe that was sent at start.
 func (s *subscriber) heard(start int64) {
 	select {
@@ -323,39 +271,9 @@ func (s *subscriber) heard(start int64) {
 	s.echoes <- start // only the link's reader sends
 }
 
-// current returns the last link, dead or alive; nil before the first.
-func (s *subscriber) current() *link {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.link
-}
-
-// health returns why nothing can be received, or nil.
-func (s *subscriber) health() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.down
-}
-
-func (s *subscriber) lastProof() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.proved
-}
-
-// proveSince notes that link has been proved healthy by a probe that was sent
-// at start.
-func (s *subscriber) proveSince(link *link, start time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.link == link && s.down == nil && start.After(s.proved) {
-		s.proved = start
-	}
-}
-
 // drop makes the link dead, where there is one.
 func (s *subscriber) drop(why error) {
-	if link := s.current(); link != nil {
+	if link := s.uplink.Link(); link != nil {
 		link.fail(why)
 	}
 }
@@ -363,7 +281,7 @@ func (s *subscriber) drop(why error) {
 // close ends the committing goroutine, then the link. run must have ended.
 func (s *subscriber) close() {
 	s.batch.Close(herald.ErrClosed)
-	if link := s.current(); link != nil {
+	if link := s.uplink.Link(); link != nil {
 		link.close(herald.ErrClosed)
 	}
 }

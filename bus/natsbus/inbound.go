@@ -117,7 +117,7 @@ func (in *inbound) flush() {
 	if len(in.events) == 0 {
 		return
 	}
-	in.sub.inbox.Push(in.events, herald.Event{Kind: herald.EventDown, Since: in.sub.lastProof(), Err: errInboxFull})
+	in.sub.inbox.Push(in.events, herald.Event{Kind: herald.EventDown, Since: in.sub.uplink.Proved(), Err: errInboxFull})
 	clear(in.events)
 	in.events = in.events[:0]
 }

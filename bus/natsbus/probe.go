@@ -27,7 +27,7 @@ func (b *Bus) proveLinks(ctx context.Context, tick, timeout time.Duration) {
 		case <-timer.C:
 		}
 		start := time.Now()
-		link := b.sub.current()
+		link := b.sub.uplink.Link()
 		err := b.sub.prove(ctx)
 		looped := b.loop(ctx, link, timeout)
 		// Not errors.Is: that a link is down because of errDeaf, and not up
@@ -37,7 +37,7 @@ func (b *Bus) proveLinks(ctx context.Context, tick, timeout time.Duration) {
 			b.pub.drop(errDeaf)
 		} else if err == nil {
 			// That publishing failed is no fault of the subscription.
-			b.sub.proveSince(link, start)
+			b.sub.uplink.Prove(link, start)
 		}
 		b.mu.Lock()
 		b.unproved = cmp.Or(err, looped)

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/batch"
 	"github.com/heraldgo/herald/internal/inbox"
+	"github.com/heraldgo/herald/internal/uplink"
 )
 
 // maxTopics is how many subscriptions are changed in one exchange.
@@ -47,27 +47,21 @@ type subscriber struct {
 	probe  string      // the subject that the Bus proves itself with
 	nonces chan uint64 // the last that was heard on it; holds one
 	batch  *batch.Batcher[*change]
+	uplink *uplink.Uplink[*link] // up once it is subscribed to all that is wanted
 
-	mu     sync.Mutex
-	link   *link                   // the last one, dead or alive
-	up     chan struct{}           // closed once link is subscribed to all that is wanted
-	gone   chan struct{}           // closed once link is down again, with a new up
-	down   error                   // why it is not, or nil
-	wanted map[string]subscription // by topic; the ids are those of link
-	proved time.Time               // no packet published before was lost and not reported
+	mu     sync.Mutex              // the present link is set with it held
+	wanted map[string]subscription // by topic; the ids are those of that link
 }
 
 func newSubscriber(ctx context.Context, dialer *dialer, in *inbox.Inbox[herald.Event], prefix, probe string) *subscriber {
 	s := &subscriber{
 		ctx: ctx, dialer: dialer, inbox: in, prefix: prefix, probe: probe,
 		nonces: make(chan uint64, 1),
-		up:     make(chan struct{}),
-		gone:   make(chan struct{}),
-		down:   herald.ErrBusDown,
+		uplink: uplink.New(ctx, (*link).reason, herald.ErrBusDown, herald.ErrClosed),
 		wanted: make(map[string]subscription),
 	}
 	s.batch = batch.New(batch.Config[*change]{
-		Ready:    func() error { _, err := s.await(); return err },
+		Ready:    func() error { _, err := s.uplink.Await(context.Background()); return err },
 		Commit:   s.commit,
 		Size:     func(c *change) int { return len(c.topics) },
 		MaxItems: maxTopics,
@@ -89,7 +83,7 @@ func (s *subscriber) change(ctx context.Context, kind changeKind, topics []strin
 			continue
 		}
 		if ctx.Err() != nil {
-			if down := s.health(); down != nil && !errors.Is(err, herald.ErrClosed) {
+			if down := s.uplink.Health(); down != nil && !errors.Is(err, herald.ErrClosed) {
 				return fmt.Errorf("%w: %w: %w", herald.ErrBusDown, err, down)
 			}
 		}
@@ -101,7 +95,7 @@ func (s *subscriber) change(ctx context.Context, kind changeKind, topics []strin
 // prove has the server answer on the subscribed link: all that it had taken
 // before it was asked is in the inbox then.
 func (s *subscriber) prove(ctx context.Context) error {
-	if err := s.health(); err != nil {
+	if err := s.uplink.Health(); err != nil {
 		return err
 	}
 	return s.batch.Do(ctx, &change{kind: proof})
@@ -111,7 +105,7 @@ func (s *subscriber) prove(ctx context.Context) error {
 // subscribe again does no harm.
 func (s *subscriber) commit(items []*change) []error {
 	for todo := slices.Clone(items); len(todo) > 0; {
-		link, err := s.await()
+		link, err := s.uplink.Await(context.Background())
 		if err == nil {
 			if err = s.exchange(link, todo); err == nil {
 				break
@@ -168,7 +162,7 @@ type encoded struct {
 func (s *subscriber) encode(link *link, changes []*change) (e encoded, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.link != link {
+	if s.uplink.Link() != link {
 		return e, false
 	}
 	for _, c := range changes {
@@ -199,7 +193,7 @@ func (s *subscriber) encode(link *link, changes []*change) (e encoded, ok bool) 
 func (s *subscriber) settle(link *link, changes []*change, refused []refusal) (commands []byte, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.link != link {
+	if s.uplink.Link() != link {
 		return nil, herald.ErrBusDown
 	}
 	met := make([]bool, len(refused))
@@ -252,7 +246,7 @@ func (s *subscriber) refusal(topic string, refused []refusal) int {
 // subject and to all that is wanted. The commits are waiting.
 func (s *subscriber) resubscribe(link *link) error {
 	s.mu.Lock()
-	s.link = link
+	s.uplink.Set(link)
 	topics := make([]string, 0, len(s.wanted))
 	for topic, sub := range s.wanted {
 		sub.sid = link.in.take(topic)

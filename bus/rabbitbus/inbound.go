@@ -40,15 +40,15 @@ func (in *inbound) message(body []byte) {
 	in.sub.life.Add(1)
 	h, packets, err := parseHeader(body)
 	if err != nil {
-		in.gap(in.sub.lastProof(), err)
+		in.gap(in.sub.uplink.Proved(), err)
 		return
 	}
 	in.follow(h)
 	if err := in.collect(packets); err != nil {
-		in.gap(in.sub.lastProof(), err)
+		in.gap(in.sub.uplink.Proved(), err)
 	}
 	if len(in.events) > 0 {
-		in.sub.inbox.Push(in.events, herald.Event{Kind: herald.EventDown, Since: in.sub.lastProof(), Err: errInboxFull})
+		in.sub.inbox.Push(in.events, herald.Event{Kind: herald.EventDown, Since: in.sub.uplink.Proved(), Err: errInboxFull})
 		clear(in.events)
 		in.events = in.events[:0]
 	}
@@ -76,7 +76,7 @@ func (in *inbound) follow(h header) {
 	if ok && last.seq < h.prev {
 		in.gap(last.proved, errHole)
 	}
-	in.heard[h.id] = mark{seq: max(h.seq, last.seq), proved: in.sub.lastProof()}
+	in.heard[h.id] = mark{seq: max(h.seq, last.seq), proved: in.sub.uplink.Proved()}
 }
 
 // collect turns the packets of subscribed topics into events.

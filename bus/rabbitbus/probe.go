@@ -24,11 +24,11 @@ func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 		case <-timer.C:
 		}
 		start := time.Now()
-		link := b.sub.current()
+		link := b.sub.uplink.Link()
 		err := b.loop(ctx, link, timeout)
 		switch {
 		case err == nil:
-			b.sub.proveSince(link, start)
+			b.sub.uplink.Prove(link, start)
 		// Not errors.Is: that a link is down because of errDeaf, and not up
 		// again, is no news.
 		case err == errDeaf:

@@ -153,7 +153,7 @@ func New(url string, opts *Options) (*Bus, error) {
 func (b *Bus) open(ctx context.Context, options Options) error {
 	err := b.sub.connect()
 	if err == nil {
-		link := b.sub.current()
+		link := b.sub.uplink.Link()
 		b.running.Go(b.sub.run)
 		err = b.loop(ctx, link, options.ProbeTimeout)
 	}
@@ -240,7 +240,7 @@ func (b *Bus) Health() error {
 	b.mu.Lock()
 	err := b.unproved
 	b.mu.Unlock()
-	return cmp.Or(b.sub.health(), b.pub.health(), err)
+	return cmp.Or(b.sub.uplink.Health(), b.pub.health(), err)
 }
 
 // Close closes both links and waits for the Bus' goroutines. It takes leave

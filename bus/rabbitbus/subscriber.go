@@ -12,6 +12,7 @@ import (
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/backoff"
 	"github.com/heraldgo/herald/internal/inbox"
+	"github.com/heraldgo/herald/internal/uplink"
 )
 
 // maxQueued is how much RabbitMQ keeps for a node that does not read, as one
@@ -27,25 +28,18 @@ type subscriber struct {
 	own    uint64        // id of the Bus' publisher
 	echo   chan uint64   // the last message of it that was heard; holds one
 	life   atomic.Uint64 // messages heard
+	uplink *uplink.Uplink[*link]
 
 	mu     sync.Mutex
-	link   *link             // the last one, dead or alive
-	up     chan struct{}     // closed once link consumes
-	gone   chan struct{}     // closed once link is down again, with a new up
-	down   error             // why it is not up, or nil
 	topics map[string]string // what is subscribed, by itself: so a packet's topic costs no memory
-	proved time.Time         // no packet published before was lost and not reported
 }
 
 func newSubscriber(ctx context.Context, dialer *dialer, in *inbox.Inbox[herald.Event], own uint64) *subscriber {
 	return &subscriber{
 		ctx: ctx, dialer: dialer, inbox: in, own: own,
 		echo:   make(chan uint64, 1),
-		up:     make(chan struct{}),
-		gone:   make(chan struct{}),
-		down:   herald.ErrBusDown,
+		uplink: uplink.New(ctx, (*link).reason, herald.ErrBusDown, herald.ErrClosed),
 		topics: make(map[string]string),
-		proved: time.Now(),
 	}
 }
 
@@ -62,9 +56,9 @@ func (s *subscriber) subscribe(ctx context.Context, topics []string) error {
 		s.topics[topic] = topic
 	}
 	s.mu.Unlock()
-	err := s.await(ctx)
+	_, err := s.uplink.Await(ctx)
 	if err != nil && err == ctx.Err() {
-		if down := s.health(); down != nil {
+		if down := s.uplink.Health(); down != nil {
 			return fmt.Errorf("%w: %w: %w", herald.ErrBusDown, err, down)
 		}
 	}
@@ -95,91 +89,37 @@ func (s *subscriber) refuse(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// await waits until the link is up.
-func (s *subscriber) await(ctx context.Context) error {
-	for {
-		s.mu.Lock()
-		up, gone := s.up, s.gone
-		s.mu.Unlock()
-		select {
-		case <-up:
-			if s.current().reason() == nil {
-				return nil
-			}
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.ctx.Done():
-			return herald.ErrClosed
-		}
-		select {
-		case <-gone: // run has noted that the link is dead
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.ctx.Done():
-			return herald.ErrClosed
-		}
-	}
-}
-
 // run keeps the link up until Close.
 func (s *subscriber) run() {
 	var pause backoff.Backoff
 	for born := time.Now(); ; born = time.Now() {
-		link := s.current()
+		link := s.uplink.Link()
 		<-link.dead
 		link.close(nil)
-		since := s.goDown(link.reason())
+		since := s.uplink.Down(link.reason())
 		if s.ctx.Err() != nil {
 			return
 		}
 		s.inbox.Down(herald.Event{Kind: herald.EventDown, Since: since, Err: link.reason()})
-		wait := pause.Lost(time.Since(born))
-		for {
-			if wait > 0 {
-				select {
-				case <-time.After(wait):
-				case <-s.ctx.Done():
-					return
-				}
-			}
-			if s.connect() == nil {
-				break
-			}
-			wait = pause.Fail()
+		if !pause.Reconnect(s.ctx, time.Since(born), s.connect) {
+			return
 		}
 	}
-}
-
-// goDown notes that the link is down, and returns since when packets may
-// have been lost.
-func (s *subscriber) goDown(why error) time.Time {
-	s.mu.Lock()
-	gone, since := s.gone, s.proved
-	s.up, s.gone = make(chan struct{}), make(chan struct{})
-	s.down = why
-	s.mu.Unlock()
-	close(gone)
-	return since
 }
 
 // connect opens a link that consumes from a new queue, and ends the gap.
 func (s *subscriber) connect() error {
 	link, err := s.dialer.dial(s.ctx, "herald subscriber", s.setup)
-	s.mu.Lock()
-	s.down = err
 	if err != nil {
-		s.mu.Unlock()
+		s.uplink.Fail(err)
 		return err
 	}
-	s.link = link
-	s.proved = time.Now()
-	up := s.up
-	s.mu.Unlock()
-	if s.ctx.Err() != nil { // Close may have seen no link to drop
-		link.fail(herald.ErrClosed)
-	}
-	s.inbox.Restore()
-	close(up)
+	s.uplink.Up(link, func() {
+		if s.ctx.Err() != nil { // Close may have seen no link to drop
+			link.fail(herald.ErrClosed)
+		}
+		s.inbox.Restore()
+	})
 	return nil
 }
 
@@ -215,53 +155,23 @@ func (s *subscriber) setup(l *link) error {
 	return nil
 }
 
-// current returns the last link, dead or alive; nil before the first.
-func (s *subscriber) current() *link {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.link
-}
-
-// health returns why nothing can be received, or nil.
-func (s *subscriber) health() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.down
-}
-
-func (s *subscriber) lastProof() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.proved
-}
-
-// proveSince notes that link has been proved healthy by a message that was
-// published after the time start.
-func (s *subscriber) proveSince(link *link, start time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.link == link && s.down == nil && start.After(s.proved) {
-		s.proved = start
-	}
-}
-
 // drop makes the link dead, where there is one.
 func (s *subscriber) drop(why error) {
-	if link := s.current(); link != nil {
+	if link := s.uplink.Link(); link != nil {
 		link.fail(why)
 	}
 }
 
 // leave takes leave of RabbitMQ, where there is a link.
 func (s *subscriber) leave() {
-	if link := s.current(); link != nil {
+	if link := s.uplink.Link(); link != nil {
 		link.leave(func() {})
 	}
 }
 
 // close ends the link. run must have ended.
 func (s *subscriber) close() {
-	if link := s.current(); link != nil {
+	if link := s.uplink.Link(); link != nil {
 		link.close(herald.ErrClosed)
 	}
 }

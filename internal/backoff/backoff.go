@@ -2,6 +2,7 @@
 package backoff
 
 import (
+	"context"
 	"math/rand/v2"
 	"time"
 )
@@ -15,8 +16,7 @@ const DefaultMax = 5 * time.Second
 // A Backoff says how long to wait before the next attempt to keep one link:
 // not at all at first, then 50 ms and, failure by failure, up to Max, with
 // jitter, so that nodes that have lost the same broker do not come back all at
-// once. It only counts; the caller waits. One goroutine at a time uses it. The
-// zero value is ready to use.
+// once. One goroutine at a time uses it. The zero value is ready to use.
 type Backoff struct {
 	Max time.Duration // the longest wait, above zero; 0: DefaultMax
 
@@ -29,6 +29,24 @@ func (b *Backoff) Fail() time.Duration {
 	d := min(first<<min(b.failures, 10), b.max())
 	b.failures++
 	return d/2 + rand.N(d/2)
+}
+
+// Reconnect calls connect after a link is lost that lived for d, and again
+// until it returns nil, with the waits that are due. It returns false where
+// ctx ends in one of them.
+func (b *Backoff) Reconnect(ctx context.Context, d time.Duration, connect func() error) bool {
+	for wait := b.Lost(d); ; wait = b.Fail() {
+		if wait > 0 {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return false
+			}
+		}
+		if connect() == nil {
+			return true
+		}
+	}
 }
 
 // Lost counts a link that lived for d and returns how long to wait: not at

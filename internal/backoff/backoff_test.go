@@ -1,7 +1,10 @@
 package backoff_test
 
 import (
+	"context"
+	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/heraldgo/herald/internal/backoff"
@@ -58,4 +61,35 @@ func TestLost(t *testing.T) {
 	if d := short.Lost(500 * time.Millisecond); d != 0 {
 		t.Errorf("a link that has lived for Max waits %v", d)
 	}
+}
+
+func TestReconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b backoff.Backoff
+		begin, tries := time.Now(), 0
+		connect := func() error {
+			waits := []time.Duration{0, 100 * time.Millisecond, 200 * time.Millisecond}
+			if got, due := time.Since(begin), waits[tries]; got < due/2 || got > due {
+				t.Errorf("attempt %d after %v, want %v", tries, got, due)
+			}
+			begin = time.Now()
+			if tries++; tries == len(waits) {
+				return nil
+			}
+			return errors.New("no")
+		}
+		if !b.Reconnect(t.Context(), time.Hour, connect) || tries != 3 {
+			t.Errorf("gave up after %d attempts", tries)
+		}
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		begin = time.Now()
+		if b.Reconnect(ctx, 0, func() error { return errors.New("never") }) {
+			t.Error("connected, it says")
+		}
+		if got := time.Since(begin); got != time.Minute {
+			t.Errorf("gave up after %v, not with the context", got)
+		}
+	})
 }

@@ -1,0 +1,141 @@
+// Package uplink keeps what a Bus knows of the links that it receives on, one
+// after the other: which is the present one, why it is not up if it is not,
+// and when it was last proved well.
+package uplink
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// An Uplink is of links of the type L, a pointer. One goroutine, its keeper,
+// connects them and calls Set, Up, Fail and Down; before it runs another may
+// do so. Everyone may call the other methods at any time.
+type Uplink[L comparable] struct {
+	ctx    context.Context // ends at Close
+	reason func(L) error   // why a link is dead, or nil
+	closed error           // what Await returns after Close
+
+	mu     sync.Mutex
+	link   L             // the last one, dead or alive
+	up     chan struct{} // closed once link is up
+	gone   chan struct{} // closed once link is down again, with a new up
+	down   error         // why it is not up, or nil
+	proved time.Time     // no packet published before was lost and not reported
+}
+
+// New returns an Uplink that is down for the reason given, until ctx ends.
+// Await then returns closed. The function reason says why a link is dead, or
+// nil while it lives.
+func New[L comparable](ctx context.Context, reason func(L) error, down, closed error) *Uplink[L] {
+	return &Uplink[L]{
+		ctx: ctx, reason: reason, closed: closed, down: down,
+		up:     make(chan struct{}),
+		gone:   make(chan struct{}),
+		proved: time.Now(),
+	}
+}
+
+// Link returns the last link, dead or alive; nil before the first.
+func (u *Uplink[L]) Link() L {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.link
+}
+
+// Health returns why nothing can be received, or nil.
+func (u *Uplink[L]) Health() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.down
+}
+
+// Await returns the link once it is up and lives. One that has died does not
+// count, even if the keeper has not noted it yet. The error is that of ctx, or says that the Bus is closed.
+func (u *Uplink[L]) Await(ctx context.Context) (link L, err error) {
+	for {
+		u.mu.Lock()
+		up, gone := u.up, u.gone
+		u.mu.Unlock()
+		select {
+		case <-up:
+			u.mu.Lock()
+			present, same := u.link, u.up == up
+			u.mu.Unlock()
+			if same && u.reason(present) == nil {
+				return present, nil
+			}
+		case <-ctx.Done():
+			return link, ctx.Err()
+		case <-u.ctx.Done():
+			return link, u.closed
+		}
+		select {
+		case <-gone: // the keeper has noted that the link is dead
+		case <-ctx.Done():
+			return link, ctx.Err()
+		case <-u.ctx.Done():
+			return link, u.closed
+		}
+	}
+}
+
+// Set makes link the present one, which is being set up.
+func (u *Uplink[L]) Set(link L) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.link = link
+}
+
+// Up notes that link is the present one, and up, which is its first proof. It
+// calls restored before anyone's Await returns.
+func (u *Uplink[L]) Up(link L, restored func()) {
+	u.mu.Lock()
+	u.link, u.down, u.proved = link, nil, time.Now()
+	up := u.up
+	u.mu.Unlock()
+	restored()
+	close(up)
+}
+
+// Fail notes why no new link has come up.
+func (u *Uplink[L]) Fail(why error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.down = why
+}
+
+// Down notes that the link, which was up, is down, and returns since when
+// packets may have been lost.
+func (u *Uplink[L]) Down(why error) (since time.Time) {
+	u.mu.Lock()
+	gone, since := u.gone, u.proved
+	u.up, u.gone = make(chan struct{}), make(chan struct{})
+	u.down = why
+	u.mu.Unlock()
+	close(gone)
+	return since
+}
+
+// Prove notes that link has been proved well by what was sent at the time
+// start, or asked then. It returns false, and does nothing, where link is not
+// the present one or is not up.
+func (u *Uplink[L]) Prove(link L, start time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.link != link || u.down != nil {
+		return false
+	}
+	if start.After(u.proved) {
+		u.proved = start
+	}
+	return true
+}
+
+// Proved returns when the last proof began.
+func (u *Uplink[L]) Proved() time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.proved
+}

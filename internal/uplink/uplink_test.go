@@ -1,0 +1,136 @@
+package uplink_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heraldgo/herald/internal/uplink"
+)
+
+type link struct{ dead error }
+
+var (
+	errStart  = errors.New("not yet connected")
+	errClosed = errors.New("closed")
+	errCut    = errors.New("cut")
+)
+
+func open(ctx context.Context) *uplink.Uplink[*link] {
+	return uplink.New(ctx, func(l *link) error { return l.dead }, errStart, errClosed)
+}
+
+func nothing() {}
+
+// Await waits for a link that is up and lives, over links that die.
+func TestAwait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := open(t.Context())
+		if u.Link() != nil || u.Health() != errStart {
+			t.Errorf("at first: link %v, health %v", u.Link(), u.Health())
+		}
+		var got *link
+		await := func() {
+			got = nil
+			go func() {
+				l, err := u.Await(t.Context())
+				if err != nil {
+					t.Error(err)
+				}
+				got = l
+			}()
+		}
+		expect := func(want *link) {
+			t.Helper()
+			synctest.Wait()
+			if got != want {
+				t.Fatalf("Await returned %p, want %p", got, want)
+			}
+		}
+
+		first, second := &link{}, &link{}
+		await()
+		expect(nil)
+		u.Set(first)
+		expect(nil)
+		if u.Link() != first {
+			t.Error("Link is not what was set")
+		}
+		u.Up(first, func() { expect(nil) })
+		expect(first)
+		if u.Health() != nil {
+			t.Error(u.Health())
+		}
+
+		first.dead = errCut // and nobody has noted it
+		await()
+		expect(nil)
+		u.Down(errCut)
+		expect(nil)
+		if u.Health() != errCut {
+			t.Error(u.Health())
+		}
+		u.Fail(errStart)
+		expect(nil)
+		if u.Health() != errStart {
+			t.Error(u.Health())
+		}
+		u.Up(second, nothing)
+		expect(second)
+	})
+}
+
+// Whoever waits is let go, for whatever he waits.
+func TestAwaitEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, dead := range []bool{false, true} {
+			ctx, closing := context.WithCancel(t.Context())
+			u := open(ctx)
+			if dead {
+				u.Up(&link{dead: errCut}, nothing)
+			}
+			short, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if _, err := u.Await(short); err != context.DeadlineExceeded {
+				t.Errorf("dead %v: %v", dead, err)
+			}
+			time.AfterFunc(time.Second, closing)
+			if _, err := u.Await(t.Context()); err != errClosed {
+				t.Errorf("dead %v: %v", dead, err)
+			}
+		}
+	})
+}
+
+// A gap begins with the last proof of the link that was lost.
+func TestProve(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := open(t.Context())
+		old, present := &link{}, &link{}
+		time.Sleep(time.Second)
+		begin := time.Now()
+		u.Set(present)
+		if u.Prove(present, begin.Add(time.Minute)) {
+			t.Error("a link was proved that is not up")
+		}
+		u.Up(present, nothing)
+		if !u.Proved().Equal(begin) {
+			t.Errorf("proved %v, want %v", u.Proved(), begin)
+		}
+		if u.Prove(old, begin.Add(time.Minute)) || !u.Proved().Equal(begin) {
+			t.Error("a link was proved that is not the present one")
+		}
+		later := begin.Add(time.Second)
+		if !u.Prove(present, later) || !u.Prove(present, begin) {
+			t.Error("the present link was not proved")
+		}
+		if since := u.Down(errCut); !since.Equal(later) {
+			t.Errorf("down since %v, want %v", since, later)
+		}
+		if u.Prove(present, later.Add(time.Minute)) {
+			t.Error("a link was proved that is down")
+		}
+	})
+}
