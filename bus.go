@@ -56,7 +56,8 @@ type Event struct {
 //     what is not subscribed is no error.
 //  4. Order: packets of one topic that one Bus published one after the other
 //     arrive in that order, and every subscriber sees the packets of a topic
-//     in the same order.
+//     in the same order. A Bus whose broker has no one order for packets of
+//     several publishers (core NATS) says so in its documentation.
 //  5. Topics are exact: any bytes, no wildcard, no separator, nothing that
 //     one prefix or database could see of another.
 //  6. Publish returns nil when the broker has taken every packet. An error

@@ -104,8 +104,9 @@ func (p *redisPartition) prove(ctx context.Context, tick, timeout time.Duration)
 		}
 		start := time.Now()
 		link := p.sub.current()
+		alive := link.reason() == nil
 		err := p.sub.prove(ctx)
-		if errors.Is(err, errIsolated) {
+		if alive && errors.Is(err, errIsolated) { // the other link leads there too
 			p.pub.drop(errIsolated)
 		}
 		looped := p.loop(ctx, link, timeout)

@@ -19,7 +19,8 @@
 // A connected device gets a message at most once, and exactly once where no
 // [Gap] is reported and its queue holds. Messages that one sender sends to one
 // topic (a user, a group, everyone) arrive in the order of sending, and all
-// receivers of a topic see one order; between topics there is none. No loss is
+// receivers of a topic see one order, where the Bus has one for all publishers
+// (core NATS has not); between topics there is none. No loss is
 // silent: it lies in a Gap, or the Send returned an error, or it is counted in
 // [Stats]. herald makes no duplicates, and so it never sends again by itself
 // what may have been sent: that is [ErrUnknown].

@@ -52,8 +52,8 @@ type envelope struct {
 	conns   []string // of kindDirect
 	message Message  // of a message that is encoded
 	frame   []byte   // of one that was decoded: the WebSocket frame, header and all
-	call  call     // of kindCall
-	err   string   // of kindAnswer: why it could not be done
+	call    call     // of kindCall
+	err     string   // of kindAnswer: why it could not be done
 }
 
 // A filter narrows a target, wherever its Conns are.

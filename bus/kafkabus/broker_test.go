@@ -50,7 +50,9 @@ func (b *broker) start(opts ...kfake.Opt) {
 	}
 	b.cluster = cluster
 	for _, topic := range []string{"herald", "other"} {
-		b.create(topic)
+		if cluster.TopicInfo(topic) == nil { // it may have come back from disk
+			b.create(topic)
+		}
 	}
 }
 
@@ -70,8 +72,8 @@ func (b *broker) proxy() {
 	}
 }
 
-// restart ends the cluster, with all that is in it, and starts an empty one
-// at its addresses.
+// restart ends the cluster and starts another at its addresses, which is
+// empty unless kfake.DataDir was an option.
 func (b *broker) restart() {
 	b.t.Helper()
 	b.stop()
@@ -83,7 +85,7 @@ func (b *broker) stop() {
 	b.cut() // as the kernel would
 }
 
-// again starts an empty cluster at the addresses of one that was stopped.
+// again starts a cluster at the addresses of one that was stopped.
 func (b *broker) again() {
 	b.t.Helper()
 	var ports []int

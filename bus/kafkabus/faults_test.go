@@ -32,7 +32,10 @@ func TestNothingIsLost(t *testing.T) {
 			for range 5 {
 				_, _, before := r.snapshot()
 				r.cut()
-				r.await("another gap", func() bool { _, _, gaps := r.snapshot(); return len(gaps) > len(before) })
+				r.await("another gap, and its end", func() bool {
+					_, _, gaps := r.snapshot()
+					return len(gaps) > len(before) && !gaps[len(gaps)-1][1].IsZero()
+				})
 			}
 		}},
 		"black hole": {fault: func(r *rig) {
@@ -61,7 +64,7 @@ func TestNothingIsLost(t *testing.T) {
 		"out of order":          {fault: faulty(kfake.Fault{Keys: []kmsg.Key{produce}, Err: kerr.OutOfOrderSequenceNumber, Count: 1}), quiet: true},
 		"epoch is fenced":       {fault: faulty(kfake.Fault{Keys: []kmsg.Key{fetch}, Err: kerr.FencedLeaderEpoch, Count: 3}), quiet: true},
 		"ends are not told":     {fault: faulty(kfake.Fault{Keys: []kmsg.Key{kmsg.ListOffsets}, Err: kerr.OffsetNotAvailable, Count: 3}), quiet: true},
-		"reading is denied":     {fault: faulty(kfake.Fault{Keys: []kmsg.Key{fetch}, Err: kerr.TopicAuthorizationFailed, Count: 3})},
+		"reading is denied":     {fault: func(r *rig) { r.deny(kerr.TopicAuthorizationFailed) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
@@ -73,6 +76,43 @@ func TestNothingIsLost(t *testing.T) {
 				t.Errorf("%d packets were lost that Kafka had", lost)
 			}
 		})
+	}
+}
+
+// Nor is it by a restart of all brokers.
+func TestRestartLosesNothing(t *testing.T) {
+	r := newRig(t, kfake.DataDir(t.TempDir()))
+	r.restart()
+	r.awaitGap()
+	if lost := r.check(true); lost > 0 {
+		t.Errorf("%d packets were lost that Kafka had", lost)
+	}
+}
+
+// A leader that says that the log was cut off, and is wrong, or late, causes
+// no second copy.
+func TestCutOff(t *testing.T) {
+	r := newRig(t)
+	r.cluster.ControlKey(int16(kmsg.OffsetForLeaderEpoch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		r.cluster.KeepControl()
+		asked := req.(*kmsg.OffsetForLeaderEpochRequest)
+		resp := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
+		for _, t := range asked.Topics {
+			rt := kmsg.NewOffsetForLeaderEpochResponseTopic()
+			rt.Topic = t.Topic
+			for _, p := range t.Partitions {
+				rp := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
+				rp.Partition, rp.LeaderEpoch, rp.EndOffset = p.Partition, p.LeaderEpoch, 1
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			resp.Topics = append(resp.Topics, rt)
+		}
+		return resp, nil, true
+	})
+	r.deny(kerr.FencedLeaderEpoch)
+	r.cluster.DropControl()
+	if lost := r.check(true); lost > 0 {
+		t.Errorf("%d packets were lost that Kafka had", lost)
 	}
 }
 
@@ -111,7 +151,7 @@ func TestLossIsReported(t *testing.T) {
 			r.blackhole(false)
 		},
 		"out of range": func(r *rig) {
-			r.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "herald", Err: kerr.OffsetOutOfRange})
+			r.deny(kerr.OffsetOutOfRange)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -141,6 +181,14 @@ func TestPartitionsAdded(t *testing.T) {
 	if lost := r.check(false); lost > 0 {
 		t.Errorf("%d packets were lost", lost)
 	}
+}
+
+// deny answers every fetch with an error until there is a gap.
+func (r *rig) deny(why *kerr.Error) {
+	r.T.Helper()
+	h := r.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: "herald", Err: why, Count: -1})
+	r.awaitGap()
+	h.Remove()
 }
 
 func (r *rig) must(err error) {

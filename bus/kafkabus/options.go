@@ -150,6 +150,10 @@ func parseURL(url string) (seeds []string, topic string, err error) {
 // answer has at least one batch, which may be larger.
 const maxFetch = 8 << 20
 
+// maxFetchWait is how long a broker keeps a fetch that there is nothing for.
+// A partition that comes to a broker waits for the fetch that is under way.
+const maxFetchWait = 500 * time.Millisecond
+
 // clientOpts returns the options of a Kafka client: what the user may change,
 // the user's, and what must be as it is.
 func (o *Options) clientOpts(seeds []string, must ...kgo.Opt) []kgo.Opt {
@@ -160,6 +164,7 @@ func (o *Options) clientOpts(seeds []string, must ...kgo.Opt) []kgo.Opt {
 			kgo.ProducerBatchCompression(kgo.NoCompression()),
 			kgo.FetchMaxBytes(maxFetch),
 			kgo.FetchMaxPartitionBytes(1 << 20),
+			kgo.FetchMaxWait(maxFetchWait),
 			kgo.DisableClientMetrics(),
 		},
 		o.Opts,

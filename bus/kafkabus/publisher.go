@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +25,34 @@ type link struct {
 	wrote  atomic.Uint64 // produce requests that went out, at least in part
 	lost   atomic.Uint64 // those whose answer did not come
 	broken atomic.Bool   // the cluster will take nothing more from this producer
+
+	mu   sync.Mutex
+	open map[net.Conn]struct{} // connections to brokers, but for those to seeds
+}
+
+// OnBrokerConnect counts connections. kgo calls it before it writes a request.
+func (l *link) OnBrokerConnect(broker kgo.BrokerMetadata, _ time.Duration, conn net.Conn, err error) {
+	if err == nil && broker.NodeID >= 0 {
+		l.mu.Lock()
+		l.open[conn] = struct{}{}
+		l.mu.Unlock()
+	}
+}
+
+// OnBrokerDisconnect is the opposite of OnBrokerConnect.
+func (l *link) OnBrokerDisconnect(_ kgo.BrokerMetadata, conn net.Conn) {
+	l.mu.Lock()
+	delete(l.open, conn)
+	l.mu.Unlock()
+}
+
+// idle says whether nothing has been written since the count of requests was
+// wrote, and nothing is being written.
+func (l *link) idle(wrote uint64) bool {
+	l.mu.Lock()
+	open := len(l.open)
+	l.mu.Unlock()
+	return open == 0 && l.wrote.Load() == wrote
 }
 
 // OnBrokerWrite counts produce requests. kgo calls it before it reads an answer.
@@ -95,7 +123,7 @@ func newPublisher(ctx context.Context, o *Options, seeds []string) (*publisher, 
 }
 
 func (p *publisher) open() (*link, error) {
-	l := new(link)
+	l := &link{open: make(map[net.Conn]struct{})}
 	client, err := kgo.NewClient(append(p.opts[:len(p.opts):len(p.opts)], kgo.WithHooks(l))...)
 	if err != nil {
 		return nil, err
@@ -154,82 +182,6 @@ func (p *publisher) close() {
 	p.closing.Wait()
 }
 
-// A publication is the packets of one call that go out together.
-type publication struct {
-	records []kgo.Record
-	data    []byte // keys and values
-	link    *link
-	wrote   uint64 // of link, before the first record was handed over
-	lost    uint64
-
-	// Of the link's promises, which come one after the other.
-
-	promise func(*kgo.Record, error) // p.settle
-	waiting int
-	failed  int
-	unsure  bool  // not all that failed were refused
-	err     error // of the first that failed
-	done    chan struct{}
-}
-
-// Bounds of what goes out together, and of what is kept for another use.
-const (
-	maxPublishItems = 1024
-	maxPublishBytes = 1 << 20
-	keepItems       = 64
-	keepBytes       = 64 << 10
-)
-
-var publications = sync.Pool{New: func() any {
-	p := &publication{done: make(chan struct{}, 1)}
-	p.promise = p.settle
-	return p
-}}
-
-// fill copies packets into p, as many as go out together, and returns the
-// rest. Once a call has returned, kgo may still hold its records.
-func (p *publication) fill(topic string, packets []herald.Packet) (rest []herald.Packet) {
-	size, n := 0, 0
-	for n < len(packets) && n < maxPublishItems {
-		s := len(packets[n].Topic) + len(packets[n].Data)
-		if n > 0 && size+s > maxPublishBytes {
-			break
-		}
-		size += s
-		n++
-	}
-	if cap(p.data) < size || p.data == nil {
-		p.data = make([]byte, 0, max(size, 1)) // not nil: a record's key is never nil
-	}
-	if cap(p.records) < n {
-		p.records = make([]kgo.Record, n)
-	}
-	p.records, p.data = p.records[:n], p.data[:0]
-	for i, packet := range packets[:n] {
-		from := len(p.data)
-		p.data = append(p.data, packet.Topic...)
-		to := len(p.data)
-		p.data = append(p.data, packet.Data...)
-		p.records[i] = kgo.Record{Topic: topic, Key: p.data[from:to:to], Value: p.data[to:len(p.data):len(p.data)]}
-	}
-	return packets[n:]
-}
-
-// settle takes the outcome of one record.
-func (p *publication) settle(_ *kgo.Record, err error) {
-	if err != nil {
-		if p.failed == 0 {
-			p.err = err
-		}
-		p.failed++
-		p.unsure = p.unsure || !isRefusal(err)
-		p.link.note(err)
-	}
-	if p.waiting--; p.waiting == 0 {
-		p.done <- struct{}{}
-	}
-}
-
 // note looks whether err means that the link is of no more use.
 func (l *link) note(err error) {
 	for _, fatal := range []error{kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID,
@@ -263,7 +215,7 @@ func (p *publisher) send(ctx context.Context, what *publication) error {
 	}
 	l := p.working()
 	what.link, what.wrote, what.lost = l, l.wrote.Load(), l.lost.Load()
-	what.waiting, what.failed, what.unsure, what.err = len(what.records), 0, false, nil
+	what.waiting, what.failed, what.unsure, what.idle, what.err = len(what.records), 0, false, false, nil
 	for i := range what.records {
 		// Not with ctx: kgo fails a whole batch where its first record's
 		// context ends, and the rest of it is other callers'.
@@ -309,48 +261,6 @@ func (p *publisher) refuse(ctx context.Context, records []kgo.Record) error {
 	return nil
 }
 
-// outcome says what became of the records, all of which are settled.
-func (p *publication) outcome() error {
-	switch {
-	case p.failed == 0:
-		return nil
-	case errors.Is(p.err, kgo.ErrClientClosed):
-		p.err = fmt.Errorf("the link was dropped: %w", p.err)
-	}
-	switch {
-	case p.failed < len(p.records):
-		return fmt.Errorf("%w: %d of %d packets failed: %w", herald.ErrUnknown, p.failed, len(p.records), p.err)
-	case !p.unsure && p.link.lost.Load() == p.lost:
-		// Every request was answered, and this was the answer.
-		return fmt.Errorf("refused by Kafka: %w", p.err)
-	case p.link.wrote.Load() == p.wrote:
-		// None of the client's requests went out meanwhile, so none of these.
-		return fmt.Errorf("%w: %w", herald.ErrBusDown, p.err)
-	}
-	return fmt.Errorf("%w: %w", herald.ErrUnknown, p.err)
-}
-
-// isRefusal says whether err says for certain that Kafka has not taken a
-// record, provided that it was sent once.
-func isRefusal(err error) bool {
-	for _, refusal := range []error{kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.PolicyViolation,
-		kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed} {
-		if errors.Is(err, refusal) {
-			return true
-		}
-	}
-	return false
-}
-
-// recycle keeps p's memory for another publication. kgo must be done with it.
-func (p *publication) recycle() {
-	p.link, p.err = nil, nil
-	clear(p.records)
-	if cap(p.records) <= keepItems && cap(p.data) <= keepBytes {
-		publications.Put(p)
-	}
-}
-
 // A probed is the outcome of a probe.
 type probed struct {
 	partition int
@@ -372,26 +282,4 @@ func (p *publisher) probe(partition int) <-chan probed {
 		result <- probed{int(r.Partition), r.Offset, err}
 	})
 	return result
-}
-
-// probeHeader marks a record that carries no packet. Packets have no headers.
-const probeHeader = "herald-probe"
-
-// A partitioner sends a packet where the hash of its topic says, the same way
-// as Kafka's own default partitioner, and a probe where it wants to go.
-type partitioner struct{}
-
-var byKey = kgo.StickyKeyPartitioner(nil).ForTopic("")
-
-func (p partitioner) ForTopic(string) kgo.TopicPartitioner { return p }
-
-// RequiresConsistency: partitions without a leader count.
-func (partitioner) RequiresConsistency(*kgo.Record) bool { return true }
-
-// Partition may be called at any time: with a key nothing else matters.
-func (partitioner) Partition(r *kgo.Record, n int) int {
-	if len(r.Headers) > 0 {
-		return int(r.Partition) % n
-	}
-	return byKey.Partition(r, n)
 }

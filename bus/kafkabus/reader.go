@@ -19,8 +19,12 @@ import (
 type place struct {
 	next  int64 // offset of the record to come
 	epoch int32 // of its leader when the last record was written, or -1
+	read  int64 // what is below, of this epoch or an earlier one, has been read
 	lost  bool  // the log has nothing at next
 }
+
+// newPlace returns the place of a partition of which nothing has been read.
+func newPlace(next int64) place { return place{next: next, epoch: -1} }
 
 // A reader reads every partition, each from its place, in sessions: one Kafka
 // client each. What has been read is in the inbox, or was dropped there and
@@ -44,24 +48,6 @@ type reader struct {
 	retired map[[16]byte]bool // ids of topics that are no more
 	places  []place
 	session *session // the last one; nil where it is of another layout
-}
-
-// A session reads with one Kafka client until its context ends.
-type session struct {
-	client *kgo.Client
-	ctx    context.Context
-	end    context.CancelCauseFunc
-	state  *state
-}
-
-// OnBrokerE2E reports a fetch without an answer: the link has broken. The
-// next one goes on where this one stopped. kgo calls it before it sends one.
-func (s *session) OnBrokerE2E(broker kgo.BrokerMetadata, key int16, e2e kgo.BrokerE2E) {
-	err := e2e.Err()
-	if key != fetchKey || err == nil || s.ctx.Err() != nil || errors.Is(err, context.Canceled) {
-		return
-	}
-	s.state.fault(fmt.Errorf("read from Kafka broker %d: %w", broker.NodeID, err))
 }
 
 func newReader(o *Options, seeds []string, b *Bus) (*reader, error) {
@@ -89,7 +75,7 @@ func (r *reader) start(l layout, ends []int64) {
 	r.layout = l
 	r.places = make([]place, len(ends))
 	for i, end := range ends {
-		r.places[i] = place{next: end, epoch: -1}
+		r.places[i] = newPlace(end)
 	}
 }
 
@@ -115,42 +101,6 @@ func (r *reader) run(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-}
-
-// open starts a session at the places.
-func (r *reader) open(ctx context.Context) (*session, error) {
-	if err := r.find(ctx); err != nil {
-		return nil, err
-	}
-	s := &session{state: r.state}
-	s.ctx, s.end = context.WithCancelCause(ctx)
-	client, err := kgo.NewClient(append(r.opts[:len(r.opts):len(r.opts)],
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: r.set(s)}),
-		kgo.WithHooks(s),
-		// So that Close does not wait for a broker that hangs, to end a fetch
-		// session that the broker forgets by itself.
-		kgo.WithContext(s.ctx),
-	)...)
-	if err != nil {
-		s.end(err)
-		return nil, err
-	}
-	s.client = client
-	return s, nil
-}
-
-// set makes s the present session, and returns where it is to start. With
-// the epoch kgo asks the leader whether the log is still the one that was
-// read, and finds where it was cut off.
-func (r *reader) set(s *session) map[int32]kgo.Offset {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.session = s
-	offsets := make(map[int32]kgo.Offset, len(r.places))
-	for i, p := range r.places {
-		offsets[int32(i)] = kgo.NewOffset().At(p.next).WithEpoch(p.epoch)
-	}
-	return offsets
 }
 
 // find gives the places that are lost new ones: the start of a log that was
@@ -180,9 +130,9 @@ func (r *reader) find(ctx context.Context) error {
 		switch p := &r.places[i]; {
 		case !p.lost:
 		case p.next < starts[i]:
-			*p = place{next: starts[i], epoch: -1}
+			*p = newPlace(starts[i])
 		default:
-			*p = place{next: ends[i], epoch: -1}
+			*p = newPlace(ends[i])
 		}
 	}
 	return nil
@@ -235,7 +185,7 @@ func (r *reader) adopt(l layout, what change) {
 		r.places = nil
 	}
 	for len(r.places) < l.partitions {
-		r.places = append(r.places, place{epoch: -1})
+		r.places = append(r.places, newPlace(0))
 	}
 	r.layout = l
 	s := r.session
@@ -273,16 +223,17 @@ func (r *reader) take(s *session, fetched kgo.FetchTopicPartition) {
 	r.mu.Unlock()
 
 	for _, record := range fetched.Records {
-		switch {
-		case record.Offset < at.next && record.LeaderEpoch <= at.epoch:
-			continue // has been read
-		case record.Offset != at.next:
-			// A leader of later times has cut the log off and goes on from
-			// there; or records are missing.
+		if record.Offset < at.read && record.LeaderEpoch <= at.epoch {
+			at.next = max(at.next, record.Offset+1)
+			continue
+		}
+		if record.Offset != at.next {
+			// A later leader has cut the log off and goes on from there; or
+			// records are missing.
 			r.flush()
 			s.state.fault(fmt.Errorf("partition %d of topic %s: offset %d comes after %d", record.Partition, r.topic, record.Offset, at.next-1))
 		}
-		at.next, at.epoch = record.Offset+1, record.LeaderEpoch
+		at.next, at.read, at.epoch = record.Offset+1, record.Offset+1, record.LeaderEpoch
 		if len(record.Headers) == 0 && !record.Attrs.IsControl() {
 			r.keep(record)
 		}

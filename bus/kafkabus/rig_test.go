@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kfake"
+
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/kafkabus"
 )
@@ -42,8 +44,8 @@ type arrived struct {
 	at time.Time
 }
 
-func newRig(t *testing.T) *rig {
-	b := startFake(t)
+func newRig(t *testing.T, opts ...kfake.Opt) *rig {
+	b := startFake(t, opts...)
 	r := &rig{T: t, broker: b, changed: make(chan struct{})}
 	var err error
 	if r.from, err = kafkabus.New(b.seeds(), &quick); err != nil {

@@ -124,8 +124,9 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
-func TestServerHangsAndDies(t *testing.T) {
+func TestServer(t *testing.T) {
 	server := servertest.RabbitMQ(t)
+	t.Run("memory alarm", func(t *testing.T) { testMemoryAlarm(t, server) })
 	for _, step := range []struct {
 		name  string
 		fault func(r *rig)
@@ -234,8 +235,7 @@ func TestPublishGivesUp(t *testing.T) {
 
 // While RabbitMQ is short of memory Publish returns in its time, Health is
 // red, and what was written before that comes once.
-func TestMemoryAlarm(t *testing.T) {
-	server := servertest.RabbitMQ(t)
+func testMemoryAlarm(t *testing.T, server *servertest.Server) {
 	bus := open(t, server.Addr, quick("herald"))
 	if err := bus.Subscribe(t.Context(), "topic"); err != nil {
 		t.Fatal(err)

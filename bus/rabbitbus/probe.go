@@ -29,7 +29,9 @@ func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 		switch {
 		case err == nil:
 			b.sub.proveSince(link, start)
-		case errors.Is(err, errDeaf):
+		// Not errors.Is: that a link is down because of errDeaf, and not up
+		// again, is no news.
+		case err == errDeaf:
 			link.fail(errDeaf)
 			b.pub.drop(errDeaf)
 		}
@@ -44,7 +46,8 @@ func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 const backlog = 6
 
 // loop publishes an empty message, or shares one with others, and waits until
-// link, the one that consumes, hears it or dies.
+// link, the one that consumes, hears it or dies. The error is errDeaf itself
+// where neither happens.
 func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error {
 	p := &publication{bytes: make([]byte, headerSize)}
 	if err := b.pub.publish(ctx, p); err != nil {
@@ -60,7 +63,7 @@ func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error
 				return nil
 			}
 		case <-link.dead:
-			return link.reason()
+			return fmt.Errorf("probe: %w", link.reason())
 		case <-timer.C:
 			now := b.sub.life.Load()
 			if now == life || waited == backlog {

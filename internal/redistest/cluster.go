@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -66,8 +67,13 @@ func StartCluster(t testing.TB, masters, replicas int, args ...string) *Cluster 
 	}
 	c.AwaitOK()
 	c.await("replicas", func(n *Node) bool {
-		nodes, _ := n.admin.ClusterNodes(context.Background()).Result()
-		return strings.Count(nodes, "slave ") == replicas
+		known := 0
+		for _, words := range n.nodes() {
+			if len(words) > 3 && words[3] != "-" {
+				known++
+			}
+		}
+		return known == replicas
 	})
 	return c
 }
@@ -135,35 +141,51 @@ func (c *Cluster) alive() *Node {
 
 func (n *Node) isAlive() bool { return ping(n.Addr) == nil }
 
+// nodes returns the lines of CLUSTER NODES, as n sees them, in words: id,
+// address, flags, id of the master, and, from the ninth on, ranges of slots
+// (https://redis.io/docs/latest/commands/cluster-nodes).
+func (n *Node) nodes() (lines [][]string) {
+	text, _ := n.admin.ClusterNodes(context.Background()).Result()
+	for line := range strings.Lines(text) {
+		lines = append(lines, strings.Fields(line))
+	}
+	return lines
+}
+
+// masterOf returns the id of a slot's master as n sees it, or "".
+func (n *Node) masterOf(slot int) string {
+	for _, words := range n.nodes() {
+		for _, r := range words[min(8, len(words)):] {
+			first, last, isRange := strings.Cut(r, "-")
+			if !isRange {
+				last = first
+			}
+			from, err := strconv.Atoi(first) // not so of a slot on its way
+			to, _ := strconv.Atoi(last)
+			if err == nil && from <= slot && slot <= to {
+				return words[0]
+			}
+		}
+	}
+	return ""
+}
+
 // MasterOf returns the master of a slot, as a node that runs sees it.
 func (c *Cluster) MasterOf(slot int) *Node {
 	c.t.Helper()
-	ranges, err := c.alive().admin.ClusterSlots(context.Background()).Result()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	for _, r := range ranges {
-		if r.Start <= slot && slot <= r.End {
-			return c.byID(r.Nodes[0].ID)
-		}
-	}
-	c.t.Fatalf("slot %d has no master", slot)
-	return nil
+	return c.byID(c.alive().masterOf(slot))
 }
 
 // ReplicaOf returns a replica of a master, as that sees it; nil where it has
 // none.
 func (c *Cluster) ReplicaOf(master *Node) *Node {
 	c.t.Helper()
-	replicas, err := master.admin.ClusterSlaves(context.Background(), master.ID).Result()
-	if err != nil {
-		c.t.Fatal(err)
+	for _, words := range master.nodes() {
+		if len(words) > 3 && words[3] == master.ID {
+			return c.byID(words[0])
+		}
 	}
-	if len(replicas) == 0 {
-		return nil
-	}
-	id, _, _ := strings.Cut(replicas[0], " ")
-	return c.byID(id)
+	return nil
 }
 
 func (c *Cluster) byID(id string) *Node {
@@ -219,13 +241,8 @@ func (c *Cluster) AwaitOK() {
 func (c *Cluster) AwaitFailover(slot int, old *Node) {
 	c.t.Helper()
 	c.await("a failover", func(n *Node) bool {
-		ranges, _ := n.admin.ClusterSlots(context.Background()).Result()
-		for _, r := range ranges {
-			if r.Start <= slot && slot <= r.End {
-				return r.Nodes[0].ID != old.ID
-			}
-		}
-		return false
+		master := n.masterOf(slot)
+		return master != "" && master != old.ID
 	})
 }
 
