@@ -36,7 +36,10 @@ func openSentinel(t testing.TB, set *redistest.Sentinels, options *herald.RedisO
 // the Sentinels make a replica of the old master. The others kill the links.
 func TestRedisBusOnSentinel(t *testing.T) {
 	set := redistest.StartSentinels(t)
-	failover := sync.OnceFunc(func() { set.AwaitReplica(failOver(set)) })
+	failover := sync.OnceFunc(func() {
+		set.Failover()
+		set.AwaitOneMaster()
+	})
 	heraldtest.TestBus(t, func(t testing.TB) heraldtest.BusNetwork {
 		return heraldtest.BusNetwork{
 			Open:  func() herald.Bus { return openSentinel(t, set, quick) },
@@ -47,13 +50,6 @@ func TestRedisBusOnSentinel(t *testing.T) {
 			},
 		}
 	})
-}
-
-// failOver starts a failover and returns the old master.
-func failOver(set *redistest.Sentinels) *redistest.Server {
-	old := set.Master()
-	set.Failover()
-	return old
 }
 
 func TestRedisRegistryOnSentinel(t *testing.T) {
@@ -96,25 +92,28 @@ func TestRedisBusFailover(t *testing.T) {
 			old.Kill()
 			set.AwaitFailover(old)
 			old.Restart()
-			set.AwaitReplica(old)
+			set.AwaitOneMaster()
 		},
 		"master hangs": func(r *rig, set *redistest.Sentinels) {
 			old := set.Master()
 			old.Pause()
 			set.AwaitFailover(old)
 			old.Continue()
-			set.AwaitReplica(old)
+			set.AwaitOneMaster()
 		},
-		"asked for": func(r *rig, set *redistest.Sentinels) { set.AwaitReplica(failOver(set)) },
+		"asked for": func(r *rig, set *redistest.Sentinels) {
+			set.Failover()
+			set.AwaitOneMaster()
+		},
 		"asked for, the publisher moves first": func(r *rig, set *redistest.Sentinels) {
-			old := failOver(set)
+			set.Failover()
 			r.from.Reset()
-			set.AwaitReplica(old)
+			set.AwaitOneMaster()
 		},
 		"asked for, the subscriber moves first": func(r *rig, set *redistest.Sentinels) {
-			old := failOver(set)
+			set.Failover()
 			r.to.Reset()
-			set.AwaitReplica(old)
+			set.AwaitOneMaster()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -154,7 +153,8 @@ func TestRedisWithoutSentinels(t *testing.T) {
 	for _, s := range set.Sentinels {
 		s.Restart()
 	}
-	set.AwaitReplica(failOver(set))
+	set.Failover()
+	set.AwaitOneMaster()
 	r.AwaitGap()
 	r.Check()
 	eventually(t, "the Registry on the new master", func() bool {

@@ -62,7 +62,7 @@ func startSentinel(t testing.TB, host, port string) *servertest.Server {
 	config := filepath.Join(dir, "sentinel.conf") // it is rewritten by the Sentinel
 	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %q\n"+
 		"sentinel monitor %[3]s %s %s 2\n"+
-		"sentinel down-after-milliseconds %[3]s 1000\n"+
+		"sentinel down-after-milliseconds %[3]s 2000\n"+
 		"sentinel failover-timeout %[3]s 5000\n"+
 		"sentinel parallel-syncs %[3]s 2\n", own, dir, MasterName, host, port)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
@@ -135,17 +135,28 @@ func (s *Sentinels) AwaitFailover(old *Server) *Server {
 	return master
 }
 
-// AwaitReplica waits until a server that was the master is a replica. The
-// Sentinels take it for a mistake for some ten seconds that it still calls
-// itself the master.
-func (s *Sentinels) AwaitReplica(old *Server) {
+// AwaitOneMaster waits until no server that lives calls itself the master but
+// the one that all Sentinels name. For some ten seconds they take it for a
+// mistake of their own that an old one still does.
+func (s *Sentinels) AwaitOneMaster() {
 	s.t.Helper()
-	s.await(old.Addr+" as a replica", func() error { return hasRole(old.Addr, "slave") })
+	s.await("one master", func() error {
+		master, err := s.agreed()
+		if err != nil {
+			return err
+		}
+		for _, server := range s.Servers {
+			if server != master && servertest.Dial(server.Addr) == nil {
+				err = errors.Join(err, hasRole(server.Addr, "slave"))
+			}
+		}
+		return err
+	})
 }
 
 // Failover has the Sentinels appoint another master, though the present one is
 // well, and returns the new one. The old one is a master, too, until
-// AwaitReplica returns.
+// AwaitOneMaster returns.
 func (s *Sentinels) Failover() *Server {
 	s.t.Helper()
 	old := s.Master()
