@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -169,6 +170,9 @@ func (p *redisPublisher) commit(items []*publication) []error {
 
 	if out.answered > 0 && (len(items) > 1 || items[0].lead == nil) {
 		p.noteTaken(link)
+	}
+	if out.err == nil && !slices.ContainsFunc(p.commands, func(c redisCommand) bool { return c.err != nil }) {
+		return nil
 	}
 	errs := make([]error, len(items))
 	at := 0

@@ -89,6 +89,10 @@ func (f filter) passes(c *Conn) bool {
 
 // encode returns the bytes of the envelope.
 func (e *envelope) encode() []byte {
+	return e.append(make([]byte, 0, 64+len(e.message.data)))
+}
+
+func (e *envelope) append(b []byte) []byte {
 	flags := byte(0)
 	if e.volatile {
 		flags |= flagVolatile
@@ -102,7 +106,6 @@ func (e *envelope) encode() []byte {
 	if e.copies {
 		flags |= flagCopies
 	}
-	b := make([]byte, 0, 64+len(e.message.data))
 	b = append(b, envelopeVersion, byte(e.kind), flags)
 	if flags&flagFilter != 0 {
 		b = appendStrings(b, e.filter.except)

@@ -165,10 +165,12 @@ func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 	if t.nobody() {
 		return nil
 	}
-	packets := h.packets(t, m)
+	o := outgoings.Get().(*outgoing)
+	defer o.release()
+	h.pack(o, t, m)
 	ctx, cancel := h.timeout(ctx)
 	defer cancel()
-	if err := h.publish(ctx, packets...); err != nil {
+	if err := h.publish(ctx, o.packets...); err != nil {
 		h.stats.sendErrors.Add(1)
 		return err
 	}
@@ -176,8 +178,31 @@ func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 	return nil
 }
 
-// packets returns what carries m to the target: one packet a topic.
-func (h *Hub) packets(t Target, m Message) []Packet {
+// An outgoing is the packets of one Send. A Bus keeps nothing of them (promise
+// 7), so their memory is used again.
+type outgoing struct {
+	packets []Packet
+	data    []byte
+}
+
+var outgoings = sync.Pool{New: func() any { return new(outgoing) }}
+
+// keepData and keepPackets bound the memory that is used again.
+const (
+	keepData    = 64 << 10
+	keepPackets = 64
+)
+
+func (o *outgoing) release() {
+	clear(o.packets)
+	if cap(o.data) <= keepData && cap(o.packets) <= keepPackets {
+		outgoings.Put(o)
+	}
+}
+
+// pack makes what carries m to the target: one packet a topic.
+func (h *Hub) pack(o *outgoing, t Target, m Message) {
+	o.packets = o.packets[:0]
 	e := envelope{kind: kindMessage, volatile: m.volatile, filter: t.filter(), message: m}
 	ids := t.ids
 	if len(ids) > 1 {
@@ -185,19 +210,20 @@ func (h *Hub) packets(t Target, m Message) []Packet {
 	}
 	switch t.kind {
 	case targetEveryone:
-		return []Packet{{topicEveryone, e.encode()}}
+		o.data = e.append(o.data[:0])
+		o.packets = append(o.packets, Packet{topicEveryone, o.data})
+		return
 	case targetConnection:
 		e.kind = kindDirect
 		byNode := make(map[string][]string)
 		for _, id := range ids {
 			byNode[nodeOf(id)] = append(byNode[nodeOf(id)], id)
 		}
-		var packets []Packet
 		for node, ids := range byNode {
 			e.conns = ids
-			packets = append(packets, Packet{nodeTopic(node), e.encode()})
+			o.packets = append(o.packets, Packet{nodeTopic(node), e.encode()})
 		}
-		return packets
+		return
 	}
 	name := userTopic
 	if t.kind == targetGroup {
@@ -206,12 +232,10 @@ func (h *Hub) packets(t Target, m Message) []Packet {
 			e.copies, e.sender, e.id = true, h.id, h.calls.nextID.Add(1)
 		}
 	}
-	data := e.encode()
-	packets := make([]Packet, len(ids))
-	for i, id := range ids {
-		packets[i] = Packet{name(id), data}
+	o.data = e.append(o.data[:0])
+	for _, id := range ids {
+		o.packets = append(o.packets, Packet{name(id), o.data})
 	}
-	return packets
 }
 
 // publish hands packets to the Bus. A timeout of ours is told from one of the
