@@ -21,8 +21,8 @@ type sizes struct {
 }
 
 var (
-	fullSizes  = sizes{users: 5000, bursts: 3, burst: 20, singles: 20, small: 200_000, big: 50_000, latency: 10_000, spread: 50_000, tls: 50_000}
-	shortSizes = sizes{users: 5000, bursts: 1, burst: 20, singles: 10, small: 200_000, big: 20_000, latency: 3_000, spread: 20_000, tls: 20_000}
+	fullSizes  = sizes{users: 5000, bursts: 3, burst: 20, singles: 20, small: 200_000, big: 50_000, latency: 10_000, spread: 200_000, tls: 50_000}
+	shortSizes = sizes{users: 5000, bursts: 1, burst: 20, singles: 10, small: 200_000, big: 20_000, latency: 3_000, spread: 100_000, tls: 20_000}
 )
 
 const (
@@ -375,9 +375,20 @@ func (r *round) spread() error {
 			if err := r.open(count, false); err != nil {
 				return err
 			}
+			for _, n := range r.nodes { // the storm's garbage is no part of this
+				if _, err := n.do(command{Do: "settle"}); err != nil {
+					return err
+				}
+			}
+			if err := r.profile(fmt.Sprintf("sends at %d nodes", count)); err != nil {
+				return err
+			}
 			s, err := r.send(command{To: "user", Count: r.sizes.spread, Senders: senders, Size: 128})
 			cost[i] = micros(s.cpu) / float64(max(s.arrived, 1))
-			return err
+			if err != nil {
+				return err
+			}
+			return r.profile("")
 		}()
 		if err != nil {
 			return fmt.Errorf("%d nodes: %w", count, err)
