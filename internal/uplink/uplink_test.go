@@ -134,3 +134,27 @@ func TestProve(t *testing.T) {
 		}
 	})
 }
+
+// A link that is being set up is not returned for the one before, which came
+// up while Await waited and is gone already.
+func TestAwaitReplaced(t *testing.T) {
+	for range 100 {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			u := open(t.Context())
+			result := make(chan error)
+			go func() {
+				_, err := u.Await(ctx)
+				result <- err
+			}()
+			synctest.Wait()
+			u.Up(&link{dead: errCut}, nothing)
+			u.Down(errCut)
+			u.Set(&link{})
+			if err := <-result; err != context.DeadlineExceeded {
+				t.Fatalf("Await returned a link that is not up, %v", err)
+			}
+		})
+	}
+}
