@@ -17,14 +17,20 @@ import (
 
 // A place is how far a partition has been read.
 type place struct {
-	next  int64 // offset of the record to come
+	next  int64 // offset of the record to come, or nowhere
 	epoch int32 // of its leader when the last record was written, or -1
 	read  int64 // what is below, of this epoch or an earlier one, has been read
 	lost  bool  // the log has nothing at next
 }
 
+// nowhere is the next offset of a place that is to be found, and is lost
+// until then, in a log of which any part may have been read.
+const nowhere = -1
+
 // newPlace returns the place of a partition of which nothing has been read.
 func newPlace(next int64) place { return place{next: next, epoch: -1} }
+
+func (p place) isLost() bool { return p.lost }
 
 // A reader reads every partition, each from its place, in sessions: one Kafka
 // client each. What has been read is in the inbox, or was dropped there and
@@ -48,6 +54,7 @@ type reader struct {
 	retired map[[16]byte]bool // ids of topics that are no more
 	places  []place
 	session *session // the last one; nil where it is of another layout
+	byName  bool     // packets came without the id of their topic, as before Kafka 3.1
 }
 
 func newReader(o *Options, seeds []string, b *Bus) (*reader, error) {
@@ -109,7 +116,7 @@ func (r *reader) find(ctx context.Context) error {
 	r.mu.Lock()
 	places, layout := slices.Clone(r.places), r.layout
 	r.mu.Unlock()
-	if !slices.ContainsFunc(places, func(p place) bool { return p.lost }) {
+	if !slices.ContainsFunc(places, place.isLost) {
 		return nil
 	}
 	client := r.pub.current().client
@@ -123,13 +130,13 @@ func (r *reader) find(ctx context.Context) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.layout != layout { // another topic, of which nothing is lost
+	if r.layout != layout { // these are not its ends
 		return nil
 	}
 	for i := range r.places {
 		switch p := &r.places[i]; {
 		case !p.lost:
-		case p.next < starts[i]:
+		case p.next != nowhere && p.next < starts[i]:
 			*p = newPlace(starts[i])
 		default:
 			*p = newPlace(ends[i])
@@ -176,16 +183,21 @@ func (r *reader) compare(l layout) (change, error) {
 	return unchanged, nil
 }
 
-// adopt turns to a topic that has changed. All of another topic, and of a
-// partition that was added, is new.
+// adopt turns to a topic that has changed. All of a partition that was added
+// is new, and all of another topic: take has refused what came of it. It could
+// not where fetches name topics; what is there may have been read.
 func (r *reader) adopt(l layout, what change) {
 	r.mu.Lock()
+	added := newPlace(0)
 	if what == recreated {
 		r.retired[r.layout.id] = true
 		r.places = nil
+		if r.byName {
+			added.next, added.lost = nowhere, true
+		}
 	}
 	for len(r.places) < l.partitions {
-		r.places = append(r.places, newPlace(0))
+		r.places = append(r.places, added)
 	}
 	r.layout = l
 	s := r.session
@@ -203,13 +215,20 @@ func (r *reader) read(s *session) {
 		if s.ctx.Err() != nil {
 			return
 		}
-		fetches.EachPartition(func(p kgo.FetchTopicPartition) { r.take(s, p) })
+		for _, fetch := range fetches {
+			for _, topic := range fetch.Topics {
+				for _, p := range topic.Partitions {
+					r.take(s, topic.TopicID, kgo.FetchTopicPartition{Topic: topic.Topic, FetchPartition: p})
+				}
+			}
+		}
 		r.flush()
 	}
 }
 
-// take takes what came of one partition.
-func (r *reader) take(s *session, fetched kgo.FetchTopicPartition) {
+// take takes what came of one partition of the topic with an id, which is
+// zero where the fetch did not tell.
+func (r *reader) take(s *session, id [16]byte, fetched kgo.FetchTopicPartition) {
 	if fetched.Partition < 0 { // of no partition: one of the client's own errors
 		r.failed(s, -1, fetched.Err)
 		return
@@ -219,8 +238,18 @@ func (r *reader) take(s *session, fetched kgo.FetchTopicPartition) {
 		r.mu.Unlock()
 		return
 	}
+	// A session finds the topic by its name, maybe before survey has seen that
+	// it is another one now, or through a broker that has not.
+	none := [16]byte{}
+	other := id != none && r.layout.id != none && id != r.layout.id
+	r.byName = r.byName || id == none && len(fetched.Records) > 0
 	at := r.places[fetched.Partition]
 	r.mu.Unlock()
+	if other {
+		s.state.fault(errRecreated)
+		s.end(errRecreated)
+		return
+	}
 
 	for _, record := range fetched.Records {
 		if record.Offset < at.read && record.LeaderEpoch <= at.epoch {

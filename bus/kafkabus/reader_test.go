@@ -19,6 +19,7 @@ func TestReaderTakes(t *testing.T) {
 	const at, epoch = 10, 5
 	for name, test := range map[string]struct {
 		records string
+		topic   byte // its id, which was 1 when the reader last looked; 0 is not told
 		err     error
 		want    string // packets, and down
 		next    int64
@@ -35,17 +36,21 @@ func TestReaderTakes(t *testing.T) {
 		"denied":                   {records: "10:5", err: kerr.TopicAuthorizationFailed, want: "10:5 down", next: 11, ends: true},
 		"not to be read":           {records: "10:5", err: errors.New("unable to decompress"), want: "10:5 down", next: 11, ends: true},
 		"closed":                   {err: kgo.ErrClientClosed, next: at},
+		"of the topic":             {records: "10:5 11:5", topic: 1, want: "10:5 11:5", next: 12},
+		"of another topic":         {records: "10:5 11:5", topic: 2, want: "down", next: at, ends: true},
+		"another topic's error":    {err: kerr.OffsetOutOfRange, topic: 2, want: "down", next: at, ends: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := newInbox()
 			r := &reader{topic: "herald", inbox: in, moved: make(chan struct{}, 1), topics: map[string]string{"topic": "topic"},
 				state: &state{inbox: in, wake: make(chan struct{}, 1)}}
+			r.layout = layout{[16]byte{1}, 1}
 			r.places = []place{{next: at, read: at, epoch: epoch}}
 			s := &session{state: r.state}
 			s.ctx, s.end = context.WithCancelCause(t.Context())
 			r.session = s
 
-			r.take(s, fetched(t, test.records, test.err))
+			r.take(s, [16]byte{test.topic}, fetched(t, test.records, test.err))
 			var got []string
 			ended, cancel := context.WithCancel(t.Context())
 			cancel()
@@ -113,5 +118,13 @@ func TestReaderCompares(t *testing.T) {
 				t.Errorf("step %d: %d places", i, len(r.places))
 			}
 		}
+	} // Where fetches do not tell which topic is read, it is not read anew.
+	r.byName = true
+	r.adopt(layout{id(3), 2}, recreated)
+	if offsets, err := r.set(&session{}); err == nil || r.session != nil {
+		t.Errorf("a session begins at %v", offsets)
+	}
+	if got := r.behind([]int64{-1, 0}); got != 1 {
+		t.Errorf("partition %d is behind, want 1", got)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -33,8 +34,13 @@ func (r *reader) open(ctx context.Context) (*session, error) {
 	}
 	s := &session{state: r.state}
 	s.ctx, s.end = context.WithCancelCause(ctx)
+	offsets, err := r.set(s)
+	if err != nil {
+		s.end(err)
+		return nil, err
+	}
 	client, err := kgo.NewClient(append(r.opts[:len(r.opts):len(r.opts)],
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: r.set(s)}),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: offsets}),
 		kgo.WithHooks(s),
 		// So that Close does not wait for a broker that hangs, to end a fetch
 		// session that the broker forgets by itself.
@@ -50,14 +56,18 @@ func (r *reader) open(ctx context.Context) (*session, error) {
 
 // set makes s the present session, and returns where it is to start. With
 // the epoch kgo asks the leader whether the log is still the one that was
-// read, and finds where it was cut off.
-func (r *reader) set(s *session) map[int32]kgo.Offset {
+// read, and finds where it was cut off. It is an error where adopt has come
+// between find and set, and there are places to be found.
+func (r *reader) set(s *session) (map[int32]kgo.Offset, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if slices.ContainsFunc(r.places, place.isLost) {
+		return nil, errLayout
+	}
 	r.session = s
 	offsets := make(map[int32]kgo.Offset, len(r.places))
 	for i, p := range r.places {
 		offsets[int32(i)] = kgo.NewOffset().At(p.next).WithEpoch(p.epoch)
 	}
-	return offsets
+	return offsets, nil
 }
