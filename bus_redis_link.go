@@ -172,7 +172,9 @@ func (l *redisLink) read() {
 	if l.in != nil {
 		size = l.in.buffer
 	}
-	r := resp.NewReader(l.conn, size)
+	from := newLinkReader(l.conn)
+	r := resp.NewReader(from, size)
+	var pace pace
 	for {
 		if err := l.readOne(r); err != nil {
 			if l.in != nil {
@@ -182,8 +184,15 @@ func (l *redisLink) read() {
 			return
 		}
 		l.life.Add(1)
-		if l.in != nil && r.Buffered() == 0 {
+		if l.in == nil {
+			continue
+		}
+		pace.messages++
+		if r.Buffered() == 0 {
 			l.in.flush()
+			if from.drained && pace.next() {
+				from.rest()
+			}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package herald_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -182,4 +183,71 @@ func TestNewRedisBusACL(t *testing.T) {
 	if _, err := herald.NewRedisBus(client, nil); err == nil || errors.Is(err, herald.ErrBusDown) {
 		t.Errorf("wrong password: %v", err)
 	}
+}
+
+// A link that rests between its reads hands over all there is, in order, and
+// what comes when it has become quiet; and it may be reset or closed meanwhile.
+func TestRedisBusBusy(t *testing.T) {
+	server := redistest.Start(t)
+	bus, other := openRedis(t, server.Addr, 0, quick), openRedis(t, server.Addr, 0, quick)
+	if err := bus.Subscribe(t.Context(), "topic"); err != nil {
+		t.Fatal(err)
+	}
+	next := 0
+	publish := func(ctx context.Context) error {
+		packets := make([]herald.Packet, 50)
+		for i := range packets {
+			packets[i] = herald.Packet{Topic: "topic", Data: []byte(strconv.Itoa(next))}
+			next++
+		}
+		return other.Publish(ctx, packets...)
+	}
+	want := 0
+	receive := func() {
+		t.Helper()
+		for want < next {
+			e, err := bus.Receive(t.Context())
+			if err != nil || string(e.Packet.Data) != strconv.Itoa(want) {
+				t.Fatalf("got %+v, %v, want packet %d", e, err, want)
+			}
+			want++
+		}
+	}
+	for range 20 {
+		for range 40 { // within less than 16 ms, mostly
+			if err := publish(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		receive()
+		time.Sleep(5 * time.Millisecond)
+	}
+	for range 100 { // all that came is handed over before the next is sent
+		if err := other.Publish(t.Context(), herald.Packet{Topic: "topic", Data: []byte(strconv.Itoa(next))}); err != nil {
+			t.Fatal(err)
+		}
+		next++
+		receive()
+	}
+	flood, stop := context.WithCancel(t.Context())
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		for publish(flood) == nil {
+		}
+	})
+	defer publishing.Wait()
+	defer stop()
+	for range 3 {
+		bus.Reset()
+		for {
+			e, err := bus.Receive(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Kind == herald.EventRestored {
+				break
+			}
+		}
+	}
+	bus.Close()
 }

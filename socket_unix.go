@@ -50,7 +50,7 @@ func (w *rawWriter) write(raw syscall.RawConn, p []byte) (int, error) {
 // once answers true always: it never waits for the socket.
 func (w *rawWriter) once(fd uintptr) bool {
 	for {
-		n, err := syscall.Write(int(fd), w.p)
+		n, err := write(fd, w.p)
 		switch {
 		case err == syscall.EINTR:
 			continue
@@ -67,7 +67,7 @@ func (w *rawWriter) once(fd uintptr) bool {
 // readOnce makes one non-blocking read. It answers false where nothing has come.
 func readOnce(fd uintptr, p []byte) (n int, err error, ok bool) {
 	for {
-		n, err = syscall.Read(int(fd), p)
+		n, err = read(fd, p)
 		switch {
 		case err == syscall.EINTR:
 			continue
