@@ -40,7 +40,8 @@ type Hub struct {
 	heartbeat *heartbeat
 	gaps      *gaps
 	writers   *writers
-	copies    copies // of the receiving goroutine alone
+	deadlines deadlines // of Sends
+	copies    copies    // of the receiving goroutine alone
 
 	mu            sync.Mutex
 	draining      bool // Health is red
@@ -84,6 +85,7 @@ func New(config Config) (*Hub, error) {
 		housekeepNow: make(chan struct{}, 1),
 	}
 	h.nodeTopic = nodeTopic(h.id)
+	h.deadlines.timeout = config.SendTimeout
 	if err := h.connectParts(); err != nil {
 		h.closeParts()
 		return nil, err
@@ -168,8 +170,8 @@ func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 	o := outgoings.Get().(*outgoing)
 	defer o.release()
 	h.pack(o, t, m)
-	ctx, cancel := h.timeout(ctx)
-	defer cancel()
+	ctx, release := h.deadlines.bound(ctx)
+	defer release()
 	if err := h.publish(ctx, o.packets...); err != nil {
 		h.stats.sendErrors.Add(1)
 		return err
@@ -242,17 +244,10 @@ func (h *Hub) pack(o *outgoing, t Target, m Message) {
 // caller's.
 func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
 	err := h.bus.Publish(ctx, packets...)
-	if err != nil && !errors.Is(err, ErrUnknown) && context.Cause(ctx) == errSendTimeout {
+	if err != nil && !errors.Is(err, ErrUnknown) && ourTimeout(ctx) {
 		err = fmt.Errorf("%w: %w", ErrBusDown, err)
 	}
 	return err
-}
-
-var errSendTimeout = fmt.Errorf("SendTimeout: %w", context.DeadlineExceeded)
-
-// timeout bounds a call.
-func (h *Hub) timeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, h.config.SendTimeout, errSendTimeout)
 }
 
 // Join makes the connections that the target has now members of the groups.

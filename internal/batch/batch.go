@@ -95,13 +95,15 @@ func (b *Batcher[T]) Do(ctx context.Context, item T) error {
 	b.mu.Unlock()
 	b.signal()
 
+	end, otherEnd := ends(ctx)
 	select {
 	case err := <-c.result:
 		var none T
 		c.item = none
 		b.calls.Put(c)
 		return err
-	case <-ctx.Done():
+	case <-end:
+	case <-otherEnd:
 	}
 	if b.withdraw(c) {
 		return ctx.Err()
@@ -112,6 +114,18 @@ func (b *Batcher[T]) Do(ctx context.Context, item T) error {
 	default:
 		return fmt.Errorf("%w: %w", ErrTaken, ctx.Err())
 	}
+}
+
+// A context with two ends would have to make one channel of them for Done.
+type twoEnds interface {
+	Ends() (a, b <-chan struct{})
+}
+
+func ends(ctx context.Context) (a, b <-chan struct{}) {
+	if two, ok := ctx.(twoEnds); ok {
+		return two.Ends()
+	}
+	return ctx.Done(), nil
 }
 
 // Close ends the Batcher after the commit under way, which the caller has to
