@@ -11,14 +11,14 @@ import (
 // A redisInbound takes what comes on one subscribed link. It belongs to the
 // link's reader.
 type redisInbound struct {
-	sub    *redisSubscriber
-	buffer int               // bytes to read at once
-	topics map[string]string // channel -> topic, of all that is subscribed
-	events []Event           // read and not yet in the inbox
+	sub      *redisSubscriber
+	buffer   int                 // bytes to read at once
+	channels map[string]struct{} // all that is subscribed
+	events   []Event             // read and not yet in the inbox
 }
 
 func newRedisInbound(s *redisSubscriber) *redisInbound {
-	in := &redisInbound{sub: s, buffer: readBuffer, topics: make(map[string]string)}
+	in := &redisInbound{sub: s, buffer: readBuffer, channels: make(map[string]struct{})}
 	if s.isPart() {
 		in.buffer = partitionBuffer
 	}
@@ -28,21 +28,18 @@ func newRedisInbound(s *redisSubscriber) *redisInbound {
 // maxEvents is how many packets go to the inbox together.
 const maxEvents = 256
 
-// message reads the rest of a message. Its topic is that of the
-// subscription, so that it costs no memory of its own.
+// message reads the rest of a message. A server may be late, as miniredis is
+// after an UNSUBSCRIBE, so that it need not be of a channel that is subscribed.
 func (in *redisInbound) message(r *resp.Reader) error {
 	word, err := r.Peek()
 	if err != nil {
 		return err
 	}
-	topic, ok := in.topics[string(word)]
-	if !ok { // a server may be late, as miniredis is after an UNSUBSCRIBE
-		topic, ok = strings.CutPrefix(string(word), in.sub.way.prefix)
-	}
-	if !ok {
+	probe, moved := string(word) == in.sub.way.probe, string(word) == in.sub.way.moved
+	topic, ok := strings.CutPrefix(string(word), in.sub.way.prefix)
+	if !ok && !probe && !moved {
 		return fmt.Errorf("herald: Redis sent a message of %q, which nobody asked for", word)
 	}
-	probe, moved := string(word) == in.sub.way.probe, string(word) == in.sub.way.moved
 	data, err := r.Bulk()
 	if err != nil {
 		return err
@@ -68,16 +65,12 @@ func (in *redisInbound) message(r *resp.Reader) error {
 // without a word shows here.
 func (in *redisInbound) confirmed(kind commandKind, channel string, count int64) error {
 	if kind == commandSubscribe {
-		topic := ""
-		if channel != in.sub.way.probe && channel != in.sub.way.moved {
-			topic = channel[len(in.sub.way.prefix):]
-		}
-		in.topics[channel] = topic
+		in.channels[channel] = struct{}{}
 	} else {
-		delete(in.topics, channel)
+		delete(in.channels, channel)
 	}
-	if count != int64(len(in.topics)) {
-		return fmt.Errorf("herald: Redis counts %d subscriptions where there were %d", count, len(in.topics))
+	if count != int64(len(in.channels)) {
+		return fmt.Errorf("herald: Redis counts %d subscriptions where there were %d", count, len(in.channels))
 	}
 	return nil
 }

@@ -89,7 +89,7 @@ func (f filter) passes(c *Conn) bool {
 
 // encode returns the bytes of the envelope.
 func (e *envelope) encode() []byte {
-	return e.append(make([]byte, 0, 64+len(e.message.data)))
+	return e.append(make([]byte, 0, 64+e.message.len()))
 }
 
 func (e *envelope) append(b []byte) []byte {

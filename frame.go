@@ -34,7 +34,7 @@ func appendFrameHeader(b []byte, first byte, n int) []byte {
 
 // frame returns the frame that carries the message to a client.
 func (m Message) frame() []byte {
-	return m.appendFrame(make([]byte, 0, maxFrameHeader+len(m.data)))
+	return m.appendFrame(make([]byte, 0, maxFrameHeader+m.len()))
 }
 
 func (m Message) appendFrame(b []byte) []byte {
@@ -42,7 +42,8 @@ func (m Message) appendFrame(b []byte) []byte {
 	if m.text {
 		first = finalText
 	}
-	return append(appendFrameHeader(b, first, len(m.data)), m.data...)
+	b = appendFrameHeader(b, first, m.len())
+	return append(append(b, m.data...), m.words...)
 }
 
 // closeFrame returns a close frame. The code and reason have been checked.

@@ -9,13 +9,13 @@ import (
 // envelopes are one of each kind.
 func envelopes() []envelope {
 	f := filter{[]string{"n.1", "n.2"}, []string{"42"}, []string{"ios", ""}, true}
-	text := Text("héllo")
+	text := Message{data: []byte("héllo"), text: true} // as it is decoded
 	return []envelope{
 		{kind: kindMessage, message: text},
 		{kind: kindMessage, volatile: true, filter: f, message: Binary(make([]byte, 126))},
 		{kind: kindMessage, filter: filter{on: true}, message: Binary(make([]byte, 1<<16))},
 		{kind: kindMessage, copies: true, sender: "node-1", id: 1<<64 - 1, message: text},
-		{kind: kindDirect, conns: []string{"n.1", "n.2"}, message: Text("")},
+		{kind: kindDirect, conns: []string{"n.1", "n.2"}, message: Message{data: []byte{}, text: true}},
 		{kind: kindCall, sender: "node", id: 7, filter: f, call: call{op: opJoin, target: targetUser, ids: []string{"42", "a\x00b"}, groups: []string{"room"}}},
 		{kind: kindCall, sender: "node", call: call{op: opLeave, target: targetEveryone, groups: []string{"room"}}},
 		{kind: kindCall, sender: "node", id: 8, call: call{op: opDisconnect, target: targetGroup, ids: []string{"g"}, code: StatusReplaced, reason: "bye", before: 1 << 60}},

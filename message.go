@@ -49,13 +49,14 @@ func (c StatusCode) check(reason string) error {
 // herald's is added to it. The zero Message is an empty binary one.
 type Message struct {
 	data     []byte
+	words    string // of Text, instead of data
 	text     bool
 	volatile bool
 	err      error // of JSON
 }
 
 // Text returns a text message. Send refuses one that is not UTF-8.
-func Text(s string) Message { return Message{data: []byte(s), text: true} }
+func Text(s string) Message { return Message{words: s, text: true} }
 
 // Binary returns a binary message. It keeps b, which must not change until
 // the calls that send the message have returned.
@@ -83,21 +84,34 @@ func (m Message) Volatile() Message {
 // IsText says whether m is text rather than binary.
 func (m Message) IsText() bool { return m.text }
 
-// Bytes returns the payload, not a copy.
-func (m Message) Bytes() []byte { return m.data }
+// Bytes returns the payload: of Text a copy, else the Message's own bytes,
+// which must not be changed.
+func (m Message) Bytes() []byte {
+	if m.words != "" {
+		return []byte(m.words)
+	}
+	return m.data
+}
 
 // String returns the payload as a string.
-func (m Message) String() string { return string(m.data) }
+func (m Message) String() string {
+	if m.words != "" {
+		return m.words
+	}
+	return string(m.data)
+}
+
+func (m Message) len() int { return len(m.data) + len(m.words) }
 
 // check says whether the message can be sent.
 func (m Message) check(limit int64) error {
 	if m.err != nil {
 		return m.err
 	}
-	if limit > 0 && int64(len(m.data)) > limit {
-		return fmt.Errorf("%w: message of %d bytes: must be at most MaxSendSize (%d)", ErrInvalid, len(m.data), limit)
+	if limit > 0 && int64(m.len()) > limit {
+		return fmt.Errorf("%w: message of %d bytes: must be at most MaxSendSize (%d)", ErrInvalid, m.len(), limit)
 	}
-	if m.text && !utf8.Valid(m.data) {
+	if m.text && !(utf8.Valid(m.data) && utf8.ValidString(m.words)) {
 		return fmt.Errorf("%w: text message: must be UTF-8", ErrInvalid)
 	}
 	return nil

@@ -28,7 +28,8 @@ type queue struct {
 	// Frames, the first of which may be under way.
 
 	frames [][]byte
-	bytes  int // of frames, those under way included
+	first  [1][]byte // the memory of frames while there is one
+	bytes  int       // of frames, those under way included
 
 	// Control frames, which go before the others.
 
@@ -82,13 +83,23 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 			return nil
 		}
 	}
-	q.frames = append(q.frames, frame)
-	q.bytes += len(frame)
+	q.put(frame)
 	start := c.claim()
 	c.mu.Unlock()
 	h.stats.delivered.Add(1)
 	c.start(start)
 	return nil
+}
+
+func (q *queue) put(frame []byte) {
+	if len(q.frames) == 0 {
+		q.frames = q.first[:0]
+	}
+	q.frames = append(q.frames, frame)
+	if len(q.frames) == 2 { // they have moved
+		q.first[0] = nil
+	}
+	q.bytes += len(frame)
 }
 
 func (q *queue) full(config *Config, n int) bool {

@@ -39,7 +39,8 @@ func TestQueue(t *testing.T) {
 					return
 				}
 			}
-			q.frames, q.bytes, want = append(q.frames, frame), q.bytes+len(frame), append(want, frame)
+			q.put(frame)
+			want = append(want, frame)
 		}
 		flush := func() {
 			p, joined := q.take(buf)

@@ -47,8 +47,9 @@ type Stats struct {
 type counters struct {
 	accepted, rejected, disconnected, tooSlow, silent, panics atomic.Uint64
 
-	sent, sendErrors, received, foreign, malformed                 atomic.Uint64
-	delivered, written, dropped, droppedVolatile, messagesReceived atomic.Uint64
+	sent, sendErrors, received, foreign, malformed        atomic.Uint64
+	delivered, dropped, droppedVolatile, messagesReceived atomic.Uint64
+	written                                               atomic.Uint64 // by drains; the writers count theirs
 
 	gaps, resets atomic.Uint64
 	gapFor       atomic.Int64
@@ -71,7 +72,7 @@ func (h *Hub) Stats() Stats {
 		Foreign:          c.foreign.Load(),
 		Malformed:        c.malformed.Load(),
 		Delivered:        c.delivered.Load(),
-		Written:          c.written.Load(),
+		Written:          c.written.Load() + h.writers.written(),
 		Dropped:          c.dropped.Load(),
 		DroppedVolatile:  c.droppedVolatile.Load(),
 		MessagesReceived: c.messagesReceived.Load(),

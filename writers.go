@@ -3,6 +3,7 @@ package herald
 import (
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,6 +27,8 @@ type writer struct {
 	turn []*Conn
 	raw  rawWriter
 	buf  []byte
+
+	written atomic.Uint64 // messages; each writer counts by itself, for many that share a counter wait for its memory
 }
 
 func newWriters(n int) *writers {
@@ -58,6 +61,13 @@ func (w *writer) poke() {
 	case w.wake <- struct{}{}:
 	default:
 	}
+}
+
+func (ws *writers) written() (n uint64) {
+	for _, w := range ws.all {
+		n += w.written.Load()
+	}
+	return n
 }
 
 // close ends the writers when their lists are empty, and waits for them.
@@ -132,7 +142,7 @@ func (w *writer) flush(c *Conn) {
 	}
 	end := c.ending()
 	c.mu.Unlock()
-	c.hub.stats.written.Add(uint64(frames))
+	w.written.Add(uint64(frames))
 	if more {
 		w.push(c)
 		return
