@@ -58,3 +58,18 @@ func TestCutControlLeaves(t *testing.T) {
 		}
 	}
 }
+
+// Nobody can change a text by its bytes.
+func TestMessageBytes(t *testing.T) {
+	for _, m := range []Message{Text("text"), Text(""), Binary([]byte("text")), JSON("text")} {
+		want := m.String()
+		if got := string(m.Bytes()); got != want || m.len() != len(want) {
+			t.Errorf("Bytes: %q, String: %q, length %d", got, want, m.len())
+		}
+	}
+	m := Text("text")
+	m.Bytes()[0] = 'n'
+	if m.String() != "text" {
+		t.Errorf("the text has become %q", m)
+	}
+}

@@ -1,6 +1,7 @@
 package herald
 
 import (
+	"math"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -41,19 +42,29 @@ func newWriters(n int) *writers {
 	return ws
 }
 
+// few is how many Conns one writer has on its list before others are woken:
+// that costs as much as some writes.
+const few = 16
+
 // push puts a Conn that is ownerWriter's on a list.
 func (ws *writers) push(c *Conn) {
-	ws.all[c.counter%uint64(len(ws.all))].push(c)
+	if !ws.all[0].push(c, few) {
+		ws.all[c.counter%uint64(len(ws.all))].push(c, math.MaxInt)
+	}
 }
 
-func (w *writer) push(c *Conn) {
+// push answers false where there are limit Conns on the list.
+func (w *writer) push(c *Conn, limit int) bool {
 	w.mu.Lock()
-	w.list = append(w.list, c)
-	first := len(w.list) == 1
+	n := len(w.list)
+	if n < limit {
+		w.list = append(w.list, c)
+	}
 	w.mu.Unlock()
-	if first {
+	if n == 0 {
 		w.poke()
 	}
+	return n < limit
 }
 
 func (w *writer) poke() {
@@ -144,7 +155,7 @@ func (w *writer) flush(c *Conn) {
 	c.mu.Unlock()
 	w.written.Add(uint64(frames))
 	if more {
-		w.push(c)
+		w.push(c, math.MaxInt)
 		return
 	}
 	c.end(end)
