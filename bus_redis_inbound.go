@@ -35,7 +35,7 @@ func (in *redisInbound) message(r *resp.Reader) error {
 	if err != nil {
 		return err
 	}
-	probe, moved := string(word) == in.sub.way.probe, string(word) == in.sub.way.moved
+	probe, moved := string(word) == in.sub.way.probe, in.sub.way.moved != "" && string(word) == in.sub.way.moved
 	topic, ok := strings.CutPrefix(string(word), in.sub.way.prefix)
 	if !ok && !probe && !moved {
 		return fmt.Errorf("herald: Redis sent a message of %q, which nobody asked for", word)

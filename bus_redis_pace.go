@@ -14,18 +14,19 @@ type pace struct {
 	rests    int
 
 	busy  bool
-	since time.Time // of messages, while not busy
+	since time.Time // of messages and rests
 }
 
 // A link is busy above 4,000 messages a second, and until there are less than
-// 2,000. Its messages then wait for a millisecond at most.
+// some 1,500. Its messages then wait for about a millisecond at most.
 const (
 	rest         = time.Millisecond
 	busyMessages = 64 // within 16 ms
 	busyWithin   = 16 * time.Millisecond
-	quietRests   = 16 // with less messages than
+	quietRests   = 16 // that took longer than 32 ms, or with less messages than
 	quietBelow   = 32
-	wakeBytes    = readBuffer / 2 // wake a resting link
+	quietWithin  = 32 * time.Millisecond
+	wakeBytes    = readBuffer / 2 // the kernel makes its own buffer larger for more
 )
 
 // next is asked when all that has come is read, and answers whether to rest
@@ -34,22 +35,25 @@ func (p *pace) next() bool {
 	switch {
 	case p.busy:
 		if p.rests++; p.rests == quietRests {
-			p.busy = p.messages >= quietBelow
-			p.messages, p.rests = 0, 0
+			p.begin(p.messages >= quietBelow, quietWithin)
 		}
 	case p.messages >= busyMessages:
-		now := time.Now()
-		p.busy = now.Sub(p.since) < busyWithin
-		p.since = now
-		p.messages, p.rests = 0, 0
+		p.begin(true, busyWithin)
 	}
 	return p.busy
+}
+
+// begin counts anew. The link is busy if it has been, and no longer ago than
+// within.
+func (p *pace) begin(busy bool, within time.Duration) {
+	now := time.Now()
+	*p = pace{busy: busy && now.Sub(p.since) < within, since: now}
 }
 
 // A linkReader reads from a link's connection.
 type linkReader struct {
 	conn    net.Conn
-	drained bool // the last read has left nothing behind
+	drained bool // the last read has left nothing behind; told of plain TCP alone: TLS gives a record at a time
 
 	// Where conn is plain TCP.
 
@@ -78,16 +82,14 @@ func (r *linkReader) Read(p []byte) (n int, err error) {
 			n, err = r.n, r.err
 		}
 	}
-	r.drained = n < len(p)
+	r.drained = r.raw != nil && n < len(p)
 	return n, err
 }
 
-// rest waits. A plain TCP connection does not wake the process meanwhile,
-// unless its buffer fills.
+// rest waits, after a read that has drained the connection, which on Linux does
+// not wake the process' poller meanwhile.
 func (r *linkReader) rest() {
-	if r.raw != nil {
-		r.raw.Control(func(fd uintptr) { wakeAt(fd, wakeBytes) })
-		defer r.raw.Control(func(fd uintptr) { wakeAt(fd, 1) })
-	}
+	r.raw.Control(func(fd uintptr) { wakeAt(fd, wakeBytes) })
 	time.Sleep(rest)
+	r.raw.Control(func(fd uintptr) { wakeAt(fd, 1) })
 }

@@ -334,7 +334,7 @@ func (c *Conn) kill(cause error) {
 	}
 	abort := q.owner != ownerNone || q.hasWork()
 	dropped := len(q.frames)
-	q.frames, q.bytes, q.out, q.rest, q.pong = nil, 0, 0, nil, nil
+	q.frames, q.first[0], q.bytes, q.out, q.rest, q.pong = nil, nil, 0, 0, nil, nil
 	attached, timer := q.attached, q.timer
 	c.mu.Unlock()
 

@@ -87,7 +87,7 @@ func (m Message) IsText() bool { return m.text }
 // Bytes returns the payload: of Text a copy, else the Message's own bytes,
 // which must not be changed.
 func (m Message) Bytes() []byte {
-	if m.words != "" {
+	if m.data == nil {
 		return []byte(m.words)
 	}
 	return m.data

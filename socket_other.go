@@ -16,5 +16,3 @@ type rawWriter struct{}
 func (*rawWriter) write(syscall.RawConn, []byte) (int, error) { panic("herald: no raw writes here") }
 
 func readOnce(uintptr, []byte) (int, error, bool) { panic("herald: no raw reads here") }
-
-func wakeAt(uintptr, int32) { panic("herald: no raw reads here") }

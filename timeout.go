@@ -1,7 +1,6 @@
 package herald
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -18,10 +17,14 @@ func (h *Hub) timeout(ctx context.Context) (context.Context, context.CancelFunc)
 
 // ourTimeout says whether it was SendTimeout that ended ctx, and not its caller.
 func ourTimeout(ctx context.Context) bool {
-	if s, ok := ctx.(*sendContext); ok {
-		return s.Context.Err() == nil && s.Err() != nil
+	s, ok := ctx.(*sendContext)
+	if !ok {
+		return context.Cause(ctx) == errSendTimeout
 	}
-	return context.Cause(ctx) == errSendTimeout
+	s.Err()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ours
 }
 
 // deadlines bounds Sends. Those that begin within a 64th of SendTimeout end
@@ -73,7 +76,7 @@ func (d *deadlines) now() *deadline {
 
 // A sendContext ends with its caller's, or at a shared deadline. Only a Bus
 // that asks for its Done pays for a context that has both ends in one channel;
-// ours ask for Ends.
+// batch, with which most of ours publish, asks for Ends.
 type sendContext struct {
 	context.Context // the caller's
 	shared          *deadline
@@ -81,6 +84,8 @@ type sendContext struct {
 	mu     sync.Mutex
 	merged context.Context // nil before Done is called
 	cancel context.CancelFunc
+	err    error // Err's first that was not nil
+	ours   bool  // err is SendTimeout's
 }
 
 // Ends returns two channels, one of which is closed when the context ends. One
@@ -108,27 +113,30 @@ func (c *sendContext) Done() <-chan struct{} {
 	return c.merged.Done()
 }
 
-// one returns what Done has made, or nil.
-func (c *sendContext) one() context.Context {
+// Err is not nil as soon as one of Ends is closed, and then stays the same.
+func (c *sendContext) Err() error {
+	err, ours := c.Context.Err(), false
+	if err == nil {
+		err = c.shared.Err()
+		ours = err != nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.merged
-}
-
-// Err is not nil as soon as one of Ends is closed.
-func (c *sendContext) Err() error {
-	if err := cmp.Or(c.Context.Err(), c.shared.Err()); err != nil {
-		return err
+	if c.merged != nil && c.merged.Err() != nil {
+		err, ours = c.merged.Err(), context.Cause(c.merged) == errSendTimeout
 	}
-	if m := c.one(); m != nil {
-		return m.Err()
+	if c.err == nil {
+		c.err, c.ours = err, ours
 	}
-	return nil
+	return c.err
 }
 
 func (c *sendContext) Value(key any) any {
-	if m := c.one(); m != nil {
-		return m.Value(key)
+	c.mu.Lock()
+	merged := c.merged
+	c.mu.Unlock()
+	if merged != nil { // for context.Cause, and children
+		return merged.Value(key)
 	}
 	return c.Context.Value(key)
 }

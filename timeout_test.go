@@ -1,6 +1,7 @@
 package herald
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -93,6 +94,14 @@ func TestSendTimeout(t *testing.T) {
 				if err := h.Send(cancelable, User("u"), Text("m")); !errors.Is(err, context.Canceled) || errors.Is(err, ErrBusDown) {
 					t.Errorf("cancelled: %v", err)
 				}
+				bus.wait = func(ctx context.Context) error { // what has ended first stays
+					err := wait(ctx)
+					cancelLate()
+					return cmp.Or(ctx.Err(), err)
+				}
+				if err := h.Send(late, User("u"), Text("m")); !errors.Is(err, ErrBusDown) || !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("cancelled after SendTimeout: %v", err)
+				}
 				bus.wait = func(ctx context.Context) error {
 					if at, ok := ctx.Deadline(); !ok || time.Until(at) > time.Second {
 						t.Errorf("Deadline: %v, %v", at, ok)
@@ -102,7 +111,7 @@ func TestSendTimeout(t *testing.T) {
 					}
 					return nil
 				}
-				if err := h.Send(context.WithValue(late, contextKey{}, 2), User("u"), Text("m")); err != nil {
+				if err := h.Send(context.WithValue(context.WithoutCancel(late), contextKey{}, 2), User("u"), Text("m")); err != nil {
 					t.Error(err)
 				}
 			})

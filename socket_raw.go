@@ -1,0 +1,25 @@
+//go:build linux && !386 && !race
+
+package herald
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+// write and read make system calls that do not wait, be the descriptor in
+// blocking mode (MSG_DONTWAIT, send(2)), and do not tell the scheduler: where a
+// process has little to do, it would wake its monitor thread for each. The
+// garbage collector waits for them: 0.1 ms for 1 MB.
+
+func write(fd uintptr, p []byte) (int, error) { return transfer(syscall.SYS_SENDTO, fd, p) }
+func read(fd uintptr, p []byte) (int, error)  { return transfer(syscall.SYS_RECVFROM, fd, p) }
+
+func transfer(number, fd uintptr, p []byte) (int, error) {
+	n, _, errno := syscall.RawSyscall6(number, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
+		syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
