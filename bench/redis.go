@@ -31,7 +31,9 @@ func startRedis() (*redisServer, error) {
 	addr := l.Addr().String()
 	l.Close()
 	_, port, _ := net.SplitHostPort(addr)
-	r := &redisServer{addr: addr, cmd: exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", os.TempDir())}
+	r := &redisServer{addr: addr, cmd: exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "",
+		"--client-output-buffer-limit", "pubsub 0 0 0", // who falls behind is not cut off
+		"--dir", os.TempDir())}
 	if err := r.cmd.Start(); err != nil {
 		return nil, err
 	}

@@ -52,11 +52,13 @@ func medians(seen map[string][]figures) map[string]figures {
 	result := make(map[string]figures)
 	for kind, rounds := range seen {
 		result[kind] = make(figures)
-		for key := range rounds[0] {
-			var values []float64
-			for _, f := range rounds {
-				values = append(values, f[key])
+		all := make(map[string][]float64)
+		for _, f := range rounds {
+			for key, v := range f {
+				all[key] = append(all[key], v)
 			}
+		}
+		for key, values := range all {
 			slices.Sort(values)
 			result[kind][key] = (values[(len(values)-1)/2] + values[len(values)/2]) / 2
 		}

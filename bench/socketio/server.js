@@ -21,6 +21,7 @@ const now = () => epoch + BigInt(Math.round(performance.now() * 1000)) * 1000n;
 async function main() {
   const pub = createClient({ url: "redis://" + process.env.BENCH_REDIS });
   const sub = pub.duplicate();
+  for (const client of [pub, sub]) client.on("error", (err) => console.error("socket.io:", err.message));
   await Promise.all([pub.connect(), sub.connect()]);
   const http = createServer();
   const io = new Server(http, { adapter: createAdapter(pub, sub), transports: ["websocket"] });
