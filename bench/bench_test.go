@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,5 +65,21 @@ func TestRound(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The README shows the table that RESULTS.md has.
+func TestREADME(t *testing.T) {
+	results, err := os.ReadFile("RESULTS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(results), "\n| ")
+	if table = "| " + table; strings.Count(table, "\n") < len(figureList) || !strings.Contains(string(readme), table) {
+		t.Error("README.md does not have the table of RESULTS.md")
 	}
 }
