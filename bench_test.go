@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -53,23 +52,8 @@ func BenchmarkEnqueue(b *testing.B) {
 
 // Frames that wait share a system call.
 func BenchmarkFlush(b *testing.B) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close()
-	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer conn.Close()
-	client, err := l.Accept()
-	if err != nil {
-		b.Fatal(err)
-	}
+	client, conn := tcpPair(b)
 	go io.Copy(io.Discard, client)
-	defer client.Close()
-
 	h := benchHub(b)
 	c := h.users(b, 1)[0]
 	c.socket.conn, c.socket.raw = conn, rawConn(conn)

@@ -98,6 +98,25 @@ func newPipeRig(t testing.TB, config Config) *rig {
 	return r
 }
 
+// tcpPair returns both ends of a connection on loopback.
+func tcpPair(t testing.TB) (client, server net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if client, err = net.Dial("tcp", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	if server, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	return client, server
+}
+
 // dialTCP opens a connection to the rig. A receive buffer above 0 is asked
 // for.
 func (r *rig) dialTCP(buffer int) net.Conn {
