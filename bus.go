@@ -70,7 +70,8 @@ type Event struct {
 //  8. Blocking: Publish, Subscribe, Unsubscribe and Receive return when ctx
 //     is done, with its error in the chain. Their batches may be large;
 //     Publish of no packets, and Subscribe of no topics, do nothing. The
-//     ctx of a Publish may live on after it, for SendTimeout at most.
+//     ctx that a Hub gives Publish may end later than the call, but not
+//     later than its SendTimeout.
 //  9. Loss is never silent: every packet that may have been lost lies
 //     between an EventDown and an EventRestored for its topic, and was
 //     published after Event.Since. EventDown comes before any packet of the

@@ -53,6 +53,20 @@ func TestRedisBusPublisherKilled(t *testing.T) {
 	}
 }
 
+// awaitRestored receives until a gap has ended.
+func awaitRestored(t *testing.T, bus herald.Bus) {
+	t.Helper()
+	for {
+		e, err := bus.Receive(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Kind == herald.EventRestored {
+			return
+		}
+	}
+}
+
 // The links are TLS where the client's are.
 func TestRedisBusTLS(t *testing.T) {
 	server := redistest.Start(t)
@@ -97,15 +111,7 @@ func TestRedisBusTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	bus.Reset()
-	for {
-		e, err := bus.Receive(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if e.Kind == herald.EventRestored {
-			break
-		}
-	}
+	awaitRestored(t, bus)
 	if err := bus.Publish(t.Context(), herald.Packet{Topic: "topic", Data: []byte("heard")}); err != nil {
 		t.Fatal(err)
 	}
@@ -239,15 +245,7 @@ func TestRedisBusBusy(t *testing.T) {
 	defer stop()
 	for range 3 {
 		bus.Reset()
-		for {
-			e, err := bus.Receive(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if e.Kind == herald.EventRestored {
-				break
-			}
-		}
+		awaitRestored(t, bus)
 	}
 	bus.Close()
 }

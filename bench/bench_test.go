@@ -38,6 +38,19 @@ func TestPayload(t *testing.T) {
 	}
 }
 
+// A contestant that died in some rounds has the medians of the others; what it
+// never lived to measure is no row.
+func TestMedians(t *testing.T) {
+	m := medians(map[string][]figures{
+		"herald": {{"idle.rss": 1, "storm.cpu": 5}, {"idle.rss": 3, "storm.cpu": 5}, {"idle.rss": 2, "storm.cpu": 5}},
+		"floor":  {{}, {"idle.rss": 4}, {"idle.rss": 6}},
+	})
+	rows := compare(m, true)
+	if want := (row{"resident memory a connection, idle", "KB", 2, 5, "floor", 0.4}); len(rows) != 1 || rows[0] != want {
+		t.Errorf("got %+v, want %+v alone", rows, want)
+	}
+}
+
 // TestRound measures every contestant that is here once, with a few clients,
 // and sees that each figure is there and nothing was lost.
 func TestRound(t *testing.T) {
