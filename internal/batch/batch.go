@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 )
 
@@ -203,6 +204,10 @@ func (b *Batcher[T]) run() {
 			calls, items = b.take(calls[:0], items[:0])
 			if len(calls) > 0 {
 				b.commit(calls, items)
+				// Who had a result may well call again at once. Otherwise
+				// they and those who came meanwhile would take turns, with
+				// half as many for each commit.
+				runtime.Gosched()
 			}
 			clear(calls)
 			clear(items)
