@@ -98,9 +98,10 @@ func (o *RedisOptions) withDefaults() (RedisOptions, error) {
 // command that is sent twice, would break the Bus' promises. New credentials
 // of a streaming provider are used from the next connection on.
 //
-// A link on which more than 4,000 messages a second come is read once a
-// millisecond, so that they share what it costs to be woken: then each may
-// wait about that long. Links over TLS are read as it comes.
+// A link on which more than 2,000 messages a second come is not read for each,
+// but once in 1 to 4 ms, the later the machine is for what is due: so they share
+// what it costs to be woken, and each may wait that long. Links over TLS are read
+// as it comes.
 //
 // With a client of NewFailoverClient it asks the Sentinels, as often as it
 // proves its links, which server is the master, and changes over to that,

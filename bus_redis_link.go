@@ -191,7 +191,7 @@ func (l *redisLink) read() {
 		if r.Buffered() == 0 {
 			l.in.flush()
 			if from.drained && pace.next() {
-				from.rest()
+				from.rest(&pace)
 			}
 		}
 	}

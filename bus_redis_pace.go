@@ -14,19 +14,23 @@ type pace struct {
 	rests    int
 
 	busy  bool
-	since time.Time // of messages and rests
+	since time.Time     // of messages and rests
+	late  time.Duration // how much longer than asked rests have lately taken, on average
 }
 
-// A link is busy above 4,000 messages a second, and until there are less than
-// some 1,500. Its messages then wait for about a millisecond at most.
+// A link is busy above 2,000 messages a second, and until there are less than
+// 1,500. Its messages then wait for one to two milliseconds at most; or for four, on
+// a machine with so much to do that it is late for what is due, where messages wait
+// anyway and a wakeup costs most.
 const (
-	rest         = time.Millisecond
-	busyMessages = 64 // within 16 ms
-	busyWithin   = 16 * time.Millisecond
-	quietRests   = 16 // that took longer than 32 ms, or with less messages than
-	quietBelow   = 32
-	quietWithin  = 32 * time.Millisecond
-	wakeBytes    = readBuffer / 2 // the kernel makes its own buffer larger for more
+	minRest      = time.Millisecond
+	maxRest      = 4 * time.Millisecond
+	perLate      = 8  // a rest is longer by so many times what rests are late
+	busyMessages = 64 // within
+	busyWithin   = 32 * time.Millisecond
+	quietRests   = 4                  // that had, on average,
+	quietEach    = time.Second / 1500 // less than one message each so long
+	wakeBytes    = readBuffer / 2     // the kernel makes its own buffer larger for more
 )
 
 // next is asked when all that has come is read, and answers whether to rest
@@ -35,19 +39,29 @@ func (p *pace) next() bool {
 	switch {
 	case p.busy:
 		if p.rests++; p.rests == quietRests {
-			p.begin(p.messages >= quietBelow, quietWithin)
+			p.begin(time.Duration(p.messages) * quietEach)
 		}
 	case p.messages >= busyMessages:
-		p.begin(true, busyWithin)
+		p.begin(busyWithin)
+		p.late = 0
 	}
 	return p.busy
 }
 
-// begin counts anew. The link is busy if it has been, and no longer ago than
-// within.
-func (p *pace) begin(busy bool, within time.Duration) {
+// begin counts anew. The link is busy if the last count began no longer ago
+// than within.
+func (p *pace) begin(within time.Duration) {
 	now := time.Now()
-	*p = pace{busy: busy && now.Sub(p.since) < within, since: now}
+	p.busy = now.Sub(p.since) < within
+	p.messages, p.rests, p.since = 0, 0, now
+}
+
+// sleep waits for a rest.
+func (p *pace) sleep() {
+	rest := min(minRest+perLate*p.late, maxRest)
+	start := time.Now()
+	time.Sleep(rest)
+	p.late += (time.Since(start) - rest - p.late) / 8
 }
 
 // A linkReader reads from a link's connection.
@@ -86,10 +100,10 @@ func (r *linkReader) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// rest waits, after a read that has drained the connection, which on Linux does
+// rest sleeps, after a read that has drained the connection, which on Linux does
 // not wake the process' poller meanwhile.
-func (r *linkReader) rest() {
+func (r *linkReader) rest(p *pace) {
 	r.raw.Control(func(fd uintptr) { wakeAt(fd, wakeBytes) })
-	time.Sleep(rest)
+	p.sleep()
 	r.raw.Control(func(fd uintptr) { wakeAt(fd, 1) })
 }

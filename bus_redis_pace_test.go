@@ -15,49 +15,70 @@ import (
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p pace
-		// read is a read of so many messages, and the rest after it.
-		read := func(messages int, after time.Duration) (rested bool) {
-			p.messages += messages
-			rested = p.next()
-			time.Sleep(after)
-			return rested
-		}
-		for range 1000 {
-			if read(1, time.Millisecond) {
-				t.Fatal("1,000 messages a second are too many")
-			}
-		}
-		for range 100 {
-			if read(40, 20*time.Millisecond) {
-				t.Fatal("2,000 messages a second are too many")
-			}
-		}
-		busy := func(messages int, d time.Duration) (rests int) {
-			for range d / time.Millisecond {
-				if read(messages, time.Millisecond) {
+		// run reads at so many messages a second for a second.
+		run := func(rate int) (rests int, resting time.Duration) {
+			start := time.Now()
+			for read := 0; read < rate; {
+				due := int(time.Since(start) * time.Duration(rate) / time.Second)
+				if due == read {
+					time.Sleep(time.Second / time.Duration(rate))
+					continue
+				}
+				p.messages += due - read
+				read = due
+				if p.next() {
+					before := time.Now()
+					p.sleep()
 					rests++
+					resting += time.Since(before)
 				}
 			}
-			return rests
+			return rests, resting
 		}
-		if n := busy(5, time.Second); n < 950 {
-			t.Errorf("of 1,000 reads at 5,000 messages a second %d rested", n)
-		}
-		if n := busy(3, time.Second); n != 1000 {
-			t.Errorf("of 1,000 reads at 3,000 messages a second %d rested: the link was busy", n)
-		}
-		if n := busy(1, time.Second); n > 2*quietRests {
-			t.Errorf("at 1,000 messages a second %d reads rested", n)
-		}
-		busy(5, time.Second)
-		rests := 0
-		for range 1000 {
-			if read(2, time.Second) {
-				rests++
+		for _, step := range []struct {
+			rate, least, most int
+		}{
+			{1000, 0, 0},
+			{1900, 0, 0},
+			{5000, 450, 1001},  // busy
+			{3000, 450, 1001},  // still
+			{1000, 0, 10},      // perhaps for a moment
+			{1900, 0, 0},       // no longer
+			{50000, 900, 1001}, // busy
+			{2, 0, 4},          // however late it sees that
+		} {
+			rests, resting := run(step.rate)
+			if rests < step.least || rests > step.most {
+				t.Errorf("at %d messages a second there were %d rests, want %d to %d", step.rate, rests, step.least, step.most)
+			}
+			if resting > time.Duration(rests)*minRest {
+				t.Errorf("%d rests took %v, and nobody was late", rests, resting)
 			}
 		}
-		if rests > 2*quietRests {
-			t.Errorf("at two messages a second %d reads rested", rests)
+	})
+}
+
+// A rest is longer where the last ones took longer than asked.
+func TestPaceLate(t *testing.T) {
+	p := pace{late: 100 * time.Microsecond}
+	synctest.Test(t, func(t *testing.T) {
+		rest := func() time.Duration {
+			start := time.Now()
+			p.sleep()
+			return time.Since(start)
+		}
+		if d := rest(); d != minRest+perLate*100*time.Microsecond {
+			t.Errorf("a rest of %v", d)
+		}
+		for range 100 {
+			rest()
+		}
+		if d := rest(); d > minRest+minRest/10 {
+			t.Errorf("a rest of %v, long after anybody was late", d)
+		}
+		p.late = time.Second
+		if d := rest(); d != maxRest {
+			t.Errorf("a rest of %v, want no more than %v", d, maxRest)
 		}
 	})
 }
@@ -86,14 +107,14 @@ func TestLinkReader(t *testing.T) {
 		}
 		var writing sync.WaitGroup
 		writing.Go(func() { server.Write([]byte("x")) })
-		r.rest()
+		r.rest(new(pace))
 		writing.Wait()
 		if n, err := r.Read(p); n != 1 || err != nil {
 			t.Fatalf("%d bytes, %v, after the rest", n, err)
 		}
 	}
 	server.Close()
-	r.rest()
+	r.rest(new(pace))
 	if n, err := r.Read(p); n != 0 || err != io.EOF {
 		t.Errorf("%d bytes, %v, want the end", n, err)
 	}
