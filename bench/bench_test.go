@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 
 func TestPayload(t *testing.T) {
 	now := time.Now()
-	frame := appendPayload([]byte(`[{"data":"`), 7, now, 100)
-	frame = appendPayload(append(frame, `"},{"data":"`...), 1<<31, now, 0)
+	frame := append([]byte(`[{"data":"`), makePayload(newPayload(100), 7, now).bytes...)
+	frame = append(append(frame, `"},{"data":"`...), makePayload(newPayload(0), 1<<31, now).text...)
 	var numbers []int
 	findMessages(frame, func(number int, at int64) {
 		numbers = append(numbers, number)

@@ -72,18 +72,19 @@ func (s *centrifugeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.ws.ServeHTTP(w, r.WithContext(ctx))
 }
 
-func (s *centrifugeServer) toUser(_ context.Context, user string, payload []byte) error {
-	return s.publish("#"+user, payload)
+func (s *centrifugeServer) toUser(_ context.Context, user string, p payload) error {
+	return s.publish("#"+user, p)
 }
 
-func (s *centrifugeServer) toEveryone(_ context.Context, payload []byte) error {
-	return s.publish(everyone, payload)
+func (s *centrifugeServer) toEveryone(_ context.Context, p payload) error {
+	return s.publish(everyone, p)
 }
 
-func (s *centrifugeServer) publish(channel string, payload []byte) error {
+func (s *centrifugeServer) publish(channel string, p payload) error {
+	data := p.bytes
 	if s.quote {
-		payload = strconv.AppendQuote(make([]byte, 0, len(payload)+2), string(payload))
+		data = strconv.AppendQuote(make([]byte, 0, len(data)+2), p.text)
 	}
-	_, err := s.node.Publish(channel, payload)
+	_, err := s.node.Publish(channel, data)
 	return err
 }

@@ -38,15 +38,15 @@ func (s *floorServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rw.Flush()
 }
 
-func (s *floorServer) toUser(_ context.Context, user string, payload []byte) error {
-	frame := appendFrame(nil, payload)
+func (s *floorServer) toUser(_ context.Context, user string, p payload) error {
+	frame := appendFrame(nil, p.bytes)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return writeAll(s.conns[user], frame)
 }
 
-func (s *floorServer) toEveryone(_ context.Context, payload []byte) error {
-	frame := appendFrame(nil, payload)
+func (s *floorServer) toEveryone(_ context.Context, p payload) error {
+	frame := appendFrame(nil, p.bytes)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var errs []error

@@ -24,10 +24,10 @@ func newHerald(redisAddr string) (server, error) {
 	return heraldServer{hub}, err
 }
 
-func (s heraldServer) toUser(ctx context.Context, user string, payload []byte) error {
-	return s.Send(ctx, herald.User(user), herald.Text(string(payload)))
+func (s heraldServer) toUser(ctx context.Context, user string, p payload) error {
+	return s.Send(ctx, herald.User(user), herald.Text(p.text))
 }
 
-func (s heraldServer) toEveryone(ctx context.Context, payload []byte) error {
-	return s.Send(ctx, herald.Everyone(), herald.Text(string(payload)))
+func (s heraldServer) toEveryone(ctx context.Context, p payload) error {
+	return s.Send(ctx, herald.Everyone(), herald.Text(p.text))
 }

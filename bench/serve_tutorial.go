@@ -111,12 +111,12 @@ func (s *tutorialServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	conn.Close()
 }
 
-func (s *tutorialServer) toUser(ctx context.Context, user string, payload []byte) error {
-	return s.publish(ctx, tutorialMessage{User: user, Data: string(payload)})
+func (s *tutorialServer) toUser(ctx context.Context, user string, p payload) error {
+	return s.publish(ctx, tutorialMessage{User: user, Data: p.text})
 }
 
-func (s *tutorialServer) toEveryone(ctx context.Context, payload []byte) error {
-	return s.publish(ctx, tutorialMessage{Data: string(payload)})
+func (s *tutorialServer) toEveryone(ctx context.Context, p payload) error {
+	return s.publish(ctx, tutorialMessage{Data: p.text})
 }
 
 func (s *tutorialServer) publish(ctx context.Context, m tutorialMessage) error {

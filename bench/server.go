@@ -26,9 +26,9 @@ type server interface {
 
 	// toUser and toEveryone send one message to all connections of a user,
 	// or to all there are, on every node. They return when the contestant's
-	// own call does.
-	toUser(ctx context.Context, user string, payload []byte) error
-	toEveryone(ctx context.Context, payload []byte) error
+	// own call does, and keep nothing of the payload.
+	toUser(ctx context.Context, user string, p payload) error
+	toEveryone(ctx context.Context, p payload) error
 }
 
 // makers starts a node of each contestant that is written in Go.
@@ -136,13 +136,13 @@ func obey(s server, c command) answer {
 func publish(s server, c command) answer {
 	start := time.Now()
 	var failed atomic.Int64
-	send := func(i int, at time.Time) {
-		payload := appendPayload(make([]byte, 0, c.Size), c.First+i, at, c.Size)
+	send := func(b []byte, i int, at time.Time) {
+		p := makePayload(b, c.First+i, at)
 		var err error
 		if c.To == "everyone" {
-			err = s.toEveryone(context.Background(), payload)
+			err = s.toEveryone(context.Background(), p)
 		} else {
-			err = s.toUser(context.Background(), user((c.First+i)%c.Users), payload)
+			err = s.toUser(context.Background(), user((c.First+i)%c.Users), p)
 		}
 		if err != nil {
 			failed.Add(1)
@@ -153,14 +153,15 @@ func publish(s server, c command) answer {
 		for i := range c.Count {
 			due := start.Add(time.Duration(i) * time.Second / time.Duration(c.Rate))
 			time.Sleep(time.Until(due))
-			sending.Go(func() { send(i, due) })
+			sending.Go(func() { send(newPayload(c.Size), i, due) })
 		}
 	} else {
 		var next atomic.Int64
 		for range c.Senders {
 			sending.Go(func() {
+				b := newPayload(c.Size)
 				for i := int(next.Add(1)) - 1; i < c.Count; i = int(next.Add(1)) - 1 {
-					send(i, time.Now())
+					send(b, i, time.Now())
 				}
 			})
 		}
