@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/heraldgo/herald/internal/batch"
 )
 
 type followState uint8
@@ -101,12 +103,14 @@ func (w *followWait) wait(ctx context.Context) error {
 	if w.done == nil {
 		return nil
 	}
+	end, otherEnd := batch.Ends(ctx)
 	select {
 	case <-w.done:
 		return w.err
-	case <-ctx.Done():
-		return fmt.Errorf("follow topics: %w", context.Cause(ctx))
+	case <-end:
+	case <-otherEnd:
 	}
+	return fmt.Errorf("follow topics: %w", context.Cause(ctx))
 }
 
 // unfollow takes back one follow of each topic. It does not wait.

@@ -39,9 +39,9 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer h.handshakes.Done()
 	defer h.wg.Done()
-	deadline := time.Now().Add(min(h.config.HandshakeTimeout, farFuture))
-	ctx, cancel := context.WithDeadline(r.Context(), deadline)
-	defer cancel()
+	deadline := h.handshakeEnds.now()
+	ctx, release := deadline.bound(r.Context())
+	defer release()
 	identity, refusal := h.identify(r.WithContext(ctx))
 	if refusal == nil {
 		refusal = h.ready(w)
@@ -137,14 +137,16 @@ func (h *Hub) logHidden(w http.ResponseWriter) {
 
 // connect takes the request from its identity to a living Conn. Where it
 // returns nil, the response has been given.
-func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadline time.Time) *HTTPError {
+func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadline *deadline) *HTTPError {
 	c := h.newConn(r, id)
 	if c == nil {
 		return &HTTPError{http.StatusInternalServerError, "internal error"}
 	}
 	// A child of c.ctx would leave it a map and a channel for life.
-	ctx, cancel := context.WithDeadline(context.WithoutCancel(c.ctx), deadline)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(c.ctx))
 	defer cancel()
+	ctx, release := deadline.bound(ctx)
+	defer release()
 	c.handshake.Store(&cancel)
 	defer c.handshake.Store(nil)
 

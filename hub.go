@@ -40,8 +40,10 @@ type Hub struct {
 	heartbeat *heartbeat
 	gaps      *gaps
 	writers   *writers
-	deadlines deadlines // of Sends
-	copies    copies    // of the receiving goroutine alone
+	copies    copies // of the receiving goroutine alone
+
+	sendEnds      deadlines // of Sends
+	handshakeEnds deadlines // of handshakes
 
 	mu            sync.Mutex
 	draining      bool // Health is red
@@ -85,7 +87,8 @@ func New(config Config) (*Hub, error) {
 		housekeepNow: make(chan struct{}, 1),
 	}
 	h.nodeTopic = nodeTopic(h.id)
-	h.deadlines.timeout = config.SendTimeout
+	h.sendEnds.timeout, h.sendEnds.cause = config.SendTimeout, errSendTimeout
+	h.handshakeEnds.timeout, h.handshakeEnds.cause = min(config.HandshakeTimeout, farFuture), errHandshakeTimeout
 	if err := h.connectParts(); err != nil {
 		h.closeParts()
 		return nil, err
@@ -170,7 +173,7 @@ func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 	o := outgoings.Get().(*outgoing)
 	defer o.release()
 	h.pack(o, t, m)
-	ctx, release := h.deadlines.bound(ctx)
+	ctx, release := h.sendEnds.now().bound(ctx)
 	defer release()
 	if err := h.publish(ctx, o.packets...); err != nil {
 		h.stats.sendErrors.Add(1)
@@ -308,7 +311,7 @@ func (h *Hub) Health() error {
 	h.mu.Lock()
 	draining := h.draining
 	h.mu.Unlock()
-	var errs []error
+	errs := make([]error, 0, 6) // of the stack: each handshake asks
 	if draining {
 		errs = append(errs, ErrDraining)
 	}

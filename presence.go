@@ -19,6 +19,7 @@ type presence struct {
 
 	mu     sync.Mutex
 	ops    []presenceOp
+	spare  []presenceOp // empty: the memory of ops that have been written
 	closed bool
 	err    error // of the last renewal
 
@@ -26,6 +27,7 @@ type presence struct {
 
 	// Of run alone.
 
+	seen     map[string]bool // next's: the ids of a batch
 	lease    Lease
 	renewDue time.Time
 
@@ -59,7 +61,7 @@ type presenceResult struct {
 }
 
 func newPresence(h *Hub, reg Registry) *presence {
-	p := &presence{hub: h, reg: reg, wake: make(chan struct{}, 1)}
+	p := &presence{hub: h, reg: reg, wake: make(chan struct{}, 1), seen: make(map[string]bool, presenceBatch)}
 	p.lease.Node = h.id
 	return p
 }
@@ -94,7 +96,7 @@ func (p *presence) push(op presenceOp) {
 
 // add registers the Conn, under the topics the index has it in, and waits
 // until the deadline. It tells OnOnline.
-func (p *presence) add(deadline time.Time, c *Conn) (Added, error) {
+func (p *presence) add(deadline *deadline, c *Conn) (Added, error) {
 	done := make(chan presenceResult, 1)
 	// Under c.mu, either this sees that the Conn is closing, or depart sees
 	// that it is registered, and its removal comes after.
@@ -113,15 +115,13 @@ func (p *presence) add(deadline time.Time, c *Conn) (Added, error) {
 			h.guard(nil, "OnOnline", func() { h.config.OnOnline(c.identity.User) })
 		}
 	}
-	timer := time.NewTimer(time.Until(deadline))
-	defer timer.Stop()
 	select {
 	case r := <-done:
 		tell(r)
 		return r.added, r.err
-	case <-timer.C:
+	case <-deadline.Done():
 		p.hub.wg.Go(func() { tell(<-done) })
-		return Added{}, context.DeadlineExceeded
+		return Added{}, deadline.cause
 	}
 }
 
@@ -171,6 +171,7 @@ func (p *presence) run(ctx, writes context.Context) {
 		ops := p.next()
 		if len(ops) > 0 {
 			p.write(writes, ops)
+			p.recycle(ops)
 			continue
 		}
 		if ctx.Err() != nil {
@@ -200,24 +201,40 @@ const presenceBatch = 256
 func (p *presence) next() []presenceOp {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	seen := make(map[string]bool, min(len(p.ops), presenceBatch))
+	if len(p.ops) == 0 {
+		return nil
+	}
+	clear(p.seen)
 	n := 0
 	for n < len(p.ops) && n < presenceBatch {
 		id := p.ops[n].entry.Session.ID
-		if seen[id] || id == "" && n > 0 { // a barrier goes alone
+		if p.seen[id] || id == "" && n > 0 { // a barrier goes alone
 			break
 		}
-		seen[id] = true
+		p.seen[id] = true
 		if n++; id == "" {
 			break
 		}
 	}
-	ops := slices.Clone(p.ops[:n])
-	clear(p.ops[:n])
-	if p.ops = p.ops[n:]; len(p.ops) == 0 {
-		p.ops = nil
+	if n == len(p.ops) {
+		ops := p.ops
+		p.ops, p.spare = p.spare, nil
+		return ops
 	}
+	ops := append(p.spare, p.ops[:n]...)
+	clear(p.ops[:n])
+	p.ops, p.spare = p.ops[n:], nil
 	return ops
+}
+
+// recycle keeps the memory of ops, which have been written.
+func (p *presence) recycle(ops []presenceOp) {
+	clear(ops)
+	if cap(ops) <= 2*presenceBatch {
+		p.mu.Lock()
+		p.spare = ops[:0]
+		p.mu.Unlock()
+	}
 }
 
 // write carries out the writes and answers those who wait.

@@ -194,7 +194,8 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	s.conn = conn
 	s.raw = rawConn(conn)
-	head := bytes.NewBufferString("HTTP/1.1 101 Switching Protocols\r\n")
+	head := bytes.NewBuffer(brw.AvailableBuffer()) // 4 KB of net/http's that nobody else wants
+	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	w.Header().WriteSubset(head, noBody)
 	head.WriteString("\r\n")
 	conn.SetWriteDeadline(time.Now().Add(s.c.hub.config.WriteTimeout))

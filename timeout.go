@@ -8,7 +8,10 @@ import (
 	"time"
 )
 
-var errSendTimeout = fmt.Errorf("SendTimeout: %w", context.DeadlineExceeded)
+var (
+	errSendTimeout      = fmt.Errorf("SendTimeout: %w", context.DeadlineExceeded)
+	errHandshakeTimeout = fmt.Errorf("HandshakeTimeout: %w", context.DeadlineExceeded)
+)
 
 // timeout bounds a call.
 func (h *Hub) timeout(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -17,7 +20,7 @@ func (h *Hub) timeout(ctx context.Context) (context.Context, context.CancelFunc)
 
 // ourTimeout says whether it was SendTimeout that ended ctx, and not its caller.
 func ourTimeout(ctx context.Context) bool {
-	s, ok := ctx.(*sendContext)
+	s, ok := ctx.(*boundContext)
 	if !ok {
 		return context.Cause(ctx) == errSendTimeout
 	}
@@ -27,11 +30,12 @@ func ourTimeout(ctx context.Context) bool {
 	return s.ours
 }
 
-// deadlines bounds Sends. Those that begin within a 64th of SendTimeout end
-// together: a context and a timer for each would cost as much as the rest of a
-// Send.
+// deadlines bounds Sends, or handshakes. Those that begin within a 64th of
+// the timeout end together: a context and a timer for each would cost as much as
+// the rest of a Send.
 type deadlines struct {
-	timeout time.Duration // SendTimeout
+	timeout time.Duration
+	cause   error
 
 	current atomic.Pointer[deadline]
 
@@ -40,24 +44,24 @@ type deadlines struct {
 
 const deadlineParts = 64
 
-// A deadline is the end of some Sends.
+// A deadline is the end of those that share it.
 type deadline struct {
 	context.Context
 	cancel context.CancelFunc // never called: the deadline always comes
-	until  time.Time          // Sends that begin later get another
+	cause  error
+	until  time.Time // who begins later gets another
 }
 
-// bound bounds a Send. The caller calls release after it.
-func (d *deadlines) bound(ctx context.Context) (bound context.Context, release func()) {
-	shared := d.now()
+// bound returns ctx with the deadline. The caller calls release at the end.
+func (d *deadline) bound(ctx context.Context) (bound context.Context, release func()) {
 	if ctx == context.Background() {
-		return shared, func() {}
+		return d, func() {}
 	}
-	c := &sendContext{Context: ctx, shared: shared}
+	c := &boundContext{Context: ctx, shared: d}
 	return c, c.release
 }
 
-// now returns the deadline for a Send that begins now.
+// now returns the deadline for what begins now.
 func (d *deadlines) now() *deadline {
 	now := time.Now()
 	if c := d.current.Load(); c != nil && now.Before(c.until) {
@@ -68,16 +72,16 @@ func (d *deadlines) now() *deadline {
 	if c := d.current.Load(); c != nil && now.Before(c.until) {
 		return c
 	}
-	c := &deadline{until: now.Add(d.timeout / deadlineParts)}
-	c.Context, c.cancel = context.WithDeadlineCause(context.Background(), now.Add(d.timeout), errSendTimeout)
+	c := &deadline{cause: d.cause, until: now.Add(d.timeout / deadlineParts)}
+	c.Context, c.cancel = context.WithDeadlineCause(context.Background(), now.Add(d.timeout), d.cause)
 	d.current.Store(c)
 	return c
 }
 
-// A sendContext ends with its caller's, or at a shared deadline. Only a Bus
+// A boundContext ends with its caller's, or at a shared deadline. Only a Bus
 // that asks for its Done pays for a context that has both ends in one channel;
 // batch, with which most of ours publish, asks for Ends.
-type sendContext struct {
+type boundContext struct {
 	context.Context // the caller's
 	shared          *deadline
 
@@ -85,17 +89,17 @@ type sendContext struct {
 	merged context.Context // nil before Done is called
 	cancel context.CancelFunc
 	err    error // Err's first that was not nil
-	ours   bool  // err is SendTimeout's
+	ours   bool  // err is the deadline's
 }
 
 // Ends returns two channels, one of which is closed when the context ends. One
 // may be nil.
-func (c *sendContext) Ends() (a, b <-chan struct{}) {
+func (c *boundContext) Ends() (a, b <-chan struct{}) {
 	return c.Context.Done(), c.shared.Done()
 }
 
 // Deadline is the earlier of the two.
-func (c *sendContext) Deadline() (time.Time, bool) {
+func (c *boundContext) Deadline() (time.Time, bool) {
 	shared, _ := c.shared.Deadline()
 	if at, ok := c.Context.Deadline(); ok && at.Before(shared) {
 		return at, true
@@ -103,18 +107,18 @@ func (c *sendContext) Deadline() (time.Time, bool) {
 	return shared, true
 }
 
-func (c *sendContext) Done() <-chan struct{} {
+func (c *boundContext) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.merged == nil {
 		at, _ := c.shared.Deadline()
-		c.merged, c.cancel = context.WithDeadlineCause(c.Context, at, errSendTimeout)
+		c.merged, c.cancel = context.WithDeadlineCause(c.Context, at, c.shared.cause)
 	}
 	return c.merged.Done()
 }
 
 // Err is not nil as soon as one of Ends is closed, and then stays the same.
-func (c *sendContext) Err() error {
+func (c *boundContext) Err() error {
 	err, ours := c.Context.Err(), false
 	if err == nil {
 		err = c.shared.Err()
@@ -123,7 +127,7 @@ func (c *sendContext) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.merged != nil && c.merged.Err() != nil {
-		err, ours = c.merged.Err(), context.Cause(c.merged) == errSendTimeout
+		err, ours = c.merged.Err(), context.Cause(c.merged) == c.shared.cause
 	}
 	if c.err == nil {
 		c.err, c.ours = err, ours
@@ -131,7 +135,7 @@ func (c *sendContext) Err() error {
 	return c.err
 }
 
-func (c *sendContext) Value(key any) any {
+func (c *boundContext) Value(key any) any {
 	c.mu.Lock()
 	merged := c.merged
 	c.mu.Unlock()
@@ -141,7 +145,7 @@ func (c *sendContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-func (c *sendContext) release() {
+func (c *boundContext) release() {
 	c.mu.Lock()
 	cancel := c.cancel
 	c.mu.Unlock()

@@ -96,7 +96,7 @@ func (b *Batcher[T]) Do(ctx context.Context, item T) error {
 	b.mu.Unlock()
 	b.signal()
 
-	end, otherEnd := ends(ctx)
+	end, otherEnd := Ends(ctx)
 	select {
 	case err := <-c.result:
 		var none T
@@ -122,7 +122,9 @@ type twoEnds interface {
 	Ends() (a, b <-chan struct{})
 }
 
-func ends(ctx context.Context) (a, b <-chan struct{}) {
+// Ends returns two channels, one of which is closed when ctx ends. One may be
+// nil.
+func Ends(ctx context.Context) (a, b <-chan struct{}) {
 	if two, ok := ctx.(twoEnds); ok {
 		return two.Ends()
 	}
