@@ -224,6 +224,9 @@ func (p *presence) next() []presenceOp {
 	ops := append(p.spare, p.ops[:n]...)
 	clear(p.ops[:n])
 	p.ops, p.spare = p.ops[n:], nil
+	if len(p.ops) <= presenceBatch { // recycle must not keep the memory of a long list for its end
+		p.ops = slices.Clone(p.ops)
+	}
 	return ops
 }
 

@@ -3,6 +3,8 @@ package herald
 import (
 	"context"
 	"net/http"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -158,4 +160,52 @@ func TestConnContextGivesValuesOnly(t *testing.T) {
 			t.Errorf("%d are left on the context", n)
 		}
 	}
+}
+
+// Writes are taken in the order in which they were asked for, each once, no
+// Conn twice in a batch. The memory of a long list does not stay.
+func TestPresenceNext(t *testing.T) {
+	p := newPresence(&Hub{}, nil)
+	id := func(i int) string { return strconv.Itoa(i) }
+	for _, count := range []int{1, 2, presenceBatch, presenceBatch + 1, 40 * presenceBatch, 3} {
+		p.ops = make([]presenceOp, 0, count+1)
+		long := addresses(p.ops[:count+1])
+		for i := range count {
+			p.append(presenceOp{entry: Entry{Session: Session{ID: id(i)}}})
+		}
+		p.append(presenceOp{entry: Entry{Session: Session{ID: id(count - 1)}}}) // the same once more
+		want := 0
+		for ops := p.next(); len(ops) > 0; ops = p.next() {
+			for _, op := range ops {
+				if op.entry.Session.ID != id(min(want, count-1)) {
+					t.Fatalf("of %d writes: %q came as number %d", count, op.entry.Session.ID, want)
+				}
+				want++
+			}
+			if n := len(ops); n > 1 && ops[n-1].entry.Session.ID == ops[n-2].entry.Session.ID {
+				t.Errorf("of %d writes: a Conn twice in a batch", count)
+			}
+			p.recycle(ops)
+		}
+		if want != count+1 {
+			t.Errorf("of %d writes %d came", count+1, want)
+		}
+		if kept := p.spare[:1]; count > 2*presenceBatch && slices.Contains(long, &kept[0]) {
+			t.Error("the memory of a long list is kept for its end")
+		}
+	}
+	p.append(presenceOp{entry: Entry{Session: Session{ID: "a"}}})
+	ops := p.next()
+	p.append(presenceOp{entry: Entry{Session: Session{ID: "b"}}})
+	if ops[0].entry.Session.ID != "a" || len(ops) != 1 {
+		t.Errorf("what is being written has become %+v", ops)
+	}
+}
+
+// addresses are those of the elements of ops.
+func addresses(ops []presenceOp) (all []*presenceOp) {
+	for i := range ops {
+		all = append(all, &ops[i])
+	}
+	return all
 }
