@@ -36,6 +36,7 @@ type gaps struct {
 	topics map[string]openGap
 	floor  time.Time // how far back the next Down goes at least; zero is not at all
 	why    error     // of floor
+	begun  error     // why messages may be getting lost, of late: to be logged
 	over   []Gap     // to be reported
 }
 
@@ -77,6 +78,10 @@ func (g *gaps) down(e Event) {
 	}
 	if !g.floor.IsZero() {
 		o = openGap{earliest(g.floor, o.since), g.why}
+	}
+	if g.all == nil && len(g.topics) == 0 {
+		g.begun = cmp.Or(o.cause, ErrBusDown)
+		g.poke()
 	}
 	if e.Topics == nil {
 		g.floor = time.Time{}
@@ -190,19 +195,26 @@ func (g *gaps) report(gap Gap) {
 		g.over = g.over[:0]
 	}
 	g.over = append(g.over, gap)
+	g.poke()
+}
+
+func (g *gaps) poke() {
 	select {
 	case g.wake <- struct{}{}:
 	default:
 	}
 }
 
-// run reports gaps until ctx is done and none is left.
+// run tells of Downs, and of gaps, until ctx is done and none is left.
 func (g *gaps) run(ctx context.Context) {
 	for {
 		g.mu.Lock()
-		over := g.over
-		g.over = nil
+		begun, over := g.begun, g.over
+		g.begun, g.over = nil, nil
 		g.mu.Unlock()
+		if begun != nil {
+			g.hub.config.Logger.Warn("herald: messages may be getting lost", "err", begun)
+		}
 		for _, gap := range over {
 			g.hub.config.Logger.Warn("herald: messages may have been lost", "since", gap.Since, "until", gap.Until, "err", gap.Cause)
 			if g.hub.config.OnGap != nil {

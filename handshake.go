@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -42,15 +40,16 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	deadline := h.handshakeEnds.now()
 	ctx, release := deadline.bound(r.Context())
 	defer release()
-	identity, refusal := h.identify(r.WithContext(ctx))
-	if refusal == nil {
-		refusal = h.ready(w)
+	identity, err := h.identify(r.WithContext(ctx))
+	if err == nil {
+		err = h.ready(w)
 	}
-	if refusal == nil {
-		refusal = h.connect(w, r, identity, deadline)
+	if err == nil {
+		err = h.connect(w, r, identity, deadline)
 	}
-	if refusal != nil {
-		h.reject(w, r, refusal)
+	if err != nil {
+		h.logRefused(slog.LevelDebug, identity.User, r.RemoteAddr, err)
+		h.reject(w, r, answer(err))
 	}
 }
 
@@ -77,19 +76,15 @@ func isUpgrade(r *http.Request) bool {
 }
 
 // identify asks Authenticate.
-func (h *Hub) identify(r *http.Request) (id Identity, refusal *HTTPError) {
+func (h *Hub) identify(r *http.Request) (id Identity, err error) {
 	if !h.allowHandshake() {
 		return id, &HTTPError{http.StatusServiceUnavailable, "too many handshakes"}
 	}
-	var err error
 	if !h.guard(nil, "Authenticate", func() { id, err = h.config.Authenticate(r) }) {
 		return id, &HTTPError{http.StatusInternalServerError, "internal error"}
 	}
 	if err != nil {
-		if errors.As(err, &refusal) && refusal.Status >= 400 && refusal.Status <= 599 {
-			return id, refusal
-		}
-		return id, &HTTPError{http.StatusUnauthorized, "unauthorized"}
+		return id, fmt.Errorf("Authenticate: %w", err)
 	}
 	if !id.Expires.IsZero() && !id.Expires.After(time.Now()) {
 		return id, &HTTPError{http.StatusUnauthorized, "expired"}
@@ -111,9 +106,9 @@ func (h *Hub) allowHandshake() bool {
 }
 
 // ready says whether the node can take a connection, and w can be upgraded.
-func (h *Hub) ready(w http.ResponseWriter) *HTTPError {
+func (h *Hub) ready(w http.ResponseWriter) error {
 	if err := h.Health(); err != nil {
-		return &HTTPError{http.StatusServiceUnavailable, "not ready"}
+		return fmt.Errorf("%w: %w", notReady, err)
 	}
 	if !canHijack(w) {
 		h.logHidden(w)
@@ -137,7 +132,7 @@ func (h *Hub) logHidden(w http.ResponseWriter) {
 
 // connect takes the request from its identity to a living Conn. Where it
 // returns nil, the response has been given.
-func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadline *deadline) *HTTPError {
+func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadline *deadline) error {
 	c := h.newConn(r, id)
 	if c == nil {
 		return &HTTPError{http.StatusInternalServerError, "internal error"}
@@ -162,7 +157,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 	}
 	if err := followed.wait(ctx); err != nil {
 		c.abandon(err)
-		return &HTTPError{http.StatusServiceUnavailable, "not ready"}
+		return fmt.Errorf("%w: %w", notReady, err)
 	}
 	var added Added
 	var err error
@@ -172,11 +167,12 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 		if err == nil || c.ctx.Err() != nil || h.config.RejectAfterUpgrade {
 			return nil
 		}
-		return &HTTPError{http.StatusServiceUnavailable, "not ready"}
+		return notReady
 	}
-	if err := c.upgrade(w, r, register); err != nil { // answered by the library
+	if failed := c.upgrade(w, r, register); failed != nil { // answered by the library
 		h.stats.rejected.Add(1)
-		c.abandon(err)
+		h.logRefused(slog.LevelDebug, id.User, r.RemoteAddr, errors.Join(failed, err))
+		c.abandon(failed)
 		return nil
 	}
 	if err == nil {
@@ -258,7 +254,7 @@ func (h *Hub) admit(ctx context.Context, c *Conn, added Added) (err error) {
 			return errPanic
 		}
 		if err != nil {
-			return refusal(err)
+			return c.refusal("OnConnect", err)
 		}
 	}
 	c.mu.Lock()
@@ -281,7 +277,7 @@ func (h *Hub) decide(ctx context.Context, c *Conn, older []Session) error {
 		return errPanic
 	}
 	if err != nil {
-		return refusal(err)
+		return c.refusal("Admit", err)
 	}
 	if len(evict) == 0 {
 		return nil
@@ -322,82 +318,3 @@ func (h *Hub) evict(ctx context.Context, t Target) error {
 
 // evictTimeout is how long a new Conn waits for the end of those it evicts.
 const evictTimeout = time.Second
-
-// refusal is what a client is told of an error of Admit's or OnConnect's.
-func refusal(err error) *CloseError {
-	var c *CloseError
-	if errors.As(err, &c) && c.Code.check(c.Reason) == nil {
-		return c
-	}
-	return &CloseError{Code: StatusPolicyViolation, Reason: "refused"}
-}
-
-// refuse closes a Conn that has been upgraded and is not admitted.
-func (c *Conn) refuse(err error) {
-	var ce *CloseError
-	if !errors.As(err, &ce) {
-		ce = &CloseError{Code: StatusTryAgainLater, Reason: "not ready"}
-	}
-	c.shut(ce, true)
-}
-
-// abandon takes back a Conn that has not been upgraded.
-func (c *Conn) abandon(err error) {
-	c.mu.Lock()
-	c.queue.closing = true
-	c.cause = err
-	dropped := c.queue.clear()
-	c.mu.Unlock()
-	c.hub.stats.dropped.Add(uint64(dropped))
-	c.depart()
-}
-
-// reject answers a request that is refused before the upgrade.
-func (h *Hub) reject(w http.ResponseWriter, r *http.Request, e *HTTPError) {
-	if h.config.RejectAfterUpgrade && h.rejectUpgraded(w, r, e) {
-		h.stats.rejected.Add(1)
-		return
-	}
-	h.rejectPlain(w, e)
-}
-
-func (h *Hub) rejectPlain(w http.ResponseWriter, e *HTTPError) {
-	h.stats.rejected.Add(1)
-	retryAfter(w.Header(), e.Status)
-	http.Error(w, e.Message, e.Status)
-}
-
-// retryAfter asks a client that may come again to wait some seconds, not all
-// the same.
-func retryAfter(header http.Header, status int) {
-	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
-		header.Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
-	}
-}
-
-// rejectUpgraded upgrades only to close, so that a browser's script sees why.
-// It answers false where it has not answered the request.
-func (h *Hub) rejectUpgraded(w http.ResponseWriter, r *http.Request, e *HTTPError) bool {
-	if !canHijack(w) {
-		return false
-	}
-	code := StatusCode(4000 + e.Status)
-	if e.Status == http.StatusServiceUnavailable {
-		code = StatusTryAgainLater
-	}
-	reason := e.Message
-	if code.check(reason) != nil {
-		reason = ""
-	}
-	c := h.newConn(r, Identity{})
-	if c == nil {
-		return false
-	}
-	if err := c.upgrade(w, r, func() *HTTPError { return nil }); err != nil {
-		c.cancel(err)
-		return true
-	}
-	c.shut(&CloseError{Code: code, Reason: reason}, false)
-	h.wg.Go(c.read)
-	return true
-}

@@ -57,6 +57,9 @@ func (p *presence) renew(ctx context.Context) error {
 	p.err = err
 	p.mu.Unlock()
 	if err != nil {
+		if !failedBefore && p.generation.Load() != 0 { // New returns the first
+			p.hub.config.Logger.Warn("herald: the Registry is down", "err", err)
+		}
 		p.renewDue = time.Now().Add(min(config.Lease/3, time.Second))
 		p.suspect.Store(true)
 		return err
@@ -75,6 +78,7 @@ func (p *presence) renew(ctx context.Context) error {
 		}
 	}
 	if failedBefore {
+		p.hub.config.Logger.Info("herald: the Registry is back")
 		p.hub.housekeep()
 	}
 	p.hub.heartbeat.renewed()

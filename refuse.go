@@ -1,0 +1,116 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+)
+
+// notReady is the answer where the node is not fit, or could not do in time what
+// a connection needs.
+var notReady = &HTTPError{http.StatusServiceUnavailable, "not ready"}
+
+// logRefused tells why a connection was refused: the client is not told all of
+// it, and a browser shows none. Most are no fault of the service's, and debugging
+// alone asks for them; an error that tells the client nothing may well be one.
+func (h *Hub) logRefused(level slog.Level, user, remote string, err error) {
+	h.config.Logger.LogAttrs(context.Background(), level, "herald: connection refused",
+		slog.String("user", user), slog.String("remote", remote), slog.Any("err", err))
+}
+
+// answer is what a request is told of an error.
+func answer(err error) *HTTPError {
+	var e *HTTPError
+	if errors.As(err, &e) && e.Status >= 400 && e.Status <= 599 {
+		return e
+	}
+	return &HTTPError{http.StatusUnauthorized, "unauthorized"}
+}
+
+// reject answers a request that is refused before the upgrade.
+func (h *Hub) reject(w http.ResponseWriter, r *http.Request, e *HTTPError) {
+	if h.config.RejectAfterUpgrade && h.rejectUpgraded(w, r, e) {
+		h.stats.rejected.Add(1)
+		return
+	}
+	h.rejectPlain(w, e)
+}
+
+func (h *Hub) rejectPlain(w http.ResponseWriter, e *HTTPError) {
+	h.stats.rejected.Add(1)
+	retryAfter(w.Header(), e.Status)
+	http.Error(w, e.Message, e.Status)
+}
+
+// retryAfter asks a client that may come again to wait some seconds, not all
+// the same.
+func retryAfter(header http.Header, status int) {
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+		header.Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
+	}
+}
+
+// rejectUpgraded upgrades only to close, so that a browser's script sees why.
+// It answers false where it has not answered the request.
+func (h *Hub) rejectUpgraded(w http.ResponseWriter, r *http.Request, e *HTTPError) bool {
+	if !canHijack(w) {
+		return false
+	}
+	code := StatusCode(4000 + e.Status)
+	if e.Status == http.StatusServiceUnavailable {
+		code = StatusTryAgainLater
+	}
+	reason := e.Message
+	if code.check(reason) != nil {
+		reason = ""
+	}
+	c := h.newConn(r, Identity{})
+	if c == nil {
+		return false
+	}
+	if err := c.upgrade(w, r, func() *HTTPError { return nil }); err != nil {
+		c.cancel(err)
+		return true
+	}
+	c.shut(&CloseError{Code: code, Reason: reason}, false)
+	h.wg.Go(c.read)
+	return true
+}
+
+// refusal is what the client is told of an error of Admit's or OnConnect's.
+func (c *Conn) refusal(callback string, err error) *CloseError {
+	err = fmt.Errorf("%s: %w", callback, err)
+	var told *CloseError
+	if errors.As(err, &told) && told.Code.check(told.Reason) == nil {
+		c.hub.logRefused(slog.LevelDebug, c.identity.User, c.remote, err)
+		return told
+	}
+	c.hub.logRefused(slog.LevelWarn, c.identity.User, c.remote, err)
+	return &CloseError{Code: StatusPolicyViolation, Reason: "refused"}
+}
+
+// refuse closes a Conn that has been upgraded and is not admitted. err is a
+// refusal, or why the node could not do what the Conn needs.
+func (c *Conn) refuse(err error) {
+	var ce *CloseError
+	if !errors.As(err, &ce) {
+		c.hub.logRefused(slog.LevelDebug, c.identity.User, c.remote, err)
+		ce = &CloseError{Code: StatusTryAgainLater, Reason: "not ready"}
+	}
+	c.shut(ce, true)
+}
+
+// abandon takes back a Conn that has not been upgraded.
+func (c *Conn) abandon(err error) {
+	c.mu.Lock()
+	c.queue.closing = true
+	c.cause = err
+	dropped := c.queue.clear()
+	c.mu.Unlock()
+	c.hub.stats.dropped.Add(uint64(dropped))
+	c.depart()
+}
