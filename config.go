@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"reflect"
 	"strings"
 	"time"
 
@@ -42,12 +43,14 @@ type Config struct {
 	// are both nil, the Hub is alone: it works in memory, as one node.
 	Redis redis.UniversalClient
 
-	// Prefix begins every key and channel in Redis. Default "herald".
+	// Prefix begins every key and channel in Redis; services with different
+	// ones see nothing of each other. It has no '{' or '}', and no number after
+	// a ':'. Default "herald".
 	Prefix string
 
-	// Bus carries messages between nodes. The Hub owns it, and closes it, also
-	// where New fails to connect; where New refuses the Config it is not
-	// touched.
+	// Bus carries messages between nodes. It is this Hub's alone: another Hub
+	// on it would take half of the messages away. The Hub closes it, also where
+	// New fails to connect; where New refuses the Config it is not touched.
 	Bus Bus
 
 	// Registry knows who is online. Closing it stays the caller's.
@@ -67,9 +70,10 @@ type Config struct {
 	Authenticate func(r *http.Request) (Identity, error)
 
 	// OriginPatterns are hosts whose pages may connect beside those of the
-	// request's own host: patterns of path.Match on the Origin's host, or on
-	// scheme://host where the pattern has a scheme. "*" lets every site use
-	// your users' cookies.
+	// request's own host: patterns of path.Match on the Origin's host with its
+	// port, or on scheme://host where the pattern has a scheme: "localhost:*",
+	// "*.example.com", "https://example.com". "*" lets every site use your
+	// users' cookies. Others get 403, under RejectAfterUpgrade too.
 	OriginPatterns []string
 
 	// Subprotocols are offered in this order of preference.
@@ -153,7 +157,9 @@ type Config struct {
 	ProbeTimeout     time.Duration // for such a proof, and for a heartbeat, one each third of Lease. Default 5 s
 	DrainTime        time.Duration // of Shutdown, where its context has no deadline. Default 30 s
 
-	// Logger gets what no caller is told as an error; never a message.
+	// Logger gets what no caller is told as an error; never a message. At
+	// Debug it tells why each connection was refused; Warn has those whose Admit
+	// or OnConnect returned an error that has no CloseError for the client.
 	// Default slog.Default().
 	Logger *slog.Logger
 }
@@ -170,30 +176,12 @@ const off = time.Duration(1<<63 - 1)
 func (c Config) withDefaults() (Config, error) {
 	var faults []error
 	fault := func(field string, value any, rule string) {
-		faults = append(faults, fmt.Errorf("herald: Config.%s: %v %s", field, value, rule))
+		faults = append(faults, fmt.Errorf("%w: Config.%s: %v %s", ErrInvalid, field, value, rule))
 	}
-	c.Prefix = cmp.Or(c.Prefix, "herald")
-	if !validPrefix(c.Prefix) {
-		fault("Prefix", fmt.Sprintf("%q", c.Prefix), "must not contain '{', '}', or a number after ':'")
-	}
-	if c.Name == "" {
-		c.Name = hostName()
-	} else if c.Name != safeName(c.Name) {
-		fault("Name", fmt.Sprintf("%q", c.Name), "must be at most 64 letters, digits, '-' and '_'")
-	}
-	for _, p := range c.OriginPatterns {
-		if _, err := path.Match(p, ""); err != nil {
-			fault("OriginPatterns", fmt.Sprintf("%q", p), "must be a pattern of path.Match")
-		}
-	}
+	c.checkNames(fault)
+	c.checkParts(fault)
 	if c.Authenticate == nil && (c.Admit != nil || c.OnConnect != nil || c.OnMessage != nil || c.OnDisconnect != nil) {
-		fault("Authenticate", "nil", "must be set where Admit, OnConnect, OnMessage or OnDisconnect is: without it there are no connections")
-	}
-	if c.Redis != nil && c.Bus != nil && c.Registry != nil {
-		fault("Redis", "a client", "is of no use beside both Bus and Registry")
-	}
-	if c.Redis == nil && (c.Bus == nil) != (c.Registry == nil) {
-		fault("Redis", "nil", "must be set where only one of Bus and Registry is")
+		fault("Authenticate", "nil:", "must be set where Admit, OnConnect, OnMessage or OnDisconnect is: without it there are no connections")
 	}
 	defaultInt(&c.MaxConns, 100_000)
 	defaultInt(&c.MaxConnsPerUser, 100)
@@ -220,6 +208,50 @@ func (c Config) withDefaults() (Config, error) {
 		c.Logger = slog.Default()
 	}
 	return c, errors.Join(faults...)
+}
+
+// checkNames checks what is written somewhere, and sets the defaults of it.
+func (c *Config) checkNames(fault func(field string, value any, rule string)) {
+	c.Prefix = cmp.Or(c.Prefix, "herald")
+	if !validPrefix(c.Prefix) {
+		fault("Prefix", fmt.Sprintf("%q", c.Prefix), "must not contain '{', '}', or a number after ':'")
+	}
+	if c.Name == "" {
+		c.Name = hostName()
+	} else if c.Name != safeName(c.Name) {
+		fault("Name", fmt.Sprintf("%q", c.Name), "must be at most 64 letters, digits, '-' and '_'")
+	}
+	for _, p := range c.OriginPatterns {
+		if _, err := path.Match(p, ""); err != nil {
+			fault("OriginPatterns", fmt.Sprintf("%q", p), "must be a pattern of path.Match")
+		}
+		if _, host, ok := strings.Cut(p, "://"); strings.Contains(cmp.Or(host, p), "/") || ok && host == "" || p == "" {
+			fault("OriginPatterns", fmt.Sprintf("%q", p), "must be a host or scheme://host, with no path: an Origin has none")
+		}
+	}
+	for _, p := range c.Subprotocols {
+		if !validToken(p) {
+			fault("Subprotocols", fmt.Sprintf("%q", p), "must be a token of RFC 9110, section 5.6.2: letters, digits and !#$%&'*+-.^_`|~")
+		}
+	}
+}
+
+// checkParts checks what the Hub is to work with.
+func (c *Config) checkParts(fault func(field string, value any, rule string)) {
+	if c.Redis != nil && c.Bus != nil && c.Registry != nil {
+		fault("Redis", "a client", "is of no use beside both Bus and Registry")
+	}
+	if c.Redis == nil && (c.Bus == nil) != (c.Registry == nil) {
+		fault("Redis", "nil:", "must be set where only one of Bus and Registry is, for the other")
+	}
+	for _, f := range []struct {
+		field string
+		value any
+	}{{"Redis", c.Redis}, {"Bus", c.Bus}, {"Registry", c.Registry}} {
+		if v := reflect.ValueOf(f.value); v.Kind() == reflect.Pointer && v.IsNil() {
+			fault(f.field, fmt.Sprintf("a nil %T:", f.value), "must not be a nil pointer; leave the field out for the default")
+		}
+	}
 }
 
 // defaultTimes sets the durations, and reports those that break their rule.
@@ -259,6 +291,17 @@ func (c *Config) defaultTimes(fault func(field string, value any, rule string)) 
 			*d = 0
 		}
 	}
+}
+
+// validToken says whether s is a token, which the name of a subprotocol is
+// (RFC 6455, section 4.1).
+func validToken(s string) bool {
+	for _, c := range []byte(s) {
+		if c <= ' ' || c > '~' || strings.IndexByte("\"(),/:;<=>?@[\\]{}", c) >= 0 {
+			return false
+		}
+	}
+	return s != ""
 }
 
 func defaultInt[T int | int64](field *T, value T) {

@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/heraldgo/herald/internal/wsraw"
 )
 
@@ -303,10 +305,40 @@ func TestConfigFaultsAllAtOnce(t *testing.T) {
 	_, err := New(Config{
 		Prefix: "{a}", Name: "a b", OriginPatterns: []string{"["}, Bus: bus,
 		QueueMessages: -1, QueueBytes: 10, MaxSendSize: -1, WriteTimeout: -1, Lease: time.Millisecond,
+		Subprotocols: []string{"a b"},
 	})
-	for _, field := range []string{"Prefix", "Name", "OriginPatterns", "Redis", "QueueMessages", "MaxSendSize", "WriteTimeout", "Lease"} {
-		if err == nil || !strings.Contains(err.Error(), "herald: Config."+field+": ") {
+	for _, field := range []string{"Prefix", "Name", "OriginPatterns", "Subprotocols", "Redis", "QueueMessages", "MaxSendSize", "WriteTimeout", "Lease"} {
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "Config."+field+": ") {
 			t.Errorf("%s is not named: %v", field, err)
+		}
+	}
+}
+
+func TestConfigOfNames(t *testing.T) {
+	for pattern, ok := range map[string]bool{
+		"*": true, "localhost:*": true, "*.example.com": true, "https://example.com:8443": true, "https://*": true,
+		"": false, "https://": false, "example.com/": false, "https://example.com/": false, "https://example.com/app": false, "[": false,
+	} {
+		if _, err := (Config{OriginPatterns: []string{pattern}}).withDefaults(); (err == nil) != ok {
+			t.Errorf("origin pattern %q: %v", pattern, err)
+		}
+	}
+	for protocol, ok := range map[string]bool{"v1.chat": true, "graphql-transport-ws": true, "": false, "a b": false, "a,b": false, "a\tb": false, "é": false, `a\`: false} {
+		if _, err := (Config{Subprotocols: []string{protocol}}).withDefaults(); (err == nil) != ok {
+			t.Errorf("subprotocol %q: %v", protocol, err)
+		}
+	}
+}
+
+// A nil pointer in an interface is not taken for a Bus that is there.
+func TestConfigOfNilPointers(t *testing.T) {
+	for field, config := range map[string]Config{
+		"Redis":    {Redis: (*redis.Client)(nil)},
+		"Bus":      {Bus: (*MemoryBus)(nil), Registry: NewMemoryRegistry()},
+		"Registry": {Bus: NewMemoryNetwork().Bus(), Registry: (*MemoryRegistry)(nil)},
+	} {
+		if _, err := New(config); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "Config."+field+": a nil *") {
+			t.Errorf("%s: %v", field, err)
 		}
 	}
 }

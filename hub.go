@@ -69,8 +69,8 @@ type Hub struct {
 
 // New makes a Hub, connects it to the Bus and the Registry, and takes a
 // lease. It blocks for that, bounded by SendTimeout and, while it connects to
-// Redis, by the timeouts of Config.Redis. The error names every fault of config,
-// or what could not be reached or was denied.
+// Redis, by the timeouts of Config.Redis. The error wraps ErrInvalid and names every
+// fault of config, or says what could not be reached or was denied.
 func New(config Config) (*Hub, error) {
 	config, err := config.withDefaults()
 	if err != nil {
@@ -317,7 +317,9 @@ func (h *Hub) Health() error {
 	}
 	errs = append(errs, h.gaps.failing(), h.follower.failing(), h.presence.failing(), h.heartbeat.failing())
 	if b, ok := h.bus.(interface{ Health() error }); ok {
-		errs = append(errs, b.Health())
+		if err := b.Health(); err != nil {
+			errs = append(errs, fmt.Errorf("%w: %w", ErrBusDown, err))
+		}
 	}
 	return errors.Join(errs...)
 }

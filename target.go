@@ -68,10 +68,12 @@ func (t Target) check() error {
 	if t.kind == 0 {
 		return fmt.Errorf("%w: target: must come from User, Group, Connection or Everyone", ErrInvalid)
 	}
-	for _, id := range t.ids {
-		if id == "" {
-			return fmt.Errorf("%w: target: an id must not be empty", ErrInvalid)
+	if t.kind != targetConnection && slices.Contains(t.ids, "") {
+		what := "User: an id"
+		if t.kind == targetGroup {
+			what = "Group: a name"
 		}
+		return fmt.Errorf("%w: target: %s must not be empty", ErrInvalid, what)
 	}
 	connections := t.except
 	if t.kind == targetConnection {
