@@ -23,7 +23,7 @@ type Identity struct {
 	Device   string            // which device, for OnePerDevice and Sessions; may be empty
 	Platform string            // "web", "ios", …, for Target.On; may be empty
 	Groups   []string          // the groups the connection belongs to from the start
-	Expires  time.Time         // when the connection is closed with StatusExpired; zero is never
+	Expires  time.Time         // when the connection is closed with StatusExpired; zero is never, in the past it is refused with 401
 	Meta     map[string]string // seen by Sessions on every node
 }
 
@@ -119,13 +119,16 @@ type Config struct {
 
 	// OnOnline and OnOffline are told, on one node of the cluster, when a
 	// user's first connection came and when the last has been gone for
-	// OfflineDelay. After a crash one may be missed: Sessions is the truth.
+	// OfflineDelay. OnOnline runs in the handshake, which waits for it, before
+	// Admit and OnConnect: one whom they refuse is online until OfflineDelay is
+	// over. After a crash one may be missed, and where the Registry has lost its
+	// data users come online again: Sessions is the truth.
 	OnOnline, OnOffline func(user string)
 
 	// Limits.
 
 	MaxConns        int   // connections on this node, then 503. Default 100,000
-	MaxConnsPerUser int   // connections of one user on this node, then 429. Default 100
+	MaxConnsPerUser int   // connections of one user on this node, then 429; on all nodes: MaxPerUser. Default 100
 	HandshakeRate   int   // handshakes a second on this node, then 503. Default 10,000
 	MaxMessageSize  int64 // bytes of a message from a client, then close 1009. Default 64 KiB
 	MaxSendSize     int64 // bytes of a message to clients, then an error. Default 1 MiB
@@ -138,7 +141,8 @@ type Config struct {
 	QueueBytes    int
 
 	// DropOldest drops the oldest messages of a full queue. Default: the
-	// Conn is closed with StatusTooSlow.
+	// Conn is closed with StatusTooSlow, which a client sees that takes what
+	// waits before it within CloseTimeout.
 	DropOldest bool
 
 	// Times.

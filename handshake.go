@@ -19,7 +19,7 @@ import (
 // of things. It answers 501 where there is no Authenticate, 426 to a request
 // that is no WebSocket upgrade, 503 with Retry-After while the Bus or the
 // Registry is down, the Hub drains, or a limit of the node is reached, and 429
-// where it is the user's.
+// with Retry-After where it is the user's. At Debug the Logger is told why.
 func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.config.Authenticate == nil {
 		http.Error(w, "this node takes no connections", http.StatusNotImplemented)

@@ -253,7 +253,8 @@ func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
 	return err
 }
 
-// Join makes the connections that the target has now members of the groups.
+// Join makes the connections that the target has now members of the groups; to
+// those that come later Identity.Groups gives theirs, or Conn.Join in OnConnect.
 // It returns when every node that the Registry lists has done so: a Send to
 // the group after that reaches all of them. Where nodes do not answer within
 // SendTimeout the error is a *PartialError.

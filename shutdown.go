@@ -3,6 +3,7 @@ package herald
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -33,14 +34,18 @@ func (h *Hub) start() {
 // that ctx gives (DrainTime where it has no deadline), so that their clients
 // do not all come to the other nodes at once; at last the node leaves the
 // Registry and the Bus is closed. Send works until then. Connections that have
-// not gone after 90% of the time are cut, and the error is
+// not gone after 90% of the time are cut, and the error counts them and wraps
 // context.DeadlineExceeded; where ctx is done early they are cut then. Where a
 // callback does not return, or the Registry does not answer, Shutdown may take
 // two seconds longer than ctx, and leaves that callback's goroutine behind.
 // Shutdown may be called several times, and returns the same to all; it must
 // not be called from a callback.
 func (h *Hub) Shutdown(ctx context.Context) error {
-	h.shutdownOnce.Do(func() { h.shutdownErr = h.shutdown(ctx) })
+	h.shutdownOnce.Do(func() {
+		if err := h.shutdown(ctx); err != nil {
+			h.shutdownErr = fmt.Errorf("herald: shutdown: %w", err)
+		}
+	})
 	return h.shutdownErr
 }
 
@@ -75,12 +80,16 @@ func (h *Hub) shutdown(ctx context.Context) error {
 		for _, c := range open {
 			c.kill(nil)
 		}
+		if len(open) > 0 {
+			err = fmt.Errorf("%d connections had not gone and were cut: %w", len(open), err)
+		}
 		// For their readers and OnDisconnect.
 		end, cancel := context.WithDeadline(context.WithoutCancel(ctx), time.Now().Add(min(stopGrace, total/20)))
 		defer cancel()
 		waitFor(end, &h.wg)
 	}
-	return cmp.Or(h.stop(ctx), err)
+	stopErr := h.stop(ctx)
+	return cmp.Or(err, stopErr)
 }
 
 var restarting = &CloseError{Code: StatusServiceRestart, Reason: "the service restarts"}

@@ -45,11 +45,14 @@ const tokenHeader = "Herald-Test-Token"
 //
 // Where config has no Authenticate, clients are who Connect says. Where it has
 // one, the Identity given to Connect and Dial is not used: with the headers or
-// cookies that your Authenticate wants, dial Node.URL yourself.
+// cookies that your Authenticate wants, dial Node.URL yourself. For hubs that
+// your own code makes and mounts, give each a Bus and a Registry as NewCluster
+// does: herald.MemoryNetwork.Bus and herald.MemoryRegistry.Handle.
 //
 // Where config has no Logger, what the hubs log stands in the test's output.
 //
-// A Bus that is Cut says so at once. One that Loses packets says nothing, and
+// A Bus that is Cut says so at once, and Health turns red a moment later; a
+// Registry that is Cut is noticed with the next write, or within Lease/3. A Bus that Loses packets says nothing, and
 // its Hub finds out when a heartbeat, sent every Lease/3, has not come back
 // within ProbeTimeout: with the defaults that takes up to 12 s. Shorten both in
 // config to test it.
@@ -136,6 +139,12 @@ func (l *testLog) Write(p []byte) (int, error) {
 // A Client is a WebSocket client of a Cluster. Its methods wait for at most
 // 10 s, and fail the test where something goes wrong: by FailNow, so call them
 // in the test's goroutine.
+//
+// One that does not Receive is a slow client: when the kernel's buffers are full,
+// some megabytes, what is sent to it waits in its queue. Make QueueMessages small
+// in the configuration and send large messages to see it overflow. It does not
+// answer a close either, for which Shutdown waits; Close clients where that second
+// counts.
 type Client struct {
 	t    testing.TB
 	conn *websocket.Conn
