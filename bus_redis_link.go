@@ -168,11 +168,11 @@ const (
 // read reads replies and messages until the link is dead.
 func (l *redisLink) read() {
 	defer close(l.ended)
-	size := replyBuffer
+	size, before := replyBuffer, func() {}
 	if l.in != nil {
-		size = l.in.buffer
+		size, before = l.in.buffer, l.in.flush
 	}
-	from := newLinkReader(l.conn)
+	from := newLinkReader(l.conn, before)
 	r := resp.NewReader(from, size)
 	var pace pace
 	for {
@@ -188,11 +188,9 @@ func (l *redisLink) read() {
 			continue
 		}
 		pace.messages++
-		if r.Buffered() == 0 {
+		if r.Buffered() == 0 && from.drained && pace.next() {
 			l.in.flush()
-			if from.drained && pace.next() {
-				from.rest(&pace)
-			}
+			from.rest(&pace)
 		}
 	}
 }

@@ -19,12 +19,13 @@ type pace struct {
 }
 
 // A link is busy above 2,000 messages a second, and until there are less than
-// 1,500. Its messages then wait for one to two milliseconds at most; or for four, on
-// a machine with so much to do that it is late for what is due, where messages wait
-// anyway and a wakeup costs most.
+// 1,500. Its messages then wait for about a millisecond at most; or for up to four,
+// on a machine with so much to do that it is late for what is due, where messages
+// wait anyway and a wakeup costs most.
 const (
 	minRest      = time.Millisecond
 	maxRest      = 4 * time.Millisecond
+	restSlack    = 50 * time.Microsecond
 	perLate      = 8  // a rest is longer by so many times what rests are late
 	busyMessages = 64 // within
 	busyWithin   = 32 * time.Millisecond
@@ -56,9 +57,11 @@ func (p *pace) begin(within time.Duration) {
 	p.messages, p.rests, p.since = 0, 0, now
 }
 
-// sleep waits for a rest.
+// sleep waits for a rest: whole milliseconds and a little more. An idle process
+// waits in whole milliseconds, rounded down, and then for one again where some
+// of it is left, which would look like a machine that is late.
 func (p *pace) sleep() {
-	rest := min(minRest+perLate*p.late, maxRest)
+	rest := min(minRest+perLate*p.late, maxRest).Truncate(time.Millisecond) + restSlack
 	start := time.Now()
 	time.Sleep(rest)
 	p.late += (time.Since(start) - rest - p.late) / 8
@@ -67,7 +70,8 @@ func (p *pace) sleep() {
 // A linkReader reads from a link's connection.
 type linkReader struct {
 	conn    net.Conn
-	drained bool // the last read has left nothing behind; told of plain TCP alone: TLS gives a record at a time
+	before  func() // is called before each read, which may wait
+	drained bool   // the last read has left nothing behind; told of plain TCP alone: TLS gives a record at a time
 
 	// Where conn is plain TCP.
 
@@ -78,8 +82,8 @@ type linkReader struct {
 	err error
 }
 
-func newLinkReader(conn net.Conn) *linkReader {
-	r := &linkReader{conn: conn, raw: rawConn(conn)}
+func newLinkReader(conn net.Conn, before func()) *linkReader {
+	r := &linkReader{conn: conn, before: before, raw: rawConn(conn)}
 	r.try = func(fd uintptr) (ok bool) {
 		r.n, r.err, ok = readOnce(fd, r.p)
 		return ok
@@ -88,6 +92,7 @@ func newLinkReader(conn net.Conn) *linkReader {
 }
 
 func (r *linkReader) Read(p []byte) (n int, err error) {
+	r.before()
 	if r.raw == nil {
 		n, err = r.conn.Read(p)
 	} else {
