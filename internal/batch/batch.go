@@ -208,8 +208,11 @@ func (b *Batcher[T]) run() {
 				b.commit(calls, items)
 				// Who had a result may well call again at once. Otherwise
 				// they and those who came meanwhile would take turns, with
-				// half as many for each commit.
-				runtime.Gosched()
+				// half as many for each commit. One caller alone has nobody
+				// to share with, and need not wait for a busy processor.
+				if len(calls) > 1 || b.waiting() {
+					runtime.Gosched()
+				}
 			}
 			clear(calls)
 			clear(items)
