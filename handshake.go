@@ -37,8 +37,11 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer h.handshakes.Done()
 	defer h.wg.Done()
+	// It ends with the handshake, whatever the host does with r's.
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
 	deadline := h.handshakeEnds.now()
-	ctx, release := deadline.bound(r.Context())
+	ctx, release := deadline.bound(ctx)
 	defer release()
 	identity, err := h.identify(r.WithContext(ctx))
 	if err == nil {

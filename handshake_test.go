@@ -1,9 +1,11 @@
 package herald
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -93,6 +95,58 @@ func TestStatusOfRefusals(t *testing.T) {
 	r.ServeHTTP(w, request) // no http.Hijacker
 	if w.Code != http.StatusInternalServerError {
 		t.Errorf("without a Hijacker: %d", w.Code)
+	}
+}
+
+// What Authenticate began with the request's context ends with the handshake,
+// also where the host never ends that.
+func TestAuthenticateContextEnds(t *testing.T) {
+	for _, timeout := range []time.Duration{time.Minute, -1} {
+		synctest.Test(t, func(t *testing.T) {
+			var ctx context.Context
+			var told bool
+			h := newHub(t, Config{HandshakeTimeout: timeout, Authenticate: func(r *http.Request) (Identity, error) {
+				ctx = r.Context()
+				context.AfterFunc(ctx, func() { told = true })
+				return Identity{}, errors.New("no")
+			}})
+			cancelled, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			for _, parent := range []context.Context{context.Background(), cancelled} {
+				told = false
+				r := httptest.NewRequest("GET", "/", nil).WithContext(parent)
+				r.Header.Set("Upgrade", "websocket")
+				h.ServeHTTP(httptest.NewRecorder(), r)
+				synctest.Wait()
+				if ctx.Err() == nil || !told {
+					t.Errorf("timeout %v: after the handshake: %v, AfterFunc has run: %v", timeout, ctx.Err(), told)
+				}
+			}
+		})
+	}
+}
+
+// A hijacker has a connection, and no buffer to write to.
+type hijacker struct {
+	http.ResponseWriter
+	conn net.Conn
+}
+
+func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return h.conn, bufio.NewReadWriter(bufio.NewReader(h.conn), nil), nil
+}
+
+func TestHijackerWithoutBuffer(t *testing.T) {
+	r := newRig(t, Config{})
+	client, server := tcpPair(t)
+	request := httptest.NewRequest("GET", "/", nil)
+	for name, value := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="} {
+		request.Header.Set(name, value)
+	}
+	r.ServeHTTP(hijacker{httptest.NewRecorder(), server}, request)
+	response, err := http.ReadResponse(bufio.NewReader(client), nil)
+	if err != nil || response.StatusCode != http.StatusSwitchingProtocols {
+		t.Errorf("got %v, %v", response, err)
 	}
 }
 

@@ -194,7 +194,10 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	s.conn = conn
 	s.raw = rawConn(conn)
-	head := bytes.NewBuffer(brw.AvailableBuffer()) // 4 KB of net/http's that nobody else wants
+	head := new(bytes.Buffer)
+	if brw.Writer != nil {
+		head = bytes.NewBuffer(brw.AvailableBuffer()) // 4 KB of net/http's that nobody else wants
+	}
 	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	w.Header().WriteSubset(head, noBody)
 	head.WriteString("\r\n")
