@@ -144,3 +144,30 @@ func ExampleHub_Disconnect() {
 	// StatusCode(4409)
 	// online: false
 }
+
+// Two nodes in one process and no broker: for tests of code that makes its hubs
+// itself.
+func ExampleMemoryNetwork() {
+	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
+	node := func() *herald.Hub {
+		hub, err := herald.New(herald.Config{Bus: network.Bus(), Registry: registry.Handle(), Authenticate: whoIs})
+		if err != nil {
+			log.Fatal(err)
+		}
+		return hub
+	}
+	one, two := node(), node()
+	server := httptest.NewServer(two)
+	defer server.Close()
+	phone := dial(server, "user=42")
+
+	ctx := context.Background()
+	one.Send(ctx, herald.User("42"), herald.Text("hello from the other node"))
+	fmt.Println(read(phone))
+
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	one.Shutdown(ctx)
+	two.Shutdown(ctx)
+	// Output: hello from the other node
+}
