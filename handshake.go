@@ -87,7 +87,7 @@ func (h *Hub) identify(r *http.Request) (id Identity, err error) {
 		return id, &HTTPError{http.StatusInternalServerError, "internal error"}
 	}
 	if err != nil {
-		return id, fmt.Errorf("Authenticate: %w", err)
+		return id, fmt.Errorf("authenticate: %w", err)
 	}
 	if !id.Expires.IsZero() && !id.Expires.After(time.Now()) {
 		return id, &HTTPError{http.StatusUnauthorized, "expired"}

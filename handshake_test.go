@@ -386,10 +386,12 @@ func TestConfigOfNames(t *testing.T) {
 
 // A nil pointer in an interface is not taken for a Bus that is there.
 func TestConfigOfNilPointers(t *testing.T) {
+	bus := NewMemoryNetwork().Bus()
+	defer bus.Close() // New has not taken it
 	for field, config := range map[string]Config{
 		"Redis":    {Redis: (*redis.Client)(nil)},
 		"Bus":      {Bus: (*MemoryBus)(nil), Registry: NewMemoryRegistry()},
-		"Registry": {Bus: NewMemoryNetwork().Bus(), Registry: (*MemoryRegistry)(nil)},
+		"Registry": {Bus: bus, Registry: (*MemoryRegistry)(nil)},
 	} {
 		if _, err := New(config); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "Config."+field+": a nil *") {
 			t.Errorf("%s: %v", field, err)

@@ -1,51 +1,34 @@
 package herald
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// A logBuffer keeps what is logged.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+// A logLines has what is logged, a line each.
+type logLines chan string
+
+func (l logLines) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
 }
 
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
-}
-
-// lines returns what has been logged since the last call.
-func (l *logBuffer) lines() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := strings.TrimSpace(l.b.String())
-	l.b.Reset()
-	if s == "" {
-		return nil
-	}
-	return strings.Split(s, "\n")
+func newLog() (*slog.Logger, logLines) {
+	lines := make(logLines, 100)
+	return slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: slog.LevelDebug})), lines
 }
 
 // Why a connection was refused is logged, once.
 func TestRefusalsAreLogged(t *testing.T) {
-	var log logBuffer
+	logger, log := newLog()
 	r := newRig(t, Config{
-		Logger: log.logger(), MaxConnsPerUser: 1,
+		Logger: logger, MaxConnsPerUser: 1, CloseTimeout: 10 * time.Millisecond,
 		Authenticate: func(r *http.Request) (Identity, error) {
 			id, _ := fromQuery(r)
 			if id.User == "mallory" {
@@ -66,9 +49,9 @@ func TestRefusalsAreLogged(t *testing.T) {
 			return nil
 		},
 	})
-	r.connect("user=twice")
+	twice := r.connect("user=twice")
 	for query, want := range map[string][]string{
-		"user=mallory": {"level=DEBUG", "Authenticate: bad signature"},
+		"user=mallory": {"level=DEBUG", "authenticate: bad signature"},
 		"user=evil":    {"level=DEBUG", "user=evil", "evil.example"},
 		"user=twice":   {"level=DEBUG", "user=twice", "too many connections of this user"},
 		"user=banned":  {"level=DEBUG", "user=banned", "Admit: ", "4003"},
@@ -82,30 +65,36 @@ func TestRefusalsAreLogged(t *testing.T) {
 		default:
 			r.refused(query, nil)
 		}
-		var lines []string
-		r.await("a line of "+query, func() bool { lines = append(lines, log.lines()...); return len(lines) > 0 })
+		line := <-log
 		for _, part := range append(want, "herald: connection refused", "remote=127.0.0.1:") {
-			if len(lines) != 1 || !strings.Contains(lines[0], part) {
-				t.Errorf("%s: %q is not in the only line of %q", query, part, lines)
+			if !strings.Contains(line, part) {
+				t.Errorf("%s: %q is not in %q", query, part, line)
 			}
 		}
+	}
+	twice.Close()
+	r.clean()
+	if len(log) > 0 {
+		t.Errorf("logged, too: %s", <-log)
 	}
 }
 
 // The beginning of an outage is logged, and not only its end.
 func TestOutagesAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log logBuffer
+		logger, log := newLog()
 		bus := NewMemoryNetwork().Bus()
 		registry := NewMemoryRegistry().Handle()
-		h := newHub(t, Config{Logger: log.logger(), Bus: bus, Registry: registry})
+		h := newHub(t, Config{Logger: logger, Bus: bus, Registry: registry})
 		expect := func(when string, parts ...string) {
 			t.Helper()
-			lines := log.lines()
-			for i, part := range parts {
-				if len(lines) != len(parts) || !strings.Contains(lines[i], part) {
-					t.Fatalf("%s: logged %q, want %q", when, lines, parts)
+			for _, part := range parts {
+				if line := <-log; !strings.Contains(line, part) {
+					t.Fatalf("%s: logged %q, want %q", when, line, part)
 				}
+			}
+			if len(log) > 0 {
+				t.Fatalf("%s: logged %q, too", when, <-log)
 			}
 		}
 		time.Sleep(h.config.Lease)
