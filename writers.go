@@ -92,7 +92,16 @@ func (ws *writers) close() {
 	ws.wg.Wait()
 }
 
+// Broadcasts seldom come alone. So before the first list of many Conns that a
+// writer gets after it had nothing to do, which takes it some milliseconds, it
+// waits for gather: what comes meanwhile shares the writes.
+const (
+	many   = 512
+	gather = time.Millisecond
+)
+
 func (w *writer) run() {
+	rested := false // it has had nothing to do, and has not waited since
 	for {
 		w.mu.Lock()
 		w.turn, w.list = w.list, w.turn[:0]
@@ -103,7 +112,12 @@ func (w *writer) run() {
 				return
 			}
 			<-w.wake
+			rested = true
 			continue
+		}
+		if rested && len(w.turn) >= many {
+			rested = false
+			time.Sleep(gather)
 		}
 		for i, c := range w.turn {
 			w.flush(c)
