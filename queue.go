@@ -95,10 +95,11 @@ func (q *queue) put(frame []byte) {
 	if len(q.frames) == 0 {
 		q.frames = q.first[:0]
 	}
-	q.frames = append(q.frames, frame)
-	if len(q.frames) == 2 { // they have moved
+	if len(q.frames) == 1 && cap(q.frames) == 1 { // where a second comes, more do
+		q.frames = append(make([][]byte, 0, 8), q.frames[0])
 		q.first[0] = nil
 	}
+	q.frames = append(q.frames, frame)
 	q.bytes += len(frame)
 }
 
