@@ -32,6 +32,7 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !h.enter() {
+		h.logRefused(slog.LevelDebug, "", r.RemoteAddr, ErrClosed)
 		h.rejectPlain(w, &HTTPError{http.StatusServiceUnavailable, "shutting down"})
 		return
 	}

@@ -25,6 +25,38 @@ func (b *muteBus) Publish(ctx context.Context, packets ...Packet) error {
 	return b.MemoryBus.Publish(ctx, packets...)
 }
 
+// An ailingBus says itself that it is not well, and not whose error that is.
+type ailingBus struct{ *MemoryBus }
+
+func (ailingBus) Health() error { return errMute }
+
+// An ailingRegistry fails once it has given a lease.
+type ailingRegistry struct {
+	*MemoryRegistry
+	leases atomic.Int64
+}
+
+func (r *ailingRegistry) KeepAlive(ctx context.Context, n Node, lease time.Duration) (int64, error) {
+	if r.leases.Add(1) > 1 {
+		return 0, errMute
+	}
+	return r.MemoryRegistry.KeepAlive(ctx, n, lease)
+}
+
+// Health tells whose error it is, also where the Bus or the Registry does not.
+func TestHealthTellsWhose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Config{Bus: ailingBus{NewMemoryNetwork().Bus()}, Registry: &ailingRegistry{MemoryRegistry: NewMemoryRegistry()}})
+		if err := h.Health(); !errors.Is(err, ErrBusDown) || errors.Is(err, ErrRegistryDown) {
+			t.Errorf("an ailing Bus: %v", err)
+		}
+		time.Sleep(h.config.Lease)
+		if err := h.Health(); !errors.Is(err, ErrBusDown) || !errors.Is(err, ErrRegistryDown) {
+			t.Errorf("an ailing Registry too: %v", err)
+		}
+	})
+}
+
 // A Bus that cannot publish makes Health red by itself, until it can.
 func TestHealthOfABusThatCannotPublish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -33,7 +65,7 @@ func TestHealthOfABusThatCannotPublish(t *testing.T) {
 		for range 3 {
 			bus.mute.Store(true)
 			time.Sleep(h.config.Lease / 2) // it is tried after each renewal
-			if err := h.Health(); !errors.Is(err, errMute) {
+			if err := h.Health(); !errors.Is(err, errMute) || !errors.Is(err, ErrBusDown) {
 				t.Errorf("mute: Health: %v", err)
 			}
 			bus.mute.Store(false)

@@ -316,13 +316,20 @@ func (h *Hub) Health() error {
 	if draining {
 		errs = append(errs, ErrDraining)
 	}
-	errs = append(errs, h.gaps.failing(), h.follower.failing(), h.presence.failing(), h.heartbeat.failing())
+	errs = append(errs, h.gaps.failing(), blame(ErrBusDown, h.follower.failing()),
+		blame(ErrRegistryDown, h.presence.failing()), blame(ErrBusDown, h.heartbeat.failing()))
 	if b, ok := h.bus.(interface{ Health() error }); ok {
-		if err := b.Health(); err != nil {
-			errs = append(errs, fmt.Errorf("%w: %w", ErrBusDown, err))
-		}
+		errs = append(errs, blame(ErrBusDown, b.Health()))
 	}
 	return errors.Join(errs...)
+}
+
+// blame makes err tell whose it is, where it does not.
+func blame(sentinel, err error) error {
+	if err == nil || errors.Is(err, sentinel) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", sentinel, err)
 }
 
 // guard runs a callback. A panic in it closes the Conn, and is logged and

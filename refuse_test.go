@@ -65,6 +65,7 @@ func TestRefusalsAreLogged(t *testing.T) {
 		default:
 			r.refused(query, nil)
 		}
+		r.await("a line of "+query, func() bool { return len(log) > 0 })
 		line := <-log
 		for _, part := range append(want, "herald: connection refused", "remote=127.0.0.1:") {
 			if !strings.Contains(line, part) {

@@ -194,10 +194,11 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	s.conn = conn
 	s.raw = rawConn(conn)
-	head := new(bytes.Buffer)
+	var memory []byte
 	if brw.Writer != nil {
-		head = bytes.NewBuffer(brw.AvailableBuffer()) // 4 KB of net/http's that nobody else wants
+		memory = brw.AvailableBuffer() // 4 KB of net/http's that nobody else wants
 	}
+	head := bytes.NewBuffer(memory)
 	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	w.Header().WriteSubset(head, noBody)
 	head.WriteString("\r\n")

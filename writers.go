@@ -101,7 +101,7 @@ const (
 )
 
 func (w *writer) run() {
-	rested := false // it has had nothing to do, and has not waited since
+	fresh := false // it has had nothing to do, and has not waited since
 	for {
 		w.mu.Lock()
 		w.turn, w.list = w.list, w.turn[:0]
@@ -112,11 +112,11 @@ func (w *writer) run() {
 				return
 			}
 			<-w.wake
-			rested = true
+			fresh = true
 			continue
 		}
-		if rested && len(w.turn) >= many {
-			rested = false
+		if fresh && len(w.turn) >= many {
+			fresh = false
 			time.Sleep(gather)
 		}
 		for i, c := range w.turn {

@@ -52,10 +52,10 @@ const tokenHeader = "Herald-Test-Token"
 // Where config has no Logger, what the hubs log stands in the test's output.
 //
 // A Bus that is Cut says so at once, and Health turns red a moment later; a
-// Registry that is Cut is noticed with the next write, or within Lease/3. A Bus that Loses packets says nothing, and
-// its Hub finds out when a heartbeat, sent every Lease/3, has not come back
-// within ProbeTimeout: with the defaults that takes up to 12 s. Shorten both in
-// config to test it.
+// Registry that is Cut is noticed when the lease is renewed, every Lease/3. A
+// Bus that Loses packets says nothing, and its Hub finds out when a heartbeat,
+// sent every Lease/3, has not come back within ProbeTimeout: with the defaults
+// that takes up to 12 s. Shorten both in config to test it.
 func NewCluster(t testing.TB, n int, config herald.Config) *Cluster {
 	t.Helper()
 	if n < 1 {
