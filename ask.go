@@ -26,12 +26,15 @@ func (h *Hub) Online(ctx context.Context, users ...string) (map[string]bool, err
 	for i, u := range users {
 		topics[i] = userTopic(u)
 	}
-	found, err := h.listSessions(ctx, topics)
+	if h.isStopped() {
+		return nil, ErrClosed
+	}
+	found, err := h.registry.Online(ctx, h.presence.current(), topics...)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ask who is online: %w", err)
 	}
 	for i, u := range users {
-		online[u] = len(found[i]) > 0
+		online[u] = found[i]
 	}
 	return online, nil
 }
@@ -69,8 +72,8 @@ func (h *Hub) Sessions(ctx context.Context, t Target) ([]Session, error) {
 	return slices.DeleteFunc(sessions, func(s Session) bool { return !f.passesSession(s) }), nil
 }
 
-// Count returns the number of connections of all nodes, as each said when it
-// last renewed its lease.
+// Count returns the number of connections of all nodes, as each told the
+// Registry, which it does about a second after the number changed.
 func (h *Hub) Count(ctx context.Context) (int, error) {
 	nodes, err := h.Nodes(ctx)
 	count := 0
@@ -109,7 +112,7 @@ func (h *Hub) listSessions(ctx context.Context, topics []string) ([][]Session, e
 	if h.isStopped() {
 		return nil, ErrClosed
 	}
-	sessions, err := h.registry.Sessions(ctx, topics...)
+	sessions, err := h.registry.Sessions(ctx, h.presence.current(), topics...)
 	if err != nil {
 		err = fmt.Errorf("list sessions: %w", err)
 	}

@@ -90,10 +90,9 @@ type Config struct {
 	ConnContext func(r *http.Request) context.Context
 
 	// Admit decides about a new connection, knowing the user's older ones,
-	// on all nodes. Those it returns in evict are closed with StatusReplaced.
-	// An error refuses the new one, with the code of a [CloseError] in its chain
-	// or 1008. See MaxPerUser, OnePerPlatform, OnePerDevice.
-	Admit func(ctx context.Context, s Session, older []Session) (evict []Session, err error)
+	// on all nodes. See [AdmitFunc], MaxPerUser, OnePerPlatform, OnePerDevice.
+	// Without it nobody's older connections are read.
+	Admit AdmitFunc
 
 	// What happens. Callbacks of one Conn never run at the same time, those
 	// of different Conns do. A panic in one is logged and counted, and closes its

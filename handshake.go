@@ -249,7 +249,7 @@ func (h *Hub) admit(ctx context.Context, c *Conn, added Added) (err error) {
 		return ErrClosed
 	}
 	if h.config.Admit != nil {
-		if err := h.decide(ctx, c, added.Older); err != nil {
+		if err := h.decide(ctx, c, added); err != nil {
 			return err
 		}
 	}
@@ -273,24 +273,36 @@ func (h *Hub) admit(ctx context.Context, c *Conn, added Added) (err error) {
 
 var errPanic = errors.New("panic in a callback")
 
-// decide asks Admit, and evicts whom it names.
-func (h *Hub) decide(ctx context.Context, c *Conn, older []Session) error {
-	var evict []Session
-	var err error
-	if !h.guard(c, "Admit", func() { evict, err = h.config.Admit(ctx, c.Session(), older) }) {
-		return errPanic
+// decide asks Admit, and evicts whom it names. It asks again if there are more
+// than Admit was given, and none of those is left.
+func (h *Hub) decide(ctx context.Context, c *Conn, added Added) error {
+	for last := ""; ; {
+		older := added.Older
+		n := len(older)
+		var evict []Session
+		var err error
+		if !h.guard(c, "Admit", func() { evict, err = h.config.Admit(ctx, c.Session(), older, added.OlderTotal) }) {
+			return errPanic
+		}
+		if err != nil {
+			return c.refusal("Admit", err)
+		}
+		if len(evict) == 0 {
+			return nil
+		}
+		ids := make([]string, len(evict))
+		for i, s := range evict {
+			ids[i] = s.ID
+		}
+		// A node that does not answer keeps those that were named before.
+		if err := h.evict(ctx, Connection(ids...)); err != nil || len(evict) < n || added.OlderTotal <= n || ids[0] == last {
+			return err
+		}
+		last = ids[0]
+		if added, err = h.presence.older(ctx, c); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return c.refusal("Admit", err)
-	}
-	if len(evict) == 0 {
-		return nil
-	}
-	ids := make([]string, len(evict))
-	for i, s := range evict {
-		ids[i] = s.ID
-	}
-	return h.evict(ctx, Connection(ids...))
 }
 
 // evict disconnects those whom Admit named. Where a node does not answer,

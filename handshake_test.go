@@ -230,7 +230,7 @@ func TestRefusalsAfterTheUpgrade(t *testing.T) {
 	}
 	r := newRig(t, Config{
 		CloseTimeout: patience,
-		Admit: func(_ context.Context, s Session, _ []Session) ([]Session, error) {
+		Admit: func(_ context.Context, s Session, _ []Session, _ int) ([]Session, error) {
 			return nil, refuse(s.User, "admit", nil)
 		},
 		OnConnect: func(_ context.Context, c *Conn) error { return refuse(c.User(), "connect", c) },

@@ -2,6 +2,7 @@ package herald
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"strconv"
@@ -9,13 +10,16 @@ import (
 )
 
 // housekeeping is what a node does for the Registry beside its own writes:
-// it looks who is alive, sweeps what the dead left, and compares its own
-// entries with the index, slowly, or at once after a failure.
+// it looks who is alive, sweeps what the dead left, and compares what the
+// Registry has of the node with the index: all within a lease, or at once after
+// a failure.
 type housekeeping struct {
-	p     *presence
-	seen  map[Lease]sighting
-	walk  string // the cursor in the node's entries
-	visit int    // the place in the index
+	p       *presence
+	seen    map[Lease]sighting
+	refused map[string]bool // nodes that were told of, for they cannot be understood
+	walk    string          // the cursor in the node's entries
+	pass    []*Conn         // still to be compared in this lease
+	losing  int             // after a loss was told of: audits until the next is told of
 }
 
 // A sighting is when this node, by its own clock, first saw the present
@@ -70,13 +74,51 @@ func (k *housekeeping) work(ctx context.Context) error {
 		return err
 	}
 	p.hub.heartbeat.listed(nodes, now)
+	k.tellRefused(nodes)
 	if err := k.sweep(ctx, nodes); err != nil {
 		return err
 	}
 	all := p.suspect.Swap(false)
-	if err := k.audit(ctx, all); err != nil {
+	err = k.audit(ctx, all)
+	if err == nil && all {
+		err = k.release(ctx)
+	}
+	if err != nil {
 		p.suspect.Store(true)
-		return err
+	}
+	return err
+}
+
+// tellRefused tells once of each node whose record cannot be understood.
+func (k *housekeeping) tellRefused(nodes []Node) {
+	refused := make(map[string]bool)
+	for _, n := range nodes {
+		if n.Err == nil {
+			continue
+		}
+		refused[n.ID] = true
+		if !k.refused[n.ID] {
+			k.p.hub.config.Logger.Warn("herald: a node in the Registry cannot be understood, and counts as dead", slog.String("node", n.ID), slog.Any("err", n.Err))
+		}
+	}
+	k.refused = refused
+}
+
+// release gives up the leases that this node had before, once its entries are
+// under the present one. What is left of theirs is swept.
+func (k *housekeeping) release(ctx context.Context) error {
+	p := k.p
+	p.mu.Lock()
+	retired := p.retired
+	p.retired = nil
+	p.mu.Unlock()
+	for i, lease := range retired {
+		if err := p.reg.Release(ctx, lease); err != nil {
+			p.mu.Lock()
+			p.retired = append(p.retired, retired[i:]...)
+			p.mu.Unlock()
+			return err
+		}
 	}
 	return nil
 }
@@ -110,22 +152,22 @@ func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 	return nil
 }
 
-// auditStep is how many Conns are looked at in one go.
+// auditStep is how many Conns are compared in one go.
 const auditStep = 256
 
-// audit compares the node's entries with the index: some, or all.
+// audit compares the node's entries with the index. What is missing it finds
+// within a lease. What should not be there it looks for slowly, for nothing but
+// a failure leaves that, unless all is said.
 func (k *housekeeping) audit(ctx context.Context, all bool) error {
-	p := k.p
-	lease := Lease{p.hub.id, p.generation.Load()}
+	lease := k.p.current()
 	if lease.Generation == 0 {
 		return nil
 	}
 	if all {
-		k.walk, k.visit = "", 0
+		k.walk = ""
 	}
-	// What is in the Registry and should not be.
 	for {
-		entries, next, err := p.reg.Entries(ctx, lease, k.walk)
+		entries, next, err := k.p.reg.Entries(ctx, lease, k.walk)
 		if err != nil {
 			return err
 		}
@@ -136,20 +178,103 @@ func (k *housekeeping) audit(ctx context.Context, all bool) error {
 			break
 		}
 	}
-	// What should be and is not.
-	for {
-		conns := p.hub.index.appendSlice(nil, k.visit, auditStep)
-		for _, c := range conns {
-			p.sync(c, false)
+	everyone := k.p.hub.index.appendConns(nil, topicEveryone)
+	lost, err := k.compare(ctx, lease, k.due(everyone, all))
+	if lost > 0 && err == nil && !all { // what else was lost need not wait for its turn
+		var more int
+		more, err = k.compare(ctx, lease, everyone)
+		lost += more
+	}
+	k.tellLost(lost)
+	return err
+}
+
+// due returns the Conns whose turn it is: a third of them each third of a
+// lease.
+func (k *housekeeping) due(everyone []*Conn, all bool) []*Conn {
+	if all {
+		k.pass = nil
+		return everyone
+	}
+	if len(k.pass) == 0 {
+		k.pass = everyone
+	}
+	n := min(len(k.pass), len(everyone)/3+1)
+	conns := k.pass[:n]
+	if k.pass = k.pass[n:]; len(k.pass) == 0 {
+		k.pass = nil
+	}
+	return conns
+}
+
+// compare puts back what the Registry has lost of the Conns, and returns how
+// many were concerned. If it has lost the index, all is put back under a new
+// lease.
+func (k *housekeeping) compare(ctx context.Context, lease Lease, conns []*Conn) (lost int, err error) {
+	p := k.p
+	for first := true; first || len(conns) > 0; first = false {
+		n := min(auditStep, len(conns))
+		missing, err := k.missing(ctx, lease, conns[:n])
+		if err == nil && len(missing) > 0 {
+			// It may only be on its way: after the barrier it has come.
+			if err = p.barrier(ctx); err == nil {
+				missing, err = k.missing(ctx, lease, missing)
+			}
 		}
-		if k.visit += len(conns); len(conns) < auditStep {
-			k.visit = 0
-			return nil
+		if errors.Is(err, ErrLeaseLost) {
+			p.forget(lease)
+			return lost, nil
 		}
-		if !all {
-			return nil
+		if err != nil {
+			return lost, err
+		}
+		for _, c := range missing {
+			if p.sync(c, true) {
+				lost++
+			}
+		}
+		conns = conns[n:]
+	}
+	return lost, nil
+}
+
+// missing returns those of the Conns of which the Registry lacks something.
+func (k *housekeeping) missing(ctx context.Context, lease Lease, conns []*Conn) ([]*Conn, error) {
+	entries := make([]Entry, 0, len(conns))
+	byID := make(map[string]*Conn, len(conns))
+	for _, c := range conns {
+		if c.since.Load() == 0 { // its first add is still under way
+			continue
+		}
+		if topics := k.p.hub.index.topicsOf(c); len(topics) > 0 {
+			e := c.entry(topics)
+			entries = append(entries, e)
+			byID[e.Session.ID] = c
 		}
 	}
+	lacking, err := k.p.reg.Check(ctx, lease, entries...)
+	if err != nil {
+		return nil, err
+	}
+	missing := make([]*Conn, 0, len(lacking))
+	for _, e := range lacking {
+		missing = append(missing, byID[e.Session.ID])
+	}
+	return missing, nil
+}
+
+// tellLost tells of the first loss, and of the next after a lease without one.
+func (k *housekeeping) tellLost(lost int) {
+	if lost == 0 {
+		k.losing = max(0, k.losing-1)
+		return
+	}
+	h := k.p.hub
+	h.stats.mended.Add(uint64(lost))
+	if k.losing == 0 {
+		h.config.Logger.Warn("herald: the Registry had lost sessions of this node, which are put back; does Redis evict keys?", slog.Int("sessions", lost))
+	}
+	k.losing = 3 // thirds of a lease
 }
 
 // check removes an entry that the index does not have.

@@ -81,7 +81,7 @@ func TestAuditNeverHidesAUser(t *testing.T) {
 	registry := &hookedRegistry{MemoryRegistry: NewMemoryRegistry()}
 	var hidden atomic.Int32
 	registry.afterRemove = func([]Entry) error {
-		if there, err := registry.Sessions(context.Background(), userTopic("a")); err != nil || len(there[0]) == 0 {
+		if there, err := registry.Sessions(context.Background(), Lease{}, userTopic("a")); err != nil || len(there[0]) == 0 {
 			hidden.Add(1)
 		}
 		return nil

@@ -64,16 +64,16 @@ func (p *presence) renew(ctx context.Context) error {
 		p.suspect.Store(true)
 		return err
 	}
-	p.renewDue = time.Now().Add(config.Lease / 3)
+	p.renewDue, p.told = time.Now().Add(config.Lease/3), conns
 	if generation != p.lease.Generation || before-p.renewed.Load() > int64(config.Lease) {
 		p.heldSince.Store(before)
 	}
 	p.renewed.Store(before)
 	if generation != p.lease.Generation {
-		first := p.lease.Generation == 0 && p.generation.Load() == 0
+		old := p.current()
 		p.setLease(generation)
-		if !first {
-			p.suspect.Store(true)
+		if old.Generation != 0 {
+			p.retire(old)
 			p.restore()
 		}
 	}
@@ -83,6 +83,26 @@ func (p *presence) renew(ctx context.Context) error {
 	}
 	p.hub.heartbeat.renewed()
 	return nil
+}
+
+// retire notes that the node has a new lease in the place of old, whose
+// entries may have to be swept though the Registry has forgotten it.
+func (p *presence) retire(old Lease) {
+	p.mu.Lock()
+	p.retired = append(p.retired, old)
+	p.mu.Unlock()
+	p.suspect.Store(true)
+	p.hub.housekeep()
+}
+
+// current returns the lease as others than run may know it. It may be lost.
+func (p *presence) current() Lease { return Lease{p.hub.id, p.generation.Load()} }
+
+// forget makes run take a new lease: the Registry has lost what is needed to
+// sweep the present one, if it is lease.
+func (p *presence) forget(lease Lease) {
+	p.forgotten.Store(lease.Generation)
+	p.poke()
 }
 
 // setLease sets the lease's generation. 0 makes the next write take a new one.

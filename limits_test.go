@@ -193,7 +193,7 @@ func agree(t *testing.T, rigs []*rig) {
 
 func TestOnePerPlatformAndDevice(t *testing.T) {
 	for name, test := range map[string]struct {
-		admit func(context.Context, Session, []Session) ([]Session, error)
+		admit AdmitFunc
 		stay  int
 	}{
 		"platform": {OnePerPlatform(), 2}, // web and ios

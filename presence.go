@@ -17,11 +17,12 @@ type presence struct {
 	hub *Hub
 	reg Registry
 
-	mu     sync.Mutex
-	ops    []presenceOp
-	spare  []presenceOp // empty: the memory of ops that have been written
-	closed bool
-	err    error // of the last renewal
+	mu      sync.Mutex
+	ops     []presenceOp
+	spare   []presenceOp // empty: the memory of ops that have been written
+	closed  bool
+	err     error   // of the last renewal
+	retired []Lease // this node's own, to be released once its entries are under the new one
 
 	wake chan struct{} // holds one
 
@@ -30,6 +31,7 @@ type presence struct {
 	seen     map[string]bool // next's: the ids of a batch
 	lease    Lease
 	renewDue time.Time
+	told     int // connections, to the Registry
 
 	// Its life.
 
@@ -40,6 +42,7 @@ type presence struct {
 	// Read by housekeeping.
 
 	generation atomic.Int64 // of lease
+	forgotten  atomic.Int64 // the generation that is to be given up
 	renewed    atomic.Int64 // on clock: when the lease was last renewed
 	heldSince  atomic.Int64 // on clock: since when it has never run out
 	suspect    atomic.Bool  // writes have failed: look at everything
@@ -102,7 +105,7 @@ func (p *presence) add(deadline *deadline, c *Conn) (Added, error) {
 	// that it is registered, and its removal comes after.
 	c.mu.Lock()
 	if !c.queue.closing {
-		c.registered = p.append(presenceOp{c: c, add: true, entry: c.entry(p.hub.index.topicsOf(c)), done: done})
+		c.registered = p.append(presenceOp{c: c, add: true, entry: p.entry(c), done: done})
 	}
 	registered := c.registered
 	c.mu.Unlock()
@@ -122,6 +125,34 @@ func (p *presence) add(deadline *deadline, c *Conn) (Added, error) {
 	case <-deadline.Done():
 		p.hub.wg.Go(func() { tell(<-done) })
 		return Added{}, deadline.cause
+	}
+}
+
+// entry returns the Conn's Entry, under the topics the index has it in. Only
+// Admit is worth reading the user's older sessions.
+func (p *presence) entry(c *Conn) Entry {
+	e := c.entry(p.hub.index.topicsOf(c))
+	if p.hub.config.Admit != nil {
+		e.Older = maxOlder
+	}
+	return e
+}
+
+// older asks once more for the older sessions of the Conn's user.
+func (p *presence) older(ctx context.Context, c *Conn) (Added, error) {
+	done := make(chan presenceResult, 1)
+	c.mu.Lock()
+	ok := !c.queue.closing && p.append(presenceOp{c: c, add: true, entry: p.entry(c), done: done})
+	c.mu.Unlock()
+	if !ok {
+		return Added{}, ErrClosed
+	}
+	p.poke()
+	select {
+	case r := <-done:
+		return r.added, r.err
+	case <-ctx.Done():
+		return Added{}, context.Cause(ctx)
 	}
 }
 
@@ -165,6 +196,11 @@ func (p *presence) run(ctx, writes context.Context) {
 	timer := time.NewTimer(time.Until(p.renewDue))
 	defer timer.Stop()
 	for {
+		if g := p.forgotten.Swap(0); g != 0 && g == p.lease.Generation {
+			p.setLease(0)
+			p.renewDue = time.Now()
+		}
+		p.tellConns()
 		if wait := time.Until(p.renewDue); wait <= 0 && ctx.Err() == nil {
 			p.renew(ctx)
 		}
@@ -190,6 +226,18 @@ func (p *presence) run(ctx, writes context.Context) {
 		case <-timer.C:
 		case <-ctx.Done():
 		}
+	}
+}
+
+// tellConns renews early if the number of connections is another than others
+// know, at most once a second.
+func (p *presence) tellConns() {
+	if conns, _, _ := p.hub.index.size(); conns == p.told {
+		return
+	}
+	last := p.renewDue.Add(-p.hub.config.Lease / 3)
+	if soon := last.Add(time.Second); soon.Before(p.renewDue) && p.failing() == nil {
+		p.renewDue = soon
 	}
 }
 
@@ -355,22 +403,27 @@ func (p *presence) failed(err error) {
 	}
 }
 
-// restore adds every Conn again.
+// restore adds every Conn again: the Registry had forgotten the node.
 func (p *presence) restore() {
-	for _, c := range p.hub.index.appendConns(nil, topicEveryone) {
+	conns := p.hub.index.appendConns(nil, topicEveryone)
+	for _, c := range conns {
 		p.sync(c, true)
+	}
+	if len(conns) > 0 {
+		p.hub.stats.mended.Add(uint64(len(conns)))
+		p.hub.config.Logger.Warn("herald: the Registry had lost this node's lease; its sessions are being put back", "conns", len(conns))
 	}
 }
 
-// sync adds the Conn again, under the topics the index has it in. back says
-// that the Registry had forgotten it.
-func (p *presence) sync(c *Conn, back bool) {
+// sync adds the Conn again, under the topics the index has it in, and answers
+// whether it has any. back says that the Registry had forgotten it.
+func (p *presence) sync(c *Conn, back bool) bool {
 	if c.since.Load() == 0 { // its first add is still under way
-		return
+		return false
 	}
 	topics := p.hub.index.topicsOf(c)
 	if !p.join(c, topics, back, nil) {
-		return
+		return false
 	}
 	// It may have left a group meanwhile, and that may have been written
 	// already.
@@ -379,4 +432,5 @@ func (p *presence) sync(c *Conn, back bool) {
 	if len(left) > 0 {
 		p.remove(c.entry(left), nil)
 	}
+	return true
 }

@@ -36,7 +36,7 @@ func TestRefusalsAreLogged(t *testing.T) {
 			}
 			return id, nil
 		},
-		Admit: func(_ context.Context, s Session, _ []Session) ([]Session, error) {
+		Admit: func(_ context.Context, s Session, _ []Session, _ int) ([]Session, error) {
 			if s.User == "banned" {
 				return nil, &CloseError{Code: 4003, Reason: "banned"}
 			}

@@ -28,13 +28,18 @@ type Entry struct {
 
 	// Topics are further topics, the groups, of the Session.
 	Topics []string
+
+	// Older asks Add for the user's older Sessions, at most so many. They
+	// cost Redis more the more there are.
+	Older int
 }
 
 // Added is what [Registry.Add] says of one Entry with a UserTopic.
 type Added struct {
-	Since  time.Time // of the Session
-	Older  []Session // the user's other live Sessions with an earlier Since, oldest first
-	Online bool      // the user had no Session and was not about to go offline
+	Since      time.Time // of the Session
+	Older      []Session // the user's other live Sessions with an earlier Since, oldest first
+	OlderTotal int       // how many there are, if they are more than were asked for; else the length of Older
+	Online     bool      // the user had no Session and was not about to go offline
 }
 
 // A Lease is a node's right to have its entries believed.
@@ -52,6 +57,7 @@ type Node struct {
 	Renewed    time.Time     // when it last renewed its Lease, by the Registry's clock
 	TTL        time.Duration // how long the Lease lasts from Renewed on
 	Alive      bool          // the Lease has not run out and nobody is sweeping it
+	Err        error         // why what the Registry has of this node cannot be understood; all but ID is zero then
 }
 
 // Lease returns the node's present lease.
@@ -68,9 +74,10 @@ func (n Node) Lease() Lease { return Lease{n.ID, n.Generation} }
 //     than that of every Session under its UserTopic. A Since that is set
 //     is kept; a Session that is there already keeps the one it has. The
 //     Session's Node is the lease's.
-//  3. Added answers each Entry in order: with Older (of live nodes only),
-//     and Online where the user's last Session had gone and Offline has
-//     reported it, or there never was one. An Entry that is added again
+//  3. Added answers each Entry in order: with Older (of live nodes only) if
+//     the Entry asks for it, the oldest of them if there are more, and Online
+//     if the user's last Session had gone and Offline has reported it, or there
+//     never was one. An Entry that is added again
 //     under the same lease is answered Online as it was the first time, so
 //     that an answer that was lost can be asked for again.
 //  4. Remove takes away the Sessions with exactly these ids from their
@@ -78,15 +85,20 @@ func (n Node) Lease() Lease { return Lease{n.ID, n.Generation} }
 //     It needs no lease.
 //  5. Sessions lists, for each topic asked, the Sessions of live nodes,
 //     oldest first; what was added before the call is seen by it, from any
-//     node.
+//     node. Online says for each topic whether there is one. Both need a lease
+//     of the asker's that has not run out, else the error is ErrLeaseLost: what
+//     has lost one lease may have lost others, and must not make their Sessions
+//     look as if they had gone. The zero Lease asks without one.
 //  6. KeepAlive with Generation 0 takes a new Lease, with a generation that
 //     the node never had. With another it renews that generation only, and
 //     answers ErrLeaseLost when the lease was swept, released, or forgotten.
 //     A lease that has merely run out is renewed.
 //  7. Nodes lists all nodes whose leases are not gone, dead ones with Alive
-//     false, with the Registry's time: a node that took a new lease is there
-//     once more for each old one that is not swept. A dead node's Sessions
-//     are not seen by anyone, even before they are swept.
+//     false, with the Registry's time, which is not before any Since that was
+//     given: a node that took a new lease is there once more for each old one
+//     that is not swept. A dead node's Sessions are not seen by anyone, even
+//     before they are swept. A node whose record cannot be understood, of a
+//     later version for one, is listed with Err.
 //  8. Sweep does nothing to a lease that has not run out. Otherwise it marks
 //     the lease as lost in one step, removes the entries of that generation
 //     only, then forgets the lease. Anyone may finish what another began.
@@ -100,26 +112,36 @@ func (n Node) Lease() Lease { return Lease{n.ID, n.Generation} }
 //     until that is "" again. What is there all the time is returned at
 //     least once, an entry of many topics perhaps in parts.
 //  11. Release forgets a lease whose entries have been removed; one that has
-//     entries left is lost, and remains to be swept. Releasing twice is no
-//     error.
+//     entries left is lost, and remains to be swept, even if it had been
+//     forgotten. Releasing twice is no error.
 //  12. Names are any bytes, and stay themselves; nothing is seen under
 //     another prefix or database.
-//  13. Time is the Registry's own, never that of the callers.
+//  13. Time: Since is the Registry's own time, never that of the callers. A
+//     lease has run out if it has not been renewed for its TTL; that is judged
+//     by the monotonic clock of who looks, and by the Registry's at first
+//     sight alone. So steps of the Registry's clock, forward or back, neither
+//     end a lease that is being renewed nor keep one that is not.
 //  14. Concurrency: all methods may be called at the same time. They return
 //     when ctx is done, with its error in the chain. After an error it is
 //     unknown how much has been done; doing it again is safe.
 //  15. Slices and maps that are passed in are not kept, and those that are
 //     returned are the caller's.
+//  16. Check returns those of the entries, each with the topics concerned, of
+//     which the Registry has lost something since they were added under the
+//     lease. If it has lost what it needs to sweep the lease the error is
+//     ErrLeaseLost, and the node has to take a new one.
 //
 // A Registry does not log.
 type Registry interface {
 	Add(ctx context.Context, lease Lease, entries ...Entry) ([]Added, error)
 	Remove(ctx context.Context, lease Lease, entries ...Entry) error
-	Sessions(ctx context.Context, topics ...string) ([][]Session, error)
+	Sessions(ctx context.Context, lease Lease, topics ...string) ([][]Session, error)
+	Online(ctx context.Context, lease Lease, topics ...string) ([]bool, error)
 	KeepAlive(ctx context.Context, node Node, ttl time.Duration) (generation int64, err error)
 	Release(ctx context.Context, lease Lease) error
 	Nodes(ctx context.Context) (nodes []Node, now time.Time, err error)
 	Sweep(ctx context.Context, lease Lease) error
 	Offline(ctx context.Context, delay time.Duration) (users []string, err error)
 	Entries(ctx context.Context, lease Lease, cursor string) (entries []Entry, next string, err error)
+	Check(ctx context.Context, lease Lease, entries ...Entry) (missing []Entry, err error)
 }

@@ -10,14 +10,14 @@ import (
 // FuzzSession: what Redis holds is not trusted, and what herald writes there
 // comes back as it was.
 func FuzzSession(f *testing.F) {
-	f.Add("1 2 1 1:n1:u0:0:0:", "n.1", "42", "phone", "ios", "k", "v", int64(7))
-	f.Add("1 2 1 99999999999:n", "n.1", "a\x00b\n", "", "\xff", "", "", int64(-7))
-	f.Add("1 2 0 0:0:0:0:0:1:k", "", "1:2", "*", "{}", "", ":", int64(0))
+	f.Add("1 1 2 1 1:n1:u0:0:0:0:", "n.1", "42", "phone", "ios", "k", "v", int64(7))
+	f.Add("1 1 2 1 99999999999:n", "n.1", "a\x00b\n", "", "\xff", "", "", int64(-7))
+	f.Add("1 1 2 0 0:0:0:0:0:6:1:k1:v3:new", "", "1:2", "*", "{}", "", ":", int64(0))
 	f.Fuzz(func(t *testing.T, raw, id, user, device, platform, key, value string, since int64) {
 		decodeNode(id, raw)
 		decodePlace(raw)
 		if s, generation, ok := decodeValue(id, raw); ok {
-			canonical := strconv.FormatInt(generation, 10) + " " + strconv.FormatInt(s.Since.UnixMicro(), 10) + " 0 " + encodeBody(s)
+			canonical := "1 " + strconv.FormatInt(generation, 10) + " " + strconv.FormatInt(s.Since.UnixMicro(), 10) + " 0 " + encodeBody(s)
 			again, g, ok := decodeValue(id, canonical)
 			if !ok || g != generation || !reflect.DeepEqual(again, s) {
 				t.Fatalf("%q decodes to %+v, which encodes to %q, which decodes to %+v", raw, s, canonical, again)
@@ -27,7 +27,7 @@ func FuzzSession(f *testing.F) {
 			ID: id, User: user, Device: device, Platform: platform, Node: nodeOf(id), RemoteAddr: user + key,
 			Since: time.UnixMicro(since), Meta: map[string]string{key: value, value: key},
 		}
-		got, generation, ok := decodeValue(id, "12 "+strconv.FormatInt(since, 10)+" 1 "+encodeBody(want))
+		got, generation, ok := decodeValue(id, "1 12 "+strconv.FormatInt(since, 10)+" 1 "+encodeBody(want))
 		if !ok || generation != 12 || !reflect.DeepEqual(got, want) {
 			t.Fatalf("%+v came back as %+v (%v)", want, got, ok)
 		}

@@ -60,6 +60,7 @@ type memoryStore struct {
 
 	mu         sync.Mutex
 	generation int64                             // the last one
+	clock      int64                             // the latest Since that was given
 	leases     map[string]*memoryLease           // by node: the present ones
 	dying      map[Lease]*memoryLease            // those that are being swept
 	topics     map[string]map[string]memoryValue // by topic and connection
@@ -124,11 +125,9 @@ func (s *memoryStore) add(l *memoryLease, e Entry) Added {
 	var added Added
 	switch {
 	case e.UserTopic != "":
-		added = s.presence(&value, s.topics[e.UserTopic])
-	case value.session.Since.IsZero():
-		value.session.Since = time.UnixMicro(s.now())
+		added = s.presence(&value, s.topics[e.UserTopic], e.Older)
 	default:
-		value.session.Since = value.session.Since.Truncate(time.Microsecond)
+		s.stamp(&value.session)
 	}
 	added.Since = value.session.Since
 	for _, p := range e.places() {
@@ -141,22 +140,26 @@ func (s *memoryStore) add(l *memoryLease, e Entry) Added {
 	return added
 }
 
+// stamp gives a Session a Since, later than all that were given, if it has
+// none.
+func (s *memoryStore) stamp(session *Session) {
+	since := session.Since.UnixMicro()
+	if session.Since.IsZero() {
+		since = max(s.now(), s.clock+1)
+	}
+	s.clock = max(s.clock, since)
+	session.Since = time.UnixMicro(since)
+}
+
 // presence sets Since and online of a value that is about to come under its
 // user's topic, and answers who is older.
-func (s *memoryStore) presence(value *memoryValue, there map[string]memoryValue) Added {
-	session, now := &value.session, s.now()
+func (s *memoryStore) presence(value *memoryValue, there map[string]memoryValue, most int) Added {
+	session := &value.session
 	own, again := there[session.ID]
 	if session.Since.IsZero() {
 		session.Since = own.session.Since // of an Add that is done once more
 	}
-	if session.Since.IsZero() {
-		since := now
-		for _, v := range there {
-			since = max(since, v.session.Since.UnixMicro()+1)
-		}
-		session.Since = time.UnixMicro(since)
-	}
-	session.Since = time.UnixMicro(session.Since.UnixMicro())
+	s.stamp(session)
 	_, going := s.gone[session.User]
 	delete(s.gone, session.User)
 	if again {
@@ -165,12 +168,18 @@ func (s *memoryStore) presence(value *memoryValue, there map[string]memoryValue)
 		value.online = len(there) == 0 && !going
 	}
 	added := Added{Online: value.online}
+	if most <= 0 {
+		return added
+	}
+	now := s.now()
 	for id, v := range there {
 		if id != session.ID && v.session.Since.Before(session.Since) && s.live(v.lease, now) {
 			added.Older = append(added.Older, cloneSession(v.session))
 		}
 	}
 	slices.SortFunc(added.Older, compareSessions)
+	added.OlderTotal = len(added.Older)
+	added.Older = added.Older[:min(most, len(added.Older))]
 	return added
 }
 
@@ -208,8 +217,8 @@ func (s *memoryStore) remove(p place) {
 }
 
 // Sessions implements [Registry.Sessions].
-func (m *MemoryRegistry) Sessions(ctx context.Context, topics ...string) ([][]Session, error) {
-	if err := m.enter(ctx, "sessions"); err != nil {
+func (m *MemoryRegistry) Sessions(ctx context.Context, lease Lease, topics ...string) ([][]Session, error) {
+	if err := m.enterHeld(ctx, "sessions", lease); err != nil {
 		return nil, err
 	}
 	defer m.store.mu.Unlock()
@@ -224,6 +233,55 @@ func (m *MemoryRegistry) Sessions(ctx context.Context, topics ...string) ([][]Se
 		slices.SortFunc(all[i], compareSessions)
 	}
 	return all, nil
+}
+
+// Online implements [Registry.Online].
+func (m *MemoryRegistry) Online(ctx context.Context, lease Lease, topics ...string) ([]bool, error) {
+	if err := m.enterHeld(ctx, "online", lease); err != nil {
+		return nil, err
+	}
+	defer m.store.mu.Unlock()
+	now := m.store.now()
+	online := make([]bool, len(topics))
+	for i, topic := range topics {
+		for _, v := range m.store.topics[topic] {
+			online[i] = online[i] || m.store.live(v.lease, now)
+		}
+	}
+	return online, nil
+}
+
+// enterHeld is enter for what needs a lease that has not run out. The zero
+// Lease needs none.
+func (m *MemoryRegistry) enterHeld(ctx context.Context, what string, lease Lease) error {
+	if err := m.enter(ctx, what); err != nil {
+		return err
+	}
+	if lease != (Lease{}) && !m.store.live(lease, m.store.now()) {
+		m.store.mu.Unlock()
+		return fmt.Errorf("memory registry: %s: %w", what, ErrLeaseLost)
+	}
+	return nil
+}
+
+// Check implements [Registry.Check]: nothing gets lost in memory.
+func (m *MemoryRegistry) Check(ctx context.Context, lease Lease, entries ...Entry) ([]Entry, error) {
+	if err := m.enter(ctx, "check"); err != nil {
+		return nil, err
+	}
+	defer m.store.mu.Unlock()
+	if m.store.current(lease) == nil {
+		return nil, fmt.Errorf("memory registry: check: %w", ErrLeaseLost)
+	}
+	lost := make(map[int][]place)
+	for i, e := range entries {
+		for _, p := range e.places() {
+			if v, ok := m.store.topics[p.topic][p.id]; !ok || v.lease != lease {
+				lost[i] = append(lost[i], p)
+			}
+		}
+	}
+	return lostEntries(entries, lost), nil
 }
 
 // Entries implements [Registry.Entries], in one page.

@@ -14,12 +14,12 @@ import (
 
 // A RedisRegistry keeps the Registry in hashes of Redis, from version 6.2 on:
 // of a single server, of one that Sentinel watches, or of a Cluster. It needs
-// no module and no expiry of keys.
+// no module. Keys of topics last for a day unless a node that has entries in
+// them lives, so that nothing stays for ever whatever was lost.
 //
 // What it reads back is not trusted: a value that is none of herald's is
-// skipped, as if it were not there, and no error says so. It stays where it
-// is, and a user's hash that holds one never looks empty: that user is never
-// reported offline, nor online again.
+// skipped, as if it were not there, and no error says so. While it lies in a
+// user's hash, that user is not reported offline, nor online again.
 //
 // # On a Cluster
 //
@@ -38,9 +38,10 @@ import (
 //     renews in all at the same time. One shard that has forgotten the lease has
 //     lost it for all: a master that came back empty gets its entries again. One
 //     that does not answer is ErrRegistryDown, and the others are renewed.
-//   - An entry is believed while its own shard has the lease. A node is Alive
-//     while any shard believes it and none is sweeping it, and is listed until
-//     the last has forgotten it; its Renewed is that of the first shard.
+//   - An entry is believed while its own shard has the lease and any shard has
+//     seen it renewed. A node is Alive likewise, unless a shard is sweeping it,
+//     and is listed until the last shard has forgotten it; its Renewed is that
+//     of the first.
 //   - Sweep does nothing while any shard believes the lease. Then one shard
 //     decides, in one step, and all others follow.
 //
@@ -59,6 +60,7 @@ import (
 type RedisRegistry struct {
 	prefix string
 	shards []redisShard
+	seen   *sightings
 	open   func() redisStore
 
 	mu    sync.Mutex
@@ -81,6 +83,7 @@ func newShards(prefix string, tags ...string) []redisShard {
 func (s redisShard) nodesKey() string         { return string(s) + "nodes" }
 func (s redisShard) dyingKey() string         { return string(s) + "dying" }
 func (s redisShard) goneKey() string          { return string(s) + "gone" }
+func (s redisShard) clockKey() string         { return string(s) + "clock" }
 func (s redisShard) generationKey() string    { return string(s) + "generation" } // of the first shard alone
 func (s redisShard) shardsKey() string        { return string(s) + "shards" }     // of the first shard alone
 func (s redisShard) topicKey(t string) string { return string(s) + "t:" + t }
@@ -128,6 +131,7 @@ func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegi
 		return nil, err
 	}
 	r.prefix, r.shards = options.Prefix, newShards(options.Prefix, tags...)
+	r.seen = newSightings(len(r.shards))
 	r.store = r.open()
 	if err := r.probe(context.Background()); err != nil {
 		r.Close()

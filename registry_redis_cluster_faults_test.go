@@ -33,7 +33,7 @@ func TestRedisRegistryOnClusterComesBackEmpty(t *testing.T) {
 		"add":    func(ctx context.Context) error { _, err := r.Add(ctx, lease, entries...); return err },
 		"remove": func(ctx context.Context) error { return r.Remove(ctx, lease, entries...) },
 		"sessions": func(ctx context.Context) error {
-			_, err := r.Sessions(ctx, "u0", "u1", "u2", "u3", "u4", "u5", "u6")
+			_, err := r.Sessions(ctx, herald.Lease{}, "u0", "u1", "u2", "u3", "u4", "u5", "u6")
 			return err
 		},
 		"nodes":      func(ctx context.Context) error { _, _, err := r.Nodes(ctx); return err },

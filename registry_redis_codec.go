@@ -2,6 +2,8 @@ package herald
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -12,12 +14,20 @@ import (
 // What a Redis Registry writes. Names may be any bytes, so each is a
 // netstring, <length>:<bytes>.
 //
-//	value   <generation> <since µs> <answer> <node><user><device><platform><remote address>{<key><value>}
-//	lease   <generation> <renewed µs> <ttl µs> <connections> <version>
+//	value   1 <generation> <since µs> <answer> <node><user><device><platform><remote address><meta>
+//	meta    {<key><value>}
+//	lease   1 <generation> <renewed µs> <ttl µs> <connections> <version>
 //	member  u|o <connection id> <topic>, the last two netstrings without a space
 //
+// The 1 is the format. A later version of herald may append fields to a value
+// and to a lease, which this one skips; what it cannot read without knowing
+// more begins with another number.
+//
 // The scripts read generation, since, answer, node and user of a value. The
-// answer is 1 where the Session's Add said that its user came online.
+// answer is 1 if the Session's Add said that its user came online.
+
+// registryFormat begins every value and lease; lua/common.lua has it, too.
+const registryFormat = "1"
 
 func appendNetstring(b []byte, s string) []byte {
 	b = strconv.AppendInt(b, int64(len(s)), 10)
@@ -42,37 +52,38 @@ func encodeBody(s Session) string {
 	for _, field := range []string{s.Node, s.User, s.Device, s.Platform, s.RemoteAddr} {
 		b = appendNetstring(b, field)
 	}
+	var meta []byte
 	for _, key := range slices.Sorted(maps.Keys(s.Meta)) {
-		b = appendNetstring(appendNetstring(b, key), s.Meta[key])
+		meta = appendNetstring(appendNetstring(meta, key), s.Meta[key])
 	}
-	return string(b)
+	return string(appendNetstring(b, string(meta)))
 }
 
 // decodeValue returns the Session with this id and its lease's generation,
-// or false where the value is none of herald's.
+// or false if the value is none of this format.
 func decodeValue(id, value string) (s Session, generation int64, ok bool) {
-	head := strings.SplitN(value, " ", 4)
-	if len(head) != 4 {
+	head := strings.SplitN(value, " ", 5)
+	if len(head) != 5 || head[0] != registryFormat {
 		return Session{}, 0, false
 	}
-	generation, err := strconv.ParseInt(head[0], 10, 64)
-	since, err2 := strconv.ParseInt(head[1], 10, 64)
+	generation, err := strconv.ParseInt(head[1], 10, 64)
+	since, err2 := strconv.ParseInt(head[2], 10, 64)
 	if err != nil || err2 != nil {
 		return Session{}, 0, false
 	}
 	s = Session{ID: id, Since: time.UnixMicro(since)}
-	rest := head[3]
-	for _, field := range []*string{&s.Node, &s.User, &s.Device, &s.Platform, &s.RemoteAddr} {
+	rest, meta := head[4], ""
+	for _, field := range []*string{&s.Node, &s.User, &s.Device, &s.Platform, &s.RemoteAddr, &meta} {
 		if *field, rest, ok = cutNetstring(rest); !ok {
 			return Session{}, 0, false
 		}
 	}
-	for rest != "" {
+	for meta != "" {
 		var key, val string
-		if key, rest, ok = cutNetstring(rest); !ok {
+		if key, meta, ok = cutNetstring(meta); !ok {
 			return Session{}, 0, false
 		}
-		if val, rest, ok = cutNetstring(rest); !ok {
+		if val, meta, ok = cutNetstring(meta); !ok {
 			return Session{}, 0, false
 		}
 		if s.Meta == nil {
@@ -84,17 +95,24 @@ func decodeValue(id, value string) (s Session, generation int64, ok bool) {
 }
 
 // decodeNode returns the Node of a lease record, Alive being left to the
-// caller, or false where the record is none of herald's.
-func decodeNode(id, record string) (Node, bool) {
+// caller. If the record is none of this format the Node has its id, and Err
+// says why.
+func decodeNode(id, record string) Node {
 	fields := strings.Split(record, " ")
-	if len(fields) != 5 {
-		return Node{}, false
+	if fields[0] != registryFormat {
+		if _, err := strconv.ParseUint(fields[0], 10, 16); err == nil && len(fields) > 1 {
+			return Node{ID: id, Err: fmt.Errorf("its lease has format %s, and this version of herald understands %s", fields[0], registryFormat)}
+		}
+		return Node{ID: id, Err: fmt.Errorf("its lease is none of herald's: %.40q", record)}
 	}
 	var n [5]int64
-	for i, field := range fields {
-		var err error
-		if n[i], err = strconv.ParseInt(field, 10, 64); err != nil {
-			return Node{}, false
+	for i := range n {
+		err := errors.New("too short")
+		if i+1 < len(fields) {
+			n[i], err = strconv.ParseInt(fields[i+1], 10, 64)
+		}
+		if err != nil {
+			return Node{ID: id, Err: fmt.Errorf("its lease is none of herald's: %.40q: %w", record, err)}
 		}
 	}
 	return Node{
@@ -104,7 +122,7 @@ func decodeNode(id, record string) (Node, bool) {
 		TTL:        time.Duration(n[2]) * time.Microsecond,
 		Conns:      int(n[3]),
 		Version:    int(n[4]),
-	}, true
+	}
 }
 
 // A place is where an index says that a Session lies.

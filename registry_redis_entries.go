@@ -21,6 +21,7 @@ func (r *RedisRegistry) Add(ctx context.Context, lease Lease, entries ...Entry) 
 			return nil, err
 		}
 		added := make([]Added, len(entries))
+		candidates := make([]olderSessions, len(entries))
 		for i, reply := range replies {
 			if errors.Is(reply.Err(), redis.Nil) {
 				return nil, ErrLeaseLost
@@ -28,9 +29,12 @@ func (r *RedisRegistry) Add(ctx context.Context, lease Lease, entries ...Entry) 
 			if i >= len(entries) { // of a further shard
 				continue
 			}
-			if added[i], err = decodeAdded(reply); err != nil {
+			if added[i], candidates[i], err = decodeAdded(reply, plan.now[i]); err != nil {
 				return nil, err
 			}
+		}
+		if err := r.keepLive(ctx, store, added, candidates); err != nil {
+			return nil, err
 		}
 		for i, call := range plan.then {
 			call.args[addSince] = added[plan.of[i]].Since.UnixMicro()
@@ -56,8 +60,15 @@ type addPlan struct {
 	of   []int        // by index of then: the Entry
 }
 
-// addSince is the place of Since in the arguments of add.lua.
-const addSince = 3
+// addID and addSince are places in the arguments of add.lua.
+const (
+	addID    = 2
+	addSince = 3
+)
+
+// keyLasts is how long the keys of topics and indexes last that nobody checks.
+// It is longer than any outage in which users shall still be told to have gone.
+const keyLasts = 24 * time.Hour
 
 func (r *RedisRegistry) planAdd(lease Lease, entries []Entry) addPlan {
 	plan := addPlan{now: make([]scriptCall, len(entries))}
@@ -74,8 +85,8 @@ func (r *RedisRegistry) planAdd(lease Lease, entries []Entry) addPlan {
 			isUser := n == 0 && e.UserTopic != ""
 			call := scriptCall{
 				shard: part.shard,
-				keys:  []string{shard.nodesKey(), shard.indexKey(lease), shard.goneKey()},
-				args:  []any{lease.Node, lease.Generation, s.ID, since, s.User, body, isUser},
+				keys:  []string{shard.nodesKey(), shard.dyingKey(), shard.indexKey(lease), shard.goneKey(), shard.clockKey()},
+				args:  []any{lease.Node, lease.Generation, s.ID, since, s.User, body, isUser, max(0, e.Older), keyLasts.Milliseconds()},
 			}
 			for _, p := range part.places {
 				call.keys = append(call.keys, shard.topicKey(p.topic))
@@ -124,31 +135,74 @@ func (r *RedisRegistry) parts(e Entry) []part {
 	return parts
 }
 
-// decodeAdded decodes the answer of add.lua.
-func decodeAdded(reply *redis.Cmd) (Added, error) {
+// decodeAdded decodes the answer of add.lua to a call. The user's older
+// sessions may yet be of dead nodes.
+func decodeAdded(reply *redis.Cmd, call scriptCall) (Added, olderSessions, error) {
+	older := olderSessions{shard: call.shard}
 	parts, err := reply.Slice()
 	if err != nil {
-		return Added{}, err
+		return Added{}, older, err
 	}
-	if len(parts) != 3 {
-		return Added{}, fmt.Errorf("answer of %d parts", len(parts))
+	if len(parts) != 4 {
+		return Added{}, older, fmt.Errorf("answer of %d parts", len(parts))
 	}
 	text, _ := parts[0].(string)
 	since, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
-		return Added{}, err
+		return Added{}, older, err
 	}
 	a := Added{Since: time.UnixMicro(since), Online: parts[1] == "1"}
-	older, _ := parts[2].([]any)
-	for i := 0; i+1 < len(older); i += 2 {
-		id, _ := older[i].(string)
-		value, _ := older[i+1].(string)
-		if s, _, ok := decodeValue(id, value); ok {
-			a.Older = append(a.Older, s)
+	total, _ := parts[3].(int64)
+	sessions, _ := parts[2].([]any)
+	older.more = int(total) - len(sessions)/2
+	for i := 0; i+1 < len(sessions); i += 2 {
+		id, _ := sessions[i].(string)
+		value, _ := sessions[i+1].(string)
+		s, generation, ok := decodeValue(id, value)
+		if ok && id != call.args[addID] && s.Since.Before(a.Since) {
+			older.sessions = append(older.sessions, heldSession{s, generation})
 		}
 	}
-	slices.SortFunc(a.Older, compareSessions)
-	return a, nil
+	return a, older, nil
+}
+
+// olderSessions are those that may be a user's older ones.
+type olderSessions struct {
+	shard    int
+	sessions []heldSession
+	more     int // older ones beside these
+}
+
+// A heldSession is a Session and the generation of the lease that it lives by.
+type heldSession struct {
+	Session
+	generation int64
+}
+
+func (s heldSession) lease() Lease { return Lease{s.Node, s.generation} }
+
+// keepLive makes Older of the candidates that live. It asks who lives only if
+// that is not known of all of them.
+func (r *RedisRegistry) keepLive(ctx context.Context, store redisStore, added []Added, candidates []olderSessions) error {
+	doubt := slices.ContainsFunc(candidates, func(o olderSessions) bool {
+		return slices.ContainsFunc(o.sessions, func(s heldSession) bool { return !r.holds(o.shard, s.lease()) })
+	})
+	if doubt {
+		if _, err := r.look(ctx, store); err != nil {
+			return err
+		}
+	}
+	for i, o := range candidates {
+		a := &added[i]
+		for _, s := range o.sessions {
+			if r.holds(o.shard, s.lease()) {
+				a.Older = append(a.Older, s.Session)
+			}
+		}
+		slices.SortFunc(a.Older, compareSessions)
+		a.OlderTotal = len(a.Older) + o.more
+	}
+	return nil
 }
 
 // Remove implements [Registry.Remove].
@@ -174,64 +228,4 @@ func (r *RedisRegistry) Remove(ctx context.Context, lease Lease, entries ...Entr
 		return runScript(ctx, store, removeScript, calls)
 	})
 	return err
-}
-
-// Sessions implements [Registry.Sessions].
-func (r *RedisRegistry) Sessions(ctx context.Context, topics ...string) ([][]Session, error) {
-	topics = slices.Clone(topics)
-	return redisCall(ctx, r, "sessions", func(store redisStore) ([][]Session, error) {
-		all := make([][]Session, 0, len(topics))
-		for batch := range slices.Chunk(topics, redisBatch) {
-			sessions, err := r.sessions(ctx, store, batch)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, sessions...)
-		}
-		return all, nil
-	})
-}
-
-// sessions is one round trip of Sessions.
-func (r *RedisRegistry) sessions(ctx context.Context, store redisStore, topics []string) ([][]Session, error) {
-	pipe := newShardPipe(store)
-	now := make([]*redis.TimeCmd, len(r.shards)) // of the shards that are asked
-	nodes := make([]*redis.MapStringStringCmd, len(r.shards))
-	hashes := make([]*redis.MapStringStringCmd, len(topics))
-	shardOf := make([]int, len(topics))
-	for i, topic := range topics {
-		s := r.shardOf(topic)
-		shardOf[i] = s
-		if now[s] == nil {
-			now[s] = pipe.on(s).Time(ctx)
-			nodes[s] = pipe.on(s).HGetAll(ctx, r.shards[s].nodesKey())
-		}
-		hashes[i] = pipe.on(s).HGetAll(ctx, r.shards[s].topicKey(topic))
-	}
-	if _, err := pipe.exec(ctx); err != nil {
-		return nil, err
-	}
-	live := make([]map[Lease]bool, len(r.shards))
-	for s, cmd := range nodes {
-		if cmd == nil {
-			continue
-		}
-		live[s] = make(map[Lease]bool)
-		for id, record := range cmd.Val() {
-			if n, ok := decodeNode(id, record); ok {
-				live[s][n.Lease()] = now[s].Val().Before(n.Renewed.Add(n.TTL))
-			}
-		}
-	}
-	all := make([][]Session, len(topics))
-	for i, hash := range hashes {
-		for id, value := range hash.Val() {
-			session, generation, ok := decodeValue(id, value)
-			if ok && live[shardOf[i]][Lease{session.Node, generation}] {
-				all[i] = append(all[i], session)
-			}
-		}
-		slices.SortFunc(all[i], compareSessions)
-	}
-	return all, nil
 }

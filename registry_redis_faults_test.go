@@ -76,7 +76,7 @@ func TestRedisRegistryComesBackEmpty(t *testing.T) {
 	again(func() { server.Client().FlushAll(t.Context()) })
 	again(func() {
 		server.Kill()
-		if _, err := r.Sessions(t.Context(), "u3"); !errors.Is(err, herald.ErrRegistryDown) {
+		if _, err := r.Sessions(t.Context(), herald.Lease{}, "u3"); !errors.Is(err, herald.ErrRegistryDown) {
 			t.Fatalf("sessions of a dead server: %v, want ErrRegistryDown", err)
 		}
 		if _, err := r.Add(t.Context(), lease, entries...); !errors.Is(err, herald.ErrRegistryDown) {
@@ -109,7 +109,7 @@ func TestRedisRegistryHangs(t *testing.T) {
 	}
 	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := r.Sessions(ctx, "u"); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := r.Sessions(ctx, herald.Lease{}, "u"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("too late: %v, want context.DeadlineExceeded", err)
 	}
 	go func() {

@@ -45,7 +45,15 @@ func (r *RedisRegistry) takeLease(ctx context.Context, store redisStore, node No
 	if node.Generation, err = reply.Int64(); err != nil {
 		return 0, err
 	}
-	_, err = r.keepLease(ctx, store, takeScript, 1, node, ttl)
+	if _, err = r.keepLease(ctx, store, takeScript, 1, node, ttl); err != nil {
+		return 0, err
+	}
+	// An index that loses this was lost, even if it has been made anew since.
+	pipe := newShardPipe(store)
+	for i, s := range r.shards {
+		pipe.on(i).SAdd(ctx, s.indexKey(node.Lease()), "")
+	}
+	_, err = pipe.exec(ctx)
 	return node.Generation, err
 }
 
@@ -94,18 +102,18 @@ func (r *RedisRegistry) Nodes(ctx context.Context) ([]Node, time.Time, error) {
 		now   time.Time
 	}
 	a, err := redisCall(ctx, r, "nodes", func(store redisStore) (a answer, err error) {
+		look := newLook(r, store)
 		lists := make([]leaseList, len(r.shards))
-		pipe := newShardPipe(store)
 		for i, s := range r.shards {
-			on := pipe.on(i)
-			// In this order: a lease that becomes a dying one meanwhile is seen,
-			// and none was renewed later than now.
-			lists[i] = leaseList{on.HGetAll(ctx, s.nodesKey()), on.HGetAll(ctx, s.dyingKey()), on.Time(ctx)}
+			// In this order: a lease that becomes a dying one meanwhile is seen.
+			look.at(ctx, i)
+			on := look.pipe.on(i)
+			lists[i] = leaseList{look.nodes[i], on.HGetAll(ctx, s.dyingKey()), look.times[i], on.Get(ctx, s.clockKey())}
 		}
-		if _, err := pipe.exec(ctx); err != nil {
+		if _, err := look.exec(ctx); err != nil {
 			return answer{}, err
 		}
-		a.nodes, a.now = mergeLeases(lists)
+		a.nodes, a.now = r.mergeLeases(lists)
 		return a, nil
 	})
 	return a.nodes, a.now, err
@@ -115,51 +123,41 @@ func (r *RedisRegistry) Nodes(ctx context.Context) ([]Node, time.Time, error) {
 type leaseList struct {
 	nodes, dying *redis.MapStringStringCmd
 	time         *redis.TimeCmd
+	clock        *redis.StringCmd
 }
 
 // mergeLeases returns every lease once, ordered by id and generation, with the
 // latest time. Its record is that of the first shard that has it: while nothing
 // goes wrong all are of one clock, and a lease that nobody renews has the same
-// Renewed each time. Alive is a lease that one shard at least believes, and
-// that none is sweeping.
-func mergeLeases(lists []leaseList) (nodes []Node, now time.Time) {
-	type state struct {
-		Node
-		believed, dying bool
-	}
-	merged := make(map[Lease]*state)
-	see := func(n Node) *state {
-		s := merged[n.Lease()]
-		if s == nil {
-			s = &state{Node: n}
-			merged[n.Lease()] = s
+// Renewed each time. Alive is a lease that is alive and that no shard sweeps.
+func (r *RedisRegistry) mergeLeases(lists []leaseList) (nodes []Node, now time.Time) {
+	merged := make(map[Lease]*Node)
+	dying := make(map[Lease]bool)
+	see := func(n Node) Lease {
+		if merged[n.Lease()] == nil {
+			merged[n.Lease()] = &n
 		}
-		return s
+		return n.Lease()
 	}
 	for _, list := range lists {
-		at := list.time.Val()
-		if at.After(now) {
+		if at := timeOf(list.time.Val(), list.clock); at.After(now) {
 			now = at
 		}
 		present := make(map[Lease]bool)
 		for id, record := range list.nodes.Val() {
-			if n, ok := decodeNode(id, record); ok {
-				present[n.Lease()] = true
-				s := see(n)
-				s.believed = s.believed || at.Before(n.Renewed.Add(n.TTL))
-			}
+			present[see(decodeNode(id, record))] = true
 		}
 		for field, record := range list.dying.Val() {
 			_, id, _ := strings.Cut(field, ":")
-			if n, ok := decodeNode(id, record); ok {
-				s := see(n)
-				s.dying = s.dying || !present[n.Lease()] // else since a moment ago
+			if n := decodeNode(id, record); n.Err == nil {
+				l := see(n)
+				dying[l] = dying[l] || !present[l] // else since a moment ago
 			}
 		}
 	}
-	for _, s := range merged {
-		s.Alive = s.believed && !s.dying
-		nodes = append(nodes, s.Node)
+	for l, n := range merged {
+		n.Alive = n.Err == nil && !dying[l] && r.seen.alive(l)
+		nodes = append(nodes, *n)
 	}
 	slices.SortFunc(nodes, compareNodes)
 	return nodes, now
@@ -182,11 +180,11 @@ const sweepStep = 200
 func (r *RedisRegistry) Sweep(ctx context.Context, lease Lease) error {
 	_, err := redisCall(ctx, r, "sweep", func(store redisStore) (struct{}, error) {
 		var none struct{}
-		first, err := r.sweepable(ctx, store, lease)
+		first, record, err := r.sweepable(ctx, store, lease)
 		if err != nil || first < 0 {
 			return none, err
 		}
-		marked, err := runOne(ctx, store, markScript, r.markCall(first, lease, false))
+		marked, err := runOne(ctx, store, markScript, r.markCall(first, lease, record))
 		if err != nil {
 			return none, err
 		}
@@ -197,7 +195,7 @@ func (r *RedisRegistry) Sweep(ctx context.Context, lease Lease) error {
 		var others []scriptCall
 		for i := range r.shards {
 			if i != first {
-				others = append(others, r.markCall(i, lease, true))
+				others = append(others, r.markCall(i, lease, ""))
 			}
 		}
 		if _, err := runScript(ctx, store, markScript, others); err != nil {
@@ -213,53 +211,46 @@ func (r *RedisRegistry) Sweep(ctx context.Context, lease Lease) error {
 	return err
 }
 
-func (r *RedisRegistry) markCall(shard int, lease Lease, lost bool) scriptCall {
+// markCall marks a lease as dying: one that has the record and no newer one,
+// or any, if the record is empty.
+func (r *RedisRegistry) markCall(shard int, lease Lease, record string) scriptCall {
 	s := r.shards[shard]
 	return scriptCall{
 		shard: shard,
 		keys:  []string{s.nodesKey(), s.dyingKey()},
-		args:  []any{lease.Node, lease.Generation, lost},
+		args:  []any{lease.Node, lease.Generation, record},
 	}
 }
 
-// sweepable returns the shard that decides whether the lease is lost: one
-// where it is dying already, or, where it has run out in all, the first that
-// has it. It returns -1 where there is nothing to sweep.
-func (r *RedisRegistry) sweepable(ctx context.Context, store redisStore, lease Lease) (int, error) {
-	if len(r.shards) == 1 {
-		return 0, nil
-	}
-	pipe := newShardPipe(store)
-	records := make([]*redis.StringCmd, len(r.shards))
+// sweepable returns the shard that decides whether the lease is lost, and the
+// record that it has: one where it is dying already, or, if it has run out, the
+// first that has it. It returns -1 if there is nothing to sweep.
+func (r *RedisRegistry) sweepable(ctx context.Context, store redisStore, lease Lease) (first int, record string, err error) {
+	look := newLook(r, store)
 	dying := make([]*redis.BoolCmd, len(r.shards))
-	now := make([]*redis.TimeCmd, len(r.shards))
 	for i, s := range r.shards {
-		on := pipe.on(i)
-		records[i] = on.HGet(ctx, s.nodesKey(), lease.Node)
-		dying[i] = on.HExists(ctx, s.dyingKey(), fmt.Sprintf("%d:%s", lease.Generation, lease.Node))
-		now[i] = on.Time(ctx)
+		look.at(ctx, i)
+		dying[i] = look.pipe.on(i).HExists(ctx, s.dyingKey(), fmt.Sprintf("%d:%s", lease.Generation, lease.Node))
 	}
-	if _, err := pipe.exec(ctx); err != nil {
-		return -1, err
+	if _, err := look.exec(ctx); err != nil {
+		return -1, "", err
 	}
-	first, believed := -1, false
+	now := make([]time.Time, len(r.shards))
 	for i := range r.shards {
 		if dying[i].Val() {
-			return i, nil
+			return i, "", nil
 		}
-		n, ok := decodeNode(lease.Node, records[i].Val())
-		if !ok || n.Lease() != lease {
-			continue
-		}
-		if first < 0 {
-			first = i
-		}
-		believed = believed || now[i].Val().Before(n.Renewed.Add(n.TTL))
+		now[i] = look.times[i].Val()
 	}
-	if believed {
-		return -1, nil
+	if !r.seen.silent(lease, now) {
+		return -1, "", nil
 	}
-	return first, nil
+	for i := range r.shards {
+		if v, ok := r.seen.in(i, lease); ok {
+			return i, v.record, nil
+		}
+	}
+	return -1, "", nil
 }
 
 // sweepShard removes the entries of a lost lease from a shard, and forgets it.

@@ -129,7 +129,7 @@ func testClusterMoves(t *testing.T, cluster *redistest.Cluster) {
 		for i := range topics {
 			topics[i] = fixed[(round*len(topics)+i)%len(fixed)].UserTopic
 		}
-		all, err := r.Sessions(ctx, topics...)
+		all, err := r.Sessions(ctx, herald.Lease{}, topics...)
 		for i, sessions := range all {
 			if len(sessions) != 1 {
 				return fmt.Errorf("%d sessions of %s", len(sessions), topics[i])

@@ -44,6 +44,8 @@ var (
 	markScript    = script("mark")
 	sweepScript   = script("sweep")
 	offlineScript = script("offline")
+	checkScript   = script("check")
+	onlineScript  = script("online")
 	probeScript   = script("probe")
 )
 

@@ -63,7 +63,7 @@ func mustAdd(t *testing.T, r herald.Registry, lease herald.Lease, entries ...her
 
 func wantSessions(t *testing.T, r herald.Registry, topic string, want int) {
 	t.Helper()
-	all, err := r.Sessions(t.Context(), topic)
+	all, err := r.Sessions(t.Context(), herald.Lease{}, topic)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func TestRedisRegistryLeavesNothing(t *testing.T) {
 	rdb := server.Client()
 	r := redisRegistry(t, rdb)
 	wantKeys(t, rdb)
-	const must = "herald:{0}:generation"
+	must := []string{"herald:{0}:clock", "herald:{0}:generation"}
 
 	dead := takeLease(t, r, "dead", time.Hour)
 	mustAdd(t, r, dead, someEntries("dead", 10_000)...)
@@ -202,7 +202,7 @@ func TestRedisRegistryLeavesNothing(t *testing.T) {
 	if err := r.Sweep(t.Context(), dead); err != nil {
 		t.Fatal(err)
 	}
-	wantKeys(t, rdb, sorted(must, "herald:{0}:gone")...)
+	wantKeys(t, rdb, sorted(append(slices.Clone(must), "herald:{0}:gone")...)...)
 	users := 0
 	for {
 		batch, err := r.Offline(t.Context(), 0)
@@ -217,7 +217,7 @@ func TestRedisRegistryLeavesNothing(t *testing.T) {
 	if users != 10_000 {
 		t.Errorf("%d users offline, want 10,000", users)
 	}
-	wantKeys(t, rdb, must)
+	wantKeys(t, rdb, must...)
 
 	lease := takeLease(t, r, "n", time.Hour)
 	entries := someEntries("n", 3)
@@ -229,7 +229,7 @@ func TestRedisRegistryLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Offline(t.Context(), 0)
-	wantKeys(t, rdb, must)
+	wantKeys(t, rdb, must...)
 }
 
 func sorted(keys ...string) []string {
@@ -246,12 +246,12 @@ func TestRedisRegistryGarbage(t *testing.T) {
 	entries := someEntries("n", 2)
 	mustAdd(t, r, lease, entries...)
 	index := fmt.Sprintf("herald:{0}:i:%d:n", lease.Generation)
-	for i, garbage := range []string{"", " ", "x", "1", "1 2", "1 2 1 ", "1 2 1 x", "1 2 1 9:n", "1 2 1 1:n99999999999999999999:", "9 9 9 9 9", "\x00\xff"} {
+	for i, garbage := range []string{"", " ", "x", "1", "1 2", "1 1 2 1 ", "1 1 2 1 x", "1 1 2 1 9:n", "1 1 2 1 1:n99999999999999999999:", "2 9 9 9 9 9", "1 9 9 9 9 9", "\x00\xff"} {
 		field := fmt.Sprint("garbage", i)
 		rdb.HSet(t.Context(), "herald:{0}:t:u0", field, garbage)
 		rdb.HSet(t.Context(), "herald:{0}:t:gall", field, garbage)
 		rdb.SAdd(t.Context(), index, garbage, "u"+garbage)
-		if garbage != "9 9 9 9 9" { // which is a lease
+		if garbage != "1 9 9 9 9 9" { // which is a lease
 			rdb.HSet(t.Context(), "herald:{0}:nodes", field, garbage)
 			rdb.HSet(t.Context(), "herald:{0}:dying", field, garbage)
 		}
@@ -261,8 +261,9 @@ func TestRedisRegistryGarbage(t *testing.T) {
 	mustAdd(t, r, lease, herald.Entry{Session: herald.Session{ID: "n.9", User: "0"}, UserTopic: "u0"})
 	wantSessions(t, r, "u0", 2)
 	nodes, _, err := r.Nodes(t.Context())
+	nodes = slices.DeleteFunc(nodes, func(n herald.Node) bool { return n.Err != nil })
 	if err != nil || len(nodes) != 1 {
-		t.Errorf("nodes are %v (%v), want one", nodes, err)
+		t.Errorf("nodes are %v (%v), want one beside those that cannot be understood", nodes, err)
 	}
 	page, _, err := r.Entries(t.Context(), lease, "")
 	if err != nil || len(page) != 3 {

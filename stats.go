@@ -36,6 +36,10 @@ type Stats struct {
 	DroppedVolatile  uint64 // volatile messages dropped for a busy client
 	MessagesReceived uint64 // messages from clients
 
+	// The Registry.
+
+	Mended uint64 // sessions that the Registry had lost, in whole or in part, and that were put back
+
 	// The Bus.
 
 	Gaps   uint64        // gaps reported
@@ -51,8 +55,8 @@ type counters struct {
 	delivered, dropped, droppedVolatile, messagesReceived atomic.Uint64
 	written                                               atomic.Uint64 // by drains; the writers count theirs
 
-	gaps, resets atomic.Uint64
-	gapFor       atomic.Int64
+	gaps, resets, mended atomic.Uint64
+	gapFor               atomic.Int64
 }
 
 // Stats returns a snapshot of the Hub's counters. Each is right; together
@@ -76,6 +80,7 @@ func (h *Hub) Stats() Stats {
 		Dropped:          c.dropped.Load(),
 		DroppedVolatile:  c.droppedVolatile.Load(),
 		MessagesReceived: c.messagesReceived.Load(),
+		Mended:           c.mended.Load(),
 		Gaps:             c.gaps.Load(),
 		GapFor:           time.Duration(c.gapFor.Load()),
 		Resets:           c.resets.Load(),

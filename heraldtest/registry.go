@@ -22,9 +22,13 @@ type RegistryStore struct {
 	// skips what needs it.
 	Other func() herald.Registry
 
-	// Advance moves the store's clock. Nil: the suite waits, with short
-	// leases.
+	// Advance lets time pass, for a store inside testing/synctest. Nil: the
+	// suite waits, with short leases.
 	Advance func(time.Duration)
+
+	// Step steps the store's clock, also back, while no time passes. Nil skips
+	// what needs it.
+	Step func(time.Duration)
 }
 
 // TestRegistry tries to break each of the promises that [herald.Registry]
@@ -51,11 +55,14 @@ var registryPromises = []registryPromise{
 	{"01_Add", "Add places each Entry under its topics and replaces; without a lease nothing is added: ErrLeaseLost", testAdd},
 	{"02_Since", "a zero Since becomes later than every Since of the user; a set one is kept", testSince},
 	{"03_Older", "Older is the user's other Sessions, of live nodes only, with an earlier Since, oldest first", testOlder},
+	{"03_Bounded", "Older is answered to who asks, and no more than asked for: the oldest, with their total", testOlderBounded},
 	{"03_Online", "Online where the user's last Session had gone and Offline has reported it, or there never was one", testOnline},
 	{"03_Again", "an Add that is done again gets the same answer", testAgain},
 	{"03_Racing", "of Adds at the same time exactly the later sees the earlier", testRacingAdds},
 	{"04_Remove", "Remove takes away exactly these ids, and needs no lease", testRemove},
 	{"05_Sessions", "Sessions lists each topic, oldest first, whatever was added before, from any node", testSessions},
+	{"05_Online", "Online says for each topic whether there is a Session of a live node", testOnlineTopics},
+	{"05_Held", "Sessions and Online need a lease of the asker's that has not run out: ErrLeaseLost", testHeld},
 	{"06_KeepAlive", "KeepAlive renews its own generation, or takes one that the node never had", testKeepAlive},
 	{"07_Nodes", "Nodes lists all leases that are not gone; a dead node's Sessions are not seen", testNodes},
 	{"08_Sweep", "Sweep spares a living lease, else removes what its generation placed, and forgets it", testSweep},
@@ -66,10 +73,12 @@ var registryPromises = []registryPromise{
 	{"11_Release", "Release forgets a lease; twice is no error", testRelease},
 	{"12_Names", "names are any bytes, and stay themselves", testNames},
 	{"12_Prefix", "nothing is seen under another prefix", testPrefix},
-	{"13_Time", "time is the Registry's own", testTime},
+	{"13_Time", "Since is the Registry's own time", testTime},
+	{"13_Steps", "steps of the Registry's clock neither end a lease that is renewed, nor keep one that is not", testSteps},
 	{"14_Context", "methods return when ctx is done, with its error in the chain", testContext},
 	{"14_Concurrency", "all methods may be called at the same time", testRegistryConcurrency},
 	{"15_Ownership", "what is passed in is not kept, what is returned is the caller's", testRegistryOwnership},
+	{"16_Check", "Check returns what the Registry has lost of the entries, and nothing else", testCheck},
 }
 
 // A registrySuite tries one promise.
@@ -159,6 +168,14 @@ func entry(id, user string, groups ...string) herald.Entry {
 	return herald.Entry{Session: herald.Session{ID: id, User: user}, UserTopic: userTopic(user), Topics: groups}
 }
 
+// asking makes entries ask for older Sessions.
+func asking(entries ...herald.Entry) []herald.Entry {
+	for i := range entries {
+		entries[i].Older = 1000
+	}
+	return entries
+}
+
 func (s *registrySuite) add(r herald.Registry, lease herald.Lease, entries ...herald.Entry) []herald.Added {
 	s.Helper()
 	added, err := r.Add(s.ctx, lease, entries...)
@@ -172,7 +189,7 @@ func (s *registrySuite) add(r herald.Registry, lease herald.Lease, entries ...he
 // sessions returns the Sessions of one topic.
 func (s *registrySuite) sessions(r herald.Registry, topic string) []herald.Session {
 	s.Helper()
-	all, err := r.Sessions(s.ctx, topic)
+	all, err := r.Sessions(s.ctx, herald.Lease{}, topic)
 	s.check(err)
 	if len(all) != 1 {
 		s.fail("Sessions of one topic answered %d", len(all))

@@ -37,6 +37,68 @@ func testTime(s *registrySuite) {
 	s.wantIDs(a, userTopic("42"))
 }
 
+func testSteps(s *registrySuite) {
+	if s.store.Step == nil {
+		s.Skipf("the store has no Step, so nobody tried: promise %s", s.promise)
+	}
+	a, b := s.store.Open(), s.store.Open()
+	n, dead := s.lease(a, "n"), s.lease(a, "dead")
+	last := s.add(a, n, entry("n.0", "42"))[0].Since
+	s.add(a, dead, entry("dead.0", "43"))
+	s.wantIDs(b, userTopic("43"), "dead.0")
+	id := 0
+	for _, step := range []time.Duration{time.Hour, -time.Minute, -2 * time.Hour, time.Minute, 48 * time.Hour} {
+		s.store.Step(step)
+		for _, r := range []herald.Registry{a, b} {
+			online, err := r.Online(s.ctx, n, userTopic("42"), userTopic("43"))
+			s.check(err)
+			s.equal(fmt.Sprintf("online after a step of %v", step), online, []bool{true, true})
+			s.check(r.Sweep(s.ctx, n)) // which does nothing
+		}
+		id++
+		e := asking(entry(fmt.Sprint("n.", id), "42"))[0]
+		added := s.add(b, n, e)[0]
+		if !added.Since.After(last) {
+			s.fail("after a step of %v Since is %v, not after %v", step, added.Since, last)
+		}
+		s.equal(fmt.Sprintf("Older after a step of %v", step), len(added.Older), id)
+		last = added.Since
+		_, now, err := b.Nodes(s.ctx)
+		s.check(err)
+		if now.Before(last) {
+			s.fail("after a step of %v now is %v, before a Since of %v", step, now, last)
+		}
+		_, err = a.KeepAlive(s.ctx, herald.Node{ID: "n", Generation: n.Generation}, long)
+		s.check(err)
+	}
+
+	// One that was renewed for the last time before the clock stepped back.
+	s.kill(a, dead)
+	s.store.Step(-time.Hour)
+	late := s.store.Open()
+	s.wantIDs(late, userTopic("43"))
+	for _, r := range []herald.Registry{a, b} {
+		s.await("the dead node to be known as dead", 20*time.Millisecond, func() bool { return len(s.sessions(r, userTopic("43"))) == 0 })
+	}
+	s.await("the dead node to be swept", 20*time.Millisecond, func() bool {
+		s.check(late.Sweep(s.ctx, dead))
+		nodes, _, err := b.Nodes(s.ctx)
+		s.check(err)
+		return len(nodes) == 1
+	})
+	s.store.Step(time.Hour)
+	s.equal("users offline", s.offline(b, 0), []string{"43"})
+
+	// One who went before the clock stepped back.
+	s.check(a.Remove(s.ctx, dead, entry("dead.0", "43")))
+	s.add(a, n, entry("n.g", "44"))
+	s.check(a.Remove(s.ctx, n, entry("n.g", "44")))
+	s.store.Step(-time.Hour)
+	s.equal("users offline for a minute", s.offline(b, time.Minute), []string{})
+	s.store.Step(2 * time.Minute)
+	s.equal("users offline after two", s.offline(b, time.Minute), []string{"44"})
+}
+
 // calls are all methods, by name.
 func calls(r herald.Registry, lease herald.Lease, id string) map[string]func(context.Context) error {
 	e := entry(id, "42", "g")
@@ -44,7 +106,9 @@ func calls(r herald.Registry, lease herald.Lease, id string) map[string]func(con
 	return map[string]func(context.Context) error{
 		"Add":       func(ctx context.Context) error { _, err := r.Add(ctx, lease, e); return err },
 		"Remove":    func(ctx context.Context) error { return r.Remove(ctx, lease, e) },
-		"Sessions":  func(ctx context.Context) error { _, err := r.Sessions(ctx, "g"); return err },
+		"Sessions":  func(ctx context.Context) error { _, err := r.Sessions(ctx, lease, "g"); return err },
+		"Online":    func(ctx context.Context) error { _, err := r.Online(ctx, lease, "g"); return err },
+		"Check":     func(ctx context.Context) error { _, err := r.Check(ctx, lease, e); return err },
 		"KeepAlive": func(ctx context.Context) error { _, err := r.KeepAlive(ctx, node, long); return err },
 		"Nodes":     func(ctx context.Context) error { _, _, err := r.Nodes(ctx); return err },
 		"Sweep":     func(ctx context.Context) error { return r.Sweep(ctx, lease) },
@@ -106,7 +170,7 @@ func testRegistryOwnership(s *registrySuite) {
 	entries[0].UserTopic = "changed"
 	topics := []string{"g"}
 	for range 2 {
-		all, err := a.Sessions(s.ctx, topics...)
+		all, err := a.Sessions(s.ctx, n, topics...)
 		s.check(err)
 		s.equal("sessions", len(all[0]), 1)
 		s.equal("Meta", all[0][0].Meta, map[string]string{"k": "v"})
@@ -115,7 +179,7 @@ func testRegistryOwnership(s *registrySuite) {
 		all[0] = nil
 		topics = []string{"g"}
 
-		older := s.add(a, n, entry("n.2", "42"))[0].Older
+		older := s.add(a, n, asking(entry("n.2", "42"))...)[0].Older
 		s.equal("Meta of an older Session", older[0].Meta, map[string]string{"k": "v"})
 		older[0].Meta["k"] = "changed"
 

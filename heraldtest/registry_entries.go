@@ -69,9 +69,6 @@ func testSince(s *registrySuite) {
 	if added := s.add(a, lease, entry("n.4", "42"))[0]; !added.Since.After(future) {
 		s.fail("Since is %v, not after %v of a dead node's Session", added.Since, future)
 	}
-	if added := s.add(a, lease, entry("n.5", "43"))[0]; !added.Since.Before(future) {
-		s.fail("Since is %v, after another user's", added.Since)
-	}
 	before := s.sessions(a, userTopic("42"))
 	s.equal("Since added again", s.add(a, lease, entry("n.1", "42"))[0].Since.Equal(before[0].Since), true)
 	s.equal("sessions", s.sessions(a, userTopic("42")), before)
@@ -82,21 +79,52 @@ func testOlder(s *registrySuite) {
 	n, m, dead := s.lease(a, "n"), s.lease(b, "m"), s.lease(a, "dead")
 	e := entry("n.1", "42")
 	e.Session.Device, e.Session.Meta = "phone", map[string]string{"k": "v"}
-	first := s.add(a, n, e)[0]
+	first := s.add(a, n, asking(e)...)[0]
 	s.equal("Older of the first", len(first.Older), 0)
 	s.add(a, dead, entry("dead.1", "42"))
-	second := s.add(b, m, entry("m.1", "42"), entry("m.2", "other"))
+	second := s.add(b, m, asking(entry("m.1", "42"), entry("m.2", "other"))...)
 	s.equal("Older of the third", ids(second[0].Older), []string{"n.1", "dead.1"})
 	want := e.Session
 	want.Node, want.Since = "n", first.Since
 	s.equal("an older Session", second[0].Older[0], want)
 	s.equal("Older of another user", len(second[1].Older), 0)
 	s.kill(a, dead)
-	s.equal("Older without the dead", ids(s.add(a, n, entry("n.2", "42"))[0].Older), []string{"n.1", "m.1"})
-	s.equal("Older of the first, added again", len(s.add(a, n, e)[0].Older), 0)
+	s.equal("Older without the dead", ids(s.add(a, n, asking(entry("n.2", "42"))...)[0].Older), []string{"n.1", "m.1"})
+	s.equal("Older of the first, added again", len(s.add(a, n, asking(e)...)[0].Older), 0)
 
 	group := herald.Entry{Session: herald.Session{ID: "n.9", User: "9"}, Topics: []string{userTopic("42")}}
-	s.equal("Older without a UserTopic", len(s.add(a, n, group)[0].Older), 0)
+	s.equal("Older without a UserTopic", len(s.add(a, n, asking(group)...)[0].Older), 0)
+}
+
+func testOlderBounded(s *registrySuite) {
+	a := s.store.Open()
+	n := s.lease(a, "n")
+	ask := func(id string, most int) herald.Added {
+		s.Helper()
+		e := entry(id, "42")
+		e.Older = most
+		return s.add(a, n, e)[0]
+	}
+	for i := range 20 {
+		ask(fmt.Sprintf("n.%02d", i), 0)
+	}
+	for most, want := range map[int][]string{
+		-1: {},
+		0:  {},
+		3:  {"n.00", "n.01", "n.02"},
+	} {
+		added := ask("n.99", most)
+		s.equal(fmt.Sprintf("Older, %d asked for", most), ids(added.Older), want)
+		if most > 0 {
+			s.equal("OlderTotal", added.OlderTotal, 20)
+		}
+	}
+	added := ask("n.99", 1000)
+	s.equal("Older, enough asked for", len(added.Older), 20)
+	s.equal("OlderTotal", added.OlderTotal, 20)
+	added = ask("n.05", 3)
+	s.equal("Older of one in the middle", ids(added.Older), []string{"n.00", "n.01", "n.02"})
+	s.equal("OlderTotal of one in the middle", added.OlderTotal, 5)
 }
 
 func testOnline(s *registrySuite) {
@@ -155,7 +183,7 @@ func testRacingAdds(s *registrySuite) {
 		wg.Go(func() {
 			for i := range each {
 				id := fmt.Sprintf("%s.%d", lease.Node, i)
-				added, err := r.Add(s.ctx, lease, entry(id, "42"))
+				added, err := r.Add(s.ctx, lease, asking(entry(id, "42"))...)
 				if err != nil {
 					s.Errorf("add: %v", err)
 					return
@@ -208,7 +236,7 @@ func testRemove(s *registrySuite) {
 func testSessions(s *registrySuite) {
 	a, b := s.store.Open(), s.store.Open()
 	n, m := s.lease(a, "n"), s.lease(b, "m")
-	none, err := a.Sessions(s.ctx)
+	none, err := a.Sessions(s.ctx, n)
 	s.check(err)
 	s.equal("sessions of no topics", len(none), 0)
 	_, now, err := a.Nodes(s.ctx)
@@ -232,7 +260,7 @@ func testSessions(s *registrySuite) {
 	s.add(a, n, at("n.1", time.Second), at("n.2", time.Millisecond))
 	s.add(b, m, at("m.1", time.Microsecond))
 	for _, r := range []herald.Registry{a, b} {
-		all, err := r.Sessions(s.ctx, topics...)
+		all, err := r.Sessions(s.ctx, n, topics...)
 		s.check(err)
 		var got [][]string
 		for _, sessions := range all {

@@ -35,7 +35,7 @@ func testKeepAlive(s *registrySuite) {
 	_, err := a.Add(s.ctx, first, entry("n.2", "42"))
 	s.wantErr(err, herald.ErrLeaseLost)
 	s.wantIDs(b, userTopic("42"))
-	s.equal("Older under the new generation", len(s.add(b, second, entry("n.3", "42"))[0].Older), 0)
+	s.equal("Older under the new generation", len(s.add(b, second, asking(entry("n.3", "42"))...)[0].Older), 0)
 	s.check(b.Remove(s.ctx, second, entry("n.3", "42")))
 	nodes, _, err := a.Nodes(s.ctx)
 	s.check(err)

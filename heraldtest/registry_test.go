@@ -59,11 +59,10 @@ func TestMiniredisRegistry(t *testing.T) {
 		server := miniredis.RunT(t)
 		now := time.Now()
 		store := redisStore(t, server.Addr())
-		store.Advance = func(d time.Duration) {
+		store.Step = func(d time.Duration) {
 			now = now.Add(d)
 			server.SetTime(now)
 		}
-		store.Advance(0)
 		return store
 	})
 }

@@ -1,74 +1,105 @@
--- Places one session under its topics. Answers nothing where the lease is
--- lost, else since, whether the user came online, and the older live
--- sessions of the user, as id, value, id, value.
+-- Places one session under its topics. Answers nothing if the lease is lost,
+-- else since, whether the user came online, some of the sessions of the user
+-- as id, value, id, value, and how many there are.
 --
--- KEYS: nodes, index of the lease, gone, topics...
+-- KEYS: nodes, dying, index of the lease, gone, clock, topics...
 -- ARGV: node, generation, id, since or '', user, body of the value,
---       '1' where the first topic is the user's, index members of the topics...
-local nodes, index, gone = KEYS[1], KEYS[2], KEYS[3]
+--       '1' if the first topic is the user's, the most sessions to answer,
+--       how long keys last (ms), index members of the topics...
+local nodes, dying, index, gone, clock = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local node, generation, id, since, user, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local isUser, limit, lasts = ARGV[7] == '1', tonumber(ARGV[8]), ARGV[9]
+local firstTopic, firstMember = 6, 10
 
 local record = redis.call('HGET', nodes, node)
 if not record or lease(record) ~= generation then
   return false
 end
-local time = now()
-local online = '0'
-local older = {}
 
-if ARGV[7] == '1' then
-  local all = redis.call('HGETALL', KEYS[4])
-  local own, others, newest = nil, false, time - 1
+local userKey = isUser and KEYS[firstTopic]
+local own = isUser and redis.call('HGET', userKey, id)
+local ownGeneration, ownSince, ownOnline
+if own then ownGeneration, ownSince, ownOnline = header(own) end
+
+-- The clock is the latest since that was ever given: a since must be later
+-- than those before it, even if the server's time has stepped back. A clock
+-- that nobody can have set, or that is lost, is made anew from the user's
+-- sessions.
+local time, year = now(), 366 * 86400 * 1000000
+local function possible(at) return at and tonumber(at) and tonumber(at) < time + year end
+local last = redis.call('GET', clock)
+if possible(last) then
+  last = tonumber(last)
+else
+  last = 0
+  for _, value in ipairs(isUser and redis.call('HVALS', userKey) or {}) do
+    local _, at = header(value)
+    if possible(at) then last = math.max(last, tonumber(at)) end
+  end
+end
+if since == '' then since = possible(ownSince) and ownSince or text(math.max(time, last + 1)) end
+if possible(since) and tonumber(since) > last then
+  redis.call('SET', clock, since)
+end
+
+-- What no lease answers for was left behind by a node that died when its lease
+-- or its index was lost. It would keep the user online for ever.
+local function forgetStray()
+  local all = redis.call('HGETALL', userKey)
   for i = 1, #all, 2 do
-    if all[i] == id then
-      own = all[i + 1]
-    else
-      others = true
-      local _, at = header(all[i + 1])
-      if at then newest = math.max(newest, tonumber(at)) end
+    local holder, of = owner(all[i + 1]), generationOf(all[i + 1])
+    if holder then
+      local r = redis.call('HGET', nodes, holder)
+      if not (r and lease(r) == of) and redis.call('HEXISTS', dying, of .. ':' .. holder) == 0 then
+        redis.call('HDEL', userKey, all[i])
+      end
     end
   end
+end
 
+local online = '0'
+local sessions, total = {}, 0
+if isUser then
   -- A session that is there already has been added before, perhaps by a call
   -- whose answer was lost: it gets the same answer again.
-  local ownGeneration, ownSince, ownOnline
-  if own then ownGeneration, ownSince, ownOnline = header(own) end
-  if since == '' then since = ownSince or text(newest + 1) end
   if ownGeneration == generation then
     online = ownOnline
-  elseif not own and not others and not redis.call('ZSCORE', gone, user) then
-    online = '1'
+  elseif not own then
+    local others = redis.call('HLEN', userKey)
+    if others > 0 and others <= 4 then
+      forgetStray()
+      others = redis.call('HLEN', userKey)
+    end
+    if others == 0 and not redis.call('ZSCORE', gone, user) then online = '1' end
   end
   redis.call('ZREM', gone, user)
 
-  local live = {}
-  local function isLive(value)
-    local holder = owner(value)
-    if not holder then return false end
-    if live[holder] == nil then
-      live[holder] = false
-      local r = redis.call('HGET', nodes, holder)
-      if r then
-        local current, renewed, ttl = lease(r)
-        if current and time < renewed + ttl then live[holder] = current end
+  if limit > 0 then
+    local all = redis.call('HGETALL', userKey)
+    total = #all / 2
+    if total <= limit then
+      sessions = all
+    else
+      local older = {}
+      for i = 1, #all, 2 do
+        local _, at = header(all[i + 1])
+        if at and tonumber(at) < tonumber(since) then table.insert(older, {tonumber(at), i}) end
+      end
+      total = #older
+      table.sort(older, function(a, b) return a[1] < b[1] end)
+      for k = 1, math.min(limit, #older) do
+        table.insert(sessions, all[older[k][2]])
+        table.insert(sessions, all[older[k][2] + 1])
       end
     end
-    return live[holder] == header(value)
   end
-  for i = 1, #all, 2 do
-    local _, at = header(all[i + 1])
-    if all[i] ~= id and at and tonumber(at) < tonumber(since) and isLive(all[i + 1]) then
-      table.insert(older, all[i])
-      table.insert(older, all[i + 1])
-    end
-  end
-elseif since == '' then
-  since = text(time)
 end
 
-local value = generation .. ' ' .. since .. ' ' .. online .. ' ' .. body
-for i = 4, #KEYS do
-  redis.call('HSET', KEYS[i], id, value)
-  redis.call('SADD', index, ARGV[i + 4])
+local value = table.concat({format, generation, since, online, body}, ' ')
+for i = firstTopic, #KEYS do
+  if redis.call('HSET', KEYS[i], id, value) == 1 then
+    redis.call('PEXPIRE', KEYS[i], lasts)
+  end
+  redis.call('SADD', index, ARGV[i - firstTopic + firstMember])
 end
-return {since, online, older}
+return {since, online, sessions, total}

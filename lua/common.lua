@@ -1,6 +1,10 @@
 -- Stands before every script. Numbers are microseconds or generations, below
 -- 2^53 until the year 2255, so Lua's doubles hold them exactly.
 
+-- format begins every value and every lease record. What begins otherwise is
+-- none of ours, or of a version of herald that came later.
+local format = '1'
+
 local function now()
   local t = redis.call('TIME')
   return tonumber(t[1]) * 1000000 + tonumber(t[2])
@@ -11,7 +15,7 @@ local function text(n)
 end
 
 -- netstring cuts the first <length>:<bytes> off s, and returns both parts, or
--- nil where there is none.
+-- nil if there is none.
 local function netstring(s)
   local n, rest = string.match(s, '^(%d+):(.*)$')
   if n then
@@ -20,9 +24,14 @@ local function netstring(s)
 end
 
 -- header returns generation, since and first answer of a value, all as
--- strings, and what follows them; nil where the value is none of herald's.
+-- strings, and what follows them; nil if the value is none of ours.
 local function header(value)
-  return string.match(value, '^(%d+) (%-?%d+) ([01]) (.*)$')
+  return string.match(value, '^' .. format .. ' (%d+) (%-?%d+) ([01]) (.*)$')
+end
+
+-- generationOf returns the generation of a value, a string, or nil.
+local function generationOf(value)
+  return (string.match(value, '^' .. format .. ' (%d+) '))
 end
 
 -- owner returns the node and the user of a value, or nil.
@@ -37,8 +46,13 @@ local function owner(value)
   end
 end
 
--- lease returns generation (a string), renewed and ttl of a lease record.
+-- lease returns the generation of a lease record, a string, or nil.
 local function lease(record)
-  local generation, renewed, ttl = string.match(record, '^(%d+) (%d+) (%-?%d+) ')
-  return generation, tonumber(renewed), tonumber(ttl)
+  return (string.match(record, '^' .. format .. ' (%d+) %d+ %-?%d+ '))
+end
+
+-- leaseRecord returns a record that is renewed now. A later version may append
+-- fields, which this one skips.
+local function leaseRecord(generation, time, ttl, conns, version)
+  return table.concat({format, generation, text(time), ttl, conns, version}, ' ')
 end

@@ -7,13 +7,14 @@ local node, generation = ARGV[1], ARGV[2]
 local time = now()
 if generation == '0' then
   -- The clock, not a bare counter: Redis may have come back empty.
-  local last = tonumber(redis.call('GET', KEYS[3]) or '0')
+  local last = tonumber(redis.call('GET', KEYS[3]) or '') or 0
   generation = text(math.max(time, last + 1))
   redis.call('SET', KEYS[3], generation)
 end
 local record = redis.call('HGET', KEYS[1], node)
-if record and lease(record) and lease(record) ~= generation then
-  redis.call('HSET', KEYS[2], lease(record) .. ':' .. node, record)
+local before = record and lease(record)
+if before and before ~= generation then
+  redis.call('HSET', KEYS[2], before .. ':' .. node, record)
 end
-redis.call('HSET', KEYS[1], node, generation .. ' ' .. text(time) .. ' ' .. ARGV[3] .. ' ' .. ARGV[4] .. ' ' .. ARGV[5])
+redis.call('HSET', KEYS[1], node, leaseRecord(generation, time, ARGV[3], ARGV[4], ARGV[5]))
 return generation

@@ -143,8 +143,8 @@ func disconnect(broker Broker) {
 // A forgetful Registry leaves out a session.
 type forgetful struct{ herald.Registry }
 
-func (f forgetful) Sessions(ctx context.Context, topics ...string) ([][]herald.Session, error) {
-	all, err := f.Registry.Sessions(ctx, topics...)
+func (f forgetful) Sessions(ctx context.Context, lease herald.Lease, topics ...string) ([][]herald.Session, error) {
+	all, err := f.Registry.Sessions(ctx, lease, topics...)
 	if len(topics) > 1 && len(all[0]) > 0 {
 		all[0] = all[0][1:]
 	}

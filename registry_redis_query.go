@@ -1,0 +1,321 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Sessions implements [Registry.Sessions].
+func (r *RedisRegistry) Sessions(ctx context.Context, lease Lease, topics ...string) ([][]Session, error) {
+	topics = slices.Clone(topics)
+	return redisCall(ctx, r, "sessions", func(store redisStore) ([][]Session, error) {
+		all := make([][]Session, 0, len(topics))
+		for batch := range slices.Chunk(topics, redisBatch) {
+			sessions, err := r.sessions(ctx, store, lease, batch)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, sessions...)
+		}
+		return all, nil
+	})
+}
+
+// sessions is one round trip of Sessions.
+func (r *RedisRegistry) sessions(ctx context.Context, store redisStore, lease Lease, topics []string) ([][]Session, error) {
+	look := newLook(r, store)
+	hashes := make([]*redis.MapStringStringCmd, len(topics))
+	for i, topic := range topics {
+		s := r.shardOf(topic)
+		look.at(ctx, s)
+		hashes[i] = look.pipe.on(s).HGetAll(ctx, r.shards[s].topicKey(topic))
+	}
+	if _, err := look.exec(ctx); err != nil {
+		return nil, err
+	}
+	found := make([][]heldSession, len(topics))
+	doubt := false
+	for i, hash := range hashes {
+		s := r.shardOf(topics[i])
+		for id, value := range hash.Val() {
+			session, generation, ok := decodeValue(id, value)
+			if h := (heldSession{session, generation}); ok && r.listed(s, h.lease()) {
+				found[i] = append(found[i], h)
+				doubt = doubt || !r.seen.alive(h.lease())
+			}
+		}
+	}
+	if err := r.settle(ctx, store, look, lease, doubt); err != nil {
+		return nil, err
+	}
+	all := make([][]Session, len(topics))
+	for i := range found {
+		for _, h := range found[i] {
+			if r.seen.alive(h.lease()) {
+				all[i] = append(all[i], h.Session)
+			}
+		}
+		slices.SortFunc(all[i], compareSessions)
+	}
+	return all, nil
+}
+
+// Online implements [Registry.Online].
+func (r *RedisRegistry) Online(ctx context.Context, lease Lease, topics ...string) ([]bool, error) {
+	topics = slices.Clone(topics)
+	return redisCall(ctx, r, "online", func(store redisStore) ([]bool, error) {
+		look := newLook(r, store)
+		byShard := make([][]int, len(r.shards)) // indexes of topics
+		for i, topic := range topics {
+			s := r.shardOf(topic)
+			look.at(ctx, s)
+			byShard[s] = append(byShard[s], i)
+		}
+		if _, err := look.exec(ctx); err != nil {
+			return nil, err
+		}
+		if err := r.settle(ctx, store, look, lease, look.doubt()); err != nil {
+			return nil, err
+		}
+		return r.online(ctx, store, topics, byShard)
+	})
+}
+
+// online asks each shard about its topics, when it is known who lives.
+func (r *RedisRegistry) online(ctx context.Context, store redisStore, topics []string, byShard [][]int) ([]bool, error) {
+	var calls []scriptCall
+	var asked [][]int
+	for s, indexes := range byShard {
+		live := []any{}
+		for _, l := range r.seen.liveIn(s) {
+			live = append(live, fmt.Sprintf("%d:%s", l.Generation, l.Node))
+		}
+		for chunk := range slices.Chunk(indexes, redisBatch) {
+			call := scriptCall{shard: s, args: live}
+			for _, i := range chunk {
+				call.keys = append(call.keys, r.shards[s].topicKey(topics[i]))
+			}
+			calls = append(calls, call)
+			asked = append(asked, chunk)
+		}
+	}
+	replies, err := runScript(ctx, store, onlineScript, calls)
+	if err != nil {
+		return nil, err
+	}
+	online := make([]bool, len(topics))
+	for n, reply := range replies {
+		text, err := reply.Text()
+		if err != nil {
+			return nil, err
+		}
+		if len(text) != len(asked[n]) {
+			return nil, fmt.Errorf("%d answers for %d topics", len(text), len(asked[n]))
+		}
+		for k, i := range asked[n] {
+			online[i] = text[k] == '1'
+		}
+	}
+	return online, nil
+}
+
+// A look reads the leases of shards, together with what else is asked there.
+type look struct {
+	r     *RedisRegistry
+	pipe  *shardPipe
+	asked int64 // on clock
+	nodes []*redis.MapStringStringCmd
+	times []*redis.TimeCmd
+}
+
+func newLook(r *RedisRegistry, store redisStore) *look {
+	return &look{
+		r: r, pipe: newShardPipe(store), asked: clock(),
+		nodes: make([]*redis.MapStringStringCmd, len(r.shards)),
+		times: make([]*redis.TimeCmd, len(r.shards)),
+	}
+}
+
+// at makes shard s part of the look.
+func (l *look) at(ctx context.Context, s int) {
+	if l.nodes[s] == nil {
+		// In this order: none was renewed later than the time.
+		l.nodes[s] = l.pipe.on(s).HGetAll(ctx, l.r.shards[s].nodesKey())
+		l.times[s] = l.pipe.on(s).Time(ctx)
+	}
+}
+
+// exec asks, notes what was seen, and returns what [shardPipe.exec] does.
+func (l *look) exec(ctx context.Context) (servers []string, err error) {
+	if servers, err = l.pipe.exec(ctx); err != nil {
+		return servers, err
+	}
+	for s, nodes := range l.nodes {
+		if nodes != nil {
+			l.r.seen.look(s, nodes.Val(), l.times[s].Val(), l.asked)
+		}
+	}
+	return servers, nil
+}
+
+// doubt says whether some lease looks dead: another shard may know better.
+func (l *look) doubt() bool {
+	for s, nodes := range l.nodes {
+		if nodes == nil {
+			continue
+		}
+		for id, record := range nodes.Val() {
+			if n := decodeNode(id, record); n.Err == nil && !l.r.holds(s, n.Lease()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// look looks at all shards.
+func (r *RedisRegistry) look(ctx context.Context, store redisStore) (*look, error) {
+	l := newLook(r, store)
+	for s := range r.shards {
+		l.at(ctx, s)
+	}
+	_, err := l.exec(ctx)
+	return l, err
+}
+
+// listed says whether a shard has the lease, as it was last seen.
+func (r *RedisRegistry) listed(shard int, l Lease) bool {
+	_, ok := r.seen.in(shard, l)
+	return ok
+}
+
+// holds says whether a shard has the lease, and it lives.
+func (r *RedisRegistry) holds(shard int, l Lease) bool {
+	return r.listed(shard, l) && r.seen.alive(l)
+}
+
+// settle looks at the other shards if there is doubt who lives, and answers
+// ErrLeaseLost if the asker's own lease is not held in a shard that was asked.
+func (r *RedisRegistry) settle(ctx context.Context, store redisStore, asked *look, lease Lease, doubt bool) error {
+	own := lease != Lease{}
+	if (doubt || own && !r.seen.alive(lease)) && len(r.shards) > 1 {
+		if _, err := r.look(ctx, store); err != nil {
+			return err
+		}
+	}
+	for s, nodes := range asked.nodes {
+		if own && nodes != nil && !r.holds(s, lease) {
+			return fmt.Errorf("%w: it is not held, so that others may not be: who asks cannot tell who has gone", ErrLeaseLost)
+		}
+	}
+	return nil
+}
+
+// Check implements [Registry.Check].
+func (r *RedisRegistry) Check(ctx context.Context, lease Lease, entries ...Entry) ([]Entry, error) {
+	calls, places := r.planCheck(lease, entries)
+	lost, err := redisCall(ctx, r, "check", func(store redisStore) (map[int][]place, error) {
+		replies, err := runScript(ctx, store, checkScript, calls)
+		if err != nil {
+			return nil, err
+		}
+		lost := make(map[int][]place) // by index of entries
+		for n, reply := range replies {
+			missing, err := reply.Int64Slice()
+			if errors.Is(err, redis.Nil) {
+				return nil, ErrLeaseLost
+			}
+			if err != nil {
+				return nil, err
+			}
+			for _, m := range missing {
+				if m < 1 || m > int64(len(places[n])) {
+					return nil, fmt.Errorf("answer %d of %d", m, len(places[n]))
+				}
+				p := places[n][m-1]
+				lost[p.entry] = append(lost[p.entry], p.place)
+			}
+		}
+		return lost, nil
+	})
+	return lostEntries(entries, lost), err
+}
+
+// checkStep is how many places one run of check.lua compares, while no other
+// client of the server is served.
+const checkStep = 200
+
+// An entryPlace is a place, and the index of the Entry that should be there.
+type entryPlace struct {
+	place
+	entry int
+}
+
+// planCheck returns what Check runs: one script at least in each shard, which
+// has an index that may be lost.
+func (r *RedisRegistry) planCheck(lease Lease, entries []Entry) (calls []scriptCall, places [][]entryPlace) {
+	byShard := make([][]entryPlace, len(r.shards))
+	for i, e := range entries {
+		for _, p := range e.places() {
+			s := r.shardOf(p.topic)
+			byShard[s] = append(byShard[s], entryPlace{p, i})
+		}
+	}
+	for s, all := range byShard {
+		for first := true; first || len(all) > 0; first = false {
+			n := min(len(all), checkStep)
+			call := scriptCall{
+				shard: s,
+				keys:  []string{r.shards[s].indexKey(lease)},
+				args:  []any{lease.Generation, keyLasts.Milliseconds()},
+			}
+			for _, p := range all[:n] {
+				call.keys = append(call.keys, r.shards[s].topicKey(p.topic))
+				call.args = append(call.args, p.id)
+			}
+			calls, places = append(calls, call), append(places, all[:n])
+			all = all[n:]
+		}
+	}
+	return calls, places
+}
+
+// lostEntries returns, for each Entry that has lost places, these.
+func lostEntries(entries []Entry, lost map[int][]place) []Entry {
+	var missing []Entry
+	for i, e := range entries {
+		if len(lost[i]) == 0 {
+			continue
+		}
+		m := Entry{Session: cloneSession(e.Session)}
+		for _, p := range lost[i] {
+			if p.user {
+				m.UserTopic = p.topic
+			} else {
+				m.Topics = append(m.Topics, p.topic)
+			}
+		}
+		missing = append(missing, m)
+	}
+	return missing
+}
+
+// timeOf returns the Registry's time in a shard: that of the server, but not
+// before any Since that was given.
+func timeOf(server time.Time, clock *redis.StringCmd) time.Time {
+	if last, err := clock.Int64(); err == nil {
+		if at := time.UnixMicro(last); at.After(server) && at.Before(server.Add(clockTrust)) {
+			return at
+		}
+	}
+	return server
+}
+
+// clockTrust is how far ahead of the server's time a clock is believed;
+// lua/add.lua has it, too.
+const clockTrust = 366 * 24 * time.Hour
