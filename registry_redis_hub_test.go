@@ -146,3 +146,22 @@ func TestHubRegistrySweepsAllShards(t *testing.T) {
 		return err == nil && len(nodes) == 1
 	})
 }
+
+// A Redis that may evict any key is told of when the Hub is made.
+func TestHubTellsOfEviction(t *testing.T) {
+	server := redistest.Start(t)
+	for policy, want := range map[string]int{"allkeys-lru": 1, "noeviction": 0, "volatile-lru": 0} {
+		if err := server.Client().ConfigSet(t.Context(), "maxmemory-policy", policy).Err(); err != nil {
+			t.Fatal(err)
+		}
+		logger, lines := newLog()
+		hub, err := New(Config{Redis: server.Client(), Logger: logger})
+		if err != nil {
+			t.Fatal(err)
+		}
+		hub.Shutdown(t.Context())
+		if got := told(lines, "level=WARN msg=\"herald: this Redis may evict"); got != want {
+			t.Errorf("%s is told of %d times, want %d", policy, got, want)
+		}
+	}
+}

@@ -80,3 +80,24 @@ func deniedCommands(cmds []redis.Cmder, tried *redis.Cmd) (denied []string, err 
 	}
 	return slices.Compact(denied), nil
 }
+
+// evicts returns the policy by which a server may evict any key, or "": also
+// if it does not tell.
+func (r *RedisRegistry) evicts(ctx context.Context) string {
+	policy, _ := redisCall(ctx, r, "read the policy", func(store redisStore) (string, error) {
+		pipe := newShardPipe(store)
+		infos := make([]*redis.StringCmd, len(r.shards))
+		for i := range r.shards {
+			infos[i] = pipe.on(i).Info(ctx, "memory")
+		}
+		pipe.exec(ctx) // each command has its own error
+		for _, info := range infos {
+			_, after, _ := strings.Cut(info.Val(), "maxmemory_policy:")
+			if policy, _, _ := strings.Cut(after, "\r"); strings.HasPrefix(policy, "allkeys-") {
+				return policy, nil
+			}
+		}
+		return "", nil
+	})
+	return policy
+}
