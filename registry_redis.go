@@ -61,6 +61,7 @@ type RedisRegistry struct {
 	prefix string
 	shards []redisShard
 	seen   *sightings
+	steps  clockSteps
 	open   func() redisStore
 
 	mu    sync.Mutex
@@ -132,6 +133,7 @@ func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegi
 	}
 	r.prefix, r.shards = options.Prefix, newShards(options.Prefix, tags...)
 	r.seen = newSightings(len(r.shards))
+	r.steps.shards = make([]clockOffset, len(r.shards))
 	r.store = r.open()
 	if err := r.probe(context.Background()); err != nil {
 		r.Close()

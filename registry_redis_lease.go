@@ -281,28 +281,3 @@ func (r *RedisRegistry) sweepShard(ctx context.Context, store redisStore, shard 
 		}
 	}
 }
-
-// offlineBatch is the most users that one call of Offline takes from a shard.
-const offlineBatch = 1000
-
-// Offline implements [Registry.Offline], at most 1,000 users of a shard a call.
-// Where one shard fails and another has users due, it returns these.
-func (r *RedisRegistry) Offline(ctx context.Context, delay time.Duration) ([]string, error) {
-	return redisCall(ctx, r, "offline", func(store redisStore) ([]string, error) {
-		calls := make([]scriptCall, len(r.shards))
-		for i, s := range r.shards {
-			calls[i] = scriptCall{shard: i, keys: []string{s.goneKey()}, args: []any{delay.Microseconds(), offlineBatch}}
-		}
-		replies, err := runScript(ctx, store, offlineScript, calls)
-		var users []string
-		for _, reply := range replies {
-			if some, err := reply.StringSlice(); err == nil {
-				users = append(users, some...)
-			}
-		}
-		if len(users) > 0 { // they have been taken: the next call meets the error
-			return users, nil
-		}
-		return nil, err
-	})
-}

@@ -1,0 +1,108 @@
+package herald
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// offlineBatch is the most users that one call of Offline takes from a shard.
+const offlineBatch = 1000
+
+// Offline implements [Registry.Offline], at most 1,000 users of a shard a call.
+// If one shard fails and another has users due, it returns these.
+func (r *RedisRegistry) Offline(ctx context.Context, delay time.Duration) ([]string, error) {
+	return redisCall(ctx, r, "offline", func(store redisStore) ([]string, error) {
+		asked := clock()
+		calls := make([]scriptCall, len(r.shards))
+		for i, s := range r.shards {
+			args := []any{delay.Microseconds(), offlineBatch, r.steps.latest(i, asked)}
+			calls[i] = scriptCall{shard: i, keys: []string{s.goneKey()}, args: args}
+		}
+		replies, err := runScript(ctx, store, offlineScript, calls)
+		var users []string
+		for i, reply := range replies {
+			some, at, wrong := decodeOffline(reply)
+			if wrong == nil {
+				r.steps.note(i, at, asked, delay)
+				users = append(users, some...)
+			} else if err == nil {
+				err = wrong
+			}
+		}
+		if len(users) > 0 { // they have been taken: the next call meets the error
+			return users, nil
+		}
+		return nil, err
+	})
+}
+
+// decodeOffline decodes the answer of offline.lua: users, and the server's
+// time in microseconds.
+func decodeOffline(reply *redis.Cmd) (users []string, at int64, err error) {
+	parts, err := reply.Slice()
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(parts) != 2 {
+		return nil, 0, fmt.Errorf("answer of %d parts", len(parts))
+	}
+	text, _ := parts[0].(string)
+	if at, err = strconv.ParseInt(text, 10, 64); err != nil {
+		return nil, 0, err
+	}
+	list, _ := parts[1].([]any)
+	for _, user := range list {
+		if user, ok := user.(string); ok {
+			users = append(users, user)
+		}
+	}
+	return users, at, nil
+}
+
+// clockSteps tells when the time of a shard's server has stepped forward. For
+// as long as a user may come back, the time then goes on as it was: or all that
+// have just gone would be gone for good.
+type clockSteps struct {
+	mu     sync.Mutex
+	shards []clockOffset
+}
+
+// A clockOffset is how far a server's time is ahead of the clock of this
+// process, in microseconds.
+type clockOffset struct {
+	known  bool
+	offset int64
+	at     int64 // on clock: when it was last so
+}
+
+// stepSlack is by how much the offset may change without a step.
+const stepSlack = int64(time.Second / time.Microsecond)
+
+// note takes note of the server's time, which was asked for at the moment
+// asked on clock.
+func (s *clockSteps) note(shard int, server, asked int64, delay time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := &s.shards[shard]
+	offset := server - asked/1000
+	if !o.known || offset <= o.offset+stepSlack || asked-o.at > int64(delay) {
+		*o = clockOffset{true, offset, asked}
+	}
+}
+
+// latest returns the latest time, in microseconds, that it can be on the
+// server without a step, or "" if that is not known.
+func (s *clockSteps) latest(shard int, asked int64) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.shards[shard]
+	if !o.known {
+		return ""
+	}
+	return strconv.FormatInt(o.offset+asked/1000+stepSlack, 10)
+}
