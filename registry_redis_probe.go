@@ -18,12 +18,14 @@ func (r *RedisRegistry) probe(ctx context.Context) error {
 	count, err := redisCall(ctx, r, "probe", func(store redisStore) (string, error) {
 		pipe := newShardPipe(store)
 		tried := make([]*redis.Cmd, len(r.shards))
+		times := make([]*redis.TimeCmd, len(r.shards))
+		asked := clock()
 		for i, s := range r.shards {
 			on, none := pipe.on(i), Lease{}
 			keys := []string{string(s) + "probe:h", string(s) + "probe:s", string(s) + "probe:z"}
 			tried[i] = on.Eval(ctx, probeScript.source, keys)
 			on.EvalSha(ctx, probeScript.sha, keys)
-			on.Time(ctx)
+			times[i] = on.Time(ctx)
 			on.HGet(ctx, s.topicKey(""), "")
 			on.HGetAll(ctx, s.nodesKey())
 			on.HExists(ctx, s.dyingKey(), "")
@@ -41,6 +43,12 @@ func (r *RedisRegistry) probe(ctx context.Context) error {
 			if denied[i], err = deniedCommands(cmds.Cmds(), tried[i]); err != nil {
 				return "", err
 			}
+		}
+		for i, at := range times {
+			if at.Err() != nil {
+				continue
+			}
+			r.steps.note(i, at.Val().UnixMicro(), asked, 0)
 		}
 		return count.Val(), nil
 	})
