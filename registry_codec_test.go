@@ -16,6 +16,7 @@ func FuzzSession(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw, id, user, device, platform, key, value string, since int64) {
 		decodeNode(id, raw)
 		decodePlace(raw)
+		decodeHolder(raw)
 		if s, generation, ok := decodeValue(id, raw); ok {
 			canonical := "1 " + strconv.FormatInt(generation, 10) + " " + strconv.FormatInt(s.Since.UnixMicro(), 10) + " 0 " + encodeBody(s)
 			again, g, ok := decodeValue(id, canonical)
@@ -30,6 +31,9 @@ func FuzzSession(f *testing.F) {
 		got, generation, ok := decodeValue(id, "1 12 "+strconv.FormatInt(since, 10)+" 1 "+encodeBody(want))
 		if !ok || generation != 12 || !reflect.DeepEqual(got, want) {
 			t.Fatalf("%+v came back as %+v (%v)", want, got, ok)
+		}
+		if l, ok := decodeHolder("1 12 " + strconv.FormatInt(since, 10) + " 1 " + encodeBody(want)); !ok || l != (Lease{want.Node, 12}) {
+			t.Fatalf("%+v is held by %+v (%v)", want, l, ok)
 		}
 		p := place{id, user, device == ""}
 		if got, ok := decodePlace(p.member()); !ok || got != p {

@@ -94,6 +94,18 @@ func decodeValue(id, value string) (s Session, generation int64, ok bool) {
 	return s, generation, true
 }
 
+// decodeHolder returns the lease that a value lives by, or false if the value
+// is none of this format.
+func decodeHolder(value string) (Lease, bool) {
+	format, rest, _ := strings.Cut(value, " ")
+	generation, rest, _ := strings.Cut(rest, " ")
+	_, rest, _ = strings.Cut(rest, " ") // since
+	_, rest, _ = strings.Cut(rest, " ") // answer
+	g, err := strconv.ParseInt(generation, 10, 64)
+	node, _, ok := cutNetstring(rest)
+	return Lease{node, g}, ok && err == nil && format == registryFormat
+}
+
 // decodeNode returns the Node of a lease record, Alive being left to the
 // caller. If the record is none of this format the Node has its id, and Err
 // says why.

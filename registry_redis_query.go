@@ -69,59 +69,75 @@ func (r *RedisRegistry) sessions(ctx context.Context, store redisStore, lease Le
 func (r *RedisRegistry) Online(ctx context.Context, lease Lease, topics ...string) ([]bool, error) {
 	topics = slices.Clone(topics)
 	return redisCall(ctx, r, "online", func(store redisStore) ([]bool, error) {
-		look := newLook(r, store)
-		byShard := make([][]int, len(r.shards)) // indexes of topics
-		for i, topic := range topics {
-			s := r.shardOf(topic)
-			look.at(ctx, s)
-			byShard[s] = append(byShard[s], i)
+		online := make([]bool, 0, len(topics))
+		for batch := range slices.Chunk(topics, redisBatch) {
+			some, err := r.online(ctx, store, lease, batch)
+			if err != nil {
+				return nil, err
+			}
+			online = append(online, some...)
 		}
-		if _, err := look.exec(ctx); err != nil {
-			return nil, err
-		}
-		if err := r.settle(ctx, store, look, lease, look.doubt()); err != nil {
-			return nil, err
-		}
-		return r.online(ctx, store, topics, byShard)
+		return online, nil
 	})
 }
 
-// online asks each shard about its topics, when it is known who lives.
-func (r *RedisRegistry) online(ctx context.Context, store redisStore, topics []string, byShard [][]int) ([]bool, error) {
-	var calls []scriptCall
-	var asked [][]int
-	for s, indexes := range byShard {
-		live := []any{}
-		for _, l := range r.seen.liveIn(s) {
-			live = append(live, fmt.Sprintf("%d:%s", l.Generation, l.Node))
-		}
-		for chunk := range slices.Chunk(indexes, redisBatch) {
-			call := scriptCall{shard: s, args: live}
-			for _, i := range chunk {
-				call.keys = append(call.keys, r.shards[s].topicKey(topics[i]))
-			}
-			calls = append(calls, call)
-			asked = append(asked, chunk)
+// online reads one session of each topic, however many there are, and all only
+// if that one does not live.
+func (r *RedisRegistry) online(ctx context.Context, store redisStore, lease Lease, topics []string) ([]bool, error) {
+	look := newLook(r, store)
+	ids := make([]*redis.StringCmd, len(topics))
+	for i, topic := range topics {
+		s := r.shardOf(topic)
+		look.at(ctx, s)
+		ids[i] = randomField(ctx, look.pipe.on(s), r.shards[s].topicKey(topic))
+	}
+	if _, err := look.exec(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.settle(ctx, store, look, lease, false); err != nil {
+		return nil, err
+	}
+	pipe := newShardPipe(store)
+	values := make([]*redis.StringCmd, len(topics))
+	for i, id := range ids {
+		if id.Err() == nil {
+			s := r.shardOf(topics[i])
+			values[i] = pipe.on(s).HGet(ctx, r.shards[s].topicKey(topics[i]), id.Val())
 		}
 	}
-	replies, err := runScript(ctx, store, onlineScript, calls)
-	if err != nil {
+	if _, err := pipe.exec(ctx); err != nil {
 		return nil, err
 	}
 	online := make([]bool, len(topics))
-	for n, reply := range replies {
-		text, err := reply.Text()
-		if err != nil {
-			return nil, err
+	var rest []string
+	var unsure []int // indexes of topics
+	for i, value := range values {
+		if value == nil {
+			continue
 		}
-		if len(text) != len(asked[n]) {
-			return nil, fmt.Errorf("%d answers for %d topics", len(text), len(asked[n]))
-		}
-		for k, i := range asked[n] {
-			online[i] = text[k] == '1'
+		l, ok := decodeHolder(value.Val())
+		if online[i] = ok && r.holds(r.shardOf(topics[i]), l); !online[i] {
+			rest, unsure = append(rest, topics[i]), append(unsure, i)
 		}
 	}
+	if len(unsure) == 0 {
+		return online, nil
+	}
+	sessions, err := r.sessions(ctx, store, lease, rest)
+	if err != nil {
+		return nil, err
+	}
+	for k, i := range unsure {
+		online[i] = len(sessions[k]) > 0
+	}
 	return online, nil
+}
+
+// randomField is HRANDFIELD without a count, which answers one field or nil.
+func randomField(ctx context.Context, pipe redis.Pipeliner, key string) *redis.StringCmd {
+	cmd := redis.NewStringCmd(ctx, "hrandfield", key)
+	pipe.Process(ctx, cmd)
+	return cmd
 }
 
 // A look reads the leases of shards, together with what else is asked there.
@@ -161,21 +177,6 @@ func (l *look) exec(ctx context.Context) (servers []string, err error) {
 		}
 	}
 	return servers, nil
-}
-
-// doubt says whether some lease looks dead: another shard may know better.
-func (l *look) doubt() bool {
-	for s, nodes := range l.nodes {
-		if nodes == nil {
-			continue
-		}
-		for id, record := range nodes.Val() {
-			if n := decodeNode(id, record); n.Err == nil && !l.r.holds(s, n.Lease()) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // look looks at all shards.

@@ -45,7 +45,6 @@ var (
 	sweepScript   = script("sweep")
 	offlineScript = script("offline")
 	checkScript   = script("check")
-	onlineScript  = script("online")
 	probeScript   = script("probe")
 )
 

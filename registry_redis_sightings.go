@@ -1,8 +1,6 @@
 package herald
 
 import (
-	"maps"
-	"slices"
 	"sync"
 	"time"
 )
@@ -86,14 +84,6 @@ func (s *sightings) alive(l Lease) bool {
 		}
 	}
 	return false
-}
-
-// liveIn returns the leases that a shard has and that are alive.
-func (s *sightings) liveIn(shard int) (live []Lease) {
-	s.mu.Lock()
-	all := slices.Collect(maps.Keys(s.shards[shard].seen))
-	s.mu.Unlock()
-	return slices.DeleteFunc(all, func(l Lease) bool { return !s.alive(l) })
 }
 
 // silent says whether the lease may be swept: it is not alive, and if its stamp
