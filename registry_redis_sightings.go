@@ -34,11 +34,12 @@ func newSightings(shards int) *sightings {
 }
 
 // look notes what a shard has of leases, by node. now is the server's time, and
-// asked is when it was asked, on clock.
+// asked is when it was asked, on clock. That it took its time to answer makes
+// nobody older.
 func (s *sightings) look(shard int, records map[string]string, now time.Time, asked int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := s.shards[shard]
+	before, answered := s.shards[shard], clock()
 	if asked < before.asked { // a later look came first
 		return
 	}
@@ -50,14 +51,14 @@ func (s *sightings) look(shard int, records map[string]string, now time.Time, as
 		}
 		age := now.Sub(n.Renewed)
 		old, known := before.seen[n.Lease()]
-		v := renewal{record: record, renewed: n.Renewed, ttl: n.TTL, at: asked - int64(age), first: asked}
+		v := renewal{record: record, renewed: n.Renewed, ttl: n.TTL, at: answered - int64(age), first: answered}
 		switch {
 		case known && old.record == record:
 			v.at, v.first = old.at, old.first
 		case known: // renewed since the last look, whatever the stamp says
-			v.at = min(max(v.at, before.asked), asked)
+			v.at = min(max(v.at, before.asked), answered)
 		case age < 0: // from the future: that does not count as renewed
-			v.at = asked - int64(n.TTL)
+			v.at = answered - int64(n.TTL)
 		}
 		seen[n.Lease()] = v
 	}
