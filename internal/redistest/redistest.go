@@ -24,6 +24,11 @@ type Server struct {
 // redis-server it skips the test, or fails it under CI=true.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
+	return start(t, nil, args)
+}
+
+func start(t testing.TB, env, args []string) *Server {
+	t.Helper()
 	addr := servertest.FreeAddr(t)
 	_, port, _ := net.SplitHostPort(addr)
 	args = append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir()}, args...)
@@ -31,6 +36,7 @@ func Start(t testing.TB, args ...string) *Server {
 		Program:  "redis-server",
 		Package:  "redis-server",
 		Args:     args,
+		Env:      env,
 		Addr:     addr,
 		Ready:    func() error { return ping(addr) },
 		Patience: 20 * time.Second,
