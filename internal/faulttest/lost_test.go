@@ -115,11 +115,9 @@ type rounds struct {
 	asker, holder *node
 	left, victims []string
 
-	stop chan struct{}
-	done sync.WaitGroup
-
-	mu      sync.Mutex
-	answers map[string]map[string]int // by call
+	stop    chan struct{}
+	done    sync.WaitGroup
+	answers map[string]map[string]int // by call; each that of the goroutine that makes it
 }
 
 func (r *rounds) start() {
@@ -128,13 +126,11 @@ func (r *rounds) start() {
 		"Join": r.join, "Leave": r.leave, "Disconnect": r.disconnect,
 		"Online": r.online, "Sessions": r.sessions, "Count": r.count,
 	} {
-		r.answers[call] = make(map[string]int)
+		answers := make(map[string]int)
+		r.answers[call] = answers
 		r.done.Go(func() {
 			for i := range r.victims {
-				answer := classify(ask(i))
-				r.mu.Lock()
-				r.answers[call][answer]++
-				r.mu.Unlock()
+				answers[classify(ask(i))]++
 				select {
 				case <-r.stop:
 					return
