@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ var steps = []time.Duration{time.Minute, time.Hour, -time.Minute, -time.Hour}
 // A node dies, and Redis' clock steps: its users go offline, those of the
 // others never do, and a kick that says nil has kicked.
 func TestClockStep(t *testing.T) {
+	t.Parallel()
 	for _, step := range steps {
 		t.Run(step.String(), func(t *testing.T) {
 			t.Parallel()
@@ -51,7 +53,8 @@ func testClockStep(t *testing.T, step time.Duration) {
 	dead.kill()
 	stepped := time.Now()
 	server.Step(step)
-	asker.kick(holder, kicked[0])
+	var early sync.WaitGroup
+	early.Go(func() { asker.kick(holder, kicked[0]) }) // the dead node may hold it up
 	if await(t, "the dead node's users offline", func() error { return asker.allOnline(false, ghosts...) }) {
 		t.Logf("the dead node's users were offline after %s", asker.leases(stepped))
 	}
@@ -73,6 +76,7 @@ func testClockStep(t *testing.T, step time.Duration) {
 		}
 		return nil
 	})
+	early.Wait()
 	watch.end(t, stepped)
 	await(t, "all others online", func() error { return asker.allOnline(true, live...) })
 	for _, user := range live {
@@ -97,11 +101,13 @@ func (n *node) kick(holder *node, user string) error {
 // A kick that says nil has kicked, whatever Redis' clock has done since its
 // user came.
 func TestClockStepKick(t *testing.T) {
+	t.Parallel()
 	server := redistest.StartWithClock(t)
 	nodes := startNodes(t, server.Server, 2, herald.Config{})
 	for _, step := range steps {
 		user := fmt.Sprint("kicked", step)
 		nodes[1].connect(user)
+		nodes[0].awaitRenewals(nodes[1], 1) // both know each other, of before the step
 		server.Step(step)
 		await(t, "a kick after "+step.String(), func() error { return nodes[0].kick(nodes[1], user) })
 	}
@@ -109,6 +115,7 @@ func TestClockStepKick(t *testing.T) {
 
 // MaxPerUser holds whatever Redis' clock does between two handshakes.
 func TestClockStepLimit(t *testing.T) {
+	t.Parallel()
 	for _, limit := range []int{1, 3} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
 			t.Parallel()
@@ -151,6 +158,7 @@ func reconnect(t *testing.T, n *node, user string) (c *client) {
 
 // OfflineDelay is as long as it was, whatever Redis' clock does meanwhile.
 func TestClockStepOffline(t *testing.T) {
+	t.Parallel()
 	leave := func(t *testing.T, step, delay time.Duration) *node {
 		server := redistest.StartWithClock(t)
 		n := startNodes(t, server.Server, 1, herald.Config{OfflineDelay: delay})[0]
@@ -172,7 +180,7 @@ func TestClockStepOffline(t *testing.T) {
 	t.Run("forward", func(t *testing.T) {
 		t.Parallel()
 		n := leave(t, time.Hour, 10*time.Minute)
-		n.awaitRenewals(4) // Offline is asked once a second
+		n.awaitRenewals(n, 4) // Offline is asked once a second
 		n.connect("u")
 		if online, offline := told([]*node{n}, "u"); online != 1 || offline != 0 {
 			t.Errorf("a user was away for a moment: OnOnline was told %d times, OnOffline %d, want 1 and 0", online, offline)
@@ -180,21 +188,23 @@ func TestClockStepOffline(t *testing.T) {
 	})
 }
 
-// awaitRenewals waits until the node has renewed its lease so many times.
-func (n *node) awaitRenewals(times int) {
+// awaitRenewals waits until the node has seen another, or itself, renew its
+// lease so many times.
+func (n *node) awaitRenewals(of *node, times int) {
 	n.t.Helper()
 	var last time.Time
 	await(n.t, "renewals of the lease", func() error {
-		nodes, err := n.Nodes(context.Background())
-		if err != nil || len(nodes) == 0 {
-			return fmt.Errorf("%d nodes: %w", len(nodes), err)
+		listed, err := n.Nodes(context.Background())
+		i := slices.IndexFunc(listed, func(l herald.Node) bool { return l.ID == of.NodeID() })
+		if i < 0 {
+			return fmt.Errorf("not listed: %w", err)
 		}
-		if !nodes[0].Renewed.Equal(last) {
-			last = nodes[0].Renewed
+		if renewed := listed[i].Renewed; !renewed.Equal(last) { // the first is one of before
+			last = renewed
 			times--
 		}
 		if times >= 0 {
-			return fmt.Errorf("%d to come", times)
+			return fmt.Errorf("%d to come", times+1)
 		}
 		return nil
 	})

@@ -19,7 +19,10 @@ import (
 
 // A part of what the Registry wrote is lost while the node lives: it is found
 // within two leases, mended, counted, and said once.
-func TestKeysLost(t *testing.T) { testKeysLost(t, 3_000, 3*time.Second) }
+func TestKeysLost(t *testing.T) {
+	t.Parallel()
+	testKeysLost(t, 3_000, 3*time.Second)
+}
 
 // As many connections as it takes for a walk over all of them to be too slow.
 func BenchmarkKeysLost(b *testing.B) {
@@ -82,7 +85,7 @@ func (n *node) survives(t testing.TB, c crowd, what string, lose func() error) {
 	}
 	renewals := 0
 	var last time.Time
-	if await(t, what+" lost", func() error {
+	if awaitFor(t, max(patience, 25*n.lease), what+" lost", func() error {
 		if nodes, err := n.Nodes(context.Background()); err == nil && len(nodes) == 1 && !nodes[0].Renewed.Equal(last) {
 			last = nodes[0].Renewed
 			renewals++
@@ -96,7 +99,7 @@ func (n *node) survives(t testing.TB, c crowd, what string, lose func() error) {
 	if renewals-1 > 6 {
 		t.Errorf("%s lost: it took %d renewals of the lease until all was right", what, renewals-1)
 	}
-	await(t, what+" lost", func() error {
+	await(t, what+" lost: a count and a warning", func() error {
 		if mended(n.Hub) == before || len(n.log.lines(logged)) == 0 {
 			return errors.New("nothing was counted as mended, or nothing logged")
 		}
@@ -160,6 +163,7 @@ func keys(t testing.TB, rdb *redis.Client, pattern string) []string {
 // the latest when their users come again, who come online and go offline as
 // anyone does.
 func TestIndexOfTheDeadLost(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	rdb := server.Client()
 	nodes := startNodes(t, server, 2, herald.Config{})
@@ -202,6 +206,7 @@ func TestIndexOfTheDeadLost(t *testing.T) {
 // Redis evicts herald's keys under the pressure of others': nobody is offline
 // for good, and a person is told, by New already.
 func TestEviction(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t, "--maxmemory-policy", "allkeys-random")
 	rdb := server.Client()
 	n := startNodes(t, server, 1, herald.Config{})[0]
@@ -219,14 +224,14 @@ func TestEviction(t *testing.T) {
 	least, longest := len(c.users), time.Duration(0)
 	zero := time.Now()
 	filler := strings.Repeat("x", 1024)
-	for i := range 3_000 {
+	for i := range 2_000 {
 		if err := rdb.Set(t.Context(), fmt.Sprint("filler", i), filler, 0).Err(); err != nil {
 			t.Fatal(err)
 		}
 		if i%10 > 0 {
 			continue
 		}
-		<-time.After(20 * time.Millisecond) // the pressure of several leases
+		time.Sleep(testLease / 100) // the pressure of two leases
 		count := 0
 		online, err := n.Online(t.Context(), c.users...)
 		for _, on := range online {

@@ -64,6 +64,7 @@ var faults = []fault{
 // While leases are lost, and until all is well again, each call about a
 // user of another node answers with an error, or with what is true.
 func TestLeasesLost(t *testing.T) {
+	t.Parallel()
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()

@@ -311,6 +311,12 @@ func (n *node) allOnline(want bool, users ...string) error {
 // await polls until ok, for what nobody announces, and says whether it came.
 func await(t testing.TB, what string, ok func() error) bool {
 	t.Helper()
+	return awaitFor(t, patience, what, ok)
+}
+
+// awaitFor is await with a patience of its own.
+func awaitFor(t testing.TB, patience time.Duration, what string, ok func() error) bool {
+	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		err := ok()
 		if err == nil {
