@@ -30,7 +30,7 @@ func TestClockStep(t *testing.T) {
 
 func testClockStep(t *testing.T, step time.Duration) {
 	server := redistest.StartWithClock(t)
-	nodes := startNodes(t, server.Server, 3, herald.Config{})
+	nodes := startNodes(t, single(server.Server), 3, herald.Config{})
 	asker, holder, dead := nodes[0], nodes[1], nodes[2]
 	live, ghosts, kicked := names("live", 8), names("ghost", 4), names("kicked", 3)
 	for i, user := range live {
@@ -103,7 +103,7 @@ func (n *node) kick(holder *node, user string) error {
 func TestClockStepKick(t *testing.T) {
 	t.Parallel()
 	server := redistest.StartWithClock(t)
-	nodes := startNodes(t, server.Server, 2, herald.Config{})
+	nodes := startNodes(t, single(server.Server), 2, herald.Config{})
 	for _, step := range steps {
 		user := fmt.Sprint("kicked", step)
 		nodes[1].connect(user)
@@ -120,7 +120,7 @@ func TestClockStepLimit(t *testing.T) {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
 			t.Parallel()
 			server := redistest.StartWithClock(t)
-			nodes := startNodes(t, server.Server, 2, herald.Config{Admit: herald.MaxPerUser(limit)})
+			nodes := startNodes(t, single(server.Server), 2, herald.Config{Admit: herald.MaxPerUser(limit)})
 			var clients []*client
 			for _, step := range append([]time.Duration{0}, steps...) {
 				server.Step(step)
@@ -161,7 +161,7 @@ func TestClockStepOffline(t *testing.T) {
 	t.Parallel()
 	leave := func(t *testing.T, step, delay time.Duration) *node {
 		server := redistest.StartWithClock(t)
-		n := startNodes(t, server.Server, 1, herald.Config{OfflineDelay: delay})[0]
+		n := startNodes(t, single(server.Server), 1, herald.Config{OfflineDelay: delay})[0]
 		n.connect("u").close()
 		await(t, "the user gone", func() error { return n.allOnline(false, "u") })
 		server.Step(step)

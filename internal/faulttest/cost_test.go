@@ -33,7 +33,7 @@ func BenchmarkCostIdle(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			server := redistest.Start(b)
 			rdb := server.Client()
-			nodes := startNodes(b, server, c.nodes, defaults)
+			nodes := startNodes(b, single(server), c.nodes, defaults)
 			for node, n := range nodes {
 				users := make([]string, c.each)
 				for i := range users {
@@ -64,7 +64,7 @@ func BenchmarkCostAdd(b *testing.B) {
 				}
 				server := redistest.Start(b, "--slowlog-log-slower-than", "0", "--slowlog-max-len", "10000")
 				rdb := server.Client()
-				nodes := startNodes(b, server, 2, config)
+				nodes := startNodes(b, single(server), 2, config)
 				nodes[0].crowd(slices.Repeat([]string{"guest"}, sessions), nil)
 				var costs []time.Duration
 				for b.Loop() {
@@ -113,7 +113,7 @@ func BenchmarkCostOnline(b *testing.B) {
 		b.Run(fmt.Sprint(users), func(b *testing.B) {
 			server := redistest.Start(b)
 			rdb := server.Client()
-			n := startNodes(b, server, 1, defaults)[0]
+			n := startNodes(b, single(server), 1, defaults)[0]
 			who := names("user", users)
 			n.crowd(who, nil)
 			b.ReportAllocs()

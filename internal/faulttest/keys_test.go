@@ -34,7 +34,7 @@ func BenchmarkKeysLost(b *testing.B) {
 func testKeysLost(t testing.TB, conns int, lease time.Duration) {
 	server := redistest.Start(t)
 	rdb := server.Client()
-	n := startNodes(t, server, 1, herald.Config{Lease: lease})[0]
+	n := startNodes(t, single(server), 1, herald.Config{Lease: lease})[0]
 	c := crowd{users: names("user", conns), groups: conns / 100}
 	began := time.Now()
 	n.crowd(c.users, c.group)
@@ -166,7 +166,7 @@ func TestIndexOfTheDeadLost(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	rdb := server.Client()
-	nodes := startNodes(t, server, 2, herald.Config{})
+	nodes := startNodes(t, single(server), 2, herald.Config{})
 	asker, dead := nodes[0], nodes[1]
 	users := names("user", 3)
 	for _, user := range users {
@@ -209,7 +209,7 @@ func TestEviction(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, "--maxmemory-policy", "allkeys-random")
 	rdb := server.Client()
-	n := startNodes(t, server, 1, herald.Config{})[0]
+	n := startNodes(t, single(server), 1, herald.Config{})[0]
 	if lines := n.log.lines(0); !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, "allkeys-random") }) {
 		t.Errorf("New has not warned of the policy: %q", lines)
 	}

@@ -17,48 +17,49 @@ import (
 	"github.com/heraldgo/herald/internal/redistest"
 )
 
-// A fault makes the Registry lose the leases.
+// A fault makes the Registry lose the leases. Its commands are those of
+// redis-cli, for one server of a Cluster where it says so.
 type fault struct {
-	name  string
-	begin func(ctx context.Context, admin *redis.Client, other *redistest.Server) error
-	end   func(ctx context.Context, admin *redis.Client) error // nil: it is over at once
+	name    string
+	begin   string
+	end     string // empty: it is over at once
+	sharded bool
 }
 
 var faults = []fault{
-	{
-		name: "FLUSHALL",
-		begin: func(ctx context.Context, admin *redis.Client, _ *redistest.Server) error {
-			return admin.FlushAll(ctx).Err()
-		},
-	},
-	{
-		name: "OOM",
-		begin: func(ctx context.Context, admin *redis.Client, _ *redistest.Server) error {
-			return admin.ConfigSet(ctx, "maxmemory", "1").Err()
-		},
-		end: func(ctx context.Context, admin *redis.Client) error {
-			return admin.ConfigSet(ctx, "maxmemory", "0").Err()
-		},
-	},
-	{
-		name: "REPLICAOF",
-		begin: func(ctx context.Context, admin *redis.Client, other *redistest.Server) error {
-			host, port, _ := strings.Cut(other.Addr, ":")
-			return admin.ReplicaOf(ctx, host, port).Err()
-		},
-		end: func(ctx context.Context, admin *redis.Client) error {
-			return admin.ReplicaOf(ctx, "NO", "ONE").Err()
-		},
-	},
-	{
-		name: "min-replicas-to-write",
-		begin: func(ctx context.Context, admin *redis.Client, _ *redistest.Server) error {
-			return admin.ConfigSet(ctx, "min-replicas-to-write", "1").Err()
-		},
-		end: func(ctx context.Context, admin *redis.Client) error {
-			return admin.ConfigSet(ctx, "min-replicas-to-write", "0").Err()
-		},
-	},
+	{name: "FLUSHALL", begin: "FLUSHALL"},
+	{name: "OOM", begin: "CONFIG SET maxmemory 1", end: "CONFIG SET maxmemory 0"},
+	{name: "replica", begin: "REPLICAOF 127.0.0.1 PORT", end: "REPLICAOF NO ONE"},
+	{name: "NOREPLICAS", begin: "CONFIG SET min-replicas-to-write 1", end: "CONFIG SET min-replicas-to-write 0"},
+	{name: "one master of three without scripts", begin: "ACL SETUSER default -eval -evalsha", end: "ACL SETUSER default +eval +evalsha", sharded: true},
+}
+
+// start starts what the fault befalls, and returns what begins it and ends it.
+func (f fault) start(t *testing.T) (open backend, begin, end func()) {
+	t.Helper()
+	var admin *redis.Client
+	if f.sharded {
+		cluster := redistest.StartCluster(t, 3, 0)
+		open, admin = sharded(cluster), cluster.Nodes[0].Admin()
+	} else {
+		server := redistest.Start(t)
+		open, admin = single(server), server.Client()
+	}
+	if strings.Contains(f.begin, "PORT") {
+		_, port, _ := strings.Cut(redistest.Start(t).Addr, ":")
+		f.begin = strings.Replace(f.begin, "PORT", port, 1)
+	}
+	do := func(command string) {
+		t.Helper()
+		var args []any
+		for word := range strings.FieldsSeq(command) {
+			args = append(args, word)
+		}
+		if err := admin.Do(t.Context(), args...).Err(); err != nil {
+			t.Fatalf("%s: %v", command, err)
+		}
+	}
+	return open, func() { do(f.begin) }, func() { do(f.end) }
 }
 
 // While leases are lost, and until all is well again, each call about a
@@ -74,37 +75,32 @@ func TestLeasesLost(t *testing.T) {
 }
 
 func testLeasesLost(t *testing.T, f fault) {
-	server, other := redistest.Start(t), redistest.Start(t)
-	admin := server.Client()
-	nodes := startNodes(t, server, 2, herald.Config{})
-	r := rounds{asker: nodes[0], holder: nodes[1], left: names("left", 500), victims: names("victim", 500)}
+	open, begin, end := f.start(t)
+	nodes := startNodes(t, open, 2, herald.Config{})
+	r := rounds{asker: nodes[0], holder: nodes[1], left: names("left", 500), victims: names("victim", 500), stay: names("stays", 30)}
 	r.holder.connect(member, r.left...)
-	r.holder.connect("last")
 	r.holder.crowd(r.victims, nil)
+	r.holder.crowd(r.stay, nil)
 	await(t, "all are counted", func() error {
 		count, err := r.asker.Count(t.Context())
-		if want := len(r.victims) + 2; err == nil && count != want {
+		if want := 1 + len(r.victims) + len(r.stay); err == nil && count != want {
 			err = fmt.Errorf("count %d of %d", count, want)
 		}
 		return err
 	})
 	began := time.Now()
-	if err := f.begin(t.Context(), admin, other); err != nil {
-		t.Fatal(err)
-	}
+	begin()
 	r.start()
-	if f.end != nil {
-		<-time.After(testLease * 5 / 2) // longer than a lease
-		if err := f.end(t.Context(), admin); err != nil {
-			t.Fatal(err)
-		}
+	if f.end != "" {
+		time.Sleep(testLease * 5 / 2) // longer than a lease
+		end()
 	}
 	await(t, "all well again", func() error {
-		return errors.Join(r.asker.Health(), r.holder.Health(), r.asker.allOnline(true, member, "last"))
+		return errors.Join(r.asker.Health(), r.holder.Health(), r.asker.allOnline(true, r.stay...))
 	})
 	t.Logf("all was well again %s after the fault began", r.asker.leases(began))
 	r.end(t)
-	await(t, "a kick", func() error { return r.asker.kick(r.holder, "last") })
+	await(t, "a kick", func() error { return r.asker.kick(r.holder, r.stay[0]) })
 }
 
 // member is the user who joins and leaves.
@@ -114,7 +110,8 @@ const member = "member"
 // answered.
 type rounds struct {
 	asker, holder *node
-	left, victims []string
+	left, victims []string // groups of the member; users who are kicked
+	stay          []string // users who are not
 
 	stop    chan struct{}
 	done    sync.WaitGroup
@@ -161,12 +158,12 @@ func (r *rounds) disconnect(i int) (error, bool) {
 }
 
 func (r *rounds) online(int) (error, bool) {
-	online, err := r.asker.Online(context.Background(), member)
-	return err, online[member]
+	online, err := r.asker.Online(context.Background(), r.stay...)
+	return err, !slices.ContainsFunc(r.stay, func(user string) bool { return !online[user] })
 }
 
-func (r *rounds) sessions(int) (error, bool) {
-	sessions, err := r.asker.Sessions(context.Background(), herald.User(member))
+func (r *rounds) sessions(i int) (error, bool) {
+	sessions, err := r.asker.Sessions(context.Background(), herald.User(r.stay[i%len(r.stay)]))
 	return err, len(sessions) == 1
 }
 

@@ -6,12 +6,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -22,7 +20,6 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/redistest"
-	"github.com/heraldgo/herald/internal/wsraw"
 )
 
 // patience is how long a test waits for what must come.
@@ -49,21 +46,38 @@ type node struct {
 	clients  []*client
 }
 
+// A backend opens a node's own client of Redis, which dials by its wire.
+type backend func(w *wire) redis.UniversalClient
+
+// single is a server that has all.
+func single(server *redistest.Server) backend {
+	return func(w *wire) redis.UniversalClient {
+		return redis.NewClient(&redis.Options{Addr: server.Addr, Dialer: w.dial})
+	}
+}
+
+// sharded is a Cluster.
+func sharded(cluster *redistest.Cluster) backend {
+	return func(w *wire) redis.UniversalClient {
+		return redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs(), Dialer: w.dial})
+	}
+}
+
 // startNodes starts Hubs on one Redis, which end with the test.
-func startNodes(t testing.TB, server *redistest.Server, n int, config herald.Config) []*node {
+func startNodes(t testing.TB, open backend, n int, config herald.Config) []*node {
 	t.Helper()
 	nodes := make([]*node, n)
 	for i := range nodes {
 		config.Name = fmt.Sprint("n", i)
-		nodes[i] = startNode(t, server, config)
+		nodes[i] = startNode(t, open, config)
 	}
 	return nodes
 }
 
-func startNode(t testing.TB, server *redistest.Server, config herald.Config) *node {
+func startNode(t testing.TB, open backend, config herald.Config) *node {
 	t.Helper()
 	n := &node{t: t, door: make(door), onlines: make(map[string]int), offlines: make(map[string]int)}
-	rdb := redis.NewClient(&redis.Options{Addr: server.Addr, Dialer: n.wire.dial})
+	rdb := open(&n.wire)
 	t.Cleanup(func() { rdb.Close() })
 	config.Redis = rdb
 	config.Lease = cmp.Or(config.Lease, testLease)
@@ -167,121 +181,6 @@ func (n *node) hasIn(user, group string) bool {
 		}
 	}
 	return false
-}
-
-// A client is a connection of a user. It never connects again.
-type client struct {
-	*wsraw.Conn
-	user  string
-	node  *node
-	in    chan struct{} // closed when it was let in
-	ended chan struct{} // closed when its connection has ended; nil of a deaf one
-}
-
-// connect connects a client, and returns when it has been let in.
-func (n *node) connect(user string, groups ...string) *client {
-	n.t.Helper()
-	c, err := n.dial(user, groups...)
-	if err != nil {
-		n.t.Fatalf("connect %s: %v", user, err)
-	}
-	return c
-}
-
-func (n *node) dial(user string, groups ...string) (*client, error) {
-	c, err := n.handshake(user, http.Header{"Group": groups})
-	if err != nil {
-		return nil, err
-	}
-	c.in, c.ended = make(chan struct{}), make(chan struct{})
-	go c.read()
-	select {
-	case <-c.in:
-		return c, nil
-	case <-c.ended:
-		return nil, errors.New("closed before it was let in")
-	}
-}
-
-func (n *node) handshake(user string, header http.Header) (*client, error) {
-	here, there := net.Pipe()
-	select {
-	case n.door <- there:
-	case <-time.After(patience):
-		return nil, errors.New("nobody accepts")
-	}
-	ws, _, err := wsraw.Handshake(here, "/"+user, header)
-	if err != nil {
-		here.Close()
-		return nil, err
-	}
-	c := &client{Conn: ws, user: user, node: n}
-	n.mu.Lock()
-	n.clients = append(n.clients, c)
-	n.mu.Unlock()
-	return c, nil
-}
-
-func (c *client) read() {
-	defer close(c.ended)
-	defer c.Conn.Close()
-	for {
-		f, err := c.ReadFrame()
-		if errors.Is(err, os.ErrDeadlineExceeded) { // nothing came for long
-			continue
-		}
-		if err != nil || f.Opcode == wsraw.Close {
-			return
-		}
-		select {
-		case <-c.in:
-		default:
-			close(c.in)
-		}
-	}
-}
-
-// close ends the client's connection.
-func (c *client) close() {
-	c.Conn.Close()
-	if c.ended != nil {
-		<-c.ended
-	}
-}
-
-// open says whether the client's connection has not ended.
-func (c *client) open() bool {
-	select {
-	case <-c.ended:
-		return false
-	default:
-		return true
-	}
-}
-
-// crowd connects deaf clients, one for each user, each in its group.
-func (n *node) crowd(users []string, group func(i int) string) {
-	n.t.Helper()
-	var wg sync.WaitGroup
-	next := make(chan int)
-	for range 32 {
-		wg.Go(func() {
-			for i := range next {
-				header := http.Header{"Platform": {deaf}}
-				if group != nil {
-					header["Group"] = []string{group(i)}
-				}
-				if _, err := n.handshake(users[i], header); err != nil {
-					n.t.Errorf("connect %s: %v", users[i], err)
-				}
-			}
-		})
-	}
-	for i := range users {
-		next <- i
-	}
-	close(next)
-	wg.Wait()
 }
 
 // names returns n users.
