@@ -29,7 +29,10 @@ func flush(t testing.TB, c *redistest.Cluster) {
 
 func clusterRegistry(t testing.TB, c *redistest.Cluster, prefix string) *herald.RedisRegistry {
 	t.Helper()
-	r, err := herald.NewRedisRegistry(c.Client(), &herald.RedisOptions{Prefix: prefix})
+	// What waits for a move waits for no longer than the context or this.
+	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: c.Addrs(), ReadTimeout: patience})
+	t.Cleanup(func() { rdb.Close() })
+	r, err := herald.NewRedisRegistry(rdb, &herald.RedisOptions{Prefix: prefix})
 	if err != nil {
 		t.Fatal(err)
 	}

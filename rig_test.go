@@ -73,6 +73,9 @@ func newHub(t testing.TB, config Config) *Hub {
 // newRig starts a Hub on a server on loopback.
 func newRig(t testing.TB, config Config) *rig {
 	t.Helper()
+	// A machine that has much else to do takes longer than the defaults allow.
+	config.SendTimeout = cmp.Or(config.SendTimeout, patience)
+	config.HandshakeTimeout = cmp.Or(config.HandshakeTimeout, patience)
 	r := newPipeRig(t, config)
 	r.server = httptest.NewUnstartedServer(r.Hub)
 	r.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)

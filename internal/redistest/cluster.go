@@ -225,6 +225,9 @@ func (c *Cluster) Migrate(slot int, to *Node) {
 	}
 	c.do(to, "CLUSTER", "SETSLOT", slot, "NODE", to.ID)
 	c.do(from, "CLUSTER", "SETSLOT", slot, "NODE", to.ID)
+	// The next move must not begin before all know of this one: on a machine
+	// with much to do two of them could claim slots with one epoch.
+	c.await("a move to be known", func(n *Node) bool { return n.masterOf(slot) == to.ID })
 }
 
 // AwaitOK waits until every node that runs finds all well, and every replica
