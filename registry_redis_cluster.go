@@ -125,7 +125,7 @@ func (s *clusterStore) try(ctx context.Context, cmds []*shardCmd) {
 		if master == nil {
 			var err error
 			if master, err = s.MasterForKey(ctx, s.shards[cmd.shard].nodesKey()); err != nil {
-				cmd.SetErr(fmt.Errorf("%w: %w", errMasters, err))
+				cmd.SetErr(fmt.Errorf("%w: %w", errMasters, noReply(err)))
 				continue
 			}
 			masters[cmd.shard] = master

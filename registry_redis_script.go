@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha1"
 	"embed"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -84,28 +85,62 @@ func runOne(ctx context.Context, store redisStore, s luaScript, call scriptCall)
 	return replies[0], nil
 }
 
-// run sends the commands to the client's server in one go. Scripts that it
-// does not know have done nothing, and are run again; the first of them brings
-// the script, so that each attempt gets on, however often the server is made to
-// forget it.
-func run(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
-	for bring := false; len(cmds) > 0; bring = true {
-		pipe := client.Pipeline()
-		var eval *redis.Cmd
-		for i, cmd := range cmds {
-			if bring && i == 0 {
-				eval = withSource(ctx, cmd)
-				cmd = eval
-			}
-			cmd.SetErr(nil)
-			pipe.Process(ctx, cmd)
-		}
-		pipe.Exec(ctx) // each command has its own error
-		if eval != nil {
-			copyReply(cmds[0], eval)
-		}
-		cmds = slices.DeleteFunc(slices.Clone(cmds), func(cmd redis.Cmder) bool { return !isNoScript(cmd.Err()) })
+// errUnanswered is the error of a command that has no answer yet. go-redis
+// leaves commands as they are where it gets no connection for them, and without
+// an error nil would pass for an answer.
+var errUnanswered = errors.New("herald: Redis gave no answer")
+
+func markUnanswered(cmds []redis.Cmder) {
+	for _, cmd := range cmds {
+		cmd.SetErr(errUnanswered)
 	}
+}
+
+// run sends the commands to the client's server in one go, and leaves none
+// without its answer or an error. Scripts that the server does not know have done
+// nothing, and are run again; the first of them brings the script, so that each
+// attempt gets on, however often the server is made to forget it.
+func run(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
+	exec(ctx, client, cmds)
+	for {
+		cmds = slices.DeleteFunc(slices.Clone(cmds), func(cmd redis.Cmder) bool { return !isNoScript(cmd.Err()) })
+		if len(cmds) == 0 {
+			return
+		}
+		eval := withSource(ctx, cmds[0])
+		again := slices.Clone(cmds)
+		again[0] = eval
+		exec(ctx, client, again)
+		copyReply(cmds[0], eval)
+		cmds = cmds[1:]
+	}
+}
+
+// exec sends the commands in one pipeline. Those that it left out have the
+// pipeline's error then.
+func exec(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
+	markUnanswered(cmds)
+	pipe := client.Pipeline()
+	pipe.BatchProcess(ctx, cmds...)
+	_, err := pipe.Exec(ctx)
+	if err == nil {
+		return
+	}
+	for _, cmd := range cmds {
+		if cmd.Err() == errUnanswered {
+			cmd.SetErr(noReply(err))
+		}
+	}
+}
+
+// noReply is err for a command that it kept from being sent, or answered. What
+// Redis said to others, when the connection was opened, is in its text, but must
+// not pass for a reply to this one: least of all redis.Nil.
+func noReply(err error) error {
+	if _, ok := errors.AsType[redis.Error](err); ok {
+		return redisError(err.Error())
+	}
+	return err
 }
 
 func isNoScript(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }

@@ -43,6 +43,11 @@ func (p *shardPipe) on(shard int) redis.Pipeliner {
 // exec sends the commands, and returns what redisStore.exec does and the first
 // error that is not redis.Nil.
 func (p *shardPipe) exec(ctx context.Context) (servers []string, err error) {
+	for _, pipe := range p.pipes {
+		if pipe != nil {
+			markUnanswered(pipe.Cmds())
+		}
+	}
 	servers = p.store.exec(ctx, p.pipes)
 	for _, pipe := range p.pipes {
 		if pipe == nil {
