@@ -230,25 +230,14 @@ func (r *RedisRegistry) cause(ctx context.Context, err error) error {
 	if closed {
 		return ErrClosed
 	}
-	var reply redis.Error
-	if !errors.As(err, &reply) || isReadOnly(err) || isNotNow(err) || isMoving(err) {
-		return fmt.Errorf("%w: %w", ErrRegistryDown, err)
+	if reply, ok := errors.AsType[redis.Error](err); ok && !isRefusal(reply.Error()) && !isMoving(err) {
+		return err
 	}
-	return err
+	return fmt.Errorf("%w: %w", ErrRegistryDown, err)
 }
 
-// isReadOnly says whether the server is a replica. Redis 6.2 puts the error of
-// a script's command inside the script's own.
+// isReadOnly says whether the server is a replica.
 func isReadOnly(err error) bool {
-	return err != nil && (redis.HasErrorPrefix(err, "READONLY") || strings.Contains(err.Error(), "-READONLY "))
-}
-
-// isNotNow says whether the server refuses everything for a while.
-func isNotNow(err error) bool {
-	for _, prefix := range []string{"LOADING", "MASTERDOWN", "NOREPLICAS", "MISCONF", "OOM", "BUSY", "CLUSTERDOWN"} {
-		if redis.HasErrorPrefix(err, prefix) {
-			return true
-		}
-	}
-	return false
+	reply, ok := errors.AsType[redis.Error](err)
+	return ok && strings.HasPrefix(scriptError(reply.Error()), "READONLY")
 }

@@ -72,20 +72,25 @@ func (r *RedisRegistry) probe(ctx context.Context) error {
 // wrong. tried is the run of the script that tries what the scripts do.
 func deniedCommands(cmds []redis.Cmder, tried *redis.Cmd) (denied []string, err error) {
 	for _, cmd := range cmds {
-		err := cmd.Err()
-		var reply redis.Error
-		switch {
-		case err == nil, errors.Is(err, redis.Nil):
-		case !errors.As(err, &reply), errors.Is(err, errMasters), isReadOnly(err), isNotNow(err), isMoving(err), redis.HasErrorPrefix(err, "NOAUTH"), redis.HasErrorPrefix(err, "WRONGPASS"):
+		err := answerError(cmd)
+		if err == nil {
+			continue
+		}
+		reply, ok := errors.AsType[redis.Error](err)
+		if !ok || isMoving(err) || isRefusal(reply.Error()) && !redis.IsPermissionError(reply) {
 			return nil, err
-		default:
-			denied = append(denied, fmt.Sprintf("%s (%v)", strings.ToUpper(cmd.FullName()), err))
 		}
+		denied = append(denied, fmt.Sprintf("%s (%v)", strings.ToUpper(cmd.FullName()), err))
 	}
-	if inside, err := tried.StringSlice(); err == nil {
-		for i := 0; i+1 < len(inside); i += 2 {
-			denied = append(denied, fmt.Sprintf("%s (%s)", inside[i], inside[i+1]))
-		}
+	if tried.Err() != nil {
+		return slices.Compact(denied), nil
+	}
+	inside, err := tried.StringSlice()
+	if err != nil {
+		return nil, err
+	}
+	for i := 0; i+1 < len(inside); i += 2 {
+		denied = append(denied, fmt.Sprintf("%s (%s)", inside[i], inside[i+1]))
 	}
 	return slices.Compact(denied), nil
 }

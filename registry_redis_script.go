@@ -15,11 +15,45 @@ import (
 //go:embed lua/*.lua
 var luaFiles embed.FS
 
-// A luaScript is a script and the name that a server knows it by.
-type luaScript struct{ source, sha string }
+// A luaScript is a script, the name that a server knows it by, and what it
+// answers.
+type luaScript struct {
+	source, sha string
+	answers     answerKind
+}
+
+type answerKind uint8
+
+const (
+	answersNumber answerKind = 1 << iota
+	answersText
+	answersList
+	answersNothing // where a lease is lost
+)
+
+// check returns the error of a reply, which one of another kind is as well.
+func (s luaScript) check(reply *redis.Cmd) error {
+	value, err := reply.Result()
+	var kind answerKind
+	switch value.(type) {
+	case int64:
+		kind = answersNumber
+	case string:
+		kind = answersText
+	case []any:
+		kind = answersList
+	}
+	if err == redis.Nil {
+		kind, err = answersNothing, nil
+	}
+	if err == nil && kind&s.answers == 0 {
+		err = fmt.Errorf("herald: Redis answered a script with %T", value)
+	}
+	return err
+}
 
 // script returns the script of a file behind lua/common.lua.
-func script(name string) luaScript {
+func script(name string, answers answerKind) luaScript {
 	var source strings.Builder
 	for _, file := range []string{"lua/common.lua", "lua/" + name + ".lua"} {
 		b, err := luaFiles.ReadFile(file)
@@ -28,7 +62,7 @@ func script(name string) luaScript {
 		}
 		source.Write(b)
 	}
-	s := luaScript{source.String(), fmt.Sprintf("%x", sha1.Sum([]byte(source.String())))}
+	s := luaScript{source.String(), fmt.Sprintf("%x", sha1.Sum([]byte(source.String()))), answers}
 	scriptSources[s.sha] = s.source
 	return s
 }
@@ -37,16 +71,16 @@ func script(name string) luaScript {
 var scriptSources = make(map[string]string)
 
 var (
-	addScript     = script("add")
-	removeScript  = script("remove")
-	takeScript    = script("take")
-	renewScript   = script("renew")
-	releaseScript = script("release")
-	markScript    = script("mark")
-	sweepScript   = script("sweep")
-	offlineScript = script("offline")
-	checkScript   = script("check")
-	probeScript   = script("probe")
+	addScript     = script("add", answersList|answersNothing)
+	removeScript  = script("remove", answersNumber)
+	takeScript    = script("take", answersText)
+	renewScript   = script("renew", answersText|answersNothing)
+	releaseScript = script("release", answersNumber)
+	markScript    = script("mark", answersNumber)
+	sweepScript   = script("sweep", answersNumber)
+	offlineScript = script("offline", answersList)
+	checkScript   = script("check", answersList|answersNothing)
+	probeScript   = script("probe", answersList)
 )
 
 // redisBatch is the most commands of one pipeline.
@@ -61,16 +95,22 @@ type scriptCall struct {
 
 // runScript runs a script once for each call, those of a shard in order, and
 // returns the replies. Each has an error of its own; what runScript returns is
-// the first of them that is not redis.Nil.
+// the first that is no answer of the script's.
 func runScript(ctx context.Context, store redisStore, s luaScript, calls []scriptCall) ([]*redis.Cmd, error) {
 	replies := make([]*redis.Cmd, 0, len(calls))
 	for batch := range slices.Chunk(calls, redisBatch) {
 		pipe := newShardPipe(store)
+		sent := len(replies)
 		for _, c := range batch {
 			replies = append(replies, pipe.on(c.shard).EvalSha(ctx, s.sha, c.keys, c.args...))
 		}
 		if _, err := pipe.exec(ctx); err != nil {
 			return replies, err
+		}
+		for _, reply := range replies[sent:] {
+			if err := s.check(reply); err != nil {
+				return replies, err
+			}
 		}
 	}
 	return replies, nil

@@ -2,7 +2,8 @@ package herald
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
@@ -41,7 +42,7 @@ func (p *shardPipe) on(shard int) redis.Pipeliner {
 }
 
 // exec sends the commands, and returns what redisStore.exec does and the first
-// error that is not redis.Nil.
+// error that is no answer.
 func (p *shardPipe) exec(ctx context.Context) (servers []string, err error) {
 	for _, pipe := range p.pipes {
 		if pipe != nil {
@@ -54,12 +55,26 @@ func (p *shardPipe) exec(ctx context.Context) (servers []string, err error) {
 			continue
 		}
 		for _, cmd := range pipe.Cmds() {
-			if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
+			if err := answerError(cmd); err != nil {
 				return servers, err
 			}
 		}
 	}
 	return servers, nil
+}
+
+// answerError returns the error of a command that has been sent. To those that
+// read one value redis.Nil is an answer, and some scripts have that for one.
+func answerError(cmd redis.Cmder) error {
+	err := cmd.Err()
+	if err != redis.Nil {
+		return err
+	}
+	switch cmd.Name() {
+	case "get", "hget", "hrandfield", "evalsha":
+		return nil
+	}
+	return fmt.Errorf("herald: Redis answered %s with nothing", strings.ToUpper(cmd.FullName()))
 }
 
 // A singleStore is a server that has one shard.

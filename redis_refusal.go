@@ -1,0 +1,34 @@
+package herald
+
+import "strings"
+
+// isRefusal says whether an error that Redis replied means that the server does
+// not serve us now: whatever we asked for, it may do another time, or elsewhere,
+// or when somebody has allowed it. The rest are mistakes that no waiting mends,
+// such as a command that the server lacks.
+func isRefusal(said string) bool {
+	said = scriptError(said)
+	code, text, _ := strings.Cut(said, " ")
+	switch code {
+	case "ERR":
+		return strings.HasPrefix(text, "max number of clients") || strings.HasPrefix(text, "ACL failure in script")
+	case "WRONGTYPE", "CROSSSLOT", "NOSCRIPT", "NOPROTO":
+		return false
+	}
+	return true
+}
+
+// scriptError returns the error of a script's command, which Redis 6.2 puts
+// inside the script's own.
+func scriptError(said string) string {
+	if strings.HasPrefix(said, "ERR Error running script") {
+		if _, inner, ok := strings.Cut(said, ": -"); ok {
+			return inner
+		}
+	}
+	return said
+}
+
+// lacksCommand says whether Redis replied that it knows no such command. A proxy
+// may well know some only.
+func lacksCommand(said string) bool { return strings.HasPrefix(said, "ERR unknown command") }
