@@ -190,15 +190,17 @@ func (b *RedisBus) open(ctx context.Context, options RedisOptions) error {
 
 // openError says what an error of open means for the user.
 func openError(err error, prefix string, way *redisWay) error {
-	said, byLink := errors.AsType[redisError](err)
-	other, byClient := errors.AsType[redis.Error](err)
+	said, ok := errors.AsType[redisError](err)
+	if reply, byClient := errors.AsType[redis.Error](err); byClient {
+		said, ok = redisError(reply.Error()), true
+	}
 	switch {
 	case errors.Is(err, ErrInvalid):
 		return err
-	case byLink && strings.HasPrefix(string(said), "NOPERM"), byClient && strings.HasPrefix(other.Error(), "NOPERM"):
-		return fmt.Errorf("herald: Redis denies what the Bus needs: %s: %w", way.needs(prefix), err)
-	case byClient && !redisError(other.Error()).astray():
-		return fmt.Errorf("herald: Redis refuses the connection: %w", err)
+	case ok && strings.HasPrefix(string(said), "NOPERM"):
+		return fmt.Errorf("herald: Redis denies what the Bus needs: %s: %w", way.needs(prefix), said)
+	case ok && !isRefusal(string(said)):
+		return fmt.Errorf("herald: Redis cannot do what the Bus needs: %w", said)
 	}
 	return fmt.Errorf("%w: %w", ErrBusDown, err)
 }

@@ -262,10 +262,7 @@ func (o outcome) result(commands []redisCommand, answered int) error {
 		}
 	}
 	if said, ok := refused.(redisError); ok {
-		refused = fmt.Errorf("refused by Redis: %w", said)
-		if said.astray() {
-			refused = fmt.Errorf("%w: %w", ErrBusDown, refused)
-		}
+		refused = said.refused()
 	}
 	if 0 < n && n < packets && !errors.Is(refused, ErrUnknown) {
 		return fmt.Errorf("%w: %d of %d packets were not taken: %w", ErrUnknown, n, packets, refused)

@@ -155,10 +155,11 @@ func (s *redisSubscriber) settle(changes []*redisChange, commands []redisCommand
 	for _, c := range changes {
 		c.err = nil
 		for _, command := range commands[:c.commands] {
-			if command.err == nil {
+			said, ok := command.err.(redisError)
+			if !ok {
 				continue
 			}
-			c.err = fmt.Errorf("refused by Redis: %w", command.err)
+			c.err = said.refused()
 			for _, channel := range command.channels {
 				delete(s.wanted, channel)
 			}

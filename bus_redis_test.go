@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -186,7 +187,7 @@ func TestNewRedisBusACL(t *testing.T) {
 	}
 	client := redis.NewClient(&redis.Options{Addr: server.Addr, Password: "wrong"})
 	defer client.Close()
-	if _, err := herald.NewRedisBus(client, nil); err == nil || errors.Is(err, herald.ErrBusDown) {
+	if _, err := herald.NewRedisBus(client, nil); !errors.Is(err, herald.ErrBusDown) || !strings.Contains(err.Error(), "WRONGPASS") {
 		t.Errorf("wrong password: %v", err)
 	}
 }

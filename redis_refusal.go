@@ -1,6 +1,9 @@
 package herald
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // isRefusal says whether an error that Redis replied means that the server does
 // not serve us now: whatever we asked for, it may do another time, or elsewhere,
@@ -29,6 +32,10 @@ func scriptError(said string) string {
 	return said
 }
 
-// lacksCommand says whether Redis replied that it knows no such command. A proxy
-// may well know some only.
-func lacksCommand(said string) bool { return strings.HasPrefix(said, "ERR unknown command") }
+// refused is e for the caller of a Bus.
+func (e redisError) refused() error {
+	if isRefusal(string(e)) {
+		return fmt.Errorf("%w: refused by Redis: %w", ErrBusDown, e)
+	}
+	return fmt.Errorf("refused by Redis: %w", e)
+}

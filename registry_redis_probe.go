@@ -76,6 +76,9 @@ func deniedCommands(cmds []redis.Cmder, tried *redis.Cmd) (denied []string, err 
 		if err == nil {
 			continue
 		}
+		if errors.Is(err, errMasters) && refuses(err, "NOPERM") {
+			return []string{fmt.Sprintf("CLUSTER SLOTS (%v)", err)}, nil
+		}
 		reply, ok := errors.AsType[redis.Error](err)
 		if !ok || isMoving(err) || isRefusal(reply.Error()) && !redis.IsPermissionError(reply) {
 			return nil, err
