@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +26,9 @@ func newClusterBus(client *redis.ClusterClient, options RedisOptions) (*RedisBus
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*options.ProbeTimeout)
 	defer cancel()
-	agreed := agreement{client, options.Prefix + ":{partitions}"}
+	own := newClusterStore(clusterOptions(client.Options()), nil)
+	defer own.Close()
+	agreed := agreement{own.ClusterClient, options.Prefix + ":{partitions}"}
 	n, err := agreed.read(ctx)
 	ways := clusterWays(options.Prefix, true)
 	for err == nil {
@@ -140,7 +143,7 @@ func (b *RedisBus) publish(ctx context.Context, packets []Packet) error {
 	for i, packets := range parts {
 		taken = taken || len(packets) > 0 && errs[i] == nil
 	}
-	err := errors.Join(errs...)
+	err := joinTexts(errs)
 	if err != nil && taken {
 		err = inPart(err)
 	}
@@ -164,5 +167,17 @@ func (b *RedisBus) change(ctx context.Context, kind commandKind, topics []string
 		}
 	}
 	changing.Wait()
-	return errors.Join(errs...)
+	return joinTexts(errs)
+}
+
+// joinTexts joins errors, those with the same text once: partitions mostly fail
+// together.
+func joinTexts(errs []error) error {
+	var different []error
+	for _, err := range errs {
+		if err != nil && !slices.ContainsFunc(different, func(e error) bool { return e.Error() == err.Error() }) {
+			different = append(different, err)
+		}
+	}
+	return errors.Join(different...)
 }

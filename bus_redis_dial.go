@@ -104,7 +104,7 @@ func session(ctx context.Context, conn net.Conn, o redis.Options) (*redis.Client
 		if dialed.Swap(true) {
 			return nil, errors.New("herald: a link has one connection")
 		}
-		return conn, nil
+		return frank(conn), nil
 	}
 	client := redis.NewClient(&o)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })

@@ -112,7 +112,7 @@ func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegi
 	case *redis.Client:
 		if user != nil {
 			options := registryOptions(user.Options())
-			r.open = func() redisStore { return singleStore{redis.NewClient(options)} }
+			r.open = func() redisStore { return newSingleStore(options) }
 			if options.Addr == failoverAddr {
 				r.open = func() redisStore { return newSentinelStore(*options) }
 			}
@@ -121,7 +121,7 @@ func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegi
 		if user != nil {
 			options := clusterOptions(user.Options())
 			tags = clusterTags
-			r.open = func() redisStore { return &clusterStore{redis.NewClusterClient(options), r.shards} }
+			r.open = func() redisStore { return newClusterStore(options, r.shards) }
 		}
 	}
 	if r.open == nil {

@@ -40,6 +40,12 @@ type clusterStore struct {
 	shards []redisShard
 }
 
+func newClusterStore(options *redis.ClusterOptions, shards []redisShard) *clusterStore {
+	client := redis.NewClusterClient(options)
+	client.OnNewNode(func(node *redis.Client) { node.AddHook(frankHook{}) })
+	return &clusterStore{client, shards}
+}
+
 // clusterOptions derives the options of the Registry's own client.
 func clusterOptions(user *redis.ClusterOptions) *redis.ClusterOptions {
 	o := *user

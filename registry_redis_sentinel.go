@@ -28,7 +28,7 @@ func newSentinelStore(options redis.Options) *sentinelStore {
 	s := &sentinelStore{dialer: options.Dialer, asked: time.Now()}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	options.Dialer = s.dial
-	s.singleStore = singleStore{redis.NewClient(&options)}
+	s.singleStore = newSingleStore(&options)
 	return s
 }
 

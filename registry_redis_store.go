@@ -80,6 +80,12 @@ func answerError(cmd redis.Cmder) error {
 // A singleStore is a server that has one shard.
 type singleStore struct{ *redis.Client }
 
+func newSingleStore(options *redis.Options) singleStore {
+	client := redis.NewClient(options)
+	client.AddHook(frankHook{})
+	return singleStore{client}
+}
+
 func (s singleStore) exec(ctx context.Context, pipes []redis.Pipeliner) []string {
 	for _, pipe := range pipes {
 		run(ctx, s.Client, pipe.Cmds())

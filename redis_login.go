@@ -1,0 +1,86 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A frankConn is a connection to Redis that, where it breaks at the beginning,
+// says why. A Redis that takes no more connections writes that, unasked, and
+// closes; a client that writes meanwhile is told of a broken pipe. What is read
+// after the first time shows that the connection was taken.
+type frankConn struct {
+	net.Conn
+	heard bool   // something has been read
+	said  string // the error that was, where it was one and all so far
+}
+
+// frank makes a connection frank. What can tell go-redis that it has died still
+// does.
+func frank(conn net.Conn) net.Conn {
+	c := &frankConn{Conn: conn}
+	if raw, ok := conn.(syscall.Conn); ok {
+		return struct {
+			*frankConn
+			syscall.Conn
+		}{c, raw}
+	}
+	return c
+}
+
+func (c *frankConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.said = ""
+		if first := !c.heard; first && b[0] == '-' {
+			c.said, _, _ = strings.Cut(string(b[1:n]), "\r\n")
+		}
+		c.heard = true
+	}
+	return n, c.why(err)
+}
+
+func (c *frankConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if err != nil && !c.heard && !errors.Is(err, os.ErrDeadlineExceeded) {
+		// What was written before the connection was closed has come already.
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		c.Read(make([]byte, 512))
+	}
+	return n, c.why(err)
+}
+
+// why returns what the server said, in the place of an error that only tells
+// that it has gone.
+func (c *frankConn) why(err error) error {
+	if err == nil || c.said == "" || errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return redisError(c.said)
+}
+
+// A frankHook makes the connections of a client frank.
+type frankHook struct{}
+
+func (frankHook) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := next(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return frank(conn), nil
+	}
+}
+
+func (frankHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (frankHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
