@@ -3,6 +3,7 @@ package herald
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync/atomic"
 	"time"
@@ -72,9 +73,9 @@ func (d *redisDialer) open(ctx context.Context, options *redis.Options, in *redi
 	defer cancel()
 	conn, err := options.Dialer(ctx, options.Network, options.Addr)
 	if err != nil {
-		return nil, err
+		return nil, dialError(err)
 	}
-	client, err := session(ctx, conn, *options)
+	client, err := d.session(ctx, conn, *options)
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -98,7 +99,7 @@ func (d *redisDialer) open(ctx context.Context, options *redis.Options, in *redi
 // session lets go-redis authenticate, select the database and run the user's
 // OnConnect on conn. It dials nothing: a failed dial inside go-redis would be
 // logged by it, at each attempt.
-func session(ctx context.Context, conn net.Conn, o redis.Options) (*redis.Client, error) {
+func (d *redisDialer) session(ctx context.Context, conn net.Conn, o redis.Options) (*redis.Client, error) {
 	var dialed atomic.Bool
 	o.Dialer = func(context.Context, string, string) (net.Conn, error) {
 		if dialed.Swap(true) {
@@ -108,7 +109,11 @@ func session(ctx context.Context, conn net.Conn, o redis.Options) (*redis.Client
 	}
 	client := redis.NewClient(&o)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	err := client.Conn().Do(ctx, "HELLO", "3").Err()
+	session := client.Conn()
+	hello, err := session.Do(ctx, "HELLO", "3").Result()
+	if d.way.slot == "" && err == nil && isClusterNode(ctx, session, hello, d.way.prefix) {
+		err = errPlainClient
+	}
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -120,6 +125,26 @@ func session(ctx context.Context, conn net.Conn, o redis.Options) (*redis.Client
 		return nil, err
 	}
 	return client, nil
+}
+
+// errPlainClient is why a client of one server is refused that leads to a
+// Cluster: there a failover, or another node's client, would go past it.
+var errPlainClient = fmt.Errorf("%w: Redis: the server is a node of a Cluster: use a *redis.ClusterClient", ErrInvalid)
+
+// isClusterNode says whether other nodes have keys that this one has not. One
+// with all slots, which a proxy may seem to be, is as good as a single server;
+// where keys are denied nobody can tell.
+func isClusterNode(ctx context.Context, session *redis.Conn, hello any, prefix string) bool {
+	fields, _ := hello.(map[any]any)
+	if fields["mode"] != "cluster" {
+		return false
+	}
+	for _, tag := range clusterTags {
+		if _, moved := redis.IsMovedError(session.Exists(ctx, prefix+"{"+tag+"}").Err()); moved {
+			return true
+		}
+	}
+	return false
 }
 
 // clusterBackoff is the longest wait between attempts to connect on a Cluster:

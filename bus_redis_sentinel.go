@@ -24,6 +24,15 @@ import (
 // Sentinels.
 const failoverAddr = "FailoverClient"
 
+// dialError is an error of a client's Dialer. Of one that asks Sentinels
+// redis.Nil is their answer that they have not heard of the master.
+func dialError(err error) error {
+	if errors.Is(err, redis.Nil) {
+		return errors.New("herald: the Sentinels know no master by the name that MasterName of redis.FailoverOptions gives")
+	}
+	return err
+}
+
 // sentinelLag is how long Sentinels may name different masters: they tell
 // each other every two seconds
 // (https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel).

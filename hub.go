@@ -128,7 +128,7 @@ func (h *Hub) connectParts() error {
 	if h.registry == nil {
 		r, err := NewRedisRegistry(c.Redis, options)
 		if err != nil {
-			return err
+			return fmt.Errorf("Config.Redis: %w", err)
 		}
 		h.registry = r
 		h.closers = append(h.closers, r.Close)
@@ -141,7 +141,7 @@ func (h *Hub) connectParts() error {
 	if h.bus == nil {
 		b, err := NewRedisBus(c.Redis, options)
 		if err != nil {
-			return err
+			return fmt.Errorf("Config.Redis: %w", err)
 		}
 		h.bus = b
 	}

@@ -53,6 +53,9 @@ func (r *RedisRegistry) probe(ctx context.Context) error {
 		}
 		return count.Val(), nil
 	})
+	if _, moved := redis.IsMovedError(err); moved && len(r.shards) == 1 {
+		return errPlainClient
+	}
 	if err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func (s *sentinelStore) Close() error {
 func (s *sentinelStore) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	conn, err := s.dialer(ctx, network, addr)
 	if err != nil {
-		return nil, err
+		return nil, dialError(err)
 	}
 	server := conn.RemoteAddr().String()
 	s.mu.Lock()
