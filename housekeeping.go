@@ -58,8 +58,16 @@ func (k *housekeeping) run(ctx context.Context) {
 		err := k.work(ctx)
 		worked = time.Now()
 		timer.Reset(every)
-		if err != nil { // Health tells of the Registry
+		if err != nil {
 			timer.Reset(soon)
+		}
+		// Who could not do all in time may be well: there is much after a node
+		// has died.
+		if !errors.Is(err, ErrRegistryDown) {
+			err = nil
+		}
+		if ctx.Err() == nil {
+			k.p.note(&k.p.unkept, err)
 		}
 	}
 }

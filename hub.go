@@ -322,7 +322,7 @@ func (h *Hub) Health() error {
 		errs = append(errs, ErrDraining)
 	}
 	errs = append(errs, h.gaps.failing(), blame(ErrBusDown, h.follower.failing()),
-		blame(ErrRegistryDown, h.presence.failing()), blame(ErrBusDown, h.heartbeat.failing()))
+		blame(ErrRegistryDown, h.presence.health()), blame(ErrBusDown, h.heartbeat.failing()))
 	if b, ok := h.bus.(interface{ Health() error }); ok {
 		errs = append(errs, blame(ErrBusDown, b.Health()))
 	}

@@ -1,6 +1,7 @@
 package herald
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -52,14 +53,8 @@ func (p *presence) renew(ctx context.Context) error {
 	if err != nil && ctx.Err() != nil { // stop has cut it short
 		return err
 	}
-	p.mu.Lock()
-	failedBefore := p.err != nil
-	p.err = err
-	p.mu.Unlock()
+	failedBefore := p.note(&p.err, err)
 	if err != nil {
-		if !failedBefore && p.generation.Load() != 0 { // New returns the first
-			p.hub.config.Logger.Warn("herald: the Registry is down", "err", err)
-		}
 		p.renewDue = time.Now().Add(min(config.Lease/3, time.Second))
 		p.suspect.Store(true)
 		return err
@@ -78,7 +73,6 @@ func (p *presence) renew(ctx context.Context) error {
 		}
 	}
 	if failedBefore {
-		p.hub.config.Logger.Info("herald: the Registry is back")
 		p.hub.housekeep()
 	}
 	p.hub.heartbeat.renewed()
@@ -111,6 +105,32 @@ func (p *presence) setLease(generation int64) {
 	if generation != 0 {
 		p.generation.Store(generation)
 	}
+}
+
+// note notes how a renewal or housekeeping went, in the field of it, and answers
+// whether it had failed before. It tells the log once when the Registry does not
+// serve one of them, and once when it serves both.
+func (p *presence) note(field *error, err error) (failedBefore bool) {
+	p.mu.Lock()
+	failedBefore = *field != nil
+	before := cmp.Or(p.err, p.unkept)
+	*field = err
+	now := cmp.Or(p.err, p.unkept)
+	p.mu.Unlock()
+	switch {
+	case before == nil && now != nil && p.generation.Load() != 0: // New returns the first
+		p.hub.config.Logger.Warn("herald: the Registry is down", "err", now)
+	case before != nil && now == nil:
+		p.hub.config.Logger.Info("herald: the Registry is back")
+	}
+	return failedBefore
+}
+
+// health returns why the Registry does not serve this node, or nil.
+func (p *presence) health() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return cmp.Or(p.err, p.unkept)
 }
 
 // failing returns why the lease could not be renewed, or nil.

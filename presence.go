@@ -22,6 +22,7 @@ type presence struct {
 	spare   []presenceOp // empty: the memory of ops that have been written
 	closed  bool
 	err     error   // of the last renewal
+	unkept  error   // of the last housekeeping, if the Registry was down
 	retired []Lease // this node's own, to be released once its entries are under the new one
 
 	wake chan struct{} // holds one

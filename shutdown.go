@@ -18,6 +18,7 @@ func (h *Hub) start() {
 	for _, f := range []func(context.Context){
 		h.calls.run,
 		h.heartbeat.run,
+		h.watchBus,
 		(&housekeeping{p: h.presence}).run,
 		h.collectOffline,
 		h.keepalive,

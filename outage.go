@@ -1,0 +1,50 @@
+package herald
+
+import (
+	"cmp"
+	"context"
+	"time"
+)
+
+// busError returns why this node cannot publish or follow what it needs,
+// or nil. That messages may be getting lost is another matter.
+func (h *Hub) busError() error {
+	err := cmp.Or(h.follower.failing(), h.heartbeat.failing())
+	if b, ok := h.bus.(interface{ Health() error }); ok && err == nil {
+		err = b.Health()
+	}
+	return blame(ErrBusDown, err)
+}
+
+// watchBus tells the log once when the Bus does not do what it should, and once
+// when it does again, until ctx is done. While messages may be getting lost gaps
+// has told of it. What passes by itself within ProbeTimeout is no news.
+func (h *Hub) watchBus(ctx context.Context) {
+	timer := time.NewTicker(max(h.config.ProbeTimeout/4, time.Millisecond))
+	defer timer.Stop()
+	var since time.Time // when it began; zero is not
+	told := false
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		err := h.busError()
+		switch {
+		case err == nil:
+			if told {
+				h.config.Logger.Info("herald: the Bus works again")
+			}
+			since, told = time.Time{}, false
+		case told:
+		case h.gaps.failing() != nil:
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
+		case time.Since(since) >= h.config.ProbeTimeout:
+			h.config.Logger.Warn("herald: the Bus does not work", "err", err)
+			told = true
+		}
+	}
+}
