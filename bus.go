@@ -62,9 +62,10 @@ type Event struct {
 //     one prefix or database could see of another.
 //  6. Publish returns nil when the broker has taken every packet. An error
 //     for which errors.Is(err, ErrUnknown) holds says that some may have
-//     been taken; any other error (errors.Is ErrBusDown, where the broker
-//     could not be reached) says that none was. A Bus never publishes again
-//     what may have been published: there are no duplicates.
+//     been taken; any other error (errors.Is ErrBusDown, if the broker could
+//     not be reached or does not serve us now) says that none was. A Bus
+//     never publishes again what may have been published: there are no
+//     duplicates.
 //  7. Ownership: Publish keeps no slice after it has returned. The Data that
 //     Receive hands over is the caller's, and is never changed.
 //  8. Blocking: Publish, Subscribe, Unsubscribe and Receive return when ctx

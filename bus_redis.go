@@ -120,10 +120,12 @@ var _ Bus = (*RedisBus)(nil)
 
 // NewRedisBus connects a Bus to the servers of rdb, which must be a
 // *redis.Client (NewClient or NewFailoverClient) or a *redis.ClusterClient
-// (NewClusterClient). opts may be nil. It tries all that the Bus needs: an
-// error that Redis denies a command names what to allow, and one for which
-// errors.Is ErrBusDown holds says that Redis could not be reached. rdb is left
-// as it is, and must not be closed before the Bus.
+// (NewClusterClient). opts may be nil. It tries all that the Bus needs. An
+// error for which errors.Is ErrBusDown holds says that Redis could not be
+// reached, or refuses to serve, as it does with a wrong password: it may be well
+// later. Others do not pass by themselves: one that Redis denies a command names
+// what to allow, and a client of one server must not lead to a node of a Cluster.
+// rdb is left as it is, and must not be closed before the Bus.
 //
 // On a Cluster the number of partitions is kept under the key
 // <prefix>:{partitions}. Where that is not a number that this version of herald

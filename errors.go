@@ -7,15 +7,16 @@ import (
 )
 
 var (
-	// ErrBusDown says that the broker could not be reached, and that nothing
-	// was sent.
+	// ErrBusDown says that the broker could not be reached or does not serve us
+	// now, in its own words, and that nothing was sent.
 	ErrBusDown = errors.New("herald: bus is down")
 
 	// ErrUnknown says that the broker may or may not have taken a message:
 	// its answer did not come. herald does not send it again.
 	ErrUnknown = errors.New("herald: outcome is unknown")
 
-	// ErrRegistryDown says that the Registry could not be reached.
+	// ErrRegistryDown says that the Registry could not be reached or does not
+	// serve us now, in the words of Redis.
 	ErrRegistryDown = errors.New("herald: registry is down")
 
 	// ErrLeaseLost says that a node's lease was swept, released or

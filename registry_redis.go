@@ -104,7 +104,8 @@ func (r *RedisRegistry) shardOf(topic string) int { return shardOf(topic, len(r.
 //
 // It asks each master once, for at most the ReadTimeout of rdb, whether it may
 // do all that it will need, and the error names what is denied. Errors wrap
-// ErrRegistryDown where Redis could not be reached.
+// ErrRegistryDown if Redis could not be reached or refuses to serve, in its own
+// words; so do those of the methods, also if a command is denied later.
 func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegistry, error) {
 	r := &RedisRegistry{}
 	tags := clusterTags[:1]
