@@ -82,3 +82,16 @@ func TestNewNamesItsRedis(t *testing.T) {
 		t.Errorf("nobody listens: %v", err)
 	}
 }
+
+// A server, or a proxy, that lacks what the Bus needs is not down: who waits for
+// it would wait for ever.
+func TestRedisLacksCommands(t *testing.T) {
+	for _, command := range []string{"SUBSCRIBE", "PUBLISH"} {
+		server := redistest.Start(t, "--rename-command", command, "")
+		_, err := herald.NewRedisBus(server.Client(), nil)
+		t.Log(err)
+		if err == nil || errors.Is(err, herald.ErrBusDown) || !strings.Contains(err.Error(), "unknown command '"+command) {
+			t.Errorf("without %s: %v", command, err)
+		}
+	}
+}
