@@ -31,8 +31,12 @@ const (
 	flagFilter   // Except, ExceptUser or On follow
 	flagOn       // the filter's platforms hold, even where there are none
 	flagCopies   // one of several packets of one Send that may reach a Conn twice
+	flagExtended // extensions follow
 	flagsKnown   = 1<<iota - 1
 )
+
+// maxExtensions bounds the extensions of an envelope, in bytes.
+const maxExtensions = 4 << 10
 
 var errMalformed = errors.New("malformed envelope")
 
@@ -146,6 +150,11 @@ func decodeEnvelope(b []byte) (envelope, error) {
 	e.filter.on = flags&flagOn != 0
 	e.copies = flags&flagCopies != 0
 	d := decoder{rest: b[3:]}
+	if flags&flagExtended != 0 {
+		if err := d.extensions(); err != nil {
+			return envelope{}, err
+		}
+	}
 	if flags&flagFilter != 0 {
 		e.filter.except = d.strings()
 		e.filter.exceptUsers = d.strings()
@@ -284,15 +293,39 @@ func (d *decoder) uvarint() uint64 {
 	return v
 }
 
-func (d *decoder) string() string {
+func (d *decoder) bytes() []byte {
 	n := d.uvarint()
 	if d.bad || n > uint64(len(d.rest)) {
 		d.bad = true
-		return ""
+		return nil
 	}
-	s := string(d.rest[:n])
+	b := d.rest[:n]
 	d.rest = d.rest[n:]
-	return s
+	return b
+}
+
+func (d *decoder) string() string { return string(d.bytes()) }
+
+// extensions takes off what newer nodes add to an envelope: the length of it
+// all, then tags, each with a length and so many bytes. This code knows none.
+// It skips even tags, and refuses odd ones, without which the rest would be
+// misunderstood.
+func (d *decoder) extensions() error {
+	section := decoder{rest: d.bytes()}
+	if d.bad || len(section.rest) > maxExtensions {
+		return errMalformed
+	}
+	for len(section.rest) > 0 {
+		tag := section.uvarint()
+		section.bytes()
+		if section.bad {
+			return errMalformed
+		}
+		if tag%2 != 0 {
+			return fmt.Errorf("envelope needs extension %d: this node does not know it", tag)
+		}
+	}
+	return nil
 }
 
 func (d *decoder) strings() []string {

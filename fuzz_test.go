@@ -66,6 +66,7 @@ func TestEnvelope(t *testing.T) {
 func FuzzEnvelope(f *testing.F) {
 	for _, e := range envelopes() {
 		f.Add(e.encode())
+		f.Add(extend(e.encode(), 2, "skipped"))
 	}
 	f.Add([]byte{})
 	f.Add([]byte{envelopeVersion, byte(kindDirect), 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
