@@ -58,6 +58,11 @@ type envelope struct {
 	frame   []byte   // of one that was decoded: the WebSocket frame, header and all
 	call    call     // of kindCall
 	err     string   // of kindAnswer: why it could not be done
+
+	// Of kindHeartbeat, whose number is its id.
+
+	notice notice
+	whole  int64 // the generation of the lease under which all entries of the node are
 }
 
 // A filter narrows a target, wherever its Conns are.
@@ -129,6 +134,8 @@ func (e *envelope) append(b []byte) []byte {
 		b = e.call.append(b)
 	case kindAnswer:
 		b = appendString(b, e.err)
+	case kindHeartbeat:
+		b = binary.AppendUvarint(append(b, byte(e.notice)), uint64(e.whole))
 	}
 	return b
 }
@@ -173,6 +180,8 @@ func decodeEnvelope(b []byte) (envelope, error) {
 	case kindAnswer:
 		e.err = d.string()
 	case kindHeartbeat:
+		e.notice = notice(d.byte())
+		e.whole = int64(d.uvarint())
 	default:
 		d.bad = true
 	}

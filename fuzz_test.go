@@ -20,7 +20,7 @@ func envelopes() []envelope {
 		{kind: kindCall, sender: "node", call: call{op: opLeave, target: targetEveryone, groups: []string{"room"}}},
 		{kind: kindCall, sender: "node", id: 8, call: call{op: opDisconnect, target: targetGroup, ids: []string{"g"}, code: StatusReplaced, reason: "bye", before: 1 << 60}},
 		{kind: kindAnswer, sender: "node", id: 9, err: "no"},
-		{kind: kindHeartbeat, sender: "node"},
+		{kind: kindHeartbeat, sender: "node", id: 300, notice: noticeLost, whole: 1 << 50},
 	}
 }
 

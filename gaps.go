@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -32,12 +34,11 @@ type gaps struct {
 	wake chan struct{} // holds one
 
 	mu     sync.Mutex
-	all    *openGap
+	all    *openGap // of every topic, while anyone holds it
+	held   holder
 	topics map[string]openGap
-	floor  time.Time // how far back the next Down goes at least; zero is not at all
-	why    error     // of floor
-	begun  error     // why messages may be getting lost, of late: to be logged
-	over   []Gap     // to be reported
+	begun  error // why messages may be getting lost, of late: to be logged
+	over   []Gap // to be reported
 }
 
 type openGap struct {
@@ -45,19 +46,102 @@ type openGap struct {
 	cause error
 }
 
+// A holder is why the gap of every topic is open. There may be several.
+type holder uint8
+
+const (
+	byBus     holder = 1 << iota // it was Down, and is not Restored
+	byEcho                       // it is Restored, and others are still to be heard
+	bySilence                    // a node lives and is not heard
+)
+
 func newGaps(h *Hub) *gaps {
 	return &gaps{hub: h, wake: make(chan struct{}, 1), topics: make(map[string]openGap)}
 }
 
-// blame extends the Down that is open, or that a Reset will bring.
-func (g *gaps) blame(since time.Time, why error) {
+// hold opens the gap of every topic, or extends the one that is open.
+func (g *gaps) hold(by holder, since time.Time, cause error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.open(by, since, cause)
+}
+
+func (g *gaps) open(by holder, since time.Time, cause error) {
+	g.begin(cause)
 	if g.all != nil {
-		g.all.since = earliest(g.all.since, since)
+		since = earliest(g.all.since, since)
+	}
+	g.all = &openGap{since, cause}
+	g.held |= by
+}
+
+// begin has it logged that messages may be getting lost, if that is news.
+func (g *gaps) begin(cause error) {
+	if g.all == nil && len(g.topics) == 0 {
+		g.begun = cmp.Or(cause, ErrBusDown)
+		g.poke()
+	}
+}
+
+// release ends the gap of every topic, as far as it is one's. What only the
+// silence of a node keeps open is reported in parts: that may last.
+func (g *gaps) release(by holder) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.held&by == 0 {
 		return
 	}
-	g.floor, g.why = earliest(g.floor, since), why
+	g.held &^= by
+	g.close()
+}
+
+// part reports what a node's silence has kept open so far.
+func (g *gaps) part() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.close()
+}
+
+func (g *gaps) close() {
+	if g.all == nil || g.held&^bySilence != 0 {
+		return
+	}
+	now := time.Now()
+	gap := Gap{Since: g.all.since, Until: now, Cause: g.all.cause, All: true}
+	if g.all = nil; g.held != 0 {
+		g.all = &openGap{now, gap.Cause}
+	}
+	g.report(gap)
+}
+
+// linger keeps the gap of every topic open when the Bus is Restored.
+func (g *gaps) linger() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.held&byBus != 0 {
+		g.held |= byEcho
+	}
+}
+
+// missed takes a loss that is over. excused says that the Bus has told of it,
+// if only for some topics.
+func (g *gaps) missed(since time.Time, excused bool, cause error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.all != nil:
+		g.all.since = earliest(g.all.since, since)
+	case !excused:
+		g.report(Gap{Since: since, Until: time.Now(), Cause: cause, All: true})
+	}
+}
+
+// deaf says whether the Bus says that no heartbeat comes.
+func (g *gaps) deaf() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, down := g.topics[topicHeartbeat]
+	return down || g.held&byBus != 0
 }
 
 // earliest returns the earlier time; zero is none.
@@ -72,75 +156,45 @@ func earliest(a, b time.Time) time.Time {
 func (g *gaps) down(e Event) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	o := openGap{e.Since, e.Err}
-	if o.since.IsZero() {
-		o.since = time.Now()
-	}
-	if !g.floor.IsZero() {
-		o = openGap{earliest(g.floor, o.since), g.why}
-	}
-	if g.all == nil && len(g.topics) == 0 {
-		g.begun = cmp.Or(o.cause, ErrBusDown)
-		g.poke()
+	since := e.Since
+	if since.IsZero() {
+		since = time.Now()
 	}
 	if e.Topics == nil {
-		g.floor = time.Time{}
-		if g.all != nil {
-			o.since = earliest(g.all.since, o.since)
-		}
-		g.all = &o
+		g.open(byBus, since, e.Err)
 		return
 	}
+	g.begin(e.Err)
 	for _, t := range e.Topics {
-		if old, ok := g.topics[t]; !ok || o.since.Before(old.since) {
-			g.topics[t] = o
+		if old, ok := g.topics[t]; !ok || since.Before(old.since) {
+			g.topics[t] = openGap{since, e.Err}
 		}
 	}
 }
 
 // restored takes an EventRestored.
 func (g *gaps) restored(e Event) {
-	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var gap Gap
-	if e.Topics == nil {
-		if g.all == nil && len(g.topics) == 0 {
-			return
-		}
-		if g.all != nil {
-			gap = Gap{Since: g.all.since, Cause: g.all.cause, All: true}
-		}
-		for t, o := range g.topics {
+	gap := Gap{Until: time.Now()}
+	topics := e.Topics
+	if topics == nil {
+		topics = slices.Collect(maps.Keys(g.topics))
+	}
+	for _, t := range topics {
+		if o, ok := g.topics[t]; ok {
 			g.lost(&gap, t, o)
-		}
-		g.all = nil
-		clear(g.topics)
-	} else {
-		before := len(g.topics)
-		for _, t := range e.Topics {
-			if o, ok := g.topics[t]; ok {
-				g.lost(&gap, t, o)
-				delete(g.topics, t)
-			}
-		}
-		if len(g.topics) == before {
-			return
+			delete(g.topics, t)
 		}
 	}
-	blamed := g.all == nil && len(g.topics) == 0 && !g.floor.IsZero()
-	if gap.Since.IsZero() && !blamed {
-		return
+	if e.Topics == nil && g.held&byBus != 0 {
+		// It covers what is lost of topics, too.
+		g.all.since = earliest(g.all.since, gap.Since)
+		g.held &^= byBus
+		g.close()
+	} else if !gap.Since.IsZero() {
+		g.report(gap)
 	}
-	// What is blamed goes for every topic. Where the Reset comes link by link,
-	// or has not come yet, no Down tells of those that are well by now.
-	if blamed {
-		gap.Since, gap.All = earliest(gap.Since, g.floor), true
-		gap.Cause = cmp.Or(gap.Cause, g.why)
-		g.floor = time.Time{}
-	}
-	gap.Until = now
-	g.report(gap)
 }
 
 // lost makes gap cover a topic that was down. No message travels with the
@@ -232,11 +286,11 @@ func (g *gaps) run(ctx context.Context) {
 	}
 }
 
-// failing returns why messages may be lost just now, or nil.
+// failing returns why the Bus says that messages may be lost just now, or nil.
 func (g *gaps) failing() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.all != nil {
+	if g.held&byBus != 0 {
 		return fmt.Errorf("%w: %v", ErrBusDown, g.all.cause)
 	}
 	for _, o := range g.topics {

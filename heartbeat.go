@@ -3,98 +3,155 @@ package herald
 import (
 	"cmp"
 	"context"
-	"fmt"
-	"maps"
 	"sync"
 	"time"
 )
 
-// heartbeat proves that the Bus carries messages. After each renewal of its
-// lease a node sends a heartbeat to a topic that all nodes follow, and every
-// node that the Registry lists must be heard, itself included. What is not
-// is a deaf Bus: it is reset, and the time since the last proof is a Gap.
+// heartbeat proves that the Bus carries messages. Every second or so a node
+// sends a heartbeat to a topic that all nodes follow, with a number that tells
+// whoever hears it what it has missed. Every node that the Registry lists must
+// be heard, itself included. What is not is a deaf Bus: it is reset, and the
+// time since the last proof is a Gap.
 type heartbeat struct {
 	hub  *Hub
-	wake chan struct{} // holds one
+	wake chan struct{} // holds one: a heartbeat is due now
+	left chan struct{} // closed when our goodbye has come back
 
-	mu       sync.Mutex
-	heard    map[string]int64    // by node, on clock
-	awaited  map[string]awaiting // by node: renewals that no heartbeat followed
-	sent     int64               // on clock: our oldest heartbeat that has not come back; 0 is none
-	proved   int64               // on clock: when our last heartbeat that came back was sent; 0 is none
-	failed   error               // of the last publishing
-	isolated error               // why Health is red although the Bus says nothing
+	mu       sync.Mutex // above gaps.mu
+	peers    map[string]*peer
+	gone     map[string]*peer // that were peers
+	forgot   bool             // some that were gone
+	live     int              // nodes that the last listing has alive, this one included
+	from, to int64            // on clock: when the last listing was asked for, and had come
+	restored int64            // on clock: when the Bus was last restored, or began
+	split    int64            // on clock: since when a part of the open gap is over; 0 is none
+	isolated error            // why Health is red although the Bus says nothing
+
+	// Of our own heartbeats.
+
+	number uint64 // of the last that the Bus has taken
+	notice notice // for the next
+	told   int64  // on clock: when the others were last told of a loss
+	sent   int64  // on clock: our oldest that has not come back; 0 is none
+	proved int64  // on clock: when our last that came back was sent; 0 is none
+	failed error  // of the last publishing
 }
 
-// awaiting is a node's renewals since it was last heard. Two without a
-// heartbeat show that it lives and is not heard; one may have been its last
-// deed.
-type awaiting struct {
-	first, last int64 // on clock
-	reset       bool  // the Bus has been reset for it
-}
+// A notice is what a heartbeat says beside that its node lives.
+type notice byte
 
-// heartbeatGrace is how long a heartbeat may be under way.
-const heartbeatGrace = time.Second
+const (
+	noticeLeaving notice = 1 << iota // it is the node's last
+	noticeLost                       // the Registry has lost leases: look for yours
+)
+
+const (
+	heartbeatGrace = time.Second           // for a heartbeat that is under way
+	heartbeatPace  = 50 * time.Millisecond // a node hears others no more often, on average
+)
 
 func newHeartbeat(h *Hub) *heartbeat {
-	return &heartbeat{hub: h, wake: make(chan struct{}, 1), heard: make(map[string]int64), awaited: make(map[string]awaiting)}
+	return &heartbeat{
+		hub: h, wake: make(chan struct{}, 1), left: make(chan struct{}),
+		peers: make(map[string]*peer), gone: make(map[string]*peer),
+		restored: clock(),
+	}
 }
 
-// renewed is called after each renewal of the node's lease.
-func (b *heartbeat) renewed() {
+func (b *heartbeat) poke() {
 	select {
 	case b.wake <- struct{}{}:
 	default:
 	}
 }
 
-// run sends heartbeats and looks for their coming back, until ctx is done.
+// interval returns the time between two heartbeats. It grows with the number
+// of nodes, so that what a node hears does not.
+func (b *heartbeat) interval() time.Duration {
+	c := &b.hub.config
+	often := min(c.ProbeInterval/10, c.Lease/6)
+	return max(often, time.Duration(b.live)*heartbeatPace)
+}
+
+// run sends heartbeats until ctx is done. The first is asked for when the node
+// has its lease: who hears it finds it listed.
 func (b *heartbeat) run(ctx context.Context) {
 	config := &b.hub.config
 	if config.ProbeInterval == off {
 		return
 	}
-	data := (&envelope{kind: kindHeartbeat, sender: b.hub.id}).encode()
-	timer := time.NewTimer(config.ProbeTimeout)
+	timer := time.NewTimer(off)
 	defer timer.Stop()
-	due := false
 	for {
 		select {
 		case <-b.wake:
-			due = true
 		case <-timer.C:
-			b.checkOwn()
-			timer.Reset(config.ProbeTimeout / 4)
 		case <-ctx.Done():
 			return
 		}
-		// One that could not be sent is sent as soon as it can: the others
-		// would take their own Bus for deaf, while it is ours that was down.
-		due = due && !b.send(ctx, data)
+		sent := b.send(ctx, 0)
+		b.mu.Lock()
+		pause := b.interval()
+		b.mu.Unlock()
+		if !sent {
+			// As soon as it can be: the others would take their own Bus for deaf,
+			// while it is ours that was down.
+			pause = min(pause, config.ProbeTimeout/4)
+		}
+		timer.Reset(pause)
 	}
 }
 
-// send publishes our heartbeat, and answers whether the Bus has taken it. It is
-// awaited from before that on, for it may come back at once.
-func (b *heartbeat) send(ctx context.Context, data []byte) bool {
+// send publishes our next heartbeat, and answers whether the Bus has taken it.
+// It is awaited from before that on, for it may come back at once. One that
+// failed is sent again under its number: if it was taken after all, it comes
+// twice, and nobody misses one that never was.
+func (b *heartbeat) send(ctx context.Context, also notice) bool {
 	ctx, cancel := context.WithTimeout(ctx, b.hub.config.ProbeTimeout)
 	defer cancel()
 	at := clock()
 	b.mu.Lock()
+	e := envelope{kind: kindHeartbeat, sender: b.hub.id, id: b.number + 1, notice: b.notice | also, whole: b.hub.presence.whole.Load()}
 	first := b.sent == 0
 	if first {
 		b.sent = at
 	}
 	b.mu.Unlock()
-	err := b.hub.bus.Publish(ctx, Packet{topicHeartbeat, data})
+	err := b.hub.bus.Publish(ctx, Packet{topicHeartbeat, e.encode()})
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.failed = err
-	if err != nil && first && b.sent == at {
+	if err == nil {
+		b.number = e.id
+		b.notice &^= e.notice
+	} else if first && b.sent == at {
 		b.sent = 0
 	}
 	return err == nil
+}
+
+// leave says goodbye, and waits a moment for it to come back: by then the
+// others have most likely heard it, and do not miss us in the Registry.
+func (b *heartbeat) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, heartbeatGrace)
+	defer cancel()
+	if b.send(ctx, noticeLeaving) {
+		select {
+		case <-b.left:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// tellLost makes the others look for their leases, once a second at most.
+func (b *heartbeat) tellLost() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if now := clock(); now-b.told >= int64(time.Second) {
+		b.told = now
+		b.notice |= noticeLost
+		b.poke()
+	}
 }
 
 // lastProof is when the Bus last carried our own heartbeat.
@@ -104,99 +161,44 @@ func (b *heartbeat) lastProof() time.Time {
 	return b.hub.wall(b.proved)
 }
 
-// hear takes note of a node's heartbeat.
-func (b *heartbeat) hear(node string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.heard[node] = clock()
-	delete(b.awaited, node)
-	if node == b.hub.id && b.sent != 0 {
-		b.proved, b.sent = b.sent, 0
-	}
-	if len(b.awaited) == 0 {
-		b.isolated = nil
-	}
-}
-
-// restored starts anew after the Bus has.
-func (b *heartbeat) restored() {
-	b.mu.Lock()
-	b.sent = 0
-	for node, a := range b.awaited {
-		b.awaited[node] = awaiting{reset: a.reset}
-	}
-	b.mu.Unlock()
-	b.renewed()
-}
-
-// checkOwn resets the Bus where our own heartbeat has not come back.
-func (b *heartbeat) checkOwn() {
-	b.mu.Lock()
-	lost := b.sent != 0 && clock()-b.sent > int64(b.hub.config.ProbeTimeout)
-	var since int64
-	if lost {
-		b.sent = 0
-		since = b.proved
-	}
-	b.mu.Unlock()
-	if lost && b.hub.gaps.failing() == nil {
-		b.hub.deaf(since, fmt.Errorf("%w: own heartbeat did not come back", ErrBusDown))
-	}
-}
-
-// listed compares who lives, as the Registry says, with who is heard.
-func (b *heartbeat) listed(nodes []Node, now time.Time) {
-	timeout := int64(b.hub.config.ProbeTimeout)
-	if b.hub.config.ProbeInterval == off || b.hub.gaps.failing() != nil {
+// watch looks for the coming back of our heartbeats, and for nodes that live
+// and are not heard, until ctx is done.
+func (b *heartbeat) watch(ctx context.Context) {
+	config := &b.hub.config
+	if config.ProbeInterval == off {
 		return
 	}
-	at := clock()
-	since := at
-	var lost string
-	b.mu.Lock()
-	known := make(map[string]bool, len(nodes))
-	alive, silent := 0, 0
-	for _, n := range nodes {
-		known[n.ID] = true
-		if !n.Alive || n.ID == b.hub.id {
-			continue
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
 		}
-		alive++
-		renewed := at - int64(now.Sub(n.Renewed))
-		a, waiting := b.awaited[n.ID]
-		switch {
-		case renewed <= b.heard[n.ID]+int64(heartbeatGrace):
-			continue
-		case !waiting || a.first == 0:
-			a.first, a.last = renewed, renewed
-		case renewed > a.last+int64(10*time.Millisecond):
-			a.last = renewed
+		b.mu.Lock()
+		deaf := b.checkOwn() || b.checkPeers()
+		b.checkGap()
+		pause := min(b.interval(), config.ProbeTimeout/4)
+		b.mu.Unlock()
+		if deaf {
+			b.hub.stats.resets.Add(1)
+			b.hub.bus.Reset()
 		}
-		if a.last > a.first && at-a.first > timeout && at-a.last > int64(heartbeatGrace) {
-			silent++
-			if !a.reset {
-				a.reset = true
-				lost = n.ID
-				since = min(since, cmp.Or(b.heard[n.ID], a.first))
-			}
-		}
-		b.awaited[n.ID] = a
+		timer.Reset(pause)
 	}
-	for node := range b.heard {
-		if !known[node] && node != b.hub.id {
-			delete(b.heard, node)
-		}
+}
+
+// checkOwn answers true if our own heartbeat has not come back.
+func (b *heartbeat) checkOwn() bool {
+	if b.sent == 0 || clock()-b.sent <= int64(b.hub.config.ProbeTimeout) || b.hub.gaps.deaf() {
+		return false
 	}
-	maps.DeleteFunc(b.awaited, func(node string, _ awaiting) bool { return !known[node] })
-	// Where most others are not heard the fault is likely ours.
-	b.isolated = nil
-	if silent*2 > alive {
-		b.isolated = fmt.Errorf("%w: %d of %d other nodes are not heard", ErrBusDown, silent, alive)
-	}
-	b.mu.Unlock()
-	if lost != "" {
-		b.hub.deaf(since, fmt.Errorf("%w: node %s lives and is not heard", ErrBusDown, lost))
-	}
+	b.sent = 0
+	b.peer(b.hub.id).silent = true
+	b.settle()
+	b.hub.gaps.hold(bySilence, b.hub.wall(b.proved), b.isolated)
+	return true
 }
 
 func (b *heartbeat) failing() error {
@@ -205,18 +207,12 @@ func (b *heartbeat) failing() error {
 	return cmp.Or(b.isolated, b.failed)
 }
 
-// deaf resets a Bus that lies. since is the last proof that it worked, on
-// clock; 0 where there was none.
-func (h *Hub) deaf(since int64, why error) {
-	h.stats.resets.Add(1)
-	h.gaps.blame(h.wall(since), why)
-	h.bus.Reset()
-}
-
-// wall returns the time of a moment on clock; 0 is when the Hub was made.
+// wall returns the time of a moment on clock, or that in which the Hub was
+// made if it was before.
 func (h *Hub) wall(at int64) time.Time {
-	if at == 0 {
+	t := time.Now().Add(-time.Duration(clock() - at))
+	if t.Before(h.createdAt) {
 		return h.createdAt
 	}
-	return time.Now().Add(-time.Duration(clock() - at))
+	return t
 }

@@ -76,12 +76,11 @@ func (k *housekeeping) work(ctx context.Context) error {
 	p := k.p
 	ctx, cancel := context.WithTimeout(ctx, max(p.hub.config.SendTimeout, p.hub.config.Lease))
 	defer cancel()
-	nodes, now, err := p.reg.Nodes(ctx)
+	nodes, _, err := p.hub.askNodes(ctx)
 	if err != nil {
 		p.suspect.Store(true)
 		return err
 	}
-	p.hub.heartbeat.listed(nodes, now)
 	k.tellRefused(nodes)
 	if err := k.sweep(ctx, nodes); err != nil {
 		return err
@@ -93,6 +92,8 @@ func (k *housekeeping) work(ctx context.Context) error {
 	}
 	if err != nil {
 		p.suspect.Store(true)
+	} else if p.whole.Load() != p.generation.Load() {
+		p.announce()
 	}
 	return err
 }

@@ -12,6 +12,8 @@ func (p *presence) start(ctx context.Context) error {
 	if err := p.renew(ctx); err != nil {
 		return err
 	}
+	p.whole.Store(p.generation.Load())
+	p.hub.heartbeat.poke()
 	running, stopping := context.WithCancel(context.Background())
 	writes, cut := context.WithCancel(context.Background())
 	p.stopping, p.cut, p.done = stopping, cut, make(chan struct{})
@@ -32,6 +34,7 @@ func (p *presence) stop(ctx context.Context) {
 	p.cut()
 	<-p.done
 	if p.lease.Generation != 0 {
+		p.hub.heartbeat.leave(ctx)
 		// Where this fails, others sweep what is left.
 		p.reg.Release(ctx, p.lease)
 	}
@@ -64,18 +67,20 @@ func (p *presence) renew(ctx context.Context) error {
 		p.heldSince.Store(before)
 	}
 	p.renewed.Store(before)
+	p.lost.Store(0)
 	if generation != p.lease.Generation {
 		old := p.current()
 		p.setLease(generation)
 		if old.Generation != 0 {
 			p.retire(old)
+			p.hub.heartbeat.tellLost()
 			p.restore()
+			p.announce()
 		}
 	}
 	if failedBefore {
 		p.hub.housekeep()
 	}
-	p.hub.heartbeat.renewed()
 	return nil
 }
 

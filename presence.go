@@ -44,6 +44,9 @@ type presence struct {
 
 	generation atomic.Int64 // of lease
 	forgotten  atomic.Int64 // the generation that is to be given up
+	lost       atomic.Int64 // the generation that the Registry has lost, as somebody has found out
+	whole      atomic.Int64 // the generation under which all entries are
+	hasty      atomic.Bool  // a renewal is asked for
 	renewed    atomic.Int64 // on clock: when the lease was last renewed
 	heldSince  atomic.Int64 // on clock: since when it has never run out
 	suspect    atomic.Bool  // writes have failed: look at everything
@@ -202,6 +205,7 @@ func (p *presence) run(ctx, writes context.Context) {
 			p.renewDue = time.Now()
 		}
 		p.tellConns()
+		p.hasten()
 		if wait := time.Until(p.renewDue); wait <= 0 && ctx.Err() == nil {
 			p.renew(ctx)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -31,8 +32,10 @@ func (h *Hub) receive(ctx context.Context) {
 		case EventDown:
 			h.gaps.down(e)
 		case EventRestored:
+			if e.Topics == nil || slices.Contains(e.Topics, topicHeartbeat) {
+				h.heartbeat.restart(e.Topics == nil)
+			}
 			h.gaps.restored(e)
-			h.heartbeat.restored()
 			h.presence.suspect.Store(true) // a failover may have lost entries too
 			h.housekeep()
 		}
@@ -75,7 +78,7 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 	case kindAnswer:
 		h.calls.answered(e.id, e.sender, e.err)
 	case kindHeartbeat:
-		h.heartbeat.hear(e.sender)
+		h.heartbeat.hear(&e)
 	}
 	return scratch
 }

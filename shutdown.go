@@ -19,6 +19,7 @@ func (h *Hub) start() {
 		h.calls.run,
 		h.heartbeat.run,
 		h.watchBus,
+		h.heartbeat.watch,
 		(&housekeeping{p: h.presence}).run,
 		h.collectOffline,
 		h.keepalive,

@@ -114,6 +114,7 @@ func TestSendTimeout(t *testing.T) {
 				if err := h.Send(context.WithValue(context.WithoutCancel(late), contextKey{}, 2), User("u"), Text("m")); err != nil {
 					t.Error(err)
 				}
+				bus.wait = func(context.Context) error { return nil } // for the goodbye
 			})
 		})
 	}

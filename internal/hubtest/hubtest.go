@@ -61,6 +61,9 @@ func Test(t *testing.T, newBroker func(t testing.TB) Broker) {
 // takes longer hangs. The tests of these tests shorten it.
 var patience = 60 * time.Second
 
+// gapPatience is how long a gap may stay open after all messages come again.
+const gapPatience = 20 * time.Second
+
 // users is how many users there are. Each has two devices.
 const users = 100
 

@@ -1,0 +1,108 @@
+package herald
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// held returns nil while the Registry can be believed to hold this node's
+// lease: it was renewed less than a Lease ago by this node's own clock, and
+// nothing since has said that it is lost.
+func (p *presence) held() error {
+	age := time.Duration(clock() - p.renewed.Load())
+	switch {
+	case age >= p.hub.config.Lease:
+		p.renewSoon()
+		return fmt.Errorf("%w: this node's lease has run out, %v after it was renewed", ErrRegistryDown, age.Round(time.Millisecond))
+	case p.lost.Load() == p.generation.Load():
+		return fmt.Errorf("%w: it has lost this node's lease", ErrRegistryDown)
+	}
+	return nil
+}
+
+// heldWhole is held, and whether all entries of this node are under its lease.
+func (p *presence) heldWhole() error {
+	if err := p.held(); err != nil {
+		return err
+	}
+	if p.whole.Load() != p.generation.Load() {
+		return fmt.Errorf("%w: this node is putting its sessions back", ErrRegistryDown)
+	}
+	return nil
+}
+
+// lose takes the word of the Registry that it does not have the lease.
+func (p *presence) lose(generation int64) {
+	p.lost.Store(generation)
+	p.renewSoon()
+}
+
+// renewSoon has the lease renewed at once, or a second after the last renewal.
+func (p *presence) renewSoon() {
+	p.hasty.Store(true)
+	p.poke()
+}
+
+// hasten makes the renewal due that renewSoon has asked for. One that failed is
+// tried again soon anyhow.
+func (p *presence) hasten() {
+	if p.hasty.Swap(false) && p.failing() == nil {
+		due := time.Now().Add(time.Second - time.Duration(clock()-p.renewed.Load()))
+		if due.Before(p.renewDue) {
+			p.renewDue = due
+		}
+	}
+}
+
+// announce says that all entries of this node are under its lease, once what
+// has been asked for by now is written.
+func (p *presence) announce() {
+	generation, failures := p.generation.Load(), p.failures.Load()
+	p.hub.last.Go(func() {
+		if p.barrier(context.Background()) == nil && p.failures.Load() == failures {
+			p.whole.Store(generation)
+			p.hub.heartbeat.poke()
+		}
+	})
+}
+
+// askNodes asks the Registry which nodes there are, and looks for this one
+// among them. What it answers is never older than the call.
+func (h *Hub) askNodes(ctx context.Context) ([]Node, time.Time, error) {
+	p := h.presence
+	generation, from := p.generation.Load(), clock()
+	nodes, now, err := p.reg.Nodes(ctx)
+	if err != nil {
+		return nil, now, fmt.Errorf("list nodes: %w", err)
+	}
+	h.heartbeat.listed(nodes, now, from)
+	if !slices.ContainsFunc(nodes, func(n Node) bool { return n.ID == h.id && n.Generation == generation && n.Alive }) {
+		p.lose(generation)
+		return nil, now, fmt.Errorf("list nodes: %w: it does not list this one", ErrRegistryDown)
+	}
+	return nodes, now, nil
+}
+
+// whole returns nil if what the Registry has of sessions is all that there is:
+// it holds this node's lease and lists every node that lives.
+func (h *Hub) whole(ctx context.Context) error {
+	if err := h.presence.heldWhole(); err != nil {
+		return err
+	}
+	if _, _, err := h.askNodes(ctx); err != nil {
+		return err
+	}
+	return h.missing()
+}
+
+// missing is what heartbeat says. If there is one the others are told to look
+// for their leases.
+func (h *Hub) missing() error {
+	err := h.heartbeat.missing()
+	if err != nil {
+		h.heartbeat.tellLost()
+	}
+	return err
+}

@@ -1,0 +1,322 @@
+package herald
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// A peer is what is known of a node by its heartbeats, and by what the
+// Registry lists. This node is its own peer too. Times are on clock.
+type peer struct {
+	first  int64  // its first heartbeat; 0 is none
+	heard  int64  // its last
+	number uint64 // of that
+	whole  int64  // as that said: the generation under which all its entries are
+	left   bool   // it has said goodbye
+
+	born       int64 // before that nobody knew it; 0 is since this Hub was made
+	alive      bool  // the last listing says so
+	generation int64 // of its lease
+	renewed    time.Time
+	renewedAt  int64 // its last renewal that was seen, at the earliest
+	ttl        time.Duration
+
+	echo    bool  // it is to be heard before what the Bus has lost is over
+	suspect int64 // since when it seems to live and not to be heard; 0 is not
+	silent  bool  // it lives and is not heard
+	reset   bool  // the Bus has been reset for it
+}
+
+// maxPeers is how many nodes are known that the Registry does not list, and
+// how many that were listed once.
+const maxPeers = 4_096
+
+// peer returns what is known of a node, which may be new.
+func (b *heartbeat) peer(node string) *peer {
+	if p := b.peers[node]; p != nil {
+		return p
+	}
+	p := b.gone[node]
+	if p == nil {
+		p = &peer{born: b.from}
+		if b.forgot {
+			p.born = 0 // this may be one of those
+		}
+	}
+	delete(b.gone, node)
+	b.peers[node] = p
+	return p
+}
+
+// hear takes note of a node's heartbeat. A number that was left out is a loss:
+// who could not hear the heartbeat may not have heard messages either.
+func (b *heartbeat) hear(e *envelope) {
+	now := clock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.peers[e.sender] == nil && len(b.peers) > b.live+maxPeers {
+		return // somebody makes nodes up
+	}
+	p := b.peer(e.sender)
+	if e.id < p.number {
+		return // its publishing failed, and it came all the same
+	}
+	since := p.born
+	lost := e.id > 1 && !b.fresh(now)
+	if p.heard != 0 {
+		// What comes after a heartbeat may have been sent before it was heard.
+		since = p.heard - int64(b.interval())
+		lost = e.id > p.number+1
+	}
+	if lost {
+		b.hub.gaps.missed(b.hub.wall(since), p.echo, fmt.Errorf("%w: heartbeats %d to %d of node %s did not come", ErrBusDown, p.number+1, e.id-1, e.sender))
+	}
+	silent, echo := p.silent, p.echo
+	p.first = cmp.Or(p.first, now)
+	p.heard, p.number, p.whole, p.left = now, e.id, e.whole, e.notice&noticeLeaving != 0
+	p.suspect, p.silent, p.echo, p.reset = 0, false, false, false
+	if e.sender == b.hub.id {
+		b.hearOwn(e)
+	} else if e.notice&noticeLost != 0 {
+		b.hub.presence.renewSoon()
+	}
+	if echo && !b.any(func(p *peer) bool { return p.echo }) {
+		b.hub.gaps.release(byEcho)
+	}
+	if silent || lost {
+		if b.settle(); b.split == 0 {
+			b.split = now
+		}
+	}
+}
+
+func (b *heartbeat) hearOwn(e *envelope) {
+	if b.sent != 0 {
+		b.proved, b.sent = b.sent, 0
+	}
+	if e.notice&noticeLeaving != 0 {
+		select {
+		case <-b.left:
+		default:
+			close(b.left)
+		}
+	}
+}
+
+func (b *heartbeat) any(is func(*peer) bool) bool {
+	for _, p := range b.peers {
+		if is(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// settle looks who is not heard, and ends their gap if nobody is.
+func (b *heartbeat) settle() {
+	alive, silent, own := 0, 0, false
+	for node, p := range b.peers {
+		switch {
+		case node == b.hub.id:
+			own = p.silent
+		case p.alive:
+			alive++
+			if p.silent {
+				silent++
+			}
+		}
+	}
+	switch {
+	case own:
+		b.isolated = fmt.Errorf("%w: own heartbeat did not come back", ErrBusDown)
+	case silent*2 > alive: // the fault is likely ours
+		b.isolated = fmt.Errorf("%w: %d of %d other nodes are not heard", ErrBusDown, silent, alive)
+	default:
+		b.isolated = nil
+	}
+	if !own && silent == 0 {
+		b.hub.gaps.release(bySilence)
+	}
+}
+
+// fresh says whether the Bus has begun, or begun again, so lately that not
+// everybody need have been heard.
+func (b *heartbeat) fresh(now int64) bool {
+	often := max(b.interval(), time.Duration(len(b.peers))*heartbeatPace)
+	return now-b.restored <= 2*int64(often+heartbeatGrace)
+}
+
+// restart starts anew after the Bus has. A gap of all topics goes on until
+// everybody has been heard who was before, or for a moment: a broker of several
+// servers may take what others publish a little later than it confirms.
+func (b *heartbeat) restart(all bool) {
+	if b.hub.config.ProbeInterval == off {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := clock()
+	b.sent, b.restored = 0, now
+	awaited := false
+	for _, p := range b.peers {
+		p.suspect = 0
+		p.echo = p.heard != 0 && !p.silent && !p.left
+		awaited = awaited || p.echo
+	}
+	if all && awaited {
+		b.hub.gaps.linger()
+	}
+	b.poke()
+}
+
+// checkGap ends what waits for others no longer, and reports what is over of
+// the gap of those that are not heard.
+func (b *heartbeat) checkGap() {
+	now := clock()
+	if !b.fresh(now) && b.any(func(p *peer) bool { return p.echo }) {
+		for _, p := range b.peers {
+			p.echo = false
+		}
+		b.hub.gaps.release(byEcho)
+	}
+	if b.split != 0 && now-b.split > 2*int64(b.interval()+heartbeatGrace) {
+		b.split = 0
+		b.hub.gaps.part()
+	}
+}
+
+// checkPeers answers true if a node that lives has not been heard for too
+// long, for which the Bus has not been reset yet.
+func (b *heartbeat) checkPeers() (deaf bool) {
+	now := clock()
+	if b.hub.gaps.deaf() {
+		return false
+	}
+	for node, p := range b.peers {
+		if p.suspect == 0 || now-p.suspect <= int64(heartbeatGrace) {
+			continue
+		}
+		p.suspect, p.silent = 0, true
+		since := p.born
+		if p.heard != 0 {
+			since = p.heard - int64(b.interval())
+		}
+		b.hub.gaps.hold(bySilence, b.hub.wall(since), fmt.Errorf("%w: node %s lives and is not heard", ErrBusDown, node))
+		deaf = deaf || !p.reset
+		p.reset = true
+		b.settle()
+	}
+	return deaf
+}
+
+// listed takes what the Registry answered, by its clock at the time now, when
+// it was asked at the time from. How long ago a lease was renewed is believed
+// only as far as this node's own clock allows.
+func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
+	config := &b.hub.config
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if from < b.from {
+		return // another answer is newer
+	}
+	for _, p := range b.peers {
+		p.alive = false
+	}
+	b.live = 0
+	for _, n := range nodes {
+		if !n.Alive {
+			continue
+		}
+		b.live++
+		p := b.peer(n.ID)
+		p.alive, p.ttl = true, n.TTL
+		if n.Generation != p.generation || n.Renewed.After(p.renewed) {
+			most := from - cmp.Or(b.from, from-int64(config.Lease))
+			p.renewedAt = from - max(0, min(int64(now.Sub(n.Renewed)), most))
+			p.generation, p.renewed = n.Generation, n.Renewed
+		}
+		unheard := p.renewedAt - max(p.heard, p.born, b.restored)
+		if n.ID != b.hub.id && config.ProbeInterval != off && !p.silent && p.suspect == 0 &&
+			unheard > int64(config.ProbeTimeout+b.interval()) && !b.hub.gaps.deaf() {
+			p.suspect = clock()
+		}
+	}
+	b.from, b.to = from, clock()
+	b.forget()
+}
+
+// forget takes those who are neither listed nor heard out of peers, and keeps
+// most of them in mind: if they are heard again, what they sent meanwhile is
+// lost.
+func (b *heartbeat) forget() {
+	for node, p := range b.peers {
+		if p.alive || node == b.hub.id {
+			continue
+		}
+		p.suspect, p.silent, p.reset = 0, false, false
+		if !b.lives(p, b.to) {
+			p.echo = false
+			delete(b.peers, node)
+			b.gone[node] = p
+		}
+	}
+	b.settle()
+	if len(b.gone) > maxPeers {
+		b.forgot = true
+		oldest := slices.SortedFunc(maps.Keys(b.gone), func(x, y string) int { return cmp.Compare(b.gone[x].heard, b.gone[y].heard) })
+		for _, node := range oldest[:len(oldest)/2] {
+			delete(b.gone, node)
+		}
+	}
+}
+
+// lives says whether the node was heard or has renewed its lease so lately
+// that it must be there still, whatever the Registry lists. A node that is killed is
+// not listed from the moment on in which both end.
+func (b *heartbeat) lives(p *peer, now int64) bool {
+	lease := int64(cmp.Or(p.ttl, b.hub.config.Lease))
+	return !p.left && (b.heardLately(p, now) || p.renewedAt != 0 && now-p.renewedAt < lease)
+}
+
+func (b *heartbeat) heardLately(p *peer, now int64) bool {
+	lease := int64(min(cmp.Or(p.ttl, b.hub.config.Lease), b.hub.config.Lease))
+	return p.heard != 0 && now-p.heard < lease/2
+}
+
+// missing returns why the Registry's answers may lack sessions, or nil: a node
+// lives that it did not list, or has not put back yet what the Registry had lost
+// of it.
+func (b *heartbeat) missing() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := clock()
+	for node, p := range b.peers {
+		switch {
+		case node == b.hub.id || !b.lives(p, now):
+		case !p.alive && p.generation == 0 && p.first > b.from: // it has only just come
+		case !p.alive:
+			return fmt.Errorf("%w: node %s lives, and is not listed", ErrRegistryDown, node)
+		case b.heardLately(p, now) && p.whole != p.generation:
+			return fmt.Errorf("%w: node %s is putting its sessions back", ErrRegistryDown, node)
+		}
+	}
+	return nil
+}
+
+// living returns the nodes that are to be asked: that are listed, or live
+// although they are not, and have not said goodbye.
+func (b *heartbeat) living() map[string]bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	living := map[string]bool{b.hub.id: true}
+	now := clock()
+	for node, p := range b.peers {
+		if !p.left && (p.alive || b.lives(p, now)) {
+			living[node] = true
+		}
+	}
+	return living
+}
