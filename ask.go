@@ -3,6 +3,7 @@ package herald
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -26,12 +27,13 @@ func (h *Hub) Online(ctx context.Context, users ...string) (map[string]bool, err
 	for i, u := range users {
 		topics[i] = userTopic(u)
 	}
-	if h.isStopped() {
-		return nil, ErrClosed
-	}
-	found, err := h.registry.Online(ctx, h.presence.current(), topics...)
+	var found []bool
+	err := h.ask(ctx, "ask who is online", func(lease Lease) (err error) {
+		found, err = h.registry.Online(ctx, lease, topics...)
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("ask who is online: %w", err)
+		return nil, err
 	}
 	for i, u := range users {
 		online[u] = found[i]
@@ -88,6 +90,9 @@ func (h *Hub) Nodes(ctx context.Context) ([]Node, error) {
 	ctx, cancel := h.timeout(ctx)
 	defer cancel()
 	nodes, _, err := h.listNodes(ctx)
+	if err == nil {
+		err = h.missing()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -96,27 +101,45 @@ func (h *Hub) Nodes(ctx context.Context) ([]Node, error) {
 	return nodes, nil
 }
 
-// listNodes asks the Registry, unless the Hub has been shut down.
+// listNodes asks the Registry, unless the Hub has been shut down or the
+// Registry is not to be believed.
 func (h *Hub) listNodes(ctx context.Context) ([]Node, time.Time, error) {
 	if h.isStopped() {
 		return nil, time.Time{}, ErrClosed
 	}
-	nodes, now, err := h.registry.Nodes(ctx)
-	if err != nil {
-		err = fmt.Errorf("list nodes: %w", err)
+	if err := h.presence.held(); err != nil {
+		return nil, time.Time{}, fmt.Errorf("list nodes: %w", err)
 	}
-	return nodes, now, err
+	return h.askNodes(ctx)
 }
 
-func (h *Hub) listSessions(ctx context.Context, topics []string) ([][]Session, error) {
-	if h.isStopped() {
-		return nil, ErrClosed
-	}
-	sessions, err := h.registry.Sessions(ctx, h.presence.current(), topics...)
-	if err != nil {
-		err = fmt.Errorf("list sessions: %w", err)
-	}
+func (h *Hub) listSessions(ctx context.Context, topics []string) (sessions [][]Session, err error) {
+	err = h.ask(ctx, "list sessions", func(lease Lease) error {
+		sessions, err = h.registry.Sessions(ctx, lease, topics...)
+		return err
+	})
 	return sessions, err
+}
+
+// ask asks the Registry by a call that needs the node's lease, unless the Hub
+// has been shut down or the Registry is not to be believed.
+func (h *Hub) ask(ctx context.Context, what string, call func(Lease) error) error {
+	if h.isStopped() {
+		return ErrClosed
+	}
+	lease := h.presence.current()
+	err := h.whole(ctx)
+	if err == nil {
+		err = call(lease)
+	}
+	if errors.Is(err, ErrLeaseLost) {
+		h.presence.lose(lease.Generation)
+		err = fmt.Errorf("%w: %w", ErrRegistryDown, err)
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", what, err)
+	}
+	return err
 }
 
 func (h *Hub) isStopped() bool {

@@ -72,19 +72,30 @@ func (s *calls) push(in incomingCall) {
 // answered takes a node's answer.
 func (s *calls) answered(id uint64, node, problem string) {
 	s.mu.Lock()
-	p := s.pending[id]
-	if p == nil || !p.missing[node] {
-		s.mu.Unlock()
-		return
-	}
-	delete(p.missing, node)
-	if problem != "" {
+	defer s.mu.Unlock()
+	if p := s.pending[id]; p != nil && p.missing[node] && problem != "" {
 		p.failed = append(p.failed, node)
 		p.err = fmt.Errorf("node %s: %s", node, problem)
 	}
-	last := len(p.missing) == 0
-	s.mu.Unlock()
-	if last {
+	s.settle(s.pending[id], node)
+}
+
+// left waits no longer for a node that has said goodbye: its connections have
+// gone.
+func (s *calls) left(node string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.pending {
+		s.settle(p, node)
+	}
+}
+
+// settle says that the call, which may be nil, need not wait for the node.
+func (s *calls) settle(p *pendingCall, node string) {
+	if p == nil || !p.missing[node] {
+		return
+	}
+	if delete(p.missing, node); len(p.missing) == 0 {
 		close(p.done)
 	}
 }
@@ -93,14 +104,14 @@ func (s *calls) answered(id uint64, node, problem string) {
 func (h *Hub) call(ctx context.Context, t Target, c call) error {
 	ctx, cancel := h.timeout(ctx)
 	defer cancel()
-	nodes, now, err := h.listNodes(ctx)
+	_, now, err := h.listNodes(ctx)
 	if err != nil {
 		return err
 	}
 	if c.op == opDisconnect {
 		c.before = now.UnixMicro()
 	}
-	asked := h.asked(t, nodes)
+	asked := h.asked(t)
 	if len(asked) == 0 {
 		return nil
 	}
@@ -142,14 +153,10 @@ func (h *Hub) call(ctx context.Context, t Target, c call) error {
 	return &PartialError{Missing: missing, Err: p.err}
 }
 
-// asked returns the nodes that a call about the target concerns.
-func (h *Hub) asked(t Target, nodes []Node) map[string]bool {
-	asked := map[string]bool{h.id: true}
-	for _, n := range nodes {
-		if n.Alive {
-			asked[n.ID] = true
-		}
-	}
+// asked returns the nodes that a call about the target concerns: all that live,
+// listed or not. Connections of others have gone.
+func (h *Hub) asked(t Target) map[string]bool {
+	asked := h.heartbeat.living()
 	if t.kind == targetConnection {
 		holders := make(map[string]bool)
 		for _, id := range t.ids {

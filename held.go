@@ -85,11 +85,18 @@ func (h *Hub) askNodes(ctx context.Context) ([]Node, time.Time, error) {
 	return nodes, now, nil
 }
 
+// listTrust is for how long a list of nodes is believed in which nobody was
+// missing. What has lost this node's lease says so at every question.
+const listTrust = time.Second
+
 // whole returns nil if what the Registry has of sessions is all that there is:
-// it holds this node's lease and lists every node that lives.
+// it holds this node's lease, and lists every node that lives.
 func (h *Hub) whole(ctx context.Context) error {
 	if err := h.presence.heldWhole(); err != nil {
 		return err
+	}
+	if h.heartbeat.listedSince(max(clock()-int64(listTrust), h.presence.heldSince.Load())) && h.heartbeat.missing() == nil {
+		return nil
 	}
 	if _, _, err := h.askNodes(ctx); err != nil {
 		return err

@@ -286,6 +286,13 @@ func (b *heartbeat) heardLately(p *peer, now int64) bool {
 	return p.heard != 0 && now-p.heard < lease/2
 }
 
+// listedSince says whether nodes were listed later than at the time.
+func (b *heartbeat) listedSince(at int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.from > at
+}
+
 // missing returns why the Registry's answers may lack sessions, or nil: a node
 // lives that it did not list, or has not put back yet what the Registry had lost
 // of it.

@@ -79,6 +79,9 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 		h.calls.answered(e.id, e.sender, e.err)
 	case kindHeartbeat:
 		h.heartbeat.hear(&e)
+		if e.notice&noticeLeaving != 0 {
+			h.calls.left(e.sender)
+		}
 	}
 	return scratch
 }

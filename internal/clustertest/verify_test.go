@@ -141,13 +141,24 @@ func (c *cluster) gaps() []uint64 {
 // sessions returns what a node knows of all users, by the id of the session.
 func (c *cluster) sessions(n *node) map[string]herald.Session {
 	c.t.Helper()
+	all, err := c.askSessions(n)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return all
+}
+
+func (c *cluster) askSessions(n *node) (map[string]herald.Session, error) {
+	c.t.Helper()
 	var users []string
 	for _, d := range c.devices {
 		users = append(users, d.User)
 	}
 	slices.Sort(users)
 	var list []herald.Session
-	n.mustAsk("sessions", slices.Compact(users), &list)
+	if err := n.ask("sessions", slices.Compact(users), &list); err != nil {
+		return nil, fmt.Errorf("%s: sessions: %w", n.Node, err)
+	}
 	all := make(map[string]herald.Session, len(list))
 	for _, s := range list {
 		all[s.ID] = s
@@ -155,5 +166,5 @@ func (c *cluster) sessions(n *node) map[string]herald.Session {
 	if len(all) != len(list) {
 		c.t.Errorf("%s lists a session twice: %v", n.Node, list)
 	}
-	return all
+	return all, nil
 }

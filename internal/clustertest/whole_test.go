@@ -24,7 +24,10 @@ func (c *cluster) awaitWhole(before map[string]herald.Session) {
 
 func (c *cluster) compareSessions(n *node, before map[string]herald.Session) error {
 	c.t.Helper()
-	sessions := c.sessions(n)
+	sessions, err := c.askSessions(n)
+	if err != nil {
+		return err
+	}
 	for _, d := range c.devices {
 		s, ok := sessions[d.id]
 		if !ok || s.User != d.User || s.Device != d.Name || s.Node != d.node.Node {

@@ -1,0 +1,307 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// flush takes away all that m keeps, as FLUSHALL does.
+func flush(m *MemoryRegistry) {
+	s := m.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.leases)
+	clear(s.dying)
+	clear(s.topics)
+	clear(s.gone)
+}
+
+// forgetLease takes away a node's lease alone.
+func forgetLease(m *MemoryRegistry, node string) {
+	s := m.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.leases, node)
+}
+
+// An asker asks one node about the only client, which another has.
+type asker struct {
+	asked, other *rig
+	conn         *Conn
+	n            int
+}
+
+// lies asks everything once, and returns the answers that are untrue, and
+// how many were errors.
+func (a *asker) lies(t *testing.T) (lies []string, errs int) {
+	t.Helper()
+	lie := func(err error, what string, true bool) {
+		switch {
+		case err == nil && !true:
+			lies = append(lies, what)
+		case err != nil:
+			errs++
+			var partial *PartialError
+			if !errors.Is(err, ErrRegistryDown) && !errors.As(err, &partial) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	}
+	ctx, h := t.Context(), a.asked
+	online, err := h.Online(ctx, "u")
+	lie(err, "Online", online["u"])
+	sessions, err := h.Sessions(ctx, User("u"))
+	lie(err, "Sessions", len(sessions) == 1)
+	count, err := h.Count(ctx)
+	lie(err, "Count", count == 1)
+	nodes, err := h.Nodes(ctx)
+	lie(err, "Nodes", len(nodes) == 2)
+	a.n++
+	group := fmt.Sprint("group", a.n)
+	err = h.Join(ctx, User("u"), group)
+	lie(err, "Join", slices.Contains(a.other.index.groupsOf(a.conn), group))
+	err = h.Leave(ctx, User("u"), group)
+	lie(err, "Leave", !slices.Contains(a.other.index.groupsOf(a.conn), group))
+	return lies, errs
+}
+
+// newAsker starts two nodes whose Registry may lose what it has.
+func newAsker(t *testing.T, config Config) (*asker, [2]*MemoryRegistry) {
+	t.Helper()
+	network, registry := NewMemoryNetwork(), NewMemoryRegistry()
+	var rigs [2]*rig
+	var registries [2]*MemoryRegistry
+	for i := range rigs {
+		registries[i] = registry.Handle()
+		config.Name, config.Bus, config.Registry = fmt.Sprint("node", i), network.Bus(), registries[i]
+		rigs[i] = newPipeRig(t, config)
+	}
+	ws := rigs[1].pipe("user=u&groups=g")
+	go ws.ReadClose()
+	a := &asker{asked: rigs[0], other: rigs[1], conn: rigs[1].only()}
+	time.Sleep(2 * rigs[0].config.Lease / 3) // each knows of the other, and of its one client
+	return a, registries
+}
+
+// Whatever a Registry loses, an answer without an error is true, and two
+// seconds later all answers are right again.
+func TestLostLeasesAreNoAnswer(t *testing.T) {
+	losses := map[string]func(*asker, *MemoryRegistry){
+		"all":     func(_ *asker, m *MemoryRegistry) { flush(m) },
+		"asker's": func(a *asker, m *MemoryRegistry) { forgetLease(m, a.asked.NodeID()) },
+		"other's": func(a *asker, m *MemoryRegistry) { forgetLease(m, a.other.NodeID()) },
+	}
+	for name, lose := range losses {
+		for phase := time.Duration(0); phase < 5*time.Second; phase += 700 * time.Millisecond {
+			t.Run(fmt.Sprint(name, "/", phase), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					a, registries := newAsker(t, Config{PingInterval: -1})
+					time.Sleep(phase)
+					if lies, errs := a.lies(t); len(lies) > 0 || errs > 0 {
+						t.Fatalf("before: %v, %d errors", lies, errs)
+					}
+					lose(a, registries[0])
+					if name == "other's" {
+						time.Sleep(listTrust)
+					}
+					for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+						if lies, _ := a.lies(t); len(lies) > 0 {
+							t.Errorf("%v are untrue", lies)
+						}
+					}
+					if lies, errs := a.lies(t); len(lies) > 0 || errs > 0 {
+						t.Errorf("two seconds later: %v, %d errors", lies, errs)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A Disconnect that returns nil has closed the client, whatever the Registry
+// has lost, and however long it took no writes.
+func TestDisconnectIsNeverEmpty(t *testing.T) {
+	for name, target := range map[string]func(*Conn) Target{
+		"user":       func(*Conn) Target { return User("u") },
+		"group":      func(*Conn) Target { return Group("g") },
+		"connection": func(c *Conn) Target { return Connection(c.ID()) },
+		"everyone":   func(*Conn) Target { return Everyone() },
+	} {
+		for fault, lose := range map[string]func(*asker, [2]*MemoryRegistry){
+			"flushed":        func(_ *asker, m [2]*MemoryRegistry) { flush(m[0]) },
+			"flushed before": func(a *asker, m [2]*MemoryRegistry) { flush(m[0]); time.Sleep(time.Second) },
+			"other's lease":  func(a *asker, m [2]*MemoryRegistry) { forgetLease(m[0], a.other.NodeID()) },
+			"other cut off": func(a *asker, m [2]*MemoryRegistry) {
+				m[1].Cut()
+				time.Sleep(5 * a.asked.config.Lease)
+			},
+			"both cut off": func(a *asker, m [2]*MemoryRegistry) {
+				m[0].Cut()
+				m[1].Cut()
+				time.Sleep(5 * a.asked.config.Lease)
+				m[0].Heal()
+			},
+		} {
+			t.Run(name+"/"+fault, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					a, registries := newAsker(t, Config{PingInterval: -1, CloseTimeout: time.Second})
+					lose(a, registries)
+					err := a.asked.Disconnect(t.Context(), target(a.conn), 4000, "out")
+					closed := a.conn.ctx.Err() != nil
+					if err == nil && !closed {
+						t.Error("Disconnect returned nil, and the client is there")
+					}
+					t.Logf("closed: %t, %v", closed, err)
+				})
+			})
+		}
+	}
+}
+
+// Who dies, leaves, pauses or comes disturbs nobody's answers: a node that is
+// killed only its own sessions', until its lease runs out; one that leaves
+// nobody's.
+func TestComingAndGoing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, registry := NewMemoryNetwork(), NewMemoryRegistry()
+		start := func(name string) *Hub {
+			return newHub(t, Config{Name: name, Bus: network.Bus(), Registry: registry.Handle()})
+		}
+		h := start("asker")
+		ask := func(what string) {
+			t.Helper()
+			if _, err := h.Online(t.Context(), "u"); err != nil {
+				t.Errorf("%s: Online: %v", what, err)
+			}
+			if _, err := h.Count(t.Context()); err != nil {
+				t.Errorf("%s: Count: %v", what, err)
+			}
+			if err := h.Disconnect(t.Context(), User("u"), 4000, ""); err != nil {
+				t.Errorf("%s: Disconnect: %v", what, err)
+			}
+		}
+		for i := range 20 {
+			other := start(fmt.Sprint("node", i))
+			ask("just started")
+			time.Sleep(time.Duration(i) * 700 * time.Millisecond)
+			ask("lives")
+			if err := other.Shutdown(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait() // its goodbye may still be under way
+			ask("has left")
+		}
+		dead := start("dead")
+		time.Sleep(10 * time.Second)
+		ask("lives")
+		dead.bus.(*MemoryBus).Cut()
+		dead.registry.(*MemoryRegistry).Cut()
+		before := time.Now()
+		for n := 2; n > 1; time.Sleep(10 * time.Millisecond) {
+			nodes, _, err := registry.Nodes(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n = 0; slices.ContainsFunc(nodes, func(n Node) bool { return n.ID == dead.id && n.Alive }) {
+				n = 2
+			}
+			if _, err := h.Online(t.Context(), "u"); err != nil {
+				t.Errorf("%v after its death: Online: %v", time.Since(before), err)
+			}
+		}
+		ask("is dead")
+	})
+}
+
+// A slowRegistry takes its time to add.
+type slowRegistry struct {
+	*MemoryRegistry
+	delay atomic.Int64
+}
+
+func (r *slowRegistry) Add(ctx context.Context, l Lease, entries ...Entry) ([]Added, error) {
+	time.Sleep(time.Duration(r.delay.Load()))
+	return r.MemoryRegistry.Add(ctx, l, entries...)
+}
+
+// A node has its lease again before its sessions are back. Until they are,
+// neither it nor another says that they are not there.
+func TestNoAnswerWhileSessionsAreMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, registry := NewMemoryNetwork(), NewMemoryRegistry()
+		asker := newHub(t, Config{Name: "asker", Bus: network.Bus(), Registry: registry.Handle()})
+		slow := &slowRegistry{MemoryRegistry: registry.Handle()}
+		holder := newPipeRig(t, Config{Name: "holder", Bus: network.Bus(), Registry: slow, PingInterval: -1})
+		holder.pipe("user=u")
+		time.Sleep(10 * time.Second)
+		slow.delay.Store(int64(3 * time.Second))
+		flush(registry)
+		answers := 0
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			for _, h := range []*Hub{asker, holder.Hub} {
+				online, err := h.Online(t.Context(), "u")
+				if err == nil && !online["u"] {
+					t.Fatalf("%s says that its user is gone, %v before the end", h.NodeID(), time.Until(end))
+				}
+				if err == nil {
+					answers++
+				}
+			}
+		}
+		if answers < 1000 {
+			t.Errorf("%d answers in ten seconds", answers)
+		}
+	})
+}
+
+// Who finds out that the Registry has lost its data tells the others, though
+// nobody asks.
+func TestLossIsPassedOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, registry := NewMemoryNetwork(), NewMemoryRegistry()
+		var hubs []*Hub
+		for i := range 2 {
+			hubs = append(hubs, newHub(t, Config{Name: fmt.Sprint("node", i), Bus: network.Bus(), Registry: registry.Handle()}))
+			time.Sleep(4 * time.Second) // of the 5 between renewals
+		}
+		before := []int64{hubs[0].presence.generation.Load(), hubs[1].presence.generation.Load()}
+		flush(registry)
+		for hubs[0].presence.generation.Load() == before[0] && hubs[1].presence.generation.Load() == before[1] {
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(500 * time.Millisecond)
+		for i, h := range hubs {
+			if h.presence.generation.Load() == before[i] {
+				t.Errorf("%s has not been told", h.NodeID())
+			}
+		}
+	})
+}
+
+// Who says goodbye is not waited for: its connections have gone.
+func TestLeavingNodeNeedNotAnswer(t *testing.T) {
+	h := newHub(t, Config{})
+	p := &pendingCall{missing: map[string]bool{"a": true, "b": true}, done: make(chan struct{})}
+	h.calls.mu.Lock()
+	h.calls.pending[7] = p
+	h.calls.mu.Unlock()
+	for i, node := range []string{"a", "other", "b"} {
+		goodbye := envelope{kind: kindHeartbeat, sender: node, id: 1, notice: noticeLeaving}
+		if err := h.bus.Publish(t.Context(), Packet{topicHeartbeat, goodbye.encode()}); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			h.calls.answered(7, "a", "too late") // or a moment before
+		}
+	}
+	<-p.done
+	if !slices.Equal(p.failed, nil) && !slices.Equal(p.failed, []string{"a"}) {
+		t.Errorf("failed are %v", p.failed)
+	}
+}
