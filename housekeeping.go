@@ -61,6 +61,7 @@ func (k *housekeeping) run(ctx context.Context) {
 		if err != nil {
 			timer.Reset(soon)
 		}
+		failed := err
 		// Who could not do all in time may be well: there is much after a node
 		// has died.
 		if !errors.Is(err, ErrRegistryDown) {
@@ -68,6 +69,7 @@ func (k *housekeeping) run(ctx context.Context) {
 		}
 		if ctx.Err() == nil {
 			k.p.note(&k.p.unkept, err)
+			k.p.ail(failed)
 		}
 	}
 }

@@ -317,12 +317,12 @@ func (h *Hub) Health() error {
 	h.mu.Lock()
 	draining := h.draining
 	h.mu.Unlock()
-	errs := make([]error, 0, 6) // of the stack: each handshake asks
+	errs := make([]error, 0, 7) // of the stack: each handshake asks
 	if draining {
 		errs = append(errs, ErrDraining)
 	}
 	errs = append(errs, h.gaps.failing(), blame(ErrBusDown, h.follower.failing()),
-		blame(ErrRegistryDown, h.presence.health()), blame(ErrBusDown, h.heartbeat.failing()))
+		blame(ErrRegistryDown, h.presence.health()), blame(ErrRegistryDown, h.presence.ailing()), blame(ErrBusDown, h.heartbeat.failing()))
 	if b, ok := h.bus.(interface{ Health() error }); ok {
 		errs = append(errs, blame(ErrBusDown, b.Health()))
 	}

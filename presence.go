@@ -47,6 +47,7 @@ type presence struct {
 	lost       atomic.Int64 // the generation that the Registry has lost, as somebody has found out
 	whole      atomic.Int64 // the generation under which all entries are
 	hasty      atomic.Bool  // a renewal is asked for
+	ailment    ailment
 	renewed    atomic.Int64 // on clock: when the lease was last renewed
 	heldSince  atomic.Int64 // on clock: since when it has never run out
 	suspect    atomic.Bool  // writes have failed: look at everything
@@ -404,6 +405,7 @@ func (p *presence) failed(err error) {
 	if err != nil {
 		p.failures.Add(1)
 		p.suspect.Store(true)
+		p.ail(err)
 		p.hub.housekeep()
 	}
 }
