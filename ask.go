@@ -10,9 +10,10 @@ import (
 )
 
 // Online says which of the users have a live connection, on any node. The
-// map has an entry for each. Where the Registry has lost its data (a Redis that
-// restarts empty), a user is missed until their nodes have put their sessions
-// back, about a second after they reach it again.
+// map has an entry for each. While the Registry has lost what it knew of a
+// node that lives, as a Redis that restarts empty has, Online, Sessions, Count
+// and Nodes answer ErrRegistryDown: until the nodes have put their sessions back,
+// about a second after they reach it again.
 func (h *Hub) Online(ctx context.Context, users ...string) (map[string]bool, error) {
 	if slices.Contains(users, "") {
 		return nil, fmt.Errorf("%w: Online: a user's id must not be empty", ErrInvalid)

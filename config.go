@@ -156,8 +156,8 @@ type Config struct {
 	Linger           time.Duration // a topic is followed for so long after its last Conn. Default 5 s
 	Lease            time.Duration // a crashed node's sessions vanish within it. Default 15 s
 	OfflineDelay     time.Duration // a user may come back for so long without being offline. Default 5 s
-	ProbeInterval    time.Duration // in it, the links to Redis are proved healthy ten times; negative: neither they nor, by heartbeats, any Bus. Default 10 s
-	ProbeTimeout     time.Duration // for such a proof, and for a heartbeat, one each third of Lease. Default 5 s
+	ProbeInterval    time.Duration // in it, the links to Redis are proved healthy ten times, and any Bus, by heartbeats; negative: neither. Default 10 s
+	ProbeTimeout     time.Duration // for such a proof, and for a heartbeat. Default 5 s
 	DrainTime        time.Duration // of Shutdown, where its context has no deadline. Default 30 s
 
 	// Logger gets what no caller is told as an error; never a message. At

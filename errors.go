@@ -15,8 +15,9 @@ var (
 	// its answer did not come. herald does not send it again.
 	ErrUnknown = errors.New("herald: outcome is unknown")
 
-	// ErrRegistryDown says that the Registry could not be reached or does not
-	// serve us now, in the words of Redis.
+	// ErrRegistryDown says that the Registry could not be reached, does not
+	// serve us now, in the words of Redis, or is not to be believed: it has
+	// lost this node's lease, or does not list a node that lives.
 	ErrRegistryDown = errors.New("herald: registry is down")
 
 	// ErrLeaseLost says that a node's lease was swept, released or

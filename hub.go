@@ -260,9 +260,11 @@ func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
 
 // Join makes the connections that the target has now members of the groups; to
 // those that come later Identity.Groups gives theirs, or Conn.Join in OnConnect.
-// It returns when every node that the Registry lists has done so: a Send to
-// the group after that reaches all of them. Where nodes do not answer within
-// SendTimeout the error is a *PartialError.
+// It returns when every node has done so that the Registry lists, or that has
+// been heard of late: a Send to the group after that reaches all of them. Where
+// nodes do not answer within SendTimeout the error is a *PartialError; where the
+// Registry does not know this node itself, it is ErrRegistryDown, and nobody was
+// asked.
 func (h *Hub) Join(ctx context.Context, t Target, groups ...string) error {
 	return h.regroup(ctx, t, opJoin, groups)
 }
@@ -285,9 +287,8 @@ func (h *Hub) regroup(ctx context.Context, t Target, op callOp, groups []string)
 
 // Disconnect closes the connections that the target has now, with a code and
 // a reason, and spares those that come later. It returns when every node that
-// the Registry lists has taken them out of the Registry; the client then has
-// CloseTimeout to answer the close frame. Where nodes do not answer within
-// SendTimeout the error is a *PartialError.
+// Join would ask has taken them out of the Registry; the client then has
+// CloseTimeout to answer the close frame. Its errors are those of Join.
 func (h *Hub) Disconnect(ctx context.Context, t Target, code StatusCode, reason string) error {
 	if err := cmp.Or(t.check(), code.check(reason)); err != nil {
 		return err

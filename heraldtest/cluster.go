@@ -54,8 +54,9 @@ const tokenHeader = "Herald-Test-Token"
 // A Bus that is Cut says so at once, and Health turns red a moment later; a
 // Registry that is Cut is noticed when the lease is renewed, every Lease/3. A
 // Bus that Loses packets says nothing, and its Hub finds out when a heartbeat,
-// sent every Lease/3, has not come back within ProbeTimeout: with the defaults
-// that takes up to 12 s. Shorten both in config to test it.
+// sent ten times in ProbeInterval, has not come back within ProbeTimeout: with the
+// defaults that takes up to 8 s. Shorten both in config to test it. A gap ends when
+// the Bus is well and the other nodes are heard again.
 func NewCluster(t testing.TB, n int, config herald.Config) *Cluster {
 	t.Helper()
 	if n < 1 {

@@ -16,7 +16,7 @@
 // NATS delivers at most once. What is published while a Bus is not connected, or
 // while two servers of a cluster do not hear each other, is lost to it. The
 // former is between an EventDown and an EventRestored. The latter a client
-// of NATS cannot see; the Hub finds it out by its heartbeats.
+// of NATS cannot see; the Hub finds it out by its heartbeats, and reports a gap.
 package natsbus
 
 import (
