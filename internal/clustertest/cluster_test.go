@@ -259,7 +259,7 @@ func (c *cluster) shutdown() {
 		}
 	}
 	keys, err := c.keys()
-	if err != nil || len(keys) > 2 { // the last generation, and who is about to go offline
+	if err != nil || len(keys) > 3 { // the last generation, the clock, and who is about to go offline
 		c.t.Errorf("keys %q are left after the shutdown of all nodes, %v", keys, err)
 	}
 }
