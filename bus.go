@@ -2,6 +2,8 @@ package herald
 
 import (
 	"context"
+	"reflect"
+	"sync"
 	"time"
 )
 
@@ -86,9 +88,11 @@ type Event struct {
 //  12. Reset drops the links and builds them anew, between an EventDown and
 //     an EventRestored. It does not wait for them.
 //  13. Concurrency: all methods may be called at the same time, except
-//     Receive, which has one caller at a time.
+//     Receive, which has one caller.
 //  14. Close makes every call, under way or later, return ErrClosed, leaves
 //     no goroutine, and may be called twice.
+//  15. One receiver: while a Receive waits another one takes nothing, and
+//     returns ErrReceiving at once.
 //
 // A Bus does not log.
 type Bus interface {
@@ -98,4 +102,25 @@ type Bus interface {
 	Receive(ctx context.Context) (Event, error)
 	Reset()
 	Close() error
+}
+
+// busesInUse has the Buses of all Hubs of the process, each from New until
+// its Bus is closed.
+var busesInUse sync.Map
+
+// claimBus says whether the Bus is this Hub's alone. Of two Hubs that had the
+// same each would get a part of the messages, and which one's Receive is
+// refused is a matter of luck.
+func claimBus(b Bus) bool {
+	if !reflect.ValueOf(b).Comparable() {
+		return true // nobody can tell
+	}
+	_, taken := busesInUse.LoadOrStore(b, nil)
+	return !taken
+}
+
+func releaseBus(b Bus) {
+	if reflect.ValueOf(b).Comparable() {
+		busesInUse.Delete(b)
+	}
 }

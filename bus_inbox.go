@@ -23,6 +23,7 @@ func newInbox() *inbox.Inbox[Event] {
 		MaxItems: inboxEvents,
 		MaxBytes: inboxBytes,
 		Restored: Event{Kind: EventRestored},
+		Refusal:  ErrReceiving,
 	})
 }
 

@@ -41,6 +41,10 @@ var (
 	// ErrLimit says that a limit on connections was reached.
 	ErrLimit = errors.New("herald: limit reached")
 
+	// ErrReceiving says that a Bus has a caller of Receive already: it was
+	// given to two Hubs, or something beside its Hub receives from it.
+	ErrReceiving = errors.New("herald: Receive of the Bus is under way already: each Hub must have a Bus of its own")
+
 	// ErrInvalid says that an argument of a call breaks a rule, which the
 	// error names.
 	ErrInvalid = errors.New("herald: invalid argument")

@@ -76,6 +76,9 @@ func New(config Config) (*Hub, error) {
 	if err != nil {
 		return nil, err
 	}
+	if config.Bus != nil && !claimBus(config.Bus) {
+		return nil, fmt.Errorf("%w: Config.Bus: another Hub has this %T: each Hub must have a Bus of its own", ErrInvalid, config.Bus)
+	}
 	h := &Hub{
 		config:       config,
 		id:           config.Name + "-" + strings.ToLower(rand.Text()[:12]),
@@ -151,6 +154,7 @@ func (h *Hub) connectParts() error {
 func (h *Hub) closeParts() {
 	if h.bus != nil {
 		h.bus.Close()
+		releaseBus(h.bus)
 	}
 	for _, f := range h.closers {
 		f()

@@ -60,6 +60,10 @@ var broken = map[string]struct {
 		},
 		[]string{"Publish, while a Bus does not call Receive, did not return within 10s", "promise 11"},
 	},
+	"two receivers": {
+		func(t *testing.T) { tryToy(t, "15 One receiver", func(*toyBus) {}) },
+		[]string{"one of two Receives under way at once did not return within 10s", "promise 15"},
+	},
 	"no BusNetwork.Open": {
 		func(t *testing.T) { TestBus(t, func(testing.TB) BusNetwork { return BusNetwork{} }) },
 		[]string{"BusNetwork.Open must be set"},

@@ -77,6 +77,7 @@ var busPromises = []busPromise{
 	{"12 Reset", "drops the links and builds them anew, between an EventDown and an EventRestored", testReset, false},
 	{"13 Concurrency", "all methods may be called at the same time", testConcurrency, false},
 	{"14 Close", "makes every call return ErrClosed, leaves no goroutine, and may be called twice", testClose, false},
+	{"15 One receiver", "while a Receive waits another one takes nothing, and returns ErrReceiving at once", testOneReceiver, false},
 }
 
 const (

@@ -1,6 +1,7 @@
 package heraldtest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -285,5 +286,42 @@ func testReset(s *suite) {
 	b.awaitData("topic", "end")
 	if got := len(b.data("topic")); got != 4 {
 		s.failf("got %d packets, want 4", got)
+	}
+}
+
+// testOneReceiver begins two Receives at a time: one of them is refused, the
+// other gets the packet that is published then.
+func testOneReceiver(s *suite) {
+	bus := s.network.Open()
+	s.Cleanup(func() { s.returns("Close", bus.Close) })
+	s.ok(bus.Subscribe(s.context(), "topic"))
+	ctx, cancel := context.WithCancel(context.Background())
+	s.Cleanup(cancel)
+	type result struct {
+		event herald.Event
+		err   error
+	}
+	for i := range 20 {
+		results := make(chan result, 2)
+		for range 2 {
+			go func() {
+				e, err := bus.Receive(ctx)
+				results <- result{e, err}
+			}()
+		}
+		one := func() (r result) {
+			s.returns("one of two Receives under way at once", func() error {
+				r = <-results
+				return nil
+			})
+			return r
+		}
+		if r := one(); !errors.Is(r.err, herald.ErrReceiving) {
+			s.failf("of two Receives under way at once one returned %+v, %v", r.event, r.err)
+		}
+		s.ok(bus.Publish(s.context(), herald.Packet{Topic: "topic", Data: []byte(strconv.Itoa(i))}))
+		if r := one(); r.err != nil || string(r.event.Packet.Data) != strconv.Itoa(i) {
+			s.failf("beside one that was refused, a Receive returned %+v, %v, want packet %d", r.event, r.err, i)
+		}
 	}
 }

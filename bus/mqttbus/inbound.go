@@ -31,6 +31,7 @@ func newInbox() *inbox.Inbox[herald.Event] {
 		MaxItems: inboxEvents,
 		MaxBytes: inboxBytes,
 		Restored: herald.Event{Kind: herald.EventRestored},
+		Refusal:  herald.ErrReceiving,
 	})
 }
 

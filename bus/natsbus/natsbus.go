@@ -95,7 +95,7 @@ var (
 )
 
 // A Bus is a [herald.Bus]; New makes one. All methods may be called at the
-// same time, except Receive, which has one caller at a time.
+// same time, except Receive, which has one caller.
 type Bus struct {
 	prefix string // of subjects, with the dot
 	inbox  *inbox.Inbox[herald.Event]
@@ -138,6 +138,7 @@ func New(urls string, opts *Options) (*Bus, error) {
 		MaxItems: inboxEvents,
 		MaxBytes: inboxBytes,
 		Restored: herald.Event{Kind: herald.EventRestored},
+		Refusal:  herald.ErrReceiving,
 	})
 	prefix := options.Prefix + "."
 	// No topic's subject is like the probe's: two digits follow an escape.

@@ -135,6 +135,7 @@ func New(url string, opts *Options) (*Bus, error) {
 		MaxItems: inboxEvents,
 		MaxBytes: inboxBytes,
 		Restored: herald.Event{Kind: herald.EventRestored},
+		Refusal:  herald.ErrReceiving,
 	})
 	pub := newPublisher(ctx, dialer)
 	b := &Bus{inbox: in, pub: pub, sub: newSubscriber(ctx, dialer, in, pub.id), cancel: cancel}

@@ -15,6 +15,9 @@ type Config[E any] struct {
 	MaxItems int
 	MaxBytes int
 	Restored E // the event that ends a gap
+
+	// Refusal is what a Receive returns while another waits.
+	Refusal error
 }
 
 // An Inbox queues events. Gaps do not nest: however many reasons there are
@@ -25,22 +28,23 @@ type Config[E any] struct {
 // open the receiver hears nothing of the parts'; those that are left when it
 // ends begin anew after its Restored.
 //
-// All methods may be called at the same time, except Receive, which
-// has one caller at a time.
+// All methods may be called at the same time. A Receive while another waits
+// is refused.
 type Inbox[E any] struct {
 	config Config[E]
 	ready  chan struct{} // holds one token while events may be waiting
 	quit   chan struct{}
 
-	mu     sync.Mutex
-	queue  []E // waiting from head on
-	head   int
-	bytes  int
-	down   bool            // between Down and Restore
-	full   bool            // dropping, until the queue is half empty
-	mark   bool            // the last of the queue is a Restored
-	parts  map[int]part[E] // between DownPart and RestorePart
-	closed error           // what Receive returns after Close
+	mu      sync.Mutex
+	queue   []E // waiting from head on
+	head    int
+	bytes   int
+	waiting bool            // a Receive is
+	down    bool            // between Down and Restore
+	full    bool            // dropping, until the queue is half empty
+	mark    bool            // the last of the queue is a Restored
+	parts   map[int]part[E] // between DownPart and RestorePart
+	closed  error           // what Receive returns after Close
 }
 
 // A part is the gap of a part.
@@ -203,10 +207,11 @@ func (b *Inbox[E]) pop(i int) E {
 }
 
 // Receive returns the next event. It waits for one until ctx is done, and
-// then returns its error, or until Close, and then returns Close's.
+// then returns its error, or until Close, and then returns Close's. While
+// another Receive waits it takes nothing, and returns Config.Refusal at once.
 func (b *Inbox[E]) Receive(ctx context.Context) (E, error) {
-	for {
-		e, ok, err := b.next()
+	for waited := false; ; waited = true {
+		e, ok, err := b.next(waited)
 		if ok || err != nil {
 			return e, err
 		}
@@ -214,6 +219,9 @@ func (b *Inbox[E]) Receive(ctx context.Context) (E, error) {
 		case <-b.ready:
 		case <-b.quit:
 		case <-ctx.Done():
+			b.mu.Lock()
+			b.waiting = false
+			b.mu.Unlock()
 			return e, ctx.Err()
 		}
 	}
@@ -222,13 +230,19 @@ func (b *Inbox[E]) Receive(ctx context.Context) (E, error) {
 // keep is the most events whose memory an empty queue keeps.
 const keep = 1 << 10
 
-func (b *Inbox[E]) next() (e E, ok bool, err error) {
+// next returns the next event, or notes that its caller, who has waited
+// before or not, waits for one.
+func (b *Inbox[E]) next(waited bool) (e E, ok bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed != nil {
 		return e, false, b.closed
 	}
-	if b.head == len(b.queue) {
+	if b.waiting && !waited {
+		return e, false, b.config.Refusal
+	}
+	b.waiting = b.head == len(b.queue)
+	if b.waiting {
 		return e, false, nil
 	}
 	e = b.pop(b.head)

@@ -9,9 +9,11 @@ import (
 	"github.com/heraldgo/herald/internal/inbox"
 )
 
+var errRefused = errors.New("another waits")
+
 func newInbox(items, bytes int) *inbox.Inbox[string] {
 	return inbox.New(inbox.Config[string]{
-		Size: func(e string) int { return len(e) }, MaxItems: items, MaxBytes: bytes, Restored: "up",
+		Size: func(e string) int { return len(e) }, MaxItems: items, MaxBytes: bytes, Restored: "up", Refusal: errRefused,
 	})
 }
 
@@ -146,5 +148,38 @@ func TestReceive(t *testing.T) {
 	b.Push([]string{"1"}, "lost")
 	if _, err := b.Receive(t.Context()); err != end {
 		t.Errorf("after Close: %v", err)
+	}
+}
+
+// While one Receive waits, others are refused, and take nothing of what it
+// is to get.
+func TestOneReceiver(t *testing.T) {
+	b := newInbox(10, 100)
+	for range 100 {
+		type result struct {
+			event string
+			err   error
+		}
+		results := make(chan result, 2)
+		for range 2 {
+			go func() {
+				e, err := b.Receive(t.Context())
+				results <- result{e, err}
+			}()
+		}
+		if r := <-results; r.err != errRefused {
+			t.Fatalf("of two that wait one returned %q, %v", r.event, r.err)
+		}
+		b.Push([]string{"1"}, "lost")
+		if r := <-results; r.event != "1" || r.err != nil {
+			t.Fatalf("the other returned %q, %v", r.event, r.err)
+		}
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 2 { // one that has given up is no longer in the way
+		if _, err := b.Receive(ended); err != context.Canceled {
+			t.Errorf("with a context that is done: %v", err)
+		}
 	}
 }
