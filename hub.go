@@ -123,6 +123,7 @@ func (h *Hub) connectParts() error {
 	h.bus, h.registry = c.Bus, c.Registry
 	if c.Redis == nil && c.Bus == nil {
 		h.bus, h.registry = NewMemoryNetwork().Bus(), NewMemoryRegistry()
+		c.Logger.Info("herald: neither Redis nor a Bus is configured: this Hub is alone, in memory")
 	}
 	options := &RedisOptions{Prefix: c.Prefix, ProbeInterval: c.ProbeInterval, ProbeTimeout: c.ProbeTimeout}
 	if c.ProbeInterval == off {
