@@ -39,7 +39,7 @@ func BenchmarkEnqueue(b *testing.B) {
 			b.ReportAllocs()
 			c.queue.clear()
 			for b.Loop() {
-				if len(c.queue.frames) == limit {
+				if c.queue.size() == limit {
 					c.queue.clear()
 				}
 				if err := c.enqueue(frame, false); err != nil {

@@ -333,8 +333,9 @@ func (c *Conn) kill(cause error) {
 		c.cause = cause
 	}
 	abort := q.owner != ownerNone || q.hasWork()
-	dropped := len(q.frames)
-	q.frames, q.first[0], q.bytes, q.out, q.rest, q.pong = nil, nil, 0, 0, nil, nil
+	dropped := q.size()
+	q.forget()
+	q.bytes, q.out, q.outBytes, q.rest, q.pong = 0, 0, 0, nil, nil
 	attached, timer := q.attached, q.timer
 	c.mu.Unlock()
 

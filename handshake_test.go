@@ -277,7 +277,7 @@ func TestCorkedUntilOnConnectReturns(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r.await("corked messages", func() bool { return len(queueOf(c).frames) == 5 })
+		r.await("corked messages", func() bool { return queueOf(c).frames.n == 5 })
 		return ws, c
 	}
 	ws, c := connect()

@@ -203,8 +203,8 @@ func TestFloods(t *testing.T) {
 			if n := r.Stats().MessagesReceived; n > 250 {
 				t.Errorf("%d messages were taken", n)
 			}
-			if q := queueOf(conn); cap(q.frames) > 0 || q.pong != nil {
-				t.Errorf("the queue keeps %d frames, pong %q", cap(q.frames), q.pong)
+			if q := queueOf(conn); len(q.frames.buf) > 0 || q.pong != nil {
+				t.Errorf("the queue keeps %d frames, pong %q", len(q.frames.buf), q.pong)
 			}
 			r.clean()
 		})
@@ -223,8 +223,8 @@ func TestPingsWithoutReading(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if q := queueOf(conn); string(q.pong) != "\x8a\x049999" || len(q.frames) > 0 {
-			t.Errorf("%q is waiting to be written, and %d frames", q.pong, len(q.frames))
+		if q := queueOf(conn); string(q.pong) != "\x8a\x049999" || q.size() > 0 {
+			t.Errorf("%q is waiting to be written, and %d frames", q.pong, q.size())
 		}
 		begun := time.Now()
 		if cause := r.ended(1)[0]; !errors.Is(cause, ErrTooSlow) {

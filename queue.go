@@ -1,9 +1,6 @@
 package herald
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // Who writes to a Conn's socket. At any time it is one owner: nobody, a
 // writer that has the Conn on its list, or a goroutine that drains it.
@@ -25,11 +22,11 @@ type queue struct {
 	corked   bool // OnConnect has not returned
 	blocked  bool // the socket does not take more at once
 
-	// Frames, the first of which may be under way.
+	// Frames that nobody has taken yet.
 
-	frames [][]byte
+	frames ring[[]byte]
 	first  [1][]byte // the memory of frames while there is one
-	bytes  int       // of frames, those under way included
+	bytes  int       // of frames, and of those under way
 
 	// Control frames, which go before the others.
 
@@ -38,8 +35,9 @@ type queue struct {
 
 	// What the owner has taken.
 
-	out  int    // frames
-	rest []byte // what of them is not written yet
+	out      int    // frames
+	outBytes int    // of them
+	rest     []byte // what of them is not written yet
 
 	// The end.
 
@@ -92,31 +90,29 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 }
 
 func (q *queue) put(frame []byte) {
-	if len(q.frames) == 0 {
-		q.frames = q.first[:0]
+	if q.frames.buf == nil {
+		q.frames.buf = q.first[:]
 	}
-	if len(q.frames) == 1 && cap(q.frames) == 1 { // where a second comes, more do
-		q.frames = append(make([][]byte, 0, 8), q.frames[0])
-		q.first[0] = nil
-	}
-	q.frames = append(q.frames, frame)
+	q.frames.push(frame)
 	q.bytes += len(frame)
 }
 
+// size is how many frames there are, those under way included.
+func (q *queue) size() int { return q.frames.n + q.out }
+
 func (q *queue) full(config *Config, n int) bool {
-	return len(q.frames) >= config.QueueMessages || q.bytes+n > config.QueueBytes
+	return q.size() >= config.QueueMessages || q.bytes+n > config.QueueBytes
 }
 
 // busy says whether a volatile message is one too many.
 func (q *queue) busy(config *Config) bool {
-	return q.blocked || len(q.frames) > config.QueueMessages/4 || q.bytes > config.QueueBytes/4
+	return q.blocked || q.size() > config.QueueMessages/4 || q.bytes > config.QueueBytes/4
 }
 
 // makeRoom drops the oldest frames that are not under way, until n bytes fit.
 func (q *queue) makeRoom(config *Config, n int) (dropped int) {
-	for q.full(config, n) && len(q.frames) > q.out {
-		q.bytes -= len(q.frames[q.out])
-		q.frames = slices.Delete(q.frames, q.out, q.out+1)
+	for q.full(config, n) && q.frames.n > 0 {
+		q.bytes -= len(q.frames.pop())
 		dropped++
 	}
 	return dropped
@@ -124,17 +120,17 @@ func (q *queue) makeRoom(config *Config, n int) (dropped int) {
 
 // clear drops the frames that are not under way.
 func (q *queue) clear() (dropped int) {
-	for _, f := range q.frames[q.out:] {
-		q.bytes -= len(f)
-		dropped++
-	}
-	clear(q.frames[q.out:])
-	q.frames = q.frames[:q.out]
+	dropped = q.frames.n
+	q.bytes = q.outBytes
+	q.forget()
 	return dropped
 }
 
+// forget gives up the memory of the frames.
+func (q *queue) forget() { q.frames, q.first[0] = ring[[]byte]{}, nil }
+
 func (q *queue) hasWork() bool {
-	return len(q.rest) > 0 || len(q.frames) > 0 || q.ping || q.pong != nil || q.closeFrame != nil && !q.closeSent
+	return len(q.rest) > 0 || q.frames.n > 0 || q.ping || q.pong != nil || q.closeFrame != nil && !q.closeSent
 }
 
 // claim makes the Conn someone's, where it is nobody's and there is something
@@ -187,18 +183,13 @@ func (q *queue) take(buf []byte) (p []byte, joined bool) {
 	if q.ping {
 		buf, q.ping = append(buf, pingFrame...), false
 	}
-	if len(buf) == 0 && len(q.frames) > 0 && (len(q.frames) == 1 && q.closeFrame == nil || len(q.frames[0]) >= flushSize/2) {
-		q.out = 1
-		return q.frames[0], false
+	if alone := q.frames.n == 1 && q.closeFrame == nil; len(buf) == 0 && q.frames.n > 0 && (alone || len(*q.frames.at(0)) >= flushSize/2) {
+		return q.takeFrame(), false
 	}
-	for _, f := range q.frames {
-		if len(buf)+len(f) > flushSize {
-			break
-		}
-		buf = append(buf, f...)
-		q.out++
+	for q.frames.n > 0 && len(buf)+len(*q.frames.at(0)) <= flushSize {
+		buf = append(buf, q.takeFrame()...)
 	}
-	if q.out == len(q.frames) && q.closeFrame != nil && !q.closeSent {
+	if q.frames.n == 0 && q.closeFrame != nil && !q.closeSent {
 		buf = append(buf, q.closeFrame...)
 		q.closeSent = true
 	}
@@ -208,18 +199,22 @@ func (q *queue) take(buf []byte) (p []byte, joined bool) {
 	return buf, true
 }
 
+// takeFrame takes the first frame. An idle Conn holds no memory for frames.
+func (q *queue) takeFrame() []byte {
+	frame := q.frames.pop()
+	if q.frames.n == 0 {
+		q.forget()
+	}
+	q.out++
+	q.outBytes += len(frame)
+	return frame
+}
+
 // written takes note that all that was taken has been written. It returns
 // the number of frames.
 func (q *queue) written() (frames int) {
 	frames = q.out
-	for _, f := range q.frames[:frames] {
-		q.bytes -= len(f)
-	}
-	clear(q.frames[:frames])
-	q.frames = q.frames[frames:]
-	if len(q.frames) == 0 {
-		q.frames = nil // an idle Conn holds nothing
-	}
-	q.out, q.rest = 0, nil
+	q.bytes -= q.outBytes
+	q.out, q.outBytes, q.rest = 0, 0, nil
 	return frames
 }

@@ -28,10 +28,10 @@ func TestQueue(t *testing.T) {
 			frame := numbered(next, size).frame()
 			next++
 			if q.full(&config, len(frame)) {
-				before := len(q.frames)
+				before := q.size()
 				dropped := q.makeRoom(&config, len(frame))
-				if dropped != before-len(q.frames) {
-					t.Fatalf("dropped %d of %d, %d stay", dropped, before, len(q.frames))
+				if dropped != before-q.size() {
+					t.Fatalf("dropped %d of %d, %d stay", dropped, before, q.size())
 				}
 				at := written + q.out // what is under way stays
 				want = slices.Delete(want, at, at+dropped)
@@ -77,12 +77,12 @@ func TestQueue(t *testing.T) {
 			default:
 				flush()
 			}
-			sum := 0
-			for _, f := range q.frames {
-				sum += len(f)
+			sum := q.outBytes
+			for i := range q.frames.n {
+				sum += len(*q.frames.at(i))
 			}
-			if sum != q.bytes || len(q.frames) > config.QueueMessages || q.bytes > config.QueueBytes {
-				t.Fatalf("seed %d: %d frames, %d bytes counted, %d there", seed, len(q.frames), q.bytes, sum)
+			if sum != q.bytes || q.size() > config.QueueMessages || q.bytes > config.QueueBytes {
+				t.Fatalf("seed %d: %d frames, %d bytes counted, %d there", seed, q.size(), q.bytes, sum)
 			}
 		}
 		if q.closeFrame = closeFrame(StatusNormal, "end"); random.IntN(2) == 0 {
@@ -94,8 +94,8 @@ func TestQueue(t *testing.T) {
 		if err := checkStream(got, append(want, closeFrame(StatusNormal, "end"))); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
-		if q.frames != nil || q.rest != nil || q.bytes != 0 || q.out != 0 {
-			t.Fatalf("seed %d: an empty queue holds %d frames, %d bytes", seed, len(q.frames), q.bytes)
+		if q.frames.buf != nil || q.first[0] != nil || q.rest != nil || q.bytes != 0 || q.out != 0 {
+			t.Fatalf("seed %d: an empty queue holds %d frames, %d bytes", seed, q.size(), q.bytes)
 		}
 	}
 }
@@ -145,8 +145,8 @@ func TestVolatileNeverCloses(t *testing.T) {
 		if err := c.Send(Binary(make([]byte, 1<<20)).Volatile()); err != nil {
 			t.Errorf("Send: %v", err)
 		}
-		if q := queueOf(c); q.closing || len(q.frames) != 1 {
-			t.Errorf("closing %v, %d messages wait", q.closing, len(q.frames))
+		if q := queueOf(c); q.closing || q.size() != 1 {
+			t.Errorf("closing %v, %d messages wait", q.closing, q.size())
 		}
 		if s := h.Stats(); s.DroppedVolatile != 1 || s.Dropped != 0 || s.TooSlow != 0 {
 			t.Errorf("%+v", s)

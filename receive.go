@@ -112,7 +112,7 @@ func (h *Hub) deliver(e *envelope, conns []*Conn) {
 // messages need be remembered.
 type copies struct {
 	had   map[copyKey]map[uint64]struct{}
-	order []copyKey
+	order ring[copyKey]
 	conns int // in all of had, but for the last
 }
 
@@ -136,16 +136,16 @@ func (s *copies) of(sender string, id uint64) map[uint64]struct{} {
 	if s.had == nil {
 		s.had = make(map[copyKey]map[uint64]struct{})
 	}
-	if n := len(s.order); n > 0 {
-		s.conns += len(s.had[s.order[n-1]])
+	if n := s.order.n; n > 0 {
+		s.conns += len(s.had[*s.order.at(n - 1)])
 	}
-	for len(s.order) >= maxCopies || s.conns > maxCopyConns && len(s.order) > 1 {
-		s.conns -= len(s.had[s.order[0]])
-		delete(s.had, s.order[0])
-		s.order = append(s.order[:0], s.order[1:]...)
+	for s.order.n >= maxCopies || s.conns > maxCopyConns && s.order.n > 1 {
+		oldest := s.order.pop()
+		s.conns -= len(s.had[oldest])
+		delete(s.had, oldest)
 	}
 	had := make(map[uint64]struct{})
 	s.had[key] = had
-	s.order = append(s.order, key)
+	s.order.push(key)
 	return had
 }

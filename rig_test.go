@@ -358,6 +358,6 @@ func queueOf(c *Conn) queue {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	q := c.queue
-	q.frames, q.pong = slices.Clone(q.frames), slices.Clone(q.pong)
+	q.frames.buf, q.pong = slices.Clone(q.frames.buf), slices.Clone(q.pong)
 	return q
 }

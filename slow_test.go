@@ -133,15 +133,15 @@ func TestStalledReaderAmong500(t *testing.T) {
 				for range others {
 					<-got // every other has message n before n+1 is sent
 				}
-				if q := queueOf(conn); len(q.frames) > 64 || q.bytes > 300<<10 || len(q.rest) > flushSize {
-					t.Fatalf("the queue has %d messages, %d bytes, %d taken", len(q.frames), q.bytes, len(q.rest))
+				if q := queueOf(conn); q.size() > 64 || q.bytes > 300<<10 || len(q.rest) > flushSize {
+					t.Fatalf("the queue has %d messages, %d bytes, %d taken", q.size(), q.bytes, len(q.rest))
 				}
 			}
 			if cause := context.Cause(conn.ctx); closeCode(cause) != StatusTooSlow || !errors.Is(cause, ErrTooSlow) {
 				t.Fatalf("cause %v after %d messages", cause, sent)
 			}
-			if q := queueOf(conn); len(q.frames) > q.out {
-				t.Errorf("%d frames are kept, %d are under way", len(q.frames), q.out)
+			if q := queueOf(conn); q.frames.n > 0 {
+				t.Errorf("%d frames are kept, %d are under way", q.frames.n, q.out)
 			}
 			s := r.Stats()
 			if s.TooSlow != 1 || s.Dropped == 0 || s.Dropped > 65 {
@@ -187,7 +187,7 @@ func TestStalledForEver(t *testing.T) {
 	narrow(conn)
 	r.await("a stuck socket", func() bool {
 		q := queueOf(conn)
-		if len(q.frames) < 4 {
+		if q.size() < 4 {
 			conn.Send(numbered(0, 200<<10))
 		}
 		return q.blocked
@@ -244,8 +244,8 @@ func TestDropOldest(t *testing.T) {
 			if err := conn.Send(numbered(i, 1000+i%20*1000)); err != nil {
 				t.Fatal(err)
 			}
-			if q := queueOf(conn); len(q.frames) > 50 || q.bytes > 200<<10 {
-				t.Fatalf("%d messages, %d bytes", len(q.frames), q.bytes)
+			if q := queueOf(conn); q.size() > 50 || q.bytes > 200<<10 {
+				t.Fatalf("%d messages, %d bytes", q.size(), q.bytes)
 			}
 		}
 		s := r.Stats()
@@ -288,8 +288,8 @@ func TestVolatile(t *testing.T) {
 		if err := conn.Send(numbered(i, 8<<10).Volatile()); err != nil {
 			t.Fatal(err)
 		}
-		if q := queueOf(conn); len(q.frames) > 26 {
-			t.Fatalf("%d volatile messages wait", len(q.frames))
+		if q := queueOf(conn); q.size() > 26 {
+			t.Fatalf("%d volatile messages wait", q.size())
 		}
 	}
 	s := r.Stats()
@@ -356,7 +356,7 @@ func TestBurstyReader(t *testing.T) {
 		next, pongs := [senders]int{}, 0
 		for read := 0; ; read++ {
 			if read%100 == 0 { // a burst ends when the server is stuck, or done
-				r.await("a stuck writer", func() bool { q := queueOf(conn); return q.blocked || secure && q.out > 0 || len(q.frames) == 0 })
+				r.await("a stuck writer", func() bool { q := queueOf(conn); return q.blocked || secure && q.out > 0 || q.size() == 0 })
 			}
 			f, err := c.ReadFrame()
 			if err != nil {

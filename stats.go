@@ -88,7 +88,7 @@ func (h *Hub) Stats() Stats {
 	s.Conns, s.Users, s.Topics = h.index.size()
 	for conn := range h.Conns() {
 		conn.mu.Lock()
-		s.Queued += len(conn.queue.frames)
+		s.Queued += conn.queue.size()
 		conn.mu.Unlock()
 	}
 	return s
