@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 )
@@ -340,16 +339,16 @@ func (h *Hub) concerned(in incomingCall) []*Conn {
 	case targetEveryone:
 		conns = h.index.appendConns(conns, topicEveryone)
 	}
-	return slices.DeleteFunc(conns, func(c *Conn) bool { return !in.filter.passes(c) })
+	sieve := h.sieve(&in.filter)
+	return slices.DeleteFunc(conns, func(c *Conn) bool { return !sieve.passes(c) })
 }
 
 // local returns the Conn of this node with the id, or nil.
 func (h *Hub) local(id string) *Conn {
-	if nodeOf(id) != h.id {
-		return nil
+	if counter, ok := h.counterOf(id); ok {
+		return h.index.get(counter)
 	}
-	counter, _ := strconv.ParseUint(id[len(h.id)+1:], 10, 64)
-	return h.index.get(counter)
+	return nil
 }
 
 // applyOne changes the Conns, and returns how many answers of the Registry

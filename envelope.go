@@ -77,23 +77,12 @@ func (t Target) filter() filter {
 	return filter{t.except, t.exceptUsers, t.platforms, t.on}
 }
 
-func (f filter) empty() bool { return len(f.except) == 0 && len(f.exceptUsers) == 0 && !f.on }
+func (f *filter) empty() bool { return len(f.except) == 0 && len(f.exceptUsers) == 0 && !f.on }
 
-// passesSession is passes for a Conn of any node.
+// passesSession says whether the Session is not filtered out.
 func (f filter) passesSession(s Session) bool {
 	return !(f.on && !slices.Contains(f.platforms, s.Platform) ||
 		slices.Contains(f.exceptUsers, s.User) || slices.Contains(f.except, s.ID))
-}
-
-// passes says whether the Conn is not filtered out.
-func (f filter) passes(c *Conn) bool {
-	if f.on && !slices.Contains(f.platforms, c.identity.Platform) {
-		return false
-	}
-	if slices.Contains(f.exceptUsers, c.identity.User) {
-		return false
-	}
-	return len(f.except) == 0 || !slices.Contains(f.except, c.ID())
 }
 
 // encode returns the bytes of the envelope.

@@ -92,9 +92,9 @@ func (h *Hub) deliver(e *envelope, conns []*Conn) {
 	if e.copies {
 		had = h.copies.of(e.sender, e.id)
 	}
-	filtered := !e.filter.empty()
+	sieve := h.sieve(&e.filter)
 	for _, c := range conns {
-		if filtered && !e.filter.passes(c) {
+		if !sieve.passes(c) {
 			continue
 		}
 		if had != nil {

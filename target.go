@@ -3,6 +3,7 @@ package herald
 import (
 	"fmt"
 	"slices"
+	"strconv"
 )
 
 type targetKind uint8
@@ -88,4 +89,49 @@ func (t Target) check() error {
 		return fmt.Errorf("%w: target: ExceptUser: an id must not be empty", ErrInvalid)
 	}
 	return nil
+}
+
+// A sieve is a filter for the Conns of one node: their ids are not compared,
+// which would have to be made for each, but their counters.
+type sieve struct {
+	*filter           // nil: it lets all through
+	counters []uint64 // of Conns of this node that are left out, in order
+}
+
+// sieve makes a filter ready for the Conns of this node.
+func (h *Hub) sieve(f *filter) (s sieve) {
+	if f.empty() {
+		return s
+	}
+	for _, id := range f.except {
+		if counter, ok := h.counterOf(id); ok {
+			s.counters = append(s.counters, counter)
+		}
+	}
+	slices.Sort(s.counters)
+	if len(s.counters) > 0 || len(f.exceptUsers) > 0 || f.on {
+		s.filter = f
+	}
+	return s
+}
+
+// passes says whether the Conn is not filtered out.
+func (s *sieve) passes(c *Conn) bool {
+	if s.filter == nil {
+		return true
+	}
+	if s.on && !slices.Contains(s.platforms, c.identity.Platform) || slices.Contains(s.exceptUsers, c.identity.User) {
+		return false
+	}
+	_, out := slices.BinarySearch(s.counters, c.counter)
+	return !out
+}
+
+// counterOf returns the counter in a connection's id, where it is of this node.
+func (h *Hub) counterOf(id string) (counter uint64, ok bool) {
+	if nodeOf(id) != h.id {
+		return 0, false
+	}
+	counter, err := strconv.ParseUint(id[len(h.id)+1:], 10, 64)
+	return counter, err == nil
 }
