@@ -132,6 +132,14 @@ func (f *follower) unfollow(topics ...string) {
 	}
 }
 
+// follows says whether packets of the topic may come because of us.
+func (f *follower) follows(topic string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.topics[topic]
+	return t != nil && t.state != followOff
+}
+
 // failing returns why what is followed is not what is wanted, or nil.
 func (f *follower) failing() error {
 	f.mu.Lock()

@@ -49,7 +49,7 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 	own := p.Topic == topicHeartbeat || p.Topic == h.nodeTopic
 	if !own {
 		if scratch = h.index.appendConns(scratch, p.Topic); len(scratch) == 0 {
-			h.stats.foreign.Add(1)
+			h.unclaimed(p.Topic)
 			return scratch
 		}
 	}
@@ -70,6 +70,8 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 		for _, id := range e.conns {
 			if c := h.local(id); c != nil {
 				scratch = append(scratch, c)
+			} else {
+				h.stats.gone.Add(1)
 			}
 		}
 		h.deliver(&e, scratch)
@@ -84,6 +86,15 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 		}
 	}
 	return scratch
+}
+
+// unclaimed counts a packet of which nobody here is to have anything.
+func (h *Hub) unclaimed(topic string) {
+	if h.follower.follows(topic) {
+		h.stats.lingering.Add(1)
+	} else {
+		h.stats.foreign.Add(1)
+	}
 }
 
 // deliver puts a message into the queues of those Conns that it is for.

@@ -28,10 +28,12 @@ type Stats struct {
 	Sent             uint64 // by Send on this node, one a call, that the Bus took
 	SendErrors       uint64 // calls of Send that returned an error of the Bus
 	Received         uint64 // packets from the Bus for a topic of this node
-	Foreign          uint64 // packets from the Bus for topics nobody here belongs to
+	Foreign          uint64 // packets from the Bus for topics that this node does not follow, of a Bus that hands over everything
+	Lingering        uint64 // packets from the Bus for topics that this node follows although nobody here belongs to them, any more (Linger) or yet
+	Gone             uint64 // connections of this node that a message was sent to by their id (Connection), and that had gone
 	Malformed        uint64 // packets that could not be understood; each makes a Gap
 	Delivered        uint64 // messages put into a Conn's queue
-	Written          uint64 // messages handed to the kernel whole
+	Written          uint64 // messages that the kernel has taken whole; a client whose network has gone never gets the last of them
 	Dropped          uint64 // messages that a Conn's queue had no room for, or that were left in it at the close
 	DroppedVolatile  uint64 // volatile messages dropped for a busy client
 	MessagesReceived uint64 // messages from clients
@@ -51,7 +53,8 @@ type Stats struct {
 type counters struct {
 	accepted, rejected, disconnected, tooSlow, silent, panics atomic.Uint64
 
-	sent, sendErrors, received, foreign, malformed        atomic.Uint64
+	sent, sendErrors, received, malformed                 atomic.Uint64
+	foreign, lingering, gone                              atomic.Uint64
 	delivered, dropped, droppedVolatile, messagesReceived atomic.Uint64
 	written                                               atomic.Uint64 // by drains; the writers count theirs
 
@@ -74,6 +77,8 @@ func (h *Hub) Stats() Stats {
 		SendErrors:       c.sendErrors.Load(),
 		Received:         c.received.Load(),
 		Foreign:          c.foreign.Load(),
+		Lingering:        c.lingering.Load(),
+		Gone:             c.gone.Load(),
 		Malformed:        c.malformed.Load(),
 		Delivered:        c.delivered.Load(),
 		Written:          c.written.Load() + h.writers.written(),
