@@ -22,8 +22,25 @@
 // receivers of a topic see one order, where the Bus has one for all publishers
 // (core NATS has not); between topics there is none. No loss is
 // silent: it lies in a Gap, or the Send returned an error, or it is counted in
-// [Stats]. herald makes no duplicates, and so it never sends again by itself
-// what may have been sent: that is [ErrUnknown].
+// [Stats], or it is of the last mile. herald makes no duplicates, and so it never
+// sends again by itself what may have been sent: that is [ErrUnknown].
+//
+// # The last mile
+//
+// herald hands a message to the kernel of the node, and counts it as Written.
+// Whether the client has got it nobody knows: a WebSocket has no
+// acknowledgement. A phone that has lost its network does not say so. Until
+// its silence is noticed, some PingInterval and PongTimeout later, the kernel
+// takes what is sent to it, and all of that is lost, without a Gap and without an
+// error.
+//
+// So it is for the client to find out. A connection that ends with a close frame
+// ends cleanly: the client has got all that came before the frame. Any other
+// end (1006 in a browser, a reset, a timeout) is a gap, which began with the last
+// message that the client has got, and not when it noticed. It connects again,
+// and then fetches what it has missed since that message, from where your service
+// keeps it. After a clean end it does the same for the time in which it
+// was away.
 //
 // # The life of a connection
 //
