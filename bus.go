@@ -78,7 +78,9 @@ type Event struct {
 //  9. Loss is never silent: every packet that may have been lost lies
 //     between an EventDown and an EventRestored for its topic, and was
 //     published after Event.Since. EventDown comes before any packet of the
-//     new link, EventRestored after all subscriptions are confirmed again.
+//     new link, EventRestored after all subscriptions are confirmed again and
+//     a packet of the Bus' own has come back: some brokers confirm what they
+//     do not give.
 //     Quick flaps may share one pair. What the Bus has to drop because
 //     Receive is called too slowly is reported in the same way.
 //  10. The Bus reconnects by itself, for ever, with jittered backoff, and

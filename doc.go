@@ -35,8 +35,8 @@
 // error.
 //
 // So it is for the client to find out. A connection that ends with a close frame
-// ends cleanly: the client has got all that came before the frame. Any other
-// end (1006 in a browser, a reset, a timeout) is a gap, which began with the last
+// ends cleanly: the client has got all that was sent before, unless the code is
+// StatusTooSlow. Any other end (1006 in a browser, a reset, a timeout) is a gap, which began with the last
 // message that the client has got, and not when it noticed. It connects again,
 // and then fetches what it has missed since that message, from where your service
 // keeps it. After a clean end it does the same for the time in which it

@@ -192,7 +192,7 @@ func (in *inbound) heard(r *bufio.Reader, size int) error {
 		if at := int64(binary.BigEndian.Uint64(b)); at >= in.proof && at <= in.sub.clock() {
 			in.proof = at
 			in.flush()
-			in.sub.heard(at)
+			in.sub.echo.Hear(uint64(at))
 		}
 	}
 	return discard(r, size)

@@ -107,6 +107,7 @@ func New(url string, opts *Options) (*Bus, error) {
 func (b *Bus) open(ctx context.Context, options Options) error {
 	err := b.sub.connect()
 	if err == nil {
+		b.sub.proof = func(l *link) error { return b.proveNew(ctx, l, options.ProbeTimeout) }
 		b.running.Go(b.sub.run)
 		err = b.pub.connect()
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
@@ -90,6 +91,8 @@ type publisher struct {
 	backoff backoff.Backoff
 	retry   time.Time // not before it is dialed again
 
+	hurried atomic.Bool // it is dialed again at once
+
 	mu     sync.Mutex
 	link   *link
 	down   error  // why there is no link
@@ -159,7 +162,7 @@ func (p *publisher) ready() error {
 	if p.ctx.Err() != nil {
 		return herald.ErrClosed
 	}
-	if time.Now().Before(p.retry) {
+	if !p.hurried.Swap(false) && time.Now().Before(p.retry) {
 		return fmt.Errorf("%w: %w", herald.ErrBusDown, down)
 	}
 	return p.connect()
@@ -358,6 +361,10 @@ func (p *publisher) health() error {
 	}
 	return down
 }
+
+// hurry has the next that is published dial at once, where there is no link:
+// the broker has just given a sign of life.
+func (p *publisher) hurry() { p.hurried.Store(true) }
 
 // drop makes the link dead, where there is one.
 func (p *publisher) drop(why error) {

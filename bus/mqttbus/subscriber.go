@@ -33,11 +33,12 @@ type subscriber struct {
 	inbox  *inbox.Inbox[herald.Event]
 	qos    byte
 	prefix string
-	probe  string     // the topic that the Bus proves itself with
-	echoes chan int64 // when the last probe that was heard was sent; holds one
+	probe  string // the topic that the Bus proves itself with
 	batch  *batch.Batcher[*change]
 	epoch  time.Time             // the Bus' clock counts from here
 	uplink *uplink.Uplink[*link] // up once it is subscribed to all that is wanted
+	echo   uplink.Echo           // probes, by when they were sent
+	proof  func(*link) error     // of a link that is to end a gap; nil until New has opened the first
 
 	mu     sync.Mutex
 	wanted map[string]string // herald's topics by their MQTT topics
@@ -46,7 +47,6 @@ type subscriber struct {
 func newSubscriber(ctx context.Context, d *dialer, qos byte, prefix, probe string) *subscriber {
 	s := &subscriber{
 		ctx: ctx, dialer: d, inbox: newInbox(), qos: qos, prefix: prefix, probe: probe,
-		echoes: make(chan int64, 1),
 		epoch:  time.Now().Add(-time.Nanosecond), // so that no moment is zero
 		uplink: uplink.New(ctx, (*link).reason, herald.ErrBusDown, herald.ErrClosed),
 		wanted: make(map[string]string),
@@ -216,7 +216,8 @@ func (s *subscriber) run() {
 	}
 }
 
-// connect opens a link, subscribes it to all that is wanted, and ends the gap.
+// connect opens a link, subscribes it to all that is wanted, proves it, and
+// ends the gap.
 func (s *subscriber) connect() error {
 	var old *inbound
 	if last := s.uplink.Link(); last != nil {
@@ -224,7 +225,10 @@ func (s *subscriber) connect() error {
 	}
 	link, err := s.dialer.dial(s.ctx, newInbound(s, old))
 	if err == nil {
-		if err = s.resubscribe(link); err != nil {
+		if err = s.resubscribe(link); err == nil && s.proof != nil {
+			err = s.proof(link)
+		}
+		if err != nil {
 			link.close(err)
 		}
 	}
@@ -260,15 +264,6 @@ func (s *subscriber) resubscribe(link *link) error {
 		}
 	}
 	return err
-}
-
-// heard takes the probe that was sent at start.
-func (s *subscriber) heard(start int64) {
-	select {
-	case <-s.echoes:
-	default:
-	}
-	s.echoes <- start // only the link's reader sends
 }
 
 // drop makes the link dead, where there is one.

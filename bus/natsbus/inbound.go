@@ -102,7 +102,9 @@ func (in *inbound) message(r *bufio.Reader, m message, life *atomic.Uint64) erro
 	r.Discard(len("\r\n"))
 	if m.sid == probeSID {
 		in.flush()
-		in.sub.heard(data)
+		if len(data) == 8 {
+			in.sub.echo.Hear(binary.BigEndian.Uint64(data))
+		}
 		return nil
 	}
 	in.events = append(in.events, herald.Event{Kind: herald.EventPacket, Packet: herald.Packet{Topic: topic, Data: data}})
@@ -120,16 +122,4 @@ func (in *inbound) flush() {
 	in.sub.inbox.Push(in.events, herald.Event{Kind: herald.EventDown, Since: in.sub.uplink.Proved(), Err: errInboxFull})
 	clear(in.events)
 	in.events = in.events[:0]
-}
-
-// heard takes the payload of a probe.
-func (s *subscriber) heard(data []byte) {
-	if len(data) != 8 {
-		return
-	}
-	select {
-	case <-s.nonces:
-	default:
-	}
-	s.nonces <- binary.BigEndian.Uint64(data) // only the link's reader sends
 }

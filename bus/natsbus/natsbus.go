@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -106,7 +107,7 @@ type Bus struct {
 	running   sync.WaitGroup // run of sub, and proveLinks
 	closeOnce sync.Once
 
-	nonce uint64 // of the last probe; the prober's own
+	nonce atomic.Uint64 // of the last probe
 
 	mu       sync.Mutex
 	unproved error // why the last probe failed
@@ -165,9 +166,10 @@ func New(urls string, opts *Options) (*Bus, error) {
 func (b *Bus) open(ctx context.Context, options Options) error {
 	err := b.sub.connect()
 	if err == nil {
-		link := b.sub.uplink.Link()
+		first := b.sub.uplink.Link()
+		b.sub.proof = func(l *link) error { return b.proveNew(ctx, l, options.ProbeTimeout) }
 		b.running.Go(b.sub.run)
-		err = b.loop(ctx, link, 2*options.ProbeTimeout)
+		err = b.loop(ctx, first, 2*options.ProbeTimeout)
 	}
 	if err == nil {
 		return nil

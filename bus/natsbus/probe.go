@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/backoff"
 )
 
 // errDeaf is why links are dropped that look well: two servers that do not
@@ -49,28 +50,51 @@ func (b *Bus) proveLinks(ctx context.Context, tick, timeout time.Duration) {
 // subscribed one, hears it or dies. The error is errDeaf itself where neither
 // happens.
 func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error {
-	select {
-	case <-b.sub.nonces:
-	default:
-	}
-	b.nonce++
+	nonce := b.nonce.Add(1)
 	p := newPublication()
-	p.addProbe(b.sub.probe, binary.BigEndian.AppendUint64(nil, b.nonce))
+	p.addProbe(b.sub.probe, binary.BigEndian.AppendUint64(nil, nonce))
 	if err := b.pub.publish(ctx, p); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	for {
+		last, changed := b.sub.echo.Last()
+		if last >= nonce {
+			return nil
+		}
 		select {
-		case n := <-b.sub.nonces:
-			if n == b.nonce {
-				return nil
-			}
+		case <-changed:
 		case <-link.dead:
 			return fmt.Errorf("probe: %w", link.reason())
 		case <-timer.C:
 			return errDeaf
+		case <-ctx.Done():
+			return herald.ErrClosed
+		}
+	}
+}
+
+// proveNew proves the link that is to end a gap. The broker's word is not
+// enough: a server may not hear the one that the other link leads to.
+// While nothing can be published the link is kept, for that is no fault of
+// its, but does not count.
+func (b *Bus) proveNew(ctx context.Context, link *link, timeout time.Duration) error {
+	var pause backoff.Backoff
+	for {
+		b.pub.hurry()
+		err := b.loop(ctx, link, timeout)
+		if err == errDeaf {
+			b.pub.drop(errDeaf)
+		}
+		if err == nil || err == errDeaf {
+			return err
+		}
+		b.sub.uplink.Fail(err)
+		select {
+		case <-time.After(pause.Fail()):
+		case <-link.dead:
+			return link.reason()
 		case <-ctx.Done():
 			return herald.ErrClosed
 		}

@@ -43,11 +43,12 @@ type subscriber struct {
 	ctx    context.Context // ends at Close
 	dialer *dialer
 	inbox  *inbox.Inbox[herald.Event]
-	prefix string      // of subjects
-	probe  string      // the subject that the Bus proves itself with
-	nonces chan uint64 // the last that was heard on it; holds one
+	prefix string // of subjects
+	probe  string // the subject that the Bus proves itself with
 	batch  *batch.Batcher[*change]
 	uplink *uplink.Uplink[*link] // up once it is subscribed to all that is wanted
+	echo   uplink.Echo           // probes, by their nonce
+	proof  func(*link) error     // of a link that is to end a gap; nil until New has opened the first
 
 	mu     sync.Mutex              // the present link is set with it held
 	wanted map[string]subscription // by topic; the ids are those of that link
@@ -56,7 +57,6 @@ type subscriber struct {
 func newSubscriber(ctx context.Context, dialer *dialer, in *inbox.Inbox[herald.Event], prefix, probe string) *subscriber {
 	s := &subscriber{
 		ctx: ctx, dialer: dialer, inbox: in, prefix: prefix, probe: probe,
-		nonces: make(chan uint64, 1),
 		uplink: uplink.New(ctx, (*link).reason, herald.ErrBusDown, herald.ErrClosed),
 		wanted: make(map[string]subscription),
 	}

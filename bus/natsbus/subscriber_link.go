@@ -26,11 +26,15 @@ func (s *subscriber) run() {
 	}
 }
 
-// connect opens a link, subscribes it to all that is wanted, and ends the gap.
+// connect opens a link, subscribes it to all that is wanted, proves it, and
+// ends the gap.
 func (s *subscriber) connect() error {
 	link, err := s.dialer.dial(s.ctx, nil, &inbound{sub: s})
 	if err == nil {
-		if err = s.resubscribe(link); err != nil {
+		if err = s.resubscribe(link); err == nil && s.proof != nil {
+			err = s.proof(link)
+		}
+		if err != nil {
 			link.close(err)
 			s.dialer.failed(link.server)
 		}

@@ -53,7 +53,7 @@ func (in *inbound) message(body []byte) {
 		in.events = in.events[:0]
 	}
 	if h.id == in.sub.own {
-		in.echo(h.seq)
+		in.sub.echo.Hear(h.seq)
 	}
 }
 
@@ -100,13 +100,4 @@ func (in *inbound) collect(packets []byte) error {
 		in.events = append(in.events, herald.Event{Kind: herald.EventPacket, Packet: herald.Packet{Topic: subscribed, Data: data}})
 	}
 	return nil
-}
-
-// echo tells the prober which of our own messages came back.
-func (in *inbound) echo(seq uint64) {
-	select {
-	case <-in.sub.echo:
-	default:
-	}
-	in.sub.echo <- seq // only the link's reader sends
 }

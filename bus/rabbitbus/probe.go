@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/backoff"
 )
 
 // errDeaf is why links are dropped that look well: the queue is no longer
@@ -57,11 +60,12 @@ func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	for waited := 1; ; {
+		last, changed := b.sub.echo.Last()
+		if last >= p.seq {
+			return nil
+		}
 		select {
-		case seq := <-b.sub.echo:
-			if seq >= p.seq {
-				return nil
-			}
+		case <-changed:
 		case <-link.dead:
 			return fmt.Errorf("probe: %w", link.reason())
 		case <-timer.C:
@@ -74,6 +78,32 @@ func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error
 			timer.Reset(timeout)
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+}
+
+// proveNew proves the link that is to end a gap. The broker's word is not
+// enough: its queue may be bound to nothing any more.
+// While nothing can be published the link is kept, for that is no fault of
+// its, but does not count.
+func (b *Bus) proveNew(ctx context.Context, link *link, timeout time.Duration) error {
+	var pause backoff.Backoff
+	for {
+		b.pub.hurry()
+		err := b.loop(ctx, link, timeout)
+		if err == errDeaf {
+			b.pub.drop(errDeaf)
+		}
+		if err == nil || err == errDeaf {
+			return err
+		}
+		b.sub.uplink.Fail(err)
+		select {
+		case <-time.After(pause.Fail()):
+		case <-link.dead:
+			return link.reason()
+		case <-ctx.Done():
+			return herald.ErrClosed
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rabbitmq/amqp091-go"
@@ -48,6 +49,8 @@ type publisher struct {
 	backoff  backoff.Backoff
 	born     time.Time // of the link
 	retry    time.Time // not before it is dialed again
+
+	hurried atomic.Bool // it is dialed again at once
 
 	mu   sync.Mutex
 	link *link
@@ -106,7 +109,7 @@ func (p *publisher) ready() error {
 	if p.ctx.Err() != nil {
 		return herald.ErrClosed
 	}
-	if time.Now().Before(p.retry) {
+	if !p.hurried.Swap(false) && time.Now().Before(p.retry) {
 		return fmt.Errorf("%w: %w", herald.ErrBusDown, down)
 	}
 	link, err := p.dialer.dial(p.ctx, "herald publisher", p.setup)
@@ -314,6 +317,10 @@ func (p *publisher) health() error {
 	}
 	return down
 }
+
+// hurry has the next that is published dial at once, where there is no link:
+// the broker has just given a sign of life.
+func (p *publisher) hurry() { p.hurried.Store(true) }
 
 // drop makes the link dead, where there is one.
 func (p *publisher) drop(why error) {

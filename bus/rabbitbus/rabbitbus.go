@@ -154,9 +154,10 @@ func New(url string, opts *Options) (*Bus, error) {
 func (b *Bus) open(ctx context.Context, options Options) error {
 	err := b.sub.connect()
 	if err == nil {
-		link := b.sub.uplink.Link()
+		first := b.sub.uplink.Link()
+		b.sub.proof = func(l *link) error { return b.proveNew(ctx, l, options.ProbeTimeout) }
 		b.running.Go(b.sub.run)
-		err = b.loop(ctx, link, options.ProbeTimeout)
+		err = b.loop(ctx, first, options.ProbeTimeout)
 	}
 	if err == nil {
 		return nil

@@ -26,9 +26,10 @@ type subscriber struct {
 	dialer *dialer
 	inbox  *inbox.Inbox[herald.Event]
 	own    uint64        // id of the Bus' publisher
-	echo   chan uint64   // the last message of it that was heard; holds one
+	echo   uplink.Echo   // messages of it, by their number
 	life   atomic.Uint64 // messages heard
 	uplink *uplink.Uplink[*link]
+	proof  func(*link) error // of a link that is to end a gap; nil until New has opened the first
 
 	mu     sync.Mutex
 	topics map[string]string // what is subscribed, by itself: so a packet's topic costs no memory
@@ -37,7 +38,6 @@ type subscriber struct {
 func newSubscriber(ctx context.Context, dialer *dialer, in *inbox.Inbox[herald.Event], own uint64) *subscriber {
 	return &subscriber{
 		ctx: ctx, dialer: dialer, inbox: in, own: own,
-		echo:   make(chan uint64, 1),
 		uplink: uplink.New(ctx, (*link).reason, herald.ErrBusDown, herald.ErrClosed),
 		topics: make(map[string]string),
 	}
@@ -107,19 +107,26 @@ func (s *subscriber) run() {
 	}
 }
 
-// connect opens a link that consumes from a new queue, and ends the gap.
+// connect opens a link that consumes from a new queue, proves it, and ends the
+// gap.
 func (s *subscriber) connect() error {
 	link, err := s.dialer.dial(s.ctx, "herald subscriber", s.setup)
+	if err == nil {
+		s.uplink.Set(link)
+		if s.ctx.Err() != nil { // Close may have seen no link to drop
+			err = herald.ErrClosed
+		} else if s.proof != nil {
+			err = s.proof(link)
+		}
+		if err != nil {
+			link.close(err)
+		}
+	}
 	if err != nil {
 		s.uplink.Fail(err)
 		return err
 	}
-	s.uplink.Up(link, func() {
-		if s.ctx.Err() != nil { // Close may have seen no link to drop
-			link.fail(herald.ErrClosed)
-		}
-		s.inbox.Restore()
-	})
+	s.uplink.Up(link, s.inbox.Restore)
 	return nil
 }
 

@@ -1,0 +1,28 @@
+package natsbus_test
+
+import (
+	"testing"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/netproxy"
+	"github.com/heraldgo/herald/internal/servertest"
+)
+
+// A new link whose server does not hear the one that the Bus publishes at ends
+// no gap, whatever that server confirms.
+func TestRestoredIsProved(t *testing.T) {
+	one, other := netproxy.Start(t, servertest.NATS(t).Addr), servertest.NATS(t) // no cluster
+	options := quick()
+	options.NATS = []nats.Option{nats.DontRandomize()}
+	a := open(t, "nats://"+one.Addr+",nats://"+other.Addr, options)
+	a.subscribe("topic")
+	one.Find("SUB ").Cut()
+	a.awaitKind(herald.EventRestored, 1)
+	a.publishAgain("topic", "after the gap")
+	a.awaitPacket("after the gap")
+	if n := a.count(herald.EventDown, ""); n != 1 {
+		t.Errorf("%d gaps, want 1: %v", n, a.Gaps())
+	}
+}
