@@ -2,12 +2,16 @@ package mqttbus
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
@@ -98,10 +102,10 @@ func (d *dialer) handshake(ctx context.Context, l *link) error {
 	if d.password != nil {
 		c.PasswordFlag, c.Password = true, []byte(*d.password)
 	}
-	if _, err := c.WriteTo(l.conn); err != nil {
-		return err
-	}
-	if h, err := peekHeader(l.r); err != nil {
+	_, failed := c.WriteTo(l.conn) // a broker that is full may have hung up already, with its reason or without
+	if h, err := peekHeader(l.r); errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || err != nil && failed != nil {
+		return fmt.Errorf("mqttbus: the broker hung up without a word: it may have no room for more connections, or want TLS: %w", cmp.Or(failed, err))
+	} else if err != nil {
 		return fmt.Errorf("await CONNACK: %w", err)
 	} else if h.kind != packets.CONNACK || h.size > maxControl {
 		return fmt.Errorf("%w: packet %d where CONNACK was due", errProtocol, h.kind)

@@ -251,7 +251,9 @@ func (in *inbound) flush() {
 		in.events = in.events[:0]
 	}
 	if len(in.acks) > 0 {
-		in.link.write(in.acks)
+		if _, err := in.link.write(in.acks); err != nil {
+			in.link.fail(err)
+		}
 		in.acks = in.acks[:0]
 	}
 }

@@ -52,6 +52,10 @@ type exchange struct {
 	done    chan struct{}
 }
 
+// lastWords is how long what the broker said before it hung up may take to be
+// read.
+const lastWords = 500 * time.Millisecond
+
 // do writes bytes, which are packets, and waits until all have been answered,
 // or the link is dead, for the reason err. written says how many bytes may
 // have gone out. A link that reads nothing for its timeout is dead.
@@ -64,7 +68,13 @@ func (l *link) do(bytes []byte, answers []answer) (written int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	written, err = l.write(bytes)
+	if written, err = l.write(bytes); err != nil {
+		select { // the reader may find out why
+		case <-l.dead:
+		case <-time.After(lastWords):
+		}
+		l.fail(err)
+	}
 	life := l.life.Load()
 	timer := time.NewTimer(l.timeout)
 	defer timer.Stop()
@@ -93,7 +103,7 @@ func (l *link) do(bytes []byte, answers []answer) (written int, err error) {
 // writeChunk is how much must go out within the timeout.
 const writeChunk = 64 << 10
 
-// write writes bytes. Where the link is subscribed they go out in one piece,
+// write writes bytes; after an error the link must not be used. Where the link is subscribed they go out in one piece,
 // for the reader writes too, and neither may come between the other's packets.
 func (l *link) write(bytes []byte) (written int, err error) {
 	chunk := len(bytes)
@@ -107,7 +117,7 @@ func (l *link) write(bytes []byte) (written int, err error) {
 		written += n
 	}
 	if err != nil {
-		l.fail(fmt.Errorf("write to the broker: %w", err))
+		err = fmt.Errorf("write to the broker: %w", err)
 	}
 	return written, err
 }

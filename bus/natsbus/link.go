@@ -60,7 +60,7 @@ func (d *dialer) dial(ctx context.Context, near *server, in *inbound) (*link, er
 	for _, to := range d.candidates(near) {
 		s, err := d.openSession(ctx, to)
 		if err != nil {
-			if s.refused != "" {
+			if s.refused != "" && !isFull(s.refused) {
 				err = fmt.Errorf("%w: %w", errRefused, err)
 			}
 			d.failed(to)
@@ -142,10 +142,18 @@ func (l *link) write(b []byte, patience time.Duration) (int, error) {
 	n, err := l.conn.Write(b)
 	timer.Stop()
 	if err != nil {
+		select { // the reader may find out why
+		case <-l.dead:
+		case <-time.After(lastWords):
+		}
 		l.fail(fmt.Errorf("write to NATS: %w", err))
 	}
 	return n, err
 }
+
+// lastWords is how long what the server said before it hung up may take to be
+// read.
+const lastWords = 500 * time.Millisecond
 
 // spread gives the other servers of a cluster the time to hear of n new
 // subscriptions: a server tells them before it confirms, and waits for nothing.

@@ -132,6 +132,13 @@ func isRefusal(text string) bool {
 	return strings.HasPrefix(text, "permissions violation") || strings.HasPrefix(text, "maximum subscriptions exceeded")
 }
 
+// isFull says whether the server has let nobody in for want of room, which may
+// be better at the next attempt.
+func isFull(text string) bool {
+	text = strings.ToLower(text)
+	return strings.HasPrefix(text, "maximum ") && strings.HasSuffix(text, "connections exceeded")
+}
+
 // denied returns the subject that a permissions violation is about, or "".
 func (r refusal) denied() string {
 	_, quoted, ok := strings.Cut(string(r), ` to "`)

@@ -3,6 +3,7 @@ package natsbus
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -107,6 +108,9 @@ func (s *session) dial(address string) error {
 		return fmt.Errorf("read INFO: %w", err)
 	}
 	args, ok := bytes.CutPrefix(line, []byte("INFO "))
+	if text, refused := bytes.CutPrefix(line, []byte("-ERR")); refused {
+		return s.refuse(text)
+	}
 	if !ok {
 		return fmt.Errorf("%w: it greets with %.20q, not with INFO", errProtocol, line)
 	}
@@ -161,7 +165,8 @@ func (s *session) Read(p []byte) (int, error) {
 		}
 		s.line = bytes.Clone(line)
 		if text, ok := bytes.CutPrefix(line, []byte("-ERR")); ok {
-			s.refused, s.last = errorText(text), true
+			s.refuse(text)
+			s.last = true
 		} else if bytes.HasPrefix(line, []byte("PONG")) {
 			s.last = true
 		}
@@ -176,7 +181,32 @@ func (s *session) Write(p []byte) (int, error) {
 	if s.isOver() {
 		return 0, net.ErrClosed
 	}
-	return s.Conn.Write(p)
+	n, err := s.Conn.Write(p)
+	if err != nil {
+		err = cmp.Or(s.lastWords(), err)
+	}
+	return n, err
+}
+
+// refuse notes what the server says in -ERR.
+func (s *session) refuse(args []byte) error {
+	s.refused = errorText(args)
+	return fmt.Errorf("natsbus: the server says: %s", s.refused)
+}
+
+// lastWords returns what the server said before it hung up, or nil. One that
+// is full does not wait for CONNECT.
+func (s *session) lastWords() error {
+	s.Conn.SetReadDeadline(time.Now().Add(lastWords))
+	for {
+		line, err := readLine(s.r)
+		if err != nil {
+			return nil
+		}
+		if text, ok := bytes.CutPrefix(line, []byte("-ERR")); ok {
+			return s.refuse(text)
+		}
+	}
 }
 
 // Close is called by nats.go, also on a session that it no longer has; or
