@@ -58,15 +58,19 @@ type Event struct {
 //     what is not subscribed is no error.
 //  4. Order: packets of one topic that one Bus published one after the other
 //     arrive in that order, and every subscriber sees the packets of a topic
-//     in the same order. A Bus whose broker has no one order for packets of
-//     several publishers (core NATS) says so in its documentation.
+//     in the same order. A packet whose outcome was unknown (promise 6) may
+//     still come, late and behind others that were published after it. A Bus
+//     whose broker has no one order for packets of several publishers (core
+//     NATS), or none while topics move (Kafka), says so in its documentation.
 //  5. Topics are exact: any bytes, no wildcard, no separator, nothing that
 //     one prefix or database could see of another.
-//  6. Publish returns nil when the broker has taken every packet. An error
-//     for which errors.Is(err, ErrUnknown) holds says that some may have
-//     been taken; any other error (errors.Is ErrBusDown, if the broker could
-//     not be reached or does not serve us now) says that none was. A Bus
-//     never publishes again what may have been published: there are no
+//  6. Publish returns nil when the broker has taken every packet. That is
+//     the broker's word and not its subscribers': what it loses afterwards is
+//     a loss as in promise 9. An error for which errors.Is(err, ErrUnknown)
+//     holds says that some may have been taken; any other error (errors.Is
+//     ErrBusDown, if the broker could not be reached or does not serve us now)
+//     says that none was.
+//     A Bus never publishes again what may have been published: there are no
 //     duplicates.
 //  7. Ownership: Publish keeps no slice after it has returned. The Data that
 //     Receive hands over is the caller's, and is never changed.
@@ -77,12 +81,16 @@ type Event struct {
 //     later than its SendTimeout.
 //  9. Loss is never silent: every packet that may have been lost lies
 //     between an EventDown and an EventRestored for its topic, and was
-//     published after Event.Since. EventDown comes before any packet of the
-//     new link, EventRestored after all subscriptions are confirmed again and
-//     a packet of the Bus' own has come back: some brokers confirm what they
-//     do not give.
-//     Quick flaps may share one pair. What the Bus has to drop because
-//     Receive is called too slowly is reported in the same way.
+//     published after Event.Since. EventDown comes when the loss is noticed,
+//     which may be some proofs after it, but before any packet of the new
+//     link. EventRestored comes after all subscriptions are confirmed again
+//     and a packet of the Bus' own has come back: some brokers confirm what
+//     they do not give. Quick flaps may share one pair. What the Bus has to
+//     drop because Receive is called too slowly is reported in the same way.
+//     What a broker hides from all its clients no Bus can report: servers of
+//     NATS that no longer hear each other, whom the Hub finds out by its
+//     heartbeats, or one topic that MQTT denies at QoS 0. The documentation
+//     of a Bus says what that is.
 //  10. The Bus reconnects by itself, for ever, with jittered backoff, and
 //     subscribes again to all it was subscribed to.
 //  11. Memory is bounded, and the broker is never blocked for ever, whatever
