@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/rabbitmq/amqp091-go"
+
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/backoff"
 )
@@ -20,6 +22,7 @@ var errDeaf = errors.New("rabbitbus: RabbitMQ took a message, and did not hand i
 func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 	timer := time.NewTicker(tick)
 	defer timer.Stop()
+	var look lookout
 	for {
 		select {
 		case <-ctx.Done():
@@ -28,21 +31,66 @@ func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 		}
 		start := time.Now()
 		link := b.sub.uplink.Link()
-		err := b.loop(ctx, link, timeout)
+		err := look.missing(link, b.sub.dialer.exchange)
+		if err == nil {
+			err = b.loop(ctx, link, timeout, func() { b.doubt(errLate) })
+		}
 		switch {
 		case err == nil:
 			b.sub.uplink.Prove(link, start)
 		// Not errors.Is: that a link is down because of errDeaf, and not up
 		// again, is no news.
-		case err == errDeaf:
-			link.fail(errDeaf)
-			b.pub.drop(errDeaf)
+		case err == errDeaf || err == errGone:
+			link.fail(err)
+			b.pub.drop(err)
 		}
-		b.mu.Lock()
-		b.unproved = err
-		b.mu.Unlock()
+		b.doubt(err)
 	}
 }
+
+// doubt notes why the Bus is not known to be well, or that it is.
+func (b *Bus) doubt(why error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.unproved = why
+}
+
+// errGone is why links are dropped whose exchange is no more. RabbitMQ goes
+// on to confirm what is published, and throws it away.
+var errGone = errors.New("rabbitbus: the exchange has been deleted")
+
+// A lookout asks whether the exchange is there, by a channel of its own on the
+// link that consumes: RabbitMQ closes a channel to say no, and does not
+// always listen to links that publish.
+type lookout struct {
+	link    *link
+	channel *amqp091.Channel
+}
+
+// missing returns errGone where the exchange is not there, or why that could
+// not be found out.
+func (l *lookout) missing(link *link, exchange string) error {
+	defer link.guard("ask for the exchange")()
+	if l.link != link {
+		channel, err := link.conn.Channel()
+		if err != nil {
+			return fmt.Errorf("probe: %w", err)
+		}
+		l.link, l.channel = link, channel
+	}
+	err := l.channel.ExchangeDeclarePassive(exchange, amqp091.ExchangeFanout, true, false, false, false, nil)
+	if err == nil {
+		return nil
+	}
+	l.link = nil
+	if refused, ok := errors.AsType[*amqp091.Error](err); ok && refused.Server && refused.Code == amqp091.NotFound {
+		return errGone
+	}
+	return fmt.Errorf("probe: %w", err)
+}
+
+// errLate is why Health is red before a link is dropped as deaf.
+var errLate = errors.New("rabbitbus: RabbitMQ has confirmed a message, and has not handed it over so far")
 
 // backlog is how many times as long as an answer a probe may take while other
 // messages come: the queue of a node may be long.
@@ -50,15 +98,16 @@ const backlog = 6
 
 // loop publishes an empty message, or shares one with others, and waits until
 // link, the one that consumes, hears it or dies. The error is errDeaf itself
-// where neither happens.
-func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error {
+// where neither happens. late is called where it seems so.
+func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration, late func()) error {
 	p := &publication{bytes: make([]byte, headerSize)}
 	if err := b.pub.publish(ctx, p); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
 	life := b.sub.life.Load()
-	timer := time.NewTimer(timeout)
+	timer, soon := time.NewTimer(timeout), time.NewTimer(timeout/5)
 	defer timer.Stop()
+	defer soon.Stop()
 	for waited := 1; ; {
 		last, changed := b.sub.echo.Last()
 		if last >= p.seq {
@@ -68,6 +117,10 @@ func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error
 		case <-changed:
 		case <-link.dead:
 			return fmt.Errorf("probe: %w", link.reason())
+		case <-soon.C:
+			if b.sub.life.Load() == life { // nor has anything else come
+				late()
+			}
 		case <-timer.C:
 			now := b.sub.life.Load()
 			if now == life || waited == backlog {
@@ -90,7 +143,7 @@ func (b *Bus) proveNew(ctx context.Context, link *link, timeout time.Duration) e
 	var pause backoff.Backoff
 	for {
 		b.pub.hurry()
-		err := b.loop(ctx, link, timeout)
+		err := b.loop(ctx, link, timeout, func() {})
 		if err == errDeaf {
 			b.pub.drop(errDeaf)
 		}

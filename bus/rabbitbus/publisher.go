@@ -131,7 +131,12 @@ func (p *publisher) setup(l *link) error {
 	if err := l.channel.Confirm(false); err != nil {
 		return err
 	}
-	return l.declareOrder(p.dialer.exchange)
+	// Where the subscriber has not made it anew yet, nothing would get anywhere.
+	exchange := p.dialer.exchange
+	if err := l.channel.ExchangeDeclarePassive(exchange, amqp091.ExchangeFanout, true, false, false, false, nil); err != nil {
+		return err
+	}
+	return l.declareOrder(exchange)
 }
 
 // commit publishes all, and again only what RabbitMQ has sent back.

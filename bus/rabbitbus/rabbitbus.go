@@ -139,12 +139,13 @@ func New(url string, opts *Options) (*Bus, error) {
 	})
 	pub := newPublisher(ctx, dialer)
 	b := &Bus{inbox: in, pub: pub, sub: newSubscriber(ctx, dialer, in, pub.id), cancel: cancel}
+	tick := max(options.ProbeInterval/10, 100*time.Millisecond)
+	b.sub.settle = 2 * tick
 	if err := b.open(ctx, options); err != nil {
 		b.Close()
 		return nil, err
 	}
 	if options.ProbeInterval > 0 {
-		tick := max(options.ProbeInterval/10, 100*time.Millisecond)
 		b.running.Go(func() { b.probe(ctx, tick, options.ProbeTimeout) })
 	}
 	return b, nil
@@ -157,7 +158,7 @@ func (b *Bus) open(ctx context.Context, options Options) error {
 		first := b.sub.uplink.Link()
 		b.sub.proof = func(l *link) error { return b.proveNew(ctx, l, options.ProbeTimeout) }
 		b.running.Go(b.sub.run)
-		err = b.loop(ctx, first, options.ProbeTimeout)
+		err = b.loop(ctx, first, options.ProbeTimeout, func() {})
 	}
 	if err == nil {
 		return nil
@@ -169,7 +170,8 @@ func (b *Bus) open(ctx context.Context, options Options) error {
 func refusal(err error, exchange string) error {
 	refused, ok := errors.AsType[*amqp091.Error](err)
 	switch {
-	case !ok || !refused.Server && refused != amqp091.ErrCredentials && refused != amqp091.ErrSASL:
+	case !ok || !refused.Server && refused != amqp091.ErrCredentials && refused != amqp091.ErrSASL,
+		refused.Code == amqp091.NotAllowed && strings.Contains(refused.Reason, " limit "): // there may be room at the next attempt
 		return fmt.Errorf("%w: %w", herald.ErrBusDown, err)
 	case refused.Code == amqp091.PreconditionFailed:
 		return fmt.Errorf("%w: Options.Exchange: %q: there is an exchange of this name, or with %q behind it, that is not a plain durable fanout exchange: %w",

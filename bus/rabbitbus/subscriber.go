@@ -29,6 +29,7 @@ type subscriber struct {
 	echo   uplink.Echo   // messages of it, by their number
 	life   atomic.Uint64 // messages heard
 	uplink *uplink.Uplink[*link]
+	settle time.Duration     // how long all nodes may take to see that the exchange is gone
 	proof  func(*link) error // of a link that is to end a gap; nil until New has opened the first
 
 	mu     sync.Mutex
@@ -101,6 +102,15 @@ func (s *subscriber) run() {
 			return
 		}
 		s.inbox.Down(herald.Event{Kind: herald.EventDown, Since: since, Err: link.reason()})
+		if link.reason() == errGone {
+			// Once it is there again, bound to this node's queue alone, the
+			// others do not see so soon that they are cut off.
+			select {
+			case <-time.After(s.settle):
+			case <-s.ctx.Done():
+				return
+			}
+		}
 		if !pause.Reconnect(s.ctx, time.Since(born), s.connect) {
 			return
 		}
