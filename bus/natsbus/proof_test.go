@@ -2,6 +2,7 @@ package natsbus_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -24,5 +25,25 @@ func TestRestoredIsProved(t *testing.T) {
 	a.awaitPacket("after the gap")
 	if n := a.count(herald.EventDown, ""); n != 1 {
 		t.Errorf("%d gaps, want 1: %v", n, a.Gaps())
+	}
+}
+
+// When a gap ends a Bus publishes, too: its publisher does not wait for the end
+// of its own backoff.
+func TestRestoredPublishes(t *testing.T) {
+	server := servertest.NATS(t)
+	a := open(t, server.Addr, quick())
+	server.Kill()
+	a.awaitKind(herald.EventDown, 1)
+	for range 500 { // by then the next attempt to connect is some time away
+		if a.try("topic", "too early") == nil {
+			t.Fatal("Publish without a server returned nil")
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	server.Restart()
+	a.awaitKind(herald.EventRestored, 1)
+	if err := a.try("topic", "at once"); err != nil {
+		t.Errorf("Publish after the end of the gap: %v", err)
 	}
 }
