@@ -39,7 +39,8 @@ type Options struct {
 	// or 1. Either way a Publish that returned nil was taken by the broker,
 	// nothing comes twice, and the order is kept. With 1 the broker acknowledges
 	// each packet, may say why it refuses one, and queues for a slow node as
-	// many as it is configured to; with 0 it acknowledges a batch. Default 0.
+	// many as it is configured to; with 0 it acknowledges a batch, and drops what
+	// its permissions deny without a word. Default 0.
 	QoS byte
 
 	// TLS is used with mqtts. It is cloned; where it has no ServerName it
