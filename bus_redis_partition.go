@@ -109,7 +109,11 @@ func (p *redisPartition) prove(ctx context.Context, tick, timeout time.Duration)
 		if alive && errors.Is(err, errIsolated) { // the other link leads there too
 			p.pub.drop(errIsolated)
 		}
-		looped := p.loop(ctx, link, timeout)
+		through := link
+		if err != nil {
+			through = nil // it need not be subscribed to anything yet
+		}
+		looped := p.loop(ctx, through, timeout)
 		// Not errors.Is: that a link is down because of errDeaf, and not up
 		// again, is no news.
 		if looped == errDeaf {
@@ -126,8 +130,8 @@ func (p *redisPartition) prove(ctx context.Context, tick, timeout time.Duration)
 }
 
 // loop publishes a number on the probe channel and waits until link, the
-// subscribed one, hears it or dies. The error is errDeaf itself where neither
-// happens.
+// subscribed one, hears it or dies; where link is nil it only publishes. The
+// error is errDeaf itself where neither happens.
 func (p *redisPartition) loop(ctx context.Context, link *redisLink, timeout time.Duration) error {
 	select {
 	case <-p.sub.nonces:
@@ -140,6 +144,9 @@ func (p *redisPartition) loop(ctx context.Context, link *redisLink, timeout time
 	if err := p.pub.publish(ctx, what); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
+	if link == nil {
+		return nil
+	}
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	for {
@@ -151,11 +158,30 @@ func (p *redisPartition) loop(ctx context.Context, link *redisLink, timeout time
 		case <-link.dead:
 			return fmt.Errorf("probe: %w", link.reason())
 		case <-timer.C:
-			return errDeaf
+			return p.missed(ctx, link)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// missed returns errDeaf if link has not handed over the last number, and
+// will not. It may have much to read: the answer to what is asked now comes
+// behind the number.
+func (p *redisPartition) missed(ctx context.Context, link *redisLink) error {
+	if err := p.sub.prove(ctx); err != nil {
+		return fmt.Errorf("probe: %w", err)
+	}
+	select {
+	case n := <-p.sub.nonces:
+		if n == p.nonce {
+			return nil
+		}
+	case <-link.dead:
+		return fmt.Errorf("probe: %w", link.reason())
+	default:
+	}
+	return errDeaf
 }
 
 // redisProofs says, for each partition, since when packets may be lost if its

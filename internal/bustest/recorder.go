@@ -4,6 +4,7 @@ package bustest
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -135,6 +136,9 @@ func (r *Recorder) AwaitGap() {
 	r.t.Helper()
 	r.Await("EventDown", func() bool { return len(r.Gaps()) > 0 })
 }
+
+// Healthy says whether the Buses of interest say that they are well.
+func (r *Recorder) Healthy() bool { return errors.Join(r.health()...) == nil }
 
 func (r *Recorder) health() (all []error) {
 	for _, bus := range r.buses {
