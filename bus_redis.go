@@ -159,10 +159,11 @@ func newRedisBus(options RedisOptions, ways []*redisWay, dialer func(*redisWay) 
 	b := &RedisBus{inbox: newInbox(), cancel: cancel}
 	proofs := newRedisProofs(len(ways), ways[0].slot != "")
 	for i, way := range ways {
+		alive := make(chan struct{}, 1)
 		b.parts = append(b.parts, &redisPartition{
 			way: way,
-			pub: newRedisPublisher(ctx, dialer(way)),
-			sub: newRedisSubscriber(ctx, dialer(way), b.inbox, proofs, i),
+			pub: newRedisPublisher(ctx, dialer(way), alive),
+			sub: newRedisSubscriber(ctx, dialer(way), alive, b.inbox, proofs, i),
 		})
 	}
 	if err := b.open(ctx, options); err != nil {
@@ -207,7 +208,9 @@ func openError(err error, prefix string, way *redisWay) error {
 	return fmt.Errorf("%w: %w", ErrBusDown, err)
 }
 
-// maxPublish is how much of a large call of Publish goes out together.
+// maxPublish is how much of a large call of Publish goes out together. A packet
+// that is larger goes alone: Redis may refuse it (proto-max-bulk-len, which is
+// never less), and closes the connection then.
 const (
 	maxPublishItems = 1024
 	maxPublishBytes = 1 << 20
@@ -215,9 +218,9 @@ const (
 
 // Publish publishes packets, each with one PUBLISH or SPUBLISH, and waits for
 // the replies. Calls that come while others are under way go out together.
-// Where a link has broken it waits for an attempt to connect; after a failed
-// one, until the backoff is over, it returns ErrBusDown at once. Packets of
-// several partitions go out at the same time.
+// Where a link has broken it waits for the next attempt to connect, which is a
+// second away at most, and returns ErrBusDown if that fails. Packets of several
+// partitions go out at the same time.
 func (b *RedisBus) Publish(ctx context.Context, packets ...Packet) error {
 	if err := b.publish(ctx, packets); err != nil {
 		return fmt.Errorf("publish: %w", err)

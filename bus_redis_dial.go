@@ -147,13 +147,17 @@ func isClusterNode(ctx context.Context, session *redis.Conn, hello any, prefix s
 	return false
 }
 
-// clusterBackoff is the longest wait between attempts to connect on a Cluster:
-// other nodes than the one that failed tell when its slots have a new master.
-const clusterBackoff = 500 * time.Millisecond
+// The longest waits between attempts to connect. Calls wait for the next one,
+// so they are short. On a Cluster other nodes than the one that failed tell
+// when its slots have a new master.
+const (
+	singleBackoff  = time.Second
+	clusterBackoff = 500 * time.Millisecond
+)
 
 func (d *redisDialer) backoff() backoff.Backoff {
 	if d.cluster != nil {
 		return backoff.Backoff{Max: clusterBackoff}
 	}
-	return backoff.Backoff{}
+	return backoff.Backoff{Max: singleBackoff}
 }

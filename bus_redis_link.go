@@ -2,6 +2,7 @@ package herald
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -30,6 +31,10 @@ func (e redisError) astray() bool {
 	}
 	return false
 }
+
+// closing says whether Redis closes the connection after this error. What was
+// behind the command that it refuses is not carried out, either.
+func (e redisError) closing() bool { return strings.HasPrefix(string(e), "ERR Protocol error") }
 
 // A redisLink is one connection to Redis: never another after it. One
 // goroutine at a time calls do, another reads.
@@ -95,18 +100,22 @@ func (l *redisLink) do(q *redisQuery) outcome {
 	}
 	life := l.life.Load()
 	l.conn.SetWriteDeadline(time.Now().Add(l.timeout))
-	n, err := l.conn.Write(q.bytes)
-	if err != nil {
-		l.fail(fmt.Errorf("write to Redis: %w", err))
+	// Redis may have said why before it closed: the reader has the last word.
+	n, broken := l.conn.Write(q.bytes)
+	if isTimeout(broken) {
+		l.fail(fmt.Errorf("write to Redis: %w", broken))
 	}
 	timer := time.NewTimer(l.timeout)
 	defer timer.Stop()
-	for err == nil {
+	for alive := true; alive; {
 		select {
 		case <-e.done:
+			if broken != nil {
+				l.fail(fmt.Errorf("write to Redis: %w", broken))
+			}
 			return outcome{written: true, answered: len(q.commands)}
 		case <-l.dead:
-			err = l.reason()
+			alive = false
 		case <-timer.C:
 			if now := l.life.Load(); now != life {
 				life = now
@@ -121,6 +130,11 @@ func (l *redisLink) do(q *redisQuery) outcome {
 		return outcome{written: true, answered: e.answered}
 	}
 	return outcome{written: n > 0, answered: e.answered, err: l.reason()}
+}
+
+func isTimeout(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout()
 }
 
 // fail makes the link dead, for the reason err. It does not block.
@@ -317,6 +331,9 @@ func (l *redisLink) reply(v resp.Value) error {
 		c.err = redisError(v.Str)
 		if c.kind != commandPublish && redisError(v.Str).astray() {
 			return c.err // the link leads to the wrong node
+		}
+		if redisError(v.Str).closing() {
+			l.fail(c.err) // before anyone uses it again
 		}
 	case c.kind != commandPublish:
 		return fmt.Errorf("%w: reply %q to a subscription", resp.ErrProtocol, v.Kind)

@@ -40,6 +40,11 @@ func (p *publication) add(command, prefix string, packet Packet) {
 	p.packets++
 }
 
+// hasRoom says whether a packet of so many bytes may be added.
+func (p *publication) hasRoom(size int) bool {
+	return p.packets == 0 || p.packets < maxPublishItems && len(p.bytes) < maxPublishBytes && size <= maxPublishBytes
+}
+
 // ask puts before the packets what shows that the link is well.
 func (p *publication) ask(w *redisWay) {
 	q := redisQuery{bytes: p.bytes}
@@ -55,6 +60,7 @@ func (p *publication) ask(w *redisWay) {
 type redisPublisher struct {
 	ctx    context.Context // ends at Close
 	dialer *redisDialer
+	alive  <-chan struct{} // tells that the subscriber has just connected
 	batch  *batch.Batcher[*publication]
 
 	// Of the committing goroutine.
@@ -71,8 +77,8 @@ type redisPublisher struct {
 	down error // why there is no link
 }
 
-func newRedisPublisher(ctx context.Context, dialer *redisDialer) *redisPublisher {
-	p := &redisPublisher{ctx: ctx, dialer: dialer, backoff: dialer.backoff()}
+func newRedisPublisher(ctx context.Context, dialer *redisDialer, alive <-chan struct{}) *redisPublisher {
+	p := &redisPublisher{ctx: ctx, dialer: dialer, alive: alive, backoff: dialer.backoff()}
 	p.batch = batch.New(batch.Config[*publication]{
 		Ready:    p.ready,
 		Commit:   p.commit,
@@ -100,8 +106,8 @@ func (p *redisPublisher) publish(ctx context.Context, what *publication) error {
 	return err
 }
 
-// ready makes sure that there is a link. It tries once; after a failure it
-// does not try again before the backoff is over.
+// ready makes sure that there is a link. It tries once, after a failure when
+// the backoff is over or Redis has shown a sign of life.
 func (p *redisPublisher) ready() error {
 	link, down := p.state()
 	if link != nil {
@@ -109,16 +115,29 @@ func (p *redisPublisher) ready() error {
 			return nil
 		}
 		link.close(nil)
-		p.retry = time.Now().Add(p.backoff.Lost(time.Since(p.born)))
+		p.lost(down)
 		p.set(nil, down)
+	}
+	if wait := time.Until(p.retry); wait > 0 {
+		select {
+		case <-time.After(wait):
+		case <-p.alive:
+		case <-p.ctx.Done():
+		}
 	}
 	if p.ctx.Err() != nil {
 		return ErrClosed
 	}
-	if time.Now().Before(p.retry) {
-		return fmt.Errorf("%w: %w", ErrBusDown, down)
-	}
 	return p.connect()
+}
+
+// lost notes when the link may be replaced. That Redis has closed it for one
+// message that was too large is no sign that Redis is not well.
+func (p *redisPublisher) lost(why error) {
+	if said, ok := why.(redisError); ok && said.closing() {
+		return
+	}
+	p.retry = time.Now().Add(p.backoff.Lost(time.Since(p.born)))
 }
 
 // connect dials a new link.

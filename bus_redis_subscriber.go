@@ -31,6 +31,7 @@ type redisChange struct {
 type redisSubscriber struct {
 	ctx    context.Context // ends at Close
 	dialer *redisDialer
+	alive  chan<- struct{} // holds one; for the publisher
 	way    *redisWay
 	inbox  *inbox.Inbox[Event]
 	proofs *redisProofs
@@ -48,9 +49,9 @@ type redisSubscriber struct {
 	arrived time.Time // when it was first subscribed there
 }
 
-func newRedisSubscriber(ctx context.Context, dialer *redisDialer, in *inbox.Inbox[Event], proofs *redisProofs, part int) *redisSubscriber {
+func newRedisSubscriber(ctx context.Context, dialer *redisDialer, alive chan<- struct{}, in *inbox.Inbox[Event], proofs *redisProofs, part int) *redisSubscriber {
 	s := &redisSubscriber{
-		ctx: ctx, dialer: dialer, way: dialer.way, inbox: in, proofs: proofs, part: part,
+		ctx: ctx, dialer: dialer, alive: alive, way: dialer.way, inbox: in, proofs: proofs, part: part,
 		nonces: make(chan uint64, 1),
 		uplink: uplink.New(ctx, (*redisLink).reason, ErrBusDown, ErrClosed),
 		wanted: make(map[string]struct{}),
@@ -240,6 +241,10 @@ func (s *redisSubscriber) connect() error {
 			s.inbox.Restore()
 		}
 	})
+	select {
+	case s.alive <- struct{}{}:
+	default:
+	}
 	return nil
 }
 
