@@ -58,10 +58,12 @@ type Event struct {
 //     what is not subscribed is no error.
 //  4. Order: packets of one topic that one Bus published one after the other
 //     arrive in that order, and every subscriber sees the packets of a topic
-//     in the same order. A packet whose outcome was unknown (promise 6) may
-//     still come, late and behind others that were published after it. A Bus
-//     whose broker has no one order for packets of several publishers (core
-//     NATS), or none while topics move (Kafka), says so in its documentation.
+//     in the same order. A packet whose Publish returned ErrUnknown may come
+//     late, behind packets that were published after it: a link that is given
+//     up keeps back what has not left this machine, but not what is on its way
+//     to the broker. A Bus whose broker has no one order for packets of several
+//     publishers (core NATS), or none while topics move (Kafka), says so in its
+//     documentation.
 //  5. Topics are exact: any bytes, no wildcard, no separator, nothing that
 //     one prefix or database could see of another.
 //  6. Publish returns nil when the broker has taken every packet. That is

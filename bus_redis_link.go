@@ -140,7 +140,7 @@ func isTimeout(err error) bool {
 // fail makes the link dead, for the reason err. It does not block.
 func (l *redisLink) fail(err error) {
 	l.mu.Lock()
-	first := l.err == nil
+	first, waiting := l.err == nil, l.current != nil
 	if first {
 		l.err = err
 	}
@@ -152,6 +152,11 @@ func (l *redisLink) fail(err error) {
 	conn := l.conn
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn() // tls.Conn.Close writes, and may block
+	}
+	// What the kernel has not sent of a publish would come late, behind others
+	// on the next link: a reset drops it.
+	if t, ok := conn.(*net.TCPConn); ok && waiting {
+		t.SetLinger(0)
 	}
 	conn.Close()
 }

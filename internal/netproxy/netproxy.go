@@ -20,6 +20,7 @@ type Proxy struct {
 	mu     sync.Mutex
 	pairs  []*Pair
 	hole   bool
+	stall  chan struct{} // closed when the stall ends; nil without one
 	closed bool
 }
 
@@ -27,6 +28,8 @@ type Proxy struct {
 type Pair struct {
 	client, server net.Conn
 	proxy          *Proxy
+
+	ended chan struct{} // closed when nothing more is forwarded to the server
 
 	mu      sync.Mutex
 	written []byte // what the client has sent, up to maxNoted
@@ -60,7 +63,7 @@ func (p *Proxy) accept() {
 			reset(client)
 			continue
 		}
-		pair := &Pair{client: client, server: server, proxy: p}
+		pair := &Pair{client: client, server: server, proxy: p, ended: make(chan struct{})}
 		p.mu.Lock()
 		closed := p.closed
 		p.pairs = append(p.pairs, pair)
@@ -68,7 +71,10 @@ func (p *Proxy) accept() {
 		if closed {
 			pair.Cut()
 		}
-		p.running.Go(func() { pair.forward(server, client, pair.note) })
+		p.running.Go(func() {
+			defer close(pair.ended)
+			pair.forward(server, client, pair.note)
+		})
 		p.running.Go(func() { pair.forward(client, server, pair.censor) })
 	}
 }
@@ -79,6 +85,7 @@ func (c *Pair) forward(to, from net.Conn, pass func([]byte) []byte) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
+		c.proxy.awaitFlow()
 		if b := pass(buf[:n]); len(b) > 0 && !c.isLost() {
 			if _, err := to.Write(b); err != nil {
 				return
@@ -139,6 +146,30 @@ func (p *Proxy) isHole() bool {
 	return p.hole
 }
 
+// Stall makes the proxy keep what has come and read no more, either way, until
+// it is switched off: nothing is lost, and all of it comes late.
+func (p *Proxy) Stall(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case on && p.stall == nil:
+		p.stall = make(chan struct{})
+	case !on && p.stall != nil:
+		close(p.stall)
+		p.stall = nil
+	}
+}
+
+// awaitFlow waits until there is no stall.
+func (p *Proxy) awaitFlow() {
+	p.mu.Lock()
+	stall := p.stall
+	p.mu.Unlock()
+	if stall != nil {
+		<-stall
+	}
+}
+
 // Blackhole makes the proxy swallow all that is sent either way, and accept
 // connections all the same, as a network does that loses every packet. A
 // connection that lost something stays dead when the hole has gone.
@@ -182,6 +213,9 @@ func (c *Pair) Cut() {
 	reset(c.server)
 }
 
+// AwaitEnd waits until the server has got all that it will get.
+func (c *Pair) AwaitEnd() { <-c.ended }
+
 // Mute swallows what the server sends, or no longer.
 func (c *Pair) Mute(on bool) {
 	c.mu.Lock()
@@ -217,6 +251,7 @@ func (p *Proxy) close() {
 	p.closed = true
 	p.mu.Unlock()
 	p.listener.Close()
+	p.Stall(false)
 	p.Cut()
 	p.running.Wait()
 }
