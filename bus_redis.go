@@ -105,8 +105,13 @@ func (o *RedisOptions) withDefaults() (RedisOptions, error) {
 //
 // With a client of NewFailoverClient it asks the Sentinels, as often as it
 // proves its links, which server is the master, and changes over to that,
-// though its own may call itself master still. While no Sentinel answers it
-// stays, and Event.Since is as old as their last answer.
+// though its own may call itself master still. It also listens, on a third
+// connection, to what each of them publishes of that, on __sentinel__:hello.
+// While no majority of those that have been heard names its server, for longer
+// than ProbeTimeout (at least 5 s), Health says so, Event.Since is as old as
+// their last word, and Publish returns ErrUnknown: that server may have been
+// replaced. A Bus that is opened while it sees a minority does not know of the
+// others.
 type RedisBus struct {
 	parts []*redisPartition
 	inbox *inbox.Inbox[Event]
@@ -142,7 +147,7 @@ func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, erro
 	if cluster != nil {
 		return newClusterBus(cluster, options)
 	}
-	way, master := singleWay(options.Prefix, client.Options().DB), newRedisMaster(client.Options())
+	way, master := singleWay(options.Prefix, client.Options().DB), newRedisMaster(client.Options(), options.ProbeTimeout)
 	b, err := newRedisBus(options, []*redisWay{way}, func(way *redisWay) *redisDialer {
 		return &redisDialer{way: way, options: linkOptions(client.Options(), options.ProbeTimeout), timeout: options.ProbeTimeout, master: master}
 	})
@@ -166,7 +171,11 @@ func newRedisBus(options RedisOptions, ways []*redisWay, dialer func(*redisWay) 
 			sub: newRedisSubscriber(ctx, dialer(way), alive, b.inbox, proofs, i),
 		})
 	}
-	if err := b.open(ctx, options); err != nil {
+	err := b.open(ctx, options)
+	if master := b.parts[0].pub.dialer.master; err == nil && master != nil {
+		err = master.tryListening(ctx)
+	}
+	if err != nil {
 		b.Close()
 		return nil, err
 	}

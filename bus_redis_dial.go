@@ -75,13 +75,14 @@ func (d *redisDialer) open(ctx context.Context, options *redis.Options, in *redi
 	if err != nil {
 		return nil, dialError(err)
 	}
-	client, err := d.session(ctx, conn, *options)
+	client, err := session(ctx, conn, *options, d.checkServer)
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
 	l := &redisLink{
 		conn:    conn,
+		server:  conn.RemoteAddr().String(),
 		client:  client,
 		timeout: d.timeout,
 		in:      in,
@@ -98,8 +99,9 @@ func (d *redisDialer) open(ctx context.Context, options *redis.Options, in *redi
 
 // session lets go-redis authenticate, select the database and run the user's
 // OnConnect on conn. It dials nothing: a failed dial inside go-redis would be
-// logged by it, at each attempt.
-func (d *redisDialer) session(ctx context.Context, conn net.Conn, o redis.Options) (*redis.Client, error) {
+// logged by it, at each attempt. What check says of the server, if it is not nil,
+// is the error.
+func session(ctx context.Context, conn net.Conn, o redis.Options, check serverCheck) (*redis.Client, error) {
 	var dialed atomic.Bool
 	o.Dialer = func(context.Context, string, string) (net.Conn, error) {
 		if dialed.Swap(true) {
@@ -111,8 +113,8 @@ func (d *redisDialer) session(ctx context.Context, conn net.Conn, o redis.Option
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	session := client.Conn()
 	hello, err := session.Do(ctx, "HELLO", "3").Result()
-	if d.way.slot == "" && err == nil && isClusterNode(ctx, session, hello, d.way.prefix) {
-		err = errPlainClient
+	if err == nil && check != nil {
+		err = check(ctx, session, hello)
 	}
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
@@ -125,6 +127,16 @@ func (d *redisDialer) session(ctx context.Context, conn net.Conn, o redis.Option
 		return nil, err
 	}
 	return client, nil
+}
+
+// A serverCheck looks whether a server is the right one, by its answer to HELLO.
+type serverCheck func(ctx context.Context, session *redis.Conn, hello any) error
+
+func (d *redisDialer) checkServer(ctx context.Context, session *redis.Conn, hello any) error {
+	if d.way.slot == "" && isClusterNode(ctx, session, hello, d.way.prefix) {
+		return errPlainClient
+	}
+	return nil
 }
 
 // errPlainClient is why a client of one server is refused that leads to a

@@ -40,6 +40,7 @@ func (e redisError) closing() bool { return strings.HasPrefix(string(e), "ERR Pr
 // goroutine at a time calls do, another reads.
 type redisLink struct {
 	conn    net.Conn
+	server  string        // the address of the other end
 	client  *redis.Client // that opened the session; nothing but close uses it
 	timeout time.Duration // for an answer
 	in      *redisInbound // nil where nothing is subscribed

@@ -190,7 +190,8 @@ func (p *redisPublisher) commit(items []*publication) []error {
 	if out.answered > 0 && (len(items) > 1 || items[0].lead == nil) {
 		p.noteTaken(link)
 	}
-	if out.err == nil && !slices.ContainsFunc(p.commands, func(c redisCommand) bool { return c.err != nil }) {
+	replaced := p.dialer.master.health(link.server)
+	if replaced == nil && out.err == nil && !slices.ContainsFunc(p.commands, func(c redisCommand) bool { return c.err != nil }) {
 		return nil
 	}
 	errs := make([]error, len(items))
@@ -198,6 +199,9 @@ func (p *redisPublisher) commit(items []*publication) []error {
 	for i, item := range items {
 		n := len(item.lead) + item.packets
 		errs[i] = out.result(p.commands[at:at+n], out.answered-at)
+		if errs[i] == nil && replaced != nil && item.lead == nil {
+			errs[i] = fmt.Errorf("%w: %w", ErrUnknown, replaced)
+		}
 		at += n
 	}
 	return errs

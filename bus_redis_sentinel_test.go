@@ -2,9 +2,12 @@ package herald_test
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/heraldtest"
@@ -132,26 +135,37 @@ func TestRedisBusFailover(t *testing.T) {
 	}
 }
 
-// While no Sentinel answers, the master of before has to do; when they are
-// back they are followed.
+// Without Sentinels the master of before may have been replaced: nothing is
+// said to be well. When they are back, and name it, that was no gap.
 func TestRedisWithoutSentinels(t *testing.T) {
 	set := redistest.StartSentinels(t)
 	r := newSentinelRig(t, set)
 	registry := redisRegistry(t, set.Client())
 	lease := takeLease(t, registry, "n", time.Hour)
+	mustAdd(t, registry, lease, someEntries("n", 1)...)
 	for _, s := range set.Sentinels {
 		s.Kill()
 	}
-	time.Sleep(5 * time.Second) // for what should not happen
-	if err := errors.Join(r.from.Health(), r.to.Health()); err != nil {
-		t.Errorf("health without Sentinels: %v", err)
+	packet := herald.Packet{Topic: "topic", Data: []byte("-1")}
+	eventually(t, "doubts", func() bool {
+		_, _, err := registry.Nodes(t.Context())
+		return r.from.Health() != nil && r.to.Health() != nil && errors.Is(err, herald.ErrRegistryDown)
+	})
+	if err := r.from.Publish(t.Context(), packet); !errors.Is(err, herald.ErrUnknown) || !strings.Contains(err.Error(), "no majority of the Sentinels") {
+		t.Errorf("Publish without Sentinels: %v, want ErrUnknown", err)
 	}
-	if gaps := r.Gaps(); len(gaps) > 0 {
-		t.Errorf("gaps without Sentinels: %v", gaps)
+	if _, err := registry.Add(t.Context(), lease, someEntries("n", 2)...); !errors.Is(err, herald.ErrRegistryDown) {
+		t.Errorf("Add without Sentinels: %v, want ErrRegistryDown", err)
 	}
-	mustAdd(t, registry, lease, someEntries("n", 1)...)
 	for _, s := range set.Sentinels {
 		s.Restart()
+	}
+	eventually(t, "trust", func() bool {
+		_, _, err := registry.Nodes(t.Context())
+		return errors.Join(r.from.Health(), r.to.Health(), err) == nil
+	})
+	if gaps := r.Gaps(); len(gaps) > 0 {
+		t.Errorf("gaps without Sentinels: %v", gaps)
 	}
 	set.Failover()
 	set.AwaitOneMaster()
@@ -164,4 +178,30 @@ func TestRedisWithoutSentinels(t *testing.T) {
 		}
 		return err == nil
 	})
+}
+
+// Who may not listen to the Sentinels is told at once.
+func TestNewRedisBusOnSentinelACL(t *testing.T) {
+	set := redistest.StartSentinels(t)
+	open := func(rules ...any) error {
+		args := append([]any{"ACL", "SETUSER", "app", "reset", "on", ">secret", "+publish", "+subscribe", "+unsubscribe", "&herald:*"}, rules...)
+		if err := set.Master().Client().Do(t.Context(), args...).Err(); err != nil {
+			t.Fatal(err)
+		}
+		client := redis.NewFailoverClient(&redis.FailoverOptions{
+			MasterName: redistest.MasterName, SentinelAddrs: set.Addrs(), Username: "app", Password: "secret",
+		})
+		defer client.Close()
+		bus, err := herald.NewRedisBus(client, nil)
+		if err == nil {
+			bus.Close()
+		}
+		return err
+	}
+	if err := open(); err == nil || errors.Is(err, herald.ErrBusDown) || !strings.Contains(err.Error(), "&__sentinel__:hello") {
+		t.Errorf("got %v, want what to allow", err)
+	}
+	if err := open("&__sentinel__:hello"); err != nil {
+		t.Errorf("all that the error asks for: %v", err)
+	}
 }

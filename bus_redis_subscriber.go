@@ -45,7 +45,7 @@ type redisSubscriber struct {
 
 	// Of the server that the last link that was up leads to.
 
-	addr    string
+	server  string
 	arrived time.Time // when it was first subscribed there
 }
 
@@ -229,8 +229,8 @@ func (s *redisSubscriber) connect() error {
 		return err
 	}
 	s.mu.Lock()
-	if addr := link.addr(); s.addr != addr {
-		s.addr, s.arrived = addr, time.Now()
+	if s.server != link.server {
+		s.server, s.arrived = link.server, time.Now()
 	}
 	s.mu.Unlock()
 	s.uplink.Up(link, func() {

@@ -63,6 +63,8 @@ type RedisRegistry struct {
 	seen   *sightings
 	steps  clockSteps
 	open   func() redisStore
+	master *redisMaster // nil without Sentinels
+	cancel context.CancelFunc
 
 	mu    sync.Mutex
 	store redisStore // nil after Close
@@ -106,6 +108,11 @@ func (r *RedisRegistry) shardOf(topic string) int { return shardOf(topic, len(r.
 // do all that it will need, and the error names what is denied. Errors wrap
 // ErrRegistryDown if Redis could not be reached or refuses to serve, in its own
 // words; so do those of the methods, also if a command is denied later.
+//
+// Behind Sentinels it listens to what each of them publishes on
+// __sentinel__:hello. While no majority of those that have been heard names its
+// server, for longer than ProbeTimeout (at least 5 s), all methods answer
+// ErrRegistryDown: that server may have been replaced.
 func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegistry, error) {
 	r := &RedisRegistry{}
 	tags := clusterTags[:1]
@@ -136,9 +143,21 @@ func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegi
 	r.seen = newSightings(len(r.shards))
 	r.steps.shards = make([]clockOffset, len(r.shards))
 	r.store = r.open()
-	if err := r.probe(context.Background()); err != nil {
+	ctx, cancel := context.WithCancel(context.Background())
+	r.cancel = cancel
+	if err := r.probe(ctx); err != nil {
 		r.Close()
 		return nil, err
+	}
+	if user, ok := rdb.(*redis.Client); ok {
+		r.master = newRedisMaster(user.Options(), options.ProbeTimeout)
+	}
+	if r.master != nil {
+		if err := r.master.tryListening(ctx); err != nil {
+			r.Close()
+			return nil, fmt.Errorf("redis registry: %w", err)
+		}
+		r.calls.Go(func() { r.followMaster(ctx) })
 	}
 	return r, nil
 }
@@ -150,6 +169,7 @@ func (r *RedisRegistry) Close() error {
 	store := r.store
 	r.store = nil
 	r.mu.Unlock()
+	r.cancel()
 	var err error
 	if store != nil {
 		err = store.Close()
@@ -182,7 +202,9 @@ func redisCall[T any](ctx context.Context, r *RedisRegistry, what string, f func
 		if isReadOnly(err) {
 			r.reconnect(store)
 		}
-		r.follow(store)
+		if err == nil {
+			err = r.doubt(store)
+		}
 		done <- result{value, err}
 	})
 	r.mu.Unlock()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net"
 	"sync"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -14,28 +13,18 @@ import (
 // and what is written there is lost.
 type sentinelStore struct {
 	singleStore
-	ctx    context.Context // ends at Close
-	cancel context.CancelFunc
 	dialer func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	mu    sync.Mutex
 	addr  string // of the server that was dialed first
 	moved bool   // another one has been dialed since
-	asked time.Time
 }
 
 func newSentinelStore(options redis.Options) *sentinelStore {
-	s := &sentinelStore{dialer: options.Dialer, asked: time.Now()}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s := &sentinelStore{dialer: options.Dialer}
 	options.Dialer = s.dial
 	s.singleStore = newSingleStore(&options)
 	return s
-}
-
-// Close closes the client, and ends an ask that is under way.
-func (s *sentinelStore) Close() error {
-	s.cancel()
-	return s.singleStore.Close()
 }
 
 // dial dials the master, and notes which server that is.
@@ -54,39 +43,39 @@ func (s *sentinelStore) dial(ctx context.Context, network, addr string) (net.Con
 	return conn, nil
 }
 
-// due says whether it is time to ask the Sentinels, and that is up to the
-// caller then.
-func (s *sentinelStore) due() bool {
+// leads says whether no connection is to another server.
+func (s *sentinelStore) leads(server string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if time.Since(s.asked) < sentinelLag {
-		return false
-	}
-	s.asked = time.Now()
-	return true
+	return !s.moved && (s.addr == "" || s.addr == server)
 }
 
-// ask asks the Sentinels who the master is, and answers whether that is
-// another server than before. Where none answers, the old one has to do.
-func (s *sentinelStore) ask() (moved bool) {
-	ctx, cancel := context.WithTimeout(s.ctx, sentinelLag)
-	defer cancel()
-	if conn, err := s.dial(ctx, "tcp", failoverAddr); err == nil {
-		conn.Close()
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.moved
-}
-
-// follow asks, now and then, whether store is the master still.
-func (r *RedisRegistry) follow(store redisStore) {
+// doubt returns why the server that has answered may have been replaced, or nil.
+func (r *RedisRegistry) doubt(store redisStore) error {
 	s, ok := store.(*sentinelStore)
-	if ok && s.due() {
-		r.calls.Go(func() {
-			if s.ask() {
-				r.reconnect(store)
-			}
-		})
+	if !ok {
+		return nil
 	}
+	s.mu.Lock()
+	addr, moved := s.addr, s.moved
+	s.mu.Unlock()
+	if moved {
+		return errMoved
+	}
+	return r.master.health(addr)
+}
+
+// followMaster asks the Sentinels, until Close, who the master is, and goes
+// there.
+func (r *RedisRegistry) followMaster(ctx context.Context) {
+	r.master.follow(ctx, sentinelLag/2, func(server string) bool {
+		r.mu.Lock()
+		store, ok := r.store.(*sentinelStore)
+		r.mu.Unlock()
+		if !ok || store.leads(server) {
+			return true
+		}
+		r.reconnect(store)
+		return false
+	})
 }

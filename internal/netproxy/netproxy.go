@@ -20,7 +20,7 @@ type Proxy struct {
 	mu     sync.Mutex
 	pairs  []*Pair
 	hole   bool
-	stall  chan struct{} // closed when the stall ends; nil without one
+	stalls map[string]chan struct{} // by the clients' host, or "" of all; closed at the end
 	closed bool
 }
 
@@ -46,7 +46,7 @@ func Start(t testing.TB, target string) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{Addr: l.Addr().String(), target: target, listener: l}
+	p := &Proxy{Addr: l.Addr().String(), target: target, listener: l, stalls: make(map[string]chan struct{})}
 	p.running.Go(p.accept)
 	t.Cleanup(p.close)
 	return p
@@ -85,7 +85,7 @@ func (c *Pair) forward(to, from net.Conn, pass func([]byte) []byte) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
-		c.proxy.awaitFlow()
+		c.awaitFlow()
 		if b := pass(buf[:n]); len(b) > 0 && !c.isLost() {
 			if _, err := to.Write(b); err != nil {
 				return
@@ -148,25 +148,33 @@ func (p *Proxy) isHole() bool {
 
 // Stall makes the proxy keep what has come and read no more, either way, until
 // it is switched off: nothing is lost, and all of it comes late.
-func (p *Proxy) Stall(on bool) {
+func (p *Proxy) Stall(on bool) { p.StallHost("", on) }
+
+// StallHost stalls the connections of clients at one address, as a network does
+// that is split.
+func (p *Proxy) StallHost(host string, on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	stall, stalled := p.stalls[host]
 	switch {
-	case on && p.stall == nil:
-		p.stall = make(chan struct{})
-	case !on && p.stall != nil:
-		close(p.stall)
-		p.stall = nil
+	case on && !stalled && !p.closed:
+		p.stalls[host] = make(chan struct{})
+	case !on && stalled:
+		close(stall)
+		delete(p.stalls, host)
 	}
 }
 
 // awaitFlow waits until there is no stall.
-func (p *Proxy) awaitFlow() {
-	p.mu.Lock()
-	stall := p.stall
-	p.mu.Unlock()
-	if stall != nil {
-		<-stall
+func (c *Pair) awaitFlow() {
+	host, _, _ := net.SplitHostPort(c.client.RemoteAddr().String())
+	for _, of := range []string{"", host} {
+		c.proxy.mu.Lock()
+		stall := c.proxy.stalls[of]
+		c.proxy.mu.Unlock()
+		if stall != nil {
+			<-stall
+		}
 	}
 }
 
@@ -249,9 +257,12 @@ func reset(c net.Conn) {
 func (p *Proxy) close() {
 	p.mu.Lock()
 	p.closed = true
+	for _, stall := range p.stalls {
+		close(stall)
+	}
+	p.stalls = nil
 	p.mu.Unlock()
 	p.listener.Close()
-	p.Stall(false)
 	p.Cut()
 	p.running.Wait()
 }

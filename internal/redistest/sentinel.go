@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,15 +49,16 @@ func StartSentinels(t testing.TB) *Sentinels {
 		s.Servers = append(s.Servers, Start(t, append(at, "--replicaof", host+" "+port)...))
 	}
 	for range 3 {
-		s.Sentinels = append(s.Sentinels, startSentinel(t, host, port))
+		s.Sentinels = append(s.Sentinels, startSentinel(t, servertest.FreeAddr(t), host, port))
 	}
 	s.await("a set that can fail over", func() error { return s.whole(s.Servers[0].Addr) })
 	return s
 }
 
-func startSentinel(t testing.TB, host, port string) *servertest.Server {
+// startSentinel starts a Sentinel at addr that watches the master at host and
+// port. more is lines of its configuration.
+func startSentinel(t testing.TB, addr, host, port string, more ...string) *servertest.Server {
 	t.Helper()
-	addr := servertest.FreeAddr(t)
 	_, own, _ := net.SplitHostPort(addr)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "sentinel.conf") // it is rewritten by the Sentinel
@@ -64,7 +66,7 @@ func startSentinel(t testing.TB, host, port string) *servertest.Server {
 		"sentinel monitor %[3]s %s %s 2\n"+
 		"sentinel down-after-milliseconds %[3]s 2000\n"+
 		"sentinel failover-timeout %[3]s 5000\n"+
-		"sentinel parallel-syncs %[3]s 2\n", own, dir, MasterName, host, port)
+		"sentinel parallel-syncs %[3]s 2\n%[6]s\n", own, dir, MasterName, host, port, strings.Join(more, "\n"))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

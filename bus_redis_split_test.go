@@ -1,0 +1,68 @@
+package herald_test
+
+import (
+	"errors"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/bustest"
+	"github.com/heraldgo/herald/internal/redistest"
+)
+
+// A node that is left with the old master and one of three Sentinels says that
+// it is not well, and what others lose of it, and it of others, lies in gaps
+// or was answered with an error. The phase is another in each run (-count).
+func TestRedisBusMinority(t *testing.T) {
+	set := redistest.StartSplitSentinels(t)
+	open := func(side string) *herald.RedisBus {
+		bus, err := herald.NewRedisBus(set.Client(side), quick)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { bus.Close() })
+		return bus
+	}
+	alone, other := open(redistest.Minority), open(redistest.Majority)
+	out := bustest.Start(t, alone, other, bustest.Options{Topics: []string{"out"}})
+	in := bustest.Start(t, other, alone, bustest.Options{Topics: []string{"in"}})
+	registry, err := herald.NewRedisRegistry(set.Client(redistest.Minority), quick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { registry.Close() })
+	lease := takeLease(t, registry, "n", time.Hour)
+	mustAdd(t, registry, lease, someEntries("n", 1)...)
+	out.AwaitPackets(100)
+	in.AwaitPackets(100)
+	time.Sleep(3*time.Second + rand.N(2*time.Second))
+
+	set.Split(true)
+	set.AwaitFailover()
+	out.Await("the majority on the new master", func() bool { return other.Health() == nil && len(out.Gaps()) > 0 })
+	deadline := time.Now().Add(20 * time.Second)
+	for alone.Health() == nil {
+		if time.Now().After(deadline) {
+			t.Error("a Bus that one Sentinel of three confirms is well for 20 s")
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Log("health of the minority:", alone.Health())
+	eventually(t, "ErrRegistryDown", func() bool {
+		_, _, read := registry.Nodes(t.Context())
+		_, write := registry.Add(t.Context(), lease, someEntries("n", 2)...)
+		return errors.Is(read, herald.ErrRegistryDown) && errors.Is(write, herald.ErrRegistryDown)
+	})
+	set.Split(false)
+	set.AwaitRejoined()
+	eventually(t, "the Registry on the new master", func() bool {
+		_, _, err := registry.Nodes(t.Context())
+		return err == nil
+	})
+	t.Log("out:")
+	out.Check()
+	t.Log("in:")
+	in.Check()
+}

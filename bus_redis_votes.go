@@ -1,0 +1,155 @@
+package herald
+
+import (
+	"context"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/resp"
+)
+
+// A sentinelEar is a connection on which Sentinels are heard.
+type sentinelEar struct {
+	conn   net.Conn
+	client *redis.Client // that opened the session
+	r      *resp.Reader
+	asked  time.Time // what comes next was published later
+}
+
+// sentinelChannel is where each Sentinel publishes every two seconds, on every
+// server that it watches.
+const sentinelChannel = "__sentinel__:hello"
+
+// listen takes what has been published since the last time by the Sentinels
+// that reach the server. It owns conn, a new connection to that.
+func (m *redisMaster) listen(ctx context.Context, conn net.Conn) error {
+	if m.ear != nil && m.ear.conn.RemoteAddr().String() == conn.RemoteAddr().String() {
+		conn.Close()
+	} else {
+		m.stopListening()
+		start := time.Now()
+		client, err := session(ctx, conn, *m.options, nil)
+		if err != nil {
+			conn.Close()
+			return err
+		}
+		m.ear = &sentinelEar{conn, client, resp.NewReader(conn, replyBuffer), start}
+	}
+	err := m.ear.listen(ctx, m.timeout, m.votes.hear)
+	if err != nil {
+		m.stopListening()
+	}
+	return err
+}
+
+func (m *redisMaster) stopListening() {
+	if m.ear != nil {
+		m.ear.conn.Close()
+		m.ear.client.Close()
+		m.ear = nil
+	}
+}
+
+// listen subscribes, once more if that has been done, for the confirmation
+// shows that the server is well, and that all that came before it is read.
+func (e *sentinelEar) listen(ctx context.Context, timeout time.Duration, hear func(text string, after time.Time)) error {
+	stop := context.AfterFunc(ctx, func() { e.conn.Close() })
+	defer stop()
+	start := time.Now()
+	e.conn.SetDeadline(start.Add(timeout))
+	q := resp.AppendWord(resp.AppendWord(resp.AppendCommand(nil, 2), "SUBSCRIBE"), sentinelChannel)
+	if _, err := e.conn.Write(q); err != nil {
+		return err
+	}
+	for {
+		h, err := e.r.Header()
+		if err != nil {
+			return err
+		}
+		v, err := e.r.Rest(h)
+		switch {
+		case err != nil:
+			return err
+		case v.Kind == '-':
+			return redisError(v.Str)
+		case len(v.Elems) != 3:
+		case v.Elems[0].Str == "message":
+			hear(v.Elems[2].Str, e.asked)
+		case v.Elems[0].Str == "subscribe":
+			e.asked = start
+			return nil
+		}
+	}
+}
+
+// maxSentinels bounds what a server that is not to be trusted can fill.
+const maxSentinels = 100
+
+// forgetSentinel is after what time one does not count that says nothing, while
+// most others do. Those that are cut off together are not forgotten.
+const forgetSentinel = time.Hour
+
+// sentinelVotes are the last words of the Sentinels, by their ids.
+type sentinelVotes map[string]sentinelVote
+
+type sentinelVote struct {
+	sentinel string    // its address
+	master   string    // the address that it names
+	at       time.Time // or later
+}
+
+// hear takes what a Sentinel has published, after the time after: its host, port,
+// id and epoch, then the master's name, host, port and epoch.
+func (v sentinelVotes) hear(text string, after time.Time) {
+	words := strings.Split(text, ",")
+	if len(words) != 8 {
+		return
+	}
+	id, sentinel := words[2], net.JoinHostPort(words[0], words[1])
+	if _, known := v[id]; !known {
+		for other, vote := range v { // that has come back with another id
+			if vote.sentinel == sentinel {
+				delete(v, other)
+			}
+		}
+		if len(v) == maxSentinels {
+			return
+		}
+	}
+	v[id] = sentinelVote{sentinel, net.JoinHostPort(words[5], words[6]), after}
+}
+
+// majority returns the master that most of all Sentinels name, and the last
+// time when they did; "" where most do not name the same.
+func (v sentinelVotes) majority(now time.Time) (master string, at time.Time) {
+	v.forget(now)
+	times := make(map[string][]time.Time)
+	for _, vote := range v {
+		times[vote.master] = append(times[vote.master], vote.at)
+	}
+	for master, at := range times {
+		if len(at) > len(v)/2 {
+			slices.SortFunc(at, func(a, b time.Time) int { return b.Compare(a) })
+			return master, at[len(v)/2]
+		}
+	}
+	return "", at
+}
+
+func (v sentinelVotes) forget(now time.Time) {
+	var silent []string
+	for id, vote := range v {
+		if now.Sub(vote.at) > forgetSentinel {
+			silent = append(silent, id)
+		}
+	}
+	if len(silent) < len(v)-len(v)/2 {
+		for _, id := range silent {
+			delete(v, id)
+		}
+	}
+}
