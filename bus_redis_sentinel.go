@@ -201,9 +201,9 @@ func (m *redisMaster) ask(ctx context.Context, leads func(server string) bool) e
 // the user's may reach it at an address that they do not know; that is learned.
 func (m *redisMaster) isNamed(ctx context.Context, server, name string) bool {
 	host, port, _ := net.SplitHostPort(name)
-	addrs, _ := net.DefaultResolver.LookupHost(ctx, host)
+	addrs, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	for _, addr := range addrs {
-		if net.JoinHostPort(addr, port) == server {
+		if net.JoinHostPort(addr.Unmap().String(), port) == server {
 			m.literal = true
 			return true
 		}
