@@ -173,7 +173,7 @@ func newRedisBus(options RedisOptions, ways []*redisWay, dialer func(*redisWay) 
 	}
 	err := b.open(ctx, options)
 	if master := b.parts[0].pub.dialer.master; err == nil && master != nil {
-		err = master.tryListening(ctx)
+		err = master.open(ctx)
 	}
 	if err != nil {
 		b.Close()

@@ -67,7 +67,7 @@ type redisMaster struct {
 	timeout time.Duration  // for an answer
 	age     time.Duration  // at which their word is old
 
-	// Of follow's goroutine.
+	// Of the goroutine that listens.
 
 	votes   sentinelVotes
 	ear     *sentinelEar
@@ -75,9 +75,10 @@ type redisMaster struct {
 	literal bool              // names are addresses
 
 	mu     sync.Mutex
-	server string    // the one that our links lead to and a majority names; "" at first
-	named  time.Time // when it last did
+	server string    // that a majority has last named; "" at first
+	named  time.Time // when it did
 	why    error     // why not since
+	led    time.Time // when go-redis has last led to a server
 }
 
 // newRedisMaster returns what follows the master of a client's Sentinels, or nil.
@@ -99,10 +100,18 @@ func newRedisMaster(user *redis.Options, timeout time.Duration) *redisMaster {
 func (m *redisMaster) confirm(server string, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.server, m.why = server, nil
-	if at.After(m.named) {
-		m.named = at
+	if m.server != server || at.After(m.named) {
+		m.server, m.named = server, at
 	}
+	m.why = nil
+}
+
+// confirmLed confirms the server that go-redis has led to.
+func (m *redisMaster) confirmLed(server string) {
+	m.mu.Lock()
+	led := m.led
+	m.mu.Unlock()
+	m.confirm(server, led)
 }
 
 func (m *redisMaster) doubt(why error) {
@@ -111,14 +120,18 @@ func (m *redisMaster) doubt(why error) {
 	m.why = why
 }
 
-// proved returns since when at the latest a proof of the time at holds.
-func (m *redisMaster) proved(at time.Time) time.Time {
+// proved returns since when at the latest a proof of a server of the time at
+// holds; zero where it never does.
+func (m *redisMaster) proved(server string, at time.Time) time.Time {
 	if m == nil {
 		return at
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if known := m.named.Add(-sentinelLag); known.Before(at) {
+	switch known := m.named.Add(-sentinelLag); {
+	case m.server != server:
+		return time.Time{}
+	case known.Before(at):
 		return known
 	}
 	return at
@@ -132,27 +145,69 @@ func (m *redisMaster) health(server string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
-	case time.Since(m.named) <= m.age && (m.server == server || m.server == ""):
+	case m.server == server && time.Since(m.named) <= m.age:
 		return nil
-	case m.why == nil, errors.Is(m.why, errNoMajority):
+	case m.why == nil:
 		return errNoMajority
 	}
 	return fmt.Errorf("%w: %w", errNoMajority, m.why)
 }
 
-// tryListening returns an error if Redis denies what follow needs.
-func (m *redisMaster) tryListening(ctx context.Context) error {
-	err := m.ask(ctx, func(string) bool { return true })
-	if said, ok := errors.AsType[redisError](err); ok {
-		return fmt.Errorf("allow SUBSCRIBE with the channel %s (ACL SETUSER <user> +subscribe &%[1]s): %w", sentinelChannel, said)
+// open confirms the first server. The error says that Redis denies what follow
+// needs.
+func (m *redisMaster) open(ctx context.Context) error {
+	conn, err := m.options.Dialer(ctx, m.options.Network, m.options.Addr)
+	if err != nil {
+		return dialError(err)
 	}
-	return nil
+	m.confirm(conn.RemoteAddr().String(), time.Now())
+	if err = m.attend(ctx, conn); err == nil {
+		err = m.listen(ctx)
+	}
+	if said, ok := errors.AsType[redisError](err); ok {
+		err = fmt.Errorf("allow SUBSCRIBE with the channel %s (ACL SETUSER <user> +subscribe &%[1]s): %w", sentinelChannel, said)
+	}
+	return err
 }
 
-// follow asks at every tick who the master is, and tells leads the address,
-// which moves what is linked to another server, and returns whether nothing was.
-func (m *redisMaster) follow(ctx context.Context, tick time.Duration, leads func(server string) bool) {
-	defer m.stopListening()
+// follow asks at every tick who the master is, tells lead the address, which
+// moves what is linked to another server, and listens to what the Sentinels
+// say there. It returns when ctx ends.
+func (m *redisMaster) follow(ctx context.Context, tick time.Duration, lead func(server string)) {
+	conns := make(chan net.Conn, 1)
+	var asking sync.WaitGroup
+	asking.Go(func() { m.ask(ctx, tick, lead, conns) })
+	defer func() {
+		asking.Wait()
+		select {
+		case conn := <-conns:
+			conn.Close()
+		default:
+		}
+		m.stopListening()
+	}()
+	timer := time.NewTicker(tick)
+	defer timer.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case conn := <-conns:
+			err = m.attend(ctx, conn)
+		case <-timer.C:
+			err = m.listen(ctx)
+		}
+		if err != nil {
+			m.doubt(err)
+		}
+	}
+}
+
+// ask asks go-redis, as often as it can: one Sentinel that is cut off keeps it
+// for half a minute. So the others are not kept waiting; and it is given no
+// deadline, for where one strikes it does not go on to another Sentinel.
+func (m *redisMaster) ask(ctx context.Context, tick time.Duration, lead func(server string), conns chan<- net.Conn) {
 	timer := time.NewTicker(tick)
 	defer timer.Stop()
 	for {
@@ -161,45 +216,29 @@ func (m *redisMaster) follow(ctx context.Context, tick time.Duration, leads func
 			return
 		case <-timer.C:
 		}
-		if err := m.ask(ctx, leads); err != nil {
-			m.doubt(err)
+		start := time.Now()
+		conn, err := m.options.Dialer(ctx, m.options.Network, m.options.Addr)
+		if err != nil {
+			m.doubt(dialError(err))
+			continue
+		}
+		m.mu.Lock()
+		m.led = start
+		m.mu.Unlock()
+		lead(conn.RemoteAddr().String())
+		select {
+		case conns <- conn:
+		default:
+			conn.Close()
 		}
 	}
-}
-
-// ask confirms the server that all is linked to, or returns why not.
-func (m *redisMaster) ask(ctx context.Context, leads func(server string) bool) error {
-	start := time.Now()
-	// Without a deadline: where it strikes, go-redis does not give up a Sentinel
-	// that is cut off for one that answers. Its own timeouts come to an end.
-	conn, err := m.options.Dialer(ctx, m.options.Network, m.options.Addr)
-	if err != nil {
-		return dialError(err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, 2*m.timeout)
-	defer cancel()
-	server := conn.RemoteAddr().String()
-	moved := !leads(server)
-	if err := m.listen(ctx, conn); err != nil {
-		return fmt.Errorf("listen to the Sentinels: %w", err)
-	}
-	name, named := m.votes.majority(start)
-	switch {
-	case moved:
-		return errMoved
-	case len(m.votes) == 0: // a service that only speaks as a Sentinel does
-		m.confirm(server, start)
-	case name != "" && m.isNamed(ctx, server, name):
-		m.confirm(server, named)
-	default:
-		return errNoMajority
-	}
-	return nil
 }
 
 // isNamed says whether the server is the one that Sentinels name. A Dialer of
 // the user's may reach it at an address that they do not know; that is learned.
 func (m *redisMaster) isNamed(ctx context.Context, server, name string) bool {
+	ctx, cancel := context.WithTimeout(ctx, m.timeout)
+	defer cancel()
 	host, port, _ := net.SplitHostPort(name)
 	addrs, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	for _, addr := range addrs {
@@ -230,38 +269,43 @@ func (m *redisMaster) isNamed(ctx context.Context, server, name string) bool {
 
 // followMaster drops the links where the master is another server than theirs.
 func (p *redisPartition) followMaster(ctx context.Context, tick time.Duration) {
-	p.pub.dialer.master.follow(ctx, tick, func(server string) bool {
-		here := true
+	p.pub.dialer.master.follow(ctx, tick, func(server string) {
 		pub, _ := p.pub.state()
 		for _, link := range []*redisLink{p.sub.uplink.Link(), pub} {
 			if link != nil && link.server != server {
 				link.fail(errMoved)
-				here = false
 			}
 		}
-		return here
 	})
 }
 
 // lastTaken tells of the last publication that a server took.
 type lastTaken struct {
-	addr   string    // of the server
-	proved time.Time // when the Sentinels are known to have named it
+	server string
+	proved time.Time // when the Sentinels are known to have named it, or the first was taken
 	at     time.Time
 }
 
 // noteTaken notes that link has taken a publication.
 func (p *redisPublisher) noteTaken(link *redisLink) {
-	if p.dialer.master != nil {
-		now := time.Now()
-		p.last = lastTaken{link.server, p.dialer.master.proved(now), now}
+	if p.dialer.master == nil {
+		return
 	}
+	now := time.Now()
+	proved := p.dialer.master.proved(link.server, now)
+	if proved.IsZero() {
+		proved = p.born
+		if p.last.server == link.server {
+			proved = p.last.proved
+		}
+	}
+	p.last = lastTaken{link.server, proved, now}
 }
 
 // tellMoved publishes on a new link that what was published on the last one
 // may be lost, where that led to another server.
 func (p *redisPublisher) tellMoved(link *redisLink) error {
-	if p.last.addr == "" || p.last.addr == link.server {
+	if p.last.server == "" || p.last.server == link.server {
 		return nil
 	}
 	data := binary.BigEndian.AppendUint64(nil, uint64(time.Since(p.last.proved)))

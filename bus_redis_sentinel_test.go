@@ -180,6 +180,33 @@ func TestRedisWithoutSentinels(t *testing.T) {
 	})
 }
 
+// That the one Sentinel hangs which go-redis asks does no harm: the others are
+// a majority.
+func TestRedisBusSentinelHangs(t *testing.T) {
+	set := redistest.StartSentinels(t)
+	client := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: redistest.MasterName, SentinelAddrs: set.Addrs()[:1]})
+	t.Cleanup(func() { client.Close() })
+	bus, err := herald.NewRedisBus(client, quick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { bus.Close() })
+	s := bustest.Start(t, bus, bus, bustest.Options{})
+	heard := set.Master().Client().Subscribe(t.Context(), "__sentinel__:hello")
+	defer heard.Close()
+	for range 6 { // all three, most likely
+		<-heard.Channel()
+	}
+	set.Sentinels[0].Pause()
+	defer set.Sentinels[0].Continue()
+	for range 10 { // of the other two, in ten seconds
+		<-heard.Channel()
+	}
+	if r := s.Check(); r.Failed+len(r.Gaps) > 0 {
+		t.Errorf("%d failed, gaps %v", r.Failed, r.Gaps)
+	}
+}
+
 // Who may not listen to the Sentinels is told at once.
 func TestNewRedisBusOnSentinelACL(t *testing.T) {
 	set := redistest.StartSentinels(t)

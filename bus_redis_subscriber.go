@@ -279,7 +279,7 @@ func (s *redisSubscriber) resubscribe(link *redisLink) error {
 // asked at the time start.
 func (s *redisSubscriber) proveSince(link *redisLink, start time.Time) {
 	if s.uplink.Prove(link, start) {
-		s.proofs.proved(s.part, s.dialer.master.proved(start))
+		s.proofs.proved(s.part, s.dialer.master.proved(link.server, start))
 	}
 }
 

@@ -2,6 +2,7 @@ package herald
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 // A sentinelEar is a connection on which Sentinels are heard.
 type sentinelEar struct {
 	conn   net.Conn
+	server string        // its address
 	client *redis.Client // that opened the session
 	r      *resp.Reader
 	asked  time.Time // what comes next was published later
@@ -24,26 +26,47 @@ type sentinelEar struct {
 // server that it watches.
 const sentinelChannel = "__sentinel__:hello"
 
-// listen takes what has been published since the last time by the Sentinels
-// that reach the server. It owns conn, a new connection to that.
-func (m *redisMaster) listen(ctx context.Context, conn net.Conn) error {
-	if m.ear != nil && m.ear.conn.RemoteAddr().String() == conn.RemoteAddr().String() {
-		conn.Close()
-	} else {
-		m.stopListening()
-		start := time.Now()
-		client, err := session(ctx, conn, *m.options, nil)
-		if err != nil {
-			conn.Close()
-			return err
-		}
-		m.ear = &sentinelEar{conn, client, resp.NewReader(conn, replyBuffer), start}
+// attend listens on conn, a new connection to the master, from now on, if that
+// is another server than before.
+func (m *redisMaster) attend(ctx context.Context, conn net.Conn) error {
+	server := conn.RemoteAddr().String()
+	if m.ear != nil && m.ear.server == server {
+		return conn.Close()
 	}
-	err := m.ear.listen(ctx, m.timeout, m.votes.hear)
+	m.stopListening()
+	ctx, cancel := context.WithTimeout(ctx, m.timeout)
+	defer cancel()
+	start := time.Now()
+	client, err := session(ctx, conn, *m.options, nil)
 	if err != nil {
-		m.stopListening()
+		conn.Close()
+		return err
 	}
-	return err
+	m.ear = &sentinelEar{conn, server, client, resp.NewReader(conn, replyBuffer), start}
+	return nil
+}
+
+// listen takes what has been published since the last time by the Sentinels
+// that reach the server, and confirms the server if most name it.
+func (m *redisMaster) listen(ctx context.Context) error {
+	if m.ear == nil {
+		return nil // go-redis has not led us to a server yet
+	}
+	start := time.Now()
+	if err := m.ear.listen(ctx, m.timeout, m.votes.hear); err != nil {
+		m.stopListening()
+		return fmt.Errorf("listen to the Sentinels: %w", err)
+	}
+	name, named := m.votes.majority(start)
+	switch {
+	case len(m.votes) == 0: // so far, or a service that only answers as a Sentinel does
+		m.confirmLed(m.ear.server)
+	case name != "" && m.isNamed(ctx, m.ear.server, name):
+		m.confirm(m.ear.server, named)
+	case name != "":
+		return errMoved
+	}
+	return nil
 }
 
 func (m *redisMaster) stopListening() {

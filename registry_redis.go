@@ -153,7 +153,7 @@ func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegi
 		r.master = newRedisMaster(user.Options(), options.ProbeTimeout)
 	}
 	if r.master != nil {
-		if err := r.master.tryListening(ctx); err != nil {
+		if err := r.master.open(ctx); err != nil {
 			r.Close()
 			return nil, fmt.Errorf("redis registry: %w", err)
 		}

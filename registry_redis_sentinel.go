@@ -68,14 +68,12 @@ func (r *RedisRegistry) doubt(store redisStore) error {
 // followMaster asks the Sentinels, until Close, who the master is, and goes
 // there.
 func (r *RedisRegistry) followMaster(ctx context.Context) {
-	r.master.follow(ctx, sentinelLag/2, func(server string) bool {
+	r.master.follow(ctx, sentinelLag/2, func(server string) {
 		r.mu.Lock()
 		store, ok := r.store.(*sentinelStore)
 		r.mu.Unlock()
-		if !ok || store.leads(server) {
-			return true
+		if ok && !store.leads(server) {
+			r.reconnect(store)
 		}
-		r.reconnect(store)
-		return false
 	})
 }
