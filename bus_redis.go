@@ -183,7 +183,7 @@ func newRedisBus(options RedisOptions, ways []*redisWay, dialer func(*redisWay) 
 	for _, p := range b.parts {
 		b.running.Go(func() { p.prove(ctx, tick, options.ProbeTimeout) })
 		if p.pub.dialer.master != nil {
-			b.running.Go(func() { p.followMaster(ctx, tick) })
+			b.running.Go(func() { p.followMaster(ctx, min(tick, sentinelLag/2)) })
 		}
 	}
 	return b, nil

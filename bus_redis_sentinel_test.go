@@ -191,6 +191,7 @@ func TestRedisBusSentinelHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { bus.Close() })
+	unproved := openSentinel(t, set, &herald.RedisOptions{ProbeInterval: -1})
 	s := bustest.Start(t, bus, bus, bustest.Options{})
 	heard := set.Master().Client().Subscribe(t.Context(), "__sentinel__:hello")
 	defer heard.Close()
@@ -204,6 +205,9 @@ func TestRedisBusSentinelHangs(t *testing.T) {
 	}
 	if r := s.Check(); r.Failed+len(r.Gaps) > 0 {
 		t.Errorf("%d failed, gaps %v", r.Failed, r.Gaps)
+	}
+	if err := unproved.Health(); err != nil {
+		t.Errorf("a Bus that does not prove its links: %v", err)
 	}
 }
 
