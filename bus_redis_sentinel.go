@@ -186,7 +186,7 @@ func (m *redisMaster) follow(ctx context.Context, tick time.Duration, lead func(
 		}
 		m.stopListening()
 	}()
-	timer := time.NewTicker(tick)
+	timer := time.NewTicker(listenEach)
 	defer timer.Stop()
 	for {
 		var err error

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,6 +22,10 @@ type sentinelEar struct {
 	r      *resp.Reader
 	asked  time.Time // what comes next was published later
 }
+
+// listenEach is how often what the Sentinels say is taken: often enough to tell
+// two words in a row from two that come together.
+const listenEach = sentinelLag / 4
 
 // sentinelChannel is where each Sentinel publishes every two seconds, on every
 // server that it watches.
@@ -61,10 +66,11 @@ func (m *redisMaster) listen(ctx context.Context) error {
 	switch {
 	case len(m.votes) == 0: // so far, or a service that only answers as a Sentinel does
 		m.confirmLed(m.ear.server)
-	case name != "" && m.isNamed(ctx, m.ear.server, name):
-		m.confirm(m.ear.server, named)
-	case name != "":
+	case name == "" || named.IsZero():
+	case !m.isNamed(ctx, m.ear.server, name):
 		return errMoved
+	default:
+		m.confirm(m.ear.server, named)
 	}
 	return nil
 }
@@ -120,39 +126,74 @@ const forgetSentinel = time.Hour
 type sentinelVotes map[string]sentinelVote
 
 type sentinelVote struct {
-	sentinel string    // its address
-	master   string    // the address that it names
-	at       time.Time // or later
+	sentinel string // its address
+	master   string // the address that it names
+	epoch    uint64 // of its configuration: after a failover it is higher
+	heard    time.Time
+	at       time.Time // when it named this master, or later; zero where that is not known
 }
 
 // hear takes what a Sentinel has published, after the time after: its host, port,
 // id and epoch, then the master's name, host, port and epoch.
+//
+// When a network is whole again what a Sentinel had sent before it changed its
+// mind arrives late, all at once. So after a silence a word of the same epoch
+// does not count, nor what comes with it, but the next one in the usual time.
 func (v sentinelVotes) hear(text string, after time.Time) {
 	words := strings.Split(text, ",")
 	if len(words) != 8 {
 		return
 	}
+	epoch, err := strconv.ParseUint(words[7], 10, 64)
+	if err != nil {
+		return
+	}
 	id, sentinel := words[2], net.JoinHostPort(words[0], words[1])
-	if _, known := v[id]; !known {
-		for other, vote := range v { // that has come back with another id
-			if vote.sentinel == sentinel {
-				delete(v, other)
-			}
+	vote := sentinelVote{sentinel, net.JoinHostPort(words[5], words[6]), epoch, after, after}
+	last, known := v[id]
+	if !known {
+		v.replace(sentinel)
+		if len(v) < maxSentinels {
+			v[id] = vote
 		}
-		if len(v) == maxSentinels {
-			return
+		return
+	}
+	silence := after.Sub(last.heard)
+	switch {
+	case epoch < last.epoch && silence < renamedAfter:
+		return
+	case epoch == last.epoch && (silence < sentinelLag/2 || silence > 2*sentinelLag):
+		vote.at = last.at
+		if vote.master != last.master {
+			vote.at = time.Time{}
 		}
 	}
-	v[id] = sentinelVote{sentinel, net.JoinHostPort(words[5], words[6]), after}
+	v[id] = vote
 }
 
-// majority returns the master that most of all Sentinels name, and the last
-// time when they did; "" where most do not name the same.
+// replace makes room for a Sentinel that has come back with another id.
+func (v sentinelVotes) replace(sentinel string) {
+	for id, vote := range v {
+		if vote.sentinel == sentinel {
+			delete(v, id)
+		}
+	}
+}
+
+// majority returns the master that most of all Sentinels name, in the highest
+// epoch that any knows, and the last time when they did, zero where that is not
+// known; "" where most do not name the same.
 func (v sentinelVotes) majority(now time.Time) (master string, at time.Time) {
 	v.forget(now)
+	var epoch uint64
+	for _, vote := range v {
+		epoch = max(epoch, vote.epoch)
+	}
 	times := make(map[string][]time.Time)
 	for _, vote := range v {
-		times[vote.master] = append(times[vote.master], vote.at)
+		if vote.epoch == epoch {
+			times[vote.master] = append(times[vote.master], vote.at)
+		}
 	}
 	for master, at := range times {
 		if len(at) > len(v)/2 {
@@ -166,7 +207,7 @@ func (v sentinelVotes) majority(now time.Time) (master string, at time.Time) {
 func (v sentinelVotes) forget(now time.Time) {
 	var silent []string
 	for id, vote := range v {
-		if now.Sub(vote.at) > forgetSentinel {
+		if now.Sub(vote.heard) > forgetSentinel {
 			silent = append(silent, id)
 		}
 	}

@@ -8,63 +8,120 @@ import (
 	"time"
 )
 
-// hello is what a Sentinel publishes.
-func hello(sentinel, port int, master string) string {
-	return fmt.Sprintf("127.0.0.1,%d,id%d,3,main,%s,3", port, sentinel, strings.Replace(master, ":", ",", 1))
+// A votesTest has Sentinels speak, in the time of synctest.
+type votesTest struct {
+	*testing.T
+	v     sentinelVotes
+	start time.Time
+	epoch int
 }
+
+func newVotesTest(t *testing.T) *votesTest {
+	return &votesTest{t, make(sentinelVotes), time.Now(), 3}
+}
+
+// say has a Sentinel publish whom it names.
+func (t *votesTest) say(sentinel int, master string) { t.sayAs(sentinel, 26379+sentinel, master) }
+
+func (t *votesTest) sayAs(id, port int, master string) {
+	t.v.hear(fmt.Sprintf("127.0.0.1,%d,id%d,3,main,%s,%d", port, id, strings.Replace(master, ":", ",", 1), t.epoch), time.Now())
+}
+
+func (t *votesTest) expect(what, master string, at time.Duration) {
+	t.Helper()
+	got, when := t.v.majority(time.Now())
+	since := when.Sub(t.start)
+	if when.IsZero() {
+		since = never
+	}
+	if got != master || master != "" && since != at {
+		t.Errorf("%s: %q at %v, want %q at %v", what, got, since, master, at)
+	}
+}
+
+const never = time.Duration(-1)
 
 // A master is believed as of the time when a majority of all Sentinels that
 // have been heard had named it.
 func TestSentinelVotes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		v := make(sentinelVotes)
-		start := time.Now()
-		say := func(sentinel int, master string) { v.hear(hello(sentinel, 26379+sentinel, master), time.Now()) }
-		expect := func(what, master string, at time.Duration) {
-			t.Helper()
-			got, when := v.majority(time.Now())
-			if got != master || master != "" && when.Sub(start) != at {
-				t.Errorf("%s: %q at %v, want %q at %v", what, got, when.Sub(start), master, at)
-			}
-		}
-		expect("before any has spoken", "", 0)
+	synctest.Test(t, func(st *testing.T) {
+		t := newVotesTest(st)
+		t.expect("before any has spoken", "", 0)
 		for i := range 3 {
-			say(i, "a:1")
+			t.say(i, "a:1")
 			time.Sleep(time.Second)
 		}
-		expect("three", "a:1", time.Second)
+		t.expect("three", "a:1", time.Second)
 		for range 10 {
 			time.Sleep(2 * time.Second)
-			say(0, "a:1")
+			t.say(0, "a:1")
 		}
-		expect("one of three goes on", "a:1", 2*time.Second)
-		say(1, "b:1")
-		expect("two, and one that names another", "a:1", 2*time.Second)
-		say(2, "b:1")
-		expect("another is named", "b:1", 23*time.Second)
-		say(3, "a:1")
-		expect("two against two", "", 0)
+		t.expect("one of three goes on", "a:1", 2*time.Second)
+		t.epoch++
+		t.say(1, "b:1")
+		t.expect("one of a new epoch", "", 0)
+		t.say(2, "b:1")
+		t.expect("a majority of a new epoch", "b:1", 23*time.Second)
+		t.epoch--
+		t.say(1, "a:1")
+		t.say(2, "a:1")
+		t.expect("late words of the old epoch", "b:1", 23*time.Second)
+		t.epoch++
+		t.say(3, "a:1")
+		t.expect("two of four", "", 0)
 
 		time.Sleep(forgetSentinel + time.Minute)
-		say(0, "a:1")
-		say(1, "a:1")
-		expect("a half never forgets the other", "a:1", 23*time.Second)
-		say(2, "a:1")
-		expect("three of four", "a:1", time.Since(start))
-		if len(v) != 3 {
-			t.Errorf("%d Sentinels, want the one forgotten that says nothing", len(v))
+		for _, i := range []int{0, 1} {
+			t.say(i, "a:1")
 		}
-		v.hear(hello(9, 26379, "b:1"), time.Now())
-		if len(v) != 3 {
-			t.Errorf("%d Sentinels, want 3: one has come back with another id", len(v))
+		t.expect("a half never forgets the other", "a:1", never)
+		t.say(2, "a:1")
+		t.majority()
+		if len(t.v) != 3 {
+			t.Errorf("%d Sentinels, want the one forgotten that says nothing", len(t.v))
 		}
-		v.hear("nonsense", time.Now())
+		t.sayAs(9, 26379, "b:1")
+		if len(t.v) != 3 {
+			t.Errorf("%d Sentinels, want 3: one has come back with another id", len(t.v))
+		}
+		t.v.hear("nonsense", time.Now())
 		for i := range 2 * maxSentinels {
-			say(10+i, "c:1")
+			t.say(10+i, "c:1")
 		}
-		if len(v) != maxSentinels {
-			t.Errorf("%d Sentinels, want %d", len(v), maxSentinels)
+		if len(t.v) != maxSentinels {
+			t.Errorf("%d Sentinels, want %d", len(t.v), maxSentinels)
 		}
+	})
+}
+
+func (t *votesTest) majority() { t.v.majority(time.Now()) }
+
+// What was on its way while the network was split comes late, all at once, and
+// says nothing of the present. What comes after it does.
+func TestSentinelVotesLate(t *testing.T) {
+	synctest.Test(t, func(st *testing.T) {
+		t := newVotesTest(st)
+		all := func() {
+			for i := range 3 {
+				t.say(i, "a:1")
+			}
+		}
+		all()
+		time.Sleep(2 * time.Second)
+		all()
+		t.expect("all is well", "a:1", 2*time.Second)
+		for range 10 {
+			time.Sleep(2 * time.Second)
+			t.say(0, "a:1")
+		}
+		for range 4 {
+			all()
+			t.expect("a burst after a silence", "a:1", 2*time.Second)
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(1900 * time.Millisecond)
+		all()
+		t.expect("the next", "a:1", time.Since(t.start))
 	})
 }
 
