@@ -109,14 +109,14 @@ func (p *redisPublisher) publish(ctx context.Context, what *publication) error {
 // ready makes sure that there is a link. It tries once, after a failure when
 // the backoff is over or Redis has shown a sign of life.
 func (p *redisPublisher) ready() error {
-	link, down := p.state()
-	if link != nil {
-		if down = link.reason(); down == nil {
+	if link, _ := p.state(); link != nil {
+		why := link.reason()
+		if why == nil {
 			return nil
 		}
 		link.close(nil)
-		p.lost(down)
-		p.set(nil, down)
+		p.lost(why)
+		p.set(nil, why)
 	}
 	if wait := time.Until(p.retry); wait > 0 {
 		select {

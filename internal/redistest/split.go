@@ -45,7 +45,7 @@ func StartSplitSentinels(t testing.TB) *SplitSentinels {
 		s.configure(server, "replica-announce-ip", at[0], "replica-announce-port", at[1], "bind-source-addr", side(i))
 		if i == 0 {
 			host, port = at[0], at[1]
-		} else if err := server.Client().SlaveOf(context.Background(), host, port).Err(); err != nil {
+		} else if err := server.Client().ReplicaOf(context.Background(), host, port).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
