@@ -217,9 +217,9 @@ func openError(err error, prefix string, way *redisWay) error {
 	return fmt.Errorf("%w: %w", ErrBusDown, err)
 }
 
-// maxPublish is how much of a large call of Publish goes out together. A packet
-// that is larger goes alone: Redis may refuse it (proto-max-bulk-len, which is
-// never less), and closes the connection then.
+// maxPublish is how much goes out together. A call with a packet that is larger
+// goes alone: Redis may refuse it (proto-max-bulk-len, which is never less), and
+// closes the connection then.
 const (
 	maxPublishItems = 1024
 	maxPublishBytes = 1 << 20

@@ -69,7 +69,6 @@ func TestRedisBusTooLarge(t *testing.T) {
 func TestRedisBusPublishesOnceRedisIsBack(t *testing.T) {
 	server := redistest.Start(t)
 	bus := openRedis(t, server.Addr, 0, &herald.RedisOptions{ProbeInterval: -1})
-	other := openRedis(t, server.Addr, 0, quick)
 	for i := range 2 {
 		server.Kill()
 		for n := 0; n < 6; { // attempts, so that the pauses between them grow
@@ -78,10 +77,6 @@ func TestRedisBusPublishesOnceRedisIsBack(t *testing.T) {
 			}
 		}
 		server.Restart()
-		eventually(t, "links", func() bool { return other.Health() == nil })
-		eventually(t, "the subscriber's link", func() bool {
-			return bus.Subscribe(t.Context(), "topic") == nil
-		})
 		if err := bus.Publish(t.Context(), herald.Packet{Topic: "topic"}); err != nil {
 			t.Errorf("restart %d: %v", i, err)
 		}

@@ -45,7 +45,7 @@ func (p *redisPartition) publish(ctx context.Context, packets []Packet) error {
 	command := p.way.command("PUBLISH")
 	for sent := 0; sent < len(packets); {
 		what := newPublication()
-		for sent < len(packets) && what.hasRoom(len(packets[sent].Data)) {
+		for sent < len(packets) && what.packets < maxPublishItems && (what.packets == 0 || len(what.bytes) < maxPublishBytes) {
 			what.add(command, p.way.prefix, packets[sent])
 			sent++
 		}

@@ -40,11 +40,6 @@ func (p *publication) add(command, prefix string, packet Packet) {
 	p.packets++
 }
 
-// hasRoom says whether a packet of so many bytes may be added.
-func (p *publication) hasRoom(size int) bool {
-	return p.packets == 0 || p.packets < maxPublishItems && len(p.bytes) < maxPublishBytes && size <= maxPublishBytes
-}
-
 // ask puts before the packets what shows that the link is well.
 func (p *publication) ask(w *redisWay) {
 	q := redisQuery{bytes: p.bytes}
