@@ -194,7 +194,7 @@ func (b *RedisBus) open(ctx context.Context, options RedisOptions) error {
 	errs := make([]error, len(b.parts))
 	var opening sync.WaitGroup
 	for i, p := range b.parts {
-		opening.Go(func() { errs[i] = p.open(ctx, &b.running, options.ProbeTimeout) })
+		opening.Go(func() { errs[i] = p.open(ctx, &b.running, options.ProbeTimeout, options.ProbeInterval != off) })
 	}
 	opening.Wait()
 	return cmp.Or(errs...)
@@ -209,6 +209,8 @@ func openError(err error, prefix string, way *redisWay) error {
 	switch {
 	case errors.Is(err, ErrInvalid):
 		return err
+	case errors.Is(err, errHelloDenied):
+		return fmt.Errorf("herald: Redis denies what the Bus needs: %w", err)
 	case ok && strings.HasPrefix(string(said), "NOPERM"):
 		return fmt.Errorf("herald: Redis denies what the Bus needs: %s: %w", way.needs(prefix), said)
 	case ok && !isRefusal(string(said)):

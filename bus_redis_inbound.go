@@ -90,9 +90,5 @@ func (s *redisSubscriber) heard(data []byte) {
 	if len(data) != 8 {
 		return
 	}
-	select {
-	case <-s.nonces:
-	default:
-	}
-	s.nonces <- binary.BigEndian.Uint64(data) // only the link's reader sends
+	s.echo.Hear(binary.BigEndian.Uint64(data))
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,7 +19,7 @@ type redisPartition struct {
 	pub *redisPublisher
 	sub *redisSubscriber
 
-	nonce uint64 // of the last probe; probe's own
+	nonce atomic.Uint64 // of the last probe
 
 	mu       sync.Mutex
 	unproved error // why the last probe failed
@@ -26,18 +27,21 @@ type redisPartition struct {
 
 // open connects both links and tries what the Bus needs. running gets what
 // has to end before close.
-func (p *redisPartition) open(ctx context.Context, running *sync.WaitGroup, timeout time.Duration) error {
+func (p *redisPartition) open(ctx context.Context, running *sync.WaitGroup, timeout time.Duration, proving bool) error {
 	if err := p.sub.connect(); err != nil {
 		return err
 	}
 	link := p.sub.uplink.Link()
+	if proving {
+		p.sub.proof = func(link *redisLink) error { return p.proveNew(link, timeout) }
+	}
 	running.Go(p.sub.run)
 	ctx, cancel := context.WithTimeout(ctx, 2*timeout)
 	defer cancel()
 	if err := p.sub.change(ctx, commandUnsubscribe, []string{rand.Text()}); err != nil {
 		return err
 	}
-	return p.loop(ctx, link, timeout)
+	return p.loop(ctx, link, timeout, p.sub.prove)
 }
 
 // publish publishes packets, in parts where they are many.
@@ -113,7 +117,7 @@ func (p *redisPartition) prove(ctx context.Context, tick, timeout time.Duration)
 		if err != nil {
 			through = nil // it need not be subscribed to anything yet
 		}
-		looped := p.loop(ctx, through, timeout)
+		looped := p.loop(ctx, through, timeout, p.sub.prove)
 		// Not errors.Is: that a link is down because of errDeaf, and not up
 		// again, is no news.
 		if looped == errDeaf {
@@ -129,18 +133,30 @@ func (p *redisPartition) prove(ctx context.Context, tick, timeout time.Duration)
 	}
 }
 
+// proveNew proves a link that is to end a gap.
+func (p *redisPartition) proveNew(link *redisLink, timeout time.Duration) error {
+	ask := func(context.Context) error { // the commits wait until the link is up
+		q := new(redisQuery)
+		p.way.addProof(q)
+		return link.do(q).err
+	}
+	return p.sub.uplink.ProveNew(link, link.dead, errDeaf, func() error {
+		err := p.loop(p.sub.ctx, link, timeout, ask)
+		if err == errDeaf {
+			p.pub.drop(errDeaf)
+		}
+		return err
+	})
+}
+
 // loop publishes a number on the probe channel and waits until link, the
 // subscribed one, hears it or dies; where link is nil it only publishes. The
-// error is errDeaf itself where neither happens.
-func (p *redisPartition) loop(ctx context.Context, link *redisLink, timeout time.Duration) error {
-	select {
-	case <-p.sub.nonces:
-	default:
-	}
-	p.nonce++
+// error is errDeaf itself where neither happens. ask asks link something.
+func (p *redisPartition) loop(ctx context.Context, link *redisLink, timeout time.Duration, ask func(context.Context) error) error {
+	nonce := p.nonce.Add(1)
 	what := newPublication()
 	what.ask(p.way)
-	what.add(p.way.command("PUBLISH"), "", Packet{p.way.probe, binary.BigEndian.AppendUint64(nil, p.nonce)})
+	what.add(p.way.command("PUBLISH"), "", Packet{p.way.probe, binary.BigEndian.AppendUint64(nil, nonce)})
 	if err := p.pub.publish(ctx, what); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
@@ -150,38 +166,27 @@ func (p *redisPartition) loop(ctx context.Context, link *redisLink, timeout time
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	for {
+		last, changed := p.sub.echo.Last()
+		if last >= nonce {
+			return nil
+		}
 		select {
-		case n := <-p.sub.nonces:
-			if n == p.nonce {
-				return nil
-			}
+		case <-changed:
 		case <-link.dead:
 			return fmt.Errorf("probe: %w", link.reason())
 		case <-timer.C:
-			return p.missed(ctx, link)
+			// It may have much to read: the answer to what is asked now comes
+			// behind the number.
+			if err := ask(ctx); err != nil {
+				return fmt.Errorf("probe: %w", err)
+			}
+			if last, _ = p.sub.echo.Last(); last < nonce {
+				return errDeaf
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
-}
-
-// missed returns errDeaf if link has not handed over the last number, and
-// will not. It may have much to read: the answer to what is asked now comes
-// behind the number.
-func (p *redisPartition) missed(ctx context.Context, link *redisLink) error {
-	if err := p.sub.prove(ctx); err != nil {
-		return fmt.Errorf("probe: %w", err)
-	}
-	select {
-	case n := <-p.sub.nonces:
-		if n == p.nonce {
-			return nil
-		}
-	case <-link.dead:
-		return fmt.Errorf("probe: %w", link.reason())
-	default:
-	}
-	return errDeaf
 }
 
 // redisProofs says, for each partition, since when packets may be lost if its

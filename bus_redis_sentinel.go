@@ -52,8 +52,9 @@ const (
 )
 
 var (
-	errMoved      = errors.New("herald: the Sentinels name another master")
-	errNoMajority = errors.New("herald: no majority of the Sentinels names this master")
+	errMoved       = errors.New("herald: the Sentinels name another master")
+	errHelloDenied = errors.New("allow SUBSCRIBE with the channel " + sentinelChannel + " (ACL SETUSER <user> +subscribe &" + sentinelChannel + ")")
+	errNoMajority  = errors.New("herald: no majority of the Sentinels names this master")
 )
 
 // A redisMaster is what the Sentinels say of the master; nil where there are
@@ -165,7 +166,7 @@ func (m *redisMaster) open(ctx context.Context) error {
 		err = m.listen(ctx)
 	}
 	if said, ok := errors.AsType[redisError](err); ok {
-		err = fmt.Errorf("allow SUBSCRIBE with the channel %s (ACL SETUSER <user> +subscribe &%[1]s): %w", sentinelChannel, said)
+		err = fmt.Errorf("%w: %w", errHelloDenied, said)
 	}
 	return err
 }

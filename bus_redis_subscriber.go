@@ -35,8 +35,9 @@ type redisSubscriber struct {
 	way    *redisWay
 	inbox  *inbox.Inbox[Event]
 	proofs *redisProofs
-	part   int         // in proofs, and in inbox where the Bus has several
-	nonces chan uint64 // the last that was heard on the probe's channel; holds one
+	part   int                    // in proofs, and in inbox where the Bus has several
+	echo   uplink.Echo            // of what is published on the probe's channel
+	proof  func(*redisLink) error // proves a new link over the loop; nil does not
 	batch  *batch.Batcher[*redisChange]
 	uplink *uplink.Uplink[*redisLink] // up once it is subscribed to all that is wanted
 
@@ -52,7 +53,6 @@ type redisSubscriber struct {
 func newRedisSubscriber(ctx context.Context, dialer *redisDialer, alive chan<- struct{}, in *inbox.Inbox[Event], proofs *redisProofs, part int) *redisSubscriber {
 	s := &redisSubscriber{
 		ctx: ctx, dialer: dialer, alive: alive, way: dialer.way, inbox: in, proofs: proofs, part: part,
-		nonces: make(chan uint64, 1),
 		uplink: uplink.New(ctx, (*redisLink).reason, ErrBusDown, ErrClosed),
 		wanted: make(map[string]struct{}),
 	}
@@ -219,7 +219,10 @@ func (s *redisSubscriber) isPart() bool { return len(s.proofs.parts) > 1 }
 func (s *redisSubscriber) connect() error {
 	link, err := s.dialer.dial(s.ctx, newRedisInbound(s))
 	if err == nil {
-		if err = s.resubscribe(link); err != nil {
+		if err = s.resubscribe(link); err == nil {
+			err = s.proveNew(link)
+		}
+		if err != nil {
 			link.close(err)
 			s.dialer.follow(err)
 		}
@@ -241,11 +244,20 @@ func (s *redisSubscriber) connect() error {
 			s.inbox.Restore()
 		}
 	})
+	return nil
+}
+
+// proveNew proves a link that is subscribed to all that is wanted. That Redis
+// has confirmed that does not say that it hears whom we publish to.
+func (s *redisSubscriber) proveNew(link *redisLink) error {
 	select {
 	case s.alive <- struct{}{}:
 	default:
 	}
-	return nil
+	if s.proof == nil {
+		return nil
+	}
+	return s.proof(link)
 }
 
 // resubscribe makes link the present one. The commits are waiting.

@@ -28,6 +28,7 @@ func newLog() (*slog.Logger, logLines) {
 func TestRefusalsAreLogged(t *testing.T) {
 	logger, log := newLog()
 	r := newRig(t, Config{
+		Bus: NewMemoryNetwork().Bus(), Registry: NewMemoryRegistry(),
 		Logger: logger, MaxConnsPerUser: 1, CloseTimeout: 10 * time.Millisecond,
 		Authenticate: func(r *http.Request) (Identity, error) {
 			id, _ := fromQuery(r)

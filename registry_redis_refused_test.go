@@ -200,7 +200,7 @@ var refusals = []refusal{
 		begin: commands("ACL SETUSER app nocommands"), end: commands(appRules)},
 	{name: "NOPERM of EVALSHA", words: []string{"NOPERM"}, denied: true, registry: registryScripts, bus: none,
 		begin: commands("ACL SETUSER app -evalsha -eval"), end: commands(appRules)},
-	{name: "NOPERM of PUBLISH and SUBSCRIBE", words: []string{"NOPERM"}, denied: true, registry: none,
+	{name: "NOPERM of PUBLISH and SUBSCRIBE", words: []string{"NOPERM"}, denied: true, registry: none, either: []string{"NewRedisRegistry"}, // which listens to Sentinels
 		begin: commands("ACL SETUSER app -publish -spublish -subscribe -ssubscribe -unsubscribe -sunsubscribe"), end: commands(appRules)},
 	{name: "BUSY", words: []string{"BUSY"}, begin: beginBusy, end: endBusy},
 	// A script that has begun with what frees memory is carried out.

@@ -68,9 +68,11 @@ func TestMiniredisRegistry(t *testing.T) {
 }
 
 func TestRedisRegistry(t *testing.T) {
-	server := redistest.Start(t)
+	server := redistest.StartWithClock(t)
 	TestRegistry(t, func(t testing.TB) RegistryStore {
 		server.Client().FlushAll(t.Context())
-		return redisStore(t, server.Addr)
+		store := redisStore(t, server.Addr)
+		store.Step = server.Step
+		return store
 	})
 }

@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/backoff"
 )
 
 // errDeaf is why links are dropped that look well: the subscription is dead,
@@ -100,26 +97,13 @@ func (b *Bus) loop(ctx context.Context, link *link, tick, timeout time.Duration)
 
 // proveNew proves the link that is to end a gap. The broker's word is not
 // enough: mosquitto confirms a subscription to what may not be read.
-// While nothing can be published the link is kept, for that is no fault of
-// its, but does not count.
 func (b *Bus) proveNew(ctx context.Context, link *link, timeout time.Duration) error {
-	var pause backoff.Backoff
-	for {
+	return b.sub.uplink.ProveNew(link, link.dead, errDeaf, func() error {
 		b.pub.hurry()
 		_, err := b.loop(ctx, link, time.Second, timeout)
 		if err == errDeaf {
 			b.pub.drop(errDeaf)
 		}
-		if err == nil || err == errDeaf {
-			return err
-		}
-		b.sub.uplink.Fail(err)
-		select {
-		case <-time.After(pause.Fail()):
-		case <-link.dead:
-			return link.reason()
-		case <-ctx.Done():
-			return herald.ErrClosed
-		}
-	}
+		return err
+	})
 }

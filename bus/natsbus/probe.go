@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/backoff"
 )
 
 // errDeaf is why links are dropped that look well: two servers that do not
@@ -77,26 +76,13 @@ func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error
 
 // proveNew proves the link that is to end a gap. The broker's word is not
 // enough: a server may not hear the one that the other link leads to.
-// While nothing can be published the link is kept, for that is no fault of
-// its, but does not count.
 func (b *Bus) proveNew(ctx context.Context, link *link, timeout time.Duration) error {
-	var pause backoff.Backoff
-	for {
+	return b.sub.uplink.ProveNew(link, link.dead, errDeaf, func() error {
 		b.pub.hurry()
 		err := b.loop(ctx, link, timeout)
 		if err == errDeaf {
 			b.pub.drop(errDeaf)
 		}
-		if err == nil || err == errDeaf {
-			return err
-		}
-		b.sub.uplink.Fail(err)
-		select {
-		case <-time.After(pause.Fail()):
-		case <-link.dead:
-			return link.reason()
-		case <-ctx.Done():
-			return herald.ErrClosed
-		}
-	}
+		return err
+	})
 }

@@ -7,9 +7,6 @@ import (
 	"time"
 
 	"github.com/rabbitmq/amqp091-go"
-
-	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/backoff"
 )
 
 // errDeaf is why links are dropped that look well: the queue is no longer
@@ -137,26 +134,13 @@ func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration, late 
 
 // proveNew proves the link that is to end a gap. The broker's word is not
 // enough: its queue may be bound to nothing any more.
-// While nothing can be published the link is kept, for that is no fault of
-// its, but does not count.
 func (b *Bus) proveNew(ctx context.Context, link *link, timeout time.Duration) error {
-	var pause backoff.Backoff
-	for {
+	return b.sub.uplink.ProveNew(link, link.dead, errDeaf, func() error {
 		b.pub.hurry()
 		err := b.loop(ctx, link, timeout, func() {})
 		if err == errDeaf {
 			b.pub.drop(errDeaf)
 		}
-		if err == nil || err == errDeaf {
-			return err
-		}
-		b.sub.uplink.Fail(err)
-		select {
-		case <-time.After(pause.Fail()):
-		case <-link.dead:
-			return link.reason()
-		case <-ctx.Done():
-			return herald.ErrClosed
-		}
-	}
+		return err
+	})
 }

@@ -7,6 +7,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/heraldgo/herald/internal/backoff"
 )
 
 // An Uplink is of links of the type L, a pointer. One goroutine, its keeper,
@@ -138,4 +140,27 @@ func (u *Uplink[L]) Proved() time.Time {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.proved
+}
+
+// ProveNew proves a link that is being set up, and whose gap is to end, by loop:
+// that publishes, and waits for what comes back on the link. While nothing can
+// be published the link is kept, for that is no fault of its, but it does not
+// come up. The error is deaf, if loop returns that; or why the link is dead; or
+// that the Bus is closed. dead is closed when the link is.
+func (u *Uplink[L]) ProveNew(link L, dead <-chan struct{}, deaf error, loop func() error) error {
+	var pause backoff.Backoff
+	for {
+		err := loop()
+		if err == nil || err == deaf {
+			return err
+		}
+		u.Fail(err)
+		select {
+		case <-time.After(pause.Fail()):
+		case <-dead:
+			return u.reason(link)
+		case <-u.ctx.Done():
+			return u.closed
+		}
+	}
 }
