@@ -80,7 +80,7 @@ func (h *Hub) askNodes(ctx context.Context) ([]Node, time.Time, error) {
 	h.heartbeat.listed(nodes, now, from)
 	if !slices.ContainsFunc(nodes, func(n Node) bool { return n.ID == h.id && n.Generation == generation && n.Alive }) {
 		p.lose(generation)
-		return nil, now, fmt.Errorf("list nodes: %w: it does not list this one", ErrRegistryDown)
+		return nil, now, fmt.Errorf("list nodes: %w: it does not list this one: %w", ErrRegistryDown, ErrLeaseLost)
 	}
 	return nodes, now, nil
 }

@@ -63,8 +63,8 @@ func (k *housekeeping) run(ctx context.Context) {
 		}
 		failed := err
 		// Who could not do all in time may be well: there is much after a node
-		// has died.
-		if !errors.Is(err, ErrRegistryDown) {
+		// has died. Of a lost lease restore tells.
+		if !errors.Is(err, ErrRegistryDown) || errors.Is(err, ErrLeaseLost) {
 			err = nil
 		}
 		if ctx.Err() == nil {

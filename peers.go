@@ -23,6 +23,7 @@ type peer struct {
 	renewed    time.Time
 	renewedAt  int64 // its last renewal that was seen, at the earliest
 	ttl        time.Duration
+	due        int64 // until then it may come back, after this node's own lease had lapsed
 
 	echo    bool  // it is to be heard before what the Bus has lost is over
 	suspect int64 // since when it seems to live and not to be heard; 0 is not
@@ -232,7 +233,7 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 		}
 		b.live++
 		p := b.peer(n.ID)
-		p.alive, p.ttl = true, n.TTL
+		p.alive, p.ttl, p.due = true, n.TTL, 0
 		if n.Generation != p.generation || n.Renewed.After(p.renewed) {
 			most := from - cmp.Or(b.from, from-int64(config.Lease))
 			p.renewedAt = from - max(0, min(int64(now.Sub(n.Renewed)), most))
@@ -277,8 +278,27 @@ func (b *heartbeat) forget() {
 // that it must be there still, whatever the Registry lists. A node that is killed is
 // not listed from the moment on in which both end.
 func (b *heartbeat) lives(p *peer, now int64) bool {
-	lease := int64(cmp.Or(p.ttl, b.hub.config.Lease))
-	return !p.left && (b.heardLately(p, now) || p.renewedAt != 0 && now-p.renewedAt < lease)
+	return !p.left && (b.heardLately(p, now) || p.held(now) || now < p.due)
+}
+
+// held says whether the node's lease cannot have run out by then.
+func (p *peer) held(now int64) bool { return p.renewedAt != 0 && now-p.renewedAt < int64(p.ttl) }
+
+// lapsed notes that this node has its lease back, which it had last at the time
+// last. What kept it from renewing may have kept the others: those that held
+// theirs at that time may come back until the time until.
+func (b *heartbeat) lapsed(last, until int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, known := range []map[string]*peer{b.peers, b.gone} {
+		for node, p := range known {
+			if node != b.hub.id && !p.left && p.held(last) {
+				p.due = until
+				delete(b.gone, node)
+				b.peers[node] = p
+			}
+		}
+	}
 }
 
 func (b *heartbeat) heardLately(p *peer, now int64) bool {
