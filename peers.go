@@ -23,7 +23,7 @@ type peer struct {
 	renewed    time.Time
 	renewedAt  int64 // its last renewal that was seen, at the earliest
 	ttl        time.Duration
-	due        int64 // until then it may come back, after this node's own lease had lapsed
+	due        int64 // until then it may not be back yet, for this node's own lease had lapsed, too
 
 	echo    bool  // it is to be heard before what the Bus has lost is over
 	suspect int64 // since when it seems to live and not to be heard; 0 is not
@@ -233,7 +233,7 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 		}
 		b.live++
 		p := b.peer(n.ID)
-		p.alive, p.ttl, p.due = true, n.TTL, 0
+		p.alive, p.ttl = true, n.TTL
 		if n.Generation != p.generation || n.Renewed.After(p.renewed) {
 			most := from - cmp.Or(b.from, from-int64(config.Lease))
 			p.renewedAt = from - max(0, min(int64(now.Sub(n.Renewed)), most))
@@ -326,7 +326,7 @@ func (b *heartbeat) missing() error {
 		case !p.alive && p.generation == 0 && p.first > b.from: // it has only just come
 		case !p.alive:
 			return fmt.Errorf("%w: node %s lives, and is not listed", ErrRegistryDown, node)
-		case b.heardLately(p, now) && p.whole != p.generation:
+		case p.whole != p.generation && (b.heardLately(p, now) || now < p.due):
 			return fmt.Errorf("%w: node %s is putting its sessions back", ErrRegistryDown, node)
 		}
 	}
