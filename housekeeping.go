@@ -1,6 +1,7 @@
 package herald
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -144,7 +145,11 @@ func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 	now := clock()
 	held := now-p.heldSince.Load() >= lease && now-p.renewed.Load() < lease
 	seen := make(map[Lease]sighting, len(nodes))
+	var failed error
 	for _, n := range nodes {
+		if n.Err != nil { // nobody knows what that is
+			continue
+		}
 		s, ok := k.seen[n.Lease()]
 		if !ok || !s.renewed.Equal(n.Renewed) {
 			s = sighting{n.Renewed, now}
@@ -155,12 +160,13 @@ func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 			continue
 		}
 		if err := p.reg.Sweep(ctx, n.Lease()); err != nil {
-			return err
+			failed = cmp.Or(failed, err)
+			continue
 		}
 		p.hub.config.Logger.Warn("herald: swept the sessions of a dead node", slog.String("node", n.ID))
 	}
 	k.seen = seen
-	return nil
+	return failed
 }
 
 // auditStep is how many Conns are compared in one go.
@@ -229,7 +235,7 @@ func (k *housekeeping) compare(ctx context.Context, lease Lease, conns []*Conn) 
 		if err == nil && len(missing) > 0 {
 			// It may only be on its way: after the barrier it has come.
 			if err = p.barrier(ctx); err == nil {
-				missing, err = k.missing(ctx, lease, missing)
+				missing, err = k.stillMissing(ctx, lease, missing)
 			}
 		}
 		if errors.Is(err, ErrLeaseLost) {
@@ -239,8 +245,9 @@ func (k *housekeeping) compare(ctx context.Context, lease Lease, conns []*Conn) 
 		if err != nil {
 			return lost, err
 		}
-		for _, c := range missing {
-			if p.sync(c, true) {
+		for _, m := range missing {
+			// Without its own place the user has been offline.
+			if p.sync(m.conn, m.entry.UserTopic != "") {
 				lost++
 			}
 		}
@@ -249,27 +256,55 @@ func (k *housekeeping) compare(ctx context.Context, lease Lease, conns []*Conn) 
 	return lost, nil
 }
 
-// missing returns those of the Conns of which the Registry lacks something.
-func (k *housekeeping) missing(ctx context.Context, lease Lease, conns []*Conn) ([]*Conn, error) {
-	entries := make([]Entry, 0, len(conns))
-	byID := make(map[string]*Conn, len(conns))
+// A missingEntry is what the Registry lacks of a Conn.
+type missingEntry struct {
+	conn  *Conn
+	entry Entry
+}
+
+// missing returns what the Registry lacks of the Conns.
+func (k *housekeeping) missing(ctx context.Context, lease Lease, conns []*Conn) ([]missingEntry, error) {
+	var all []missingEntry
 	for _, c := range conns {
 		if c.since.Load() == 0 { // its first add is still under way
 			continue
 		}
 		if topics := k.p.hub.index.topicsOf(c); len(topics) > 0 {
-			e := c.entry(topics)
-			entries = append(entries, e)
-			byID[e.Session.ID] = c
+			all = append(all, missingEntry{c, c.entry(topics)})
 		}
+	}
+	return k.lacking(ctx, lease, all)
+}
+
+// stillMissing returns what is missing of that which was, but for what the
+// Conns have left meanwhile.
+func (k *housekeeping) stillMissing(ctx context.Context, lease Lease, before []missingEntry) ([]missingEntry, error) {
+	var all []missingEntry
+	for _, m := range before {
+		has := k.p.hub.index.topicsOf(m.conn)
+		topics := slices.DeleteFunc(m.entry.topics(), func(t string) bool { return !slices.Contains(has, t) })
+		if len(topics) > 0 {
+			all = append(all, missingEntry{m.conn, m.conn.entry(topics)})
+		}
+	}
+	return k.lacking(ctx, lease, all)
+}
+
+// lacking returns those of the entries that the Registry lacks, or a part of.
+func (k *housekeeping) lacking(ctx context.Context, lease Lease, all []missingEntry) ([]missingEntry, error) {
+	entries := make([]Entry, len(all))
+	conns := make(map[string]*Conn, len(all))
+	for i, m := range all {
+		entries[i] = m.entry
+		conns[m.entry.Session.ID] = m.conn
 	}
 	lacking, err := k.p.reg.Check(ctx, lease, entries...)
 	if err != nil {
 		return nil, err
 	}
-	missing := make([]*Conn, 0, len(lacking))
-	for _, e := range lacking {
-		missing = append(missing, byID[e.Session.ID])
+	missing := make([]missingEntry, len(lacking))
+	for i, e := range lacking {
+		missing[i] = missingEntry{conns[e.Session.ID], e}
 	}
 	return missing, nil
 }
@@ -291,10 +326,7 @@ func (k *housekeeping) tellLost(lost int) {
 // check removes an entry that the index does not have.
 func (k *housekeeping) check(e Entry) {
 	x := k.p.hub.index
-	topics := e.Topics
-	if e.UserTopic != "" {
-		topics = append(slices.Clone(topics), e.UserTopic)
-	}
+	topics := e.topics()
 	var c *Conn
 	if nodeOf(e.Session.ID) == k.p.hub.id {
 		counter, _ := strconv.ParseUint(e.Session.ID[len(k.p.hub.id)+1:], 10, 64)

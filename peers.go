@@ -66,7 +66,9 @@ func (b *heartbeat) hear(e *envelope) {
 		return // its publishing failed, and it came all the same
 	}
 	since := p.born
-	lost := e.id > 1 && !b.fresh(now)
+	// Of one that was there before the Bus had begun the first are none of ours,
+	// however late this is taken from it.
+	lost := e.id > 1 && !b.fresh(now) && (b.forgot || p.born > b.restored)
 	if p.heard != 0 {
 		// What comes after a heartbeat may have been sent before it was heard.
 		since = p.heard - int64(b.interval())

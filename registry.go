@@ -2,6 +2,7 @@ package herald
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -32,6 +33,15 @@ type Entry struct {
 	// Older asks Add for the user's older Sessions, at most so many. They
 	// cost Redis more the more there are.
 	Older int
+}
+
+// topics returns all topics of the Entry, in a slice of its own.
+func (e Entry) topics() []string {
+	topics := slices.Clone(e.Topics)
+	if e.UserTopic != "" {
+		topics = append(topics, e.UserTopic)
+	}
+	return topics
 }
 
 // Added is what [Registry.Add] says of one Entry with a UserTopic.

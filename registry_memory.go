@@ -156,14 +156,15 @@ func (s *memoryStore) stamp(session *Session) {
 func (s *memoryStore) presence(value *memoryValue, there map[string]memoryValue, most int) Added {
 	session := &value.session
 	own, again := there[session.ID]
-	if session.Since.IsZero() {
+	first := session.Since.IsZero()
+	if first {
 		session.Since = own.session.Since // of an Add that is done once more
 	}
 	s.stamp(session)
 	_, going := s.gone[session.User]
 	delete(s.gone, session.User)
 	if again {
-		value.online = own.online && own.lease == value.lease
+		value.online = own.online && (own.lease == value.lease || first)
 	} else {
 		value.online = len(there) == 0 && !going
 	}

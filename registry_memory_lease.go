@@ -70,7 +70,7 @@ func (m *MemoryRegistry) Nodes(ctx context.Context) ([]Node, time.Time, error) {
 		nodes = append(nodes, n)
 	}
 	slices.SortFunc(nodes, compareNodes)
-	return nodes, time.UnixMicro(now), nil
+	return nodes, time.UnixMicro(max(now, s.clock)), nil
 }
 
 // Sweep implements [Registry.Sweep].

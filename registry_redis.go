@@ -198,7 +198,11 @@ func redisCall[T any](ctx context.Context, r *RedisRegistry, what string, f func
 	}
 	done := make(chan result, 1)
 	r.calls.Go(func() {
-		value, err := f(store)
+		var value T
+		err := r.doubt(store) // before f, too: what Offline takes is gone
+		if err == nil {
+			value, err = f(store)
+		}
 		if isReadOnly(err) {
 			r.reconnect(store)
 		}

@@ -52,6 +52,7 @@ func (r *RedisRegistry) takeLease(ctx context.Context, store redisStore, node No
 	pipe := newShardPipe(store)
 	for i, s := range r.shards {
 		pipe.on(i).SAdd(ctx, s.indexKey(node.Lease()), "")
+		pipe.on(i).PExpire(ctx, s.indexKey(node.Lease()), keyLasts)
 	}
 	_, err = pipe.exec(ctx)
 	return node.Generation, err

@@ -17,6 +17,14 @@ const offlineBatch = 1000
 // If one shard fails and another has users due, it returns these.
 func (r *RedisRegistry) Offline(ctx context.Context, delay time.Duration) ([]string, error) {
 	return redisCall(ctx, r, "offline", func(store redisStore) ([]string, error) {
+		// A shard that does not answer must not take the time in which those
+		// that others have taken can still be returned.
+		ctx := ctx
+		if end, ok := ctx.Deadline(); ok {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, time.Until(end)/2)
+			defer cancel()
+		}
 		asked := clock()
 		calls := make([]scriptCall, len(r.shards))
 		for i, s := range r.shards {

@@ -59,8 +59,11 @@ func (r *RedisRegistry) doubt(store redisStore) error {
 	s.mu.Lock()
 	addr, moved := s.addr, s.moved
 	s.mu.Unlock()
-	if moved {
+	switch {
+	case moved:
 		return errMoved
+	case addr == "": // not dialed yet
+		return nil
 	}
 	return r.master.health(addr)
 }

@@ -61,8 +61,9 @@ local online = '0'
 local sessions, total = {}, 0
 if isUser then
   -- A session that is there already has been added before, perhaps by a call
-  -- whose answer was lost: it gets the same answer again.
-  if ownGeneration == generation then
+  -- whose answer was lost: it gets the same answer again. One that asks for its
+  -- since has never had an answer, whatever lease it was added under.
+  if ownGeneration == generation or ownOnline and ARGV[4] == '' then
     online = ownOnline
   elseif not own then
     local others = redis.call('HLEN', userKey)
@@ -80,10 +81,19 @@ if isUser then
     if total <= limit then
       sessions = all
     else
+      -- Not all can be answered, so that the caller cannot judge who of them
+      -- lives: the total leaves out what nobody answers for any more.
+      local records = {}
+      local function counts(value)
+        local holder = owner(value)
+        if not holder then return false end
+        if records[holder] == nil then records[holder] = redis.call('HGET', nodes, holder) end
+        return records[holder] and lease(records[holder]) == generationOf(value) and not hasRunOut(records[holder], time)
+      end
       local older = {}
       for i = 1, #all, 2 do
         local _, at = header(all[i + 1])
-        if at and tonumber(at) < tonumber(since) then table.insert(older, {tonumber(at), i}) end
+        if at and tonumber(at) < tonumber(since) and counts(all[i + 1]) then table.insert(older, {tonumber(at), i}) end
       end
       total = #older
       table.sort(older, function(a, b) return a[1] < b[1] end)

@@ -51,6 +51,12 @@ local function lease(record)
   return (string.match(record, '^' .. format .. ' (%d+) %d+ %-?%d+ '))
 end
 
+-- hasRunOut says whether a lease record has run out by the server's time.
+local function hasRunOut(record, time)
+  local renewed, ttl = string.match(record, '^' .. format .. ' %d+ (%d+) (%-?%d+) ')
+  return renewed and time >= tonumber(renewed) + tonumber(ttl)
+end
+
 -- leaseRecord returns a record that is renewed now. A later version may append
 -- fields, which this one skips.
 local function leaseRecord(generation, time, ttl, conns, version)
