@@ -108,7 +108,7 @@ func (p *redisPartition) prove(ctx context.Context, tick, timeout time.Duration)
 		}
 		start := time.Now()
 		link := p.sub.uplink.Link()
-		alive := link.reason() == nil
+		alive := link.reason() == nil && p.sub.uplink.Health() == nil
 		err := p.sub.prove(ctx)
 		if alive && errors.Is(err, errIsolated) { // the other link leads there too
 			p.pub.drop(errIsolated)
@@ -141,11 +141,18 @@ func (p *redisPartition) proveNew(link *redisLink, timeout time.Duration) error 
 		return link.do(q).err
 	}
 	return p.sub.uplink.ProveNew(link, link.dead, errDeaf, func() error {
-		err := p.loop(p.sub.ctx, link, timeout, ask)
-		if err == errDeaf {
-			p.pub.drop(errDeaf)
+		// What the publisher's link has taken may be lost with that: once more
+		// each second.
+		for began := time.Now(); ; {
+			err := p.loop(p.sub.ctx, link, min(timeout, time.Second), ask)
+			if err != errDeaf {
+				return err
+			}
+			if time.Since(began) >= timeout {
+				p.pub.drop(errDeaf)
+				return err
+			}
 		}
-		return err
 	})
 }
 

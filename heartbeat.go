@@ -191,7 +191,7 @@ func (b *heartbeat) watch(ctx context.Context) {
 
 // checkOwn answers true if our own heartbeat has not come back.
 func (b *heartbeat) checkOwn() bool {
-	if b.sent == 0 || clock()-b.sent <= int64(b.hub.config.ProbeTimeout) || b.hub.gaps.deaf() {
+	if b.sent == 0 || clock()-b.sent <= int64(b.hub.config.ProbeTimeout+heartbeatGrace) || b.hub.gaps.deaf() {
 		return false
 	}
 	b.sent = 0

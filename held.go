@@ -61,7 +61,7 @@ func (p *presence) hasten() {
 func (p *presence) announce() {
 	generation, failures := p.generation.Load(), p.failures.Load()
 	p.hub.last.Go(func() {
-		if p.barrier(context.Background()) == nil && p.failures.Load() == failures {
+		if p.barrier(context.Background()) == nil && p.failures.Load() == failures && p.generation.Load() == generation {
 			p.whole.Store(generation)
 			p.hub.heartbeat.poke()
 		}

@@ -228,12 +228,18 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 	for _, p := range b.peers {
 		p.alive = false
 	}
+	often := b.interval()
 	b.live = 0
+	for _, n := range nodes {
+		if n.Alive {
+			b.live++
+		}
+	}
+	often = max(often, b.interval()) // others may not know yet how many they are
 	for _, n := range nodes {
 		if !n.Alive {
 			continue
 		}
-		b.live++
 		p := b.peer(n.ID)
 		p.alive, p.ttl = true, n.TTL
 		if n.Generation != p.generation || n.Renewed.After(p.renewed) {
@@ -243,7 +249,7 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 		}
 		unheard := p.renewedAt - max(p.heard, p.born, b.restored)
 		if n.ID != b.hub.id && config.ProbeInterval != off && !p.silent && p.suspect == 0 &&
-			unheard > int64(config.ProbeTimeout+b.interval()) && !b.hub.gaps.deaf() {
+			unheard > int64(config.ProbeTimeout+often) && !b.hub.gaps.deaf() {
 			p.suspect = clock()
 		}
 	}
@@ -328,7 +334,7 @@ func (b *heartbeat) missing() error {
 		case !p.alive && p.generation == 0 && p.first > b.from: // it has only just come
 		case !p.alive:
 			return fmt.Errorf("%w: node %s lives, and is not listed", ErrRegistryDown, node)
-		case p.whole != p.generation && (b.heardLately(p, now) || now < p.due):
+		case p.heard != 0 && p.whole != p.generation && (b.heardLately(p, now) || now < p.due):
 			return fmt.Errorf("%w: node %s is putting its sessions back", ErrRegistryDown, node)
 		}
 	}
