@@ -27,7 +27,7 @@ func (r *RedisRegistry) probe(ctx context.Context) error {
 			on.EvalSha(ctx, probeScript.sha, keys)
 			times[i] = on.Time(ctx)
 			on.HGet(ctx, s.topicKey(""), "")
-			randomField(ctx, on, s.topicKey(""))
+			on.HVals(ctx, s.topicKey(""))
 			on.HGetAll(ctx, s.nodesKey())
 			on.HExists(ctx, s.dyingKey(), "")
 			on.SRandMemberN(ctx, s.indexKey(none), 1)

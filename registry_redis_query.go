@@ -81,63 +81,38 @@ func (r *RedisRegistry) Online(ctx context.Context, lease Lease, topics ...strin
 	})
 }
 
-// online reads one session of each topic, however many there are, and all only
-// if that one does not live.
+// online is one round trip of Online. It decodes no more of a session than
+// what says whether that lives.
 func (r *RedisRegistry) online(ctx context.Context, store redisStore, lease Lease, topics []string) ([]bool, error) {
 	look := newLook(r, store)
-	ids := make([]*redis.StringCmd, len(topics))
+	values := make([]*redis.StringSliceCmd, len(topics))
 	for i, topic := range topics {
 		s := r.shardOf(topic)
 		look.at(ctx, s)
-		ids[i] = randomField(ctx, look.pipe.on(s), r.shards[s].topicKey(topic))
+		values[i] = look.pipe.on(s).HVals(ctx, r.shards[s].topicKey(topic))
 	}
 	if _, err := look.exec(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.settle(ctx, store, look, lease, false); err != nil {
-		return nil, err
-	}
-	pipe := newShardPipe(store)
-	values := make([]*redis.StringCmd, len(topics))
-	for i, id := range ids {
-		if id.Err() == nil {
-			s := r.shardOf(topics[i])
-			values[i] = pipe.on(s).HGet(ctx, r.shards[s].topicKey(topics[i]), id.Val())
-		}
-	}
-	if _, err := pipe.exec(ctx); err != nil {
-		return nil, err
+	live := func(i int) bool {
+		return slices.ContainsFunc(values[i].Val(), func(value string) bool {
+			l, ok := decodeHolder(value)
+			return ok && r.holds(r.shardOf(topics[i]), l)
+		})
 	}
 	online := make([]bool, len(topics))
-	var rest []string
-	var unsure []int // indexes of topics
-	for i, value := range values {
-		if value == nil {
-			continue
-		}
-		l, ok := decodeHolder(value.Val())
-		if online[i] = ok && r.holds(r.shardOf(topics[i]), l); !online[i] {
-			rest, unsure = append(rest, topics[i]), append(unsure, i)
-		}
+	doubt := false
+	for i := range topics {
+		online[i] = live(i)
+		doubt = doubt || !online[i] && len(values[i].Val()) > 0
 	}
-	if len(unsure) == 0 {
-		return online, nil
-	}
-	sessions, err := r.sessions(ctx, store, lease, rest)
-	if err != nil {
+	if err := r.settle(ctx, store, look, lease, doubt); err != nil {
 		return nil, err
 	}
-	for k, i := range unsure {
-		online[i] = len(sessions[k]) > 0
+	for i := range topics {
+		online[i] = online[i] || live(i)
 	}
 	return online, nil
-}
-
-// randomField is HRANDFIELD without a count, which answers one field or nil.
-func randomField(ctx context.Context, pipe redis.Pipeliner, key string) *redis.StringCmd {
-	cmd := redis.NewStringCmd(ctx, "hrandfield", key)
-	pipe.Process(ctx, cmd)
-	return cmd
 }
 
 // A look reads the leases of shards, together with what else is asked there.

@@ -71,7 +71,7 @@ func answerError(cmd redis.Cmder) error {
 		return err
 	}
 	switch cmd.Name() {
-	case "get", "hget", "hrandfield", "evalsha":
+	case "get", "hget", "evalsha":
 		return nil
 	}
 	return fmt.Errorf("herald: Redis answered %s with nothing", strings.ToUpper(cmd.FullName()))
