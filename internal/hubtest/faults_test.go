@@ -56,15 +56,6 @@ func needlessGap() func(herald.Event) []herald.Event {
 	})()
 }
 
-func hideGaps() func(herald.Event) []herald.Event {
-	return func(e herald.Event) []herald.Event {
-		if e.Kind != herald.EventPacket {
-			return nil
-		}
-		return []herald.Event{e}
-	}
-}
-
 func shiftGaps(by time.Duration) func() func(herald.Event) []herald.Event {
 	return func() func(herald.Event) []herald.Event {
 		return func(e herald.Event) []herald.Event {
@@ -111,6 +102,9 @@ func publishAgain(ctx context.Context, b herald.Bus, packets []herald.Packet) er
 	err := b.Publish(ctx, packets...)
 	if errors.Is(err, herald.ErrBusDown) {
 		kept := slices.Clone(packets)
+		for i := range kept {
+			kept[i].Data = slices.Clone(kept[i].Data) // the Hub uses its memory again
+		}
 		go func() {
 			for errors.Is(b.Publish(context.Background(), kept...), herald.ErrBusDown) {
 				time.Sleep(10 * time.Millisecond)
@@ -169,7 +163,8 @@ func newGreedyBus(b herald.Bus, limit int64) *greedyBus {
 			if err != nil {
 				return
 			}
-			if g.backlog.Load() < limit {
+			// Of heartbeats that are missing the Hub would tell.
+			if g.backlog.Load() < limit || e.Packet.Topic == "h" {
 				g.backlog.Add(int64(len(e.Packet.Data)))
 				g.events <- e
 			}
