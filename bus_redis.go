@@ -229,7 +229,7 @@ const (
 
 // Publish publishes packets, each with one PUBLISH or SPUBLISH, and waits for
 // the replies. Calls that come while others are under way go out together.
-// Where a link has broken it waits for the next attempt to connect, which is a
+// If a link has broken it waits for the next attempt to connect, which is a
 // second away at most, and returns ErrBusDown if that fails. Packets of several
 // partitions go out at the same time.
 func (b *RedisBus) Publish(ctx context.Context, packets ...Packet) error {

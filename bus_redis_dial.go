@@ -145,7 +145,7 @@ var errPlainClient = fmt.Errorf("%w: Redis: the server is a node of a Cluster: u
 
 // isClusterNode says whether other nodes have keys that this one has not. One
 // with all slots, which a proxy may seem to be, is as good as a single server;
-// where keys are denied nobody can tell.
+// if keys are denied nobody can tell.
 func isClusterNode(ctx context.Context, session *redis.Conn, hello any, prefix string) bool {
 	fields, _ := hello.(map[any]any)
 	if fields["mode"] != "cluster" {

@@ -157,8 +157,8 @@ func (p *redisPartition) proveNew(link *redisLink, timeout time.Duration) error 
 }
 
 // loop publishes a number on the probe channel and waits until link, the
-// subscribed one, hears it or dies; where link is nil it only publishes. The
-// error is errDeaf itself where neither happens. ask asks link something.
+// subscribed one, hears it or dies; if link is nil it only publishes. The
+// error is errDeaf itself if neither happens. ask asks link something.
 func (p *redisPartition) loop(ctx context.Context, link *redisLink, timeout time.Duration, ask func(context.Context) error) error {
 	nonce := p.nonce.Add(1)
 	what := newPublication()

@@ -72,7 +72,7 @@ type redisMaster struct {
 
 	votes   sentinelVotes
 	ear     *sentinelEar
-	servers map[string]string // by the name that Sentinels give it, where that is not its address
+	servers map[string]string // by the name that Sentinels give it, if that is not its address
 	literal bool              // names are addresses
 
 	mu     sync.Mutex
@@ -122,7 +122,7 @@ func (m *redisMaster) doubt(why error) {
 }
 
 // proved returns since when at the latest a proof of a server of the time at
-// holds; zero where it never does.
+// holds; zero if it never does.
 func (m *redisMaster) proved(server string, at time.Time) time.Time {
 	if m == nil {
 		return at
@@ -207,7 +207,7 @@ func (m *redisMaster) follow(ctx context.Context, tick time.Duration, lead func(
 
 // ask asks go-redis, as often as it can: one Sentinel that is cut off keeps it
 // for half a minute. So the others are not kept waiting; and it is given no
-// deadline, for where one strikes it does not go on to another Sentinel.
+// deadline: if one strikes, it does not go on to another Sentinel.
 func (m *redisMaster) ask(ctx context.Context, tick time.Duration, lead func(server string), conns chan<- net.Conn) {
 	timer := time.NewTicker(tick)
 	defer timer.Stop()
@@ -268,7 +268,7 @@ func (m *redisMaster) isNamed(ctx context.Context, server, name string) bool {
 	return known == server
 }
 
-// followMaster drops the links where the master is another server than theirs.
+// followMaster drops the links if the master is another server than theirs.
 func (p *redisPartition) followMaster(ctx context.Context, tick time.Duration) {
 	p.pub.dialer.master.follow(ctx, tick, func(server string) {
 		pub, _ := p.pub.state()

@@ -35,7 +35,7 @@ type redisSubscriber struct {
 	way    *redisWay
 	inbox  *inbox.Inbox[Event]
 	proofs *redisProofs
-	part   int                    // in proofs, and in inbox where the Bus has several
+	part   int                    // in proofs, and in inbox if the Bus has several
 	echo   uplink.Echo            // of what is published on the probe's channel
 	proof  func(*redisLink) error // proves a new link over the loop; nil does not
 	batch  *batch.Batcher[*redisChange]

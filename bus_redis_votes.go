@@ -130,7 +130,7 @@ type sentinelVote struct {
 	master   string // the address that it names
 	epoch    uint64 // of its configuration: after a failover it is higher
 	heard    time.Time
-	at       time.Time // when it named this master, or later; zero where that is not known
+	at       time.Time // when it named this master, or later; zero if that is not known
 }
 
 // hear takes what a Sentinel has published, after the time after: its host, port,
@@ -181,8 +181,8 @@ func (v sentinelVotes) replace(sentinel string) {
 }
 
 // majority returns the master that most of all Sentinels name, in the highest
-// epoch that any knows, and the last time when they did, zero where that is not
-// known; "" where most do not name the same.
+// epoch that any knows, and the last time when they did, zero if that is not
+// known; "" if most do not name the same.
 func (v sentinelVotes) majority(now time.Time) (master string, at time.Time) {
 	v.forget(now)
 	var epoch uint64

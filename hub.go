@@ -266,8 +266,8 @@ func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
 // Join makes the connections that the target has now members of the groups; to
 // those that come later Identity.Groups gives theirs, or Conn.Join in OnConnect.
 // It returns when every node has done so that the Registry lists, or that has
-// been heard of late: a Send to the group after that reaches all of them. Where
-// nodes do not answer within SendTimeout the error is a *PartialError; where the
+// been heard of late: a Send to the group after that reaches all of them. If
+// nodes do not answer within SendTimeout the error is a *PartialError; if the
 // Registry does not know this node itself, it is ErrRegistryDown, and nobody was
 // asked.
 func (h *Hub) Join(ctx context.Context, t Target, groups ...string) error {

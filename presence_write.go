@@ -22,7 +22,7 @@ func (p *presence) write(ctx context.Context, ops []presenceOp) {
 	if err := p.failing(); err != nil {
 		// Not tried: each would wait for its timeout. What is missing is
 		// mended when the Registry is back; renew wakes housekeeping then. To
-		// wake it here would go round and round where only writes fail.
+		// wake it here would go round and round if only writes fail.
 		for i := range results {
 			results[i].err = err
 		}

@@ -12,14 +12,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A frankConn is a connection to Redis that, where it breaks at the beginning,
+// A frankConn is a connection to Redis that, if it breaks at the beginning,
 // says why. A Redis that takes no more connections writes that, unasked, and
 // closes; a client that writes meanwhile is told of a broken pipe. What is read
 // after the first time shows that the connection was taken.
 type frankConn struct {
 	net.Conn
 	heard bool   // something has been read
-	said  string // the error that was, where it was one and all so far
+	said  string // the error that was, if it was one and all so far
 }
 
 // frank makes a connection frank. What can tell go-redis that it has died still

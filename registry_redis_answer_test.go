@@ -57,7 +57,7 @@ func everyMethod(r *RedisRegistry) map[string]error {
 }
 
 // What is no answer of Redis' to the question is an error: no answer at all,
-// nothing where there must be something, something of another kind.
+// nothing if there must be something, something of another kind.
 func TestRedisRegistryAnswers(t *testing.T) {
 	well := func(cmd redis.Cmder) {
 		cmd.SetErr(nil)

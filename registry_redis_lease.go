@@ -224,7 +224,7 @@ func (r *RedisRegistry) markCall(shard int, lease Lease, record string) scriptCa
 }
 
 // sweepable returns the shard that decides whether the lease is lost, and the
-// record that it has: one where it is dying already, or, if it has run out, the
+// record that it has: one if it is dying already, or, if it has run out, the
 // first that has it. It returns -1 if there is nothing to sweep.
 func (r *RedisRegistry) sweepable(ctx context.Context, store redisStore, lease Lease) (first int, record string, err error) {
 	look := newLook(r, store)

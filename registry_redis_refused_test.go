@@ -66,7 +66,7 @@ func refusingSentinel(t *testing.T) []*refusing {
 	}}}
 }
 
-// refusingCluster returns a Cluster whose nodes all refuse, and the same where
+// refusingCluster returns a Cluster whose nodes all refuse, and the same if
 // only one does.
 func refusingCluster(t *testing.T) []*refusing {
 	cluster := redistest.StartCluster(t, 3, 0)
@@ -117,7 +117,7 @@ type cutConn struct {
 	dialer *faultyDialer
 
 	mu   sync.Mutex
-	left int // bytes that are let through, where above 0
+	left int // bytes that are let through, if above 0
 }
 
 func (c *cutConn) Write(b []byte) (int, error) {

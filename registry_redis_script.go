@@ -28,7 +28,7 @@ const (
 	answersNumber answerKind = 1 << iota
 	answersText
 	answersList
-	answersNothing // where a lease is lost
+	answersNothing // if a lease is lost
 )
 
 // check returns the error of a reply, which one of another kind is as well.
@@ -126,7 +126,7 @@ func runOne(ctx context.Context, store redisStore, s luaScript, call scriptCall)
 }
 
 // errUnanswered is the error of a command that has no answer yet. go-redis
-// leaves commands as they are where it gets no connection for them, and without
+// leaves commands as they are if it gets no connection for them, and without
 // an error nil would pass for an answer.
 var errUnanswered = errors.New("herald: Redis gave no answer")
 

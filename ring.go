@@ -11,7 +11,7 @@ type ring[T any] struct {
 // at returns the i-th value.
 func (r *ring[T]) at(i int) *T { return &r.buf[(r.head+i)&(len(r.buf)-1)] }
 
-// push appends a value. Where a second comes, more do.
+// push appends a value. If a second comes, more do.
 func (r *ring[T]) push(v T) {
 	if r.n == len(r.buf) {
 		buf := make([]T, max(8, 2*r.n))

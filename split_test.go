@@ -175,7 +175,7 @@ func TestCutRoute(t *testing.T) {
 	}
 }
 
-// Where a node is cut off from the Registry too, it is swept as dead; that it
+// If a node is cut off from the Registry too, it is swept as dead; that it
 // is heard again is a Gap all the same, on both sides.
 func TestSweptAndHeardAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

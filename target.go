@@ -127,7 +127,7 @@ func (s *sieve) passes(c *Conn) bool {
 	return !out
 }
 
-// counterOf returns the counter in a connection's id, where it is of this node.
+// counterOf returns the counter in a connection's id, if it is of this node.
 func (h *Hub) counterOf(id string) (counter uint64, ok bool) {
 	if nodeOf(id) != h.id {
 		return 0, false

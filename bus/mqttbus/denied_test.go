@@ -78,7 +78,7 @@ func TestReadingDenied(t *testing.T) {
 	}
 }
 
-// Where one topic is denied, QoS 1 tells who publishes to it. QoS 0 cannot.
+// If one topic is denied, QoS 1 tells who publishes to it. QoS 0 cannot.
 func TestOneTopicDenied(t *testing.T) {
 	const acl = "user from\ntopic readwrite herald/#\ntopic deny herald/secret\nuser to\ntopic readwrite herald/#\n"
 	server := newACLServer(t, acl)

@@ -103,7 +103,7 @@ func (l *link) do(bytes []byte, answers []answer) (written int, err error) {
 // writeChunk is how much must go out within the timeout.
 const writeChunk = 64 << 10
 
-// write writes bytes; after an error the link must not be used. Where the link is subscribed they go out in one piece,
+// write writes bytes; after an error the link must not be used. If the link is subscribed they go out in one piece,
 // for the reader writes too, and neither may come between the other's packets.
 func (l *link) write(bytes []byte) (written int, err error) {
 	chunk := len(bytes)

@@ -10,7 +10,7 @@ import (
 	"github.com/heraldgo/herald/internal/servertest"
 )
 
-// mosquitto hangs up without a word where it has no room for more connections.
+// mosquitto hangs up without a word if it has no room for more connections.
 func TestFullInWords(t *testing.T) {
 	server := servertest.Mosquitto(t, "max_connections 2")
 	full := 0

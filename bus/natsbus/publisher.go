@@ -220,7 +220,7 @@ func (p *publisher) health() error {
 	return down
 }
 
-// hurry has the next that is published dial at once, where there is no link:
+// hurry has the next that is published dial at once, if there is no link:
 // the broker has just given a sign of life.
 func (p *publisher) hurry() { p.hurried.Store(true) }
 

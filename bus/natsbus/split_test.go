@@ -211,7 +211,7 @@ func phases(t *testing.T) int {
 	return n
 }
 
-// Where the route between two servers is cut, and no link of a Hub is, what
+// If the route between two servers is cut, and no link of a Hub is, what
 // does not come lies in a gap of the Hub whose clients miss it, be the cut
 // short or long; and during a long one the Hubs are not healthy.
 func TestSplitRoute(t *testing.T) {

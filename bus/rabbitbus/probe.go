@@ -64,7 +64,7 @@ type lookout struct {
 	channel *amqp091.Channel
 }
 
-// missing returns errGone where the exchange is not there, or why that could
+// missing returns errGone if the exchange is not there, or why that could
 // not be found out.
 func (l *lookout) missing(link *link, exchange string) error {
 	defer link.guard("ask for the exchange")()
@@ -95,7 +95,7 @@ const backlog = 6
 
 // loop publishes an empty message, or shares one with others, and waits until
 // link, the one that consumes, hears it or dies. The error is errDeaf itself
-// where neither happens. late is called where it seems so.
+// if neither happens. late is called if it seems so.
 func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration, late func()) error {
 	p := &publication{bytes: make([]byte, headerSize)}
 	if err := b.pub.publish(ctx, p); err != nil {

@@ -131,7 +131,7 @@ func (p *publisher) setup(l *link) error {
 	if err := l.channel.Confirm(false); err != nil {
 		return err
 	}
-	// Where the subscriber has not made it anew yet, nothing would get anywhere.
+	// If the subscriber has not made it anew yet, nothing would get anywhere.
 	exchange := p.dialer.exchange
 	if err := l.channel.ExchangeDeclarePassive(exchange, amqp091.ExchangeFanout, true, false, false, false, nil); err != nil {
 		return err
@@ -323,7 +323,7 @@ func (p *publisher) health() error {
 	return down
 }
 
-// hurry has the next that is published dial at once, where there is no link:
+// hurry has the next that is published dial at once, if there is no link:
 // the broker has just given a sign of life.
 func (p *publisher) hurry() { p.hurried.Store(true) }
 

@@ -18,7 +18,7 @@ import (
 )
 
 // A fault makes the Registry lose the leases. Its commands are those of
-// redis-cli, for one server of a Cluster where it says so.
+// redis-cli, for one server of a Cluster if it says so.
 type fault struct {
 	name    string
 	begin   string
@@ -198,7 +198,7 @@ func classify(err error, so bool) string {
 	return unknown + err.Error()
 }
 
-// end ends the rounds, prints all answers, and fails the test where one was
+// end ends the rounds, prints all answers, and fails the test if one was
 // a nil that was not so, or an error that is not herald's.
 func (r *rounds) end(t *testing.T) {
 	t.Helper()

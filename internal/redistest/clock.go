@@ -24,7 +24,7 @@ type Clocked struct {
 }
 
 // StartWithClock is Start for a server whose clock can be stepped. It needs a
-// C compiler: where there is none it skips the test, or fails it under CI=true.
+// C compiler: if there is none it skips the test, or fails it under CI=true.
 func StartWithClock(t testing.TB, args ...string) *Clocked {
 	t.Helper()
 	dir := t.TempDir()
@@ -44,7 +44,7 @@ func StartWithClock(t testing.TB, args ...string) *Clocked {
 	}
 }
 
-// Step moves the server's clock forward, or back where d is below 0. The
+// Step moves the server's clock forward, or back if d is below 0. The
 // server's next look at it sees the new time.
 func (c *Clocked) Step(d time.Duration) {
 	c.t.Helper()
