@@ -32,6 +32,9 @@ func (e redisError) astray() bool {
 	return false
 }
 
+// asks says whether the slot is moving out, and a key is not there any more.
+func (e redisError) asks() bool { return strings.HasPrefix(string(e), "ASK ") }
+
 // closing says whether Redis closes the connection after this error. What was
 // behind the command that it refuses is not carried out, either.
 func (e redisError) closing() bool { return strings.HasPrefix(string(e), "ERR Protocol error") }
@@ -60,6 +63,7 @@ const (
 	commandHello commandKind = iota + 1
 	commandInfo              // CLUSTER INFO
 	commandOwner             // any that a node refuses whose slot it is not
+	commandStill             // the same, behind packets
 	commandPublish
 	commandSubscribe
 	commandUnsubscribe
@@ -329,19 +333,18 @@ func (l *redisLink) reply(v resp.Value) error {
 			return errIsolated
 		}
 	case c.kind == commandInfo, c.kind == commandOwner:
-		// Of a slot that is moving out ASK tells that a key is not there.
-		if refused && !strings.HasPrefix(v.Str, "ASK ") {
+		if refused && !redisError(v.Str).asks() {
 			return redisError(v.Str)
 		}
 	case refused:
 		c.err = redisError(v.Str)
-		if c.kind != commandPublish && redisError(v.Str).astray() {
+		if c.kind != commandPublish && c.kind != commandStill && c.err.(redisError).astray() {
 			return c.err // the link leads to the wrong node
 		}
 		if redisError(v.Str).closing() {
 			l.fail(c.err) // before anyone uses it again
 		}
-	case c.kind != commandPublish:
+	case c.kind != commandPublish && c.kind != commandStill:
 		return fmt.Errorf("%w: reply %q to a subscription", resp.ErrProtocol, v.Kind)
 	}
 	l.answered()

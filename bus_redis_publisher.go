@@ -174,7 +174,7 @@ func (p *redisPublisher) commit(items []*publication) []error {
 		bytes = p.bytes
 	}
 	link, _ := p.state()
-	out := link.do(&redisQuery{bytes, p.commands})
+	out := p.exchange(link, bytes, p.commands)
 	if out.err == nil {
 		p.follow(bytes, p.commands)
 	}
@@ -200,6 +200,33 @@ func (p *redisPublisher) commit(items []*publication) []error {
 		at += n
 	}
 	return errs
+}
+
+// exchange carries commands out, and doubts what a node has taken that has not
+// said afterwards that the slot is still its own. A replica hands an SPUBLISH on
+// to its master, where it arrives late: behind what has been published there.
+func (p *redisPublisher) exchange(link *redisLink, bytes []byte, commands []redisCommand) outcome {
+	q := redisQuery{bytes, commands}
+	p.dialer.way.addStill(&q)
+	out := link.do(&q)
+	copy(commands, q.commands) // it may have moved
+	if len(q.commands) == len(commands) {
+		return out
+	}
+	why := out.err
+	if said, ok := q.commands[len(commands)].err.(redisError); ok && said.astray() && !said.asks() {
+		p.dialer.follow(said)
+		link.fail(said)
+		why = said
+	}
+	if why != nil {
+		for i := range commands[:min(out.answered, len(commands))] {
+			if c := &commands[i]; c.err == nil {
+				c.err = fmt.Errorf("%w: %w", ErrUnknown, why)
+			}
+		}
+	}
+	return out
 }
 
 // follow publishes what a node has refused whose slot it is no longer, which
@@ -246,7 +273,7 @@ func (p *redisPublisher) repeat(bytes []byte, commands []redisCommand, which []i
 		i++
 	}
 	link, _ := p.state()
-	out := link.do(&redisQuery{b, again})
+	out := p.exchange(link, b, again)
 	for k, i := range which {
 		if k < out.answered {
 			commands[i].err = again[k].err

@@ -89,6 +89,17 @@ func (w *redisWay) addOwner(q *redisQuery) {
 	}
 }
 
+// addStill asks, behind packets, whether the slot is this node's still. That it
+// took them does not say so: a replica takes an SPUBLISH, and any node a PUBLISH.
+func (w *redisWay) addStill(q *redisQuery) {
+	switch {
+	case w.sharded:
+		q.add(commandStill, "GET", w.slot)
+	case w.slot != "":
+		q.add(commandStill, "EXISTS", w.slot)
+	}
+}
+
 // greeting is what a new link asks.
 func (w *redisWay) greeting() *redisQuery {
 	q := new(redisQuery)
