@@ -93,6 +93,7 @@ func (c *cluster) start(i int, bus herald.Bus, newRegistry func() (herald.Regist
 	config.Authenticate = identify
 	config.OnGap = n.onGap
 	config.PingInterval = -1 // a machine that is slow shall not find its clients silent
+	config.ProbeInterval = probeInterval
 	config.SendTimeout = cmp.Or(config.SendTimeout, patience)
 	config.Logger = slog.New(slog.NewTextHandler(&c.log, nil))
 	if n.Hub, err = herald.New(config); err != nil {

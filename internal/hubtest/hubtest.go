@@ -61,6 +61,11 @@ func Test(t *testing.T, newBroker func(t testing.TB) Broker) {
 // takes longer hangs. The tests of these tests shorten it.
 var patience = 60 * time.Second
 
+// probeInterval is Config.ProbeInterval of the hubs. The tests of these tests
+// switch it off, for by their heartbeats hubs find out what a Bus keeps quiet
+// about.
+var probeInterval time.Duration
+
 // gapPatience is how long a gap may stay open after all messages come again.
 const gapPatience = 20 * time.Second
 
