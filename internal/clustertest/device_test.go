@@ -47,11 +47,17 @@ func (c *cluster) connect(n *node, user, name string, groups ...string) *device 
 		c.t.Fatalf("connect %s of %s to %s: %v", name, user, n.Node, err)
 	}
 	d.conn = conn
-	_, first, err := conn.Read(within(c.t))
-	if err != nil {
-		c.t.Fatalf("first message of %s of %s: %v", name, user, err)
+	for d.id == "" { // what is sent to the user meanwhile may come first
+		_, message, err := conn.Read(within(c.t))
+		id, ok := strings.CutPrefix(string(message), "id ")
+		if err == nil && !ok {
+			err = d.take(message)
+		}
+		if err != nil {
+			c.t.Fatalf("first messages of %s of %s: %v", name, user, err)
+		}
+		d.id = id
 	}
-	d.id = strings.TrimPrefix(string(first), "id ")
 	d.Since = time.Now().UnixNano()
 	go d.read()
 	c.t.Cleanup(d.close)

@@ -16,8 +16,10 @@ import (
 	"github.com/heraldgo/herald/internal/servertest"
 )
 
-// MasterName is what the Sentinels call the master they watch.
-const MasterName = "main"
+// MasterName is what the Sentinels call the master they watch. It is this
+// process's own: Sentinels of tests that run beside it, which look for a server
+// of theirs where one of ours is now, would join ours.
+var MasterName = fmt.Sprint("main", os.Getpid())
 
 // sentinelPatience is how long the Sentinels may take to agree.
 const sentinelPatience = 60 * time.Second
