@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/heraldgo/herald"
@@ -63,10 +64,19 @@ func authenticate(r *http.Request) (herald.Identity, error) {
 
 // checkName says whether value can be a name. The error is for the client.
 func checkName(field, value string) error {
-	if !utf8.ValidString(value) || strings.TrimSpace(value) == "" || utf8.RuneCountInString(value) > maxName {
-		return fmt.Errorf("%s: %s: must be 1 to %d characters of UTF-8, not only spaces", field, short(value), maxName)
+	if !utf8.ValidString(value) || !visible(value) || utf8.RuneCountInString(value) > maxName {
+		return fmt.Errorf("%s: %s: must be 1 to %d characters of UTF-8, at least one of them visible", field, short(value), maxName)
 	}
 	return nil
+}
+
+// visible says whether anything of text can be seen. To trim it would not do:
+// what a space is, Go and JavaScript do not agree on, and marks, fillers and
+// controls are none.
+func visible(text string) bool {
+	return strings.ContainsFunc(text, func(r rune) bool {
+		return unicode.In(r, unicode.L, unicode.N, unicode.P, unicode.S) && !unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r)
+	})
 }
 
 // short quotes a client's value for an answer to it.
@@ -133,8 +143,8 @@ func parse(m herald.Message) (request, error) {
 	default:
 		return in, fmt.Errorf(`type: %s: must be "room" or "direct"`, short(in.Type))
 	}
-	if strings.TrimSpace(in.Text) == "" || utf8.RuneCountInString(in.Text) > maxText {
-		return in, fmt.Errorf("text: %s: must be 1 to %d characters, not only spaces", short(in.Text), maxText)
+	if !visible(in.Text) || utf8.RuneCountInString(in.Text) > maxText {
+		return in, fmt.Errorf("text: %s: must be 1 to %d characters, at least one of them visible", short(in.Text), maxText)
 	}
 	return in, nil
 }

@@ -59,7 +59,7 @@ func TestChat(t *testing.T) {
 		if got, status := d.online(base, "user=nobody"); status != 200 || got.Online || got.Sessions == nil || len(got.Sessions) > 0 {
 			t.Errorf("%s: nobody is online: %d %+v", base, status, got)
 		}
-		if got, status := d.online(base, ""); status != 400 || got.Error != `user: "": must be 1 to 64 characters of UTF-8, not only spaces` {
+		if got, status := d.online(base, ""); status != 400 || got.Error != `user: "": must be 1 to 64 characters of UTF-8, at least one of them visible` {
 			t.Errorf("%s: no user: %d %+v", base, status, got)
 		}
 	}
@@ -75,9 +75,9 @@ func TestBadInput(t *testing.T) {
 		{`null`, `type: "": must be "room" or "direct"`},
 		{`{"type":"shout","text":"x"}`, `type: "shout": must be "room" or "direct"`},
 		{`{"type":"room","text":7}`, `text: number: must be a string`},
-		{`{"type":"room","text":" "}`, `text: " ": must be 1 to 8000 characters, not only spaces`},
-		{`{"type":"room","text":"` + long + `"}`, `text: "éééééééééééééééééééé" and so on, 8001 characters: must be 1 to 8000 characters, not only spaces`},
-		{`{"type":"direct","text":"x"}`, `to: "": must be 1 to 64 characters of UTF-8, not only spaces`},
+		{`{"type":"room","text":" "}`, `text: " ": must be 1 to 8000 characters, at least one of them visible`},
+		{`{"type":"room","text":"` + long + `"}`, `text: "éééééééééééééééééééé" and so on, 8001 characters: must be 1 to 8000 characters, at least one of them visible`},
+		{`{"type":"direct","text":"x"}`, `to: "": must be 1 to 64 characters of UTF-8, at least one of them visible`},
 	} {
 		ann.say(c.say)
 		ann.want("error", "", c.want)

@@ -1,7 +1,7 @@
 "use strict";
 
 // The page of herald's chat demo. Whatever comes from others is put in
-// with textContent only.
+// with textContent only. What a name may be, the server alone says.
 
 const $ = (id) => document.getElementById(id);
 const params = new URLSearchParams(location.search);
@@ -31,7 +31,8 @@ function bdi(text) { return make("bdi", "", text); }
 function face(user) {
   let hash = 0;
   for (const ch of user) hash = (hash * 31 + ch.codePointAt(0)) % 360;
-  const e = make("span", "face", [...user.trim()][0].toUpperCase());
+  const letter = user.match(/[\p{L}\p{N}\p{P}\p{S}]/u)?.[0] ?? "";
+  const e = make("span", "face", letter.toUpperCase());
   e.setAttribute("aria-hidden", "true");
   e.style.setProperty("--hue", hash);
   return e;
@@ -213,9 +214,9 @@ function showPeople() {
 }
 
 function showNodes() {
-  const counts = {};
-  for (const p of known.people) for (const s of p.sessions) counts[s.node] = (counts[s.node] || 0) + 1;
-  const sockets = (name) => `${counts[name] || 0} ${counts[name] === 1 ? "socket" : "sockets"}`;
+  const counts = new Map(); // an object has names of its own, as "constructor"
+  for (const p of known.people) for (const s of p.sessions) counts.set(s.node, (counts.get(s.node) || 0) + 1);
+  const sockets = (name) => `${counts.get(name) || 0} ${counts.get(name) === 1 ? "socket" : "sockets"}`;
   const row = (name, state, about, ...more) => {
     const here = name === myNode && state === "running";
     const item = make("li", here ? "node here" : "node", make("span", "lamp"),
@@ -231,7 +232,7 @@ function showNodes() {
     button.dataset.key = n.name;
     button.setAttribute("aria-label", `${running ? "Stop" : "Start"} node ${n.name}`);
     button.onclick = () => order(n.name, running ? "stop" : "start", button);
-    const left = counts[n.name] ? `stopped · ${sockets(n.name)} not noticed yet` : "stopped";
+    const left = counts.has(n.name) ? `stopped · ${sockets(n.name)} not noticed yet` : "stopped";
     return row(n.name, n.state, running ? sockets(n.name) : n.state === "stopped" ? left : n.state, button);
   });
   const others = known.others.map((name) => row(name, "running", `${sockets(name)} · another process`));
@@ -259,7 +260,15 @@ function openDrawer(open) {
 
 // The beginning.
 
-function enter(name) {
+// enter goes in under a name, unless the server says that it is none.
+async function enter(name) {
+  const fault = await faultOf(name);
+  $("name-fault").textContent = fault;
+  if (fault) {
+    $("welcome").hidden = false;
+    $("name").focus();
+    return;
+  }
   me = name;
   sessionStorage.setItem("name", me);
   history.replaceState(null, "", `?${new URLSearchParams({ user: me })}`);
@@ -272,14 +281,20 @@ function enter(name) {
   connect();
 }
 
+// faultOf asks the server what is wrong with a name. Nothing is, if nobody
+// answers: connecting goes on until somebody does.
+async function faultOf(name) {
+  try {
+    const response = await fetch(`api/online?${new URLSearchParams({ user: name })}`, { signal: AbortSignal.timeout(8000) });
+    return response.status === 400 ? (await response.json()).error : "";
+  } catch {
+    return "";
+  }
+}
+
 $("enter").onsubmit = (event) => {
   event.preventDefault();
-  const name = $("name").value.trim();
-  if (!name) {
-    $("name-fault").textContent = "A name needs at least one letter.";
-    return;
-  }
-  enter(name);
+  enter($("name").value.trim());
 };
 $("compose").onsubmit = send;
 $("target").onclick = () => { aim(""); $("text").focus(); };
@@ -288,8 +303,8 @@ document.onkeydown = (event) => { if (event.key === "Escape") { openDrawer(false
 window.addEventListener("online", retryNow);
 document.addEventListener("visibilitychange", retryNow);
 
-const given = (params.get("user") || sessionStorage.getItem("name") || "").trim();
-if (given && [...given].length <= 64) {
+const given = params.get("user") || sessionStorage.getItem("name");
+if (given) {
   enter(given);
 } else {
   $("welcome").hidden = false;
