@@ -40,6 +40,7 @@ type slot struct {
 type cluster struct {
 	options Options
 	store   *store
+	hosts   hosts // of the front door, which passes them on to the nodes
 
 	mu      sync.Mutex
 	slots   []*slot
@@ -50,7 +51,7 @@ type cluster struct {
 }
 
 func newCluster(o Options, s *store) *cluster {
-	c := &cluster{options: o, store: s, ids: make(map[string]bool)}
+	c := &cluster{options: o, store: s, hosts: hostsOf(o.Addr), ids: make(map[string]bool)}
 	for i := range o.Nodes {
 		c.slots = append(c.slots, &slot{
 			nodeInfo: nodeInfo{Name: fmt.Sprintf("n%d", i+1), State: stateStopped},

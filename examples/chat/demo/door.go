@@ -36,7 +36,7 @@ func newFrontDoor(c *cluster) *frontDoor {
 	// do not send both to one node.
 	mux.Handle("GET /ws", d.proxy(c))
 	mux.Handle("GET /api/online", d.proxy(c))
-	d.server = newServer(mux)
+	d.server = newServer(c.hosts.only(mux))
 	d.server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
 		return context.WithValue(ctx, clientKey{}, conn)
 	}

@@ -70,7 +70,7 @@ func startNode(ctx context.Context, c *cluster, name, addr string) (*node, error
 	serveNodes(mux, c)
 	mux.Handle("GET /ws", n.hub.Load())
 	mux.HandleFunc("GET /api/online", n.serveOnline)
-	n.server = newServer(mux)
+	n.server = newServer(c.hosts.only(mux))
 	// The Conn's context leads to the TCP connection, for cut.
 	n.server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
 		return context.WithValue(ctx, connKey{}, conn)

@@ -1,0 +1,60 @@
+package demo
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// hosts are the names under which a server may be asked. The demo has no
+// cookies and believes everybody who reaches it, so that the Origin alone
+// protects it from other sites' pages. A page whose name is made to lead here
+// (DNS rebinding) is no other site to its browser, which sends that name as
+// Origin and as Host alike: so the Host must be one of ours.
+type hosts struct {
+	name string     // of the front door's -addr, if it has a name
+	addr netip.Addr // of the front door's -addr, if it has an address
+}
+
+// hostsOf returns the hosts of a server that listens on addr.
+func hostsOf(addr string) hosts {
+	name, _, _ := net.SplitHostPort(addr)
+	if name == "" {
+		return hosts{addr: netip.IPv4Unspecified()}
+	}
+	if ip, err := netip.ParseAddr(name); err == nil {
+		return hosts{addr: ip}
+	}
+	return hosts{name: name}
+}
+
+// allow says whether host, with or without a port, is one of the hosts.
+func (h hosts) allow(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	} else if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+		host = host[1 : len(host)-1]
+	}
+	if host == "" {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return strings.EqualFold(host, "localhost") || strings.EqualFold(host, h.name)
+	}
+	// A server on all addresses has each of them, and none can be rebound.
+	return ip.IsLoopback() || ip == h.addr || h.addr.IsValid() && h.addr.IsUnspecified()
+}
+
+// only returns a handler that refuses requests for other hosts.
+func (h hosts) only(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !h.allow(r.Host) {
+			writeError(w, http.StatusMisdirectedRequest, fmt.Sprintf("Host: %s: must be localhost, 127.0.0.1, [::1], or the host of -addr", short(r.Host)))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
