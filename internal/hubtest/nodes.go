@@ -14,6 +14,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/load"
+	"github.com/heraldgo/herald/internal/servertest"
 	"github.com/heraldgo/herald/internal/wsraw"
 )
 
@@ -53,7 +54,7 @@ func benchmarkNodes(b *testing.B, broker Broker, n int) {
 	var sent atomic.Int64
 	var sending sync.WaitGroup
 	runtime.GC()
-	own, others := ownCPUTime(b), cpuTime(b, broker.pids())
+	own, others := servertest.OwnCPUTime(b), servertest.CPUTime(b, broker.pids()...)
 	b.ResetTimer()
 	for s := range benchSenders {
 		node := s % n
@@ -73,7 +74,7 @@ func benchmarkNodes(b *testing.B, broker Broker, n int) {
 	sending.Wait()
 	arrived.wait(c)
 	b.StopTimer()
-	own, others = ownCPUTime(b)-own, cpuTime(b, broker.pids())-others
+	own, others = servertest.OwnCPUTime(b)-own, servertest.CPUTime(b, broker.pids()...)-others
 	b.ReportMetric(float64(own.Nanoseconds())/float64(b.N), "hubs-cpu-ns/op")
 	if len(broker.pids()) > 0 {
 		b.ReportMetric(float64(others.Nanoseconds())/float64(b.N), "broker-cpu-ns/op")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/load"
+	"github.com/heraldgo/herald/internal/servertest"
 )
 
 // The flood is twice of what may wait for a hub that does not receive.
@@ -98,7 +99,7 @@ func (c *cluster) stallHandlers(handlers *gate) {
 // stallReceive floods all hubs while the slow one does not receive.
 func (c *cluster) stallReceive(broker Broker, receive *gate, flooded []*device) {
 	c.Helper()
-	before, brokerBefore := liveHeap(), residentMemory(c, broker.pids())
+	before, brokerBefore := liveHeap(), servertest.ResidentMemory(c, broker.pids()...)
 	receive.close()
 	brokerPeak := c.flood(broker, flooded)
 	stalled := liveHeap()
@@ -142,7 +143,7 @@ func (c *cluster) flood(broker Broker, flooded []*device) (peak int64) {
 	done := make(chan struct{})
 	watching.Go(func() {
 		for {
-			peak = max(peak, residentMemory(c, broker.pids()))
+			peak = max(peak, servertest.ResidentMemory(c, broker.pids()...))
 			select {
 			case <-time.After(20 * time.Millisecond):
 			case <-done:

@@ -1,4 +1,4 @@
-package hubtest
+package servertest
 
 import (
 	"fmt"
@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// residentMemory returns the bytes of memory that processes use together. It
+// ResidentMemory returns the bytes of memory that processes use together. It
 // is 0 where there is no /proc.
-func residentMemory(t testing.TB, pids []int) (total int64) {
+func ResidentMemory(t testing.TB, pids ...int) (total int64) {
 	for _, pid := range pids {
 		status := procFile(t, pid, "status")
 		_, rest, ok := strings.Cut(status, "\nVmRSS:")
@@ -32,9 +32,9 @@ func residentMemory(t testing.TB, pids []int) (total int64) {
 // a second.
 const clockTick = 10 * time.Millisecond
 
-// cpuTime returns how long processes have run, in all threads and in the
+// CPUTime returns how long processes have run, in all threads and in the
 // kernel (proc(5): fields 14 and 15 of stat). It is 0 where there is no /proc.
-func cpuTime(t testing.TB, pids []int) (total time.Duration) {
+func CPUTime(t testing.TB, pids ...int) (total time.Duration) {
 	for _, pid := range pids {
 		stat := procFile(t, pid, "stat")
 		// The second field is a name in parentheses, with anything in it.
@@ -62,8 +62,8 @@ func procFile(t testing.TB, pid int, name string) string {
 	return string(b)
 }
 
-// ownCPUTime returns how long this process has run.
-func ownCPUTime(t testing.TB) time.Duration {
+// OwnCPUTime returns how long this process has run.
+func OwnCPUTime(t testing.TB) time.Duration {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
 		t.Fatal(err)

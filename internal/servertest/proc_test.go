@@ -1,4 +1,4 @@
-package hubtest
+package servertest
 
 import (
 	"os"
@@ -13,18 +13,18 @@ func TestProc(t *testing.T) {
 		t.Skip("there is no /proc")
 	}
 	self := []int{os.Getpid()}
-	before := ownCPUTime(t)
-	said := cpuTime(t, self)
-	after := ownCPUTime(t)
+	before := OwnCPUTime(t)
+	said := CPUTime(t, self...)
+	after := OwnCPUTime(t)
 	if said < before-2*clockTick || said > after+2*clockTick {
 		t.Errorf("CPU time %v, expected %v to %v", said, before, after)
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	if rss := residentMemory(t, self); rss < int64(m.HeapAlloc) {
+	if rss := ResidentMemory(t, self...); rss < int64(m.HeapAlloc) {
 		t.Errorf("resident memory of %d bytes, with %d in use", rss, m.HeapAlloc)
 	}
-	if both := residentMemory(t, append(self, self...)); both < int64(2*m.HeapAlloc) {
+	if both := ResidentMemory(t, append(self, self...)...); both < int64(2*m.HeapAlloc) {
 		t.Errorf("resident memory of two processes: %d bytes, with %d in use in each", both, m.HeapAlloc)
 	}
 }
