@@ -1,0 +1,75 @@
+package attacktest
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestEachAttack does one attack after the other, each to a node of its own, and
+// prints a row for each. It asserts nothing but that the node lives: tests beside
+// the code hold the bounds.
+func TestEachAttack(t *testing.T) {
+	d, asked := duration(t)
+	if !asked {
+		t.Skip("it measures; HERALD_ATTACK=3s prints the table")
+	}
+	var table []string
+	for _, a := range attacks {
+		t.Run(a.name, func(t *testing.T) {
+			n := startNode(t, a.setting)
+			honest := gather(t, n.Addr, 20, 10, 50*time.Millisecond)
+			e := effect{before: n.state(), peak: n.watch()}
+			stop := make(chan struct{})
+			var victim sync.WaitGroup
+			victim.Go(func() { e.victim = logIn(n.Addr, stop) })
+			end := n.attack(a.name)
+
+			time.Sleep(d) // the attack's
+			e.during = n.state()
+			e.peak.done()
+			close(stop)
+			victim.Wait()
+			c := end()[a.name]
+			e.back = n.awaitNormal(e.before)
+			e.honest = honest.settle()
+			e.after = n.report(false)
+			table = append(table, e.row(a.name, c))
+			t.Log(e.row(a.name, c))
+		})
+	}
+	fmt.Println(header)
+	for _, row := range table {
+		fmt.Println(row)
+	}
+}
+
+// backTime is how long a node may take to be back to normal.
+const backTime = 30 * time.Second
+
+// awaitNormal waits until the node is as it was before, but for honest clients
+// that it has closed, and returns how long that took. What a Go process keeps of a
+// peak is its own affair, within some MB.
+func (n *node) awaitNormal(before state) time.Duration {
+	n.t.Helper()
+	began := time.Now()
+	for {
+		now := n.report(true)
+		conns := now.Stats["Conns"] <= before.Stats["Conns"]
+		goroutines := now.Goroutines <= before.Goroutines+20
+		memory := n.memory()
+		if took := time.Since(began); conns && goroutines && memory <= before.memory+slack {
+			return took
+		} else if took > backTime {
+			n.t.Errorf("not back to normal within %v: Conns %v, before %v; goroutines %d, before %d; RSS %s, before %s",
+				took, now.Stats["Conns"], before.Stats["Conns"], now.Goroutines, before.Goroutines, mb(memory), mb(before.memory))
+			return took
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// slack is what a node may keep when all is over: stacks, pools, and tables that
+// do not shrink.
+const slack = 64 << 20
