@@ -58,12 +58,11 @@ func (n *node) awaitNormal(before state) time.Duration {
 		now := n.report(true)
 		conns := now.Stats["Conns"] <= before.Stats["Conns"]
 		goroutines := now.Goroutines <= before.Goroutines+20
-		memory := n.memory()
-		if took := time.Since(began); conns && goroutines && memory <= before.memory+slack {
+		if took := time.Since(began); conns && goroutines && now.Memory <= before.Memory+slack {
 			return took
 		} else if took > backTime {
-			n.t.Errorf("not back to normal within %v: Conns %v, before %v; goroutines %d, before %d; RSS %s, before %s",
-				took, now.Stats["Conns"], before.Stats["Conns"], now.Goroutines, before.Goroutines, mb(memory), mb(before.memory))
+			n.t.Errorf("not back to normal within %v: Conns %v, before %v; goroutines %d, before %d; memory %s, before %s",
+				took, now.Stats["Conns"], before.Stats["Conns"], now.Goroutines, before.Goroutines, mb(now.Memory), mb(before.Memory))
 			return took
 		}
 		time.Sleep(100 * time.Millisecond)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -39,7 +40,9 @@ type hello struct {
 // A report is what a node knows of itself.
 type report struct {
 	Goroutines     int
-	GoroutinesPeak int // since the last report
+	GoroutinesPeak int   // since the last report
+	Memory         int64 // that Go has of the system
+	MemoryPeak     int64 // since the last report
 	Authenticates  int64
 	Onlines        int64
 	Offlines       int64
@@ -51,7 +54,7 @@ type report struct {
 type service struct {
 	hub                              *herald.Hub
 	authenticates, onlines, offlines atomic.Int64
-	goroutines                       atomic.Int64 // at most, since the last report
+	goroutines, memory               atomic.Int64 // at most, since the last report
 }
 
 // runNode is the main function of a node's process. It ends when the test
@@ -85,7 +88,7 @@ func runNode(o order) error {
 	server := &http.Server{Handler: hub, ReadHeaderTimeout: 10 * time.Second}
 	go server.Serve(door)
 	go http.Serve(control, http.HandlerFunc(s.report))
-	go s.countGoroutines()
+	go s.watch()
 	if err := json.NewEncoder(os.Stdout).Encode(hello{door.Addr().String(), control.Addr().String()}); err != nil {
 		return err
 	}
@@ -144,12 +147,21 @@ func (s *service) onMessage(ctx context.Context, c *herald.Conn, m herald.Messag
 	}
 }
 
-func (s *service) countGoroutines() {
+// watch notes the peaks.
+func (s *service) watch() {
 	for range time.Tick(20 * time.Millisecond) {
-		if n := int64(runtime.NumGoroutine()); n > s.goroutines.Load() {
-			s.goroutines.Store(n)
-		}
+		s.goroutines.Store(max(s.goroutines.Load(), int64(runtime.NumGoroutine())))
+		s.memory.Store(max(s.memory.Load(), goMemory()))
 	}
+}
+
+// goMemory returns how many bytes Go has of the system, without those that it
+// has given back. The race detector's own, which it never gives back, are not
+// among them, as they are in the resident memory.
+func goMemory() int64 {
+	samples := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(samples)
+	return int64(samples[0].Value.Uint64() - samples[1].Value.Uint64())
 }
 
 // report answers with a report. With ?collect the garbage is collected and
@@ -162,6 +174,8 @@ func (s *service) report(w http.ResponseWriter, r *http.Request) {
 	all := report{
 		Goroutines:     runtime.NumGoroutine(),
 		GoroutinesPeak: int(s.goroutines.Swap(0)),
+		Memory:         goMemory(),
+		MemoryPeak:     s.memory.Swap(0),
 		Authenticates:  s.authenticates.Load(),
 		Onlines:        s.onlines.Load(),
 		Offlines:       s.offlines.Load(),
