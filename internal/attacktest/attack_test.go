@@ -61,8 +61,8 @@ func (n *node) awaitNormal(before state) time.Duration {
 		if took := time.Since(began); conns && goroutines && now.Memory <= before.Memory+slack {
 			return took
 		} else if took > backTime {
-			n.t.Errorf("not back to normal within %v: Conns %v, before %v; goroutines %d, before %d; memory %s, before %s",
-				took, now.Stats["Conns"], before.Stats["Conns"], now.Goroutines, before.Goroutines, mb(now.Memory), mb(before.Memory))
+			n.t.Errorf("not back to normal within %v: Conns %v, before %v; goroutines %d, before %d; memory %s, before %s\nStats %v\n%s",
+				took, now.Stats["Conns"], before.Stats["Conns"], now.Goroutines, before.Goroutines, mb(now.Memory), mb(before.Memory), now.Stats, n.log.head())
 			return took
 		}
 		time.Sleep(100 * time.Millisecond)

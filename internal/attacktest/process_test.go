@@ -149,7 +149,10 @@ func (l *logCounter) Write(p []byte) (int, error) {
 		l.kinds = make(map[string]int)
 	}
 	for line := range bytes.Lines(p) {
-		_, message, _ := bytes.Cut(line, []byte(" msg="))
+		_, message, ok := bytes.Cut(line, []byte(" msg="))
+		if !ok { // of net/http, after its date
+			message = line[min(len(line), 20):]
+		}
 		kind := string(message[:min(len(message), 30)])
 		if l.kinds[kind]++; l.kinds[kind] <= 3 {
 			l.kept = append(append(l.kept, line[:min(len(line), 300)]...), '\n')
