@@ -163,15 +163,24 @@ type upgradeWriter struct {
 // Unwrap is for http.ResponseController.
 func (w *upgradeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// WriteHeader leaves the 101 to Hijack.
+// WriteHeader leaves the 101 to Hijack. If that could not be written the client
+// has gone, and the library's 500 with it: net/http would log each of them.
 func (w *upgradeWriter) WriteHeader(status int) {
 	switch {
-	case status == http.StatusSwitchingProtocols:
+	case status == http.StatusSwitchingProtocols, w.socket.conn != nil:
 	case w.refusal != nil: // the library's 500 for the Hijack that failed
 		w.ResponseWriter.WriteHeader(w.refusal.Status)
 	default:
 		w.ResponseWriter.WriteHeader(status)
 	}
+}
+
+// Write writes the body of a refusal.
+func (w *upgradeWriter) Write(p []byte) (int, error) {
+	if w.socket.conn != nil {
+		return 0, http.ErrHijacked
+	}
+	return w.ResponseWriter.Write(p)
 }
 
 // Hijack takes over the connection and answers the upgrade.

@@ -34,6 +34,7 @@ var attacks = []attack{
 	{name: "comes and leaves, one account", run: oneComesAndLeaves},
 	{name: "comes and leaves, fresh names", run: manyComeAndLeave},
 	{name: "log flood", run: floodsLog},
+	{name: "hangs up before the answer", run: hangsUp},
 	{name: "control frames", run: controlFrames},
 	{name: "close never answered", run: neverAnswersClose},
 	{name: "close never answered, flooding", run: closedFlooding},
@@ -184,6 +185,19 @@ func floodsLog(a *attacker) {
 		}
 		comeAndLeave(a, "/?groups=&user="+long)
 		return nil
+	})
+}
+
+// hangsUp asks and does not wait for the answer.
+func hangsUp(a *attacker) {
+	a.again(8, func(int) error {
+		c, err := a.dial()
+		if err != nil {
+			return err
+		}
+		err = wsraw.WriteRequest(c, user("gone", 1, "")(int(a.requests.Add(1))), nil)
+		c.Close()
+		return err
 	})
 }
 
