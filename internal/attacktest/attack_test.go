@@ -69,6 +69,6 @@ func (n *node) awaitNormal(before state) time.Duration {
 	}
 }
 
-// slack is what a node may keep when all is over: stacks, pools, and tables that
-// do not shrink.
-const slack = 64 << 20
+// slack is what a node may keep when all is over: pools, tables that do not
+// shrink, and pages of which a piece is in use.
+const slack = 128 << 20

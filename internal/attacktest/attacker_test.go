@@ -19,10 +19,11 @@ import (
 	"github.com/heraldgo/herald/internal/wsraw"
 )
 
-// An attacker is who comes from one address, and does one attack.
+// An attacker does one attack, from addresses that nobody else has.
 type attacker struct {
-	addr string // of the node
-	from net.IP
+	attack
+	addr   string // of the node
+	number byte   // of the attack
 
 	conns, requests, sent, got atomic.Int64
 
@@ -39,8 +40,7 @@ type cost struct {
 	Answers  map[string]int
 }
 
-// runAttackers is the main function of the attackers' process, each of whom has
-// an address of its own. They attack until the test closes their stdin, and the
+// runAttackers is the main function of the attackers' process. They attack until the test closes their stdin, and the
 // end of the process ends all that they hold.
 func runAttackers(o order) error {
 	// Attackers have machines of their own: they shall not take the node's.
@@ -50,9 +50,9 @@ func runAttackers(o order) error {
 	all := make(map[string]*attacker)
 	for i, attack := range attacks {
 		if slices.Contains(o.Attacks, attack.name) {
-			a := &attacker{addr: o.Addr, from: net.IPv4(127, 0, 1, byte(i)), answers: make(map[string]int)}
+			a := &attacker{attack: attack, addr: o.Addr, number: byte(i), answers: make(map[string]int)}
 			all[attack.name] = a
-			go attack.run(a)
+			go a.run(a)
 		}
 	}
 	io.Copy(io.Discard, os.Stdin)
@@ -82,10 +82,11 @@ func (w wire) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// dial opens a connection from the attacker's address. It is closed with a RST,
-// for each that waits in TIME_WAIT would keep a port.
+// dial opens a connection from the attacker's next address. It is closed with a
+// RST, for each that waits in TIME_WAIT would keep a port.
 func (a *attacker) dial() (wire, error) {
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: a.from}, Timeout: patience}
+	turn := byte(a.conns.Load() % int64(max(a.addresses, 1)))
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 1, a.number, 1+turn)}, Timeout: patience}
 	c, err := d.Dial("tcp", a.addr)
 	if err != nil {
 		a.note(err.Error())

@@ -13,9 +13,10 @@ import (
 // An attack is a way to make a node suffer. Its cost is bounded by what is said
 // here: so many connections, or sockets that go on and on.
 type attack struct {
-	name    string
-	run     func(a *attacker)
-	setting setting
+	name      string
+	run       func(a *attacker)
+	addresses int // that it comes from in turn; 0 is one
+	setting   setting
 }
 
 var attacks = []attack{
@@ -24,6 +25,7 @@ var attacks = []attack{
 	{name: "never reads, the service amplifies", run: neverReads},
 	{name: "one sender floods a room", run: floodsRoom},
 	{name: "bad handshakes from four sockets", run: badHandshakes},
+	{name: "bad handshakes from 200 addresses", run: badFromEverywhere, addresses: 200},
 	{name: "slow Authenticate pending", run: slowAuthenticate},
 	{name: "cross-site handshakes", run: crossSite},
 	{name: "huge identities", run: hugeIdentities},
@@ -91,6 +93,11 @@ func floodsRoom(a *attacker) {
 func badHandshakes(a *attacker) {
 	go a.pipeline(2, 64, func(int) string { return "/" }, nil)
 	a.pipeline(2, 64, user("bad", 1, ""), http.Header{"Sec-Websocket-Version": {"12"}})
+}
+
+// badFromEverywhere is the same from so many addresses that none is to blame.
+func badFromEverywhere(a *attacker) {
+	a.pipeline(200, 8, func(int) string { return "/" }, nil)
 }
 
 // slowAuthenticate has 3,000 requests under way.
