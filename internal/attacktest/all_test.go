@@ -9,9 +9,10 @@ import (
 
 // TestAllAttacks does all attacks at once to a node with the default Config,
 // beside honest clients, whose messages come or are accounted for. The node
-// keeps to bounds, and is back to normal within backTime.
+// keeps to bounds, and is back to normal within backTime. Unless somebody asked,
+// the attacks are gentle, for CI has other tests to run.
 func TestAllAttacks(t *testing.T) {
-	d, _ := duration(t)
+	d, asked := duration(t)
 	n := startNode(t, setting{})
 	honest := gather(t, n.Addr, 200, 20, 500*time.Millisecond)
 	e := effect{before: n.state(), peak: n.watch()}
@@ -24,7 +25,7 @@ func TestAllAttacks(t *testing.T) {
 			names = append(names, a.name)
 		}
 	}
-	end := n.attack(names...)
+	end := n.attack(!asked, names...)
 
 	time.Sleep(d) // the attacks'
 	e.during = n.state()

@@ -24,7 +24,7 @@ func TestEachAttack(t *testing.T) {
 			stop := make(chan struct{})
 			var victim sync.WaitGroup
 			victim.Go(func() { e.victim = logIn(n.Addr, stop) })
-			end := n.attack(a.name)
+			end := n.attack(false, a.name)
 
 			time.Sleep(d) // the attack's
 			e.during = n.state()

@@ -24,6 +24,7 @@ type attacker struct {
 	attack
 	addr   string // of the node
 	number byte   // of the attack
+	gentle bool
 
 	conns, requests, sent, got atomic.Int64
 
@@ -50,7 +51,7 @@ func runAttackers(o order) error {
 	all := make(map[string]*attacker)
 	for i, attack := range attacks {
 		if slices.Contains(o.Attacks, attack.name) {
-			a := &attacker{attack: attack, addr: o.Addr, number: byte(i), answers: make(map[string]int)}
+			a := &attacker{attack: attack, addr: o.Addr, number: byte(i), gentle: o.Gentle, answers: make(map[string]int)}
 			all[attack.name] = a
 			go a.run(a)
 		}
@@ -146,8 +147,18 @@ func (a *attacker) watch(c *wsraw.Conn) {
 	}
 }
 
+// rest is between two requests, or writes.
+func (a *attacker) rest() {
+	if a.gentle {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // many calls f n times at once, and waits.
 func (a *attacker) many(n int, f func(i int)) {
+	if a.gentle {
+		n = (n + 9) / 10
+	}
 	var all sync.WaitGroup
 	for i := range n {
 		all.Go(func() { f(i) })
@@ -162,6 +173,7 @@ func (a *attacker) again(n int, f func(i int) error) {
 			if f(i) != nil {
 				time.Sleep(10 * time.Millisecond)
 			}
+			a.rest()
 		}
 	})
 }
@@ -211,6 +223,7 @@ func (a *attacker) pipeline(n, depth int, path func(i int) string, header http.H
 		for err == nil {
 			select {
 			case window <- struct{}{}:
+				a.rest()
 				err = wsraw.WriteRequest(c, path(int(a.requests.Add(1))), header)
 			case <-ended:
 				err = net.ErrClosed

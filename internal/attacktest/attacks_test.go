@@ -81,6 +81,7 @@ func floodsRoom(a *attacker) {
 		go a.watch(c)
 		for next := time.Now(); ; next = next.Add(1100 * time.Microsecond) {
 			time.Sleep(time.Until(next))
+			a.rest()
 			if _, err := c.Write(frame); err != nil {
 				return
 			}
@@ -151,6 +152,7 @@ func flood(a *attacker, c *wsraw.Conn, b []byte) {
 	go a.watch(c)
 	for err := error(nil); err == nil; {
 		_, err = c.Write(b)
+		a.rest()
 	}
 }
 

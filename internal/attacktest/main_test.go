@@ -23,6 +23,7 @@ const role = "HERALD_ATTACKTEST_ROLE"
 type order struct {
 	Attacks []string // the attackers'; none is a node
 	Addr    string   // of what they attack
+	Gentle  bool     // for CI: a tenth of the connections, and rests
 
 	Redis   string // the node's
 	Setting setting

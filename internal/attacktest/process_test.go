@@ -59,9 +59,9 @@ func launch(t testing.TB, o order, stderr io.Writer) *process {
 
 // attack starts attackers. The returned func ends them and returns what each
 // attack cost.
-func (n *node) attack(names ...string) func() map[string]cost {
+func (n *node) attack(gentle bool, names ...string) func() map[string]cost {
 	n.t.Helper()
-	p := launch(n.t, order{Attacks: names, Addr: n.Addr}, os.Stderr)
+	p := launch(n.t, order{Attacks: names, Addr: n.Addr, Gentle: gentle}, os.Stderr)
 	return func() map[string]cost {
 		n.t.Helper()
 		p.stdin.Close()
