@@ -73,7 +73,9 @@ type Config struct {
 	// request's own host: patterns of path.Match on the Origin's host with its
 	// port, or on scheme://host where the pattern has a scheme: "localhost:*",
 	// "*.example.com", "https://example.com". "*" lets every site use your
-	// users' cookies. Others get 403, under RejectAfterUpgrade too.
+	// users' cookies. Pages of the own host are those whose Origin has its name and
+	// port, and https as its scheme; http as well where the request came without TLS,
+	// for a proxy may have ended it. Others get 403, under RejectAfterUpgrade too.
 	OriginPatterns []string
 
 	// Subprotocols are offered in this order of preference.

@@ -90,9 +90,7 @@ func TestStatusOfRefusals(t *testing.T) {
 		t.Errorf("without Authenticate: %d", w.Code)
 	}
 	w = httptest.NewRecorder()
-	request := httptest.NewRequest("GET", "/", nil)
-	request.Header.Set("Upgrade", "websocket")
-	r.ServeHTTP(w, request) // no http.Hijacker
+	r.ServeHTTP(w, upgradeRequest(nil)) // no http.Hijacker
 	if w.Code != http.StatusInternalServerError {
 		t.Errorf("without a Hijacker: %d", w.Code)
 	}
@@ -114,9 +112,7 @@ func TestAuthenticateContextEnds(t *testing.T) {
 			defer cancel()
 			for _, parent := range []context.Context{context.Background(), cancelled} {
 				told = false
-				r := httptest.NewRequest("GET", "/", nil).WithContext(parent)
-				r.Header.Set("Upgrade", "websocket")
-				h.ServeHTTP(httptest.NewRecorder(), r)
+				h.ServeHTTP(httptest.NewRecorder(), upgradeRequest(nil).WithContext(parent))
 				synctest.Wait()
 				if ctx.Err() == nil || !told {
 					t.Errorf("timeout %v: after the handshake: %v, AfterFunc has run: %v", timeout, ctx.Err(), told)
@@ -139,11 +135,7 @@ func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 func TestHijackerWithoutBuffer(t *testing.T) {
 	r := newRig(t, Config{})
 	client, server := tcpPair(t)
-	request := httptest.NewRequest("GET", "/", nil)
-	for name, value := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="} {
-		request.Header.Set(name, value)
-	}
-	r.ServeHTTP(hijacker{httptest.NewRecorder(), server}, request)
+	r.ServeHTTP(hijacker{httptest.NewRecorder(), server}, upgradeRequest(nil))
 	response, err := http.ReadResponse(bufio.NewReader(client), nil)
 	if err != nil || response.StatusCode != http.StatusSwitchingProtocols {
 		t.Errorf("got %v, %v", response, err)
@@ -337,9 +329,7 @@ func TestHandshakeRate(t *testing.T) {
 		}})
 		status := func() int {
 			w := httptest.NewRecorder()
-			request := httptest.NewRequest("GET", "/", nil)
-			request.Header.Set("Upgrade", "websocket")
-			r.ServeHTTP(w, request)
+			r.ServeHTTP(w, upgradeRequest(nil))
 			return w.Code
 		}
 		var got []int

@@ -316,13 +316,7 @@ func (r *rig) pipeRefused(query string) int {
 func (r *rig) tryPipe(query string) (*wsraw.Conn, *pipeWriter, error) {
 	client, server := net.Pipe()
 	w := &pipeWriter{header: http.Header{}, conn: server}
-	request := httptest.NewRequest("GET", "/?"+query, nil)
-	for name, value := range map[string]string{
-		"Connection": "Upgrade", "Upgrade": "websocket",
-		"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-	} {
-		request.Header.Set(name, value)
-	}
+	request := upgradeRequest(func(r *http.Request) { r.URL.RawQuery = query })
 	go func() {
 		r.ServeHTTP(w, request)
 		if w.status != 0 { // a refusal

@@ -52,9 +52,7 @@ func TestShutdownIsSpread(t *testing.T) {
 			t.Errorf("Send: %v", err)
 		}
 		w := httptest.NewRecorder()
-		request := httptest.NewRequest("GET", "/", nil)
-		request.Header.Set("Upgrade", "websocket")
-		if r.ServeHTTP(w, request); w.Code != 503 || w.Header().Get("Retry-After") == "" {
+		if r.ServeHTTP(w, upgradeRequest(nil)); w.Code != 503 || w.Header().Get("Retry-After") == "" {
 			t.Errorf("a handshake got %d", w.Code)
 		}
 		if err := <-done; err != nil {

@@ -18,6 +18,7 @@ type Stats struct {
 
 	Accepted     uint64 // connections that OnConnect let in
 	Rejected     uint64 // requests and connections refused
+	BadRequests  uint64 // of those: no handshake, or of a page that may not connect
 	Disconnected uint64 // connections that have gone
 	TooSlow      uint64 // closed because their queue was full, or a write took too long
 	Silent       uint64 // closed because nothing came from the peer
@@ -52,6 +53,7 @@ type Stats struct {
 // counters are what Stats is made from.
 type counters struct {
 	accepted, rejected, disconnected, tooSlow, silent, panics atomic.Uint64
+	badRequests                                               atomic.Uint64
 
 	sent, sendErrors, received, malformed                 atomic.Uint64
 	foreign, lingering, gone                              atomic.Uint64
@@ -69,6 +71,7 @@ func (h *Hub) Stats() Stats {
 	s := Stats{
 		Accepted:         c.accepted.Load(),
 		Rejected:         c.rejected.Load(),
+		BadRequests:      c.badRequests.Load(),
 		Disconnected:     c.disconnected.Load(),
 		TooSlow:          c.tooSlow.Load(),
 		Silent:           c.silent.Load(),
