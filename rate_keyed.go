@@ -1,0 +1,76 @@
+package herald
+
+import (
+	"sync"
+	"time"
+)
+
+// The table of keyedRates: 256 KB when it is in use. A key needs a place only
+// until its bucket is full again, so that a node at its limit of 10,000
+// handshakes a second needs some 1,000.
+const (
+	keyedSets = 2 << 10
+	keyedWays = 8
+)
+
+// keyedRates are token buckets, one for each key, in a table that never grows.
+// Where a key has no place, it takes the one of the eight that is the nearest
+// to full: whoever has spent the most is remembered the longest, and who loses
+// the place gains a few tokens. Nobody is refused because of others.
+type keyedRates struct {
+	interval int64 // nanoseconds a token; 0 is no limit
+	capacity int64 // of a bucket, in nanoseconds
+
+	mu   sync.Mutex
+	sets [][keyedWays]keyedBucket // nil until the first key
+}
+
+type keyedBucket struct {
+	key  uint64
+	full int64 // on clock: when it will be, again
+}
+
+// newKeyedRates returns buckets that get limit tokens a second and hold as
+// many as come in span. A limit below 1 is none.
+func newKeyedRates(limit int, span time.Duration) *keyedRates {
+	if limit < 1 {
+		return &keyedRates{}
+	}
+	return &keyedRates{interval: max(int64(time.Second)/int64(limit), 1), capacity: int64(span)}
+}
+
+// allow takes a token from the key's bucket, where there is one.
+func (r *keyedRates) allow(key uint64) bool {
+	if r.interval == 0 {
+		return true
+	}
+	now := clock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sets == nil {
+		r.sets = make([][keyedWays]keyedBucket, keyedSets)
+	}
+	b := r.bucket(key)
+	full := max(b.full, now) + r.interval
+	if full-now > r.capacity {
+		return false
+	}
+	b.full = full
+	return true
+}
+
+// bucket returns the key's bucket, a full one where it had none.
+func (r *keyedRates) bucket(key uint64) *keyedBucket {
+	set := &r.sets[key%keyedSets]
+	b := &set[0]
+	for i := range set {
+		if set[i].key == key {
+			return &set[i]
+		}
+		if set[i].full < b.full {
+			b = &set[i]
+		}
+	}
+	*b = keyedBucket{key: key}
+	return b
+}

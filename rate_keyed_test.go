@@ -1,0 +1,98 @@
+package herald
+
+import (
+	"hash/maphash"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Each key has a bucket of its own, that holds what comes in the span.
+func TestKeyedRates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newKeyedRates(10, 2*time.Second)
+		take := func(key uint64, n int) (taken int) {
+			for range n {
+				if r.allow(key) {
+					taken++
+				}
+			}
+			return taken
+		}
+		for _, step := range []struct {
+			pause   time.Duration
+			key     uint64
+			n, want int
+		}{
+			{0, 1, 30, 20}, {0, 2, 5, 5}, {100 * time.Millisecond, 1, 5, 1}, {time.Second, 1, 30, 10},
+			{0, 2, 30, 20}, {time.Hour, 1, 30, 20}, {0, 0, 30, 20},
+		} {
+			time.Sleep(step.pause)
+			if got := take(step.key, step.n); got != step.want {
+				t.Errorf("%+v: got %d", step, got)
+			}
+		}
+		if off := newKeyedRates(-1, time.Second); !off.allow(1) || off.sets != nil {
+			t.Error("a limit that is off is one")
+		}
+	})
+}
+
+// Millions of keys make the table no larger, free nobody who has spent the
+// bucket, and have nobody refused who has not.
+func TestKeyedRatesUnderManyKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newKeyedRates(10, time.Second)
+		seed := maphash.MakeSeed()
+		spent := maphash.String(seed, "mallory")
+		for r.allow(spent) {
+		}
+		for i := range 2_000_000 {
+			if key := maphash.Comparable(seed, i); !r.allow(key) && key != spent {
+				t.Fatalf("key %d was refused its first token", i)
+			}
+		}
+		if r.allow(spent) {
+			t.Error("a flood of other keys filled the bucket of one that had spent it")
+		}
+		if len(r.sets) != keyedSets {
+			t.Errorf("%d sets", len(r.sets))
+		}
+	})
+}
+
+// All goroutines together get what one would.
+func TestKeyedRatesRace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newKeyedRates(1_000, time.Second)
+		var taken [4]atomic.Int64
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				for range 4_000 {
+					if key := rand.N(uint64(len(taken))); r.allow(key) {
+						taken[key].Add(1)
+					}
+				}
+			})
+		}
+		all.Wait()
+		for key := range taken {
+			if n := taken[key].Load(); n != 1_000 {
+				t.Errorf("key %d got %d of 1,000 tokens", key, n)
+			}
+		}
+	})
+}
+
+func BenchmarkKeyedRates(b *testing.B) {
+	r := newKeyedRates(1_000, time.Second)
+	b.RunParallel(func(pb *testing.PB) {
+		for key := rand.Uint64(); pb.Next(); key++ {
+			r.allow(key)
+		}
+	})
+}
