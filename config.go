@@ -29,6 +29,7 @@ type Identity struct {
 
 // Config configures a Hub. The zero value of each field has the default that
 // its comment gives. A negative MaxConns, MaxConnsPerUser, HandshakeRate,
+// MaxHandshakes, HandshakeRatePerAddr, HandshakeRatePerUser,
 // MaxMessageSize, MessageRate, HandshakeTimeout, MessageTimeout, PingInterval
 // or ProbeInterval switches that limit off, and a negative Linger or
 // OfflineDelay is none; the other numbers must be above 0, the durations at
@@ -131,9 +132,24 @@ type Config struct {
 	MaxConns        int   // connections on this node, then 503. Default 100,000
 	MaxConnsPerUser int   // connections of one user on this node, then 429; on all nodes: MaxPerUser. Default 100
 	HandshakeRate   int   // handshakes a second on this node, then 503. Default 10,000
+	MaxHandshakes   int   // handshakes under way on this node, half of them from one address, then 503. Default 1,000
 	MaxMessageSize  int64 // bytes of a message from a client, then close 1009. Default 64 KiB
 	MaxSendSize     int64 // bytes of a message to clients, then an error. Default 1 MiB
 	MessageRate     int   // messages, pings and pongs a second from one client, then close 1008. Default 1,000
+
+	// HandshakeRatePerAddr bounds the requests of one address a second, good and
+	// bad, then 429: those of an IPv6 /64 count as one. HandshakeRatePerUser bounds
+	// the handshakes of one user on this node, a second, and ten times as many at
+	// once, then 429. Defaults 1,000 and 10.
+	HandshakeRatePerAddr int
+	HandshakeRatePerUser int
+
+	// ClientAddr says which address HandshakeRatePerAddr counts a request for,
+	// with a port or without one. Behind a proxy it must be set, or all clients are one:
+	// return what the proxy says of the client, such as the last element of
+	// X-Forwarded-For, and never what a client may write there itself. "" and the
+	// default are the request's RemoteAddr.
+	ClientAddr func(r *http.Request) string
 
 	// QueueMessages and QueueBytes bound what waits to be written to one
 	// client. Defaults 4,096 and 4 MiB. QueueBytes must hold a message of
@@ -191,6 +207,9 @@ func (c Config) withDefaults() (Config, error) {
 	defaultInt(&c.MaxConns, 100_000)
 	defaultInt(&c.MaxConnsPerUser, 100)
 	defaultInt(&c.HandshakeRate, 10_000)
+	defaultInt(&c.MaxHandshakes, 1_000)
+	defaultInt(&c.HandshakeRatePerAddr, 1_000)
+	defaultInt(&c.HandshakeRatePerUser, 10)
 	defaultInt(&c.MaxMessageSize, 64<<10)
 	defaultInt(&c.MaxSendSize, 1<<20)
 	defaultInt(&c.MessageRate, 1_000)

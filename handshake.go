@@ -19,21 +19,19 @@ import (
 // that is no WebSocket upgrade, 400, 405 or 431 to one that is a bad one, 403 to
 // another site's page, 503 with Retry-After while the Bus or the Registry is down,
 // the Hub drains, or a limit of the node is reached, and 429 with Retry-After where
-// it is the user's. At Debug the Logger is told why.
+// it is the address' or the user's. At Debug the Logger is told why.
 func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.config.Authenticate == nil {
 		http.Error(w, "this node takes no connections", http.StatusNotImplemented)
 		return
 	}
-	if err := checkRequest(w.Header(), r, h.config.OriginPatterns); err != nil {
-		h.stats.badRequests.Add(1)
+	addr, err := h.screen(w, r)
+	if err == nil && !h.enter() {
+		err = fmt.Errorf("%w: %w", ErrClosed, &HTTPError{http.StatusServiceUnavailable, "shutting down"})
+	}
+	if err != nil {
 		h.logRefused(slog.LevelDebug, "", r.RemoteAddr, err)
 		h.rejectPlain(w, answer(err))
-		return
-	}
-	if !h.enter() {
-		h.logRefused(slog.LevelDebug, "", r.RemoteAddr, ErrClosed)
-		h.rejectPlain(w, &HTTPError{http.StatusServiceUnavailable, "shutting down"})
 		return
 	}
 	defer h.handshakes.Done()
@@ -44,7 +42,11 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	deadline := h.handshakeEnds.now()
 	ctx, release := deadline.bound(ctx)
 	defer release()
-	identity, err := h.identify(r.WithContext(ctx))
+	var identity Identity
+	if err = h.begin(addr); err == nil {
+		defer h.door.end(addr)
+		identity, err = h.identify(r.WithContext(ctx))
+	}
 	if err == nil {
 		err = h.ready(w)
 	}
@@ -73,11 +75,21 @@ func (h *Hub) enter() bool {
 	return true
 }
 
+// screen refuses what is to cost no more than a look at it, and returns the
+// address' key.
+func (h *Hub) screen(w http.ResponseWriter, r *http.Request) (addr uint64, err error) {
+	if addr, err = h.knock(r); err != nil {
+		return 0, err
+	}
+	if err := checkRequest(w.Header(), r, h.config.OriginPatterns); err != nil {
+		h.stats.badRequests.Add(1)
+		return 0, err
+	}
+	return addr, nil
+}
+
 // identify asks Authenticate.
 func (h *Hub) identify(r *http.Request) (id Identity, err error) {
-	if !h.allowHandshake() {
-		return id, &HTTPError{http.StatusServiceUnavailable, "too many handshakes"}
-	}
 	if !h.guard(nil, "Authenticate", func() { id, err = h.config.Authenticate(r) }) {
 		return id, &HTTPError{http.StatusInternalServerError, "internal error"}
 	}
@@ -94,13 +106,7 @@ func (h *Hub) identify(r *http.Request) (id Identity, err error) {
 		h.config.Logger.Error("herald: Authenticate returned an Identity with an empty group", slog.String("user", id.User))
 		return id, &HTTPError{http.StatusInternalServerError, "internal error"}
 	}
-	return id, nil
-}
-
-func (h *Hub) allowHandshake() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.handshakeRate.allow(h.config.HandshakeRate)
+	return id, h.allowUser(id.User)
 }
 
 // ready says whether the node can take a connection, and w can be upgraded.
@@ -149,8 +155,10 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 		h.follower.unfollow(topics...)
 		c.cancel(ErrLimit)
 		if conns, _, _ := h.index.size(); h.config.MaxConns > 0 && conns >= h.config.MaxConns {
-			return &HTTPError{http.StatusServiceUnavailable, "too many connections"}
+			h.stats.crowded.Add(1)
+			return tooManyConns
 		}
+		h.stats.userLimited.Add(1)
 		return &HTTPError{http.StatusTooManyRequests, "too many connections of this user"}
 	}
 	if err := followed.wait(ctx); err != nil {

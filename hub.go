@@ -31,6 +31,7 @@ type Hub struct {
 
 	// The rooms.
 
+	door      *door
 	bus       Bus
 	registry  Registry
 	index     *index
@@ -45,11 +46,10 @@ type Hub struct {
 	sendEnds      deadlines // of Sends
 	handshakeEnds deadlines // of handshakes
 
-	mu            sync.Mutex
-	draining      bool // Health is red
-	ended         bool // no more handshakes are counted in
-	handshakeRate rate
-	closing       map[*Conn]struct{} // sockets that are being closed
+	mu       sync.Mutex
+	draining bool               // Health is red
+	ended    bool               // no more handshakes are counted in
+	closing  map[*Conn]struct{} // sockets that are being closed
 
 	// Life.
 
@@ -83,6 +83,7 @@ func New(config Config) (*Hub, error) {
 		config:       config,
 		id:           config.Name + "-" + strings.ToLower(rand.Text()[:12]),
 		createdAt:    time.Now(),
+		door:         newDoor(&config),
 		index:        newIndex(),
 		closing:      make(map[*Conn]struct{}),
 		drained:      make(chan struct{}),

@@ -127,7 +127,7 @@ func TestConnContextGivesValuesOnly(t *testing.T) {
 	for _, after := range []bool{false, true} {
 		parent := &watchedContext{Context: context.WithValue(context.Background(), key{}, "value"), done: make(chan struct{})}
 		r := newRig(t, Config{
-			MaxConns: 1, RejectAfterUpgrade: after,
+			MaxConnsPerUser: 1, RejectAfterUpgrade: after,
 			ConnContext: func(*http.Request) context.Context { return parent },
 			OnMessage: func(ctx context.Context, c *Conn, m Message) {
 				if ctx.Value(key{}) != "value" || ctx.Err() != nil {
@@ -144,7 +144,7 @@ func TestConnContextGivesValuesOnly(t *testing.T) {
 		}
 		for range 10 {
 			if !after {
-				r.refusedWith(http.StatusServiceUnavailable, "")
+				r.refusedWith(http.StatusTooManyRequests, "")
 				continue
 			}
 			late := r.connect("")

@@ -55,6 +55,10 @@ func newHub(t testing.TB, config Config) *Hub {
 	}
 	config.Linger = cmp.Or(config.Linger, -1)
 	config.Name = cmp.Or(config.Name, "test")
+	// All clients of a test are one address, and often one user.
+	config.MaxHandshakes = cmp.Or(config.MaxHandshakes, -1)
+	config.HandshakeRatePerAddr = cmp.Or(config.HandshakeRatePerAddr, -1)
+	config.HandshakeRatePerUser = cmp.Or(config.HandshakeRatePerUser, -1)
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}

@@ -14,11 +14,16 @@ type Stats struct {
 	Topics int // topics that have connections
 	Queued int // messages waiting to be written
 
+	Handshakes int // under way
+
 	// Connections.
 
 	Accepted     uint64 // connections that OnConnect let in
 	Rejected     uint64 // requests and connections refused
 	BadRequests  uint64 // of those: no handshake, or of a page that may not connect
+	AddrLimited  uint64 // of those: over HandshakeRatePerAddr, or half of MaxHandshakes of one address
+	UserLimited  uint64 // of those: over HandshakeRatePerUser or MaxConnsPerUser
+	Crowded      uint64 // of those: over HandshakeRate, MaxHandshakes or MaxConns
 	Disconnected uint64 // connections that have gone
 	TooSlow      uint64 // closed because their queue was full, or a write took too long
 	Silent       uint64 // closed because nothing came from the peer
@@ -53,7 +58,7 @@ type Stats struct {
 // counters are what Stats is made from.
 type counters struct {
 	accepted, rejected, disconnected, tooSlow, silent, panics atomic.Uint64
-	badRequests                                               atomic.Uint64
+	badRequests, addrLimited, userLimited, crowded            atomic.Uint64
 
 	sent, sendErrors, received, malformed                 atomic.Uint64
 	foreign, lingering, gone                              atomic.Uint64
@@ -72,6 +77,9 @@ func (h *Hub) Stats() Stats {
 		Accepted:         c.accepted.Load(),
 		Rejected:         c.rejected.Load(),
 		BadRequests:      c.badRequests.Load(),
+		AddrLimited:      c.addrLimited.Load(),
+		UserLimited:      c.userLimited.Load(),
+		Crowded:          c.crowded.Load(),
 		Disconnected:     c.disconnected.Load(),
 		TooSlow:          c.tooSlow.Load(),
 		Silent:           c.silent.Load(),
@@ -94,6 +102,7 @@ func (h *Hub) Stats() Stats {
 		Resets:           c.resets.Load(),
 	}
 	s.Conns, s.Users, s.Topics = h.index.size()
+	s.Handshakes = h.door.handshakes()
 	for conn := range h.Conns() {
 		conn.mu.Lock()
 		s.Queued += conn.queue.size()

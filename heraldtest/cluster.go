@@ -1,6 +1,7 @@
 package heraldtest
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -51,6 +52,10 @@ const tokenHeader = "Herald-Test-Token"
 //
 // Where config has no Logger, what the hubs log stands in the test's output.
 //
+// MaxHandshakes, HandshakeRatePerAddr and HandshakeRatePerUser are off where
+// config does not set them: all clients of a test are one address, and often one
+// user.
+//
 // A Bus that is Cut says so at once, and Health turns red a moment later; a
 // Registry that is Cut is noticed when the lease is renewed, every Lease/3. A
 // Bus that Loses packets says nothing, and its Hub finds out when a heartbeat,
@@ -69,6 +74,9 @@ func NewCluster(t testing.TB, n int, config herald.Config) *Cluster {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.NewTextHandler(newTestLog(t), nil))
 	}
+	config.MaxHandshakes = cmp.Or(config.MaxHandshakes, -1)
+	config.HandshakeRatePerAddr = cmp.Or(config.HandshakeRatePerAddr, -1)
+	config.HandshakeRatePerUser = cmp.Or(config.HandshakeRatePerUser, -1)
 	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
 	for range n {
 		node := &Node{Bus: network.Bus(), Registry: registry.Handle()}

@@ -93,6 +93,9 @@ func runNode(env string) error {
 		ProbeTimeout:  s.ProbeTimeout,
 		PingInterval:  -1, // a node that was paused shall not find its clients silent
 		Logger:        slog.New(slog.NewTextHandler(os.Stderr, nil)),
+
+		// All devices are one address.
+		MaxHandshakes: -1, HandshakeRatePerAddr: -1, HandshakeRatePerUser: -1,
 	})
 	if err != nil {
 		return err

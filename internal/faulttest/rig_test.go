@@ -85,6 +85,7 @@ func startNode(t testing.TB, open backend, config herald.Config) *node {
 	config.OfflineDelay = cmp.Or(config.OfflineDelay, 100*time.Millisecond)
 	config.PingInterval = -1 // clients that do not read need not answer
 	config.MaxConnsPerUser = -1
+	config.MaxHandshakes, config.HandshakeRatePerAddr, config.HandshakeRatePerUser = -1, -1, -1
 	config.Logger = slog.New(slog.NewTextHandler(&n.log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	config.Authenticate = identify
 	config.OnConnect = greet

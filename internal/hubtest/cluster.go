@@ -95,6 +95,7 @@ func (c *cluster) start(i int, bus herald.Bus, newRegistry func() (herald.Regist
 	config.PingInterval = -1 // a machine that is slow shall not find its clients silent
 	config.ProbeInterval = probeInterval
 	config.SendTimeout = cmp.Or(config.SendTimeout, patience)
+	config.MaxHandshakes, config.HandshakeRatePerAddr, config.HandshakeRatePerUser = -1, -1, -1 // all devices are one address
 	config.Logger = slog.New(slog.NewTextHandler(&c.log, nil))
 	if n.Hub, err = herald.New(config); err != nil {
 		c.Fatalf("hub %d: %v", i, err)

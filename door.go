@@ -1,0 +1,144 @@
+package herald
+
+import (
+	"hash/maphash"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// A door bounds what handshakes may take of a node: how many a second, all
+// together and of each address and user, and how many at once.
+type door struct {
+	seed  maphash.Seed // of the keys
+	addrs *keyedRates
+	users *keyedRates
+
+	mu        sync.Mutex
+	rate      rate
+	inside    int            // handshakes under way
+	insideOf  map[uint64]int // of those, by the address' key
+	suspected bool           // the log has been told of a proxy
+}
+
+// userBurst is for how long a user's connections may come all at once: those
+// of all devices, after their network was gone.
+const userBurst = 10 * time.Second
+
+func newDoor(c *Config) *door {
+	return &door{
+		seed:     maphash.MakeSeed(),
+		addrs:    newKeyedRates(c.HandshakeRatePerAddr, time.Second),
+		users:    newKeyedRates(c.HandshakeRatePerUser, userBurst),
+		insideOf: make(map[uint64]int),
+	}
+}
+
+// key returns the key of an address, with a port or without one. What is no IP
+// address is a name as it is.
+func (d *door) key(addr string) uint64 {
+	ip, err := netip.ParseAddr(addr)
+	if err != nil {
+		var withPort netip.AddrPort
+		if withPort, err = netip.ParseAddrPort(addr); err != nil {
+			return maphash.String(d.seed, addr)
+		}
+		ip = withPort.Addr()
+	}
+	if ip = ip.Unmap(); ip.Is6() { // a customer has a /64 at least
+		b := ip.As16()
+		return maphash.Bytes(d.seed, b[:8])
+	}
+	b := ip.As4()
+	return maphash.Bytes(d.seed, b[:])
+}
+
+// knock takes a request's token from the bucket of its address, before
+// anything else is done for it, and returns the address' key. Bad requests spend
+// nothing else, so nobody can shut out others by them.
+func (h *Hub) knock(r *http.Request) (addr uint64, err error) {
+	client := ""
+	if f := h.config.ClientAddr; f != nil && !h.guard(nil, "ClientAddr", func() { client = f(r) }) {
+		return 0, &HTTPError{http.StatusInternalServerError, "internal error"}
+	}
+	if client == "" {
+		client = r.RemoteAddr
+	}
+	addr = h.door.key(client)
+	if !h.door.addrs.allow(addr) {
+		h.suspectProxy(r)
+		h.stats.addrLimited.Add(1)
+		return 0, &HTTPError{http.StatusTooManyRequests, "too many handshakes from this address"}
+	}
+	return addr, nil
+}
+
+// suspectProxy tells the log, once, that the address which is refused looks
+// like a proxy's, behind which everybody shares one bucket.
+func (h *Hub) suspectProxy(r *http.Request) {
+	if h.config.ClientAddr != nil || r.Header.Get("X-Forwarded-For") == "" && r.Header.Get("Forwarded") == "" {
+		return
+	}
+	h.door.mu.Lock()
+	suspected := h.door.suspected
+	h.door.suspected = true
+	h.door.mu.Unlock()
+	if !suspected {
+		h.config.Logger.Warn("herald: handshakes are refused because too many come from one address, which seems to be a proxy's; set Config.ClientAddr",
+			slog.String("remote", r.RemoteAddr), slog.Int("HandshakeRatePerAddr", h.config.HandshakeRatePerAddr))
+	}
+}
+
+// begin counts in a handshake, where the node has room for it. Where it
+// returns nil, the caller calls door.end.
+func (h *Hub) begin(addr uint64) error {
+	if conns, _, _ := h.index.size(); h.config.MaxConns > 0 && conns >= h.config.MaxConns {
+		h.stats.crowded.Add(1)
+		return tooManyConns
+	}
+	d := h.door
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	// One address has no more than half of all, be Authenticate ever so slow.
+	limit := h.config.MaxHandshakes
+	switch {
+	case limit > 0 && d.insideOf[addr] >= (limit+1)/2:
+		h.stats.addrLimited.Add(1)
+		return &HTTPError{http.StatusServiceUnavailable, "too many handshakes from this address"}
+	case limit > 0 && d.inside >= limit, !d.rate.allow(h.config.HandshakeRate):
+		h.stats.crowded.Add(1)
+		return &HTTPError{http.StatusServiceUnavailable, "too many handshakes"}
+	}
+	d.inside++
+	d.insideOf[addr]++
+	return nil
+}
+
+var tooManyConns = &HTTPError{http.StatusServiceUnavailable, "too many connections"}
+
+func (d *door) end(addr uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.inside--
+	if d.insideOf[addr]--; d.insideOf[addr] == 0 {
+		delete(d.insideOf, addr)
+	}
+}
+
+// handshakes returns how many are under way.
+func (d *door) handshakes() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.inside
+}
+
+// allowUser takes a token from the user's bucket.
+func (h *Hub) allowUser(user string) error {
+	if h.door.users.allow(maphash.String(h.door.seed, user)) {
+		return nil
+	}
+	h.stats.userLimited.Add(1)
+	return &HTTPError{http.StatusTooManyRequests, "too many handshakes of this user"}
+}
