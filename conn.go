@@ -173,6 +173,7 @@ func (c *Conn) beginClose(frame []byte, cause error, drop bool) bool {
 		return false
 	}
 	q.closing = true
+	c.socket.left.Store(closingReads)
 	q.corked = false
 	q.closeFrame = frame
 	c.cause = cause
@@ -336,7 +337,7 @@ func (c *Conn) kill(cause error) {
 	dropped := q.size()
 	q.forget()
 	q.bytes, q.out, q.outBytes, q.rest, q.pong = 0, 0, 0, nil, nil
-	attached, timer := q.attached, q.timer
+	attached, timer, killed := q.attached, q.timer, q.killed
 	c.mu.Unlock()
 
 	c.hub.stats.dropped.Add(uint64(dropped))
@@ -351,7 +352,22 @@ func (c *Conn) kill(cause error) {
 		c.socket.conn.Close()
 		c.hub.wg.Done() // of attach
 	}
+	if killed != nil {
+		close(killed)
+	}
 	c.depart()
+}
+
+// awaitKill waits until a Conn that is closing is dead.
+func (c *Conn) awaitKill() {
+	killed := make(chan struct{})
+	c.mu.Lock()
+	dead := c.queue.dead
+	c.queue.killed = killed
+	c.mu.Unlock()
+	if !dead {
+		<-killed
+	}
 }
 
 // depart takes the Conn out of everything that others find it by. It does

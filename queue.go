@@ -48,6 +48,7 @@ type queue struct {
 	halfClose  bool   // close the sending side when all is written
 	dead       bool   // the socket is closed
 	timer      *time.Timer
+	killed     chan struct{} // closed by kill, where somebody waits for it
 }
 
 // enqueue hands a frame to the Conn, without waiting. The frame is shared

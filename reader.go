@@ -110,7 +110,7 @@ func (c *Conn) readFailed(err error) {
 	case websocket.CloseStatus(err) != -1:
 		// The client's close frame: the library has answered it, and hung up.
 	case c.socket.readErr != nil:
-		c.kill(fmt.Errorf("herald: connection lost: %w", c.socket.readErr))
+		c.readEnded()
 	default:
 		// A breach of the protocol. The library has sent a close frame for
 		// most. A close with unread bytes resets the connection, and the
@@ -126,8 +126,18 @@ func (c *Conn) readFailed(err error) {
 		for c.socket.readErr == nil {
 			c.socket.Read(b[:])
 		}
-		c.kill(nil)
+		c.readEnded()
 	}
+}
+
+// readEnded sees to the end of the connection after its socket's.
+func (c *Conn) readEnded() {
+	if c.socket.readErr == errOverran {
+		c.hub.stats.overran.Add(1)
+		c.awaitKill()
+		return
+	}
+	c.kill(fmt.Errorf("herald: connection lost: %w", c.socket.readErr))
 }
 
 // disconnected reports the end of a Conn whose OnConnect has returned nil.

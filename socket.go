@@ -35,6 +35,7 @@ type socket struct {
 	raw  syscall.RawConn // nil where conn is not plain TCP
 
 	lastRead atomic.Int64 // when bytes last came, in nanoseconds of clock
+	left     atomic.Int64 // bytes that are still read of a Conn that is closing; 0 while it is not
 
 	// Of the reader's goroutine.
 
@@ -62,11 +63,23 @@ func (s *socket) Read(p []byte) (int, error) {
 func (s *socket) came(n int, err error) {
 	if n > 0 {
 		s.lastRead.Store(clock())
+		if s.left.Load() != 0 && s.left.Add(-int64(n)) <= 0 {
+			s.readErr = errOverran
+		}
 	}
 	if err != nil {
 		s.readErr = err
 	}
 }
+
+// closingReads is how many bytes are read of a Conn that is closing: what the
+// client was sending when it was told, before the close frame with which it
+// answers. One that sends more is closed at CloseTimeout, without having been
+// heard. It must not be cut at once, for a reset takes from some clients what they
+// have not read, the close frame too.
+const closingReads = 256 << 10
+
+var errOverran = errors.New("more than a closing connection may send")
 
 // skip takes n bytes off what was read ahead.
 func (s *socket) skip(n int) {

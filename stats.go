@@ -27,6 +27,7 @@ type Stats struct {
 	Disconnected uint64 // connections that have gone
 	TooSlow      uint64 // closed because their queue was full, or a write took too long
 	Silent       uint64 // closed because nothing came from the peer
+	Overran      uint64 // read no more because they went on sending when they were closed
 	Panics       uint64 // in callbacks
 
 	// Messages.
@@ -58,7 +59,7 @@ type Stats struct {
 // counters are what Stats is made from.
 type counters struct {
 	accepted, rejected, disconnected, tooSlow, silent, panics atomic.Uint64
-	badRequests, addrLimited, userLimited, crowded            atomic.Uint64
+	badRequests, addrLimited, userLimited, crowded, overran   atomic.Uint64
 
 	sent, sendErrors, received, malformed                 atomic.Uint64
 	foreign, lingering, gone                              atomic.Uint64
@@ -83,6 +84,7 @@ func (h *Hub) Stats() Stats {
 		Disconnected:     c.disconnected.Load(),
 		TooSlow:          c.tooSlow.Load(),
 		Silent:           c.silent.Load(),
+		Overran:          c.overran.Load(),
 		Panics:           c.panics.Load(),
 		Sent:             c.sent.Load(),
 		SendErrors:       c.sendErrors.Load(),
