@@ -84,7 +84,9 @@ type Config struct {
 
 	// RejectAfterUpgrade accepts the upgrade of requests that are refused,
 	// and closes them with 4000 + the HTTP status (4401), or 1013 for 503:
-	// a browser's script sees no HTTP status.
+	// a browser's script sees no HTTP status. What is no handshake, comes from a page
+	// that may not connect, or is over HandshakeRatePerAddr gets the plain status all
+	// the same; so does everything while 1,000 that were refused have not gone.
 	RejectAfterUpgrade bool
 
 	// ConnContext makes the context that the Conn's callbacks get, with

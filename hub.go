@@ -27,6 +27,7 @@ type Hub struct {
 	nodeTopic string
 	createdAt time.Time
 	counter   atomic.Uint64 // of Conns
+	refused   atomic.Int64  // sockets that were upgraded only to be refused
 	stats     counters
 
 	// The rooms.

@@ -31,13 +31,58 @@ func answer(err error) *HTTPError {
 	return &HTTPError{http.StatusUnauthorized, "unauthorized"}
 }
 
-// reject answers a request that is refused before the upgrade.
+// maxRefused is how many sockets may be open that were upgraded only to be
+// refused. They are beside MaxConns, for whoever is not let in must not take a
+// place; beyond it a request gets a plain answer.
+const maxRefused = 1_000
+
+// reject answers a request that is refused before the upgrade. Under
+// RejectAfterUpgrade it is upgraded only to be closed, so that a browser's script
+// sees why.
 func (h *Hub) reject(w http.ResponseWriter, r *http.Request, e *HTTPError) {
-	if h.config.RejectAfterUpgrade && h.rejectUpgraded(w, r, e) {
-		h.stats.rejected.Add(1)
+	if !h.config.RejectAfterUpgrade || !canHijack(w) || !h.beginRefused() {
+		h.rejectPlain(w, e)
 		return
 	}
-	h.rejectPlain(w, e)
+	c := h.newConn(r, Identity{})
+	if c == nil {
+		h.endRefused()
+		h.rejectPlain(w, e)
+		return
+	}
+	h.stats.rejected.Add(1)
+	if err := c.upgrade(w, r, func() *HTTPError { return nil }); err != nil { // and answered
+		h.endRefused()
+		c.cancel(err)
+		return
+	}
+	c.shut(e.closeError(), false)
+	h.wg.Go(func() {
+		defer h.endRefused()
+		c.read()
+	})
+}
+
+func (h *Hub) beginRefused() bool {
+	if h.refused.Add(1) > maxRefused {
+		h.endRefused()
+		return false
+	}
+	return true
+}
+
+func (h *Hub) endRefused() { h.refused.Add(-1) }
+
+// closeError is what e is under RejectAfterUpgrade.
+func (e *HTTPError) closeError() *CloseError {
+	c := &CloseError{Code: StatusCode(4000 + e.Status), Reason: e.Message}
+	if e.Status == http.StatusServiceUnavailable {
+		c.Code = StatusTryAgainLater
+	}
+	if c.Code.check(c.Reason) != nil {
+		c.Reason = ""
+	}
+	return c
 }
 
 func (h *Hub) rejectPlain(w http.ResponseWriter, e *HTTPError) {
@@ -52,33 +97,6 @@ func retryAfter(header http.Header, status int) {
 	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
 		header.Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
 	}
-}
-
-// rejectUpgraded upgrades only to close, so that a browser's script sees why.
-// It answers false where it has not answered the request.
-func (h *Hub) rejectUpgraded(w http.ResponseWriter, r *http.Request, e *HTTPError) bool {
-	if !canHijack(w) {
-		return false
-	}
-	code := StatusCode(4000 + e.Status)
-	if e.Status == http.StatusServiceUnavailable {
-		code = StatusTryAgainLater
-	}
-	reason := e.Message
-	if code.check(reason) != nil {
-		reason = ""
-	}
-	c := h.newConn(r, Identity{})
-	if c == nil {
-		return false
-	}
-	if err := c.upgrade(w, r, func() *HTTPError { return nil }); err != nil {
-		c.cancel(err)
-		return true
-	}
-	c.shut(&CloseError{Code: code, Reason: reason}, false)
-	h.wg.Go(c.read)
-	return true
 }
 
 // refusal is what the client is told of an error of Admit's or OnConnect's.

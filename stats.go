@@ -15,6 +15,7 @@ type Stats struct {
 	Queued int // messages waiting to be written
 
 	Handshakes int // under way
+	Refused    int // sockets that were upgraded only to be refused, and are open (RejectAfterUpgrade); at most 1,000
 
 	// Connections.
 
@@ -105,6 +106,7 @@ func (h *Hub) Stats() Stats {
 	}
 	s.Conns, s.Users, s.Topics = h.index.size()
 	s.Handshakes = h.door.handshakes()
+	s.Refused = int(min(h.refused.Load(), maxRefused)) // one that is turned away is counted for a moment
 	for conn := range h.Conns() {
 		conn.mu.Lock()
 		s.Queued += conn.queue.size()
