@@ -182,7 +182,10 @@ type Config struct {
 
 	// Logger gets what no caller is told as an error; never a message. At
 	// Debug it tells why each connection was refused; Warn has those whose Admit
-	// or OnConnect returned an error that has no CloseError for the client.
+	// or OnConnect returned an error that has no CloseError for the client. No client
+	// can fill it: of lines of one level and message ten a second are written, the
+	// next one with left_out as the number of those that were not, and values are cut
+	// after 1 KiB.
 	// Default slog.Default().
 	Logger *slog.Logger
 }

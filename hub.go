@@ -91,6 +91,7 @@ func New(config Config) (*Hub, error) {
 		stopped:      make(chan struct{}),
 		housekeepNow: make(chan struct{}, 1),
 	}
+	h.config.Logger = slog.New(newLogLimit(config.Logger.Handler(), &h.stats))
 	h.nodeTopic = nodeTopic(h.id)
 	h.sendEnds.timeout, h.sendEnds.cause = config.SendTimeout, errSendTimeout
 	h.handshakeEnds.timeout, h.handshakeEnds.cause = min(config.HandshakeTimeout, farFuture), errHandshakeTimeout

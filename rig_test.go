@@ -318,9 +318,12 @@ func (r *rig) pipeRefused(query string) int {
 }
 
 func (r *rig) tryPipe(query string) (*wsraw.Conn, *pipeWriter, error) {
+	return r.tryPipeRequest(upgradeRequest(func(r *http.Request) { r.URL.RawQuery = query }))
+}
+
+func (r *rig) tryPipeRequest(request *http.Request) (*wsraw.Conn, *pipeWriter, error) {
 	client, server := net.Pipe()
 	w := &pipeWriter{header: http.Header{}, conn: server}
-	request := upgradeRequest(func(r *http.Request) { r.URL.RawQuery = query })
 	go func() {
 		r.ServeHTTP(w, request)
 		if w.status != 0 { // a refusal

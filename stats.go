@@ -30,6 +30,7 @@ type Stats struct {
 	Silent       uint64 // closed because nothing came from the peer
 	Overran      uint64 // read no more because they went on sending when they were closed
 	Panics       uint64 // in callbacks
+	LogsLeftOut  uint64 // lines that Logger was not given, of more than ten of one kind in a second
 
 	// Messages.
 
@@ -60,6 +61,7 @@ type Stats struct {
 // counters are what Stats is made from.
 type counters struct {
 	accepted, rejected, disconnected, tooSlow, silent, panics atomic.Uint64
+	logsLeftOut                                               atomic.Uint64
 	badRequests, addrLimited, userLimited, crowded, overran   atomic.Uint64
 
 	sent, sendErrors, received, malformed                 atomic.Uint64
@@ -87,6 +89,7 @@ func (h *Hub) Stats() Stats {
 		Silent:           c.silent.Load(),
 		Overran:          c.overran.Load(),
 		Panics:           c.panics.Load(),
+		LogsLeftOut:      c.logsLeftOut.Load(),
 		Sent:             c.sent.Load(),
 		SendErrors:       c.sendErrors.Load(),
 		Received:         c.received.Load(),
