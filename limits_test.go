@@ -236,6 +236,9 @@ func (r *rig) refusedWith(status int, query string) {
 	if want := status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests; retry != want {
 		r.t.Errorf("status %d: Retry-After is %q", status, response.Header.Get("Retry-After"))
 	}
+	if retry != response.Close {
+		r.t.Errorf("status %d: the connection is kept: %v", status, !response.Close)
+	}
 }
 
 func TestLimitsOnConnections(t *testing.T) {

@@ -92,10 +92,12 @@ func (h *Hub) rejectPlain(w http.ResponseWriter, e *HTTPError) {
 }
 
 // retryAfter asks a client that may come again to wait some seconds, not all
-// the same.
+// the same. Its connection is not kept for that: many would fill the node that is
+// full already, and a flood would come cheap.
 func retryAfter(header http.Header, status int) {
 	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
 		header.Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
+		header.Set("Connection", "close")
 	}
 }
 
