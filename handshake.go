@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -149,7 +148,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 	c.handshake.Store(&cancel)
 	defer c.handshake.Store(nil)
 
-	topics := append(groupTopics(c.identity.Groups), topicEveryone, userTopic(id.User))
+	topics := append(groupTopics(c.identity.Groups), topicEveryone, userTopic(c.identity.User))
 	followed := h.follower.follow(topics...)
 	if !h.index.add(c, c.identity.Groups, h.config.MaxConns, h.config.MaxConnsPerUser) {
 		h.follower.unfollow(topics...)
@@ -195,9 +194,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 // newConn returns a Conn without a connection, or nil where ConnContext
 // panics or returns nil.
 func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
-	id.Groups = slices.Compact(slices.Sorted(slices.Values(id.Groups)))
-	id.Meta = maps.Clone(id.Meta)
-	c := &Conn{hub: h, counter: h.counter.Add(1), identity: id, remote: r.RemoteAddr}
+	c := &Conn{hub: h, counter: h.counter.Add(1), identity: id.clone(), remote: strings.Clone(r.RemoteAddr)}
 	if !h.guard(nil, "ConnContext", func() { c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(h.config.ConnContext(r))) }) {
 		return nil
 	}

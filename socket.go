@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -208,6 +209,9 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, brw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
+	}
+	if p := w.Header().Get("Sec-WebSocket-Protocol"); p != "" { // a part of the request's, and the library keeps it
+		w.Header().Set("Sec-WebSocket-Protocol", strings.Clone(p))
 	}
 	s := w.socket
 	if n := brw.Reader.Buffered(); n > 0 {

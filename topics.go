@@ -3,6 +3,7 @@ package herald
 import (
 	"crypto/sha256"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -89,7 +90,7 @@ func (x *index) joinGroup(c *Conn, group string) bool {
 func (x *index) join(c *Conn, topic, name string) bool {
 	m := x.topics[topic]
 	if m == nil {
-		m = &members{topic: topic, name: name}
+		m = &members{topic: topic, name: strings.Clone(name)} // of a Join it may be a part of a long message
 		x.topics[topic] = m
 		if isUserTopic(topic) {
 			x.users++
