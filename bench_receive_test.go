@@ -36,7 +36,7 @@ func BenchmarkExcept(b *testing.B) {
 	h := benchHub(b)
 	conns := h.users(b, 5000)
 	for _, c := range conns {
-		h.index.add(c, nil, 0, 0)
+		h.index.add(c, 0, 0)
 		c.queue.blocked = true
 	}
 	e := envelope{kind: kindMessage, volatile: true, message: Text(payload), filter: Everyone().Except(conns[0].ID()).filter()}

@@ -107,7 +107,7 @@ func BenchmarkIndex(b *testing.B) {
 	conns := benchHub(b).users(b, 5000)
 	x := newIndex()
 	for _, c := range conns {
-		x.add(c, nil, 0, 0)
+		x.add(c, 0, 0)
 	}
 	topics := make([]string, len(conns))
 	for i, c := range conns {
@@ -131,7 +131,7 @@ func BenchmarkIndex(b *testing.B) {
 		for i := 0; b.Loop(); i++ {
 			c := conns[i%len(conns)]
 			x.remove(c)
-			x.add(c, nil, 0, 0)
+			x.add(c, 0, 0)
 		}
 	})
 }

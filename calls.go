@@ -2,9 +2,11 @@ package herald
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -74,9 +76,18 @@ func (s *calls) answered(id uint64, node, problem string) {
 	defer s.mu.Unlock()
 	if p := s.pending[id]; p != nil && p.missing[node] && problem != "" {
 		p.failed = append(p.failed, node)
-		p.err = fmt.Errorf("node %s: %s", node, problem)
+		p.err = fmt.Errorf("node %s: %w", node, problemError(problem))
 	}
 	s.settle(s.pending[id], node)
+}
+
+// problemError makes an error again of what a node answered. That a limit was
+// reached is told over nodes too.
+func problemError(problem string) error {
+	if rest, ok := strings.CutPrefix(problem, ErrLimit.Error()); ok {
+		return fmt.Errorf("%w%s", ErrLimit, rest)
+	}
+	return errors.New(problem)
 }
 
 // left waits no longer for a node that has said goodbye: its connections have
@@ -196,6 +207,9 @@ func checkGroups(groups []string) error {
 		if g == "" {
 			return fmt.Errorf("%w: group: name must not be empty", ErrInvalid)
 		}
+		if len(g) > maxGroupName {
+			return fmt.Errorf("%w: group: name of %d bytes: must be at most %d", ErrInvalid, len(g), maxGroupName)
+		}
 	}
 	return nil
 }
@@ -256,7 +270,7 @@ func (s *calls) apply(ctx context.Context, batch []incomingCall) {
 	for i, in := range batch {
 		done[i] = make(chan presenceResult, len(conns[i]))
 		if problems[i] == nil {
-			asked[i] = h.applyOne(in.call, conns[i], done[i])
+			asked[i], problems[i] = h.applyOne(in.call, conns[i], done[i])
 		}
 		if waits[i] != nil {
 			h.follower.unfollow(groupTopics(in.call.groups)...)
@@ -352,19 +366,19 @@ func (h *Hub) local(id string) *Conn {
 }
 
 // applyOne changes the Conns, and returns how many answers of the Registry
-// will come.
-func (h *Hub) applyOne(what call, conns []*Conn, done chan presenceResult) (asked int) {
+// will come, and why one of the Conns could not be changed.
+func (h *Hub) applyOne(what call, conns []*Conn, done chan presenceResult) (asked int, problem error) {
 	for _, c := range conns {
 		var changed []string
 		switch what.op {
 		case opJoin:
-			for _, g := range what.groups {
-				if h.index.joinGroup(c, g) {
-					h.follower.follow(groupTopic(g))
-					changed = append(changed, groupTopic(g))
-				}
+			joined, err := h.index.joinGroups(c, what.groups, h.config.MaxGroups)
+			if err != nil {
+				h.stats.refusedJoins.Add(1)
+				problem = err
 			}
-			if len(changed) > 0 && h.presence.join(c, changed, false, done) {
+			h.follower.follow(joined...)
+			if len(joined) > 0 && h.presence.join(c, joined, false, done) {
 				asked++
 			}
 		case opLeave:
@@ -386,5 +400,5 @@ func (h *Hub) applyOne(what call, conns []*Conn, done chan presenceResult) (aske
 			}
 		}
 	}
-	return asked
+	return asked, problem
 }

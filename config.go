@@ -29,8 +29,8 @@ type Identity struct {
 
 // Config configures a Hub. The zero value of each field has the default that
 // its comment gives. A negative MaxConns, MaxConnsPerUser, HandshakeRate,
-// MaxHandshakes, HandshakeRatePerAddr, HandshakeRatePerUser,
-// MaxMessageSize, MessageRate, HandshakeTimeout, MessageTimeout, PingInterval
+// MaxHandshakes, HandshakeRatePerAddr, HandshakeRatePerUser, MaxMessageSize,
+// MessageRate, MaxIdentitySize, MaxGroups, HandshakeTimeout, MessageTimeout, PingInterval
 // or ProbeInterval switches that limit off, and a negative Linger or
 // OfflineDelay is none; the other numbers must be above 0, the durations at
 // least a millisecond, and Lease 100 ms.
@@ -67,7 +67,8 @@ type Config struct {
 	// error is answered with 401, or the status of an [HTTPError] in its
 	// chain, and never shown to the client. Without Authenticate the Hub takes
 	// no connections: it sends and asks, and answers 501. An Identity without
-	// a User is nobody, 401; one with an empty group is a mistake: 500, and logged.
+	// a User is nobody, 401; one with an empty group, or above MaxIdentitySize or
+	// MaxGroups, is a mistake: 500, and logged.
 	Authenticate func(r *http.Request) (Identity, error)
 
 	// OriginPatterns are hosts whose pages may connect beside those of the
@@ -159,6 +160,14 @@ type Config struct {
 	QueueMessages int
 	QueueBytes    int
 
+	// MaxIdentitySize bounds the bytes of the User, Device, Platform and Meta
+	// that Authenticate returns, of which the Registry has a copy for each
+	// group of the connection. MaxGroups bounds the groups of one connection: an
+	// Identity with more is refused, a Join gets ErrLimit. Defaults 8 KiB and
+	// 1,000.
+	MaxIdentitySize int
+	MaxGroups       int
+
 	// DropOldest drops the oldest messages of a full queue. Default: the
 	// Conn is closed with StatusTooSlow, which a client sees that takes what
 	// waits before it within CloseTimeout.
@@ -220,6 +229,8 @@ func (c Config) withDefaults() (Config, error) {
 	defaultInt(&c.MessageRate, 1_000)
 	defaultInt(&c.QueueMessages, 4_096)
 	defaultInt(&c.QueueBytes, 4<<20)
+	defaultInt(&c.MaxIdentitySize, 8<<10)
+	defaultInt(&c.MaxGroups, 1_000)
 	if c.QueueMessages < 0 {
 		fault("QueueMessages", c.QueueMessages, "must be above 0: a queue has a bound")
 	}

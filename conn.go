@@ -34,7 +34,7 @@ type Conn struct {
 	ws     *websocket.Conn
 	socket socket
 
-	memberships []membership // guarded by index.mu
+	memberships memberships // guarded by index.mu
 
 	mu         sync.Mutex
 	queue      queue

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
+	"strings"
 	"time"
 
 	"github.com/coder/websocket"
@@ -101,8 +101,9 @@ func (h *Hub) identify(r *http.Request) (id Identity, err error) {
 	if id.User == "" {
 		return id, &HTTPError{http.StatusUnauthorized, "unauthorized"}
 	}
-	if slices.Contains(id.Groups, "") {
-		h.config.Logger.Error("herald: Authenticate returned an Identity with an empty group", slog.String("user", id.User))
+	if err := h.config.checkIdentity(id); err != nil {
+		h.stats.badIdentities.Add(1)
+		h.config.Logger.Error("herald: Authenticate returned an Identity that breaks a rule", slog.Any("err", err))
 		return id, &HTTPError{http.StatusInternalServerError, "internal error"}
 	}
 	return id, h.allowUser(id.User)
@@ -150,7 +151,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 
 	topics := append(groupTopics(c.identity.Groups), topicEveryone, userTopic(c.identity.User))
 	followed := h.follower.follow(topics...)
-	if !h.index.add(c, c.identity.Groups, h.config.MaxConns, h.config.MaxConnsPerUser) {
+	if !h.index.add(c, h.config.MaxConns, h.config.MaxConnsPerUser) {
 		h.follower.unfollow(topics...)
 		c.cancel(ErrLimit)
 		if conns, _, _ := h.index.size(); h.config.MaxConns > 0 && conns >= h.config.MaxConns {
@@ -160,6 +161,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 		h.stats.userLimited.Add(1)
 		return &HTTPError{http.StatusTooManyRequests, "too many connections of this user"}
 	}
+	h.joinFirst(c)
 	if err := followed.wait(ctx); err != nil {
 		c.abandon(err)
 		return fmt.Errorf("%w: %w", notReady, err)

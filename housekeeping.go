@@ -281,8 +281,10 @@ func (k *housekeeping) missing(ctx context.Context, lease Lease, conns []*Conn) 
 func (k *housekeeping) stillMissing(ctx context.Context, lease Lease, before []missingEntry) ([]missingEntry, error) {
 	var all []missingEntry
 	for _, m := range before {
-		has := k.p.hub.index.topicsOf(m.conn)
-		topics := slices.DeleteFunc(m.entry.topics(), func(t string) bool { return !slices.Contains(has, t) })
+		topics := m.entry.topics()
+		if left := k.p.hub.index.strays(m.conn, topics); len(left) > 0 {
+			topics = slices.DeleteFunc(topics, func(t string) bool { return slices.Contains(left, t) })
+		}
 		if len(topics) > 0 {
 			all = append(all, missingEntry{m.conn, m.conn.entry(topics)})
 		}
@@ -326,7 +328,6 @@ func (k *housekeeping) tellLost(lost int) {
 // check removes an entry that the index does not have.
 func (k *housekeeping) check(e Entry) {
 	x := k.p.hub.index
-	topics := e.topics()
 	var c *Conn
 	if nodeOf(e.Session.ID) == k.p.hub.id {
 		counter, _ := strconv.ParseUint(e.Session.ID[len(k.p.hub.id)+1:], 10, 64)
@@ -336,8 +337,7 @@ func (k *housekeeping) check(e Entry) {
 		k.p.remove(e, nil)
 		return
 	}
-	has := x.topicsOf(c)
-	stray := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return slices.Contains(has, t) })
+	stray := x.strays(c, e.topics())
 	if len(stray) == 0 {
 		return
 	}

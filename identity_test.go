@@ -2,10 +2,14 @@ package herald
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/heraldgo/herald/internal/wsraw"
@@ -79,4 +83,143 @@ func TestRequestIsNotKept(t *testing.T) {
 			t.Logf("%d bytes a connection", kept)
 		})
 	}
+}
+
+// An Identity above a limit is the application's mistake: it is refused, and
+// the log says which rule it breaks and by how much, but not the values.
+func TestIdentityAboveLimit(t *testing.T) {
+	many := make([]string, 30)
+	for i := range many {
+		many[i] = fmt.Sprint("group ", i)
+	}
+	secret := strings.Repeat("secret", 30)
+	for name, test := range map[string]struct {
+		id   Identity
+		says string // "" lets it in
+	}{
+		"as large as may be": {Identity{User: "u", Device: strings.Repeat("d", 50), Platform: strings.Repeat("p", 29), Meta: map[string]string{"key": strings.Repeat("v", 17)}}, ""},
+		"User":               {Identity{User: secret}, "User (180), Device (0), Platform (0) and Meta (0) have 180 bytes: must be at most MaxIdentitySize (100)"},
+		"Device":             {Identity{User: "u", Device: secret}, "Device (180)"},
+		"Platform":           {Identity{User: "u", Platform: secret}, "Platform (180)"},
+		"key of Meta":        {Identity{User: "u", Meta: map[string]string{secret: ""}}, "Meta (180)"},
+		"value of Meta":      {Identity{User: "u", Meta: map[string]string{"": secret}}, "Meta (180)"},
+		"many groups":        {Identity{User: "u", Groups: many[:11]}, "Groups has 11: must be at most MaxGroups (10)"},
+		"a group many times": {Identity{User: "u", Groups: slices.Repeat(many[:10], 3)}, ""},
+		"long group":         {Identity{User: "u", Groups: []string{strings.Repeat(secret, 6)}}, "group: name of 1080 bytes: must be at most 1024"},
+		"empty group":        {Identity{User: "u", Groups: []string{"g", ""}}, "group: name must not be empty"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log journal
+			r := newRig(t, Config{
+				MaxIdentitySize: 100,
+				MaxGroups:       10,
+				Authenticate:    func(*http.Request) (Identity, error) { return test.id, nil },
+				Logger:          slog.New(slog.NewTextHandler(&log, nil)),
+			})
+			if test.says == "" {
+				r.connect("")
+				r.only()
+				return
+			}
+			if status := r.refused("", nil).StatusCode; status != http.StatusInternalServerError {
+				t.Errorf("status %d", status)
+			}
+			if s := log.cut(); !strings.Contains(s, test.says) || strings.Contains(s, secret) || !strings.Contains(s, "level=ERROR") {
+				t.Errorf("the log says %q, want %q", s, test.says)
+			}
+			if n := r.Stats().BadIdentities; n != 1 {
+				t.Errorf("BadIdentities is %d", n)
+			}
+			r.clean()
+		})
+	}
+}
+
+// Who is at MaxGroups joins nothing more, and the caller is told which bound it
+// was, on whichever node the connection is. The others of the call join.
+func TestMaxGroups(t *testing.T) {
+	rigs := newPair(t, false, Config{MaxGroups: 3})
+	rigs[0].connect("user=full&groups=a,b,c")
+	rigs[0].connect("user=other&groups=a")
+	full, other := rigs[0].findUser("full"), rigs[0].findUser("other")
+	settled(t, rigs)
+	if err := full.Join(t.Context(), "a", "b"); err != nil {
+		t.Errorf("join again: %v", err)
+	}
+	err := full.Join(t.Context(), "d")
+	if want := fmt.Sprintf("herald: limit reached: connection %s would belong to 4 groups: MaxGroups is 3", full.ID()); !errors.Is(err, ErrLimit) || err.Error() != want {
+		t.Errorf("one more: %v, want %s", err, want)
+	}
+	for _, r := range rigs {
+		err := r.Join(t.Context(), Everyone(), "d", "d")
+		var partial *PartialError
+		if !errors.As(err, &partial) || !slices.Equal(partial.Missing, []string{rigs[0].NodeID()}) || !errors.Is(err, ErrLimit) || !strings.Contains(err.Error(), "MaxGroups is 3") {
+			t.Errorf("Join of everyone: %v", err)
+		}
+	}
+	if err := other.Join(t.Context(), "e", "f"); !errors.Is(err, ErrLimit) {
+		t.Errorf("two more where one has room: %v", err)
+	}
+	if err := full.Leave(t.Context(), "b"); err != nil {
+		t.Error(err)
+	}
+	if err := full.Join(t.Context(), "d"); err != nil {
+		t.Errorf("after one was left: %v", err)
+	}
+	for c, want := range map[*Conn][]string{full: {"a", "c", "d"}, other: {"a", "d"}} {
+		if groups := c.Groups(); !slices.Equal(slices.Sorted(slices.Values(groups)), want) {
+			t.Errorf("%s is in %q, want %q", c.User(), groups, want)
+		}
+	}
+	if n := rigs[0].Stats().RefusedJoins; n != 4 {
+		t.Errorf("RefusedJoins is %d", n)
+	}
+	if err := rigs[1].Join(t.Context(), Everyone(), strings.Repeat("g", maxGroupName+1)); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a long name: %v", err)
+	}
+	agree(t, rigs)
+}
+
+// A Conn that is closed while it joins the many groups of its Identity leaves
+// nothing behind, nor does one that is made to join them at the same time.
+func TestGoneWhileJoining(t *testing.T) {
+	groups := make([]string, 2*indexStep)
+	for i := range groups {
+		groups[i] = fmt.Sprint(i)
+	}
+	r := newRig(t, Config{Authenticate: func(r *http.Request) (Identity, error) {
+		return Identity{User: r.URL.Query().Get("user"), Groups: groups}, nil
+	}})
+	var clients sync.WaitGroup
+	for i := range 4 {
+		clients.Go(func() {
+			user := fmt.Sprint("u", i)
+			for range 10 {
+				var meddling sync.WaitGroup
+				for _, meddle := range []func() error{
+					func() error { return r.Disconnect(t.Context(), User(user), StatusReplaced, "") },
+					func() error { return r.Join(t.Context(), User(user), groups...) },
+					func() error {
+						for _, c := range r.index.appendConns(nil, userTopic(user)) {
+							c.Close(StatusNormal, "")
+						}
+						return nil
+					},
+				} {
+					meddling.Go(func() {
+						if err := meddle(); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				ws, _, err := wsraw.Handshake(r.dialTCP(0), "/?"+query(user), nil)
+				meddling.Wait()
+				if err == nil {
+					ws.Close()
+				}
+			}
+		})
+	}
+	clients.Wait()
+	r.clean()
 }

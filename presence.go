@@ -317,8 +317,7 @@ func (p *presence) sync(c *Conn, back bool) bool {
 	}
 	// It may have left a group meanwhile, and that may have been written
 	// already.
-	now := p.hub.index.topicsOf(c)
-	left := slices.DeleteFunc(topics, func(t string) bool { return slices.Contains(now, t) || !isGroupTopic(t) })
+	left := slices.DeleteFunc(p.hub.index.strays(c, topics), func(t string) bool { return !isGroupTopic(t) })
 	if len(left) > 0 {
 		p.remove(c.entry(left), nil)
 	}

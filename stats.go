@@ -32,6 +32,9 @@ type Stats struct {
 	Panics       uint64 // in callbacks
 	LogsLeftOut  uint64 // lines that Logger was not given, of more than ten of one kind in a second
 
+	BadIdentities uint64 // of Rejected: what Authenticate returned had an empty group, or was above MaxIdentitySize or MaxGroups
+	RefusedJoins  uint64 // connections that joined none of the groups of a call, for they would have had more than MaxGroups
+
 	// Messages.
 
 	Sent             uint64 // by Send on this node, one a call, that the Bus took
@@ -64,6 +67,8 @@ type counters struct {
 	logsLeftOut                                               atomic.Uint64
 	badRequests, addrLimited, userLimited, crowded, overran   atomic.Uint64
 
+	badIdentities, refusedJoins atomic.Uint64
+
 	sent, sendErrors, received, malformed                 atomic.Uint64
 	foreign, lingering, gone                              atomic.Uint64
 	delivered, dropped, droppedVolatile, messagesReceived atomic.Uint64
@@ -90,6 +95,8 @@ func (h *Hub) Stats() Stats {
 		Overran:          c.overran.Load(),
 		Panics:           c.panics.Load(),
 		LogsLeftOut:      c.logsLeftOut.Load(),
+		BadIdentities:    c.badIdentities.Load(),
+		RefusedJoins:     c.refusedJoins.Load(),
 		Sent:             c.sent.Load(),
 		SendErrors:       c.sendErrors.Load(),
 		Received:         c.received.Load(),

@@ -2,6 +2,7 @@ package herald
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -55,14 +56,65 @@ type membership struct {
 	at int
 }
 
+// memberships are the topics of one Conn, in no order.
+type memberships struct {
+	list []membership
+	at   map[*members]int // places in list, if there are more than a few
+}
+
+// fewTopics is how many topics of a Conn are found as fast in a list as in a
+// map.
+const fewTopics = 16
+
+// find returns the place in list, or -1.
+func (s *memberships) find(m *members) int {
+	if s.at == nil {
+		return slices.IndexFunc(s.list, func(o membership) bool { return o.members == m })
+	}
+	if i, ok := s.at[m]; ok {
+		return i
+	}
+	return -1
+}
+
+func (s *memberships) add(o membership) {
+	s.list = append(s.list, o)
+	switch n := len(s.list); {
+	case s.at != nil:
+		s.at[o.members] = n - 1
+	case n > fewTopics:
+		s.at = make(map[*members]int, 2*n)
+		for i, o := range s.list {
+			s.at[o.members] = i
+		}
+	}
+}
+
+// delete fills the i-th place with the last one.
+func (s *memberships) delete(i int) {
+	delete(s.at, s.list[i].members)
+	last := len(s.list) - 1
+	if i != last {
+		s.list[i] = s.list[last]
+		if s.at != nil {
+			s.at[s.list[i].members] = i
+		}
+	}
+	s.list[last] = membership{}
+	s.list = s.list[:last]
+	if last <= fewTopics/2 {
+		s.at = nil
+	}
+}
+
 func newIndex() *index {
 	return &index{topics: make(map[string]*members), conns: make(map[uint64]*Conn)}
 }
 
-// add takes in a new Conn, with its user, everyone, and groups. It answers
-// false, and adds nothing, where the user has limit Conns already, or all
-// together have total; a limit below 1 is none.
-func (x *index) add(c *Conn, groups []string, total, limit int) bool {
+// add takes in a new Conn, with its user and everyone. It answers false, and
+// adds nothing, where the user has limit Conns already, or all together have
+// total; a limit below 1 is none.
+func (x *index) add(c *Conn, total, limit int) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	user := userTopic(c.identity.User)
@@ -70,21 +122,43 @@ func (x *index) add(c *Conn, groups []string, total, limit int) bool {
 		return false
 	}
 	x.conns[c.counter] = c
-	c.memberships = make([]membership, 0, 2+len(groups))
+	c.memberships.list = make([]membership, 0, 2+min(len(c.identity.Groups), fewTopics))
 	x.join(c, topicEveryone, "")
 	x.join(c, user, c.identity.User)
-	for _, g := range groups {
-		x.join(c, groupTopic(g), g)
-	}
 	return true
 }
 
-// joinGroup makes c a member of a group. It answers false where c has been
-// removed, or belongs to it already.
-func (x *index) joinGroup(c *Conn, group string) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.conns[c.counter] == c && x.join(c, groupTopic(group), group)
+// indexStep is how many memberships are changed in one go, for messages wait
+// while the index is locked.
+const indexStep = 256
+
+// joinGroups makes c a member of the groups, and returns the topics of those
+// that it has not belonged to. It joins none if c has been removed, or would
+// belong to more than limit; a limit below 1 is none.
+func (x *index) joinGroups(c *Conn, groups []string, limit int) (joined []string, err error) {
+	topics := groupTopics(groups)
+	if limit > 0 {
+		if n := x.countWith(c, topics); n > limit {
+			return nil, fmt.Errorf("%w: connection %s would belong to %d groups: MaxGroups is %d", ErrLimit, c.ID(), n, limit)
+		}
+	}
+	for i := 0; i < len(groups); i += indexStep {
+		x.mu.Lock()
+		for j := i; j < min(i+indexStep, len(groups)) && x.conns[c.counter] == c; j++ {
+			if x.join(c, topics[j], groups[j]) {
+				joined = append(joined, topics[j])
+			}
+		}
+		x.mu.Unlock()
+	}
+	return joined, nil
+}
+
+// countWith returns how many groups c belongs to, with those of the topics.
+func (x *index) countWith(c *Conn, topics []string) int {
+	more := x.strays(c, topics)
+	slices.Sort(more)
+	return len(x.groupsOf(c)) + len(slices.Compact(more))
 }
 
 func (x *index) join(c *Conn, topic, name string) bool {
@@ -96,10 +170,10 @@ func (x *index) join(c *Conn, topic, name string) bool {
 			x.users++
 		}
 	}
-	if slices.ContainsFunc(c.memberships, func(s membership) bool { return s.members == m }) {
+	if c.memberships.find(m) >= 0 {
 		return false
 	}
-	c.memberships = append(c.memberships, membership{m, len(m.conns)})
+	c.memberships.add(membership{m, len(m.conns)})
 	m.conns = append(m.conns, c)
 	return true
 }
@@ -108,25 +182,32 @@ func (x *index) join(c *Conn, topic, name string) bool {
 func (x *index) leaveGroup(c *Conn, group string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	topic := groupTopic(group)
-	for i, s := range c.memberships {
-		if s.topic == topic {
-			x.leave(s)
-			c.memberships = slices.Delete(c.memberships, i, i+1)
-			return true
-		}
+	i := x.find(c, groupTopic(group))
+	if i < 0 {
+		return false
 	}
-	return false
+	x.leave(c, i)
+	return true
 }
 
-// leave fills the Conn's place with the last one.
-func (x *index) leave(s membership) {
+// find returns the place of a topic in c's memberships, or -1.
+func (x *index) find(c *Conn, topic string) int {
+	m := x.topics[topic]
+	if m == nil {
+		return -1
+	}
+	return c.memberships.find(m)
+}
+
+// leave ends c's i-th membership, and fills its place with the last Conn.
+func (x *index) leave(c *Conn, i int) {
+	s := c.memberships.list[i]
+	c.memberships.delete(i)
 	m := s.members
 	last := len(m.conns) - 1
 	if moved := m.conns[last]; s.at != last {
 		m.conns[s.at] = moved
-		i := slices.IndexFunc(moved.memberships, func(o membership) bool { return o.members == m })
-		moved.memberships[i].at = s.at
+		moved.memberships.list[moved.memberships.find(m)].at = s.at
 	}
 	m.conns[last] = nil
 	m.conns = m.conns[:last]
@@ -149,12 +230,17 @@ func (x *index) remove(c *Conn) (topics []string) {
 	if x.conns[c.counter] != c {
 		return nil
 	}
-	delete(x.conns, c.counter)
-	for _, s := range c.memberships {
-		topics = append(topics, s.topic)
-		x.leave(s)
+	delete(x.conns, c.counter) // so that nobody lets it join meanwhile
+	for n := 1; len(c.memberships.list) > 0; n++ {
+		last := len(c.memberships.list) - 1
+		topics = append(topics, c.memberships.list[last].topic)
+		x.leave(c, last)
+		if n%indexStep == 0 {
+			x.mu.Unlock()
+			x.mu.Lock()
+		}
 	}
-	c.memberships = nil
+	c.memberships = memberships{}
 	return topics
 }
 
@@ -190,17 +276,29 @@ func (x *index) appendSlice(dst []*Conn, i, n int) []*Conn {
 func (x *index) topicsOf(c *Conn) (topics []string) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	for _, s := range c.memberships {
+	for _, s := range c.memberships.list {
 		topics = append(topics, s.topic)
 	}
 	return topics
+}
+
+// strays returns those of the topics that c does not belong to.
+func (x *index) strays(c *Conn, topics []string) (strays []string) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, t := range topics {
+		if x.find(c, t) < 0 {
+			strays = append(strays, t)
+		}
+	}
+	return strays
 }
 
 // groupsOf returns the names of the groups of c.
 func (x *index) groupsOf(c *Conn) (groups []string) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	for _, s := range c.memberships {
+	for _, s := range c.memberships.list {
 		if isGroupTopic(s.topic) {
 			groups = append(groups, s.name)
 		}
