@@ -30,7 +30,8 @@ type Identity struct {
 // Config configures a Hub. The zero value of each field has the default that
 // its comment gives. A negative MaxConns, MaxConnsPerUser, HandshakeRate,
 // MaxHandshakes, HandshakeRatePerAddr, HandshakeRatePerUser, MaxMessageSize,
-// MessageRate, MaxIdentitySize, MaxGroups, HandshakeTimeout, MessageTimeout, PingInterval
+// MessageRate, ByteRate, MaxQueuedBytes, MaxIdentitySize, MaxGroups,
+// HandshakeTimeout, MessageTimeout, PingInterval
 // or ProbeInterval switches that limit off, and a negative Linger or
 // OfflineDelay is none; the other numbers must be above 0, the durations at
 // least a millisecond, and Lease 100 ms.
@@ -160,6 +161,13 @@ type Config struct {
 	QueueMessages int
 	QueueBytes    int
 
+	// MaxQueuedBytes bounds what waits in all queues of this node; a message
+	// that waits in many of them is in memory once, and counts once. Above it the
+	// fullest queues are closed with StatusTooSlow, or with DropOldest lose their
+	// older half, until an eighth is free; in that eighth volatile messages are
+	// dropped. The kernel's buffers come on top. Default 256 MiB.
+	MaxQueuedBytes int64
+
 	// MaxIdentitySize bounds the bytes of the User, Device, Platform and Meta
 	// that Authenticate returns, of which the Registry has a copy for each
 	// group of the connection. MaxGroups bounds the groups of one connection: an
@@ -229,6 +237,7 @@ func (c Config) withDefaults() (Config, error) {
 	defaultInt(&c.MessageRate, 1_000)
 	defaultInt(&c.QueueMessages, 4_096)
 	defaultInt(&c.QueueBytes, 4<<20)
+	defaultInt(&c.MaxQueuedBytes, 256<<20)
 	defaultInt(&c.MaxIdentitySize, 8<<10)
 	defaultInt(&c.MaxGroups, 1_000)
 	if c.QueueMessages < 0 {
@@ -236,6 +245,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.QueueBytes < 0 || int64(c.QueueBytes) < c.MaxSendSize+maxFrameHeader {
 		fault("QueueBytes", c.QueueBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, maxFrameHeader))
+	}
+	if c.MaxQueuedBytes > 0 && c.MaxQueuedBytes < c.MaxSendSize+maxFrameHeader {
+		fault("MaxQueuedBytes", c.MaxQueuedBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, maxFrameHeader))
 	}
 	if c.MaxSendSize < 0 {
 		fault("MaxSendSize", c.MaxSendSize, "must be above 0: it can not be switched off, for QueueBytes must hold it")

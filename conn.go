@@ -181,6 +181,7 @@ func (c *Conn) beginClose(frame []byte, cause error, drop bool) bool {
 	if drop || !c.accepted {
 		dropped = q.clear()
 	}
+	change := q.settle()
 	attached := q.attached
 	if attached {
 		c.startCloseTimer()
@@ -191,6 +192,7 @@ func (c *Conn) beginClose(frame []byte, cause error, drop bool) bool {
 		c.hub.closes(c)
 	}
 	c.hub.stats.dropped.Add(uint64(dropped))
+	c.hub.budget.change(change)
 	c.start(start)
 	c.depart()
 	return true
@@ -337,10 +339,12 @@ func (c *Conn) kill(cause error) {
 	dropped := q.size()
 	q.forget()
 	q.bytes, q.out, q.outBytes, q.rest, q.pong = 0, 0, 0, nil, nil
+	change := q.settle()
 	attached, timer, killed := q.attached, q.timer, q.killed
 	c.mu.Unlock()
 
 	c.hub.stats.dropped.Add(uint64(dropped))
+	c.hub.budget.change(change)
 	if timer != nil {
 		timer.Stop()
 	}

@@ -43,6 +43,7 @@ type Hub struct {
 	gaps      *gaps
 	writers   *writers
 	copies    copies // of the receiving goroutine alone
+	budget    budget
 
 	sendEnds      deadlines // of Sends
 	handshakeEnds deadlines // of handshakes
@@ -105,6 +106,7 @@ func New(config Config) (*Hub, error) {
 	h.heartbeat = newHeartbeat(h)
 	h.gaps = newGaps(h)
 	h.writers = newWriters(runtime.GOMAXPROCS(0))
+	h.budget.init(config.MaxQueuedBytes)
 	h.start()
 	ctx, cancel := context.WithTimeout(context.Background(), config.SendTimeout)
 	defer cancel()

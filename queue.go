@@ -28,6 +28,8 @@ type queue struct {
 	first  [1][]byte // the memory of frames while there is one
 	bytes  int       // of frames, and of those under way
 
+	charged int // to the Hub's budget
+
 	// Control frames, which go before the others.
 
 	pong []byte // the latest wins (RFC 6455 section 5.5.3)
@@ -62,7 +64,7 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 		h.stats.dropped.Add(1)
 		return ErrClosed
 	}
-	if volatile && (q.busy(&h.config) || q.full(&h.config, len(frame))) {
+	if volatile && (h.budget.tight.Load() || q.busy(&h.config) || q.full(&h.config, len(frame))) {
 		c.mu.Unlock()
 		h.stats.droppedVolatile.Add(1)
 		return nil
@@ -77,14 +79,23 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 			h.stats.dropped.Add(uint64(dropped))
 		}
 		if q.full(&h.config, len(frame)) { // what is under way fills it
+			change := q.settle()
 			c.mu.Unlock()
+			h.budget.change(change)
 			h.stats.dropped.Add(1)
 			return nil
 		}
 	}
 	q.put(frame)
+	change := 0
+	if q.outgrown() {
+		change = q.settle()
+	}
 	start := c.claim()
 	c.mu.Unlock()
+	if change != 0 {
+		h.budget.change(change)
+	}
 	h.stats.delivered.Add(1)
 	c.start(start)
 	return nil

@@ -130,7 +130,9 @@ func (c *Conn) abandon(err error) {
 	c.queue.closing = true
 	c.cause = err
 	dropped := c.queue.clear()
+	change := c.queue.settle()
 	c.mu.Unlock()
 	c.hub.stats.dropped.Add(uint64(dropped))
+	c.hub.budget.change(change)
 	c.depart()
 }

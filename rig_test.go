@@ -232,6 +232,7 @@ func requireClean(t testing.TB, h *Hub) {
 		defer h.mu.Unlock()
 		return len(h.closing) == 0
 	})
+	await(t, "no charge of a queue's", func() bool { return h.budget.in.Load() == h.budget.out.Load() })
 	await(t, "an empty Registry", func() bool { return len(entriesOf(t, h)) == 0 })
 	await(t, "no topic that is followed", func() bool {
 		h.follower.mu.Lock()

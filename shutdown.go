@@ -23,6 +23,7 @@ func (h *Hub) start() {
 		(&housekeeping{p: h.presence}).run,
 		h.collectOffline,
 		h.keepalive,
+		h.watchQueues,
 	} {
 		h.background.Go(func() { f(ctx) })
 	}

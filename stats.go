@@ -16,6 +16,7 @@ type Stats struct {
 
 	Handshakes int // under way
 	Refused    int // sockets that were upgraded only to be refused, and are open (RejectAfterUpgrade); at most 1,000
+	QueuedBytes int64 // of Queued; a message that waits in several queues counts in each
 
 	// Connections.
 
@@ -33,6 +34,7 @@ type Stats struct {
 	LogsLeftOut  uint64 // lines that Logger was not given, of more than ten of one kind in a second
 
 	BadIdentities uint64 // of Rejected: what Authenticate returned had an empty group, or was above MaxIdentitySize or MaxGroups
+	OverBudget    uint64 // of TooSlow: closed because all queues together were above MaxQueuedBytes
 	RefusedJoins  uint64 // connections that joined none of the groups of a call, for they would have had more than MaxGroups
 
 	// Messages.
@@ -67,7 +69,7 @@ type counters struct {
 	logsLeftOut                                               atomic.Uint64
 	badRequests, addrLimited, userLimited, crowded, overran   atomic.Uint64
 
-	badIdentities, refusedJoins atomic.Uint64
+	badIdentities, refusedJoins, overBudget atomic.Uint64
 
 	sent, sendErrors, received, malformed                 atomic.Uint64
 	foreign, lingering, gone                              atomic.Uint64
@@ -96,6 +98,7 @@ func (h *Hub) Stats() Stats {
 		Panics:           c.panics.Load(),
 		LogsLeftOut:      c.logsLeftOut.Load(),
 		BadIdentities:    c.badIdentities.Load(),
+		OverBudget:       c.overBudget.Load(),
 		RefusedJoins:     c.refusedJoins.Load(),
 		Sent:             c.sent.Load(),
 		SendErrors:       c.sendErrors.Load(),
@@ -120,6 +123,7 @@ func (h *Hub) Stats() Stats {
 	for conn := range h.Conns() {
 		conn.mu.Lock()
 		s.Queued += conn.queue.size()
+		s.QueuedBytes += int64(conn.queue.bytes)
 		conn.mu.Unlock()
 	}
 	return s

@@ -161,12 +161,19 @@ func (w *writer) flush(c *Conn) {
 		return
 	}
 	frames := c.queue.written()
+	change := 0
+	if c.queue.charged > 0 {
+		change = c.queue.settle()
+	}
 	more := c.queue.hasWork() && !c.queue.dead
 	if !more {
 		c.queue.owner = ownerNone
 	}
 	end := c.ending()
 	c.mu.Unlock()
+	if change != 0 {
+		c.hub.budget.change(change)
+	}
 	w.written.Add(uint64(frames))
 	if more {
 		w.push(c, math.MaxInt)
@@ -188,6 +195,7 @@ func (c *Conn) drain() {
 	for {
 		c.mu.Lock()
 		p, _ := c.queue.take(*buf)
+		c.queue.rest = p // for whoever counts what is held
 		if p == nil {
 			c.mu.Unlock()
 			// An expired deadline would fail the next raw write.
@@ -211,7 +219,9 @@ func (c *Conn) drain() {
 		}
 		c.mu.Lock()
 		frames := c.queue.written()
+		change := c.queue.settle()
 		c.mu.Unlock()
+		c.hub.budget.change(change)
 		c.hub.stats.written.Add(uint64(frames))
 	}
 }

@@ -1,0 +1,267 @@
+package herald
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// A budget bounds what waits in the queues of all Conns of this node.
+//
+// Queues charge it with what they hold, in steps, and with nothing while they
+// are small. A message that waits in many queues is charged by each, and is in
+// memory once. So the charges say no more than that it is time to look: then
+// watchQueues counts what is there, each message once.
+type budget struct {
+	limit int64 // 0 is none
+
+	in   atomic.Int64  // bytes that were charged, ever
+	out  atomic.Int64  // of them, those that were given back
+	next atomic.Int64  // look when in is as large
+	wake chan struct{} // holds one
+
+	tight atomic.Bool // volatile messages are not queued
+
+	relieved int64 // of watchQueues alone: on clock, when queues were last too full
+}
+
+const (
+	// frameCost is what a frame takes beside its bytes: its place in a queue,
+	// the envelope around it, and what memory is rounded up to.
+	frameCost = 96
+
+	// smallQueue is what a queue may hold without a charge, for the counters are
+	// shared by all. It is less than an idle Conn takes.
+	smallQueue = 4 << 10
+)
+
+func (b *budget) init(limit int64) {
+	b.limit = max(limit, 0)
+	b.wake = make(chan struct{}, 1)
+	b.next.Store(b.low())
+	if b.limit == 0 {
+		b.next.Store(math.MaxInt64)
+	}
+}
+
+// low is down to where full queues are relieved, and from where on volatile
+// messages are dropped.
+func (b *budget) low() int64 { return b.limit - b.limit/8 }
+
+// change takes a charge, or gives it back.
+func (b *budget) change(n int) {
+	if n < 0 {
+		b.out.Add(int64(-n))
+	}
+	if n > 0 && b.in.Add(int64(n)) >= b.next.Load() {
+		select {
+		case b.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// cost is what the queue holds, with what that takes beside.
+func (q *queue) cost() int { return q.bytes + q.size()*frameCost }
+
+// outgrown says whether the queue has grown so far that a charge is due.
+func (q *queue) outgrown() bool { return q.cost() >= q.charged+smallQueue }
+
+// settle returns what the queue's charge is to be changed by.
+func (q *queue) settle() (change int) {
+	cost := q.cost()
+	if cost < smallQueue {
+		cost = 0
+	}
+	change = cost - q.charged
+	q.charged = cost
+	return change
+}
+
+// watchQueues looks what waits in the queues each time that it may have become
+// too much, and every moment while it is nearly that.
+func (h *Hub) watchQueues(ctx context.Context) {
+	b := &h.budget
+	const moment = 100 * time.Millisecond
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-b.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		// What has been charged since can't have become more than that.
+		in := b.in.Load()
+		held := in - b.out.Load()
+		if held > b.low() {
+			held = h.relieve()
+		}
+		b.tight.Store(held > b.low())
+		b.next.Store(in + max(b.low()-held, b.limit/16))
+		timer.Reset(time.Hour)
+		if held > b.low() {
+			timer.Reset(moment)
+		}
+	}
+}
+
+// relieve counts what waits. If it is more than the limit the fullest queues
+// give up theirs, until it is not more than low. It returns what is left.
+func (h *Hub) relieve() (held int64) {
+	b := &h.budget
+	held, refs := h.weigh()
+	if held <= b.limit {
+		return held
+	}
+	b.tight.Store(true)
+	if now := clock(); b.relieved == 0 || now-b.relieved > int64(time.Minute) {
+		h.config.Logger.Warn("herald: more than MaxQueuedBytes waits for clients; the fullest queues give up theirs", slog.Int64("bytes", held))
+	}
+	shares := h.shares(refs)
+	for held > b.low() && len(shares) > 0 {
+		last := len(shares) - 1
+		s := shares[last]
+		shares = shares[:last]
+		for _, f := range s.c.shed() {
+			if refs[f.end]--; refs[f.end] == 0 {
+				held -= int64(f.cost)
+			}
+		}
+		// It may still be fuller than the next.
+		if left := shareOf(s.c.appendWaiting(nil), refs); left > 0 && (left < s.bytes || s.c.isClosing()) {
+			i, _ := slices.BinarySearchFunc(shares, left+1, func(s share, bytes int) int { return s.bytes - bytes })
+			shares = slices.Insert(shares, i, share{s.c, left})
+		}
+	}
+	b.relieved = clock()
+	held, _ = h.weigh()
+	return held
+}
+
+// A waiting is a frame in a queue, or what is under way of it. Frames that
+// have their end in one place are one in memory.
+type waiting struct {
+	end  *byte
+	cost int
+}
+
+// weigh returns what waits in all queues, each frame counted once, and in how
+// many queues each of them is.
+func (h *Hub) weigh() (held int64, refs map[*byte]int) {
+	refs = make(map[*byte]int)
+	var frames []waiting
+	for _, c := range h.holders() {
+		frames = c.appendWaiting(frames[:0])
+		for _, f := range frames {
+			if refs[f.end]++; refs[f.end] == 1 {
+				held += int64(f.cost)
+			}
+		}
+	}
+	return held, refs
+}
+
+// holders returns all Conns that may have something in their queue.
+func (h *Hub) holders() []*Conn {
+	h.mu.Lock()
+	conns := make([]*Conn, 0, len(h.closing))
+	for c := range h.closing {
+		conns = append(conns, c)
+	}
+	h.mu.Unlock()
+	open := h.index.appendConns(nil, topicEveryone)
+	return append(conns, slices.DeleteFunc(open, (*Conn).isClosing)...)
+}
+
+func (c *Conn) isClosing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.queue.closing
+}
+
+// A share is what a Conn's queue holds. A frame that is in several queues
+// counts in each as a part.
+type share struct {
+	c     *Conn
+	bytes int
+}
+
+func shareOf(frames []waiting, refs map[*byte]int) (bytes int) {
+	for _, f := range frames {
+		bytes += f.cost / max(refs[f.end], 1)
+	}
+	return bytes
+}
+
+// shares returns the Conns whose queues hold something, the fullest last.
+func (h *Hub) shares(refs map[*byte]int) (shares []share) {
+	var frames []waiting
+	for _, c := range h.holders() {
+		frames = c.appendWaiting(frames[:0])
+		if bytes := shareOf(frames, refs); bytes > 0 {
+			shares = append(shares, share{c, bytes})
+		}
+	}
+	slices.SortFunc(shares, func(a, b share) int { return a.bytes - b.bytes })
+	return shares
+}
+
+func (c *Conn) appendWaiting(dst []waiting) []waiting {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q := &c.queue
+	if n := len(q.rest); n > 0 {
+		dst = append(dst, waiting{&q.rest[n-1], q.outBytes + frameCost})
+	}
+	return q.appendWaiting(dst, q.frames.n)
+}
+
+// appendWaiting appends the first n frames that nobody has taken.
+func (q *queue) appendWaiting(dst []waiting, n int) []waiting {
+	for i := range n {
+		f := *q.frames.at(i)
+		dst = append(dst, waiting{&f[len(f)-1], len(f) + frameCost})
+	}
+	return dst
+}
+
+// shed makes the Conn give up what waits in its queue, and returns that: with
+// DropOldest the older half, else the Conn is closed for it. What is under way
+// is given up with the socket, by a Conn that is closing and has nothing else.
+func (c *Conn) shed() (given []waiting) {
+	h := c.hub
+	c.mu.Lock()
+	q := &c.queue
+	n := q.frames.n
+	switch {
+	case q.closing && n == 0:
+		c.mu.Unlock()
+		given = c.appendWaiting(nil)
+		c.kill(ErrTooSlow)
+		return given
+	case h.config.DropOldest && n > 0 && !q.closing:
+		n = (n + 1) / 2
+	}
+	given = q.appendWaiting(nil, n)
+	for range n {
+		q.bytes -= len(q.frames.pop())
+	}
+	if q.frames.n == 0 {
+		q.forget()
+	}
+	change := q.settle()
+	closing := q.closing || h.config.DropOldest && n > 0
+	c.mu.Unlock()
+	h.budget.change(change)
+	h.stats.dropped.Add(uint64(n))
+	if !closing && c.shut(&CloseError{Code: StatusTooSlow, Reason: "too slow", err: ErrTooSlow}, true) {
+		h.stats.tooSlow.Add(1)
+		h.stats.overBudget.Add(1)
+	}
+	return given
+}
