@@ -140,6 +140,7 @@ type Config struct {
 	MaxMessageSize  int64 // bytes of a message from a client, then close 1009. Default 64 KiB
 	MaxSendSize     int64 // bytes of a message to clients, then an error. Default 1 MiB
 	MessageRate     int   // messages, pings and pongs a second from one client, then close 1008. Default 1,000
+	ByteRate        int64 // bytes a second from one client, and a message of MaxMessageSize at once, then close 1008. Default 1 MiB
 
 	// HandshakeRatePerAddr bounds the requests of one address a second, good and
 	// bad, then 429: those of an IPv6 /64 count as one. HandshakeRatePerUser bounds
@@ -235,6 +236,7 @@ func (c Config) withDefaults() (Config, error) {
 	defaultInt(&c.MaxMessageSize, 64<<10)
 	defaultInt(&c.MaxSendSize, 1<<20)
 	defaultInt(&c.MessageRate, 1_000)
+	defaultInt(&c.ByteRate, 1<<20)
 	defaultInt(&c.QueueMessages, 4_096)
 	defaultInt(&c.QueueBytes, 4<<20)
 	defaultInt(&c.MaxQueuedBytes, 256<<20)

@@ -48,6 +48,7 @@ type Conn struct {
 	reading atomic.Int64 // on clock: since when a message has been coming in; 0 is none
 	pinged  atomic.Int64 // on clock: when it was pinged, since bytes last came; 0 is not
 	rate    rate         // of the reader alone
+	flow    rate         // of bytes, of the reader alone
 }
 
 // ID returns the id of the connection, <node>.<counter>, which no other

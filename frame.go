@@ -15,6 +15,7 @@ const (
 const (
 	maxFrameHeader = 10  // of a frame that is not masked
 	maxControl     = 125 // bytes of a control frame's payload (RFC 6455 section 5.5)
+	maskSize       = 4   // of a client's frame
 	maskedHeader   = 6   // of a client's control frame: two bytes and the mask
 )
 

@@ -89,8 +89,29 @@ func (c *Conn) allow() bool {
 	if c.rate.allow(c.hub.config.MessageRate) {
 		return true
 	}
-	c.shut(&CloseError{Code: StatusPolicyViolation, Reason: fmt.Sprintf("more than %d messages a second", c.hub.config.MessageRate)}, false)
+	c.tooFast("more than %d messages a second", c.hub.config.MessageRate)
 	return false
+}
+
+// spend counts n bytes that have come from the client against ByteRate. It is
+// asked as they come and not for whole messages, so that a large message that
+// takes its time is no burst.
+func (c *Conn) spend(n int) {
+	config := &c.hub.config
+	if n == 0 || config.ByteRate < 1 {
+		return
+	}
+	burst := max(config.ByteRate, config.MaxMessageSize+maxFrameHeader+maskSize)
+	if !c.flow.spend(c.socket.lastRead.Load(), int64(n), config.ByteRate, burst) {
+		c.tooFast("more than %d bytes a second", config.ByteRate)
+	}
+}
+
+// tooFast closes a Conn whose client sends more than it may.
+func (c *Conn) tooFast(rule string, limit any) {
+	if c.shut(&CloseError{Code: StatusPolicyViolation, Reason: fmt.Sprintf(rule, limit)}, false) {
+		c.hub.stats.tooFast.Add(1)
+	}
 }
 
 // pingReceived is called by the library for each ping, and says whether to

@@ -58,6 +58,7 @@ func (s *socket) Read(p []byte) (int, error) {
 	}
 	n, err := s.conn.Read(p)
 	s.came(n, err)
+	s.c.spend(n)
 	return n, err
 }
 
@@ -105,6 +106,7 @@ func (s *socket) fill(try func(fd uintptr) bool) bool {
 	if err := s.raw.Read(try); err != nil && s.readErr == nil {
 		s.readErr = err
 	}
+	s.c.spend(len(s.ahead))
 	return s.readErr == nil
 }
 

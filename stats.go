@@ -14,8 +14,8 @@ type Stats struct {
 	Topics int // topics that have connections
 	Queued int // messages waiting to be written
 
-	Handshakes int // under way
-	Refused    int // sockets that were upgraded only to be refused, and are open (RejectAfterUpgrade); at most 1,000
+	Handshakes  int   // under way
+	Refused     int   // sockets that were upgraded only to be refused, and are open (RejectAfterUpgrade); at most 1,000
 	QueuedBytes int64 // of Queued; a message that waits in several queues counts in each
 
 	// Connections.
@@ -35,6 +35,7 @@ type Stats struct {
 
 	BadIdentities uint64 // of Rejected: what Authenticate returned had an empty group, or was above MaxIdentitySize or MaxGroups
 	OverBudget    uint64 // of TooSlow: closed because all queues together were above MaxQueuedBytes
+	TooFast       uint64 // closed because the client sent more than MessageRate or ByteRate
 	RefusedJoins  uint64 // connections that joined none of the groups of a call, for they would have had more than MaxGroups
 
 	// Messages.
@@ -69,7 +70,7 @@ type counters struct {
 	logsLeftOut                                               atomic.Uint64
 	badRequests, addrLimited, userLimited, crowded, overran   atomic.Uint64
 
-	badIdentities, refusedJoins, overBudget atomic.Uint64
+	badIdentities, refusedJoins, overBudget, tooFast atomic.Uint64
 
 	sent, sendErrors, received, malformed                 atomic.Uint64
 	foreign, lingering, gone                              atomic.Uint64
@@ -99,6 +100,7 @@ func (h *Hub) Stats() Stats {
 		LogsLeftOut:      c.logsLeftOut.Load(),
 		BadIdentities:    c.badIdentities.Load(),
 		OverBudget:       c.overBudget.Load(),
+		TooFast:          c.tooFast.Load(),
 		RefusedJoins:     c.refusedJoins.Load(),
 		Sent:             c.sent.Load(),
 		SendErrors:       c.sendErrors.Load(),
