@@ -190,11 +190,17 @@ var drainBuffers = sync.Pool{New: func() any { b := make([]byte, 0, flushSize); 
 // that are not plain TCP.
 func (c *Conn) drain() {
 	defer c.hub.wg.Done()
-	buf := drainBuffers.Get().(*[]byte)
-	defer drainBuffers.Put(buf)
+	var buf *[]byte // not for what a writer has left, which may never be taken
 	for {
 		c.mu.Lock()
-		p, _ := c.queue.take(*buf)
+		if buf == nil && len(c.queue.rest) == 0 {
+			buf = drainBuffers.Get().(*[]byte)
+			defer drainBuffers.Put(buf)
+		}
+		p := c.queue.rest
+		if len(p) == 0 {
+			p, _ = c.queue.take(*buf)
+		}
 		c.queue.rest = p // for whoever counts what is held
 		if p == nil {
 			c.mu.Unlock()
