@@ -123,7 +123,8 @@ func (c *Conn) Send(m Message) error {
 
 // Join makes the connection a member of the groups, on which all nodes agree
 // when it returns. It may be called from OnConnect and OnMessage. Once the
-// connection has begun to close the error is ErrClosed.
+// connection has begun to close the error is ErrClosed. If it would have more than
+// MaxGroups the error is ErrLimit, and it has joined none of them.
 func (c *Conn) Join(ctx context.Context, groups ...string) error {
 	return c.hub.callLocal(ctx, c, call{op: opJoin, groups: groups})
 }

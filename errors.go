@@ -31,14 +31,16 @@ var (
 	// connections.
 	ErrDraining = errors.New("herald: draining")
 
-	// ErrTooSlow is the cause of a disconnect: the Conn's queue was full.
+	// ErrTooSlow is the cause of a disconnect: the Conn's queue was full, or it
+	// was one of the fullest when all together were.
 	ErrTooSlow = errors.New("herald: connection is too slow")
 
 	// ErrSilent is the cause of a disconnect: nothing came from the peer for
 	// too long, not even the answer to a ping.
 	ErrSilent = errors.New("herald: peer is silent")
 
-	// ErrLimit says that a limit on connections was reached.
+	// ErrLimit says that a limit was reached: on connections, on the groups of
+	// one, or on calls that wait.
 	ErrLimit = errors.New("herald: limit reached")
 
 	// ErrReceiving says that a Bus has a caller of Receive already: it was

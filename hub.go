@@ -274,7 +274,9 @@ func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
 // been heard of late: a Send to the group after that reaches all of them. If
 // nodes do not answer within SendTimeout the error is a *PartialError; if the
 // Registry does not know this node itself, it is ErrRegistryDown, and nobody was
-// asked.
+// asked. A connection that would have more than MaxGroups joins none of them: the
+// error is a *PartialError that wraps ErrLimit and names one, and the other
+// connections have joined.
 func (h *Hub) Join(ctx context.Context, t Target, groups ...string) error {
 	return h.regroup(ctx, t, opJoin, groups)
 }

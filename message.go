@@ -15,7 +15,7 @@ const (
 	StatusProtocolError   StatusCode = 1002 // the client broke the protocol
 	StatusUnsupportedData StatusCode = 1003 // text or binary that is not wanted; herald never sends it by itself
 	StatusInvalidPayload  StatusCode = 1007 // text that is not UTF-8
-	StatusPolicyViolation StatusCode = 1008 // refused, too many messages, or one that took too long
+	StatusPolicyViolation StatusCode = 1008 // refused, too many messages or bytes, or a message that took too long
 	StatusMessageTooBig   StatusCode = 1009 // above MaxMessageSize
 	StatusInternalError   StatusCode = 1011 // a callback panicked
 	StatusServiceRestart  StatusCode = 1012 // Shutdown: reconnect, elsewhere
@@ -24,7 +24,7 @@ const (
 	// Codes of herald's own.
 
 	StatusUnauthorized StatusCode = 4401 // RejectAfterUpgrade: Authenticate said no
-	StatusTooSlow      StatusCode = 4408 // the Conn's queue was full
+	StatusTooSlow      StatusCode = 4408 // the Conn's queue was full, or one of the fullest when all together were
 	StatusReplaced     StatusCode = 4409 // a newer connection took the place: do not reconnect
 	StatusExpired      StatusCode = 4410 // Identity.Expires has passed: reconnect with a new token
 )
@@ -75,7 +75,7 @@ func JSON(v any) Message {
 // Volatile returns a copy of m that is dropped, and counted, for a client
 // that is busy, and never closes one: a typing notice, a cursor's position. A
 // client is busy while its socket takes no more, or a quarter of the bounds of
-// its queue is used.
+// its queue is used, and all are while seven eighths of MaxQueuedBytes are.
 func (m Message) Volatile() Message {
 	m.volatile = true
 	return m

@@ -27,7 +27,7 @@ type Stats struct {
 	UserLimited  uint64 // of those: over HandshakeRatePerUser or MaxConnsPerUser
 	Crowded      uint64 // of those: over HandshakeRate, MaxHandshakes or MaxConns
 	Disconnected uint64 // connections that have gone
-	TooSlow      uint64 // closed because their queue was full, or a write took too long
+	TooSlow      uint64 // closed because their queue was full, or one of the fullest, or a write took too long
 	Silent       uint64 // closed because nothing came from the peer
 	Overran      uint64 // read no more because they went on sending when they were closed
 	Panics       uint64 // in callbacks
