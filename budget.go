@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -14,18 +15,22 @@ import (
 // Queues charge it with what they hold, in steps, and with nothing while they
 // are small. A message that waits in many queues is charged by each, and is in
 // memory once. So the charges say no more than that it is time to look: then
-// watchQueues counts what is there, each message once.
+// whoever made the last one counts what is there, each message once, and who
+// charges more meanwhile waits for that. A goroutine would come too late: on a
+// busy machine gigabytes are queued before it has its turn.
 type budget struct {
 	limit int64 // 0 is none
 
-	in   atomic.Int64  // bytes that were charged, ever
-	out  atomic.Int64  // of them, those that were given back
-	next atomic.Int64  // look when in is as large
-	wake chan struct{} // holds one
+	in    atomic.Int64 // bytes that were charged, ever
+	out   atomic.Int64 // of them, those that were given back
+	next  atomic.Int64 // look when in is as large
+	tight atomic.Bool  // volatile messages are not queued
 
-	tight atomic.Bool // volatile messages are not queued
+	wake chan struct{} // holds one: there is something for watchQueues
 
-	relieved int64 // of watchQueues alone: on clock, when queues were last too full
+	mu     sync.Mutex // of whoever looks
+	doomed []*Conn    // to be killed, which may take I/O
+	excess int64      // what was held when queues were relieved, until it is told
 }
 
 const (
@@ -51,17 +56,13 @@ func (b *budget) init(limit int64) {
 // messages are dropped.
 func (b *budget) low() int64 { return b.limit - b.limit/8 }
 
-// change takes a charge, or gives it back.
-func (b *budget) change(n int) {
+// change takes a charge, or gives it back. It answers true if it is time to
+// look.
+func (b *budget) change(n int) bool {
 	if n < 0 {
 		b.out.Add(int64(-n))
 	}
-	if n > 0 && b.in.Add(int64(n)) >= b.next.Load() {
-		select {
-		case b.wake <- struct{}{}:
-		default:
-		}
-	}
+	return n > 0 && b.in.Add(int64(n)) >= b.next.Load()
 }
 
 // cost is what the queue holds, with what that takes beside.
@@ -81,31 +82,64 @@ func (q *queue) settle() (change int) {
 	return change
 }
 
-// watchQueues looks what waits in the queues each time that it may have become
-// too much, and every moment while it is nearly that.
+// look counts what waits in the queues if it may have become too much, and has
+// the fullest relieved if it has. It does no I/O.
+func (h *Hub) look() {
+	b := &h.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	in := b.in.Load()
+	if in < b.next.Load() { // another has looked meanwhile
+		return
+	}
+	held := in - b.out.Load()
+	if held > b.low() {
+		held = h.relieve()
+	}
+	tight := held > b.low()
+	b.tight.Store(tight)
+	// What has been charged since then can't have become more than that.
+	b.next.Store(in + max(b.low()-held, b.limit/16))
+	if tight || len(b.doomed) > 0 || b.excess > 0 {
+		select {
+		case b.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// watchQueues does what those who look must not wait for. It looks again
+// while volatile messages are dropped, for nobody else may.
 func (h *Hub) watchQueues(ctx context.Context) {
 	b := &h.budget
-	const moment = 100 * time.Millisecond
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	told := int64(0) // on clock
 	for {
 		select {
 		case <-b.wake:
 		case <-timer.C:
+			b.next.Store(0)
+			h.look()
 		case <-ctx.Done():
 			return
 		}
-		// What has been charged since can't have become more than that.
-		in := b.in.Load()
-		held := in - b.out.Load()
-		if held > b.low() {
-			held = h.relieve()
+		b.mu.Lock()
+		doomed, excess := b.doomed, b.excess
+		b.doomed, b.excess = nil, 0
+		b.mu.Unlock()
+		for _, c := range doomed {
+			c.kill(ErrTooSlow)
 		}
-		b.tight.Store(held > b.low())
-		b.next.Store(in + max(b.low()-held, b.limit/16))
+		if excess > 0 {
+			if told == 0 || clock()-told > int64(time.Minute) {
+				h.config.Logger.Warn("herald: more than MaxQueuedBytes waits for clients; the fullest queues give up theirs", slog.Int64("bytes", excess))
+			}
+			told = clock()
+		}
 		timer.Reset(time.Hour)
-		if held > b.low() {
-			timer.Reset(moment)
+		if b.tight.Load() {
+			timer.Reset(100 * time.Millisecond)
 		}
 	}
 }
@@ -118,10 +152,7 @@ func (h *Hub) relieve() (held int64) {
 	if held <= b.limit {
 		return held
 	}
-	b.tight.Store(true)
-	if now := clock(); b.relieved == 0 || now-b.relieved > int64(time.Minute) {
-		h.config.Logger.Warn("herald: more than MaxQueuedBytes waits for clients; the fullest queues give up theirs", slog.Int64("bytes", held))
-	}
+	b.excess = held
 	shares := h.shares(refs)
 	for held > b.low() && len(shares) > 0 {
 		last := len(shares) - 1
@@ -138,7 +169,6 @@ func (h *Hub) relieve() (held int64) {
 			shares = slices.Insert(shares, i, share{s.c, left})
 		}
 	}
-	b.relieved = clock()
 	held, _ = h.weigh()
 	return held
 }
@@ -214,11 +244,14 @@ func (h *Hub) shares(refs map[*byte]int) (shares []share) {
 func (c *Conn) appendWaiting(dst []waiting) []waiting {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	q := &c.queue
-	if n := len(q.rest); n > 0 {
+	return c.queue.appendUnderWay(c.queue.appendWaiting(dst, c.queue.frames.n))
+}
+
+func (q *queue) appendUnderWay(dst []waiting) []waiting {
+	if n := len(q.rest); n > 0 && !q.doomed {
 		dst = append(dst, waiting{&q.rest[n-1], q.outBytes + frameCost})
 	}
-	return q.appendWaiting(dst, q.frames.n)
+	return dst
 }
 
 // appendWaiting appends the first n frames that nobody has taken.
@@ -240,9 +273,10 @@ func (c *Conn) shed() (given []waiting) {
 	n := q.frames.n
 	switch {
 	case q.closing && n == 0:
+		given = q.appendUnderWay(nil)
+		q.doomed = true
 		c.mu.Unlock()
-		given = c.appendWaiting(nil)
-		c.kill(ErrTooSlow)
+		h.budget.doomed = append(h.budget.doomed, c)
 		return given
 	case h.config.DropOldest && n > 0 && !q.closing:
 		n = (n + 1) / 2

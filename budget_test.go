@@ -69,7 +69,7 @@ func TestClientsThatNeverRead(t *testing.T) {
 			if s.OverBudget == 0 || s.TooSlow < s.OverBudget || s.QueuedBytes > limit {
 				t.Errorf("%+v", s)
 			}
-			if n := log.count("MaxQueuedBytes"); n != 1 {
+			if n := log.count("MaxQueuedBytes"); n == 0 || n > 2 { // a second after a minute
 				t.Errorf("told %d times", n)
 			}
 			for _, c := range append(greedy, honest) {
@@ -83,7 +83,7 @@ func TestClientsThatNeverRead(t *testing.T) {
 // full adds Conns without a socket, of which the i-th has sizes[i] messages
 // waiting. The Hub does not look at them yet.
 func (h *Hub) full(t *testing.T, frame func(conn, message int) []byte, sizes ...int) []*Conn {
-	h.budget.next.Store(math.MaxInt64) // looked asks for the next look
+	h.budget.next.Store(math.MaxInt64) // for lookNow
 	conns := make([]*Conn, len(sizes))
 	for i, n := range sizes {
 		c := h.newConn(httptest.NewRequest("GET", "/", nil), Identity{User: fmt.Sprint("u", i)})
@@ -102,13 +102,10 @@ func (h *Hub) full(t *testing.T, frame func(conn, message int) []byte, sizes ...
 
 func ownFrame(int, int) []byte { return Text(strings.Repeat("x", 1<<10)).frame() }
 
-// looked returns when the Hub has looked at its queues, however often it did
-// before.
-func (h *Hub) looked(t *testing.T) {
-	t.Helper()
-	h.budget.next.Store(-1)
-	h.budget.wake <- struct{}{}
-	await(t, "a look at the queues", func() bool { return h.budget.next.Load() >= 0 })
+// lookNow has the Hub look at its queues, be it due or not.
+func (h *Hub) lookNow() {
+	h.budget.next.Store(0)
+	h.look()
 }
 
 // The fullest queues are closed, and none that is smaller than one that is
@@ -116,7 +113,7 @@ func (h *Hub) looked(t *testing.T) {
 func TestFullestAreClosed(t *testing.T) {
 	h := newHub(t, Config{MaxQueuedBytes: 1 << 20, MaxSendSize: 2 << 10})
 	conns := h.full(t, ownFrame, 10, 300, 20, 200, 30, 100, 40, 60, 50, 90, 80, 70)
-	h.looked(t)
+	h.lookNow()
 	for i, c := range conns {
 		q := queueOf(c)
 		if closed := i == 1; q.closing != closed || closed && (q.size() > 0 || !errors.Is(context.Cause(c.ctx), ErrTooSlow)) {
@@ -135,7 +132,7 @@ func TestFullestAreClosed(t *testing.T) {
 func TestFullestLoseOldest(t *testing.T) {
 	h := newHub(t, Config{MaxQueuedBytes: 1 << 20, MaxSendSize: 2 << 10, DropOldest: true})
 	conns := h.full(t, ownFrame, 10, 400, 20, 300, 30, 200, 300)
-	h.looked(t)
+	h.lookNow()
 	var left []int
 	for _, c := range conns {
 		q := queueOf(c)
@@ -162,7 +159,7 @@ func TestSharedMessagesCountOnce(t *testing.T) {
 	}
 	common := func(_, j int) []byte { return shared[j] }
 	conns := h.full(t, common, slices.Repeat([]int{len(shared)}, 50)...)
-	h.looked(t)
+	h.lookNow()
 	if held, _ := h.weigh(); h.Stats().OverBudget != 0 || held > 1<<20 {
 		t.Fatalf("%d are closed, %d bytes are held", h.Stats().OverBudget, held)
 	}
@@ -171,7 +168,7 @@ func TestSharedMessagesCountOnce(t *testing.T) {
 	}
 	owner := h.full(t, ownFrame, 399, 399)
 	owner = append(owner, h.full(t, ownFrame, 100)...)
-	h.looked(t)
+	h.lookNow()
 	if !owner[0].isClosing() && !owner[1].isClosing() || owner[2].isClosing() || slices.ContainsFunc(conns, (*Conn).isClosing) {
 		t.Error("another than the fullest was closed")
 	}
@@ -188,7 +185,7 @@ func TestVolatileGoesFirst(t *testing.T) {
 		idle.enqueue(ownFrame(0, 0), true)
 		return h.Stats().DroppedVolatile - before
 	}
-	h.looked(t)
+	h.lookNow()
 	if held, _ := h.weigh(); held < h.budget.low() || held > h.budget.limit || volatile() != 1 || h.Stats().OverBudget != 0 {
 		t.Errorf("%d bytes are held, %+v", held, h.Stats())
 	}
@@ -212,7 +209,7 @@ func TestUnderWayIsReleased(t *testing.T) {
 		}
 		r.await("a stuck socket", func() bool { return queueOf(c).blocked })
 	}
-	r.looked(t)
+	r.lookNow()
 	for _, cause := range r.ended(5) {
 		if closeCode(cause) != StatusTooSlow || !errors.Is(cause, ErrTooSlow) {
 			t.Errorf("cause %v", cause)

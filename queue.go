@@ -28,7 +28,8 @@ type queue struct {
 	first  [1][]byte // the memory of frames while there is one
 	bytes  int       // of frames, and of those under way
 
-	charged int // to the Hub's budget
+	charged int  // to the Hub's budget
+	doomed  bool // the budget wants what is under way
 
 	// Control frames, which go before the others.
 
@@ -93,11 +94,11 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 	}
 	start := c.claim()
 	c.mu.Unlock()
-	if change != 0 {
-		h.budget.change(change)
-	}
 	h.stats.delivered.Add(1)
 	c.start(start)
+	if change != 0 && h.budget.change(change) {
+		h.look()
+	}
 	return nil
 }
 
