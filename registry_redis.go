@@ -62,6 +62,7 @@ type RedisRegistry struct {
 	shards []redisShard
 	seen   *sightings
 	steps  clockSteps
+	strays strays
 	open   func() redisStore
 	master *redisMaster // nil without Sentinels
 	cancel context.CancelFunc
@@ -201,7 +202,7 @@ func redisCall[T any](ctx context.Context, r *RedisRegistry, what string, f func
 		var value T
 		err := r.doubt(store) // before f, too: what Offline takes is gone
 		if err == nil {
-			value, err = f(store)
+			value, err = f(mendingStore{store, &r.strays})
 		}
 		if isReadOnly(err) {
 			r.reconnect(store)

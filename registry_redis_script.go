@@ -81,6 +81,7 @@ var (
 	offlineScript = script("offline", answersList)
 	checkScript   = script("check", answersList|answersNothing)
 	probeScript   = script("probe", answersList)
+	mendScript    = script("mend", answersList)
 )
 
 // redisBatch is the most commands of one pipeline.

@@ -10,10 +10,8 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 local missing = {}
 for i = 2, #KEYS do
-  local value = redis.pcall('HGET', KEYS[i], ARGV[i + 1])
-  if type(value) == 'table' then -- somebody else has the key: it cannot be mended
-    if not string.find(value.err, 'WRONGTYPE', 1, true) then return value end
-  elseif not value or generationOf(value) ~= ARGV[1] then
+  local value = redis.call('HGET', KEYS[i], ARGV[i + 1])
+  if not value or generationOf(value) ~= ARGV[1] then
     table.insert(missing, i - 1)
   else
     redis.call('PEXPIRE', KEYS[i], ARGV[2])

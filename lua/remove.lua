@@ -14,7 +14,11 @@ for i = 3, #KEYS do
       redis.call('ZADD', KEYS[1], text(now()), user)
     end
     if node then
-      redis.call('SREM', ARGV[1] .. generation .. ':' .. node, ARGV[i + 1])
+      local removed = redis.pcall('SREM', ARGV[1] .. generation .. ':' .. node, ARGV[i + 1])
+      -- An index of the wrong type is lost, and its node finds that out.
+      if type(removed) == 'table' and not string.find(removed.err, 'WRONGTYPE', 1, true) then
+        return removed
+      end
     end
     redis.call('HDEL', KEYS[i], ARGV[2])
   end

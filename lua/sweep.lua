@@ -8,11 +8,7 @@ local time = text(now())
 for i = 3, #KEYS do
   local at = 2 + (i - 3) * 3
   local member, id, isUser = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local value = redis.pcall('HGET', KEYS[i], id)
-  if type(value) == 'table' then -- what somebody else has put there stays
-    if not string.find(value.err, 'WRONGTYPE', 1, true) then return value end
-    value = false
-  end
+  local value = redis.call('HGET', KEYS[i], id)
   if value and header(value) == ARGV[1] then
     local _, user = owner(value)
     if isUser == '1' and user and redis.call('HLEN', KEYS[i]) == 1 then

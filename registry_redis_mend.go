@@ -1,0 +1,159 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// strays are what a Registry has met under its prefix that is none of herald's:
+// keys of another type, which it took away, and values that cannot be
+// understood, which it passed over. What is met again counts again.
+type strays struct {
+	mu   sync.Mutex
+	n    uint64
+	last string // the key
+}
+
+func (s *strays) note(n int, key string) {
+	if n == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.n += uint64(n)
+	s.last = key[:min(len(key), 128)]
+}
+
+// unreadable returns how often a stray was met, and in which key the last.
+func (r *RedisRegistry) unreadable() (n uint64, last string) {
+	r.strays.mu.Lock()
+	defer r.strays.mu.Unlock()
+	return r.strays.n, r.strays.last
+}
+
+// A mendingStore takes away keys of the wrong type when commands meet them, and
+// runs these commands again. All keys under a Registry's prefix are its own, and
+// what was lost of it in such a key is put back as what Redis loses is.
+type mendingStore struct {
+	redisStore
+	strays *strays
+}
+
+// mendAttempts is how often commands are run again: the key may be spoilt anew.
+const mendAttempts = 3
+
+func (s mendingStore) exec(ctx context.Context, pipes []redis.Pipeliner) (servers []string) {
+	servers = s.redisStore.exec(ctx, pipes)
+	for range mendAttempts {
+		again := s.spoilt(pipes)
+		if again == nil {
+			break
+		}
+		s.mend(ctx, again)
+		for _, pipe := range again {
+			if pipe != nil {
+				markUnanswered(pipe.Cmds())
+			}
+		}
+		for shard, server := range s.redisStore.exec(ctx, again) {
+			if again[shard] != nil {
+				servers[shard] = server
+			}
+		}
+	}
+	return servers
+}
+
+// spoilt returns the commands that have met a key of the wrong type, by shard,
+// or nil.
+func (s mendingStore) spoilt(pipes []redis.Pipeliner) (again []redis.Pipeliner) {
+	for shard, pipe := range pipes {
+		if pipe == nil {
+			continue
+		}
+		for _, cmd := range pipe.Cmds() {
+			if !isWrongType(cmd.Err()) {
+				continue
+			}
+			if again == nil {
+				again = make([]redis.Pipeliner, len(pipes))
+			}
+			if again[shard] == nil {
+				again[shard] = s.Pipeline()
+			}
+			again[shard].BatchProcess(context.Background(), cmd) // does no I/O
+		}
+	}
+	return again
+}
+
+// mend takes away the keys of the wrong type that the commands have met. What
+// fails here fails again when they are run.
+func (s mendingStore) mend(ctx context.Context, spoilt []redis.Pipeliner) {
+	mending := make([]redis.Pipeliner, len(spoilt))
+	for shard, pipe := range spoilt {
+		if pipe == nil {
+			continue
+		}
+		mending[shard] = s.Pipeline()
+		for _, cmd := range pipe.Cmds() {
+			keys := keysOf(cmd)
+			types := make([]any, len(keys))
+			for i, key := range keys {
+				types[i] = redisTypeOf(key)
+			}
+			mending[shard].EvalSha(ctx, mendScript.sha, keys, types...)
+		}
+		markUnanswered(mending[shard].Cmds())
+	}
+	s.redisStore.exec(ctx, mending)
+	for _, pipe := range mending {
+		if pipe == nil {
+			continue
+		}
+		for _, cmd := range pipe.Cmds() {
+			mended, _ := cmd.(*redis.Cmd).StringSlice()
+			for _, key := range mended {
+				s.strays.note(1, key)
+			}
+		}
+	}
+}
+
+// isWrongType says whether a command, or one of a script, has met a key of
+// another type.
+func isWrongType(err error) bool {
+	reply, ok := errors.AsType[redis.Error](err)
+	return ok && strings.HasPrefix(scriptError(reply.Error()), "WRONGTYPE")
+}
+
+// keysOf returns the keys of a command that a Registry sends.
+func keysOf(cmd redis.Cmder) []string {
+	keys := cmd.Args()[1:2]
+	if strings.HasPrefix(cmd.Name(), "eval") {
+		keys = cmd.Args()[3 : 3+cmd.Args()[2].(int)]
+	}
+	names := make([]string, len(keys))
+	for i, key := range keys {
+		names[i] = key.(string)
+	}
+	return names
+}
+
+// redisTypeOf returns the type that Redis gives a key of a shard.
+func redisTypeOf(key string) string {
+	_, name, _ := strings.Cut(key, "}:")
+	switch name, _, _ = strings.Cut(name, ":"); name {
+	case "gone":
+		return "zset"
+	case "clock", "generation", "shards":
+		return "string"
+	case "i":
+		return "set"
+	}
+	return "hash"
+}
