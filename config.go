@@ -34,7 +34,7 @@ type Identity struct {
 // HandshakeTimeout, MessageTimeout, PingInterval
 // or ProbeInterval switches that limit off, and a negative Linger or
 // OfflineDelay is none; the other numbers must be above 0, the durations at
-// least a millisecond, and Lease 100 ms.
+// least a millisecond, and Lease 100 ms and at most a day.
 type Config struct {
 	// Where messages and presence travel.
 
@@ -338,6 +338,9 @@ func (c *Config) defaultTimes(fault func(field string, value any, rule string)) 
 		case *d.field < 0:
 			*d.field = off
 		}
+	}
+	if c.Lease > maxLease {
+		fault("Lease", c.Lease, fmt.Sprintf("must be at most %v", maxLease))
 	}
 	// A delay that is off is no delay.
 	for _, d := range []*time.Duration{&c.Linger, &c.OfflineDelay} {

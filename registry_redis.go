@@ -63,6 +63,7 @@ type RedisRegistry struct {
 	seen   *sightings
 	steps  clockSteps
 	strays strays
+	latest []latest // by shard
 	open   func() redisStore
 	master *redisMaster // nil without Sentinels
 	cancel context.CancelFunc
@@ -143,6 +144,7 @@ func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegi
 	r.prefix, r.shards = options.Prefix, newShards(options.Prefix, tags...)
 	r.seen = newSightings(len(r.shards))
 	r.steps.shards = make([]clockOffset, len(r.shards))
+	r.latest = make([]latest, len(r.shards))
 	r.store = r.open()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel

@@ -31,7 +31,7 @@ func (s fakeStore) exec(_ context.Context, pipes []redis.Pipeliner) []string {
 func answeringRegistry(t *testing.T, shards int, answer func(redis.Cmder)) *RedisRegistry {
 	client := redis.NewClient(&redis.Options{Dialer: nil})
 	t.Cleanup(func() { client.Close() })
-	return &RedisRegistry{store: fakeStore{client, answer}, shards: newShards("herald", clusterTags[:shards]...), seen: newSightings(shards), steps: clockSteps{shards: make([]clockOffset, shards)}}
+	return &RedisRegistry{store: fakeStore{client, answer}, shards: newShards("herald", clusterTags[:shards]...), seen: newSightings(shards), latest: make([]latest, shards), steps: clockSteps{shards: make([]clockOffset, shards)}}
 }
 
 // everyMethod calls all methods of a Registry.
@@ -68,7 +68,7 @@ func TestRedisRegistryAnswers(t *testing.T) {
 			cmd.SetVal(map[string]string{"n": "1 1 1 0 0 0"}) // a lease that has run out
 		case *redis.Cmd:
 			cmd.SetVal(map[string]any{
-				addScript.sha: []any{"1", "0", []any{}, int64(0)}, takeScript.sha: "1", renewScript.sha: "1", offlineScript.sha: []any{"1", []any{}},
+				addScript.sha: []any{"1", "0", []any{}, int64(0), int64(0)}, takeScript.sha: []any{"1", int64(0)}, renewScript.sha: "1", offlineScript.sha: []any{"1", []any{}},
 				checkScript.sha:  []any{},
 				removeScript.sha: int64(1), releaseScript.sha: int64(1), markScript.sha: int64(1), sweepScript.sha: int64(1),
 				probeScript.sha: []any{}, probeScript.source: []any{},
@@ -99,7 +99,7 @@ func TestRedisRegistryAnswers(t *testing.T) {
 		}, "Sessions Online Nodes Entries", "Add KeepAlive Check"},
 		{"scripts answer a short list", scripts([]any{"1"}), "Sessions Online Nodes Entries Check probe", ""},
 		{"scripts answer a number", scripts(int64(1)), "Sessions Online Nodes Entries Remove Release Sweep", ""},
-		{"scripts answer a text", scripts("1"), "Sessions Online Nodes Entries KeepAlive KeepAlive of a new lease", ""},
+		{"scripts answer a text", scripts("1"), "Sessions Online Nodes Entries KeepAlive", ""},
 		{"scripts answer without a value", scripts(nil), "Sessions Online Nodes Entries", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {

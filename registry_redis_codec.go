@@ -2,9 +2,9 @@ package herald
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +28,10 @@ import (
 
 // registryFormat begins every value and lease; lua/common.lua has it, too.
 const registryFormat = "1"
+
+// maxLease is the longest that a lease may be: what lies under it lasts no longer.
+// A record that claims more is not believed; lua/common.lua has it, too.
+const maxLease = keyLasts
 
 func appendNetstring(b []byte, s string) []byte {
 	b = strconv.AppendInt(b, int64(len(s)), 10)
@@ -110,28 +114,29 @@ func decodeHolder(value string) (Lease, bool) {
 // caller. If the record is none of this format the Node has its id, and Err
 // says why.
 func decodeNode(id, record string) Node {
-	fields := strings.Split(record, " ")
+	fields := strings.SplitN(record, " ", 7) // 6, and what a later version has appended
 	if fields[0] != registryFormat {
-		if _, err := strconv.ParseUint(fields[0], 10, 16); err == nil && len(fields) > 1 {
-			return Node{ID: id, Err: fmt.Errorf("its lease has format %s, and this version of herald understands %s", fields[0], registryFormat)}
+		if format, err := strconv.ParseUint(fields[0], 10, 16); err == nil && len(fields) > 1 {
+			return Node{ID: id, Err: fmt.Errorf("its lease has format %d, and this version of herald understands %s", format, registryFormat)}
 		}
 		return Node{ID: id, Err: fmt.Errorf("its lease is none of herald's: %.40q", record)}
 	}
 	var n [5]int64
 	for i := range n {
-		err := errors.New("too short")
-		if i+1 < len(fields) {
-			n[i], err = strconv.ParseInt(fields[i+1], 10, 64)
+		ok := i+1 < len(fields)
+		if ok {
+			number, err := strconv.ParseInt(fields[i+1], 10, 64)
+			n[i], ok = number, err == nil && number >= 0 && (i < 3 || number <= math.MaxInt32)
 		}
-		if err != nil {
-			return Node{ID: id, Err: fmt.Errorf("its lease is none of herald's: %.40q: %w", record, err)}
+		if !ok {
+			return Node{ID: id, Err: fmt.Errorf("its lease is none of herald's: %.40q", record)}
 		}
 	}
 	return Node{
 		ID:         id,
 		Generation: n[0],
 		Renewed:    time.UnixMicro(n[1]),
-		TTL:        time.Duration(n[2]) * time.Microsecond,
+		TTL:        time.Duration(min(n[2], maxLease.Microseconds())) * time.Microsecond,
 		Conns:      int(n[3]),
 		Version:    int(n[4]),
 	}

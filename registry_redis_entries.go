@@ -29,7 +29,7 @@ func (r *RedisRegistry) Add(ctx context.Context, lease Lease, entries ...Entry) 
 			if i >= len(entries) { // of a further shard
 				continue
 			}
-			if added[i], candidates[i], err = decodeAdded(reply, plan.now[i]); err != nil {
+			if added[i], candidates[i], err = r.decodeAdded(reply, plan.now[i]); err != nil {
 				return nil, err
 			}
 		}
@@ -137,13 +137,13 @@ func (r *RedisRegistry) parts(e Entry) []part {
 
 // decodeAdded decodes the answer of add.lua to a call. The user's older
 // sessions may yet be of dead nodes.
-func decodeAdded(reply *redis.Cmd, call scriptCall) (Added, olderSessions, error) {
+func (r *RedisRegistry) decodeAdded(reply *redis.Cmd, call scriptCall) (Added, olderSessions, error) {
 	older := olderSessions{shard: call.shard}
 	parts, err := reply.Slice()
 	if err != nil {
 		return Added{}, older, err
 	}
-	if len(parts) != 4 {
+	if len(parts) != 5 {
 		return Added{}, older, fmt.Errorf("answer of %d parts", len(parts))
 	}
 	text, _ := parts[0].(string)
@@ -152,6 +152,9 @@ func decodeAdded(reply *redis.Cmd, call scriptCall) (Added, olderSessions, error
 		return Added{}, older, err
 	}
 	a := Added{Since: time.UnixMicro(since), Online: parts[1] == "1"}
+	odd, _ := parts[4].(int64)
+	r.strays.note(int(odd), r.shards[call.shard].clockKey())
+	r.latest[call.shard].note(since)
 	total, _ := parts[3].(int64)
 	sessions, _ := parts[2].([]any)
 	older.more = int(total) - len(sessions)/2

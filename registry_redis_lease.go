@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -42,9 +43,19 @@ func (r *RedisRegistry) takeLease(ctx context.Context, store redisStore, node No
 	if err != nil {
 		return 0, err
 	}
-	if node.Generation, err = reply.Int64(); err != nil {
+	parts, err := reply.Slice()
+	if err != nil {
 		return 0, err
 	}
+	if len(parts) != 2 {
+		return 0, fmt.Errorf("answer of %d parts", len(parts))
+	}
+	text, _ := parts[0].(string)
+	if node.Generation, err = strconv.ParseInt(text, 10, 64); err != nil {
+		return 0, err
+	}
+	odd, _ := parts[1].(int64)
+	r.strays.note(int(odd), first.generationKey())
 	if _, err = r.keepLease(ctx, store, takeScript, 1, node, ttl); err != nil {
 		return 0, err
 	}
@@ -140,21 +151,31 @@ func (r *RedisRegistry) mergeLeases(lists []leaseList) (nodes []Node, now time.T
 		}
 		return n.Lease()
 	}
-	for _, list := range lists {
-		if at := timeOf(list.time.Val(), list.clock); at.After(now) {
+	for i, list := range lists {
+		if at := r.timeOf(i, list.time.Val(), list.clock); at.After(now) {
 			now = at
 		}
 		present := make(map[Lease]bool)
+		strange := 0
 		for id, record := range list.nodes.Val() {
-			present[see(decodeNode(id, record))] = true
-		}
-		for field, record := range list.dying.Val() {
-			_, id, _ := strings.Cut(field, ":")
-			if n := decodeNode(id, record); n.Err == nil {
-				l := see(n)
-				dying[l] = dying[l] || !present[l] // else since a moment ago
+			n := decodeNode(id, record)
+			if present[see(n)] = true; n.Err != nil {
+				strange++
 			}
 		}
+		r.strays.note(strange, r.shards[i].nodesKey())
+		strange = 0
+		for field, record := range list.dying.Val() {
+			generation, id, _ := strings.Cut(field, ":")
+			n := decodeNode(id, record)
+			if n.Err != nil || generation != strconv.FormatInt(n.Generation, 10) {
+				strange++
+				continue
+			}
+			l := see(n)
+			dying[l] = dying[l] || !present[l] // else since a moment ago
+		}
+		r.strays.note(strange, r.shards[i].dyingKey())
 	}
 	for l, n := range merged {
 		n.Alive = n.Err == nil && !dying[l] && r.seen.alive(l)
@@ -273,7 +294,10 @@ func (r *RedisRegistry) sweepShard(ctx context.Context, store redisStore, shard 
 			args:  []any{lease.Generation},
 		}
 		for _, member := range found.Val() {
-			p, _ := decodePlace(member) // what is none of herald's leaves the index only
+			p, ok := decodePlace(member)
+			if !ok && member != "" { // it leaves the index only
+				r.strays.note(1, s.indexKey(lease))
+			}
 			call.keys = append(call.keys, s.topicKey(p.topic))
 			call.args = append(call.args, member, p.id, p.user)
 		}

@@ -128,3 +128,136 @@ func wrongType(t *testing.T, rdb *redis.Client, method, kind string, plant func(
 		}
 	}
 }
+
+// oddNumbers are what a neighbour may put where a number should be.
+var oddNumbers = []string{
+	"", "abc", "nan", "inf", "-inf", "0x10", "1e400", "1e15", "-1", "0", "1.5", " 7 ",
+	"9007199254740991", "9007199254740992", "9223372036854775807", "-9223372036854775808",
+	strings.Repeat("9", 400), "-" + strings.Repeat("9", 400), strings.Repeat("7", 10<<20),
+}
+
+func short(s string) string { return fmt.Sprintf("%.20q", s) }
+
+// serverTime is the time of the server.
+func serverTime(t *testing.T, rdb *redis.Client) time.Time {
+	t.Helper()
+	now, err := rdb.Time(t.Context()).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return now
+}
+
+// addSane adds an entry, which must go well, and be answered with a Since that
+// is not of the future, nor after the time that Nodes answers.
+func addSane(t *testing.T, r herald.Registry, rdb *redis.Client, lease herald.Lease, e herald.Entry) herald.Added {
+	t.Helper()
+	added, err := r.Add(t.Context(), lease, e)
+	if err != nil {
+		t.Errorf("Add: %.200v", err)
+		return herald.Added{}
+	}
+	if at := added[0].Since; at.After(serverTime(t, rdb).Add(time.Hour)) || at.UnixMicro() < 0 {
+		t.Errorf("Since is %v", at)
+	}
+	if _, now, err := r.Nodes(t.Context()); err != nil || now.Before(added[0].Since) {
+		t.Errorf("Nodes answers the time %v (%v), before the Since %v", now, err, added[0].Since)
+	}
+	return added[0]
+}
+
+// Whatever stands where the clock or a Since should be, a session that comes
+// then has a Since that is not of the future.
+func TestRedisRegistryOddSince(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	r := redisRegistry(t, rdb)
+	lease := takeLease(t, r, "n", time.Hour)
+	const hash = "herald:{0}:t:u0"
+	for _, odd := range oddNumbers {
+		t.Run(short(odd), func(t *testing.T) {
+			rdb.Set(t.Context(), "herald:{0}:clock", odd, 0)
+			rdb.Del(t.Context(), hash)
+			addSane(t, r, rdb, lease, someEntries("n", 1)[0])
+			for _, clock := range []string{"there", "lost"} {
+				for _, id := range []string{"n.0", "n.1"} {
+					if clock == "lost" {
+						rdb.Del(t.Context(), "herald:{0}:clock")
+					}
+					rdb.Del(t.Context(), hash)
+					rdb.HSet(t.Context(), hash, id, fmt.Sprintf("1 %d %s 0 1:n1:00:0:0:0:", lease.Generation, odd))
+					addSane(t, r, rdb, lease, someEntries("n", 1)[0])
+				}
+			}
+			// Nor does it fail those that come with it, or Admit's question.
+			rdb.Del(t.Context(), hash)
+			rdb.HSet(t.Context(), hash, "n.0", fmt.Sprintf("1 %d %s 0 1:n1:00:0:0:0:", lease.Generation, odd))
+			entries := someEntries("n", 3)
+			for i := range entries {
+				entries[i].Older = 10
+			}
+			mustAdd(t, r, lease, entries...)
+			if sessions, err := r.Sessions(t.Context(), lease, "u0", "u1"); err != nil || len(sessions[0]) != 1 || len(sessions[1]) != 1 {
+				t.Errorf("sessions are %v (%v)", sessions, err)
+			}
+		})
+	}
+}
+
+// Whatever stands where the last generation should be, a node gets one that it
+// never had.
+func TestRedisRegistryOddGeneration(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	r := redisRegistry(t, rdb)
+	for _, odd := range oddNumbers {
+		t.Run(short(odd), func(t *testing.T) {
+			had := make(map[int64]bool)
+			for range 3 {
+				rdb.Set(t.Context(), "herald:{0}:generation", odd, 0)
+				for range 2 {
+					generation, err := r.KeepAlive(t.Context(), herald.Node{ID: "n"}, time.Hour)
+					if err != nil {
+						t.Fatalf("KeepAlive: %.200v", err)
+					}
+					if had[generation] || generation > time.Now().Add(time.Hour).UnixMicro() {
+						t.Errorf("generation %d, after %v", generation, had)
+					}
+					had[generation] = true
+					lease := herald.Lease{Node: "n", Generation: generation}
+					mustAdd(t, r, lease, someEntries("n", 1)...)
+				}
+			}
+		})
+	}
+}
+
+// A record of a lease with odd numbers stops nobody: nobody is believed to live
+// by it for longer than the longest lease, and all others are listed.
+func TestRedisRegistryOddLease(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	r := redisRegistry(t, rdb)
+	takeLease(t, r, "n", time.Hour)
+	for field, name := range []string{"format", "generation", "renewed", "ttl", "conns", "version"} {
+		for _, odd := range oddNumbers {
+			t.Run(name+"/"+short(odd), func(t *testing.T) {
+				record := []string{"1", "7", fmt.Sprint(serverTime(t, rdb).Add(-25 * time.Hour).UnixMicro()), "1000000", "3", "1"}
+				record[field] = odd
+				id := "odd" + name + short(odd) // of which nothing was seen before
+				rdb.HSet(t.Context(), "herald:{0}:nodes", id, strings.Join(record, " "))
+				defer rdb.HDel(t.Context(), "herald:{0}:nodes", id)
+				nodes, _, err := r.Nodes(t.Context())
+				if err != nil || len(nodes) != 2 || nodes[0].ID != "n" || !nodes[0].Alive {
+					t.Fatalf("nodes are %v (%v)", nodes, err)
+				}
+				if n := nodes[1]; n.Alive || n.TTL < 0 || n.TTL > 24*time.Hour || n.Conns < 0 {
+					t.Errorf("the odd one is %+v", n)
+				}
+				if err := r.Sweep(t.Context(), nodes[1].Lease()); err != nil {
+					t.Errorf("Sweep: %v", err)
+				}
+			})
+		}
+	}
+}

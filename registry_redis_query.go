@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -42,13 +43,18 @@ func (r *RedisRegistry) sessions(ctx context.Context, store redisStore, lease Le
 	doubt := false
 	for i, hash := range hashes {
 		s := r.shardOf(topics[i])
+		strange := 0
 		for id, value := range hash.Val() {
 			session, generation, ok := decodeValue(id, value)
+			if !ok {
+				strange++
+			}
 			if h := (heldSession{session, generation}); ok && r.listed(s, h.lease()) {
 				found[i] = append(found[i], h)
 				doubt = doubt || !r.seen.alive(h.lease())
 			}
 		}
+		r.strays.note(strange, r.shards[s].topicKey(topics[i]))
 	}
 	if err := r.settle(ctx, store, look, lease, doubt); err != nil {
 		return nil, err
@@ -282,14 +288,34 @@ func lostEntries(entries []Entry, lost map[int][]place) []Entry {
 }
 
 // timeOf returns the Registry's time in a shard: that of the server, but not
-// before any Since that was given.
-func timeOf(server time.Time, clock *redis.StringCmd) time.Time {
-	if last, err := clock.Int64(); err == nil {
-		if at := time.UnixMicro(last); at.After(server) && at.Before(server.Add(clockTrust)) {
-			return at
+// before any Since that was given. What this process has seen of those counts
+// though the shard's clock may have been lost, or been set back by others.
+func (r *RedisRegistry) timeOf(shard int, server time.Time, clock *redis.StringCmd) time.Time {
+	most := server.Add(clockTrust)
+	if clock.Val() != "" {
+		last, err := clock.Int64()
+		if err != nil || !time.UnixMicro(last).Before(most) {
+			r.strays.note(1, r.shards[shard].clockKey())
+		} else {
+			r.latest[shard].note(last)
 		}
 	}
+	if at := time.UnixMicro(r.latest[shard].Load()); at.After(server) && at.Before(most) {
+		return at
+	}
 	return server
+}
+
+// A latest is the latest Since that is known of a shard, in microseconds.
+type latest struct{ atomic.Int64 }
+
+func (l *latest) note(since int64) {
+	for {
+		known := l.Load()
+		if since <= known || l.CompareAndSwap(known, since) {
+			return
+		}
+	}
 }
 
 // clockTrust is how far ahead of the server's time a clock is believed;

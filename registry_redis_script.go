@@ -73,7 +73,7 @@ var scriptSources = make(map[string]string)
 var (
 	addScript     = script("add", answersList|answersNothing)
 	removeScript  = script("remove", answersNumber)
-	takeScript    = script("take", answersText)
+	takeScript    = script("take", answersList)
 	renewScript   = script("renew", answersText|answersNothing)
 	releaseScript = script("release", answersNumber)
 	markScript    = script("mark", answersNumber)

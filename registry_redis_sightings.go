@@ -51,7 +51,7 @@ func (s *sightings) look(shard int, records map[string]string, now time.Time, as
 		}
 		age := now.Sub(n.Renewed)
 		old, known := before.seen[n.Lease()]
-		v := renewal{record: record, renewed: n.Renewed, ttl: n.TTL, at: answered - int64(age), first: answered}
+		v := renewal{record: record, renewed: n.Renewed, ttl: n.TTL, at: answered - int64(min(age, n.TTL)), first: answered}
 		switch {
 		case known && old.record == record:
 			v.at, v.first = old.at, old.first

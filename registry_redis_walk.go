@@ -84,8 +84,12 @@ func (r *RedisRegistry) scan(ctx context.Context, store redisStore, lease Lease,
 		}
 		members, next := scan.Val()
 		for _, member := range members {
-			p, _ := decodePlace(member)
-			page.places = append(page.places, p)
+			p, ok := decodePlace(member)
+			if ok {
+				page.places = append(page.places, p)
+			} else if member != "" {
+				r.strays.note(1, r.shards[at.shard].indexKey(lease))
+			}
 		}
 		if at.scan, at.server = next, server; next == 0 {
 			at.shard++

@@ -1,6 +1,7 @@
 -- Places one session under its topics. Answers nothing if the lease is lost,
 -- else since, whether the user came online, some of the sessions of the user
--- as id, value, id, value, and how many there are.
+-- as id, value, id, value, how many there are, and how many numbers nobody can
+-- have set.
 --
 -- KEYS: nodes, dying, index of the lease, gone, clock, topics...
 -- ARGV: node, generation, id, since or '', user, body of the value,
@@ -10,6 +11,7 @@ local nodes, dying, index, gone, clock = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEY
 local node, generation, id, since, user, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local isUser, limit, lasts = ARGV[7] == '1', tonumber(ARGV[8]), ARGV[9]
 local firstTopic, firstMember = 6, 10
+local many = 1000 -- fields of a hash: more are not looked at where that is not asked for
 
 local record = redis.call('HGET', nodes, node)
 if not record or lease(record) ~= generation then
@@ -21,24 +23,37 @@ local own = isUser and redis.call('HGET', userKey, id)
 local ownGeneration, ownSince, ownOnline
 if own then ownGeneration, ownSince, ownOnline = header(own) end
 
+-- lives says whether the lease that placed a value is not lost.
+local records = {}
+local function lives(value)
+  local holder = owner(value)
+  if not holder then return false end
+  if records[holder] == nil then records[holder] = redis.call('HGET', nodes, holder) end
+  return records[holder] and lease(records[holder]) == generationOf(value)
+end
+
 -- The clock is the latest since that was ever given: a since must be later
 -- than those before it, even if the server's time has stepped back. A clock
--- that nobody can have set, or that is lost, is made anew from the user's
--- sessions.
-local time, year = now(), 366 * 86400 * 1000000
-local function possible(at) return at and tonumber(at) and tonumber(at) < time + year end
-local last = redis.call('GET', clock)
-if possible(last) then
-  last = tonumber(last)
-else
+-- that nobody can have set, or that is lost, is made anew from those of the
+-- user's sessions that live.
+local time = now()
+local stored = redis.call('GET', clock)
+local last = credible(stored, time)
+local odd = stored and not last and 1 or 0
+if not last then
   last = 0
-  for _, value in ipairs(isUser and redis.call('HVALS', userKey) or {}) do
-    local _, at = header(value)
-    if possible(at) then last = math.max(last, tonumber(at)) end
+  if isUser and redis.call('HLEN', userKey) <= many then
+    for _, value in ipairs(redis.call('HVALS', userKey)) do
+      local _, at = header(value)
+      last = math.max(last, lives(value) and credible(at, time) or 0)
+    end
   end
 end
-if since == '' then since = possible(ownSince) and ownSince or text(math.max(time, last + 1)) end
-if possible(since) and tonumber(since) > last then
+if since == '' then
+  local had = credible(ownSince, time)
+  since = had and had <= math.max(time, last) and ownSince or text(math.max(time, last + 1))
+end
+if (credible(since, time) or 0) > last then
   redis.call('SET', clock, since)
 end
 
@@ -83,17 +98,10 @@ if isUser then
     else
       -- Not all can be answered, so that the caller cannot judge who of them
       -- lives: the total leaves out what nobody answers for any more.
-      local records = {}
-      local function counts(value)
-        local holder = owner(value)
-        if not holder then return false end
-        if records[holder] == nil then records[holder] = redis.call('HGET', nodes, holder) end
-        return records[holder] and lease(records[holder]) == generationOf(value) and not hasRunOut(records[holder], time)
-      end
       local older = {}
       for i = 1, #all, 2 do
         local _, at = header(all[i + 1])
-        if at and tonumber(at) < tonumber(since) and counts(all[i + 1]) then table.insert(older, {tonumber(at), i}) end
+        if at and tonumber(at) < tonumber(since) and lives(all[i + 1]) and not hasRunOut(records[owner(all[i + 1])], time) then table.insert(older, {tonumber(at), i}) end
       end
       total = #older
       table.sort(older, function(a, b) return a[1] < b[1] end)
@@ -112,4 +120,4 @@ for i = firstTopic, #KEYS do
   end
   redis.call('SADD', index, ARGV[i - firstTopic + firstMember])
 end
-return {since, online, sessions, total}
+return {since, online, sessions, total, odd}

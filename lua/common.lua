@@ -14,6 +14,14 @@ local function text(n)
   return string.format('%.0f', n)
 end
 
+-- credible returns s as a number if the server's clock can have given it, being
+-- now at time: digits, and not from a far future.
+local year = 366 * 86400 * 1000000
+local function credible(s, time)
+  local n = s and #s <= 16 and string.match(s, '^%d+$') and tonumber(s)
+  return n and n < time + year and n or nil
+end
+
 -- netstring cuts the first <length>:<bytes> off s, and returns both parts, or
 -- nil if there is none.
 local function netstring(s)
@@ -52,9 +60,10 @@ local function lease(record)
 end
 
 -- hasRunOut says whether a lease record has run out by the server's time.
+-- None lasts longer than a day.
 local function hasRunOut(record, time)
   local renewed, ttl = string.match(record, '^' .. format .. ' %d+ (%d+) (%-?%d+) ')
-  return renewed and time >= tonumber(renewed) + tonumber(ttl)
+  return renewed and time >= tonumber(renewed) + math.min(tonumber(ttl), 86400 * 1000000)
 end
 
 -- leaseRecord returns a record that is renewed now. A later version may append

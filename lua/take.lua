@@ -1,20 +1,24 @@
 -- Takes a new lease: of generation 0 it makes one that the node never had, and
--- any other is one that another shard has made. Answers the generation.
+-- any other is one that another shard has made. Answers the generation, and how
+-- many numbers nobody can have set.
 --
 -- KEYS: nodes, dying, the last generation (of the shard that makes them)
 -- ARGV: node, generation, ttl, connections, version
 local node, generation = ARGV[1], ARGV[2]
 local time = now()
-if generation == '0' then
-  -- The clock, not a bare counter: Redis may have come back empty.
-  local last = tonumber(redis.call('GET', KEYS[3]) or '') or 0
-  generation = text(math.max(time, last + 1))
-  redis.call('SET', KEYS[3], generation)
-end
 local record = redis.call('HGET', KEYS[1], node)
 local before = record and lease(record)
+local odd = 0
+if generation == '0' then
+  -- The clock, not a bare counter: Redis may have come back empty.
+  local stored = redis.call('GET', KEYS[3])
+  local last = credible(stored, time)
+  odd = stored and not last and 1 or 0
+  generation = text(math.max(time, (last or 0) + 1, (credible(before, time) or 0) + 1))
+  redis.call('SET', KEYS[3], generation)
+end
 if before and before ~= generation then
   redis.call('HSET', KEYS[2], before .. ':' .. node, record)
 end
 redis.call('HSET', KEYS[1], node, leaseRecord(generation, time, ARGV[3], ARGV[4], ARGV[5]))
-return generation
+return {generation, odd}
