@@ -15,12 +15,14 @@ import (
 // Registry has of the node with the index: all within a lease, or at once after
 // a failure.
 type housekeeping struct {
-	p       *presence
-	seen    map[Lease]sighting
-	refused map[string]bool // nodes that were told of, for they cannot be understood
-	walk    string          // the cursor in the node's entries
-	pass    []*Conn         // still to be compared in this lease
-	losing  int             // after a loss was told of: audits until the next is told of
+	p        *presence
+	seen     map[Lease]sighting
+	refused  map[string]bool // nodes that were told of, for they cannot be understood
+	walk     string          // the cursor in the node's entries
+	pass     []*Conn         // still to be compared in this lease
+	losing   int             // after a loss was told of: audits until the next is told of
+	strays   uint64          // that the Registry had met
+	straying int             // as losing is, of strays
 }
 
 // A sighting is when this node, by its own clock, first saw the present
@@ -85,6 +87,7 @@ func (k *housekeeping) work(ctx context.Context) error {
 		return err
 	}
 	k.tellRefused(nodes)
+	k.tellStrays()
 	if err := k.sweep(ctx, nodes); err != nil {
 		return err
 	}
@@ -114,6 +117,26 @@ func (k *housekeeping) tellRefused(nodes []Node) {
 		}
 	}
 	k.refused = refused
+}
+
+// tellStrays tells of the first stray, and of the next after a lease without one.
+// What was in a key that was taken away is put back soon.
+func (k *housekeeping) tellStrays() {
+	r, ok := k.p.reg.(*RedisRegistry)
+	if !ok {
+		return
+	}
+	n, last := r.unreadable()
+	if n == k.strays {
+		k.straying = max(0, k.straying-1)
+		return
+	}
+	k.strays = n
+	if k.straying == 0 {
+		k.p.suspect.Store(true)
+		k.p.hub.config.Logger.Warn("herald: somebody else writes under the Prefix in Redis: what cannot be understood is passed over, and keys of a wrong type are deleted", slog.String("key", last), slog.Uint64("times", n))
+	}
+	k.straying = 3 // thirds of a lease
 }
 
 // release gives up the leases that this node had before, once its entries are

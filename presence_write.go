@@ -55,7 +55,35 @@ func (p *presence) write(ctx context.Context, ops []presenceOp) {
 	}
 }
 
+// writeAdds adds all in one go, or each alone if the Registry refuses one of them.
 func (p *presence) writeAdds(ctx context.Context, ops []presenceOp, adds []int, results []presenceResult) {
+	err := p.addTogether(ctx, ops, adds, results)
+	if len(adds) == 1 || !refusesEntry(err) {
+		p.failed(err)
+		return
+	}
+	for n := range adds {
+		one := adds[n : n+1]
+		if err != nil && !refusesEntry(err) { // it does not serve any more
+			results[one[0]].err = err
+			continue
+		}
+		err = p.addTogether(ctx, ops, one, results)
+		p.failed(err)
+	}
+}
+
+// refusesEntry says whether an error of Add may concern one Entry alone.
+func refusesEntry(err error) bool {
+	for _, common := range []error{ErrRegistryDown, ErrLeaseLost, ErrClosed, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, common) {
+			return false
+		}
+	}
+	return err != nil
+}
+
+func (p *presence) addTogether(ctx context.Context, ops []presenceOp, adds []int, results []presenceResult) error {
 	entries := make([]Entry, len(adds))
 	for j, i := range adds {
 		entries[j] = ops[i].entry
@@ -76,7 +104,6 @@ func (p *presence) writeAdds(ctx context.Context, ops []presenceOp, adds []int, 
 		}
 		p.setLease(0)
 	}
-	p.failed(err)
 	for j, i := range adds {
 		results[i].err = err
 		if err == nil {
@@ -89,6 +116,7 @@ func (p *presence) writeAdds(ctx context.Context, ops []presenceOp, adds []int, 
 	if err == nil && p.hub.config.OnOnline != nil {
 		p.tellOnline(ops, adds, added)
 	}
+	return err
 }
 
 // tellOnline tells OnOnline of those who are back after the lease was lost.

@@ -55,7 +55,8 @@ type Stats struct {
 
 	// The Registry.
 
-	Mended uint64 // sessions that the Registry had lost, in whole or in part, and that were put back
+	Mended     uint64 // sessions that the Registry had lost, in whole or in part, and that were put back
+	Unreadable uint64 // times that a RedisRegistry, which Hubs may share, met a key or a value under its prefix that is none of herald's
 
 	// The Bus.
 
@@ -115,6 +116,7 @@ func (h *Hub) Stats() Stats {
 		DroppedVolatile:  c.droppedVolatile.Load(),
 		MessagesReceived: c.messagesReceived.Load(),
 		Mended:           c.mended.Load(),
+		Unreadable:       h.unreadable(),
 		Gaps:             c.gaps.Load(),
 		GapFor:           time.Duration(c.gapFor.Load()),
 		Resets:           c.resets.Load(),
@@ -129,4 +131,13 @@ func (h *Hub) Stats() Stats {
 		conn.mu.Unlock()
 	}
 	return s
+}
+
+// unreadable returns how often the Registry has met what is none of herald's.
+func (h *Hub) unreadable() uint64 {
+	if r, ok := h.registry.(*RedisRegistry); ok {
+		n, _ := r.unreadable()
+		return n
+	}
+	return 0
 }
