@@ -56,13 +56,7 @@ func (h *Hub) Sessions(ctx context.Context, t Target) ([]Session, error) {
 	if t.nobody() {
 		return nil, nil
 	}
-	topics := make([]string, len(t.ids))
-	for i, id := range t.ids {
-		if topics[i] = userTopic(id); t.kind == targetGroup {
-			topics[i] = groupTopic(id)
-		}
-	}
-	found, err := h.listSessions(ctx, topics)
+	found, err := h.listSessions(ctx, t.topics())
 	if err != nil {
 		return nil, err
 	}

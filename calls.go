@@ -72,6 +72,7 @@ func (s *calls) push(in incomingCall) {
 
 // answered takes a node's answer.
 func (s *calls) answered(id uint64, node, problem string) {
+	s.hub.heartbeat.answered(node)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.pending[id]; p != nil && p.missing[node] && problem != "" {
@@ -132,6 +133,9 @@ func (h *Hub) call(ctx context.Context, t Target, c call) error {
 	packets := make([]Packet, 0, len(asked))
 	for node := range asked {
 		packets = append(packets, Packet{nodeTopic(node), data})
+	}
+	if h.excuse(ctx, t, asked); len(asked) == 0 {
+		close(p.done)
 	}
 	s := h.calls
 	s.mu.Lock()

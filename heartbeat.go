@@ -21,7 +21,8 @@ type heartbeat struct {
 	peers    map[string]*peer
 	gone     map[string]*peer // that were peers
 	forgot   bool             // some that were gone
-	live     int              // nodes that the last listing has alive, this one included
+	live     int              // real nodes that the last listing has alive, this one included
+	listing  int              // all that it has alive
 	from, to int64            // on clock: when the last listing was asked for, and had come
 	restored int64            // on clock: when the Bus was last restored, or began
 	split    int64            // on clock: since when a part of the open gap is over; 0 is none

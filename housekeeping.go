@@ -21,6 +21,8 @@ type housekeeping struct {
 	walk     string          // the cursor in the node's entries
 	pass     []*Conn         // still to be compared in this lease
 	losing   int             // after a loss was told of: audits until the next is told of
+	unheard  map[string]bool // nodes that were never heard, when it last looked
+	haunted  bool            // told of such nodes
 	strays   uint64          // that the Registry had met
 	straying int             // as losing is, of strays
 }
@@ -88,6 +90,7 @@ func (k *housekeeping) work(ctx context.Context) error {
 	}
 	k.tellRefused(nodes)
 	k.tellStrays()
+	k.lookForUnheard(ctx)
 	if err := k.sweep(ctx, nodes); err != nil {
 		return err
 	}
@@ -102,41 +105,6 @@ func (k *housekeeping) work(ctx context.Context) error {
 		p.announce()
 	}
 	return err
-}
-
-// tellRefused tells once of each node whose record cannot be understood.
-func (k *housekeeping) tellRefused(nodes []Node) {
-	refused := make(map[string]bool)
-	for _, n := range nodes {
-		if n.Err == nil {
-			continue
-		}
-		refused[n.ID] = true
-		if !k.refused[n.ID] {
-			k.p.hub.config.Logger.Warn("herald: a node in the Registry cannot be understood, and counts as dead", slog.String("node", n.ID), slog.Any("err", n.Err))
-		}
-	}
-	k.refused = refused
-}
-
-// tellStrays tells of the first stray, and of the next after a lease without one.
-// What was in a key that was taken away is put back soon.
-func (k *housekeeping) tellStrays() {
-	r, ok := k.p.reg.(*RedisRegistry)
-	if !ok {
-		return
-	}
-	n, last := r.unreadable()
-	if n == k.strays {
-		k.straying = max(0, k.straying-1)
-		return
-	}
-	k.strays = n
-	if k.straying == 0 {
-		k.p.suspect.Store(true)
-		k.p.hub.config.Logger.Warn("herald: somebody else writes under the Prefix in Redis: what cannot be understood is passed over, and keys of a wrong type are deleted", slog.String("key", last), slog.Uint64("times", n))
-	}
-	k.straying = 3 // thirds of a lease
 }
 
 // release gives up the leases that this node had before, once its entries are

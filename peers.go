@@ -17,6 +17,9 @@ type peer struct {
 	whole  int64  // as that said: the generation under which all its entries are
 	left   bool   // it has said goodbye
 
+	answered bool // a call
+	holds    bool // the Registry has entries of it, as housekeeping found
+
 	born       int64 // before that nobody knew it; 0 is since this Hub was made
 	alive      bool  // the last listing says so
 	generation int64 // of its lease
@@ -58,7 +61,7 @@ func (b *heartbeat) hear(e *envelope) {
 	now := clock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.peers[e.sender] == nil && len(b.peers) > b.live+maxPeers {
+	if b.peers[e.sender] == nil && len(b.peers) > b.listing+maxPeers {
 		return // somebody makes nodes up
 	}
 	p := b.peer(e.sender)
@@ -125,7 +128,7 @@ func (b *heartbeat) settle() {
 		switch {
 		case node == b.hub.id:
 			own = p.silent
-		case p.alive:
+		case p.alive && p.real():
 			alive++
 			if p.silent {
 				silent++
@@ -148,7 +151,7 @@ func (b *heartbeat) settle() {
 // fresh says whether the Bus has begun, or begun again, so lately that not
 // everybody need have been heard.
 func (b *heartbeat) fresh(now int64) bool {
-	often := max(b.interval(), time.Duration(len(b.peers))*heartbeatPace)
+	often := max(b.interval(), time.Duration(min(len(b.peers), maxPeers))*heartbeatPace)
 	return now-b.restored <= 2*int64(often+heartbeatGrace)
 }
 
@@ -229,13 +232,17 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 		p.alive = false
 	}
 	often := b.interval()
-	b.live = 0
+	b.live, b.listing = 0, 0
 	for _, n := range nodes {
 		if n.Alive {
-			b.live++
+			b.listing++
+			if n.ID == b.hub.id || b.peer(n.ID).real() {
+				b.live++
+			}
 		}
 	}
-	often = max(often, b.interval()) // others may not know yet how many they are
+	// Others may not know yet how many they are, and may know more than this node.
+	often = max(often, b.interval(), time.Duration(min(b.listing, maxPeers))*heartbeatPace)
 	for _, n := range nodes {
 		if !n.Alive {
 			continue
@@ -248,7 +255,7 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 			p.generation, p.renewed = n.Generation, n.Renewed
 		}
 		unheard := p.renewedAt - max(p.heard, p.born, b.restored)
-		if n.ID != b.hub.id && config.ProbeInterval != off && !p.silent && p.suspect == 0 &&
+		if n.ID != b.hub.id && p.real() && config.ProbeInterval != off && !p.silent && p.suspect == 0 &&
 			unheard > int64(config.ProbeTimeout+often) && !b.hub.gaps.deaf() {
 			p.suspect = clock()
 		}
@@ -289,8 +296,10 @@ func (b *heartbeat) lives(p *peer, now int64) bool {
 	return !p.left && (b.heardLately(p, now) || p.held(now) || now < p.due)
 }
 
-// held says whether the node's lease cannot have run out by then.
-func (p *peer) held(now int64) bool { return p.renewedAt != 0 && now-p.renewedAt < int64(p.ttl) }
+// held says whether the lease of a real node cannot have run out by then.
+func (p *peer) held(now int64) bool {
+	return p.real() && p.renewedAt != 0 && now-p.renewedAt < int64(p.ttl)
+}
 
 // lapsed notes that this node has its lease back, which it had last at the time
 // last. What kept it from renewing may have kept the others: those that held

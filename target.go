@@ -64,6 +64,17 @@ func (t Target) nobody() bool {
 	return t.kind != targetEveryone && len(t.ids) == 0 || t.on && len(t.platforms) == 0
 }
 
+// topics returns the topics of a target that comes from User or Group.
+func (t Target) topics() []string {
+	topics := make([]string, len(t.ids))
+	for i, id := range t.ids {
+		if topics[i] = userTopic(id); t.kind == targetGroup {
+			topics[i] = groupTopic(id)
+		}
+	}
+	return topics
+}
+
 // check says whether the target can be used.
 func (t Target) check() error {
 	if t.kind == 0 {

@@ -1,0 +1,113 @@
+package herald
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+)
+
+// real says whether the node is more than a record in the Registry, which
+// somebody else may have put there: it was heard, or has sessions there. Until
+// then its silence means nothing.
+func (p *peer) real() bool { return p.heard != 0 || p.answered || p.holds }
+
+// unheard returns the leases of nodes that are listed and have never been heard.
+func (b *heartbeat) unheard() map[string]Lease {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	unheard := make(map[string]Lease)
+	for node, p := range b.peers {
+		if p.alive && p.heard == 0 && !p.answered && node != b.hub.id {
+			unheard[node] = Lease{node, p.generation}
+		}
+	}
+	return unheard
+}
+
+// answered notes that a node has answered a call.
+func (b *heartbeat) answered(node string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.peers[node]; p != nil {
+		p.answered = true
+	}
+}
+
+// holds notes whether the Registry has entries of a node.
+func (b *heartbeat) holds(node string, holds bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.peers[node]; p != nil {
+		p.holds = holds
+	}
+}
+
+// excuse takes those out of asked that need not answer: nodes that were never
+// heard and, by the Registry, have no connection of the target. A record of a node
+// that nobody hears may be somebody else's. It may also be of a node that the Bus
+// does not reach: what connections that one has are in the Registry.
+func (h *Hub) excuse(ctx context.Context, t Target, asked map[string]bool) {
+	unheard := h.heartbeat.unheard()
+	maps.DeleteFunc(unheard, func(node string, _ Lease) bool { return !asked[node] })
+	if len(unheard) == 0 || t.kind == targetConnection { // whose ids name the nodes
+		return
+	}
+	if t.kind == targetEveryone {
+		for node, lease := range unheard {
+			if holds, err := h.holds(ctx, lease); err == nil && !holds {
+				delete(asked, node)
+			}
+		}
+		return
+	}
+	found, err := h.registry.Sessions(ctx, Lease{}, t.topics()...)
+	if err != nil {
+		return
+	}
+	filter := t.filter()
+	for _, sessions := range found {
+		for _, s := range sessions {
+			if filter.passesSession(s) {
+				delete(unheard, s.Node)
+			}
+		}
+	}
+	for node := range unheard {
+		delete(asked, node)
+	}
+}
+
+// holds says whether the Registry has entries under the lease.
+func (h *Hub) holds(ctx context.Context, lease Lease) (bool, error) {
+	entries, next, err := h.registry.Entries(ctx, lease, "")
+	return len(entries) > 0 || next != "", err
+}
+
+// unheardStep is how many nodes are looked for at a time, in any order.
+const unheardStep = 64
+
+// lookForUnheard looks whether nodes that were never heard have sessions: only of
+// such is it a fault of the Bus that they are not heard. It tells once while
+// there are any that are not new.
+func (k *housekeeping) lookForUnheard(ctx context.Context) {
+	h := k.p.hub
+	before := k.unheard
+	k.unheard = make(map[string]bool)
+	n, old := 0, ""
+	for node, lease := range h.heartbeat.unheard() {
+		k.unheard[node] = true
+		if before[node] {
+			old = node
+		}
+		if n++; n > unheardStep {
+			continue
+		}
+		if holds, err := h.holds(ctx, lease); err == nil {
+			h.heartbeat.holds(node, holds)
+		}
+	}
+	if old != "" && !k.haunted && h.config.ProbeInterval != off {
+		h.config.Logger.Warn("herald: the Registry lists nodes that were never heard: somebody else has put them there, or the Bus does not reach them", slog.String("node", old), slog.Int("nodes", n))
+	}
+	k.haunted = old != ""
+}
