@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -29,13 +28,12 @@ type RedisOptions struct {
 	ProbeTimeout  time.Duration
 }
 
-// numberedPrefix matches prefixes whose channels could be those of another
-// prefix: a number after ':' would pass for the database's.
-var numberedPrefix = regexp.MustCompile(`:[0-9]+(:|$)`)
+// notInPrefix is what a prefix must not contain. ":{" follows it in all keys and
+// channels, so that none of another prefix begins as they do; and a pattern of an
+// ACL that names a prefix matches no other.
+const notInPrefix = `{}*?[]\`
 
-func validPrefix(prefix string) bool {
-	return !strings.ContainsAny(prefix, "{}") && !numberedPrefix.MatchString(prefix)
-}
+func validPrefix(prefix string) bool { return !strings.ContainsAny(prefix, notInPrefix) }
 
 // redisOf returns what rdb is: a client of one Redis, or of a Cluster.
 func redisOf(rdb redis.UniversalClient) (*redis.Client, *redis.ClusterClient, error) {
@@ -72,7 +70,7 @@ func (o *RedisOptions) withDefaults() (RedisOptions, error) {
 	}
 	var faults []error
 	if !validPrefix(c.Prefix) {
-		faults = append(faults, fmt.Errorf("%w: RedisOptions.Prefix: %q: must not contain '{', '}', or a number after ':'", ErrInvalid, c.Prefix))
+		faults = append(faults, fmt.Errorf("%w: RedisOptions.Prefix: %q: must contain none of %s", ErrInvalid, c.Prefix, notInPrefix))
 	}
 	if c.ProbeTimeout < time.Millisecond {
 		faults = append(faults, fmt.Errorf("%w: RedisOptions.ProbeTimeout: %v: must be at least 1ms", ErrInvalid, c.ProbeTimeout))
@@ -83,7 +81,7 @@ func (o *RedisOptions) withDefaults() (RedisOptions, error) {
 // A RedisBus is a [Bus] on Redis Pub/Sub, of Redis 6.2 or later.
 //
 // On a single Redis, or one that Sentinel watches, a topic is the channel
-// <prefix>:<database>:<topic> of PUBLISH and SUBSCRIBE. On a Redis Cluster,
+// <prefix>:{<database>}:<topic> of PUBLISH and SUBSCRIBE. On a Redis Cluster,
 // from Redis 7 on, sixteen partitions share the topics; each is a slot, and a
 // topic is the channel <prefix>:{<tag>}:<topic> of SPUBLISH and SSUBSCRIBE on
 // the master of that slot. A partition whose slot is moved, or whose master

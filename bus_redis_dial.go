@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -133,7 +134,8 @@ func session(ctx context.Context, conn net.Conn, o redis.Options, check serverCh
 type serverCheck func(ctx context.Context, session *redis.Conn, hello any) error
 
 func (d *redisDialer) checkServer(ctx context.Context, session *redis.Conn, hello any) error {
-	if d.way.slot == "" && isClusterNode(ctx, session, hello, d.way.prefix) {
+	prefix, _, _ := strings.Cut(d.way.prefix, "{")
+	if d.way.slot == "" && isClusterNode(ctx, session, hello, prefix) {
 		return errPlainClient
 	}
 	return nil

@@ -74,18 +74,18 @@ func TestRedisBusFaults(t *testing.T) {
 		},
 		"server hangs": func(r *rig) { r.server.Pause(); r.AwaitGap(); r.server.Continue() },
 		"unsubscribed unasked": func(r *rig) {
-			if err := subscribed(r).Inject([]byte("UNSUBSCRIBE herald:0:topic\r\n")); err != nil {
+			if err := subscribed(r).Inject([]byte("UNSUBSCRIBE herald:{0}:topic\r\n")); err != nil {
 				r.Fatal(err)
 			}
 		},
 		"subscription dead without a word": func(r *rig) {
 			pair := subscribed(r)
 			pair.Mute(true)
-			if err := pair.Inject([]byte("UNSUBSCRIBE herald:0:topic\r\n")); err != nil {
+			if err := pair.Inject([]byte("UNSUBSCRIBE herald:{0}:topic\r\n")); err != nil {
 				r.Fatal(err)
 			}
 			r.Await("UNSUBSCRIBE", func() bool {
-				return r.admin.PubSubNumSub(r.Context(), "herald:0:topic").Val()["herald:0:topic"] == 0
+				return r.admin.PubSubNumSub(r.Context(), "herald:{0}:topic").Val()["herald:{0}:topic"] == 0
 			})
 			pair.Mute(false)
 		},

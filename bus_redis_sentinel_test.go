@@ -128,7 +128,7 @@ func TestRedisBusFailover(t *testing.T) {
 			r.AwaitGap()
 			r.Check()
 			on := set.Master().Client()
-			if n := on.PubSubNumSub(t.Context(), "herald:0:topic").Val()["herald:0:topic"]; n != 1 {
+			if n := on.PubSubNumSub(t.Context(), "herald:{0}:topic").Val()["herald:{0}:topic"]; n != 1 {
 				t.Errorf("the new master counts %d subscribers", n)
 			}
 		})

@@ -21,15 +21,11 @@ type redisWay struct {
 	slot    string // on a Cluster: a key of the slot whose master carries all
 }
 
-// singleWay is how all topics travel on a single Redis. No topic's channel is
-// like the others: a number follows the prefix.
+// singleWay is how all topics travel on a single Redis, whose databases share
+// the channels. No topic's channel is like the others.
 func singleWay(prefix string, db int) *redisWay {
-	number := strconv.Itoa(db)
-	return &redisWay{
-		prefix: prefix + ":" + number + ":",
-		probe:  prefix + ":!" + rand.Text(),
-		moved:  prefix + ":!moved:" + number,
-	}
+	own := prefix + ":{" + strconv.Itoa(db) + "}"
+	return &redisWay{prefix: own + ":", probe: own + "!" + rand.Text(), moved: own + "!moved"}
 }
 
 // clusterWay is how the topics of a partition travel on a Cluster, whose slot
@@ -43,14 +39,15 @@ func clusterWay(prefix, tag string, sharded bool) *redisWay {
 func (w *redisWay) needs(prefix string) string {
 	switch {
 	case w.sharded:
-		return fmt.Sprintf("allow SPUBLISH, SSUBSCRIBE, SUNSUBSCRIBE, CLUSTER INFO, CLUSTER SLOTS, GET and SET, with the channels and keys %s:* "+
-			"(ACL SETUSER <user> +spublish +ssubscribe +sunsubscribe +cluster|info +cluster|slots +get +set &%s:* ~%s:*)", prefix, prefix, prefix)
+		return fmt.Sprintf("allow SPUBLISH, SSUBSCRIBE, SUNSUBSCRIBE, CLUSTER INFO, CLUSTER SLOTS, GET and SET, with the channels and keys %s:{* "+
+			"(ACL SETUSER <user> +spublish +ssubscribe +sunsubscribe +cluster|info +cluster|slots +get +set &%s:{* ~%s:{*)", prefix, prefix, prefix)
 	case w.slot != "":
-		return fmt.Sprintf("allow PUBLISH, SUBSCRIBE, UNSUBSCRIBE, CLUSTER INFO, CLUSTER SLOTS, EXISTS, GET and SET, with the channels and keys %s:* "+
-			"(ACL SETUSER <user> +publish +subscribe +unsubscribe +cluster|info +cluster|slots +exists +get +set &%s:* ~%s:*)", prefix, prefix, prefix)
+		return fmt.Sprintf("allow PUBLISH, SUBSCRIBE, UNSUBSCRIBE, CLUSTER INFO, CLUSTER SLOTS, EXISTS, GET and SET, with the channels and keys %s:{* "+
+			"(ACL SETUSER <user> +publish +subscribe +unsubscribe +cluster|info +cluster|slots +exists +get +set &%s:{* ~%s:{*)", prefix, prefix, prefix)
 	}
-	return fmt.Sprintf("allow PUBLISH, SUBSCRIBE and UNSUBSCRIBE, with the channels %s:* "+
-		"(ACL SETUSER <user> +publish +subscribe +unsubscribe &%s:*)", prefix, prefix)
+	own := strings.TrimSuffix(w.prefix, ":")
+	return fmt.Sprintf("allow PUBLISH, SUBSCRIBE and UNSUBSCRIBE, with the channels %s* "+
+		"(ACL SETUSER <user> +publish +subscribe +unsubscribe &%s*)", own, own)
 }
 
 // A redisQuery is commands, encoded, and what they are.

@@ -46,8 +46,8 @@ type Config struct {
 	Redis redis.UniversalClient
 
 	// Prefix begins every key and channel in Redis; services with different
-	// ones see nothing of each other. It has no '{' or '}', and no number after
-	// a ':'. Default "herald".
+	// ones see nothing of each other, and ":{" follows it in all of them. It has
+	// none of {}*?[]\. Default "herald".
 	Prefix string
 
 	// Bus carries messages between nodes. It is this Hub's alone: another Hub
@@ -268,7 +268,7 @@ func (c Config) withDefaults() (Config, error) {
 func (c *Config) checkNames(fault func(field string, value any, rule string)) {
 	c.Prefix = cmp.Or(c.Prefix, "herald")
 	if !validPrefix(c.Prefix) {
-		fault("Prefix", fmt.Sprintf("%q", c.Prefix), "must not contain '{', '}', or a number after ':'")
+		fault("Prefix", fmt.Sprintf("%q", c.Prefix), "must contain none of "+notInPrefix)
 	}
 	if c.Name == "" {
 		c.Name = hostName()

@@ -41,19 +41,82 @@ func TestReadmeProgram(t *testing.T) {
 	}
 }
 
-// The README's Redis user can do all that herald does, sweeping included.
-func TestReadmeACL(t *testing.T) {
-	server := redistest.Start(t)
+// readmeUser makes the README's Redis user, for a prefix.
+func readmeUser(t *testing.T, admin *redis.Client, prefix string) {
+	t.Helper()
 	_, rules, _ := strings.Cut(readme(t), "ACL SETUSER herald ")
 	rules, _, _ = strings.Cut(rules, "\n\n")
+	rules = strings.ReplaceAll(rules, "herald:", prefix+":")
 	args := []any{"ACL", "SETUSER", "herald", "reset"}
 	for _, rule := range strings.Fields(regexp.MustCompile(`\\\n`).ReplaceAllString(rules, " ")) {
 		args = append(args, rule)
 	}
-	ctx := context.Background()
-	if err := server.Client().Do(ctx, args...).Err(); err != nil {
+	if err := admin.Do(t.Context(), args...).Err(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// The README's Redis user for one prefix may touch no key and no channel of a
+// service with another, or in another database.
+func TestReadmeACLHolds(t *testing.T) {
+	server := redistest.Start(t)
+	admin := server.Client()
+	prefixes := []string{"herald", "herald:staging", "herald2", "herald:0", "herald:0:x", "staging:herald"}
+	for _, prefix := range prefixes {
+		for _, db := range []int{0, 1} {
+			rdb := redis.NewClient(&redis.Options{Addr: server.Addr, DB: db})
+			defer rdb.Close()
+			hub, err := herald.New(herald.Config{Redis: rdb, Prefix: prefix, Name: "n"})
+			if err != nil {
+				t.Fatalf("prefix %q: %v", prefix, err)
+			}
+			defer hub.Shutdown(context.Background())
+		}
+	}
+	keys, err := admin.Keys(t.Context(), "*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	channels, err := admin.PubSubChannels(t.Context(), "*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	may := func(args ...any) bool {
+		said, err := admin.Do(t.Context(), append([]any{"ACL", "DRYRUN", "herald"}, args...)...).Text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return said == "OK"
+	}
+	for _, prefix := range prefixes {
+		readmeUser(t, admin, prefix)
+		own := 0
+		for _, key := range keys {
+			allowed, is := may("GET", key), strings.HasPrefix(key, prefix+":{")
+			if allowed != is {
+				t.Errorf("the user for %q may touch the key %s: %t", prefix, key, allowed)
+			}
+		}
+		for _, channel := range channels {
+			allowed, is := may("SUBSCRIBE", channel), strings.HasPrefix(channel, prefix+":{0}")
+			if allowed != is {
+				t.Errorf("the user for %q may hear the channel %s: %t", prefix, channel, allowed)
+			}
+			if is {
+				own++
+			}
+		}
+		if own < 3 {
+			t.Errorf("%d channels of %q", own, prefix)
+		}
+	}
+}
+
+// The README's Redis user can do all that herald does, sweeping included.
+func TestReadmeACL(t *testing.T) {
+	server := redistest.Start(t)
+	readmeUser(t, server.Client(), "herald")
+	ctx := context.Background()
 	newHub := func() *herald.Hub {
 		rdb := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "herald", Password: "secret"})
 		t.Cleanup(func() { rdb.Close() })

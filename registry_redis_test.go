@@ -113,14 +113,14 @@ func TestRedisRegistryDenied(t *testing.T) {
 		rules string
 		want  string // "" for none
 	}{
-		{"~herald:* +@all", ""},
-		{"~herald:* +@hash +@set +@sortedset +@string +@scripting +@keyspace +time", ""},
-		{"~herald:* +@all -hset", "HSET"},
-		{"~herald:* +@all -zrangebyscore", "ZRANGEBYSCORE"},
-		{"~herald:* +@all -sscan", "SSCAN"},
-		{"~herald:* +@all -time", "TIME"},
-		{"~herald:* +@all -evalsha", "EVALSHA"},
-		{"~herald:* +@all -eval", "EVAL"},
+		{"~herald:{0}* +@all", ""},
+		{"~herald:{0}* +@hash +@set +@sortedset +@string +@scripting +@keyspace +time", ""},
+		{"~herald:{0}* +@all -hset", "HSET"},
+		{"~herald:{0}* +@all -zrangebyscore", "ZRANGEBYSCORE"},
+		{"~herald:{0}* +@all -sscan", "SSCAN"},
+		{"~herald:{0}* +@all -time", "TIME"},
+		{"~herald:{0}* +@all -evalsha", "EVALSHA"},
+		{"~herald:{0}* +@all -eval", "EVAL"},
 		{"~other:* +@all", "keys herald:{0}:* "},
 	} {
 		if err := admin.Do(t.Context(), slices.Concat([]any{"ACL", "SETUSER", "u", "reset", "on", ">p"}, words(test.rules))...).Err(); err != nil {

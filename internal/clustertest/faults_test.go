@@ -187,7 +187,7 @@ func (c *cluster) loseReplies() {
 // unsubscribeSilently takes the channel of a user away from node 0, and hides
 // that Redis says so, while node 1 sends to the user as fast as it can.
 func (c *cluster) unsubscribeSilently() {
-	const channel = "herald:0:uuser0"
+	const channel = "herald:{0}:uuser0"
 	pair := c.nodes[0].proxy.Find("SUBSCRIBE")
 	word := fmt.Sprintf("$%d\r\n%s\r\n", len(channel), channel)
 	c.round++
@@ -217,8 +217,8 @@ func (c *cluster) becomeReplica() {
 	}
 	awaitUnhealthy(c.t, c.nodes...)
 	await(c.t, "end of the subscriptions", func() error {
-		n, err := c.rdb.PubSubNumSub(within(c.t), "herald:0:h").Result()
-		if err == nil && n["herald:0:h"] > 0 {
+		n, err := c.rdb.PubSubNumSub(within(c.t), "herald:{0}:h").Result()
+		if err == nil && n["herald:{0}:h"] > 0 {
 			err = fmt.Errorf("of %v nodes", n)
 		}
 		return err

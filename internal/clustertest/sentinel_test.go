@@ -104,9 +104,9 @@ func (c *cluster) awaitMaster() {
 	await(c.t, "all nodes on the master", func() error {
 		rdb := redis.NewClient(&redis.Options{Addr: c.set.Master().Addr})
 		defer rdb.Close()
-		n, err := rdb.PubSubNumSub(within(c.t), "herald:0:h").Result()
-		if err == nil && n["herald:0:h"] != int64(len(c.nodes)) {
-			err = fmt.Errorf("%d of %d", n["herald:0:h"], len(c.nodes))
+		n, err := rdb.PubSubNumSub(within(c.t), "herald:{0}:h").Result()
+		if err == nil && n["herald:{0}:h"] != int64(len(c.nodes)) {
+			err = fmt.Errorf("%d of %d", n["herald:{0}:h"], len(c.nodes))
 		}
 		return err
 	})
@@ -149,9 +149,9 @@ func TestSentinelPartition(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "end of the links to the old master", func() error {
-		n, err := demoted.PubSubNumSub(within(t), "herald:0:h").Result()
-		if err == nil && n["herald:0:h"] > 0 {
-			err = fmt.Errorf("%d nodes listen there", n["herald:0:h"])
+		n, err := demoted.PubSubNumSub(within(t), "herald:{0}:h").Result()
+		if err == nil && n["herald:{0}:h"] > 0 {
+			err = fmt.Errorf("%d nodes listen there", n["herald:{0}:h"])
 		}
 		return err
 	})

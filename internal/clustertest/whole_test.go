@@ -128,13 +128,13 @@ func (c *cluster) keys() ([]string, error) {
 
 // compareSubscriptions asks Redis how many nodes follow each topic.
 func (c *cluster) compareSubscriptions() error {
-	want := map[string]int64{"herald:0:*": int64(len(c.nodes)), "herald:0:h": int64(len(c.nodes))}
+	want := map[string]int64{"herald:{0}:*": int64(len(c.nodes)), "herald:{0}:h": int64(len(c.nodes))}
 	for topic, devices := range c.topics() {
 		on := make(map[*node]bool)
 		for _, d := range devices {
 			on[d.node] = true
 		}
-		want["herald:0:"+topic] = int64(len(on))
+		want["herald:{0}:"+topic] = int64(len(on))
 	}
 	got, err := c.rdb.PubSubNumSub(within(c.t), slices.Collect(maps.Keys(want))...).Result()
 	if err != nil {
