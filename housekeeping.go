@@ -137,6 +137,7 @@ func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 	held := now-p.heldSince.Load() >= lease && now-p.renewed.Load() < lease
 	seen := make(map[Lease]sighting, len(nodes))
 	var failed error
+	one, swept := "", 0
 	for _, n := range nodes {
 		if n.Err != nil { // nobody knows what that is
 			continue
@@ -154,9 +155,13 @@ func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 			failed = cmp.Or(failed, err)
 			continue
 		}
-		p.hub.config.Logger.Warn("herald: swept the sessions of a dead node", slog.String("node", n.ID))
+		one = n.ID
+		swept++
 	}
 	k.seen = seen
+	if swept > 0 {
+		p.hub.config.Logger.Warn("herald: swept the sessions of a dead node", slog.String("node", one), slog.Int("nodes", swept))
+	}
 	return failed
 }
 

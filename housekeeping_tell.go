@@ -2,19 +2,27 @@ package herald
 
 import "log/slog"
 
-// tellRefused tells once of each node whose record cannot be understood.
+// tellRefused tells of nodes whose records cannot be understood: of each once,
+// and of one in the name of all that have come since it looked last.
 func (k *housekeeping) tellRefused(nodes []Node) {
 	refused := make(map[string]bool)
+	var one Node
+	fresh := 0
 	for _, n := range nodes {
 		if n.Err == nil {
 			continue
 		}
 		refused[n.ID] = true
 		if !k.refused[n.ID] {
-			k.p.hub.config.Logger.Warn("herald: a node in the Registry cannot be understood, and counts as dead", slog.String("node", n.ID), slog.Any("err", n.Err))
+			one = n
+			fresh++
 		}
 	}
 	k.refused = refused
+	if fresh > 0 {
+		k.p.hub.config.Logger.Warn("herald: a node in the Registry cannot be understood, and counts as dead",
+			slog.String("node", one.ID[:min(len(one.ID), 128)]), slog.Any("err", one.Err), slog.Int("nodes", fresh))
+	}
 }
 
 // tellStrays tells of the first stray, and of the next after a lease without one.
