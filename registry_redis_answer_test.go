@@ -64,8 +64,10 @@ func TestRedisRegistryAnswers(t *testing.T) {
 		switch cmd := cmd.(type) {
 		case *redis.TimeCmd:
 			cmd.SetVal(time.Unix(1, 0))
-		case *redis.MapStringStringCmd:
-			cmd.SetVal(map[string]string{"n": "1 1 1 0 0 0"}) // a lease that has run out
+		case *redis.ScanCmd:
+			if cmd.Name() == "hscan" {
+				cmd.SetVal([]string{"n", "1 1 1 0 0 0"}, 0) // a lease that has run out
+			}
 		case *redis.Cmd:
 			cmd.SetVal(map[string]any{
 				addScript.sha: []any{"1", "0", []any{}, int64(0), int64(0)}, takeScript.sha: []any{"1", int64(0)}, renewScript.sha: "1", offlineScript.sha: []any{"1", []any{}},

@@ -116,14 +116,22 @@ func (r *RedisRegistry) Nodes(ctx context.Context) ([]Node, time.Time, error) {
 	a, err := redisCall(ctx, r, "nodes", func(store redisStore) (a answer, err error) {
 		look := newLook(r, store)
 		lists := make([]leaseList, len(r.shards))
+		dying := make([]*redis.ScanCmd, len(r.shards))
 		for i, s := range r.shards {
 			// In this order: a lease that becomes a dying one meanwhile is seen.
 			look.at(ctx, i)
 			on := look.pipe.on(i)
-			lists[i] = leaseList{look.nodes[i], on.HGetAll(ctx, s.dyingKey()), look.times[i], on.Get(ctx, s.clockKey())}
+			dying[i] = on.HScan(ctx, s.dyingKey(), 0, "", 2*maxRecords)
+			lists[i] = leaseList{time: look.times[i], clock: on.Get(ctx, s.clockKey())}
 		}
 		if _, err := look.exec(ctx); err != nil {
 			return answer{}, err
+		}
+		for i := range lists {
+			lists[i].nodes = look.records[i]
+			if lists[i].dying, err = r.records(ctx, store, i, dying[i]); err != nil {
+				return answer{}, err
+			}
 		}
 		a.nodes, a.now = r.mergeLeases(lists)
 		return a, nil
@@ -133,7 +141,7 @@ func (r *RedisRegistry) Nodes(ctx context.Context) ([]Node, time.Time, error) {
 
 // A leaseList is what a shard has of leases.
 type leaseList struct {
-	nodes, dying *redis.MapStringStringCmd
+	nodes, dying map[string]string
 	time         *redis.TimeCmd
 	clock        *redis.StringCmd
 }
@@ -157,7 +165,7 @@ func (r *RedisRegistry) mergeLeases(lists []leaseList) (nodes []Node, now time.T
 		}
 		present := make(map[Lease]bool)
 		strange := 0
-		for id, record := range list.nodes.Val() {
+		for id, record := range list.nodes {
 			n := decodeNode(id, record)
 			if present[see(n)] = true; n.Err != nil {
 				strange++
@@ -165,7 +173,7 @@ func (r *RedisRegistry) mergeLeases(lists []leaseList) (nodes []Node, now time.T
 		}
 		r.strays.note(strange, r.shards[i].nodesKey())
 		strange = 0
-		for field, record := range list.dying.Val() {
+		for field, record := range list.dying {
 			generation, id, _ := strings.Cut(field, ":")
 			n := decodeNode(id, record)
 			if n.Err != nil || generation != strconv.FormatInt(n.Generation, 10) {

@@ -261,3 +261,37 @@ func TestRedisRegistryOddLease(t *testing.T) {
 		}
 	}
 }
+
+// A list of nodes that somebody stuffs does not grow with every question: it is
+// taken away, and the real nodes take a new lease.
+func TestRedisRegistryStuffed(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	r := redisRegistry(t, rdb)
+	for _, kind := range []string{"nodes", "dying"} {
+		lease := takeLease(t, r, "n", time.Hour)
+		mustAdd(t, r, lease, someEntries("n", 1)...)
+		key := "herald:{0}:" + kind
+		for i := range 3 {
+			fields := make([]string, 0, 20_000)
+			for j := range cap(fields) / 2 {
+				fields = append(fields, fmt.Sprint("stuffing", i, "-", j), "x")
+			}
+			if err := rdb.HSet(t.Context(), key, fields).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, _, err := r.Nodes(t.Context()); err != nil {
+			t.Errorf("Nodes: %v", err)
+		}
+		if n := rdb.HLen(t.Context(), key).Val(); n > 20_000 {
+			t.Errorf("%s has %d fields still", kind, n)
+		}
+		lease = takeLease(t, r, "n", time.Hour)
+		mustAdd(t, r, lease, someEntries("n", 1)...)
+		nodes, _, err := r.Nodes(t.Context())
+		if err != nil || len(nodes) > 2 || !nodes[len(nodes)-1].Alive {
+			t.Errorf("after %s was stuffed, nodes are %.300v (%v)", kind, nodes, err)
+		}
+	}
+}

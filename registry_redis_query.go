@@ -126,15 +126,18 @@ type look struct {
 	r     *RedisRegistry
 	pipe  *shardPipe
 	asked int64 // on clock
-	nodes []*redis.MapStringStringCmd
+	nodes []*redis.ScanCmd
 	times []*redis.TimeCmd
+
+	records []map[string]string // by shard: what nodes had
 }
 
 func newLook(r *RedisRegistry, store redisStore) *look {
 	return &look{
 		r: r, pipe: newShardPipe(store), asked: clock(),
-		nodes: make([]*redis.MapStringStringCmd, len(r.shards)),
-		times: make([]*redis.TimeCmd, len(r.shards)),
+		nodes:   make([]*redis.ScanCmd, len(r.shards)),
+		times:   make([]*redis.TimeCmd, len(r.shards)),
+		records: make([]map[string]string, len(r.shards)),
 	}
 }
 
@@ -142,7 +145,7 @@ func newLook(r *RedisRegistry, store redisStore) *look {
 func (l *look) at(ctx context.Context, s int) {
 	if l.nodes[s] == nil {
 		// In this order: none was renewed later than the time.
-		l.nodes[s] = l.pipe.on(s).HGetAll(ctx, l.r.shards[s].nodesKey())
+		l.nodes[s] = l.pipe.on(s).HScan(ctx, l.r.shards[s].nodesKey(), 0, "", 2*maxRecords)
 		l.times[s] = l.pipe.on(s).Time(ctx)
 	}
 }
@@ -153,11 +156,39 @@ func (l *look) exec(ctx context.Context) (servers []string, err error) {
 		return servers, err
 	}
 	for s, nodes := range l.nodes {
-		if nodes != nil {
-			l.r.seen.look(s, nodes.Val(), l.times[s].Val(), l.asked)
+		if nodes == nil {
+			continue
 		}
+		if l.records[s], err = l.r.records(ctx, l.pipe.store, s, nodes); err != nil {
+			return servers, err
+		}
+		l.r.seen.look(s, l.records[s], l.times[s].Val(), l.asked)
 	}
 	return servers, nil
+}
+
+// maxRecords is how many leases a shard may have. HSCAN counts fields and values,
+// and all that is there comes in one reply.
+const maxRecords = 10_000
+
+// records returns what a scan of leases has found. A hash that somebody has
+// stuffed is taken away, as a key of the wrong type is: what real nodes had in it
+// they put back.
+func (r *RedisRegistry) records(ctx context.Context, store redisStore, shard int, scan *redis.ScanCmd) (map[string]string, error) {
+	fields, next := scan.Val()
+	if next != 0 {
+		key := scan.Args()[1].(string)
+		r.strays.note(1, key)
+		pipe := newShardPipe(store)
+		pipe.on(shard).Unlink(ctx, key)
+		_, err := pipe.exec(ctx)
+		return nil, err
+	}
+	records := make(map[string]string, len(fields)/2)
+	for i := 0; i+1 < len(fields); i += 2 {
+		records[fields[i]] = fields[i+1]
+	}
+	return records, nil
 }
 
 // look looks at all shards.

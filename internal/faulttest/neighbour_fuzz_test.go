@@ -22,8 +22,8 @@ import (
 // again, whoever has been connected is online, and a Disconnect disconnects.
 func FuzzNeighbour(f *testing.F) {
 	random := rand.New(rand.NewPCG(3, 4))
-	for range 4 {
-		seed := make([]byte, 120)
+	for range 12 {
+		seed := make([]byte, 400)
 		for i := range seed {
 			seed[i] = byte(random.Uint32())
 		}
