@@ -19,7 +19,9 @@ import (
 //
 // What it reads back is not trusted: a value that is none of herald's is
 // skipped, as if it were not there, and no error says so. While it lies in a
-// user's hash, that user is not reported offline, nor online again.
+// user's hash, that user is not reported offline, nor online again. All keys that
+// begin with the prefix and ":{" are its own: one of another type is deleted.
+// Stats.Unreadable counts both.
 //
 // # On a Cluster
 //
