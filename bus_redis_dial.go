@@ -72,9 +72,9 @@ func (d *redisDialer) dial(ctx context.Context, in *redisInbound) (*redisLink, e
 func (d *redisDialer) open(ctx context.Context, options *redis.Options, in *redisInbound) (*redisLink, error) {
 	ctx, cancel := context.WithTimeout(ctx, options.DialTimeout+d.timeout)
 	defer cancel()
-	conn, err := options.Dialer(ctx, options.Network, options.Addr)
+	conn, err := dialServer(ctx, options)
 	if err != nil {
-		return nil, dialError(err)
+		return nil, err
 	}
 	client, err := session(ctx, conn, *options, d.checkServer)
 	if err != nil {
@@ -91,11 +91,22 @@ func (d *redisDialer) open(ctx context.Context, options *redis.Options, in *redi
 		ended:   make(chan struct{}),
 	}
 	go l.read()
-	if err := l.do(d.way.greeting()).err; err != nil {
+	stop := context.AfterFunc(ctx, func() { l.fail(context.Cause(ctx)) })
+	err = l.do(d.way.greeting()).err
+	if stop(); err != nil {
 		l.close(err)
 		return nil, err
 	}
 	return l, nil
+}
+
+// dialServer dials a server, by way of the Sentinels if the options are theirs.
+func dialServer(ctx context.Context, o *redis.Options) (conn net.Conn, err error) {
+	err = calm(func() (err error) {
+		conn, err = o.Dialer(ctx, o.Network, o.Addr)
+		return err
+	})
+	return conn, dialError(err)
 }
 
 // session lets go-redis authenticate, select the database and run the user's
@@ -112,11 +123,14 @@ func session(ctx context.Context, conn net.Conn, o redis.Options, check serverCh
 	}
 	client := redis.NewClient(&o)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	session := client.Conn()
-	hello, err := session.Do(ctx, "HELLO", "3").Result()
-	if err == nil && check != nil {
-		err = check(ctx, session, hello)
-	}
+	err := calm(func() error {
+		session := client.Conn()
+		hello, err := session.Do(ctx, "HELLO", "3").Result()
+		if err == nil && check != nil {
+			err = check(ctx, session, hello)
+		}
+		return err
+	})
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}

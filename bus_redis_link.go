@@ -48,7 +48,7 @@ type redisLink struct {
 	timeout time.Duration // for an answer
 	in      *redisInbound // nil where nothing is subscribed
 
-	life  atomic.Uint64 // replies and messages read
+	life  atomic.Uint64 // replies and messages read that were awaited
 	dead  chan struct{} // closed when err is set
 	ended chan struct{} // closed when the reader has ended
 
@@ -92,6 +92,10 @@ type outcome struct {
 	err      error // why the link died
 }
 
+// maxPatience is for how many timeouts an answer may be awaited while others
+// are read, or messages: who sends those without end would keep the link for ever.
+const maxPatience = 10
+
 // do writes commands and waits until all are answered, or the link is dead.
 // A link that reads nothing for its timeout is dead.
 func (l *redisLink) do(q *redisQuery) outcome {
@@ -112,6 +116,7 @@ func (l *redisLink) do(q *redisQuery) outcome {
 	}
 	timer := time.NewTimer(l.timeout)
 	defer timer.Stop()
+	waited := 0
 	for alive := true; alive; {
 		select {
 		case <-e.done:
@@ -122,12 +127,13 @@ func (l *redisLink) do(q *redisQuery) outcome {
 		case <-l.dead:
 			alive = false
 		case <-timer.C:
-			if now := l.life.Load(); now != life {
+			waited++
+			if now := l.life.Load(); now != life && waited < maxPatience {
 				life = now
 				timer.Reset(l.timeout)
 				continue
 			}
-			l.fail(fmt.Errorf("herald: Redis has not answered for %v", l.timeout))
+			l.fail(fmt.Errorf("herald: Redis has not answered for %v", time.Duration(waited)*l.timeout))
 		}
 	}
 	<-l.ended // from here on the exchange is ours again
@@ -207,7 +213,6 @@ func (l *redisLink) read() {
 			l.fail(fmt.Errorf("read from Redis: %w", err))
 			return
 		}
-		l.life.Add(1)
 		if l.in == nil {
 			continue
 		}
@@ -226,12 +231,14 @@ func (l *redisLink) readOne(r *resp.Reader) error {
 	}
 	// Servers that know RESP3 only in part push with arrays.
 	if l.in != nil && h.Len == 3 && (h.Kind == '>' || h.Kind == '*') {
+		l.life.Add(1)
 		return l.readPush(r)
 	}
 	v, err := r.Rest(h)
 	if err != nil || h.Kind == '>' || h.Kind == '|' {
 		return err // a push we did not ask for, an attribute of the next reply
 	}
+	l.life.Add(1)
 	return l.reply(v)
 }
 

@@ -28,7 +28,11 @@ func (d *redisDialer) find(ctx context.Context) (*redis.Options, error) {
 		return d.options, nil
 	}
 	// It does not wait, but for the client's first look at the Cluster.
-	master, err := d.cluster.client.MasterForKey(ctx, cmp.Or(d.way.slot, "0"))
+	var master *redis.Client
+	err := calm(func() (err error) {
+		master, err = d.cluster.client.MasterForKey(ctx, cmp.Or(d.way.slot, "0"))
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

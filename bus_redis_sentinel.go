@@ -157,9 +157,9 @@ func (m *redisMaster) health(server string) error {
 // open confirms the first server. The error says that Redis denies what follow
 // needs.
 func (m *redisMaster) open(ctx context.Context) error {
-	conn, err := m.options.Dialer(ctx, m.options.Network, m.options.Addr)
+	conn, err := dialServer(ctx, m.options)
 	if err != nil {
-		return dialError(err)
+		return err
 	}
 	m.confirm(conn.RemoteAddr().String(), time.Now())
 	if err = m.attend(ctx, conn); err == nil {
@@ -218,9 +218,9 @@ func (m *redisMaster) ask(ctx context.Context, tick time.Duration, lead func(ser
 		case <-timer.C:
 		}
 		start := time.Now()
-		conn, err := m.options.Dialer(ctx, m.options.Network, m.options.Addr)
+		conn, err := dialServer(ctx, m.options)
 		if err != nil {
-			m.doubt(dialError(err))
+			m.doubt(err)
 			continue
 		}
 		m.mu.Lock()

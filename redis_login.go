@@ -3,6 +3,7 @@ package herald
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"strings"
@@ -10,22 +11,27 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/resp"
 )
 
-// A frankConn is a connection to Redis that, if it breaks at the beginning,
-// says why. A Redis that takes no more connections writes that, unasked, and
+// A frankConn is a connection to Redis for go-redis. What the server sends is
+// metered before go-redis parses it, which would overflow the stack, or ask for
+// memory that there is not. If it breaks at the beginning it says why: a Redis that takes no more connections writes that, unasked, and
 // closes; a client that writes meanwhile is told of a broken pipe. What is read
 // after the first time shows that the connection was taken.
 type frankConn struct {
 	net.Conn
 	heard bool   // something has been read
 	said  string // the error that was, if it was one and all so far
+	meter resp.Meter
 }
 
 // frank makes a connection frank. What can tell go-redis that it has died still
 // does.
 func frank(conn net.Conn) net.Conn {
 	c := &frankConn{Conn: conn}
+	c.meter.Asked() // a server may speak first
 	if raw, ok := conn.(syscall.Conn); ok {
 		return struct {
 			*frankConn
@@ -43,11 +49,16 @@ func (c *frankConn) Read(b []byte) (int, error) {
 			c.said, _, _ = strings.Cut(string(b[1:n]), "\r\n")
 		}
 		c.heard = true
+		if broken := c.meter.Read(b[:n]); broken != nil {
+			c.Close()
+			return 0, broken
+		}
 	}
 	return n, c.why(err)
 }
 
 func (c *frankConn) Write(b []byte) (int, error) {
+	c.meter.Asked()
 	n, err := c.Conn.Write(b)
 	if err != nil && !c.heard && !errors.Is(err, os.ErrDeadlineExceeded) {
 		// What was written before the connection was closed has come already.
@@ -83,4 +94,18 @@ func (frankHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return 
 
 func (frankHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return next
+}
+
+// errGoRedis says that go-redis panicked.
+var errGoRedis = errors.New("herald: go-redis panicked at what Redis sent")
+
+// calm calls go-redis, and returns an error if that panics: a server can make it
+// do so, and it is no reason for the process to end. go-redis drops the connection.
+func calm(f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("%w: %v", errGoRedis, v)
+		}
+	}()
+	return f()
 }

@@ -129,8 +129,11 @@ func (s *clusterStore) try(ctx context.Context, cmds []*shardCmd) {
 	for _, cmd := range cmds {
 		master := masters[cmd.shard]
 		if master == nil {
-			var err error
-			if master, err = s.MasterForKey(ctx, s.shards[cmd.shard].nodesKey()); err != nil {
+			err := calm(func() (err error) {
+				master, err = s.MasterForKey(ctx, s.shards[cmd.shard].nodesKey())
+				return err
+			})
+			if err != nil {
 				cmd.SetErr(fmt.Errorf("%w: %w", errMasters, noReply(err)))
 				continue
 			}
@@ -163,10 +166,10 @@ func (s *clusterStore) send(ctx context.Context, master *redis.Client, cmds []*s
 		err := cmd.Err()
 		if server, ok := redis.IsAskError(err); ok {
 			cmd.server = server
-			s.Process(ctx, cmd.Cmder) // asks there
+			s.ask(ctx, cmd.Cmder)
 			if isNoScript(cmd.Err()) {
 				eval := withSource(ctx, cmd)
-				s.Process(ctx, eval)
+				s.ask(ctx, eval)
 				copyReply(cmd.Cmder, eval)
 			}
 			continue
@@ -177,6 +180,13 @@ func (s *clusterStore) send(ctx context.Context, master *redis.Client, cmds []*s
 	}
 	if reload {
 		s.ReloadState(ctx) // does not wait
+	}
+}
+
+// ask has go-redis send the command to where an ASK leads.
+func (s *clusterStore) ask(ctx context.Context, cmd redis.Cmder) {
+	if err := calm(func() error { return s.Process(ctx, cmd) }); errors.Is(err, errGoRedis) {
+		cmd.SetErr(err)
 	}
 }
 

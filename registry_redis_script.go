@@ -161,9 +161,12 @@ func run(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
 // pipeline's error then.
 func exec(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
 	markUnanswered(cmds)
-	pipe := client.Pipeline()
-	pipe.BatchProcess(ctx, cmds...)
-	_, err := pipe.Exec(ctx)
+	err := calm(func() error {
+		pipe := client.Pipeline()
+		pipe.BatchProcess(ctx, cmds...)
+		_, err := pipe.Exec(ctx)
+		return err
+	})
 	if err == nil {
 		return
 	}

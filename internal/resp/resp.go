@@ -95,11 +95,12 @@ func NewReader(r io.Reader, size int) *Reader { return &Reader{bufio.NewReaderSi
 func (r *Reader) Buffered() int { return r.br.Buffered() }
 
 // Limits of what a server may send us: the largest bulk string that Redis
-// has (proto-max-bulk-len), more names than a confirmation has, and the
-// depth of HELLO's reply with room to spare.
+// has (proto-max-bulk-len), and, of a reply that is read whole, the size and
+// depth of HELLO's with room to spare.
 const (
 	maxBulk  = 512 << 20
-	maxElems = 1 << 16
+	maxElems = 1 << 12
+	maxBytes = 1 << 20
 	maxDepth = 8
 )
 
@@ -188,16 +189,27 @@ func (r *Reader) bulk() (Header, error) {
 	return h, err
 }
 
+// piece is the most room that is made for bytes before they come.
+const piece = 1 << 20
+
 // body reads n bytes and the end of the line.
 func (r *Reader) body(n int64) ([]byte, error) {
 	if n > maxBulk {
 		return nil, fmt.Errorf("%w: bulk of %d bytes", ErrProtocol, n)
 	}
-	b := make([]byte, n+2)
-	if _, err := io.ReadFull(r.br, b); err != nil {
-		return nil, err
+	whole := int(n) + len("\r\n")
+	b := make([]byte, min(whole, piece))
+	for read := 0; ; {
+		if _, err := io.ReadFull(r.br, b[read:]); err != nil {
+			return nil, err
+		}
+		if read = len(b); read == whole {
+			return trim(b)
+		}
+		more := make([]byte, min(whole, 2*read))
+		copy(more, b)
+		b = more
 	}
-	return trim(b)
 }
 
 func trim(b []byte) ([]byte, error) {
@@ -209,9 +221,11 @@ func trim(b []byte) ([]byte, error) {
 }
 
 // Rest reads what follows h.
-func (r *Reader) Rest(h Header) (Value, error) { return r.rest(h, 0) }
+func (r *Reader) Rest(h Header) (Value, error) {
+	return r.rest(h, 0, &budget{maxElems, maxBytes})
+}
 
-func (r *Reader) rest(h Header, depth int) (Value, error) {
+func (r *Reader) rest(h Header, depth int, left *budget) (Value, error) {
 	v := Value{Kind: h.Kind}
 	n := h.Len
 	switch h.Kind {
@@ -222,6 +236,9 @@ func (r *Reader) rest(h Header, depth int) (Value, error) {
 		if n < 0 {
 			v.Kind = '_'
 			return v, nil
+		}
+		if err := left.bytes(n); err != nil {
+			return v, err
 		}
 		b, err := r.body(n)
 		v.Str = string(b)
@@ -236,15 +253,18 @@ func (r *Reader) rest(h Header, depth int) (Value, error) {
 		v.Str = h.Line
 		return v, nil
 	}
-	if n > maxElems || depth == maxDepth {
-		return v, fmt.Errorf("%w: %d elements at depth %d", ErrProtocol, n, depth)
+	if depth == maxDepth {
+		return v, fmt.Errorf("%w: nested more than %d times", ErrProtocol, maxDepth)
+	}
+	if err := left.elems(max(n, 0)); err != nil {
+		return v, err
 	}
 	for range n {
 		h, err := r.Header()
 		if err != nil {
 			return v, err
 		}
-		e, err := r.rest(h, depth+1)
+		e, err := r.rest(h, depth+1, left)
 		if err != nil {
 			return v, err
 		}
