@@ -34,9 +34,13 @@ type peer struct {
 	reset   bool  // the Bus has been reset for it
 }
 
-// maxPeers is how many nodes are known that the Registry does not list, and
-// how many that were listed once.
-const maxPeers = 4_096
+// Nodes may be made up. What the Registry lists is known, whatever else is;
+// beside that maxStrangers are that it does not list, few enough for what waits
+// until all have been heard, and maxPeers are kept in mind that were known once.
+const (
+	maxStrangers = 256
+	maxPeers     = 4_096
+)
 
 // peer returns what is known of a node, which may be new.
 func (b *heartbeat) peer(node string) *peer {
@@ -61,8 +65,9 @@ func (b *heartbeat) hear(e *envelope) {
 	now := clock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.peers[e.sender] == nil && len(b.peers) > b.listing+maxPeers {
-		return // somebody makes nodes up
+	if b.peers[e.sender] == nil && len(b.peers) > b.listing+maxStrangers {
+		b.hub.stats.strangers.Add(1)
+		return
 	}
 	p := b.peer(e.sender)
 	if e.id < p.number {
@@ -278,6 +283,9 @@ func (b *heartbeat) forget() {
 			delete(b.peers, node)
 			b.gone[node] = p
 		}
+	}
+	if !b.any(func(p *peer) bool { return p.echo }) {
+		b.hub.gaps.release(byEcho)
 	}
 	b.settle()
 	if len(b.gone) > maxPeers {

@@ -47,6 +47,7 @@ type Stats struct {
 	Lingering        uint64 // packets from the Bus for topics that this node follows although nobody here belongs to them, any more (Linger) or yet
 	Gone             uint64 // connections of this node that a message was sent to by their id (Connection), and that had gone
 	Malformed        uint64 // packets that could not be understood; each makes a Gap
+	CallsRefused     uint64 // calls of Join, Leave and Disconnect, mostly other nodes', that were too large for this node, or came when too many waited
 	Delivered        uint64 // messages put into a Conn's queue
 	Written          uint64 // messages that the kernel has taken whole; a client whose network has gone never gets the last of them
 	Dropped          uint64 // messages that a Conn's queue had no room for, or that were left in it at the close
@@ -60,9 +61,10 @@ type Stats struct {
 
 	// The Bus.
 
-	Gaps   uint64        // gaps reported
-	GapFor time.Duration // their total time
-	Resets uint64        // times the Hub found the Bus deaf
+	Gaps      uint64        // gaps reported
+	GapFor    time.Duration // their total time
+	Resets    uint64        // times the Hub found the Bus deaf
+	Strangers uint64        // heartbeats of nodes that the Registry does not list, left out because there were too many of these
 }
 
 // counters are what Stats is made from.
@@ -78,8 +80,9 @@ type counters struct {
 	delivered, dropped, droppedVolatile, messagesReceived atomic.Uint64
 	written                                               atomic.Uint64 // by drains; the writers count theirs
 
-	gaps, resets, mended atomic.Uint64
-	gapFor               atomic.Int64
+	gaps, resets, mended    atomic.Uint64
+	callsRefused, strangers atomic.Uint64
+	gapFor                  atomic.Int64
 }
 
 // Stats returns a snapshot of the Hub's counters. Each is right; together
@@ -113,6 +116,8 @@ func (h *Hub) Stats() Stats {
 		Delivered:        c.delivered.Load(),
 		Written:          c.written.Load() + h.writers.written(),
 		Dropped:          c.dropped.Load(),
+		CallsRefused:     c.callsRefused.Load(),
+		Strangers:        c.strangers.Load(),
 		DroppedVolatile:  c.droppedVolatile.Load(),
 		MessagesReceived: c.messagesReceived.Load(),
 		Mended:           c.mended.Load(),
