@@ -96,7 +96,7 @@ func BenchmarkEnvelope(b *testing.B) {
 	b.Run("decode", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := decodeEnvelope(data); err != nil {
+			if _, err := decodeEnvelope(data, 1<<20); err != nil {
 				b.Fatal(err)
 			}
 		}

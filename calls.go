@@ -22,6 +22,7 @@ type calls struct {
 	mu      sync.Mutex
 	pending map[uint64]*pendingCall
 	queue   []incomingCall
+	bytes   int // of those in queue
 
 	wake chan struct{} // holds one
 }
@@ -41,13 +42,24 @@ type incomingCall struct {
 	filter filter
 	sender string // the node that asked
 	id     uint64
+	bytes  int   // of memory
 	local  *Conn // that asked, where no node did
 	done   chan error
+
+	// Of one that is being applied.
+
+	conns   []*Conn // that it is about
+	problem error
 }
 
-// maxCalls bounds the calls that wait to be applied. Those over it are not
-// answered.
-const maxCalls = 1 << 16
+// maxCalls and maxCallBytes bound the calls that wait to be applied. Those over
+// them are counted, and not answered: an answer to each would cost more.
+const (
+	maxCalls     = 1 << 16
+	maxCallBytes = 64 << 20
+	callSize     = 256 // bytes of memory of one beside its packet's
+	nameSize     = 24  // and of each name
+)
 
 func newCalls(h *Hub) *calls {
 	return &calls{hub: h, pending: make(map[uint64]*pendingCall), wake: make(chan struct{}, 1)}
@@ -56,13 +68,17 @@ func newCalls(h *Hub) *calls {
 // push queues a call to be applied.
 func (s *calls) push(in incomingCall) {
 	s.mu.Lock()
-	full := len(s.queue) >= maxCalls
+	full := len(s.queue) >= maxCalls || s.bytes+in.bytes > maxCallBytes
 	if !full {
 		s.queue = append(s.queue, in)
+		s.bytes += in.bytes
 	}
 	s.mu.Unlock()
-	if full && in.done != nil {
-		in.done <- fmt.Errorf("%w: %d calls wait", ErrLimit, maxCalls)
+	if full {
+		s.hub.stats.callsRefused.Add(1)
+		if in.done != nil {
+			in.done <- fmt.Errorf("%w: as many calls wait as may", ErrLimit)
+		}
 	}
 	select {
 	case s.wake <- struct{}{}:
@@ -218,21 +234,18 @@ func checkGroups(groups []string) error {
 	return nil
 }
 
-// callBatch is the most calls that are applied in one go.
-const callBatch = 256
+// callBatch is the most calls that are applied in one go, and maxChanges the
+// most memberships that one call may change on a node, or Conns that it may name
+// more than once.
+const (
+	callBatch  = 256
+	maxChanges = 1 << 20
+)
 
 // run applies calls until ctx is done.
 func (s *calls) run(ctx context.Context) {
 	for {
-		s.mu.Lock()
-		n := min(len(s.queue), callBatch)
-		batch := slices.Clone(s.queue[:n])
-		clear(s.queue[:n])
-		if s.queue = s.queue[n:]; len(s.queue) == 0 {
-			s.queue = nil
-		}
-		s.mu.Unlock()
-		if len(batch) > 0 {
+		if batch := s.next(); len(batch) > 0 {
 			s.apply(ctx, batch)
 			continue
 		}
@@ -244,6 +257,37 @@ func (s *calls) run(ctx context.Context) {
 	}
 }
 
+// next takes the calls that are applied in one go, and looks whom they are about.
+func (s *calls) next() (batch []incomingCall) {
+	for changes := 0; len(batch) < callBatch && changes < maxChanges; {
+		in, ok := s.pop()
+		if !ok {
+			break
+		}
+		in.conns, in.problem = s.hub.concerned(in)
+		if in.problem != nil {
+			s.hub.stats.callsRefused.Add(1)
+		}
+		changes += max(len(in.conns), 1) * max(len(in.call.groups), 1)
+		batch = append(batch, in)
+	}
+	return batch
+}
+
+// pop takes the first call of the queue.
+func (s *calls) pop() (in incomingCall, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queue) == 0 {
+		s.queue = nil
+		return in, false
+	}
+	in, s.queue[0] = s.queue[0], incomingCall{}
+	s.queue = s.queue[1:]
+	s.bytes -= in.bytes
+	return in, true
+}
+
 // apply applies calls in their order: first the groups of all that join are
 // followed, then the index is changed, then the Registry; then the answers go
 // out together.
@@ -251,17 +295,16 @@ func (s *calls) apply(ctx context.Context, batch []incomingCall) {
 	h := s.hub
 	ctx, cancel := h.timeout(ctx)
 	defer cancel()
-	conns := make([][]*Conn, len(batch))
 	waits := make([]*followWait, len(batch))
 	for i, in := range batch {
-		if conns[i] = h.concerned(in); in.call.op == opJoin && len(conns[i]) > 0 {
+		if in.call.op == opJoin && len(in.conns) > 0 {
 			waits[i] = h.follower.follow(groupTopics(in.call.groups)...)
 		}
 	}
 	problems := make([]error, len(batch))
-	for i, w := range waits {
-		if w != nil {
-			problems[i] = w.wait(ctx)
+	for i, in := range batch {
+		if problems[i] = in.problem; waits[i] != nil {
+			problems[i] = waits[i].wait(ctx)
 		}
 	}
 	disconnects := slices.ContainsFunc(batch, func(in incomingCall) bool { return in.call.op == opDisconnect })
@@ -272,9 +315,9 @@ func (s *calls) apply(ctx context.Context, batch []incomingCall) {
 	done := make([]chan presenceResult, len(batch))
 	asked := make([]int, len(batch))
 	for i, in := range batch {
-		done[i] = make(chan presenceResult, len(conns[i]))
+		done[i] = make(chan presenceResult, len(in.conns))
 		if problems[i] == nil {
-			asked[i], problems[i] = h.applyOne(in.call, conns[i], done[i])
+			asked[i], problems[i] = h.applyOne(in.call, in.conns, done[i])
 		}
 		if waits[i] != nil {
 			h.follower.unfollow(groupTopics(in.call.groups)...)
@@ -286,7 +329,7 @@ func (s *calls) apply(ctx context.Context, batch []incomingCall) {
 			err = fmt.Errorf("%w: closed, and may be listed for a while", ErrRegistryDown)
 		}
 		for i, in := range batch {
-			if in.call.op == opDisconnect {
+			if in.call.op == opDisconnect && in.problem == nil {
 				problems[i] = err
 			}
 		}
@@ -315,7 +358,8 @@ func (s *calls) answer(ctx context.Context, batch []incomingCall, problems []err
 		}
 		e := envelope{kind: kindAnswer, sender: s.hub.id, id: in.id}
 		if problems[i] != nil {
-			e.err = problems[i].Error()
+			text := problems[i].Error()
+			e.err = text[:min(len(text), maxAnswer)]
 		}
 		packets = append(packets, Packet{nodeTopic(in.sender), e.encode()})
 	}
@@ -331,42 +375,6 @@ func groupTopics(groups []string) []string {
 		topics[i] = groupTopic(g)
 	}
 	return topics
-}
-
-// concerned returns the Conns of this node that the call is about.
-func (h *Hub) concerned(in incomingCall) []*Conn {
-	if in.local != nil {
-		return []*Conn{in.local}
-	}
-	var conns []*Conn
-	switch in.call.target {
-	case targetConnection:
-		for _, id := range in.call.ids {
-			if c := h.local(id); c != nil {
-				conns = append(conns, c)
-			}
-		}
-	case targetUser:
-		for _, u := range in.call.ids {
-			conns = h.index.appendConns(conns, userTopic(u))
-		}
-	case targetGroup:
-		for _, g := range in.call.ids {
-			conns = h.index.appendConns(conns, groupTopic(g))
-		}
-	case targetEveryone:
-		conns = h.index.appendConns(conns, topicEveryone)
-	}
-	sieve := h.sieve(&in.filter)
-	return slices.DeleteFunc(conns, func(c *Conn) bool { return !sieve.passes(c) })
-}
-
-// local returns the Conn of this node with the id, or nil.
-func (h *Hub) local(id string) *Conn {
-	if counter, ok := h.counterOf(id); ok {
-		return h.index.get(counter)
-	}
-	return nil
 }
 
 // applyOne changes the Conns, and returns how many answers of the Registry

@@ -35,8 +35,15 @@ const (
 	flagsKnown   = 1<<iota - 1
 )
 
-// maxExtensions bounds the extensions of an envelope, in bytes.
-const maxExtensions = 4 << 10
+// Bounds of an envelope. A node refuses one that breaks them, and no node sends
+// one, so that what a packet costs is in proportion to its bytes.
+const (
+	maxListed      = 10_000  // in all lists together
+	maxListedBytes = 1 << 20 // of those
+	maxHeader      = maxListedBytes + 128<<10
+	maxAnswer      = 1 << 10 // bytes of the error in an answer
+	maxExtensions  = 4 << 10 // bytes
+)
 
 var errMalformed = errors.New("malformed envelope")
 
@@ -85,6 +92,30 @@ func (f filter) passesSession(s Session) bool {
 		slices.Contains(f.exceptUsers, s.User) || slices.Contains(f.except, s.ID))
 }
 
+// names returns how many names the envelope lists.
+func (e *envelope) names() int {
+	f, c := &e.filter, &e.call
+	return len(f.except) + len(f.exceptUsers) + len(f.platforms) + len(e.conns) + len(c.ids) + len(c.groups)
+}
+
+// checkNames says whether one envelope may list so many names.
+func checkNames(lists ...[]string) error {
+	count, bytes := 0, 0
+	for _, list := range lists {
+		count += len(list)
+		for _, name := range list {
+			bytes += len(name)
+		}
+	}
+	switch {
+	case count > maxListed:
+		return fmt.Errorf("%w: target: %d ids and names, with those of Except, ExceptUser, On and the groups: must be at most %d in one call", ErrInvalid, count, maxListed)
+	case bytes > maxListedBytes:
+		return fmt.Errorf("%w: target: ids and names of %d bytes, with those of Except, ExceptUser, On and the groups: must be at most %d in one call", ErrInvalid, bytes, maxListedBytes)
+	}
+	return nil
+}
+
 // encode returns the bytes of the envelope.
 func (e *envelope) encode() []byte {
 	return e.append(make([]byte, 0, 64+e.message.len()))
@@ -129,10 +160,14 @@ func (e *envelope) append(b []byte) []byte {
 	return b
 }
 
-// decodeEnvelope returns what encode made b from. The frame is a part of b.
-func decodeEnvelope(b []byte) (envelope, error) {
+// decodeEnvelope returns what encode made b from, whose frame has at most
+// maxFrame bytes. The frame is a part of b.
+func decodeEnvelope(b []byte, maxFrame int) (envelope, error) {
 	if len(b) < 3 {
 		return envelope{}, errMalformed
+	}
+	if len(b) > maxHeader+maxFrame {
+		return envelope{}, fmt.Errorf("envelope of %d bytes: at most %d are taken", len(b), maxHeader+maxFrame)
 	}
 	if b[0] != envelopeVersion {
 		return envelope{}, fmt.Errorf("envelope of version %d: this node understands %d", b[0], envelopeVersion)
@@ -152,8 +187,8 @@ func decodeEnvelope(b []byte) (envelope, error) {
 		}
 	}
 	if flags&flagFilter != 0 {
-		e.filter.except = d.strings()
-		e.filter.exceptUsers = d.strings()
+		e.filter.except = d.names()
+		e.filter.exceptUsers = d.names()
 		e.filter.platforms = d.strings()
 	}
 	if e.kind > kindDirect || e.copies {
@@ -163,7 +198,7 @@ func decodeEnvelope(b []byte) (envelope, error) {
 	switch e.kind {
 	case kindMessage:
 	case kindDirect:
-		e.conns = d.strings()
+		e.conns = d.names()
 	case kindCall:
 		e.call.decode(&d)
 	case kindAnswer:
@@ -174,8 +209,11 @@ func decodeEnvelope(b []byte) (envelope, error) {
 	default:
 		d.bad = true
 	}
-	if d.bad || len(nodeTopic(e.sender)) > maxTopic {
+	if d.bad || len(nodeTopic(e.sender)) > maxTopic || len(e.err) > maxAnswer {
 		return envelope{}, errMalformed
+	}
+	if header := len(b) - len(d.rest); header > maxHeader || len(d.rest) > maxFrame {
+		return envelope{}, fmt.Errorf("envelope of %d bytes and a frame of %d: at most %d and %d are taken", header, len(d.rest), maxHeader, maxFrame)
 	}
 	if e.kind > kindDirect {
 		if len(d.rest) > 0 {
@@ -237,8 +275,8 @@ func (c *call) append(b []byte) []byte {
 func (c *call) decode(d *decoder) {
 	c.op = callOp(d.byte())
 	c.target = targetKind(d.byte())
-	c.ids = d.strings()
-	c.groups = d.strings()
+	c.ids = d.names()
+	c.groups = d.names()
 	code := d.uvarint()
 	c.code = StatusCode(code)
 	c.reason = d.string()
@@ -267,8 +305,9 @@ func appendStrings(b []byte, list []string) []byte {
 // A decoder takes values off rest. After the first that is not there, bad is
 // set and all values are zero.
 type decoder struct {
-	rest []byte
-	bad  bool
+	rest   []byte
+	listed int // names
+	bad    bool
 }
 
 func (d *decoder) byte() byte {
@@ -326,16 +365,24 @@ func (d *decoder) extensions() error {
 	return nil
 }
 
+// names are strings of which none is empty.
+func (d *decoder) names() []string {
+	list := d.strings()
+	d.bad = d.bad || slices.Contains(list, "")
+	return list
+}
+
 func (d *decoder) strings() []string {
 	n := d.uvarint()
-	if d.bad || n > uint64(len(d.rest)) { // each takes a byte at least
+	if d.bad || n > uint64(min(maxListed-d.listed, len(d.rest))) { // each takes a byte at least
 		d.bad = true
 		return nil
 	}
 	if n == 0 {
 		return nil
 	}
-	list := make([]string, 0, min(n, 1024))
+	d.listed += int(n)
+	list := make([]string, 0, n)
 	for range n {
 		list = append(list, d.string())
 	}

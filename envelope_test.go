@@ -24,12 +24,12 @@ func extend(b []byte, extensions ...any) []byte {
 func TestExtensions(t *testing.T) {
 	for _, e := range envelopes() {
 		b := e.encode()
-		want, err := decodeEnvelope(b)
+		want, err := decodeEnvelope(b, fuzzFrame)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, skipped := range [][]any{{}, {2, ""}, {2, "a", 300, "\xff\x00"}, {1 << 30, strings.Repeat("x", 4000)}} {
-			got, err := decodeEnvelope(extend(b, skipped...))
+			got, err := decodeEnvelope(extend(b, skipped...), fuzzFrame)
 			if err != nil {
 				t.Errorf("kind %d with extensions %.50q: %v", e.kind, skipped, err)
 			} else if !bytes.Equal(got.frame, want.frame) || got.sender != want.sender || got.id != want.id {
@@ -37,14 +37,14 @@ func TestExtensions(t *testing.T) {
 			}
 		}
 		for _, critical := range [][]any{{1, ""}, {2, "a", 301, "b"}} {
-			if _, err := decodeEnvelope(extend(b, critical...)); err == nil || !strings.Contains(err.Error(), "extension") {
+			if _, err := decodeEnvelope(extend(b, critical...), fuzzFrame); err == nil || !strings.Contains(err.Error(), "extension") {
 				t.Errorf("kind %d with extensions %q: %v", e.kind, critical, err)
 			}
 		}
 		cut := extend(b, 2, "ab")
 		cut[5]++ // the value ends after its section
 		for _, bad := range [][]byte{cut, extend(b, 2, strings.Repeat("x", maxExtensions))} {
-			if _, err := decodeEnvelope(bad); err == nil {
+			if _, err := decodeEnvelope(bad, fuzzFrame); err == nil {
 				t.Errorf("kind %d: bad extensions were taken", e.kind)
 			}
 		}

@@ -24,10 +24,13 @@ func envelopes() []envelope {
 	}
 }
 
+// fuzzFrame is the largest frame that these tests take.
+const fuzzFrame = 1 << 17
+
 // decodeAgain is decodeEnvelope, with the message in place of its frame: what
 // encode would make b from.
 func decodeAgain(b []byte) (envelope, error) {
-	e, err := decodeEnvelope(b)
+	e, err := decodeEnvelope(b, fuzzFrame)
 	if err == nil && e.kind <= kindDirect {
 		payload, _ := framePayload(e.frame)
 		e.message = Message{data: payload, text: e.frame[0] == finalText}
@@ -49,15 +52,15 @@ func TestEnvelope(t *testing.T) {
 			t.Errorf("got %+v, want %+v", got, e)
 		}
 		for n := range min(len(b), 200) {
-			if _, err := decodeEnvelope(b[:n]); err == nil {
+			if _, err := decodeEnvelope(b[:n], fuzzFrame); err == nil {
 				t.Errorf("kind %d cut to %d of %d bytes was taken", e.kind, n, len(b))
 			}
 		}
-		if _, err := decodeEnvelope(append(b, 0)); err == nil {
+		if _, err := decodeEnvelope(append(b, 0), fuzzFrame); err == nil {
 			t.Errorf("kind %d with a byte more was taken", e.kind)
 		}
 		b[0]++
-		if _, err := decodeEnvelope(b); err == nil {
+		if _, err := decodeEnvelope(b, fuzzFrame); err == nil {
 			t.Errorf("kind %d of another version was taken", e.kind)
 		}
 	}

@@ -182,6 +182,9 @@ func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 	if err := m.check(h.config.MaxSendSize); err != nil {
 		return err
 	}
+	if err := t.checkSend(); err != nil {
+		return err
+	}
 	if t.nobody() {
 		return nil
 	}
@@ -288,7 +291,7 @@ func (h *Hub) Leave(ctx context.Context, t Target, groups ...string) error {
 }
 
 func (h *Hub) regroup(ctx context.Context, t Target, op callOp, groups []string) error {
-	if err := cmp.Or(t.check(), checkGroups(groups)); err != nil {
+	if err := cmp.Or(t.check(), checkGroups(groups), t.checkNames(t.ids, groups)); err != nil {
 		return err
 	}
 	if t.nobody() || len(groups) == 0 {
@@ -302,7 +305,7 @@ func (h *Hub) regroup(ctx context.Context, t Target, op callOp, groups []string)
 // Join would ask has taken them out of the Registry; the client then has
 // CloseTimeout to answer the close frame. Its errors are those of Join.
 func (h *Hub) Disconnect(ctx context.Context, t Target, code StatusCode, reason string) error {
-	if err := cmp.Or(t.check(), code.check(reason)); err != nil {
+	if err := cmp.Or(t.check(), code.check(reason), t.checkNames(t.ids, nil)); err != nil {
 		return err
 	}
 	if t.nobody() {

@@ -1,6 +1,7 @@
 package herald
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -42,6 +43,13 @@ func (h *Hub) receive(ctx context.Context) {
 	}
 }
 
+// maxFrame returns the most bytes that the frame of a message has.
+func (h *Hub) maxFrame() int { return int(h.config.MaxSendSize) + maxFrameHeader }
+
+// keepHeader is how many bytes of an envelope, more than its frame has, may wait
+// with that in queues, which count the frame alone.
+const keepHeader = 1 << 10
+
 // take handles one packet.
 func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 	clear(scratch)
@@ -54,7 +62,7 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 		}
 	}
 	h.stats.received.Add(1)
-	e, err := decodeEnvelope(p.Data)
+	e, err := decodeEnvelope(p.Data, h.maxFrame())
 	if err == nil && own != (e.kind != kindMessage) {
 		err = errMalformed
 	}
@@ -62,6 +70,9 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 		h.stats.malformed.Add(1)
 		h.gaps.malformed(p.Topic, err)
 		return scratch
+	}
+	if header := len(p.Data) - len(e.frame); header > len(e.frame)+keepHeader {
+		e.frame = bytes.Clone(e.frame)
 	}
 	switch e.kind {
 	case kindMessage:
@@ -76,7 +87,7 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 		}
 		h.deliver(&e, scratch)
 	case kindCall:
-		h.calls.push(incomingCall{call: e.call, filter: e.filter, sender: e.sender, id: e.id})
+		h.calls.push(incomingCall{call: e.call, filter: e.filter, sender: e.sender, id: e.id, bytes: len(p.Data) + callSize + nameSize*e.names()})
 	case kindAnswer:
 		h.calls.answered(e.id, e.sender, e.err)
 	case kindHeartbeat:

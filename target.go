@@ -102,6 +102,20 @@ func (t Target) check() error {
 	return nil
 }
 
+// checkNames says whether one call may have the ids, the groups and the filter.
+func (t Target) checkNames(ids, groups []string) error {
+	return checkNames(t.except, t.exceptUsers, t.platforms, ids, groups)
+}
+
+// checkSend says whether a message may go to the target: those to users and
+// groups need not list them.
+func (t Target) checkSend() error {
+	if t.kind == targetConnection {
+		return t.checkNames(t.ids, nil)
+	}
+	return t.checkNames(nil, nil)
+}
+
 // A sieve is a filter for the Conns of one node: their ids are not compared,
 // which would have to be made for each, but their counters.
 type sieve struct {
@@ -109,7 +123,7 @@ type sieve struct {
 	counters []uint64 // of Conns of this node that are left out, in order
 }
 
-// sieve makes a filter ready for the Conns of this node.
+// sieve makes a filter ready for the Conns of this node, and puts its lists in order.
 func (h *Hub) sieve(f *filter) (s sieve) {
 	if f.empty() {
 		return s
@@ -120,6 +134,8 @@ func (h *Hub) sieve(f *filter) (s sieve) {
 		}
 	}
 	slices.Sort(s.counters)
+	slices.Sort(f.exceptUsers)
+	slices.Sort(f.platforms)
 	if len(s.counters) > 0 || len(f.exceptUsers) > 0 || f.on {
 		s.filter = f
 	}
@@ -131,7 +147,10 @@ func (s *sieve) passes(c *Conn) bool {
 	if s.filter == nil {
 		return true
 	}
-	if s.on && !slices.Contains(s.platforms, c.identity.Platform) || slices.Contains(s.exceptUsers, c.identity.User) {
+	if _, on := slices.BinarySearch(s.platforms, c.identity.Platform); s.on && !on {
+		return false
+	}
+	if _, out := slices.BinarySearch(s.exceptUsers, c.identity.User); out {
 		return false
 	}
 	_, out := slices.BinarySearch(s.counters, c.counter)
