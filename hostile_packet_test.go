@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/heraldgo/herald/internal/badserver"
 )
 
 // emptyNames is a list of n empty names, as appendStrings would write it.
@@ -54,7 +56,7 @@ func TestHostilePackets(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			before := r.Stats()
 			var malformed uint64
-			n := grown(func() {
+			n := badserver.Grown(func() {
 				if err := r.bus.Publish(t.Context(), p); err != nil {
 					t.Fatal(err)
 				}

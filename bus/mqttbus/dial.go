@@ -112,7 +112,7 @@ func (d *dialer) handshake(ctx context.Context, l *link) error {
 	} else if h.size == 2 { // without properties: MQTT 3
 		return &refusal{"CONNECT", packets.ConnackUnsupportedProtocolVersion, "it does not speak MQTT 5"}
 	}
-	p, err := packets.ReadPacket(l.r)
+	p, err := readPacket(l.r)
 	if err != nil {
 		return fmt.Errorf("read CONNACK: %w", err)
 	}

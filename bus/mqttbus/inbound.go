@@ -5,7 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/inbox"
+	"github.com/heraldgo/herald/internal/pieces"
 )
 
 // Bounds of what waits for Receive. Beyond them packets are dropped, between
@@ -39,8 +41,10 @@ func newInbox() *inbox.Inbox[herald.Event] {
 var errInboxFull = errors.New("mqttbus: Receive is called too slowly")
 
 const (
-	// maxEvents is how many packets go to the inbox together.
+	// maxEvents and maxBytes are how much goes to the inbox together, which
+	// bounds what waits there.
 	maxEvents = 256
+	maxBytes  = 1 << 20
 
 	// maxAcks is how many bytes of acknowledgements wait to be written.
 	maxAcks = 1 << 10
@@ -57,6 +61,7 @@ type inbound struct {
 	topics map[string]*subscription // by the name of the MQTT topic
 	own    subscription             // stands there for the probe's
 	events []herald.Event           // read and not yet in the inbox
+	bytes  int                      // of those
 	acks   []byte                   // not yet written
 
 	// live is set once the EventRestored that the link brings is queued.
@@ -74,7 +79,7 @@ type inbound struct {
 type lost struct {
 	err    error // nil: nothing
 	all    int64 // of every topic, since then, on the Bus' clock; 0: not of every
-	topics []string
+	topics map[string]struct{}
 	since  int64 // of topics
 }
 
@@ -170,12 +175,12 @@ func (in *inbound) packet(r *bufio.Reader, sub *subscription, size int) error {
 		in.lose(errHuge, sub, seen{proof: in.proof, reports: -1})
 		return discard(r, size)
 	}
-	data := make([]byte, size)
-	if _, err := io.ReadFull(r, data); err != nil {
+	data, err := pieces.Read(r, size, nil)
+	if err != nil {
 		return err
 	}
 	in.events = append(in.events, herald.Event{Kind: herald.EventPacket, Packet: herald.Packet{Topic: sub.topic, Data: data}})
-	if len(in.events) == maxEvents || len(in.acks) >= maxAcks {
+	if in.bytes += len(data); len(in.events) == maxEvents || in.bytes >= maxBytes || len(in.acks) >= maxAcks {
 		in.flush()
 	}
 	return nil
@@ -213,7 +218,10 @@ func (in *inbound) lose(err error, sub *subscription, was seen) {
 	if len(in.lost.topics) == 0 || was.proof < in.lost.since {
 		in.lost.since = was.proof
 	}
-	in.lost.topics = append(in.lost.topics, sub.topic)
+	if in.lost.topics == nil {
+		in.lost.topics = make(map[string]struct{})
+	}
+	in.lost.topics[sub.topic] = struct{}{}
 }
 
 // report queues what was lost, as a gap that is over, since everything still
@@ -233,7 +241,7 @@ func (in *inbound) report() {
 		gap(in.lost.all, nil)
 	}
 	if len(in.lost.topics) > 0 {
-		gap(in.lost.since, in.lost.topics)
+		gap(in.lost.since, slices.Collect(maps.Keys(in.lost.topics)))
 	}
 	if in.push(events) {
 		in.lost = lost{}
@@ -248,7 +256,7 @@ func (in *inbound) flush() {
 	if len(in.events) > 0 {
 		in.push(in.events)
 		clear(in.events)
-		in.events = in.events[:0]
+		in.events, in.bytes = in.events[:0], 0
 	}
 	if len(in.acks) > 0 {
 		if _, err := in.link.write(in.acks); err != nil {

@@ -56,6 +56,10 @@ type exchange struct {
 // read.
 const lastWords = 500 * time.Millisecond
 
+// maxPatience is for how many timeouts answers may be awaited while other things
+// come: who sends those without end would keep the link for ever.
+const maxPatience = 10
+
 // do writes bytes, which are packets, and waits until all have been answered,
 // or the link is dead, for the reason err. written says how many bytes may
 // have gone out. A link that reads nothing for its timeout is dead.
@@ -78,6 +82,7 @@ func (l *link) do(bytes []byte, answers []answer) (written int, err error) {
 	life := l.life.Load()
 	timer := time.NewTimer(l.timeout)
 	defer timer.Stop()
+	waited := 0
 	for err == nil {
 		select {
 		case <-e.done:
@@ -85,12 +90,13 @@ func (l *link) do(bytes []byte, answers []answer) (written int, err error) {
 		case <-l.dead:
 			err = l.reason()
 		case <-timer.C:
-			if now := l.life.Load(); now != life {
+			waited++
+			if now := l.life.Load(); now != life && waited < maxPatience {
 				life = now
 				timer.Reset(l.timeout)
 				continue
 			}
-			l.fail(fmt.Errorf("mqttbus: the broker has not answered for %v", l.timeout))
+			l.fail(fmt.Errorf("mqttbus: the broker has not answered for %v", time.Duration(waited)*l.timeout))
 		}
 	}
 	<-l.ended // from here on the exchange is ours again

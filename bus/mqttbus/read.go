@@ -1,6 +1,7 @@
 package mqttbus
 
 import (
+	"bufio"
 	"encoding/binary"
 	"fmt"
 
@@ -72,7 +73,7 @@ func (l *link) readOne() error {
 	if h.kind == packets.PUBACK {
 		return l.readPuback(h)
 	}
-	p, err := packets.ReadPacket(l.r)
+	p, err := readPacket(l.r)
 	if err != nil {
 		return err
 	}
@@ -91,6 +92,17 @@ func (l *link) readOne() error {
 		return &refusal{"", c.ReasonCode, c.Reason()}
 	}
 	return fmt.Errorf("%w: packet %d", errProtocol, h.kind)
+}
+
+// readPacket has paho read a packet. What a broker sends must not end the
+// process, whatever paho makes of it.
+func readPacket(r *bufio.Reader) (p *packets.ControlPacket, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("%w: paho panicked at a packet: %v", errProtocol, v)
+		}
+	}()
+	return packets.ReadPacket(r)
 }
 
 // readPuback reads what there are most of, without the properties (MQTT 5.0,

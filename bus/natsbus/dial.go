@@ -178,6 +178,9 @@ func (d *dialer) failed(s *server) {
 	}
 }
 
+// maxServers is how many servers of a cluster are known.
+const maxServers = 1000
+
 // discover notes the servers of a cluster that one of it names in INFO.
 func (d *dialer) discover(from *server, info *nats.ServerInfo) {
 	if d.user.IgnoreDiscoveredServers || len(info.ConnectURLs) == 0 {
@@ -187,7 +190,7 @@ func (d *dialer) discover(from *server, info *nats.ServerInfo) {
 	defer d.mu.Unlock()
 	known := d.discovered
 	d.discovered = nil
-	for _, host := range info.ConnectURLs {
+	for _, host := range info.ConnectURLs[:min(len(info.ConnectURLs), maxServers)] {
 		same := func(s *server) bool { return s.url.Host == host }
 		if slices.ContainsFunc(d.configured, same) {
 			continue

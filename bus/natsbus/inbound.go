@@ -4,11 +4,11 @@ import (
 	"bufio"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/pieces"
 )
 
 // probeSID is the id of the subscription to the Bus' own subject. Those of
@@ -20,6 +20,7 @@ const probeSID = 1
 type inbound struct {
 	sub    *subscriber
 	events []herald.Event // read and not yet in the inbox; the reader's own
+	bytes  int            // of those
 	free   []int          // ids to use again; of whoever calls do
 
 	mu     sync.Mutex
@@ -66,12 +67,11 @@ func (in *inbound) topic(sid int) (string, bool) {
 	return "", false
 }
 
+// maxEvents and maxBytes are how much goes to the inbox together, which bounds
+// what waits there.
 const (
-	// maxEvents is how many packets go to the inbox together.
 	maxEvents = 256
-
-	// maxRead is how much of a message is read before it counts as life.
-	maxRead = 1 << 20
+	maxBytes  = 1 << 20
 )
 
 // message reads what follows the line of a message. Its topic is that of the
@@ -85,14 +85,9 @@ func (in *inbound) message(r *bufio.Reader, m message, life *atomic.Uint64) erro
 	if _, err := r.Discard(m.headers); err != nil { // nobody but other software sends them
 		return err
 	}
-	data := make([]byte, m.size-m.headers)
-	for rest := data; len(rest) > 0; {
-		n, err := io.ReadFull(r, rest[:min(len(rest), maxRead)])
-		if err != nil {
-			return err
-		}
-		rest = rest[n:]
-		life.Add(1)
+	data, err := pieces.Read(r, m.size-m.headers, func() { life.Add(1) })
+	if err != nil {
+		return err
 	}
 	if end, err := r.Peek(2); err != nil {
 		return err
@@ -108,7 +103,7 @@ func (in *inbound) message(r *bufio.Reader, m message, life *atomic.Uint64) erro
 		return nil
 	}
 	in.events = append(in.events, herald.Event{Kind: herald.EventPacket, Packet: herald.Packet{Topic: topic, Data: data}})
-	if len(in.events) == maxEvents {
+	if in.bytes += len(data); len(in.events) == maxEvents || in.bytes >= maxBytes {
 		in.flush()
 	}
 	return nil
@@ -121,5 +116,5 @@ func (in *inbound) flush() {
 	}
 	in.sub.inbox.Push(in.events, herald.Event{Kind: herald.EventDown, Since: in.sub.uplink.Proved(), Err: errInboxFull})
 	clear(in.events)
-	in.events = in.events[:0]
+	in.events, in.bytes = in.events[:0], 0
 }

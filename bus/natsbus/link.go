@@ -93,6 +93,10 @@ func (l *link) patience(n int) time.Duration {
 	return l.timeout + time.Duration(n)*time.Second/slowest
 }
 
+// maxPatience is for how many timeouts a PONG may be awaited while other things
+// come: who sends those without end would keep the link for ever.
+const maxPatience = 10
+
 // do writes commands, with a PING at their end, and waits for its PONG, or for
 // the link to die. A link on which nothing comes for its timeout is dead.
 func (l *link) do(commands []byte) outcome {
@@ -109,6 +113,7 @@ func (l *link) do(commands []byte) outcome {
 	n, err := l.write(commands, patience)
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
+	waited := 0
 	for err == nil {
 		select {
 		case <-e.done:
@@ -116,12 +121,13 @@ func (l *link) do(commands []byte) outcome {
 		case <-l.dead:
 			err = l.reason()
 		case <-timer.C:
-			if now := l.life.Load(); now != life {
+			waited++
+			if now := l.life.Load(); now != life && waited < maxPatience {
 				life = now
 				timer.Reset(l.timeout)
 				continue
 			}
-			l.fail(fmt.Errorf("natsbus: the server has not answered for %v", patience))
+			l.fail(fmt.Errorf("natsbus: the server has not answered for %v", patience+time.Duration(waited-1)*l.timeout))
 		}
 	}
 	l.running.Wait()
@@ -273,6 +279,13 @@ func (l *link) answered() error {
 	return nil
 }
 
+// An exchange has fewer commands than maxRefused, and what is refused of one
+// names its subject.
+const (
+	maxRefused = 1 << 16
+	maxRefusal = 8 << 10
+)
+
 // refuse takes an -ERR. What the exchange under way did not ask for, and what
 // the server closes the connection after, is the end of the link.
 func (l *link) refuse(text string) error {
@@ -280,7 +293,10 @@ func (l *link) refuse(text string) error {
 	e := l.current
 	l.mu.Unlock()
 	if e == nil || !isRefusal(text) {
-		return refusal(text)
+		return refusal(text[:min(len(text), maxRefusal)])
+	}
+	if len(text) > maxRefusal || len(e.refused) == maxRefused {
+		return fmt.Errorf("%w: too much is refused", errProtocol)
 	}
 	e.refused = append(e.refused, refusal(text))
 	return nil

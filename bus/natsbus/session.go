@@ -50,7 +50,7 @@ func (d *dialer) openSession(ctx context.Context, to *server) (*session, error) 
 	o.Servers = []string{to.url.String()}
 	o.CustomDialer = s
 	stop := context.AfterFunc(ctx, func() { s.Close() })
-	nc, err := o.Connect()
+	nc, err := connect(&o)
 	aborted := !stop()
 	if err == nil {
 		s.release()
@@ -69,6 +69,17 @@ func (d *dialer) openSession(ctx context.Context, to *server) (*session, error) 
 		closeNow(s.Conn)
 	}
 	return s, err
+}
+
+// connect has nats.go connect. What a server sends must not end the process,
+// whatever nats.go makes of it.
+func connect(o *nats.Options) (nc *nats.Conn, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("natsbus: nats.go panicked at what the server sent: %v", v)
+		}
+	}()
+	return o.Connect()
 }
 
 // Dial connects, reads INFO, and does the TLS handshake where there is to be

@@ -10,6 +10,8 @@ import (
 	"io"
 	"iter"
 	"strconv"
+
+	"github.com/heraldgo/herald/internal/pieces"
 )
 
 // AppendCommand begins a command with n words, its name included.
@@ -189,27 +191,16 @@ func (r *Reader) bulk() (Header, error) {
 	return h, err
 }
 
-// piece is the most room that is made for bytes before they come.
-const piece = 1 << 20
-
 // body reads n bytes and the end of the line.
 func (r *Reader) body(n int64) ([]byte, error) {
 	if n > maxBulk {
 		return nil, fmt.Errorf("%w: bulk of %d bytes", ErrProtocol, n)
 	}
-	whole := int(n) + len("\r\n")
-	b := make([]byte, min(whole, piece))
-	for read := 0; ; {
-		if _, err := io.ReadFull(r.br, b[read:]); err != nil {
-			return nil, err
-		}
-		if read = len(b); read == whole {
-			return trim(b)
-		}
-		more := make([]byte, min(whole, 2*read))
-		copy(more, b)
-		b = more
+	b, err := pieces.Read(r.br, int(n)+len("\r\n"), nil)
+	if err != nil {
+		return nil, err
 	}
+	return trim(b)
 }
 
 func trim(b []byte) ([]byte, error) {
