@@ -167,7 +167,7 @@ func (s *clusterStore) send(ctx context.Context, master *redis.Client, cmds []*s
 		if server, ok := redis.IsAskError(err); ok {
 			cmd.server = server
 			s.ask(ctx, cmd.Cmder)
-			if isNoScript(cmd.Err()) {
+			if lacksScript(cmd) {
 				eval := withSource(ctx, cmd)
 				s.ask(ctx, eval)
 				copyReply(cmd.Cmder, eval)

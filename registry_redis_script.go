@@ -144,7 +144,7 @@ func markUnanswered(cmds []redis.Cmder) {
 func run(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
 	exec(ctx, client, cmds)
 	for {
-		cmds = slices.DeleteFunc(slices.Clone(cmds), func(cmd redis.Cmder) bool { return !isNoScript(cmd.Err()) })
+		cmds = slices.DeleteFunc(slices.Clone(cmds), func(cmd redis.Cmder) bool { return !lacksScript(cmd) })
 		if len(cmds) == 0 {
 			return
 		}
@@ -187,7 +187,10 @@ func noReply(err error) error {
 	return err
 }
 
-func isNoScript(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }
+// lacksScript says whether the command is a script that the server does not know.
+func lacksScript(cmd redis.Cmder) bool {
+	return cmd.Name() == "evalsha" && redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT")
+}
 
 // withSource returns an EVAL in the place of an EVALSHA.
 func withSource(ctx context.Context, evalSHA redis.Cmder) *redis.Cmd {
