@@ -1,6 +1,7 @@
 package mqttbus_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -45,4 +46,51 @@ func TestHostileServer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whatever a broker says, nothing panics, nothing waits for ever, and
+// memory is bounded. The input is what it says in turn, with 0xff between, and
+// then it hangs up.
+func FuzzHostileServer(f *testing.F) {
+	all := connack + "\x90\x04\x00\x01\x00\x00" + "\x40\x02\x00\x01" + "\xd0\x00"
+	f.Add([]byte(connack))
+	f.Add([]byte(strings.Join([]string{connack, "\x90\x04\x00\x01\x00\x00", "\xd0\x00", "\xd0\x00"}, "\xff")))
+	f.Add([]byte(strings.Join([]string{connack, "\x40\x02\x00\x01", "\xd0\x00", "\xd0\x00"}, "\xff")))
+	f.Add([]byte(strings.Join([]string{"\x20\x06\x00\x00\x03\x21\x00\x0a", "\x90\x04\x00\x01\x00\x87"}, "\xff")))
+	f.Add([]byte(strings.Join([]string{all, all, all}, "\xff")))
+	f.Add([]byte("\x20\x03\x00\x87\x00"))
+	f.Add([]byte(strings.Join([]string{connack, "\x30\x0d\x00\x08herald/a\x00\x01\x02", "\xe0\x01\x8b"}, "\xff")))
+	f.Fuzz(func(t *testing.T, script []byte) {
+		said := strings.Split(string(script), "\xff")
+		server := badserver.Start(t, func() (string, badserver.Answer) {
+			next := 0
+			answer := func([]byte) (string, bool) {
+				if next == len(said) {
+					return "", false
+				}
+				next++
+				return said[next-1], true
+			}
+			return "", answer
+		})
+		hung := time.AfterFunc(30*time.Second, func() { panic(fmt.Sprintf("it hangs: %q", script)) })
+		grown := badserver.Grown(func() {
+			bus, err := mqttbus.New("mqtt://"+server.Addr(), &mqttbus.Options{ProbeTimeout: 50 * time.Millisecond})
+			if err != nil {
+				return
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			bus.Subscribe(ctx, "topic")
+			bus.Publish(ctx, herald.Packet{Topic: "topic", Data: []byte("data")})
+			bus.Unsubscribe(ctx, "topic")
+			bus.Reset()
+			bus.Receive(ctx)
+			bus.Close()
+		})
+		hung.Stop()
+		if grown > 256<<20 {
+			t.Errorf("the process grew by %d MB", grown>>20)
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package natsbus_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -52,4 +53,50 @@ func TestHostileServer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whatever a server says, nothing panics, nothing waits for ever, and
+// memory is bounded. The input is what it says in turn, with 0xff between, and
+// then it hangs up.
+func FuzzHostileServer(f *testing.F) {
+	probe := "MSG a 1 8\r\n\x7f2345678\r\nPONG\r\n"
+	f.Add([]byte(info))
+	f.Add([]byte(strings.Join([]string{info, "PONG\r\n", "PONG\r\n", probe, probe, probe, probe, probe}, "\xff")))
+	f.Add([]byte(strings.Join([]string{info, "-ERR 'Authorization Violation'\r\n"}, "\xff")))
+	f.Add([]byte(strings.Join([]string{info, "+OK\r\nPONG\r\n", "-ERR 'Permissions Violation for Subscription to \"herald.a\"'\r\nPONG\r\n", "PING\r\n" + info + "PONG\r\n"}, "\xff")))
+	f.Add([]byte(strings.Join([]string{info, "PONG\r\n", "HMSG a 1 b 12 20\r\nNATS/1.0\r\n\r\n12345678\r\nPONG\r\n"}, "\xff")))
+	f.Fuzz(func(t *testing.T, script []byte) {
+		said := strings.Split(string(script), "\xff")
+		server := badserver.Start(t, func() (string, badserver.Answer) {
+			next := 0
+			answer := func([]byte) (string, bool) {
+				if next == len(said) {
+					return "", false
+				}
+				next++
+				return said[next-1], true
+			}
+			greeting, _ := answer(nil)
+			return greeting, answer
+		})
+		hung := time.AfterFunc(30*time.Second, func() { panic(fmt.Sprintf("it hangs: %q", script)) })
+		grown := badserver.Grown(func() {
+			bus, err := natsbus.New("nats://"+server.Addr(), &natsbus.Options{ProbeTimeout: 50 * time.Millisecond})
+			if err != nil {
+				return
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			bus.Subscribe(ctx, "topic")
+			bus.Publish(ctx, herald.Packet{Topic: "topic", Data: []byte("data")})
+			bus.Unsubscribe(ctx, "topic")
+			bus.Reset()
+			bus.Receive(ctx)
+			bus.Close()
+		})
+		hung.Stop()
+		if grown > 256<<20 {
+			t.Errorf("the process grew by %d MB", grown>>20)
+		}
+	})
 }
