@@ -3,6 +3,7 @@ package herald
 import (
 	"bytes"
 	"reflect"
+	"runtime"
 	"testing"
 )
 
@@ -73,11 +74,22 @@ func FuzzEnvelope(f *testing.F) {
 	}
 	f.Add([]byte{})
 	f.Add([]byte{envelopeVersion, byte(kindDirect), 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Add(append([]byte{envelopeVersion, byte(kindDirect), 0}, emptyNames(fuzzFrame)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		e, err := decodeAgain(b)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		e, err := decodeEnvelope(b, fuzzFrame)
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 64*uint64(len(b))+1<<20 {
+			t.Fatalf("%d bytes were allocated for %d", n, len(b))
+		}
 		if err != nil {
 			return
 		}
+		if e.names() > maxListed || len(e.frame) > fuzzFrame {
+			t.Fatalf("taken with %d names and a frame of %d bytes", e.names(), len(e.frame))
+		}
+		e, _ = decodeAgain(b)
 		again, err := decodeAgain(e.encode())
 		if err != nil {
 			t.Fatalf("what was decoded is refused when encoded again: %v\n%+v", err, e)

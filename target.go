@@ -147,14 +147,20 @@ func (s *sieve) passes(c *Conn) bool {
 	if s.filter == nil {
 		return true
 	}
-	if _, on := slices.BinarySearch(s.platforms, c.identity.Platform); s.on && !on {
-		return false
-	}
-	if _, out := slices.BinarySearch(s.exceptUsers, c.identity.User); out {
+	if s.on && !contains(s.platforms, c.identity.Platform) || contains(s.exceptUsers, c.identity.User) {
 		return false
 	}
 	_, out := slices.BinarySearch(s.counters, c.counter)
 	return !out
+}
+
+// contains says whether a list in order has the name.
+func contains(list []string, name string) bool {
+	if len(list) == 0 {
+		return false
+	}
+	_, found := slices.BinarySearch(list, name)
+	return found
 }
 
 // counterOf returns the counter in a connection's id, if it is of this node.
