@@ -138,7 +138,7 @@ type Config struct {
 	HandshakeRate   int   // handshakes a second on this node, then 503. Default 10,000
 	MaxHandshakes   int   // handshakes under way on this node, half of them from one address, then 503. Default 1,000
 	MaxMessageSize  int64 // bytes of a message from a client, then close 1009. Default 64 KiB
-	MaxSendSize     int64 // bytes of a message to clients, then an error. Default 1 MiB
+	MaxSendSize     int64 // bytes of a message to clients, then an error; the same on all nodes: none takes a larger one from another. Default 1 MiB
 	MessageRate     int   // messages, pings and pongs a second from one client, then close 1008. Default 1,000
 	ByteRate        int64 // bytes a second from one client, and a message of MaxMessageSize at once, then close 1008. Default 1 MiB
 

@@ -174,7 +174,8 @@ func (h *Hub) NodeID() string { return h.id }
 // when the Bus has taken the message: ErrBusDown says that it was not sent,
 // ErrUnknown that it may have been, and herald does not send it again. It
 // waits for SendTimeout at most, or until ctx is done. A target that has no
-// connections is no error.
+// connections is no error. The ids of Connection, Except, ExceptUser and On are
+// at most 10,000 together, and 1 MiB; more are ErrInvalid.
 func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 	if err := t.check(); err != nil {
 		return err
@@ -280,6 +281,9 @@ func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
 // asked. A connection that would have more than MaxGroups joins none of them: the
 // error is a *PartialError that wraps ErrLimit and names one, and the other
 // connections have joined.
+// asked. The target's ids and the groups are bounded as in Send. A node on which
+// more than 1,048,576 memberships would change, of several groups, changes none,
+// and is one that could not.
 func (h *Hub) Join(ctx context.Context, t Target, groups ...string) error {
 	return h.regroup(ctx, t, opJoin, groups)
 }

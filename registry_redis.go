@@ -21,7 +21,9 @@ import (
 // skipped, as if it were not there, and no error says so. While it lies in a
 // user's hash, that user is not reported offline, nor online again. All keys that
 // begin with the prefix and ":{" are its own: one of another type is deleted.
-// Stats.Unreadable counts both.
+// Stats.Unreadable counts both. Nor is the server trusted: an answer that is no
+// RESP, is nested more than 16 times, or has more than 512 MiB or a million
+// sessions, is ErrRegistryDown.
 //
 // # On a Cluster
 //
