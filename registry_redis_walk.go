@@ -35,8 +35,13 @@ func parseCursor(s string, shards int) (c walkCursor, ok bool) {
 	return walkCursor{shard, scan, fields[2]}, err == nil && err2 == nil && shard >= 0 && shard < shards
 }
 
-// entriesPage is about how many members of an index a page of Entries has.
-const entriesPage = 200
+// entriesPage is about how many members of an index a page of Entries has, and
+// maxScans how many steps it takes at most: a page may be short, and a cursor that
+// no server gives out would never end.
+const (
+	entriesPage = 200
+	maxScans    = 1000
+)
 
 // A walkPage is a page of Entries. Its next is nil at the end.
 type walkPage struct {
@@ -67,7 +72,7 @@ func (r *RedisRegistry) Entries(ctx context.Context, lease Lease, cursor string)
 // scan walks through the lease's indexes, from shard to shard, until a page is
 // full.
 func (r *RedisRegistry) scan(ctx context.Context, store redisStore, lease Lease, at walkCursor) (page walkPage, err error) {
-	for at.shard < len(r.shards) && len(page.places) < entriesPage {
+	for scans := 0; at.shard < len(r.shards) && len(page.places) < entriesPage && scans < maxScans; scans++ {
 		pipe := newShardPipe(store)
 		scan := pipe.on(at.shard).SScan(ctx, r.shards[at.shard].indexKey(lease), at.scan, "", entriesPage)
 		servers, err := pipe.exec(ctx)
