@@ -113,6 +113,7 @@ func (o *RedisOptions) withDefaults() (RedisOptions, error) {
 type RedisBus struct {
 	parts []*redisPartition
 	inbox *inbox.Inbox[Event]
+	nodes *clusterStore // knows the masters of a Cluster; nil if there is none
 
 	cancel    context.CancelFunc
 	running   sync.WaitGroup // what connects subscribers, and proves
@@ -285,6 +286,9 @@ func (b *RedisBus) Close() error {
 		b.running.Wait()
 		for _, p := range b.parts {
 			p.close()
+		}
+		if b.nodes != nil {
+			b.nodes.Close()
 		}
 		b.inbox.Close(ErrClosed)
 	})

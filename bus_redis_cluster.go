@@ -18,17 +18,27 @@ const classicPartitions = 1
 // newClusterBus connects a Bus to a Cluster in the way that its nodes have
 // agreed on, or, the first time, in the best that it knows.
 func newClusterBus(client *redis.ClusterClient, options RedisOptions) (*RedisBus, error) {
-	nodes := &redisCluster{client: client, masters: make(map[string]struct{})}
+	own := newClusterStore(clusterOptions(client.Options()), nil)
+	nodes := &redisCluster{client: own.ClusterClient, masters: make(map[string]struct{})}
+	bus, err := nodes.open(options)
+	if err != nil {
+		own.Close()
+		return nil, err
+	}
+	bus.nodes = own
+	return bus, nil
+}
+
+// open connects a Bus to the nodes.
+func (c *redisCluster) open(options RedisOptions) (*RedisBus, error) {
 	connect := func(ways ...*redisWay) (*RedisBus, error) {
 		return newRedisBus(options, ways, func(way *redisWay) *redisDialer {
-			return &redisDialer{way: way, cluster: nodes, timeout: options.ProbeTimeout}
+			return &redisDialer{way: way, cluster: c, timeout: options.ProbeTimeout}
 		})
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*options.ProbeTimeout)
 	defer cancel()
-	own := newClusterStore(clusterOptions(client.Options()), nil)
-	defer own.Close()
-	agreed := agreement{own.ClusterClient, options.Prefix + ":{partitions}"}
+	agreed := agreement{c.client, options.Prefix + ":{partitions}"}
 	n, err := agreed.read(ctx)
 	ways := clusterWays(options.Prefix, true)
 	for err == nil {

@@ -13,10 +13,10 @@ import (
 )
 
 // A redisCluster is what the links to a Redis Cluster know of it together.
-// The user's client knows the nodes, and how to reach each, but it may take
+// go-redis' client knows the nodes, and how to reach each, but it may take
 // its time to hear of a failover; a master that lives tells at once.
 type redisCluster struct {
-	client *redis.ClusterClient // the user's
+	client *redis.ClusterClient // the Bus' own: what comes on its connections is metered
 
 	mu      sync.Mutex
 	masters map[string]struct{} // addresses that links led to

@@ -82,3 +82,37 @@ func TestHostileReplies(t *testing.T) {
 		}
 	}
 }
+
+// So it is on a Cluster, where go-redis asks who the masters are in goroutines of
+// its own.
+func TestHostileCluster(t *testing.T) {
+	for _, reply := range hostileReplies {
+		t.Run(reply.name, func(t *testing.T) {
+			answer := func(asked []byte) (string, bool) {
+				if bytes.Contains(bytes.ToLower(asked), []byte("hello")) {
+					return helloReply, true
+				}
+				return reply.answer, true
+			}
+			s := badserver.Start(t, func() (string, badserver.Answer) { return "", answer })
+			client := redis.NewClusterClient(&redis.ClusterOptions{
+				Addrs: []string{s.Addr()}, DialTimeout: patience, ReadTimeout: 250 * time.Millisecond, WriteTimeout: 250 * time.Millisecond, MaxRetries: -1, DisableIdentity: true,
+			})
+			defer client.Close()
+			var registryErr, busErr error
+			n := badserver.Grown(func() {
+				_, registryErr = NewRedisRegistry(client, nil)
+				_, busErr = NewRedisBus(client, &RedisOptions{ProbeTimeout: 250 * time.Millisecond})
+			})
+			if !errors.Is(registryErr, ErrRegistryDown) {
+				t.Errorf("the Registry: %v", registryErr)
+			}
+			if !errors.Is(busErr, ErrBusDown) {
+				t.Errorf("the Bus: %v", busErr)
+			}
+			if n > 512<<20 {
+				t.Errorf("the process grew by %d MB", n>>20)
+			}
+		})
+	}
+}
