@@ -87,6 +87,9 @@ func TestHostileReplies(t *testing.T) {
 // its own.
 func TestHostileCluster(t *testing.T) {
 	for _, reply := range hostileReplies {
+		if !strings.Contains(reply.name, "array") { // go-redis tries each five times
+			continue
+		}
 		t.Run(reply.name, func(t *testing.T) {
 			answer := func(asked []byte) (string, bool) {
 				if bytes.Contains(bytes.ToLower(asked), []byte("hello")) {
