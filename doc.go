@@ -44,7 +44,10 @@
 //
 // # The life of a connection
 //
-// ServeHTTP asks Authenticate, checks health and limits, follows the user's
+// ServeHTTP takes a token of the client's address (HandshakeRatePerAddr), looks
+// whether the request is a handshake of a page that may connect, and whether the
+// node has room for it, before it asks anybody. Then it asks Authenticate, takes a
+// token of the user (HandshakeRatePerUser), checks health and limits, follows the user's
 // topics on the Bus, registers the session, upgrades, asks Admit, runs
 // OnConnect, and then lets messages flow. From the moment OnConnect runs,
 // nothing that is sent to the user is missed. OnMessage gets the client's
