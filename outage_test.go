@@ -108,7 +108,7 @@ func TestHubWhileRedisRefuses(t *testing.T) {
 		{"no SUBSCRIBE", []string{"ACL SETUSER app -subscribe"}, []string{well}, "NOPERM",
 			[]error{ErrBusDown}, nil,
 			[]string{busDown}, []string{busBack}},
-		{"no HGETALL", []string{"ACL SETUSER app -hgetall"}, []string{well}, "NOPERM",
+		{"no HSCAN", []string{"ACL SETUSER app -hscan"}, []string{well}, "NOPERM",
 			[]error{ErrRegistryDown}, []map[string]func(context.Context) error{registry},
 			[]string{registryDown}, []string{registryBack}},
 	} {
