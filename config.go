@@ -77,7 +77,7 @@ type Config struct {
 	// port, or on scheme://host where the pattern has a scheme: "localhost:*",
 	// "*.example.com", "https://example.com". "*" lets every site use your
 	// users' cookies. Pages of the own host are those whose Origin has its name and
-	// port, and https as its scheme; http as well where the request came without TLS,
+	// port, and https as its scheme; http as well if the request came without TLS,
 	// for a proxy may have ended it. Others get 403, under RejectAfterUpgrade too.
 	OriginPatterns []string
 

@@ -91,7 +91,7 @@ func (h *Hub) suspectProxy(r *http.Request) {
 	}
 }
 
-// begin counts in a handshake, where the node has room for it. Where it
+// begin counts in a handshake, if the node has room for it. If it
 // returns nil, the caller calls door.end.
 func (h *Hub) begin(addr uint64) error {
 	if conns, _, _ := h.index.size(); h.config.MaxConns > 0 && conns >= h.config.MaxConns {

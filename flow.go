@@ -2,7 +2,7 @@ package herald
 
 import "time"
 
-// spend takes n tokens at the time now, and answers false where there are not
+// spend takes n tokens at the time now, and answers false if there are not
 // as many. The bucket gets limit tokens a second, and holds burst.
 func (r *rate) spend(now, n, limit, burst int64) bool {
 	if r.last == 0 {

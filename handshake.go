@@ -17,7 +17,7 @@ import (
 // of things. It answers 501 where there is no Authenticate, 426 to a request
 // that is no WebSocket upgrade, 400, 405 or 431 to one that is a bad one, 403 to
 // another site's page, 503 with Retry-After while the Bus or the Registry is down,
-// the Hub drains, or a limit of the node is reached, and 429 with Retry-After where
+// the Hub drains, or a limit of the node is reached, and 429 with Retry-After if
 // it is the address' or the user's. At Debug the Logger is told why.
 func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.config.Authenticate == nil {

@@ -77,7 +77,7 @@ func (l *logLimit) allow(kind logKind) (leftOut int, ok bool) {
 	return leftOut, true
 }
 
-// cutAttr returns a, or the beginning of its text where that is long. An error
+// cutAttr returns a, or the beginning of its text if that is long. An error
 // that is short stays one, for handlers that look into it.
 func cutAttr(a slog.Attr) slog.Attr {
 	text := ""

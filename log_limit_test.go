@@ -106,7 +106,7 @@ func TestLogLimit(t *testing.T) {
 	})
 }
 
-// Values are cut where they are long, between characters, with a mark; others
+// Values are cut if they are long, between characters, with a mark; others
 // are handed on as they are.
 func TestLogValuesAreCut(t *testing.T) {
 	log, b, _ := newLimitedLog()

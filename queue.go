@@ -51,7 +51,7 @@ type queue struct {
 	halfClose  bool   // close the sending side when all is written
 	dead       bool   // the socket is closed
 	timer      *time.Timer
-	killed     chan struct{} // closed by kill, where somebody waits for it
+	killed     chan struct{} // closed by kill, if somebody waits for it
 }
 
 // enqueue hands a frame to the Conn, without waiting. The frame is shared

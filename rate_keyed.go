@@ -39,7 +39,7 @@ func newKeyedRates(limit int, span time.Duration) *keyedRates {
 	return &keyedRates{interval: max(int64(time.Second)/int64(limit), 1), capacity: int64(span)}
 }
 
-// allow takes a token from the key's bucket, where there is one.
+// allow takes a token from the key's bucket, if there is one.
 func (r *keyedRates) allow(key uint64) bool {
 	if r.interval == 0 {
 		return true
@@ -59,7 +59,7 @@ func (r *keyedRates) allow(key uint64) bool {
 	return true
 }
 
-// bucket returns the key's bucket, a full one where it had none.
+// bucket returns the key's bucket, a full one if it had none.
 func (r *keyedRates) bucket(key uint64) *keyedBucket {
 	set := &r.sets[key%keyedSets]
 	b := &set[0]

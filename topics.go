@@ -112,7 +112,7 @@ func newIndex() *index {
 }
 
 // add takes in a new Conn, with its user and everyone. It answers false, and
-// adds nothing, where the user has limit Conns already, or all together have
+// adds nothing if the user has limit Conns already, or all together have
 // total; a limit below 1 is none.
 func (x *index) add(c *Conn, total, limit int) bool {
 	x.mu.Lock()

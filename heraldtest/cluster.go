@@ -52,7 +52,7 @@ const tokenHeader = "Herald-Test-Token"
 //
 // Where config has no Logger, what the hubs log stands in the test's output.
 //
-// MaxHandshakes, HandshakeRatePerAddr and HandshakeRatePerUser are off where
+// MaxHandshakes, HandshakeRatePerAddr and HandshakeRatePerUser are off if
 // config does not set them: all clients of a test are one address, and often one
 // user.
 //

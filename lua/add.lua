@@ -11,7 +11,7 @@ local nodes, dying, index, gone, clock = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEY
 local node, generation, id, since, user, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local isUser, limit, lasts = ARGV[7] == '1', tonumber(ARGV[8]), ARGV[9]
 local firstTopic, firstMember = 6, 10
-local many = 1000 -- fields of a hash: more are not looked at where that is not asked for
+local many = 1000 -- fields of a hash: more are not looked at unless that is asked for
 
 local record = redis.call('HGET', nodes, node)
 if not record or lease(record) ~= generation then

@@ -62,7 +62,7 @@ func TestAllAttacks(t *testing.T) {
 }
 
 // The bounds are generous: MaxQueuedBytes and as much for garbage, 1 MB for each
-// of MaxHandshakes' headers where they are as large as net/http lets them be.
+// of MaxHandshakes' headers that are as large as net/http lets them be.
 const (
 	maxMemory     = 2 << 30
 	maxGoroutines = 10_000

@@ -29,7 +29,7 @@ type order struct {
 	Setting setting
 }
 
-// A setting is where a node's Config is not the default.
+// A setting is what a node's Config has that is no default.
 type setting struct {
 	RejectAfterUpgrade bool
 }

@@ -7,7 +7,7 @@ import (
 
 // A Meter follows a stream of replies that somebody else is about to parse who
 // trusts the server: who makes room for whatever length it is told, and recurses
-// into whatever is nested. It says where a reply is no RESP, is nested too deeply,
+// into whatever is nested. It says if a reply is no RESP, is nested too deeply,
 // or is larger than any that herald asks for.
 type Meter struct {
 	left  budget
