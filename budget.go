@@ -112,6 +112,9 @@ func (h *Hub) look() {
 // while volatile messages are dropped, for nobody else may.
 func (h *Hub) watchQueues(ctx context.Context) {
 	b := &h.budget
+	if b.limit == 0 {
+		return
+	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	told := int64(0) // on clock

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/heraldgo/herald/internal/wsraw"
 )
@@ -230,4 +232,19 @@ func TestNoBudget(t *testing.T) {
 	if _, err := New(Config{MaxQueuedBytes: 1 << 20}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "Config.MaxQueuedBytes: 1048576 must hold a message") {
 		t.Error(err)
 	}
+}
+
+// Off it stays off, when the hour is over after which the queues are looked at
+// even if nobody has asked for it.
+func TestNoBudgetAfterAnHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Config{MaxQueuedBytes: -1})
+		conns := h.full(t, ownFrame, 100)
+		time.Sleep(time.Hour + time.Second)
+		synctest.Wait()
+		err := conns[0].enqueue(ownFrame(0, 0), false)
+		if s := h.Stats(); err != nil || s.Queued != 101 || s.OverBudget != 0 {
+			t.Errorf("%v, %+v", err, s)
+		}
+	})
 }
