@@ -128,24 +128,28 @@ func TestClosingIsReadNoMore(t *testing.T) {
 // A client that is in the middle of a message when it is closed may end it,
 // and answers then.
 func TestClosingClientMayEndItsMessage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newPipeRig(t, Config{})
-		c := r.pipe("")
-		message := wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: make([]byte, 64<<10)}.Bytes()
-		c.Write(message[:100])
-		r.only().Close(4000, "")
-		if closed, err := c.ReadClose(); err != nil || closed.Code != 4000 {
-			t.Errorf("%v, %v", closed, err)
-		}
-		begun := time.Now()
-		c.Write(message[100:])
-		c.WriteFrames(wsraw.CloseFrame(4000, ""))
-		if err := c.ReadEnd(); err != nil || time.Since(begun) > 0 {
-			t.Errorf("it ended with %v, %v after the answer", err, time.Since(begun))
-		}
-		if n := r.Stats().Overran; n != 0 {
-			t.Errorf("Overran is %d", n)
-		}
-		r.clean()
-	})
+	for _, size := range []int{64 << 10, 1 << 20} {
+		synctest.Test(t, func(t *testing.T) { closedInTheMiddle(t, size) })
+	}
+}
+
+func closedInTheMiddle(t *testing.T, size int) {
+	r := newPipeRig(t, Config{MaxMessageSize: int64(size)})
+	c := r.pipe("")
+	message := wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: make([]byte, size)}.Bytes()
+	c.Write(message[:100])
+	r.only().Close(4000, "")
+	if closed, err := c.ReadClose(); err != nil || closed.Code != 4000 {
+		t.Errorf("%v, %v", closed, err)
+	}
+	begun := time.Now()
+	c.Write(message[100:])
+	c.WriteFrames(wsraw.CloseFrame(4000, ""))
+	if err := c.ReadEnd(); err != nil || time.Since(begun) > 0 {
+		t.Errorf("it ended with %v, %v after the answer", err, time.Since(begun))
+	}
+	if n := r.Stats().Overran; n != 0 {
+		t.Errorf("Overran is %d", n)
+	}
+	r.clean()
 }

@@ -175,7 +175,7 @@ func (c *Conn) beginClose(frame []byte, cause error, drop bool) bool {
 		return false
 	}
 	q.closing = true
-	c.socket.left.Store(closingReads)
+	c.socket.left.Store(c.mayStillSend())
 	q.corked = false
 	q.closeFrame = frame
 	c.cause = cause

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"math"
 	"net"
 	"net/http"
 	"strings"
@@ -74,12 +75,22 @@ func (s *socket) came(n int, err error) {
 	}
 }
 
-// closingReads is how many bytes are read of a Conn that is closing: what the
-// client was sending when it was told, before the close frame with which it
-// answers. One that sends more is closed at CloseTimeout, without having been
-// heard. It must not be cut at once, for a reset takes from some clients what they
-// have not read, the close frame too.
+// closingReads is how many bytes are read of a Conn that is closing, beside a
+// message of MaxMessageSize: what the client was sending when it was told, before
+// the close frame with which it answers. Many clients read nothing until their
+// message is out. One that sends more is closed at CloseTimeout, without having
+// been heard. It must not be cut at once, for a reset takes from some clients what
+// they have not read, the close frame too.
 const closingReads = 256 << 10
+
+// mayStillSend is how many bytes are read of c once it is closing. Who has not
+// been let in has not been asked for messages. The caller holds c.mu.
+func (c *Conn) mayStillSend() int64 {
+	if size := c.hub.config.MaxMessageSize; c.accepted && size > 0 {
+		return closingReads + min(size, math.MaxInt64-closingReads)
+	}
+	return closingReads
+}
 
 var errOverran = errors.New("more than a closing connection may send")
 
