@@ -17,6 +17,7 @@ import (
 var scriptedCommands = []string{
 	"HELLO", "SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "EVALSHA", "EVAL", "TIME",
 	"HGET", "HVALS", "HGETALL", "HEXISTS", "SRANDMEMBER", "SSCAN", "GET", "INFO",
+	"HSCAN", "UNLINK",
 }
 
 // In a part of a script these stand for what the command has, or a link.
@@ -52,6 +53,8 @@ func goodAnswers() map[string]string {
 		"SRANDMEMBER": "*0\r\n",
 		"SSCAN":       "*2\r\n$1\r\n0\r\n*0\r\n",
 		"GET":         "$-1\r\n",
+		"HSCAN":       "*2\r\n$1\r\n0\r\n*0\r\n",
+		"UNLINK":      ":1\r\n",
 		"INFO":        "$26\r\nmaxmemory_policy:volatile\r\n\r\n",
 	}
 }
@@ -157,7 +160,7 @@ func FuzzHostileServer(f *testing.F) {
 	for name := range goodAnswers() {
 		for _, bad := range []string{
 			"$9223372036854775805\r\n", "*9223372036854775807\r\n", "%1152921504606846976\r\n", "*1\r\n*1\r\n*1\r\n*1\r\n", "|0\r\n|0\r\n+a\r\n", "-ERR no\r\n",
-			"-MOVED 1 127.0.0.1:1\r\n", "-NOSCRIPT no\r\n", "_\r\n", "$-1\r\n", "*-1\r\n", "*2\r\n$1\r\na\r\n", ">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n",
+			"-MOVED 1 127.0.0.1:1\r\n", "-NOSCRIPT no\r\n", "-WRONGTYPE no\r\n", "_\r\n", "$-1\r\n", "*-1\r\n", "*2\r\n$1\r\na\r\n", ">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n",
 			"%1\r\n*0\r\n+v\r\n", "*3\r\n-ERR a\r\n_\r\n(99999999999999999999\r\n", ">0\r\n", ",nan\r\n", "#x\r\n", "=3\r\ntxt\r\n", "!5\r\nERR a\r\n", "*2\r\n$1\r\n1\r\n*0\r\n",
 		} {
 			answers := goodAnswers()

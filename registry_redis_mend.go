@@ -76,7 +76,7 @@ func (s mendingStore) spoilt(pipes []redis.Pipeliner) (again []redis.Pipeliner) 
 			continue
 		}
 		for _, cmd := range pipe.Cmds() {
-			if !isWrongType(cmd.Err()) {
+			if !isWrongType(cmd.Err()) || len(keysOf(cmd)) == 0 {
 				continue
 			}
 			if again == nil {
@@ -131,11 +131,16 @@ func isWrongType(err error) bool {
 	return ok && strings.HasPrefix(scriptError(reply.Error()), "WRONGTYPE")
 }
 
-// keysOf returns the keys of a command that a Registry sends.
+// keysOf returns the keys of a command that a Registry sends. What a hostile
+// server says of a command without one concerns none.
 func keysOf(cmd redis.Cmder) []string {
-	keys := cmd.Args()[1:2]
-	if strings.HasPrefix(cmd.Name(), "eval") {
+	var keys []any
+	switch cmd.Name() {
+	case "time", "info":
+	case "eval", "evalsha":
 		keys = cmd.Args()[3 : 3+cmd.Args()[2].(int)]
+	default:
+		keys = cmd.Args()[1:2]
 	}
 	names := make([]string, len(keys))
 	for i, key := range keys {
