@@ -94,17 +94,18 @@ type agreement struct {
 	key    string
 }
 
-// read returns the number agreed on, or 0 where there is none yet.
+// read returns the number agreed on, or 0 where there is none yet. What is no
+// number of partitions is none of herald's.
 func (a agreement) read(ctx context.Context) (int, error) {
 	value, err := a.client.Get(ctx, a.key).Result()
 	switch {
-	case errors.Is(err, redis.Nil):
+	case errors.Is(err, redis.Nil), isWrongType(err):
 		return 0, nil
 	case err != nil:
 		return 0, fmt.Errorf("read %s: %w", a.key, err)
 	}
-	n, err := strconv.Atoi(value)
-	if err != nil || n != classicPartitions && n != len(clusterTags) {
+	n := agreedNumber(value)
+	if n != 0 && n != classicPartitions && n != len(clusterTags) {
 		return 0, fmt.Errorf("%w: Redis: the nodes on this Cluster have agreed on %q partitions (key %s), and this version of herald knows %d, or %d without SPUBLISH",
 			ErrInvalid, value, a.key, len(clusterTags), classicPartitions)
 	}
@@ -114,10 +115,28 @@ func (a agreement) read(ctx context.Context) (int, error) {
 // settle writes n where there is no number yet, and returns the number agreed
 // on.
 func (a agreement) settle(ctx context.Context, n int) (int, error) {
-	if err := a.client.SetNX(ctx, a.key, n, 0).Err(); err != nil {
+	err := a.client.SetNX(ctx, a.key, n, 0).Err()
+	if err == nil {
+		var agreed int
+		if agreed, err = a.read(ctx); err != nil || agreed != 0 {
+			return agreed, err
+		}
+		err = a.client.Set(ctx, a.key, n, 0).Err() // in the place of somebody else's
+	}
+	if err != nil {
 		return 0, fmt.Errorf("write %s: %w", a.key, err)
 	}
 	return a.read(ctx)
+}
+
+// agreedNumber returns the number that nodes have agreed on, or 0 if no node can
+// have written it.
+func agreedNumber(value string) int {
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 0 {
+		return 0
+	}
+	return n
 }
 
 // split deals items out to the partitions of their topics, in their order.

@@ -295,3 +295,45 @@ func TestRedisRegistryStuffed(t *testing.T) {
 		}
 	}
 }
+
+// What no node can have written where the number of shards or partitions should
+// be keeps no node from starting.
+func TestRedisNumberOfSomebodyElse(t *testing.T) {
+	rdb := redistest.Start(t).Client()
+	cluster := redistest.StartCluster(t, 3, 0).Client()
+	for name, plant := range map[string]func(rdb redis.Cmdable, key string) error{
+		"letters":  func(rdb redis.Cmdable, key string) error { return rdb.Set(t.Context(), key, "abc", 0).Err() },
+		"nothing":  func(rdb redis.Cmdable, key string) error { return rdb.Set(t.Context(), key, "", 0).Err() },
+		"negative": func(rdb redis.Cmdable, key string) error { return rdb.Set(t.Context(), key, "-1", 0).Err() },
+		"a hash":   func(rdb redis.Cmdable, key string) error { return rdb.HSet(t.Context(), key, "x", "y").Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, planted := range []error{
+				rdb.Del(t.Context(), "herald:{0}:shards").Err(), plant(rdb, "herald:{0}:shards"),
+				cluster.Del(t.Context(), "herald:{0}:shards").Err(), cluster.Del(t.Context(), "herald:{partitions}").Err(),
+				plant(cluster, "herald:{0}:shards"), plant(cluster, "herald:{partitions}"),
+			} {
+				if planted != nil {
+					t.Fatal(planted)
+				}
+			}
+			for _, client := range []redis.UniversalClient{rdb, cluster} {
+				r, err := herald.NewRedisRegistry(client, nil)
+				if err != nil {
+					t.Fatalf("the Registry: %v", err)
+				}
+				r.Close()
+			}
+			for range 2 {
+				b, err := herald.NewRedisBus(cluster, nil)
+				if err != nil {
+					t.Fatalf("the Bus: %v", err)
+				}
+				b.Close()
+			}
+			if n := cluster.Get(t.Context(), "herald:{partitions}").Val(); n != "16" {
+				t.Errorf("they have agreed on %q partitions", n)
+			}
+		})
+	}
+}

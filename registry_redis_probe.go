@@ -52,6 +52,9 @@ func (r *RedisRegistry) probe(ctx context.Context) error {
 			}
 			r.steps.note(i, at.Val().UnixMicro(), asked, 0)
 		}
+		if count.Val() != "" && agreedNumber(count.Val()) == 0 {
+			return "", r.agreeAnew(ctx, store)
+		}
 		return count.Val(), nil
 	})
 	if _, moved := redis.IsMovedError(err); moved && len(r.shards) == 1 {
@@ -70,6 +73,21 @@ func (r *RedisRegistry) probe(ctx context.Context) error {
 			ErrInvalid, count, r.prefix, len(r.shards))
 	}
 	return nil
+}
+
+// agreeAnew replaces what somebody else has put in the place of the number of
+// shards.
+func (r *RedisRegistry) agreeAnew(ctx context.Context, store redisStore) error {
+	key := r.shards[0].shardsKey()
+	r.strays.note(1, key)
+	pipe := newShardPipe(store)
+	if len(r.shards) > 1 {
+		pipe.on(0).Set(ctx, key, len(r.shards), 0)
+	} else {
+		pipe.on(0).Unlink(ctx, key)
+	}
+	_, err := pipe.exec(ctx)
+	return err
 }
 
 // deniedCommands returns what a server denies, and why, or what else went
