@@ -88,10 +88,15 @@ func (h *Hub) look() {
 	b := &h.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	in := b.in.Load()
-	if in < b.next.Load() { // another has looked meanwhile
-		return
+	if b.in.Load() >= b.next.Load() { // else another has looked meanwhile
+		h.lookAgain()
 	}
+}
+
+// lookAgain does what look does, be it due or not. The caller holds budget.mu.
+func (h *Hub) lookAgain() {
+	b := &h.budget
+	in := b.in.Load()
 	held := in - b.out.Load()
 	if held > b.low() {
 		held = h.relieve()
@@ -118,16 +123,22 @@ func (h *Hub) watchQueues(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	told := int64(0) // on clock
+	took := time.Duration(0)
 	for {
+		timed := false
 		select {
 		case <-b.wake:
 		case <-timer.C:
-			b.next.Store(0)
-			h.look()
+			timed = true
 		case <-ctx.Done():
 			return
 		}
 		b.mu.Lock()
+		if timed { // not by way of next: whoever queues need not wait for this
+			began := clock()
+			h.lookAgain()
+			took = time.Duration(clock() - began)
+		}
 		doomed, excess := b.doomed, b.excess
 		b.doomed, b.excess = nil, 0
 		b.mu.Unlock()
@@ -142,7 +153,7 @@ func (h *Hub) watchQueues(ctx context.Context) {
 		}
 		timer.Reset(time.Hour)
 		if b.tight.Load() {
-			timer.Reset(100 * time.Millisecond)
+			timer.Reset(max(100*time.Millisecond, 10*took)) // a million small messages take half a second
 		}
 	}
 }

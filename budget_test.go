@@ -195,6 +195,33 @@ func TestVolatileGoesFirst(t *testing.T) {
 	await(t, "volatile messages to be let through", func() bool { return volatile() == 0 })
 }
 
+// While the budget is nearly used up the queues are counted again and again.
+// Nobody who queues a message waits for that.
+func TestNobodyWaitsForTheWatch(t *testing.T) {
+	h := newHub(t, Config{MaxQueuedBytes: 1 << 20, MaxSendSize: 2 << 10})
+	conns := h.full(t, ownFrame, 420, 420, 0)
+	h.lookNow()
+	conns[0].mu.Lock() // so that the next count takes long
+	defer conns[0].mu.Unlock()
+	await(t, "a count", func() bool {
+		if h.budget.mu.TryLock() {
+			h.budget.mu.Unlock()
+			return false
+		}
+		return true
+	})
+	queued := make(chan struct{})
+	go func() {
+		conns[2].enqueue(make([]byte, 2*smallQueue), false)
+		close(queued)
+	}()
+	select {
+	case <-queued:
+	case <-time.After(patience):
+		t.Error("a message was not queued while the queues were counted")
+	}
+}
+
 // What is under way counts, and it can be had only with the socket.
 func TestUnderWayIsReleased(t *testing.T) {
 	limit := int64(2 << 20)
