@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 )
@@ -36,10 +37,16 @@ func newDoor(c *Config) *door {
 	}
 }
 
-// key returns the key of an address, with a port or without one. What is no IP
-// address is a name as it is.
+// key returns the key of an address, with a port or without one, as headers
+// have it: the elements of X-Forwarded-For come with spaces, and IPv6 addresses of
+// some proxies with brackets alone. What is no IP address is a name as it is.
 func (d *door) key(addr string) uint64 {
-	ip, err := netip.ParseAddr(addr)
+	addr = strings.TrimSpace(addr)
+	bare := addr
+	if strings.HasPrefix(bare, "[") && strings.HasSuffix(bare, "]") {
+		bare = bare[1 : len(bare)-1]
+	}
+	ip, err := netip.ParseAddr(bare)
 	if err != nil {
 		var withPort netip.AddrPort
 		if withPort, err = netip.ParseAddrPort(addr); err != nil {
