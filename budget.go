@@ -1,6 +1,7 @@
 package herald
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"math"
@@ -178,8 +179,8 @@ func (h *Hub) relieve() (held int64) {
 			}
 		}
 		// It may still be fuller than the next.
-		if left := shareOf(s.c.appendWaiting(nil), refs); left > 0 && (left < s.bytes || s.c.isClosing()) {
-			i, _ := slices.BinarySearchFunc(shares, left+1, func(s share, bytes int) int { return s.bytes - bytes })
+		if left := shareOf(s.c.appendWaiting(nil), refs); left > 0 && (left < s.size || s.c.isClosing()) {
+			i, _ := slices.BinarySearchFunc(shares, left+1, func(s share, size int64) int { return cmp.Compare(s.size, size) })
 			shares = slices.Insert(shares, i, share{s.c, left})
 		}
 	}
@@ -231,15 +232,15 @@ func (c *Conn) isClosing() bool {
 // A share is what a Conn's queue holds. A frame that is in several queues
 // counts in each as a part.
 type share struct {
-	c     *Conn
-	bytes int
+	c    *Conn
+	size int64 // in parts of a byte, for a small message may be in thousands of queues
 }
 
-func shareOf(frames []waiting, refs map[*byte]int) (bytes int) {
+func shareOf(frames []waiting, refs map[*byte]int) (size int64) {
 	for _, f := range frames {
-		bytes += f.cost / max(refs[f.end], 1)
+		size += int64(f.cost) << 16 / int64(max(refs[f.end], 1))
 	}
-	return bytes
+	return size
 }
 
 // shares returns the Conns whose queues hold something, the fullest last.
@@ -247,11 +248,11 @@ func (h *Hub) shares(refs map[*byte]int) (shares []share) {
 	var frames []waiting
 	for _, c := range h.holders() {
 		frames = c.appendWaiting(frames[:0])
-		if bytes := shareOf(frames, refs); bytes > 0 {
-			shares = append(shares, share{c, bytes})
+		if size := shareOf(frames, refs); size > 0 {
+			shares = append(shares, share{c, size})
 		}
 	}
-	slices.SortFunc(shares, func(a, b share) int { return a.bytes - b.bytes })
+	slices.SortFunc(shares, func(a, b share) int { return cmp.Compare(a.size, b.size) })
 	return shares
 }
 

@@ -176,6 +176,20 @@ func TestSharedMessagesCountOnce(t *testing.T) {
 	}
 }
 
+// Messages that are in more queues than they have bytes count all the same.
+func TestSmallMessagesToManyCount(t *testing.T) {
+	h := newHub(t, Config{MaxQueuedBytes: 64 << 10, MaxSendSize: 2 << 10})
+	var shared [400][]byte
+	for i := range shared {
+		shared[i] = Text(strings.Repeat("x", 100)).frame()
+	}
+	h.full(t, func(_, j int) []byte { return shared[j] }, slices.Repeat([]int{len(shared)}, 300)...)
+	h.lookNow()
+	if held, _ := h.weigh(); held > h.budget.low() {
+		t.Errorf("%d bytes are held", held)
+	}
+}
+
 // While the budget is nearly used up volatile messages are dropped, for
 // everyone, and nothing else is; they flow again once it is not.
 func TestVolatileGoesFirst(t *testing.T) {
