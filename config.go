@@ -68,8 +68,8 @@ type Config struct {
 	// error is answered with 401, or the status of an [HTTPError] in its
 	// chain, and never shown to the client. Without Authenticate the Hub takes
 	// no connections: it sends and asks, and answers 501. An Identity without
-	// a User is nobody, 401; one with an empty group, or above MaxIdentitySize or
-	// MaxGroups, is a mistake: 500, and logged.
+	// a User is nobody, 401; one with an empty group or one of more than 1 KiB, or
+	// above MaxIdentitySize or MaxGroups, is a mistake: 500, and logged.
 	Authenticate func(r *http.Request) (Identity, error)
 
 	// OriginPatterns are hosts whose pages may connect beside those of the
@@ -165,8 +165,9 @@ type Config struct {
 	// MaxQueuedBytes bounds what waits in all queues of this node; a message
 	// that waits in many of them is in memory once, and counts once. Above it the
 	// fullest queues are closed with StatusTooSlow, or with DropOldest lose their
-	// older half, until an eighth is free; in that eighth volatile messages are
-	// dropped. The kernel's buffers come on top. Default 256 MiB.
+	// older half, and are closed if all they have is under way, until an eighth is
+	// free; in that eighth volatile messages are dropped. The kernel's buffers come
+	// on top, and queues of less than 4 KiB. Default 256 MiB.
 	MaxQueuedBytes int64
 
 	// MaxIdentitySize bounds the bytes of the User, Device, Platform and Meta
@@ -203,7 +204,7 @@ type Config struct {
 	// or OnConnect returned an error that has no CloseError for the client. No client
 	// can fill it: of lines of one level and message ten a second are written, the
 	// next one with left_out as the number of those that were not, and values are cut
-	// after 1 KiB.
+	// after 1 KiB, stacks after 16.
 	// Default slog.Default().
 	Logger *slog.Logger
 }

@@ -59,7 +59,7 @@ func (c *Conn) ID() string { return c.hub.id + "." + strconv.FormatUint(c.counte
 func (c *Conn) User() string { return c.identity.User }
 
 // Identity returns what Authenticate said. Its Groups and Expires are as they
-// were then; its slice and map are the caller's.
+// were then, each group once, sorted; its slice and map are the caller's.
 func (c *Conn) Identity() Identity {
 	id := c.identity
 	id.Groups = slices.Clone(id.Groups)

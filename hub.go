@@ -280,8 +280,7 @@ func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
 // Registry does not know this node itself, it is ErrRegistryDown, and nobody was
 // asked. A connection that would have more than MaxGroups joins none of them: the
 // error is a *PartialError that wraps ErrLimit and names one, and the other
-// connections have joined.
-// asked. The target's ids and the groups are bounded as in Send. A node on which
+// connections have joined. The target's ids and the groups are bounded as in Send. A node on which
 // more than 1,048,576 memberships would change, of several groups, changes none,
 // and is one that could not.
 func (h *Hub) Join(ctx context.Context, t Target, groups ...string) error {

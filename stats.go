@@ -33,7 +33,7 @@ type Stats struct {
 	Panics       uint64 // in callbacks
 	LogsLeftOut  uint64 // lines that Logger was not given, of more than ten of one kind in a second
 
-	BadIdentities uint64 // of Rejected: what Authenticate returned had an empty group, or was above MaxIdentitySize or MaxGroups
+	BadIdentities uint64 // of Rejected: what Authenticate returned had a group that is empty or too long, or was above MaxIdentitySize or MaxGroups
 	OverBudget    uint64 // of TooSlow: closed because all queues together were above MaxQueuedBytes
 	TooFast       uint64 // closed because the client sent more than MessageRate or ByteRate
 	RefusedJoins  uint64 // connections that joined none of the groups of a call, for they would have had more than MaxGroups
