@@ -113,7 +113,7 @@ func (h *Hub) begin(addr uint64) error {
 	switch {
 	case limit > 0 && d.insideOf[addr] >= (limit+1)/2:
 		h.stats.addrLimited.Add(1)
-		return &HTTPError{http.StatusServiceUnavailable, "too many handshakes from this address"}
+		return tooManyOfAddr
 	case limit > 0 && d.inside >= limit, !d.rate.allow(h.config.HandshakeRate):
 		h.stats.crowded.Add(1)
 		return &HTTPError{http.StatusServiceUnavailable, "too many handshakes"}
@@ -123,7 +123,10 @@ func (h *Hub) begin(addr uint64) error {
 	return nil
 }
 
-var tooManyConns = &HTTPError{http.StatusServiceUnavailable, "too many connections"}
+var (
+	tooManyConns  = &HTTPError{http.StatusServiceUnavailable, "too many connections"}
+	tooManyOfAddr = &HTTPError{http.StatusServiceUnavailable, "too many handshakes from this address"}
+)
 
 func (d *door) end(addr uint64) {
 	d.mu.Lock()

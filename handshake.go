@@ -45,6 +45,8 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err = h.begin(addr); err == nil {
 		defer h.door.end(addr)
 		identity, err = h.identify(r.WithContext(ctx))
+	} else if err == tooManyOfAddr {
+		h.suspectProxy(r)
 	}
 	if err == nil {
 		err = h.ready(w)

@@ -230,3 +230,30 @@ func TestProxyIsSuspected(t *testing.T) {
 		}
 	}
 }
+
+// It says so too if it is slow handshakes, and not many, that are refused.
+func TestProxyIsSuspectedOfSlowHandshakes(t *testing.T) {
+	logger, log := newLog()
+	release, asked := make(chan struct{}), make(chan struct{})
+	r := newPipeRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: NewMemoryRegistry(), Logger: logger, MaxHandshakes: 2, Authenticate: func(*http.Request) (Identity, error) {
+		close(asked)
+		<-release
+		return Identity{}, errors.New("no")
+	}})
+	forwarded := func(r *http.Request) { r.Header.Set("X-Forwarded-For", "203.0.113.1") }
+	var slow sync.WaitGroup
+	slow.Go(func() { r.knock("10.0.0.1:1", forwarded) })
+	<-asked
+	if status := r.knock("10.0.0.1:2", forwarded); status != http.StatusServiceUnavailable {
+		t.Errorf("status %d", status)
+	}
+	close(release)
+	slow.Wait()
+	warned := false
+	for len(log) > 0 {
+		warned = strings.Contains(<-log, "ClientAddr") || warned
+	}
+	if !warned {
+		t.Error("the log says nothing of a proxy")
+	}
+}
