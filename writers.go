@@ -1,6 +1,7 @@
 package herald
 
 import (
+	"bytes"
 	"math"
 	"os"
 	"sync"
@@ -190,16 +191,20 @@ var drainBuffers = sync.Pool{New: func() any { b := make([]byte, 0, flushSize); 
 // that are not plain TCP.
 func (c *Conn) drain() {
 	defer c.hub.wg.Done()
-	var buf *[]byte // not for what a writer has left, which may never be taken
 	for {
+		var buf *[]byte // not for what it would be too large for: that may never be taken
 		c.mu.Lock()
-		if buf == nil && len(c.queue.rest) == 0 {
-			buf = drainBuffers.Get().(*[]byte)
-			defer drainBuffers.Put(buf)
-		}
 		p := c.queue.rest
 		if len(p) == 0 {
-			p, _ = c.queue.take(*buf)
+			buf = drainBuffers.Get().(*[]byte)
+			joined := false
+			if p, joined = c.queue.take(*buf); len(p) < flushSize/2 || !joined {
+				if joined {
+					p = bytes.Clone(p)
+				}
+				drainBuffers.Put(buf)
+				buf = nil
+			}
 		}
 		c.queue.rest = p // for whoever counts what is held
 		if p == nil {
@@ -227,6 +232,9 @@ func (c *Conn) drain() {
 		frames := c.queue.written()
 		change := c.queue.settle()
 		c.mu.Unlock()
+		if buf != nil {
+			drainBuffers.Put(buf)
+		}
 		c.hub.budget.change(change)
 		c.hub.stats.written.Add(uint64(frames))
 	}
