@@ -2,6 +2,7 @@ package herald
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -21,12 +22,16 @@ func isRefusal(said string) bool {
 	return true
 }
 
+// scriptCode matches the error of a script's command in one of a script: with a
+// '-' if Redis did not carry the command out at all.
+var scriptCode = regexp.MustCompile(`@user_script: ?[0-9]+: -?([A-Z]+ .*)`)
+
 // scriptError returns the error of a script's command, which Redis 6.2 puts
 // inside the script's own.
 func scriptError(said string) string {
 	if strings.HasPrefix(said, "ERR Error running script") {
-		if _, inner, ok := strings.Cut(said, ": -"); ok {
-			return inner
+		if inner := scriptCode.FindStringSubmatch(said); inner != nil {
+			return inner[1]
 		}
 	}
 	return said

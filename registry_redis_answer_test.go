@@ -146,6 +146,8 @@ func TestIsRefusal(t *testing.T) {
 		"upstream failure": true, // Envoy
 		"ERR Error running script (call to f_1): @user_script:8: @user_script: 8: -OOM not allowed":  true, // Redis 6.2
 		"ERR Error running script (call to f_1): @user_script:8: @user_script: 8: -WRONGTYPE of key": false,
+		"ERR Error running script (call to f_1): @user_script:8: WRONGTYPE Operation":                false,
+		"ERR Error running script (call to f_1): @user_script:8: user_script:8: attempt to call nil": false,
 		"ERR unknown command 'SUBSCRIBE', with args beginning with: 'x'":                             false,
 		"ERR syntax error": false,
 		"WRONGTYPE Operation against a key holding the wrong kind of value": false,
@@ -153,6 +155,9 @@ func TestIsRefusal(t *testing.T) {
 	} {
 		if got := isRefusal(said); got != want {
 			t.Errorf("%q: %t, want %t", said, got, want)
+		}
+		if got, want := strings.HasPrefix(scriptError(said), "WRONGTYPE"), strings.Contains(said, "WRONGTYPE"); got != want {
+			t.Errorf("%q has met a key of the wrong type: %t, want %t", said, got, want)
 		}
 	}
 }
