@@ -275,14 +275,15 @@ func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
 // Join makes the connections that the target has now members of the groups; to
 // those that come later Identity.Groups gives theirs, or Conn.Join in OnConnect.
 // It returns when every node has done so that the Registry lists, or that has
-// been heard of late: a Send to the group after that reaches all of them. If
-// nodes do not answer within SendTimeout the error is a *PartialError; if the
-// Registry does not know this node itself, it is ErrRegistryDown, and nobody was
-// asked. A connection that would have more than MaxGroups joins none of them: the
+// been heard of late: a Send to the group after that reaches all of them. A node
+// that was never heard is asked too, and waited for only if the Registry lists a
+// connection of the target with it. If nodes do not answer within SendTimeout the
+// error is a *PartialError; if the Registry does not know this node itself, it is
+// ErrRegistryDown, and nobody was asked. A connection that would have more than MaxGroups joins none of them: the
 // error is a *PartialError that wraps ErrLimit and names one, and the other
-// connections have joined. The target's ids and the groups are bounded as in Send. A node on which
-// more than 1,048,576 memberships would change, of several groups, changes none,
-// and is one that could not.
+// connections have joined. The target's ids and the groups are bounded as in
+// Send. A node on which more than 1,048,576 memberships would change, of several
+// groups, changes none, and is one that could not.
 func (h *Hub) Join(ctx context.Context, t Target, groups ...string) error {
 	return h.regroup(ctx, t, opJoin, groups)
 }
