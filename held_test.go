@@ -305,3 +305,36 @@ func TestLeavingNodeNeedNotAnswer(t *testing.T) {
 		t.Errorf("failed are %v", p.failed)
 	}
 }
+
+// Without heartbeats, too, an emptied Registry does not pass for one in which
+// nobody is online: whoever was listed is missed until its lease has run out.
+func TestEmptiedRegistryWithoutHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry, network := NewMemoryRegistry(), NewMemoryNetwork()
+		node := func() *rig {
+			return newPipeRig(t, Config{Bus: network.Bus(), Registry: registry.Handle(), ProbeInterval: -1})
+		}
+		holder, asker := node(), node()
+		time.Sleep(2 * asker.config.Lease) // it has looked what the other has, which is nothing
+		go holder.pipe("")
+		holder.await("the Conn", func() bool { return holder.Stats().Conns == 1 })
+		if online, err := asker.Online(t.Context(), "u"); err != nil || !online["u"] {
+			t.Fatalf("before: %v, %v", online, err)
+		}
+		flush(registry)
+		right := 0
+		for range 100 {
+			online, err := asker.Online(t.Context(), "u")
+			if err == nil && !online["u"] {
+				t.Fatal("the user is said to be offline")
+			}
+			if err == nil {
+				right++
+			}
+			time.Sleep(asker.config.Lease / 150)
+		}
+		if right == 0 {
+			t.Error("there was no answer for two thirds of a lease")
+		}
+	})
+}

@@ -49,7 +49,7 @@ func (b *heartbeat) peer(node string) *peer {
 	}
 	p := b.gone[node]
 	if p == nil {
-		p = &peer{born: b.from}
+		p = &peer{born: b.from, holds: b.mute()}
 		if b.forgot {
 			p.born = 0 // this may be one of those
 		}

@@ -7,8 +7,8 @@ import (
 )
 
 // real says whether the node is more than a record in the Registry, which
-// somebody else may have put there: it was heard, or has sessions there. Until
-// then its silence means nothing.
+// somebody else may have put there: it was heard, or has sessions there, or has
+// been listed where there are no heartbeats. Until then its silence means nothing.
 func (p *peer) real() bool { return p.heard != 0 || p.answered || p.holds }
 
 // unheard returns the leases of nodes that are listed and have never been heard.
@@ -38,9 +38,12 @@ func (b *heartbeat) holds(node string, holds bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if p := b.peers[node]; p != nil {
-		p.holds = holds
+		p.holds = holds || b.mute()
 	}
 }
+
+// mute says whether no node sends heartbeats, so that whoever is listed counts.
+func (b *heartbeat) mute() bool { return b.hub.config.ProbeInterval == off }
 
 // excuse takes those out of asked that need not answer: nodes that were never
 // heard and, by the Registry, have no connection of the target. A record of a node
