@@ -158,7 +158,10 @@ func (x *index) joinGroups(c *Conn, groups []string, limit int) (joined []string
 func (x *index) countWith(c *Conn, topics []string) int {
 	more := x.strays(c, topics)
 	slices.Sort(more)
-	return len(x.groupsOf(c)) + len(slices.Compact(more))
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	has := max(0, len(c.memberships.list)-2) // but for everyone and its user
+	return has + len(slices.Compact(more))
 }
 
 func (x *index) join(c *Conn, topic, name string) bool {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/http/httptest"
 	"slices"
 	"testing"
 )
@@ -99,4 +100,27 @@ func checkIndex(t *testing.T, x *index, conns []*Conn, want []map[string]bool) {
 			t.Fatalf("topic %q has %d Conns, want %d", topic, len(found), len(want))
 		}
 	}
+}
+
+// Who is in many groups, and joins them one by one, makes no list of them for
+// each.
+func TestManyGroupsAreCountedInPlace(t *testing.T) {
+	h := newHub(t, Config{})
+	c := h.newConn(httptest.NewRequest("GET", "/", nil), Identity{User: "u"})
+	h.index.add(c, 0, 0)
+	var groups []string
+	for i := range 500 {
+		groups = append(groups, fmt.Sprint("g", i))
+	}
+	if _, err := h.index.joinGroups(c, groups, 500); err != nil {
+		t.Fatal(err)
+	}
+	one := groupTopics([]string{"g500", "g0"})
+	if n := h.index.countWith(c, one); n != 501 {
+		t.Errorf("counted %d", n)
+	}
+	if n := testing.AllocsPerRun(100, func() { h.index.countWith(c, one) }); n > 2 {
+		t.Errorf("%v allocations", n)
+	}
+	h.index.remove(c)
 }
