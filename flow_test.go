@@ -74,6 +74,27 @@ func TestByteRate(t *testing.T) {
 	}
 }
 
+// What a client has sent at its rate while OnMessage took its time is no burst:
+// it waits in the kernel, and is read at once.
+func TestByteRateAfterSlowCallback(t *testing.T) {
+	const rate, size = 100 << 10, 10 << 10
+	slow := true
+	r := newRig(t, Config{ByteRate: rate, MessageRate: -1, PingInterval: -1, OnMessage: func(context.Context, *Conn, Message) {
+		if slow {
+			slow = false
+			time.Sleep(300 * time.Millisecond)
+		}
+	}})
+	ws := r.connect("")
+	for range 12 { // a burst, and two more
+		ws.WriteFrames(textFrame(strings.Repeat("x", size)))
+	}
+	r.await("all messages", func() bool { return r.Stats().MessagesReceived == 12 || r.Stats().TooFast > 0 })
+	if n := r.Stats().TooFast; n != 0 {
+		t.Error("the client was closed")
+	}
+}
+
 func bytesOf(b []byte, n int) (all [][]byte) {
 	for range n {
 		all = append(all, b)

@@ -76,9 +76,13 @@ func (c *Conn) readMessage() bool {
 	}
 	h.stats.messagesReceived.Add(1)
 	if h.config.OnMessage != nil {
-		c.socket.lastRead.Store(inCallback)
+		began := c.socket.lastRead.Swap(inCallback)
 		h.guard(c, "OnMessage", func() { h.config.OnMessage(c.ctx, c, m) })
-		c.socket.lastRead.Store(clock())
+		now := clock()
+		c.socket.lastRead.Store(now)
+		if limit, burst := c.byteRate(); limit > 0 {
+			c.flow.unread(began, now, limit, burst)
+		}
 	}
 	return true
 }
@@ -97,14 +101,16 @@ func (c *Conn) allow() bool {
 // asked as they come and not for whole messages, so that a large message that
 // takes its time is no burst.
 func (c *Conn) spend(n int) {
+	limit, burst := c.byteRate()
+	if n > 0 && limit > 0 && !c.flow.spend(c.socket.lastRead.Load(), int64(n), limit, burst) {
+		c.tooFast("more than %d bytes a second", limit)
+	}
+}
+
+// byteRate returns ByteRate, and how many bytes may come at once.
+func (c *Conn) byteRate() (limit, burst int64) {
 	config := &c.hub.config
-	if n == 0 || config.ByteRate < 1 {
-		return
-	}
-	burst := max(config.ByteRate, config.MaxMessageSize+maxFrameHeader+maskSize)
-	if !c.flow.spend(c.socket.lastRead.Load(), int64(n), config.ByteRate, burst) {
-		c.tooFast("more than %d bytes a second", config.ByteRate)
-	}
+	return config.ByteRate, max(config.ByteRate, config.MaxMessageSize+maxFrameHeader+maskSize)
 }
 
 // tooFast closes a Conn whose client sends more than it may.
