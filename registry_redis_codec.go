@@ -110,14 +110,22 @@ func decodeHolder(value string) (Lease, bool) {
 	return Lease{node, g}, ok && err == nil && format == registryFormat
 }
 
+// isOfOtherFormat says whether a lease record or a value begins with the number
+// of another format: then it is of another version of herald, and no stray.
+func isOfOtherFormat(s string) bool {
+	format, _, ok := strings.Cut(s, " ")
+	_, err := strconv.ParseUint(format, 10, 16)
+	return ok && err == nil && format != registryFormat
+}
+
 // decodeNode returns the Node of a lease record, Alive being left to the
 // caller. If the record is none of this format the Node has its id, and Err
 // says why.
 func decodeNode(id, record string) Node {
 	fields := strings.SplitN(record, " ", 7) // 6, and what a later version has appended
 	if fields[0] != registryFormat {
-		if format, err := strconv.ParseUint(fields[0], 10, 16); err == nil && len(fields) > 1 {
-			return Node{ID: id, Err: fmt.Errorf("its lease has format %d, and this version of herald understands %s", format, registryFormat)}
+		if isOfOtherFormat(record) {
+			return Node{ID: id, Err: fmt.Errorf("its lease has format %s, and this version of herald understands %s", fields[0], registryFormat)}
 		}
 		return Node{ID: id, Err: fmt.Errorf("its lease is none of herald's: %.40q", record)}
 	}

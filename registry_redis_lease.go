@@ -167,7 +167,7 @@ func (r *RedisRegistry) mergeLeases(lists []leaseList) (nodes []Node, now time.T
 		strange := 0
 		for id, record := range list.nodes {
 			n := decodeNode(id, record)
-			if present[see(n)] = true; n.Err != nil {
+			if present[see(n)] = true; n.Err != nil && !isOfOtherFormat(record) {
 				strange++
 			}
 		}
@@ -177,7 +177,9 @@ func (r *RedisRegistry) mergeLeases(lists []leaseList) (nodes []Node, now time.T
 			generation, id, _ := strings.Cut(field, ":")
 			n := decodeNode(id, record)
 			if n.Err != nil || generation != strconv.FormatInt(n.Generation, 10) {
-				strange++
+				if !isOfOtherFormat(record) {
+					strange++
+				}
 				continue
 			}
 			l := see(n)

@@ -337,3 +337,28 @@ func TestRedisNumberOfSomebodyElse(t *testing.T) {
 		})
 	}
 }
+
+// Records and values of another version of herald are no strays: a rolling deploy
+// is nobody who writes under the prefix.
+func TestRedisRegistryOtherVersion(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	rdb.HSet(t.Context(), "herald:{0}:nodes", "later", "2 what ever")
+	rdb.HSet(t.Context(), "herald:{0}:t:u42", "later.1", "2 what ever")
+	hub, err := herald.New(herald.Config{Redis: rdb, OfflineDelay: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hub.Shutdown(context.Background())
+	for _, want := range []uint64{0, 1} {
+		nodes, err := hub.Nodes(t.Context())
+		sessions, err2 := hub.Sessions(t.Context(), herald.User("42"))
+		if err != nil || err2 != nil || len(nodes) != 1 || len(sessions) > 0 {
+			t.Errorf("nodes are %v (%v), sessions %v (%v)", nodes, err, sessions, err2)
+		}
+		if n := hub.Stats().Unreadable; n != want {
+			t.Errorf("Unreadable is %d, want %d", n, want)
+		}
+		rdb.HSet(t.Context(), "herald:{0}:t:u42", "none.1", "none of herald's")
+	}
+}

@@ -46,7 +46,7 @@ func (r *RedisRegistry) sessions(ctx context.Context, store redisStore, lease Le
 		strange := 0
 		for id, value := range hash.Val() {
 			session, generation, ok := decodeValue(id, value)
-			if !ok {
+			if !ok && !isOfOtherFormat(value) {
 				strange++
 			}
 			if h := (heldSession{session, generation}); ok && r.listed(s, h.lease()) {
