@@ -22,7 +22,8 @@ import (
 // user's hash, that user is not reported offline, nor online again. All keys that
 // begin with the prefix and ":{" are its own: one of another type is deleted.
 // Stats.Unreadable counts both. Nor is the server trusted: an answer that is no
-// RESP, is nested more than 16 times, or has more than 512 MiB or a million
+// RESP, is nested more than 16 times, or has, with the others of up to 500 topics
+// that are asked for together, more than 512 MiB or a million
 // sessions, is ErrRegistryDown.
 //
 // # On a Cluster
