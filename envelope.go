@@ -368,7 +368,9 @@ func (d *decoder) extensions() error {
 // names are strings of which none is empty.
 func (d *decoder) names() []string {
 	list := d.strings()
-	d.bad = d.bad || slices.Contains(list, "")
+	if len(list) > 0 && slices.Contains(list, "") {
+		d.bad = true
+	}
 	return list
 }
 

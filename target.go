@@ -109,9 +109,12 @@ func (t Target) checkNames(ids, groups []string) error {
 
 // checkSend says whether a message may go to the target: those to users and
 // groups need not list them.
-func (t Target) checkSend() error {
-	if t.kind == targetConnection {
+func (t *Target) checkSend() error {
+	switch {
+	case t.kind == targetConnection:
 		return t.checkNames(t.ids, nil)
+	case len(t.except)+len(t.exceptUsers)+len(t.platforms) == 0:
+		return nil
 	}
 	return t.checkNames(nil, nil)
 }
