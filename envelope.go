@@ -167,7 +167,7 @@ func decodeEnvelope(b []byte, maxFrame int) (envelope, error) {
 		return envelope{}, errMalformed
 	}
 	if len(b) > maxHeader+maxFrame {
-		return envelope{}, fmt.Errorf("envelope of %d bytes: at most %d are taken", len(b), maxHeader+maxFrame)
+		return envelope{}, tooLarge(len(b), 0, maxFrame)
 	}
 	if b[0] != envelopeVersion {
 		return envelope{}, fmt.Errorf("envelope of version %d: this node understands %d", b[0], envelopeVersion)
@@ -212,8 +212,8 @@ func decodeEnvelope(b []byte, maxFrame int) (envelope, error) {
 	if d.bad || len(nodeTopic(e.sender)) > maxTopic || len(e.err) > maxAnswer {
 		return envelope{}, errMalformed
 	}
-	if header := len(b) - len(d.rest); header > maxHeader || len(d.rest) > maxFrame {
-		return envelope{}, fmt.Errorf("envelope of %d bytes and a frame of %d: at most %d and %d are taken", header, len(d.rest), maxHeader, maxFrame)
+	if len(b)-len(d.rest) > maxHeader || len(d.rest) > maxFrame {
+		return envelope{}, tooLarge(len(b)-len(d.rest), len(d.rest), maxFrame)
 	}
 	if e.kind > kindDirect {
 		if len(d.rest) > 0 {
@@ -223,6 +223,10 @@ func decodeEnvelope(b []byte, maxFrame int) (envelope, error) {
 	}
 	e.frame = d.rest
 	return e, checkFrame(e.frame)
+}
+
+func tooLarge(header, frame, maxFrame int) error {
+	return fmt.Errorf("envelope of %d bytes and a frame of %d: at most %d and %d are taken", header, frame, maxHeader, maxFrame)
 }
 
 // checkFrame says whether b is one whole frame that a server may send: a

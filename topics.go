@@ -167,10 +167,12 @@ func (x *index) countWith(c *Conn, topics []string) int {
 func (x *index) join(c *Conn, topic, name string) bool {
 	m := x.topics[topic]
 	if m == nil {
-		m = &members{topic: topic, name: strings.Clone(name)} // of a Join it may be a part of a long message
+		m = &members{topic: topic, name: name}
 		x.topics[topic] = m
 		if isUserTopic(topic) {
 			x.users++
+		} else {
+			m.name = strings.Clone(name) // of a Join it may be a part of a long message
 		}
 	}
 	if c.memberships.find(m) >= 0 {
