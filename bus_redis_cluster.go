@@ -94,7 +94,7 @@ type agreement struct {
 	key    string
 }
 
-// read returns the number agreed on, or 0 where there is none yet. What is no
+// read returns the number agreed on, or 0 if there is none yet. What is no
 // number of partitions is none of herald's.
 func (a agreement) read(ctx context.Context) (int, error) {
 	value, err := a.client.Get(ctx, a.key).Result()

@@ -157,7 +157,7 @@ func TestMaxGroups(t *testing.T) {
 		}
 	}
 	if err := other.Join(t.Context(), "e", "f"); !errors.Is(err, ErrLimit) {
-		t.Errorf("two more where one has room: %v", err)
+		t.Errorf("two more than one has room for: %v", err)
 	}
 	if err := full.Leave(t.Context(), "b"); err != nil {
 		t.Error(err)

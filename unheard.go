@@ -8,7 +8,7 @@ import (
 
 // real says whether the node is more than a record in the Registry, which
 // somebody else may have put there: it was heard, or has sessions there, or has
-// been listed where there are no heartbeats. Until then its silence means nothing.
+// been listed if there are no heartbeats. Until then its silence means nothing.
 func (p *peer) real() bool { return p.heard != 0 || p.answered || p.holds }
 
 // unheard returns the leases of nodes that are listed and have never been heard.

@@ -84,7 +84,7 @@ func TestGhosts(t *testing.T) {
 			t.Errorf("%d gaps and %d resets of the Bus", s.Gaps, s.Resets)
 		}
 		if lines := n.log.lines(0); len(lines) != 1 || !strings.Contains(lines[0], "nodes that were never heard") {
-			t.Errorf("logged, where ghosts should be told of once: %q", lines)
+			t.Errorf("logged, but ghosts should be told of once: %q", lines)
 		}
 	}
 	// A session that such a node is said to hold may be real.
