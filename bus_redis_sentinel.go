@@ -236,8 +236,10 @@ func (m *redisMaster) ask(ctx context.Context, tick time.Duration, lead func(ser
 }
 
 // isNamed says whether the server is the one that Sentinels name. A Dialer of
-// the user's may reach it at an address that they do not know; that is learned.
-func (m *redisMaster) isNamed(ctx context.Context, server, name string) bool {
+// the user's may reach it at an address that they do not know. That is learned,
+// the first one only if they are settled: in the middle of a failover the new
+// master may be called by the old one's name. Until then it is not known.
+func (m *redisMaster) isNamed(ctx context.Context, server, name string, settled bool) (is, known bool) {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
 	host, port, _ := net.SplitHostPort(name)
@@ -245,27 +247,30 @@ func (m *redisMaster) isNamed(ctx context.Context, server, name string) bool {
 	for _, addr := range addrs {
 		if net.JoinHostPort(addr.Unmap().String(), port) == server {
 			m.literal = true
-			return true
+			return true, true
 		}
 	}
 	if m.literal {
-		return false
+		return false, true
 	}
 	m.mu.Lock()
 	if time.Since(m.named) > renamedAfter {
 		clear(m.servers)
 	}
 	m.mu.Unlock()
-	known, ok := m.servers[name]
+	its, ok := m.servers[name]
 	if !ok {
+		if len(m.servers) == 0 && !settled {
+			return false, false
+		}
 		for _, other := range m.servers {
 			if other == server {
-				return false
+				return false, true
 			}
 		}
-		m.servers[name], known = server, server
+		m.servers[name], its = server, server
 	}
-	return known == server
+	return its == server, true
 }
 
 // followMaster drops the links if the master is another server than theirs.

@@ -20,6 +20,7 @@ type sentinelEar struct {
 	server string        // its address
 	client *redis.Client // that opened the session
 	r      *resp.Reader
+	since  time.Time // when it was opened
 	asked  time.Time // what comes next was published later
 }
 
@@ -47,7 +48,7 @@ func (m *redisMaster) attend(ctx context.Context, conn net.Conn) error {
 		conn.Close()
 		return err
 	}
-	m.ear = &sentinelEar{conn, server, client, resp.NewReader(conn, replyBuffer), start}
+	m.ear = &sentinelEar{conn, server, client, resp.NewReader(conn, replyBuffer), start, start}
 	return nil
 }
 
@@ -63,11 +64,17 @@ func (m *redisMaster) listen(ctx context.Context) error {
 		return fmt.Errorf("listen to the Sentinels: %w", err)
 	}
 	name, named := m.votes.majority(start)
-	switch {
-	case len(m.votes) == 0: // so far, or a service that only answers as a Sentinel does
+	if len(m.votes) == 0 { // so far, or a service that only answers as a Sentinel does
 		m.confirmLed(m.ear.server)
-	case name == "" || named.IsZero():
-	case !m.isNamed(ctx, m.ear.server, name):
+		return nil
+	}
+	if name == "" || named.IsZero() {
+		return nil
+	}
+	switch is, known := m.isNamed(ctx, m.ear.server, name, named.Sub(m.ear.since) > sentinelLag); {
+	case !known:
+		m.confirmLed(m.ear.server)
+	case !is:
 		return errMoved
 	default:
 		m.confirm(m.ear.server, named)

@@ -131,9 +131,12 @@ func TestSentinelName(t *testing.T) {
 		m := &redisMaster{servers: make(map[string]string), named: time.Now()}
 		expect := func(server, name string, want bool) {
 			t.Helper()
-			if got := m.isNamed(t.Context(), server, name); got != want {
+			if got, known := m.isNamed(t.Context(), server, name, true); got != want || !known {
 				t.Errorf("%s is the server at %s: %v, want %v", name, server, got, want)
 			}
+		}
+		if _, known := m.isNamed(t.Context(), "10.0.0.2:1", "172.0.0.1:1", false); known {
+			t.Error("a name is learned while the Sentinels may be changing their minds")
 		}
 		expect("10.0.0.1:1", "172.0.0.1:1", true) // by a Dialer of the user's
 		expect("10.0.0.1:1", "172.0.0.2:1", false)

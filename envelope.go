@@ -209,7 +209,7 @@ func decodeEnvelope(b []byte, maxFrame int) (envelope, error) {
 	default:
 		d.bad = true
 	}
-	if d.bad || len(nodeTopic(e.sender)) > maxTopic || len(e.err) > maxAnswer {
+	if d.bad || len(e.sender) > maxNodeID || len(e.err) > maxAnswer {
 		return envelope{}, errMalformed
 	}
 	if len(b)-len(d.rest) > maxHeader || len(d.rest) > maxFrame {
@@ -398,7 +398,7 @@ func (d *decoder) strings() []string {
 // nodeOf returns the node of a connection's id, or "" where it is none.
 func nodeOf(id string) string {
 	i := strings.LastIndexByte(id, '.')
-	if i <= 0 || i > maxTopic-len("n") {
+	if i <= 0 || i > maxNodeID {
 		return ""
 	}
 	if _, err := strconv.ParseUint(id[i+1:], 10, 64); err != nil {

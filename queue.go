@@ -76,10 +76,11 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 			c.tooSlow()
 			return ErrTooSlow
 		}
-		if dropped := q.makeRoom(&h.config, len(frame)); dropped > 0 {
+		dropped, fits := q.makeRoom(&h.config, len(frame))
+		if dropped > 0 {
 			h.stats.dropped.Add(uint64(dropped))
 		}
-		if q.full(&h.config, len(frame)) { // what is under way fills it
+		if !fits { // what is under way fills it
 			change := q.settle()
 			c.mu.Unlock()
 			h.budget.change(change)
@@ -122,13 +123,15 @@ func (q *queue) busy(config *Config) bool {
 	return q.blocked || q.size() > config.QueueMessages/4 || q.bytes > config.QueueBytes/4
 }
 
-// makeRoom drops the oldest frames that are not under way, until n bytes fit.
-func (q *queue) makeRoom(config *Config, n int) (dropped int) {
-	for q.full(config, n) && q.frames.n > 0 {
+// makeRoom drops the oldest frames of a full queue that are not under way,
+// until n bytes fit.
+func (q *queue) makeRoom(config *Config, n int) (dropped int, fits bool) {
+	for !fits && q.frames.n > 0 {
 		q.bytes -= len(q.frames.pop())
 		dropped++
+		fits = !q.full(config, n)
 	}
-	return dropped
+	return dropped, fits
 }
 
 // clear drops the frames that are not under way.

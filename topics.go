@@ -26,6 +26,9 @@ func isGroupTopic(topic string) bool { return topic != "" && topic[0]|0x20 == 'g
 // maxTopic is the most bytes that a topic on the Bus has.
 const maxTopic = 200
 
+// maxNodeID is the most bytes of a node's id that its topic has room for.
+const maxNodeID = maxTopic - len("n")
+
 func topicName(short, long byte, name string) string {
 	if len(name) < maxTopic {
 		return string(short) + name

@@ -41,7 +41,7 @@ func TestHostileServer(t *testing.T) {
 					t.Errorf("New: %.300v", err)
 				}
 			})
-			if grown > 48<<20 {
+			if grown > 128<<20 {
 				t.Errorf("the process grew by %d MB", grown>>20)
 			}
 		})
