@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/bustest"
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/test/bustest"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // A clusterRig is a Bus that publishes to topics of all partitions, and one

@@ -11,7 +11,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/heraldtest"
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // classic makes servers that do not know sharded Pub/Sub, as those of Redis

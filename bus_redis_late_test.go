@@ -7,9 +7,9 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/bustest"
-	"github.com/heraldgo/herald/internal/netproxy"
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/test/bustest"
+	"github.com/heraldgo/herald/internal/test/netproxy"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // What this machine still has to send when a link is given up does not reach

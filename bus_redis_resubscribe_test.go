@@ -5,8 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/heraldgo/herald/internal/bustest"
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/test/bustest"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // A restart of Redis is one gap, however long it takes to subscribe again to

@@ -11,8 +11,8 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/heraldtest"
-	"github.com/heraldgo/herald/internal/bustest"
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/test/bustest"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 func eventually(t testing.TB, what string, done func() bool) {

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/bustest"
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/test/bustest"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // A node that is left with the old master and one of three Sentinels says that

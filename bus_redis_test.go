@@ -18,8 +18,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/redistest"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/redistest"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // A publisher's link that is killed loses nothing, and is no gap.

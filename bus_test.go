@@ -9,7 +9,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/heraldtest"
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 func TestMemoryBus(t *testing.T) {

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/heraldgo/herald/internal/wsraw"
+	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
 // A Disconnect whose node cannot take the Conns out of the Registry closes

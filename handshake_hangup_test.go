@@ -9,7 +9,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/heraldgo/herald/internal/wsraw"
+	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
 // Who hangs up before the 101 makes no line in the log of net/http, which no rate

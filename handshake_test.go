@@ -16,7 +16,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/heraldgo/herald/internal/wsraw"
+	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
 func TestStatusOfRefusals(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/heraldgo/herald/internal/badserver"
+	"github.com/heraldgo/herald/internal/test/badserver"
 )
 
 // emptyNames is a list of n empty names, as appendStrings would write it.

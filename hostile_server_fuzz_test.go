@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/heraldgo/herald/internal/badserver"
+	"github.com/heraldgo/herald/internal/test/badserver"
 )
 
 // scriptedCommands are those that a script answers, each with one of its parts.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/heraldgo/herald/internal/badserver"
+	"github.com/heraldgo/herald/internal/test/badserver"
 )
 
 // hostileClient returns a client of a hostile server that does not wait long.

@@ -12,7 +12,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/heraldgo/herald/internal/wsraw"
+	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
 // heapInUse returns the bytes of the heap that are in use.

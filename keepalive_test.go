@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/heraldgo/herald/internal/wsraw"
+	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
 // A slowCloser takes its time to close, and stops keepalive for so long, as

@@ -11,8 +11,8 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/heraldgo/herald/internal/redistest"
-	"github.com/heraldgo/herald/internal/wsraw"
+	"github.com/heraldgo/herald/internal/test/redistest"
+	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
 // newPair starts two rigs that are nodes of one cluster, in memory or on a

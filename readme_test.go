@@ -13,7 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 func readme(t *testing.T) string {

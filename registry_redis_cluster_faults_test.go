@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // A master that dies for good, and comes back empty.

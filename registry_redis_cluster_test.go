@@ -13,7 +13,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/heraldtest"
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // flush empties a Cluster.

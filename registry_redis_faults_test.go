@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 func TestRedisRegistryScriptFlush(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // clusterRigs starts hubs whose Registry lies on the Cluster.

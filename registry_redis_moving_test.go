@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // clusterShards are the hash tags of the Registry's shards.

@@ -15,8 +15,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/redistest"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/redistest"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // A refusing is a Redis of some kind that can be made to refuse the user app,

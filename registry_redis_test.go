@@ -12,8 +12,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/redistest"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/redistest"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 func redisRegistry(t *testing.T, rdb redis.UniversalClient) *herald.RedisRegistry {

@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/heraldgo/herald/internal/wsraw"
+	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
 // patience is how long a test waits for what must come.

@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/heraldgo/herald/internal/wsraw"
+	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
 // The closes are spread over 80% of the time; Send works until then; each

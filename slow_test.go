@@ -15,7 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/heraldgo/herald/internal/wsraw"
+	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
 // numbered returns a message of n bytes that begins with its number.

@@ -9,7 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/redistest"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 func memoryStore() RegistryStore {

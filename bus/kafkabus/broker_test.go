@@ -10,7 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/heraldgo/herald/bus/kafkabus"
-	"github.com/heraldgo/herald/internal/netproxy"
+	"github.com/heraldgo/herald/internal/test/netproxy"
 )
 
 // A broker is a Kafka cluster behind proxies, one for each of its brokers:

@@ -5,7 +5,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/kafkabus"
-	"github.com/heraldgo/herald/internal/hubtest"
+	"github.com/heraldgo/herald/internal/test/hubtest"
 )
 
 // newHubBroker starts a kfake cluster, without proxies. When it restarts, it

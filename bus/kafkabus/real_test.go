@@ -15,7 +15,7 @@ import (
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/kafkabus"
 	"github.com/heraldgo/herald/heraldtest"
-	"github.com/heraldgo/herald/internal/hubtest"
+	"github.com/heraldgo/herald/internal/test/hubtest"
 )
 
 // The same tests against a real Kafka, that $KAFKA_BROKERS names: addresses

@@ -12,7 +12,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/kafkabus"
-	"github.com/heraldgo/herald/internal/bustest"
+	"github.com/heraldgo/herald/internal/test/bustest"
 )
 
 // Credentials that Kafka no longer takes are told as that, by Health and by

@@ -9,8 +9,8 @@ import (
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/mqttbus"
 	"github.com/heraldgo/herald/heraldtest"
-	"github.com/heraldgo/herald/internal/netproxy"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/netproxy"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // quick proves the links ten times a second.

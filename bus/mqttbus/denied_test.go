@@ -11,8 +11,8 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/mqttbus"
-	"github.com/heraldgo/herald/internal/bustest"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/bustest"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // An aclServer is a mosquitto whose permissions change while it runs.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/mqttbus"
-	"github.com/heraldgo/herald/internal/badserver"
+	"github.com/heraldgo/herald/internal/test/badserver"
 )
 
 const connack = "\x20\x03\x00\x00\x00"

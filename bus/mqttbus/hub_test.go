@@ -6,8 +6,8 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/mqttbus"
-	"github.com/heraldgo/herald/internal/hubtest"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/hubtest"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 func TestHubs(t *testing.T) {

@@ -4,9 +4,9 @@ import (
 	"testing"
 
 	"github.com/heraldgo/herald/bus/mqttbus"
-	"github.com/heraldgo/herald/internal/bustest"
-	"github.com/heraldgo/herald/internal/netproxy"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/bustest"
+	"github.com/heraldgo/herald/internal/test/netproxy"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 const patience = bustest.Patience

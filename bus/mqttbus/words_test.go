@@ -7,7 +7,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/mqttbus"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // mosquitto hangs up without a word if it has no room for more connections.

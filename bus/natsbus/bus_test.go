@@ -7,8 +7,8 @@ import (
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/natsbus"
 	"github.com/heraldgo/herald/heraldtest"
-	"github.com/heraldgo/herald/internal/netproxy"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/netproxy"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 func TestBus(t *testing.T) {

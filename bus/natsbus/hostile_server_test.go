@@ -10,7 +10,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/natsbus"
-	"github.com/heraldgo/herald/internal/badserver"
+	"github.com/heraldgo/herald/internal/test/badserver"
 )
 
 const info = `INFO {"server_id":"A","version":"2.10.0","proto":1,"headers":true,"max_payload":1048576}` + "\r\n"

@@ -6,8 +6,8 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/natsbus"
-	"github.com/heraldgo/herald/internal/hubtest"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/hubtest"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // newBroker returns a nats-server of the test's own.

@@ -7,8 +7,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/internal/netproxy"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/netproxy"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // A new link whose server does not hear the one that the Bus publishes at ends

@@ -12,7 +12,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/natsbus"
-	"github.com/heraldgo/herald/internal/bustest"
+	"github.com/heraldgo/herald/internal/test/bustest"
 )
 
 const patience = bustest.Patience

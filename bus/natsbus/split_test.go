@@ -20,9 +20,9 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/natsbus"
-	"github.com/heraldgo/herald/internal/load"
-	"github.com/heraldgo/herald/internal/netproxy"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/load"
+	"github.com/heraldgo/herald/internal/test/netproxy"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // A split is two servers of one cluster whose only route a test can cut, with

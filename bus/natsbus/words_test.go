@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/heraldgo/herald/bus/natsbus"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // A server that is full says so and hangs up, perhaps before it has read what

@@ -7,7 +7,7 @@ import (
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/rabbitbus"
 	"github.com/heraldgo/herald/heraldtest"
-	"github.com/heraldgo/herald/internal/netproxy"
+	"github.com/heraldgo/herald/internal/test/netproxy"
 )
 
 func url(addr string) string { return "amqp://guest:guest@" + addr + "/" }

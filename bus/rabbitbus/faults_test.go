@@ -10,8 +10,8 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/rabbitbus"
-	"github.com/heraldgo/herald/internal/netproxy"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/netproxy"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // Whatever breaks a link, loss lies in gaps, nothing comes twice, and all is

@@ -9,7 +9,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/rabbitbus"
-	"github.com/heraldgo/herald/internal/bustest"
+	"github.com/heraldgo/herald/internal/test/bustest"
 )
 
 // An exchange that was deleted is found out by asking for it, and not only by

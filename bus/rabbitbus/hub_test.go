@@ -6,8 +6,8 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/bus/rabbitbus"
-	"github.com/heraldgo/herald/internal/hubtest"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/hubtest"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // brokerOf returns what hubs on server share, on an exchange of their own.

@@ -5,7 +5,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // The RabbitMQ that most tests share, because one takes long to start. It is

@@ -10,9 +10,9 @@ import (
 	"github.com/rabbitmq/amqp091-go"
 
 	"github.com/heraldgo/herald/bus/rabbitbus"
-	"github.com/heraldgo/herald/internal/bustest"
-	"github.com/heraldgo/herald/internal/netproxy"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/bustest"
+	"github.com/heraldgo/herald/internal/test/netproxy"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 const patience = bustest.Patience

@@ -17,8 +17,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/heraldgo/herald/examples/chat/demo"
-	"github.com/heraldgo/herald/internal/redistest"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/redistest"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // patience is how long a test waits for what must happen.

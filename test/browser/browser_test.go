@@ -17,7 +17,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/heraldgo/herald/examples/chat/demo"
-	"github.com/heraldgo/herald/internal/servertest"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // patience is how long a step may take, on a busy machine.

@@ -1,0 +1,274 @@
+package faulttest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/test/redistest"
+)
+
+// A part of what the Registry wrote is lost while the node lives: it is found
+// within two leases, mended, counted, and said once.
+func TestKeysLost(t *testing.T) {
+	t.Parallel()
+	testKeysLost(t, 3_000, 3*time.Second)
+}
+
+// As many connections as it takes for a walk over all of them to be too slow.
+func BenchmarkKeysLost(b *testing.B) {
+	for b.Loop() {
+		testKeysLost(b, 15_000, 15*time.Second)
+	}
+}
+
+func testKeysLost(t testing.TB, conns int, lease time.Duration) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	n := startNodes(t, single(server), 1, herald.Config{Lease: lease})[0]
+	c := crowd{users: names("user", conns), groups: conns / 100}
+	began := time.Now()
+	n.crowd(c.users, c.group)
+	if !await(t, "all registered", func() error { return c.right(n) }) {
+		return
+	}
+	t.Logf("%d connections after %v", conns, time.Since(began).Round(time.Millisecond))
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, loss := range []struct {
+		what string
+		keys func() []string
+	}{
+		{"1,000 topics", func() []string {
+			topics := keys(t, rdb, "herald:*:t:*")
+			random.Shuffle(len(topics), func(i, j int) { topics[i], topics[j] = topics[j], topics[i] })
+			return topics[:1_000]
+		}},
+		{"the index", func() []string { return keys(t, rdb, "herald:*:i:*") }},
+		{"the nodes", func() []string { return keys(t, rdb, "herald:*:nodes") }},
+		{"everything", func() []string { return keys(t, rdb, "herald:*") }},
+	} {
+		n.survives(t, c, loss.what, func() error { return rdb.Del(t.Context(), loss.keys()...).Err() })
+	}
+	n.survives(t, c, "the lease", func() error {
+		return rdb.HDel(t.Context(), keys(t, rdb, "herald:*:nodes")[0], n.NodeID()).Err()
+	})
+	await(t, "one index for the one node", func() error {
+		if indexes := keys(t, rdb, "herald:*:i:*"); len(indexes) != 1 {
+			return fmt.Errorf("%q", indexes)
+		}
+		return nil
+	})
+	for _, user := range c.users {
+		if online, offline := told([]*node{n}, user); offline > 0 {
+			t.Errorf("%s, who was online all the time: OnOnline was told %d times, OnOffline %d", user, online, offline)
+			break
+		}
+	}
+}
+
+// survives lets keys be lost, and waits until all is right again.
+func (n *node) survives(t testing.TB, c crowd, what string, lose func() error) {
+	t.Helper()
+	logged, before := len(n.log.lines(0)), mended(n.Hub)
+	began := time.Now()
+	if err := lose(); err != nil {
+		t.Fatal(err)
+	}
+	renewals := 0
+	var last time.Time
+	if awaitFor(t, max(patience, 25*n.lease), what+" lost", func() error {
+		if nodes, err := n.Nodes(context.Background()); err == nil && len(nodes) == 1 && !nodes[0].Renewed.Equal(last) {
+			last = nodes[0].Renewed
+			renewals++
+		}
+		time.Sleep(n.lease / 50) // to ask about so many is work
+		return c.right(n)
+	}) {
+		t.Logf("%s lost: right again %s and %d renewals later", what, n.leases(began), renewals)
+	}
+	// Three renewals are a lease. The first that was seen is of before.
+	if renewals-1 > 6 {
+		t.Errorf("%s lost: it took %d renewals of the lease until all was right", what, renewals-1)
+	}
+	await(t, what+" lost: a count and a warning", func() error {
+		if mended(n.Hub) == before || len(n.log.lines(logged)) == 0 {
+			return errors.New("nothing was counted as mended, or nothing logged")
+		}
+		return nil
+	})
+	t.Logf("%s lost: %d mended", what, mended(n.Hub)-before)
+	if lines := n.log.lines(logged); len(lines) != 1 {
+		t.Errorf("%s lost: %d warnings, want one: %q", what, len(lines), lines)
+	}
+}
+
+// mended is how many entries the Hub has put back.
+func mended(h *herald.Hub) uint64 {
+	v := reflect.ValueOf(h.Stats()).FieldByName("Mended")
+	if !v.IsValid() {
+		return 0
+	}
+	return v.Uint()
+}
+
+// A crowd is users with one connection each, each in one of the groups.
+type crowd struct {
+	users  []string
+	groups int
+}
+
+func (c crowd) group(i int) string { return fmt.Sprint("group", i%c.groups) }
+
+// right returns an error unless all users are online, and in their groups.
+func (c crowd) right(n *node) error {
+	if err := n.allOnline(true, c.users...); err != nil {
+		return err
+	}
+	sessions, err := n.Sessions(context.Background(), herald.Group(c.names()...))
+	if err == nil && len(sessions) != len(c.users) {
+		err = fmt.Errorf("%d sessions in the groups, of %d", len(sessions), len(c.users))
+	}
+	return err
+}
+
+func (c crowd) names() []string {
+	groups := make([]string, c.groups)
+	for i := range groups {
+		groups[i] = c.group(i)
+	}
+	return groups
+}
+
+// keys returns the keys that match a pattern.
+func keys(t testing.TB, rdb *redis.Client, pattern string) []string {
+	t.Helper()
+	found, err := rdb.Keys(t.Context(), pattern).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(found)
+	return found
+}
+
+// A node dies, and its index is lost before it is swept: its entries vanish at
+// the latest when their users come again, who come online and go offline as
+// anyone does.
+func TestIndexOfTheDeadLost(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	rdb := server.Client()
+	nodes := startNodes(t, single(server), 2, herald.Config{})
+	asker, dead := nodes[0], nodes[1]
+	users := names("user", 3)
+	for _, user := range users {
+		dead.connect(user)
+	}
+	dead.kill()
+	for _, index := range keys(t, rdb, "herald:*:i:*") {
+		if strings.Contains(index, dead.NodeID()) {
+			rdb.Del(t.Context(), index)
+		}
+	}
+	await(t, "the dead node's users offline", func() error { return asker.allOnline(false, users...) })
+	await(t, "the sweep", func() error {
+		records, err := rdb.HGetAll(t.Context(), keys(t, rdb, "herald:*:nodes")[0]).Result()
+		if _, ok := records[dead.NodeID()]; ok {
+			err = errors.New("the lease is there")
+		}
+		return err
+	})
+	for _, user := range users {
+		asker.connect(user).close()
+		await(t, "OnOnline and OnOffline of "+user, func() error {
+			if online, offline := told(nodes[:1], user); online != 1 || offline == 0 {
+				return fmt.Errorf("told %d and %d times", online, offline)
+			}
+			return nil
+		})
+	}
+	await(t, "no entry", func() error {
+		if left := keys(t, rdb, "herald:*:t:*"); len(left) > 0 {
+			return fmt.Errorf("%q", left)
+		}
+		return nil
+	})
+}
+
+// Redis evicts herald's keys under the pressure of others': nobody is offline
+// for good, and a person is told, by New already.
+func TestEviction(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, "--maxmemory-policy", "allkeys-random")
+	rdb := server.Client()
+	n := startNodes(t, single(server), 1, herald.Config{})[0]
+	if lines := n.log.lines(0); !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, "allkeys-random") }) {
+		t.Errorf("New has not warned of the policy: %q", lines)
+	}
+	logged := len(n.log.lines(0))
+	c := crowd{users: names("user", 600), groups: 6}
+	n.crowd(c.users, c.group)
+	await(t, "all registered", func() error { return c.right(n) })
+	used := infoNumber(t, rdb, "memory", "used_memory")
+	if err := rdb.ConfigSet(t.Context(), "maxmemory", fmt.Sprint(int(used)+2<<20)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	least, longest := len(c.users), time.Duration(0)
+	zero := time.Now()
+	filler := strings.Repeat("x", 1024)
+	for i := range 2_000 {
+		if err := rdb.Set(t.Context(), fmt.Sprint("filler", i), filler, 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if i%10 > 0 {
+			continue
+		}
+		time.Sleep(testLease / 100) // the pressure of two leases
+		count := 0
+		online, err := n.Online(t.Context(), c.users...)
+		for _, on := range online {
+			if on {
+				count++
+			}
+		}
+		if least = min(least, count); count > 0 || err != nil {
+			zero = time.Now()
+		}
+		longest = max(longest, time.Since(zero))
+	}
+	t.Logf("%.0f keys evicted; at the worst %d of %d users online; none for %v at the longest",
+		infoNumber(t, rdb, "stats", "evicted_keys"), least, len(c.users), longest.Round(time.Millisecond))
+	if err := rdb.ConfigSet(t.Context(), "maxmemory", "0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "all right again", func() error { return c.right(n) })
+	if mended(n.Hub) == 0 {
+		t.Error("nothing was counted as mended")
+	}
+	if len(n.log.lines(logged)) == 0 {
+		t.Error("nothing was logged")
+	}
+}
+
+// infoNumber returns a field of INFO.
+func infoNumber(t testing.TB, rdb *redis.Client, section, field string) float64 {
+	t.Helper()
+	info, err := rdb.Info(t.Context(), section).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n float64
+	_, rest, _ := strings.Cut(info, "\r\n"+field+":")
+	if _, err := fmt.Sscan(rest, &n); err != nil {
+		t.Fatalf("INFO %s: %s: %v", section, field, err)
+	}
+	return n
+}

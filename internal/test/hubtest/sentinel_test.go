@@ -1,0 +1,26 @@
+package hubtest
+
+import (
+	"testing"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/test/redistest"
+)
+
+// sentinelBroker is a Sentinel set, which has the Registry too. Its restart is
+// the end of the master.
+func sentinelBroker(t testing.TB) Broker {
+	set := redistest.StartSentinels(t)
+	return Broker{
+		NewBus:      func() (herald.Bus, error) { return herald.NewRedisBus(set.Client(), nil) },
+		NewRegistry: func() (herald.Registry, error) { return herald.NewRedisRegistry(set.Client(), nil) },
+		Restart: func() {
+			master := set.Master()
+			master.Kill()
+			set.AwaitFailover(master)
+		},
+		PIDs: func() []int { return []int{set.Servers[0].PID()} },
+	}
+}
+
+func TestRedisOnSentinel(t *testing.T) { Test(t, sentinelBroker) }

@@ -1,0 +1,268 @@
+package hubtest
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/test/load"
+	"github.com/heraldgo/herald/internal/test/servertest"
+)
+
+// The flood is twice of what may wait for a hub that does not receive.
+const (
+	floodBytes   = 2 * inboxBytes
+	floodMessage = 64 << 10
+	floodWindow  = 8 // messages of a sender that are not delivered where nobody is slow
+	floodUser    = "flood"
+)
+
+const (
+	// inboxBytes is what may wait for Receive of a Bus, as the root package
+	// has it.
+	inboxBytes = 64 << 20
+
+	// heapSlack is what the process may hold beside that.
+	heapSlack = 32 << 20
+
+	// brokerSlack is how much the broker may grow in the flood.
+	brokerSlack = 200 << 20
+)
+
+// slow is the hub that is.
+const slow = hubs - 1
+
+func testSlow(t *testing.T, broker Broker) {
+	handlers, receive := newGate(), newGate()
+	config := calm
+	config.OnMessage = func(ctx context.Context, _ *herald.Conn, _ herald.Message) { handlers.pass(ctx) }
+	// When the slow hub goes on, its client gets the whole inbox at once.
+	config.QueueBytes, config.QueueMessages = 2*floodBytes, 1<<16
+	c := newCluster(t, broker, hubs, config, func(i int, bus herald.Bus) herald.Bus {
+		if i != slow {
+			return bus
+		}
+		return &gatedBus{bus, receive}
+	})
+	t.Cleanup(func() { // a test that has failed ends too
+		handlers.open()
+		receive.open()
+	})
+	c.populate()
+	var flooded []*device
+	for _, n := range c.nodes {
+		flooded = append(flooded, c.connect(n, floodUser, "device"))
+	}
+	c.stallHandlers(handlers)
+	c.stallReceive(broker, receive, flooded)
+}
+
+// stallHandlers blocks OnMessage of all clients of the slow hub while messages
+// go on. Everyone gets them.
+func (c *cluster) stallHandlers(handlers *gate) {
+	c.Helper()
+	handlers.close()
+	blocked := 0
+	for _, d := range c.devices {
+		if d.Node != c.nodes[slow].NodeID() {
+			continue
+		}
+		blocked++
+		if err := d.conn.Write(c.Context(), websocket.MessageText, []byte("wait")); err != nil {
+			c.Fatal(err)
+		}
+	}
+	c.await("handlers that block", func() error {
+		if n := handlers.waiting.Load(); int(n) != blocked {
+			return fmt.Errorf("%d of %d", n, blocked)
+		}
+		return nil
+	})
+	c.send(200, 0).wait()
+	c.fence()
+	total := c.settle()
+	handlers.open()
+	c.Logf("%d handlers blocked: %v", blocked, total)
+	if total.Failed > 0 || total.Lost > 0 {
+		c.Errorf("while handlers block: %v", total)
+	}
+	c.expectNoGaps(make([]int, hubs))
+}
+
+// stallReceive floods all hubs while the slow one does not receive.
+func (c *cluster) stallReceive(broker Broker, receive *gate, flooded []*device) {
+	c.Helper()
+	before, brokerBefore := liveHeap(), servertest.ResidentMemory(c, broker.pids()...)
+	receive.close()
+	brokerPeak := c.flood(broker, flooded)
+	stalled := liveHeap()
+	receive.open()
+	c.fence()
+	c.awaitHealthy()
+	total := c.settle()
+	if len(broker.pids()) == 0 {
+		before = liveHeap() // with what the broker keeps in this process
+	}
+	c.Logf("flood of %d MB: the slow hub held %d MB, the broker grew by %d MB from %d: %v; gaps of the hubs: %v",
+		floodBytes>>20, (stalled-before)>>20, (brokerPeak-brokerBefore)>>20, brokerBefore>>20, total, c.gaps())
+	if stalled-before > inboxBytes+heapSlack {
+		c.Errorf("a hub that does not receive held %d MB of %d: where is the bound?", (stalled-before)>>20, floodBytes>>20)
+	}
+	if brokerPeak-brokerBefore > brokerSlack {
+		c.Errorf("the broker grew by %d MB for a hub that does not receive", (brokerPeak-brokerBefore)>>20)
+	}
+	if total.Failed > 0 {
+		c.Errorf("who sends suffers from a hub that does not receive: %v", total)
+	}
+	gaps := make([]int, hubs)
+	gaps[slow] = c.gaps()[slow]
+	c.expectNoGaps(gaps) // of the others
+
+	c.send(50, 0).wait()
+	c.fence()
+	if after := c.settle(); after.Failed > 0 || after.Lost > total.Lost {
+		c.Errorf("when the slow hub has caught up: %v; before that: %v", after, total)
+	}
+	c.expectNoGaps(gaps)
+}
+
+// flood sends to the flooded devices from every hub, as fast as those take it
+// that are not on the slow hub. It returns the most memory that the broker
+// used meanwhile.
+func (c *cluster) flood(broker Broker, flooded []*device) (peak int64) {
+	c.Helper()
+	c.rounds++
+	var sending, watching sync.WaitGroup
+	done := make(chan struct{})
+	watching.Go(func() {
+		for {
+			peak = max(peak, servertest.ResidentMemory(c, broker.pids()...))
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-done:
+				return
+			}
+		}
+	})
+	records, errs := make([][]load.Record, hubs), make([]error, hubs)
+	for i := range c.nodes {
+		sending.Go(func() { records[i], errs[i] = c.floodFrom(i, flooded) })
+	}
+	sending.Wait()
+	close(done)
+	watching.Wait()
+	for i := range c.nodes {
+		c.records[senderName(c.rounds, i)] = records[i]
+		if errs[i] != nil {
+			c.Error(errs[i])
+		}
+	}
+	return peak
+}
+
+// floodFrom sends the i-th hub's part of the flood.
+func (c *cluster) floodFrom(i int, flooded []*device) (records []load.Record, err error) {
+	sender := senderName(c.rounds, i)
+	taken := 0
+	for n := range floodBytes / floodMessage / hubs {
+		r := load.Send(context.Background(), c.nodes[i].Hub, sender, n, "u:"+floodUser, floodMessage)
+		if records = append(records, r); r.Err == "" {
+			taken++
+		}
+		deadline := time.Now().Add(patience)
+		for _, d := range flooded {
+			for d.Node != c.nodes[slow].NodeID() && d.count(sender) < taken-floodWindow {
+				if time.Now().After(deadline) {
+					return records, fmt.Errorf("%v got %d of the first %d messages of %s, and no more within %v, while %s does not receive",
+						&d.Device, d.count(sender), taken, sender, patience, c.nodes[slow].NodeID())
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}
+	return records, nil
+}
+
+// liveHeap returns how many bytes are reachable.
+func liveHeap() int64 {
+	runtime.GC()
+	runtime.GC() // what has been in a sync.Pool lives through one
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// A gate holds up those who come by while it is closed.
+type gate struct {
+	waiting atomic.Int64 // who is held up
+
+	mu     sync.Mutex
+	opened chan struct{} // closed while the gate is open
+}
+
+func newGate() *gate {
+	g := &gate{opened: make(chan struct{})}
+	close(g.opened)
+	return g
+}
+
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.opened = make(chan struct{})
+}
+
+// open may be called twice.
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-g.opened:
+	default:
+		close(g.opened)
+	}
+}
+
+// pass returns when the gate is open or ctx is done.
+func (g *gate) pass(ctx context.Context) error {
+	g.mu.Lock()
+	opened := g.opened
+	g.mu.Unlock()
+	g.waiting.Add(1)
+	defer g.waiting.Add(-1)
+	select {
+	case <-opened:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// A gatedBus is a Bus whose Receive has to pass a gate.
+type gatedBus struct {
+	herald.Bus
+	gate *gate
+}
+
+// Receive returns the next event, once the gate is open.
+func (b *gatedBus) Receive(ctx context.Context) (herald.Event, error) {
+	if err := b.gate.pass(ctx); err != nil {
+		return herald.Event{}, err
+	}
+	return b.Bus.Receive(ctx)
+}
+
+// Health is that of the Bus.
+func (b *gatedBus) Health() error {
+	if h, ok := b.Bus.(interface{ Health() error }); ok {
+		return h.Health()
+	}
+	return nil
+}

@@ -1,0 +1,284 @@
+package redistest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/test/servertest"
+)
+
+// A Cluster is a Redis Cluster that the test owns, on free loopback ports.
+type Cluster struct {
+	Nodes []*Node // the masters first, as it starts
+
+	t testing.TB
+}
+
+// A Node is one server of a Cluster. Killed and restarted it comes back with
+// its name and without its keys.
+type Node struct {
+	*Server
+
+	ID string
+
+	host, port, busPort string
+	admin               *redis.Client
+}
+
+const (
+	slots = 16384
+
+	// nodeTimeout, in milliseconds, is after how long a node counts as failed.
+	nodeTimeout = "1500"
+
+	// clusterPatience is how long a change of the Cluster may take.
+	clusterPatience = time.Minute
+)
+
+// StartCluster starts a Cluster of so many masters with even ranges of slots,
+// and so many replicas, dealt out to the masters in turn. args go to every
+// server. It is stopped when the test ends.
+func StartCluster(t testing.TB, masters, replicas int, args ...string) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t}
+	for range masters + replicas {
+		c.Nodes = append(c.Nodes, startNode(t, args))
+	}
+	for i, n := range c.Nodes {
+		c.do(n, "CLUSTER", "SET-CONFIG-EPOCH", i+1)
+		if i > 0 {
+			c.do(n, "CLUSTER", "MEET", c.Nodes[0].host, c.Nodes[0].port, c.Nodes[0].busPort)
+		}
+		if i < masters {
+			c.do(n, "CLUSTER", "ADDSLOTSRANGE", i*slots/masters, (i+1)*slots/masters-1)
+		}
+	}
+	c.await("nodes to meet", func(n *Node) bool { return c.info(n, "known_nodes:%d", len(c.Nodes)) })
+	for i, n := range c.Nodes[masters:] {
+		c.do(n, "CLUSTER", "REPLICATE", c.Nodes[i%masters].ID)
+	}
+	c.AwaitOK()
+	c.await("replicas", func(n *Node) bool {
+		known := 0
+		for _, words := range n.nodes() {
+			if len(words) > 3 && words[3] != "-" {
+				known++
+			}
+		}
+		return known == replicas
+	})
+	return c
+}
+
+// startNode starts a server that knows no other.
+func startNode(t testing.TB, args []string) *Node {
+	t.Helper()
+	_, busPort, _ := net.SplitHostPort(servertest.FreeAddr(t))
+	args = append([]string{
+		"--cluster-enabled", "yes", "--cluster-port", busPort, "--cluster-node-timeout", nodeTimeout,
+		"--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0",
+	}, args...)
+	n := &Node{Server: Start(t, args...), busPort: busPort}
+	n.host, n.port, _ = net.SplitHostPort(n.Addr)
+	n.admin = redis.NewClient(&redis.Options{Addr: n.Addr, MaxRetries: -1, DialerRetries: 1})
+	t.Cleanup(func() { n.admin.Close() })
+	var err error
+	if n.ID, err = n.admin.ClusterMyID(context.Background()).Result(); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// Admin returns a client of this node alone, which follows no redirection. It
+// is closed when the test ends.
+func (n *Node) Admin() *redis.Client { return n.admin }
+
+// Client returns a client of the Cluster, closed when the test ends.
+func (c *Cluster) Client() *redis.ClusterClient {
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: c.Addrs()})
+	c.t.Cleanup(func() { client.Close() })
+	return client
+}
+
+// Addrs returns the addresses of all nodes.
+func (c *Cluster) Addrs() []string {
+	addrs := make([]string, len(c.Nodes))
+	for i, n := range c.Nodes {
+		addrs[i] = n.Addr
+	}
+	return addrs
+}
+
+// Slot returns the slot of a key.
+func (c *Cluster) Slot(key string) int {
+	c.t.Helper()
+	slot, err := c.alive().admin.ClusterKeySlot(context.Background(), key).Result()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return int(slot)
+}
+
+// alive returns a node that runs.
+func (c *Cluster) alive() *Node {
+	c.t.Helper()
+	for _, n := range c.Nodes {
+		if n.isAlive() {
+			return n
+		}
+	}
+	c.t.Fatal("no node of the Cluster runs")
+	return nil
+}
+
+func (n *Node) isAlive() bool { return ping(n.Addr) == nil }
+
+// nodes returns the lines of CLUSTER NODES, as n sees them, in words: id,
+// address, flags, id of the master, and, from the ninth on, ranges of slots
+// (https://redis.io/docs/latest/commands/cluster-nodes).
+func (n *Node) nodes() (lines [][]string) {
+	text, _ := n.admin.ClusterNodes(context.Background()).Result()
+	for line := range strings.Lines(text) {
+		lines = append(lines, strings.Fields(line))
+	}
+	return lines
+}
+
+// masterOf returns the id of a slot's master as n sees it, or "".
+func (n *Node) masterOf(slot int) string {
+	for _, words := range n.nodes() {
+		for _, r := range words[min(8, len(words)):] {
+			first, last, isRange := strings.Cut(r, "-")
+			if !isRange {
+				last = first
+			}
+			from, err := strconv.Atoi(first) // not so of a slot on its way
+			to, _ := strconv.Atoi(last)
+			if err == nil && from <= slot && slot <= to {
+				return words[0]
+			}
+		}
+	}
+	return ""
+}
+
+// MasterOf returns the master of a slot, as a node that runs sees it.
+func (c *Cluster) MasterOf(slot int) *Node {
+	c.t.Helper()
+	return c.byID(c.alive().masterOf(slot))
+}
+
+// ReplicaOf returns a replica of a master, as that sees it; nil where it has
+// none.
+func (c *Cluster) ReplicaOf(master *Node) *Node {
+	c.t.Helper()
+	for _, words := range master.nodes() {
+		if len(words) > 3 && words[3] == master.ID {
+			return c.byID(words[0])
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) byID(id string) *Node {
+	for _, n := range c.Nodes {
+		if n.ID == id {
+			return n
+		}
+	}
+	c.t.Fatalf("the Cluster has an unknown node %s", id)
+	return nil
+}
+
+// Migrate moves a slot with its keys to another master, live, as redis-cli
+// does (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec).
+func (c *Cluster) Migrate(slot int, to *Node) {
+	c.t.Helper()
+	ctx := context.Background()
+	from := c.MasterOf(slot)
+	if from == to {
+		return
+	}
+	c.do(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", from.ID)
+	c.do(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", to.ID)
+	for {
+		keys, err := from.admin.ClusterGetKeysInSlot(ctx, slot, 100).Result()
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if len(keys) == 0 {
+			break
+		}
+		args := []any{"MIGRATE", to.host, to.port, "", 0, 5000, "KEYS"}
+		for _, k := range keys {
+			args = append(args, k)
+		}
+		c.do(from, args...)
+	}
+	c.do(to, "CLUSTER", "SETSLOT", slot, "NODE", to.ID)
+	c.do(from, "CLUSTER", "SETSLOT", slot, "NODE", to.ID)
+	// The next move must not begin before all know of this one: on a machine
+	// with much to do two of them could claim slots with one epoch.
+	c.await("a move to be known", func(n *Node) bool { return n.masterOf(slot) == to.ID })
+}
+
+// AwaitOK waits until every node that runs finds all well, and every replica
+// is linked to its master.
+func (c *Cluster) AwaitOK() {
+	c.t.Helper()
+	c.await("cluster_state:ok", func(n *Node) bool {
+		replication, _ := n.admin.Info(context.Background(), "replication").Result()
+		return c.info(n, "state:ok") && !strings.Contains(replication, "master_link_status:down")
+	})
+}
+
+// AwaitFailover waits until the slot has a master other than old.
+func (c *Cluster) AwaitFailover(slot int, old *Node) {
+	c.t.Helper()
+	c.await("a failover", func(n *Node) bool {
+		master := n.masterOf(slot)
+		return master != "" && master != old.ID
+	})
+}
+
+// info says whether CLUSTER INFO of a node has a line cluster_….
+func (c *Cluster) info(n *Node, format string, args ...any) bool {
+	info, _ := n.admin.ClusterInfo(context.Background()).Result()
+	return strings.Contains(info, "cluster_"+fmt.Sprintf(format, args...)+"\r\n")
+}
+
+// await waits until done holds of every node that runs.
+func (c *Cluster) await(what string, done func(n *Node) bool) {
+	c.t.Helper()
+	deadline := time.Now().Add(clusterPatience)
+	for _, n := range c.Nodes {
+		for n.isAlive() && !done(n) {
+			if time.Now().After(deadline) {
+				c.t.Fatalf("waited in vain for %s of the node at %s\n%s", what, n.Addr, n.Log())
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+}
+
+// do runs a command on a node. A Cluster that is just changing says so.
+func (c *Cluster) do(n *Node, args ...any) {
+	c.t.Helper()
+	err := errors.New("not tried")
+	for deadline := time.Now().Add(clusterPatience); err != nil; time.Sleep(20 * time.Millisecond) {
+		if err = n.admin.Do(context.Background(), args...).Err(); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("%v on %s: %v", args, n.Addr, err)
+		}
+	}
+}
