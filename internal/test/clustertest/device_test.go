@@ -49,14 +49,14 @@ func (c *cluster) connect(n *node, user, name string, groups ...string) *device 
 	d.conn = conn
 	for d.id == "" { // what is sent to the user meanwhile may come first
 		_, message, err := conn.Read(within(c.t))
-		id, ok := strings.CutPrefix(string(message), "id ")
-		if err == nil && !ok {
+		if id, ok := strings.CutPrefix(string(message), "id "); ok {
+			d.id = id
+		} else if err == nil {
 			err = d.take(message)
 		}
 		if err != nil {
 			c.t.Fatalf("first messages of %s of %s: %v", name, user, err)
 		}
-		d.id = id
 	}
 	d.Since = time.Now().UnixNano()
 	go d.read()
