@@ -4,28 +4,30 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/heraldgo/herald/internal/errs"
 )
 
 var (
 	// ErrBusDown says that the broker could not be reached or does not serve us
 	// now, in its own words, and that nothing was sent.
-	ErrBusDown = errors.New("herald: bus is down")
+	ErrBusDown = errs.BusDown
 
 	// ErrUnknown says that the broker may or may not have taken a message:
 	// its answer did not come. herald does not send it again.
-	ErrUnknown = errors.New("herald: outcome is unknown")
+	ErrUnknown = errs.Unknown
 
 	// ErrRegistryDown says that the Registry could not be reached, does not
 	// serve us now, in the words of Redis, or is not to be believed: it has
 	// lost this node's lease, or does not list a node that lives.
-	ErrRegistryDown = errors.New("herald: registry is down")
+	ErrRegistryDown = errs.RegistryDown
 
 	// ErrLeaseLost says that a node's lease was swept, released or
 	// forgotten. The Hub takes a new one by itself.
-	ErrLeaseLost = errors.New("herald: lease is lost")
+	ErrLeaseLost = errs.LeaseLost
 
 	// ErrClosed says that the Hub, the Conn or the Bus has been closed.
-	ErrClosed = errors.New("herald: closed")
+	ErrClosed = errs.Closed
 
 	// ErrDraining says that the Hub is shutting down and takes no new
 	// connections.
@@ -45,11 +47,11 @@ var (
 
 	// ErrReceiving says that a Bus has a caller of Receive already: it was
 	// given to two Hubs, or something beside its Hub receives from it.
-	ErrReceiving = errors.New("herald: Receive of the Bus is under way already: each Hub must have a Bus of its own")
+	ErrReceiving = errs.Receiving
 
 	// ErrInvalid says that an argument of a call breaks a rule, which the
 	// error names.
-	ErrInvalid = errors.New("herald: invalid argument")
+	ErrInvalid = errs.Invalid
 )
 
 // An HTTPError is an error for Config.Authenticate to answer a request with

@@ -1,0 +1,16 @@
+// Package errs has the sentinel errors of package herald that its internal
+// packages return. Their documentation is there.
+package errs
+
+import "errors"
+
+// Each is herald's Err and the same name.
+var (
+	BusDown      = errors.New("herald: bus is down")
+	Unknown      = errors.New("herald: outcome is unknown")
+	RegistryDown = errors.New("herald: registry is down")
+	LeaseLost    = errors.New("herald: lease is lost")
+	Closed       = errors.New("herald: closed")
+	Receiving    = errors.New("herald: Receive of the Bus is under way already: each Hub must have a Bus of its own")
+	Invalid      = errors.New("herald: invalid argument")
+)
