@@ -1,7 +1,6 @@
 package herald
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,9 +60,7 @@ func (h *Hub) Sessions(ctx context.Context, t Target) ([]Session, error) {
 		return nil, err
 	}
 	sessions := slices.Concat(found...)
-	slices.SortFunc(sessions, func(a, b Session) int {
-		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID))
-	})
+	slices.SortFunc(sessions, compareSessions)
 	sessions = slices.CompactFunc(sessions, func(a, b Session) bool { return a.ID == b.ID })
 	f := t.filter()
 	return slices.DeleteFunc(sessions, func(s Session) bool { return !f.passesSession(s) }), nil
@@ -92,7 +89,7 @@ func (h *Hub) Nodes(ctx context.Context) ([]Node, error) {
 		return nil, err
 	}
 	nodes = slices.DeleteFunc(nodes, func(n Node) bool { return !n.Alive })
-	slices.SortFunc(nodes, func(a, b Node) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(nodes, compareNodes)
 	return nodes, nil
 }
 

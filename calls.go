@@ -190,7 +190,8 @@ func (h *Hub) asked(t Target) map[string]bool {
 	if t.kind == targetConnection {
 		holders := make(map[string]bool)
 		for _, id := range t.ids {
-			holders[nodeOf(id)] = true
+			node, _ := cutID(id)
+			holders[node] = true
 		}
 		maps.DeleteFunc(asked, func(node string, _ bool) bool { return !holders[node] })
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,20 @@ type Conn struct {
 // ID returns the id of the connection, <node>.<counter>, which no other
 // connection ever has.
 func (c *Conn) ID() string { return c.hub.id + "." + strconv.FormatUint(c.counter, 10) }
+
+// cutID cuts a connection's id into its node and its counter. It returns "" if
+// it is none.
+func cutID(id string) (node string, counter uint64) {
+	i := strings.LastIndexByte(id, '.')
+	if i <= 0 || i > maxNodeID {
+		return "", 0
+	}
+	counter, err := strconv.ParseUint(id[i+1:], 10, 64)
+	if err != nil {
+		return "", 0
+	}
+	return id[:i], counter
+}
 
 // User returns the user that Authenticate named.
 func (c *Conn) User() string { return c.identity.User }

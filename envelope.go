@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"unicode/utf8"
 )
 
@@ -393,16 +391,4 @@ func (d *decoder) strings() []string {
 		list = append(list, d.string())
 	}
 	return list
-}
-
-// nodeOf returns the node of a connection's id, or "" where it is none.
-func nodeOf(id string) string {
-	i := strings.LastIndexByte(id, '.')
-	if i <= 0 || i > maxNodeID {
-		return ""
-	}
-	if _, err := strconv.ParseUint(id[i+1:], 10, 64); err != nil {
-		return ""
-	}
-	return id[:i]
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
-	"strconv"
 	"time"
 )
 
@@ -325,8 +324,7 @@ func (k *housekeeping) tellLost(lost int) {
 func (k *housekeeping) check(e Entry) {
 	x := k.p.hub.index
 	var c *Conn
-	if nodeOf(e.Session.ID) == k.p.hub.id {
-		counter, _ := strconv.ParseUint(e.Session.ID[len(k.p.hub.id)+1:], 10, 64)
+	if counter, ok := k.p.hub.counterOf(e.Session.ID); ok {
 		c = x.get(counter)
 	}
 	if c == nil {

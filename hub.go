@@ -241,7 +241,8 @@ func (h *Hub) pack(o *outgoing, t Target, m Message) {
 		e.kind = kindDirect
 		byNode := make(map[string][]string)
 		for _, id := range ids {
-			byNode[nodeOf(id)] = append(byNode[nodeOf(id)], id)
+			node, _ := cutID(id)
+			byNode[node] = append(byNode[node], id)
 		}
 		for node, ids := range byNode {
 			e.conns = ids

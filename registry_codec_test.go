@@ -25,7 +25,7 @@ func FuzzSession(f *testing.F) {
 			}
 		}
 		want := Session{
-			ID: id, User: user, Device: device, Platform: platform, Node: nodeOf(id), RemoteAddr: user + key,
+			ID: id, User: user, Device: device, Platform: platform, Node: user, RemoteAddr: user + key,
 			Since: time.UnixMicro(since), Meta: map[string]string{key: value, value: key},
 		}
 		got, generation, ok := decodeValue(id, "1 12 "+strconv.FormatInt(since, 10)+" 1 "+encodeBody(want))

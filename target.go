@@ -3,7 +3,6 @@ package herald
 import (
 	"fmt"
 	"slices"
-	"strconv"
 )
 
 type targetKind uint8
@@ -92,7 +91,7 @@ func (t Target) check() error {
 		connections = slices.Concat(connections, t.ids)
 	}
 	for _, id := range connections {
-		if nodeOf(id) == "" {
+		if node, _ := cutID(id); node == "" {
 			return fmt.Errorf("%w: target: connection id %q: must be <node>.<counter>", ErrInvalid, id)
 		}
 	}
@@ -168,9 +167,6 @@ func contains(list []string, name string) bool {
 
 // counterOf returns the counter in a connection's id, if it is of this node.
 func (h *Hub) counterOf(id string) (counter uint64, ok bool) {
-	if nodeOf(id) != h.id {
-		return 0, false
-	}
-	counter, err := strconv.ParseUint(id[len(h.id)+1:], 10, 64)
-	return counter, err == nil
+	node, counter := cutID(id)
+	return counter, node == h.id
 }
