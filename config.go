@@ -97,8 +97,8 @@ type Config struct {
 	ConnContext func(r *http.Request) context.Context
 
 	// Admit decides about a new connection, knowing the user's older ones,
-	// on all nodes. See [AdmitFunc], MaxPerUser, OnePerPlatform, OnePerDevice.
-	// Without it nobody's older connections are read.
+	// on all nodes. See [AdmitFunc], MaxPerUser, OnePerPlatform, OnePerDevice and
+	// AdmitAll. Without it nobody's older connections are read.
 	Admit AdmitFunc
 
 	// What happens. Callbacks of one Conn never run at the same time, those
