@@ -8,6 +8,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"github.com/heraldgo/herald/internal/rawio"
 )
 
 // What a message costs on its way through a node: go test -run '^$' -bench .
@@ -56,7 +58,7 @@ func BenchmarkFlush(b *testing.B) {
 	go io.Copy(io.Discard, client)
 	h := benchHub(b)
 	c := h.users(b, 1)[0]
-	c.socket.conn, c.socket.raw = conn, rawConn(conn)
+	c.socket.conn, c.socket.raw = conn, rawio.Conn(conn)
 	if c.socket.raw == nil {
 		b.Skip("no raw writes on this system")
 	}

@@ -4,6 +4,8 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"github.com/heraldgo/herald/internal/rawio"
 )
 
 // A pace tells when so much comes on a link that messages had better wait for
@@ -83,9 +85,9 @@ type linkReader struct {
 }
 
 func newLinkReader(conn net.Conn, before func()) *linkReader {
-	r := &linkReader{conn: conn, before: before, raw: rawConn(conn)}
+	r := &linkReader{conn: conn, before: before, raw: rawio.Conn(conn)}
 	r.try = func(fd uintptr) (ok bool) {
-		r.n, r.err, ok = readOnce(fd, r.p)
+		r.n, r.err, ok = rawio.Read(fd, r.p)
 		return ok
 	}
 	return r
@@ -108,7 +110,7 @@ func (r *linkReader) Read(p []byte) (n int, err error) {
 // rest sleeps, after a read that has drained the connection, which on Linux does
 // not wake the process' poller meanwhile.
 func (r *linkReader) rest(p *pace) {
-	r.raw.Control(func(fd uintptr) { wakeAt(fd, wakeBytes) })
+	r.raw.Control(func(fd uintptr) { rawio.WakeAt(fd, wakeBytes) })
 	p.sleep()
-	r.raw.Control(func(fd uintptr) { wakeAt(fd, 1) })
+	r.raw.Control(func(fd uintptr) { rawio.WakeAt(fd, 1) })
 }

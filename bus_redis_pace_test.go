@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/heraldgo/herald/internal/rawio"
 	"github.com/heraldgo/herald/internal/resp"
 )
 
@@ -162,7 +163,7 @@ func TestLinkReader(t *testing.T) {
 // garbage collector.
 func TestBlockingMode(t *testing.T) {
 	server, conn := tcpPair(t)
-	if rawConn(conn) == nil {
+	if rawio.Conn(conn) == nil {
 		return // it is not read this way on this system
 	}
 	f, err := conn.(*net.TCPConn).File()

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/heraldgo/herald/internal/rawio"
 )
 
 // The sizes of the buffers between the WebSocket library and the socket. The
@@ -124,7 +126,7 @@ func (s *socket) fill(try func(fd uintptr) bool) bool {
 // try makes one read of what has come; a buffer is had only for that.
 func (s *socket) try(fd uintptr) bool {
 	b := readBuffers.Get().(*[4 << 10]byte)
-	n, err, ok := readOnce(fd, b[:])
+	n, err, ok := rawio.Read(fd, b[:])
 	if n == 0 {
 		readBuffers.Put(b)
 	} else {
@@ -232,7 +234,7 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		s.ahead = append([]byte(nil), b...)
 	}
 	s.conn = conn
-	s.raw = rawConn(conn)
+	s.raw = rawio.Conn(conn)
 	var memory []byte
 	if brw.Writer != nil {
 		memory = brw.AvailableBuffer() // 4 KB of net/http's that nobody else wants

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/heraldgo/herald/internal/rawio"
 )
 
 // writers are the few goroutines that write to all plain TCP sockets. Each
@@ -27,7 +29,7 @@ type writer struct {
 	// Of the goroutine alone.
 
 	turn []*Conn
-	raw  rawWriter
+	raw  rawio.Writer
 	buf  []byte
 
 	written atomic.Uint64 // messages; each writer counts by itself, for many that share a counter wait for its memory
@@ -139,7 +141,7 @@ func (w *writer) flush(c *Conn) {
 	}
 	c.mu.Unlock()
 
-	n, err := w.raw.write(c.socket.raw, p)
+	n, err := w.raw.Write(c.socket.raw, p)
 	if err != nil {
 		c.writeFailed(err)
 		return

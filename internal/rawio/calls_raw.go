@@ -1,13 +1,13 @@
 //go:build linux && !386 && !race
 
-package herald
+package rawio
 
 import (
 	"syscall"
 	"unsafe"
 )
 
-// write and read make system calls that do not wait, be the descriptor in
+// write and read make system calls that do not wait, even if the descriptor is in
 // blocking mode (MSG_DONTWAIT, send(2)), and do not tell the scheduler: where a
 // process has little to do, it would wake its monitor thread for each. The
 // garbage collector waits for them: 0.1 ms for 1 MB.

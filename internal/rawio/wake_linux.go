@@ -1,15 +1,15 @@
 //go:build !386
 
-package herald
+package rawio
 
 import (
 	"syscall"
 	"unsafe"
 )
 
-// wakeAt lets a socket wake the process' poller only when n bytes can be read,
+// WakeAt lets a socket wake the process' poller only when n bytes can be read,
 // or it ends (SO_RCVLOWAT, socket(7)).
-func wakeAt(fd uintptr, n int32) {
+func WakeAt(fd uintptr, n int32) {
 	syscall.RawSyscall6(syscall.SYS_SETSOCKOPT, fd, syscall.SOL_SOCKET, syscall.SO_RCVLOWAT,
 		uintptr(unsafe.Pointer(&n)), unsafe.Sizeof(n), 0)
 }

@@ -1,6 +1,6 @@
 //go:build unix && (!linux || 386 || race)
 
-package herald
+package rawio
 
 import "syscall"
 

@@ -1,6 +1,7 @@
 //go:build unix
 
-package herald
+// Package rawio reads from and writes to plain TCP connections without waiting.
+package rawio
 
 import (
 	"io"
@@ -8,9 +9,9 @@ import (
 	"syscall"
 )
 
-// rawConn returns the means to read from and write to a plain TCP connection
+// Conn returns the means to read from and write to a plain TCP connection
 // without waiting, or nil.
-func rawConn(conn net.Conn) syscall.RawConn {
+func Conn(conn net.Conn) syscall.RawConn {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		return nil
@@ -22,22 +23,22 @@ func rawConn(conn net.Conn) syscall.RawConn {
 	return raw
 }
 
-// A rawWriter makes non-blocking writes. Its state is kept between calls so
+// A Writer makes non-blocking writes. Its state is kept between calls so
 // that they allocate nothing.
-type rawWriter struct {
+type Writer struct {
 	p   []byte
 	n   int
 	err error
 	try func(fd uintptr) bool
 }
 
-// write writes as much of p as the socket takes at once.
-func (w *rawWriter) write(raw syscall.RawConn, p []byte) (int, error) {
+// Write writes as much of p as the socket takes at once.
+func (w *Writer) Write(raw syscall.RawConn, p []byte) (int, error) {
 	if w.try == nil {
 		w.try = w.once
 	}
 	w.p, w.n, w.err = p, 0, nil
-	// Where the connection is closed, or its deadline has passed, Write
+	// If the connection is closed, or its deadline has passed, raw.Write
 	// fails without calling w.try.
 	err := raw.Write(w.try)
 	w.p = nil
@@ -48,7 +49,7 @@ func (w *rawWriter) write(raw syscall.RawConn, p []byte) (int, error) {
 }
 
 // once answers true always: it never waits for the socket.
-func (w *rawWriter) once(fd uintptr) bool {
+func (w *Writer) once(fd uintptr) bool {
 	for {
 		n, err := write(fd, w.p)
 		switch {
@@ -64,8 +65,8 @@ func (w *rawWriter) once(fd uintptr) bool {
 	}
 }
 
-// readOnce makes one non-blocking read. It answers false where nothing has come.
-func readOnce(fd uintptr, p []byte) (n int, err error, ok bool) {
+// Read makes one non-blocking read. It answers false if nothing has come.
+func Read(fd uintptr, p []byte) (n int, err error, ok bool) {
 	for {
 		n, err = read(fd, p)
 		switch {
