@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald/internal/inbox"
+	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 // RedisOptions configures what herald keeps in Redis. The zero value of each
@@ -28,54 +29,12 @@ type RedisOptions struct {
 	ProbeTimeout  time.Duration
 }
 
-// notInPrefix is what a prefix must not contain. ":{" follows it in all keys and
-// channels, so that none of another prefix begins as they do; and a pattern of an
-// ACL that names a prefix matches no other.
-const notInPrefix = `{}*?[]\`
-
-func validPrefix(prefix string) bool { return !strings.ContainsAny(prefix, notInPrefix) }
-
-// redisOf returns what rdb is: a client of one Redis, or of a Cluster.
-func redisOf(rdb redis.UniversalClient) (*redis.Client, *redis.ClusterClient, error) {
-	switch client := rdb.(type) {
-	case *redis.Client:
-		if client != nil {
-			return client, nil, nil
-		}
-	case *redis.ClusterClient:
-		if client != nil {
-			return nil, client, nil
-		}
-	case *redis.Ring:
-		return nil, nil, fmt.Errorf("%w: Redis: a %T: a Ring has no order, and no server of its own for a topic once one fails; use a *redis.Client or a *redis.ClusterClient", ErrInvalid, rdb)
-	default:
-		if client != nil {
-			return nil, nil, fmt.Errorf("%w: Redis: a %T: must be a *redis.Client, from NewClient or NewFailoverClient, or a *redis.ClusterClient, from NewClusterClient", ErrInvalid, rdb)
-		}
+// conn returns the options for the packages that speak to Redis; o may be nil.
+func (o *RedisOptions) conn() redisconn.Options {
+	if o == nil {
+		return redisconn.Options{}
 	}
-	return nil, nil, fmt.Errorf("%w: Redis: a nil %T", ErrInvalid, rdb)
-}
-
-// withDefaults returns a copy with every field set; o may be nil.
-func (o *RedisOptions) withDefaults() (RedisOptions, error) {
-	var c RedisOptions
-	if o != nil {
-		c = *o
-	}
-	c.Prefix = cmp.Or(c.Prefix, "herald")
-	c.ProbeInterval = cmp.Or(c.ProbeInterval, 10*time.Second)
-	c.ProbeTimeout = cmp.Or(c.ProbeTimeout, 5*time.Second)
-	if c.ProbeInterval < 0 {
-		c.ProbeInterval = off
-	}
-	var faults []error
-	if !validPrefix(c.Prefix) {
-		faults = append(faults, fmt.Errorf("%w: RedisOptions.Prefix: %q: must contain none of %s", ErrInvalid, c.Prefix, notInPrefix))
-	}
-	if c.ProbeTimeout < time.Millisecond {
-		faults = append(faults, fmt.Errorf("%w: RedisOptions.ProbeTimeout: %v: must be at least 1ms", ErrInvalid, c.ProbeTimeout))
-	}
-	return c, errors.Join(faults...)
+	return redisconn.Options(*o)
 }
 
 // A RedisBus is a [Bus] on Redis Pub/Sub, of Redis 6.2 or later.
@@ -113,7 +72,7 @@ func (o *RedisOptions) withDefaults() (RedisOptions, error) {
 type RedisBus struct {
 	parts []*redisPartition
 	inbox *inbox.Inbox[Event]
-	nodes *clusterStore // knows the masters of a Cluster; nil if there is none
+	nodes *redis.ClusterClient // knows the masters of a Cluster; nil if there is none
 
 	cancel    context.CancelFunc
 	running   sync.WaitGroup // what connects subscribers, and proves
@@ -135,20 +94,20 @@ var _ Bus = (*RedisBus)(nil)
 // <prefix>:{partitions}. Where that is not a number that this version of herald
 // knows, the error names both.
 func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, error) {
-	options, err := opts.withDefaults()
+	options, err := opts.conn().WithDefaults()
 	if err != nil {
 		return nil, err
 	}
-	client, cluster, err := redisOf(rdb)
+	client, cluster, err := redisconn.ClientOf(rdb)
 	if err != nil {
 		return nil, err
 	}
 	if cluster != nil {
 		return newClusterBus(cluster, options)
 	}
-	way, master := singleWay(options.Prefix, client.Options().DB), newRedisMaster(client.Options(), options.ProbeTimeout)
+	way, master := singleWay(options.Prefix, client.Options().DB), redisconn.NewMaster(client.Options(), options.ProbeTimeout)
 	b, err := newRedisBus(options, []*redisWay{way}, func(way *redisWay) *redisDialer {
-		return &redisDialer{way: way, options: linkOptions(client.Options(), options.ProbeTimeout), timeout: options.ProbeTimeout, master: master}
+		return &redisDialer{way: way, options: redisconn.LinkOptions(client.Options(), options.ProbeTimeout), timeout: options.ProbeTimeout, master: master}
 	})
 	if err != nil {
 		return nil, openError(err, options.Prefix, way)
@@ -158,7 +117,7 @@ func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, erro
 
 // newRedisBus connects a Bus with a partition for each way. The error is for
 // openError.
-func newRedisBus(options RedisOptions, ways []*redisWay, dialer func(*redisWay) *redisDialer) (*RedisBus, error) {
+func newRedisBus(options redisconn.Options, ways []*redisWay, dialer func(*redisWay) *redisDialer) (*RedisBus, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &RedisBus{inbox: newInbox(), cancel: cancel}
 	proofs := newRedisProofs(len(ways), ways[0].slot != "")
@@ -172,7 +131,7 @@ func newRedisBus(options RedisOptions, ways []*redisWay, dialer func(*redisWay) 
 	}
 	err := b.open(ctx, options)
 	if master := b.parts[0].pub.dialer.master; err == nil && master != nil {
-		err = master.open(ctx)
+		err = master.Open(ctx)
 	}
 	if err != nil {
 		b.Close()
@@ -182,18 +141,18 @@ func newRedisBus(options RedisOptions, ways []*redisWay, dialer func(*redisWay) 
 	for _, p := range b.parts {
 		b.running.Go(func() { p.prove(ctx, tick, options.ProbeTimeout) })
 		if p.pub.dialer.master != nil {
-			b.running.Go(func() { p.followMaster(ctx, min(tick, sentinelLag/2)) })
+			b.running.Go(func() { p.followMaster(ctx, min(tick, redisconn.SentinelLag/2)) })
 		}
 	}
 	return b, nil
 }
 
 // open connects all links and tries what the Bus needs.
-func (b *RedisBus) open(ctx context.Context, options RedisOptions) error {
+func (b *RedisBus) open(ctx context.Context, options redisconn.Options) error {
 	errs := make([]error, len(b.parts))
 	var opening sync.WaitGroup
 	for i, p := range b.parts {
-		opening.Go(func() { errs[i] = p.open(ctx, &b.running, options.ProbeTimeout, options.ProbeInterval != off) })
+		opening.Go(func() { errs[i] = p.open(ctx, &b.running, options.ProbeTimeout, options.ProbeInterval > 0) })
 	}
 	opening.Wait()
 	return cmp.Or(errs...)
@@ -201,18 +160,18 @@ func (b *RedisBus) open(ctx context.Context, options RedisOptions) error {
 
 // openError says what an error of open means for the user.
 func openError(err error, prefix string, way *redisWay) error {
-	said, ok := errors.AsType[redisError](err)
+	said, ok := errors.AsType[redisconn.Error](err)
 	if reply, byClient := errors.AsType[redis.Error](err); byClient {
-		said, ok = redisError(reply.Error()), true
+		said, ok = redisconn.Error(reply.Error()), true
 	}
 	switch {
 	case errors.Is(err, ErrInvalid):
 		return err
-	case errors.Is(err, errHelloDenied):
+	case errors.Is(err, redisconn.ErrHelloDenied):
 		return fmt.Errorf("herald: Redis denies what the Bus needs: %w", err)
 	case ok && strings.HasPrefix(string(said), "NOPERM"):
 		return fmt.Errorf("herald: Redis denies what the Bus needs: %s: %w", way.needs(prefix), said)
-	case ok && !isRefusal(string(said)):
+	case ok && !redisconn.IsRefusal(string(said)):
 		return fmt.Errorf("herald: Redis cannot do what the Bus needs: %w", said)
 	}
 	return fmt.Errorf("%w: %w", ErrBusDown, err)

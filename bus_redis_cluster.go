@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 // classicPartitions is how many there are on a Cluster without SPUBLISH.
@@ -17,9 +17,9 @@ const classicPartitions = 1
 
 // newClusterBus connects a Bus to a Cluster in the way that its nodes have
 // agreed on, or, the first time, in the best that it knows.
-func newClusterBus(client *redis.ClusterClient, options RedisOptions) (*RedisBus, error) {
-	own := newClusterStore(clusterOptions(client.Options()), nil)
-	nodes := &redisCluster{client: own.ClusterClient, masters: make(map[string]struct{})}
+func newClusterBus(client *redis.ClusterClient, options redisconn.Options) (*RedisBus, error) {
+	own := redisconn.NewClusterClient(redisconn.ClusterOptions(client.Options()))
+	nodes := &redisCluster{client: own, masters: make(map[string]struct{})}
 	bus, err := nodes.open(options)
 	if err != nil {
 		own.Close()
@@ -30,7 +30,7 @@ func newClusterBus(client *redis.ClusterClient, options RedisOptions) (*RedisBus
 }
 
 // open connects a Bus to the nodes.
-func (c *redisCluster) open(options RedisOptions) (*RedisBus, error) {
+func (c *redisCluster) open(options redisconn.Options) (*RedisBus, error) {
 	connect := func(ways ...*redisWay) (*RedisBus, error) {
 		return newRedisBus(options, ways, func(way *redisWay) *redisDialer {
 			return &redisDialer{way: way, cluster: c, timeout: options.ProbeTimeout}
@@ -45,13 +45,13 @@ func (c *redisCluster) open(options RedisOptions) (*RedisBus, error) {
 		ways = clusterWays(options.Prefix, n != classicPartitions)
 		var bus *RedisBus
 		bus, err = connect(ways...)
-		switch unknown := refuses(err, "ERR unknown command"); {
+		switch unknown := redisconn.Replied(err, "ERR unknown command"); {
 		case unknown && n == 0:
 			n, err = classicPartitions, nil
 			continue
 		case unknown:
 			return nil, fmt.Errorf("%w: Redis: the nodes on this Cluster have agreed on %d partitions (key %s), and a server cannot do that: %w", ErrInvalid, n, agreed.key, err)
-		case refuses(err, "ERR This instance has cluster support disabled"): // NewFailoverClusterClient
+		case redisconn.Replied(err, "ERR This instance has cluster support disabled"): // NewFailoverClusterClient
 			ways = []*redisWay{singleWay(options.Prefix, 0)}
 			bus, err = connect(ways...)
 			n = len(ways)
@@ -70,7 +70,7 @@ func (c *redisCluster) open(options RedisOptions) (*RedisBus, error) {
 
 // clusterWays returns the ways of all partitions on a Cluster.
 func clusterWays(prefix string, sharded bool) []*redisWay {
-	tags := clusterTags
+	tags := redisconn.Tags
 	if !sharded {
 		tags = tags[:classicPartitions]
 	}
@@ -79,12 +79,6 @@ func clusterWays(prefix string, sharded bool) []*redisWay {
 		ways[i] = clusterWay(prefix, tag, sharded)
 	}
 	return ways
-}
-
-// refuses says whether err is what a server replied that begins with text.
-func refuses(err error, text string) bool {
-	said, ok := errors.AsType[redisError](err)
-	return ok && strings.HasPrefix(string(said), text)
 }
 
 // An agreement is a key under which the nodes keep how many partitions there
@@ -99,15 +93,15 @@ type agreement struct {
 func (a agreement) read(ctx context.Context) (int, error) {
 	value, err := a.client.Get(ctx, a.key).Result()
 	switch {
-	case errors.Is(err, redis.Nil), isWrongType(err):
+	case errors.Is(err, redis.Nil), redisconn.IsWrongType(err):
 		return 0, nil
 	case err != nil:
 		return 0, fmt.Errorf("read %s: %w", a.key, err)
 	}
-	n := agreedNumber(value)
-	if n != 0 && n != classicPartitions && n != len(clusterTags) {
+	n := redisconn.AgreedNumber(value)
+	if n != 0 && n != classicPartitions && n != len(redisconn.Tags) {
 		return 0, fmt.Errorf("%w: Redis: the nodes on this Cluster have agreed on %q partitions (key %s), and this version of herald knows %d, or %d without SPUBLISH",
-			ErrInvalid, value, a.key, len(clusterTags), classicPartitions)
+			ErrInvalid, value, a.key, len(redisconn.Tags), classicPartitions)
 	}
 	return n, nil
 }
@@ -129,21 +123,11 @@ func (a agreement) settle(ctx context.Context, n int) (int, error) {
 	return a.read(ctx)
 }
 
-// agreedNumber returns the number that nodes have agreed on, or 0 if no node can
-// have written it.
-func agreedNumber(value string) int {
-	n, err := strconv.Atoi(value)
-	if err != nil || n < 0 {
-		return 0
-	}
-	return n
-}
-
 // split deals items out to the partitions of their topics, in their order.
 func split[T any](items []T, n int, topic func(T) string) [][]T {
 	parts := make([][]T, n)
 	for _, item := range items {
-		i := shardOf(topic(item), n)
+		i := redisconn.ShardOf(topic(item), n)
 		parts[i] = append(parts[i], item)
 	}
 	return parts
@@ -157,7 +141,7 @@ func (b *RedisBus) publish(ctx context.Context, packets []Packet) error {
 	case len(b.parts) == 1:
 		return b.parts[0].publish(ctx, packets)
 	case len(packets) == 1:
-		return b.parts[shardOf(packets[0].Topic, len(b.parts))].publish(ctx, packets)
+		return b.parts[redisconn.ShardOf(packets[0].Topic, len(b.parts))].publish(ctx, packets)
 	}
 	errs := make([]error, len(b.parts))
 	taken := false // by any partition
@@ -186,7 +170,7 @@ func (b *RedisBus) change(ctx context.Context, kind commandKind, topics []string
 		return b.parts[0].sub.change(ctx, kind, topics)
 	}
 	if len(topics) == 1 {
-		return b.parts[shardOf(topics[0], len(b.parts))].sub.change(ctx, kind, topics)
+		return b.parts[redisconn.ShardOf(topics[0], len(b.parts))].sub.change(ctx, kind, topics)
 	}
 	errs := make([]error, len(b.parts))
 	var changing sync.WaitGroup

@@ -12,19 +12,14 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/heraldgo/herald/internal/redisconn"
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// A redisError is an error that Redis replied: the command was not carried out.
-type redisError string
-
-// Error is what Redis said.
-func (e redisError) Error() string { return string(e) }
-
 // astray says whether another node, or this one at another time, may carry
 // the command out.
-func (e redisError) astray() bool {
-	word, _, _ := strings.Cut(string(e), " ")
+func astray(said redisconn.Error) bool {
+	word, _, _ := strings.Cut(string(said), " ")
 	switch word {
 	case "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN":
 		return true
@@ -33,11 +28,21 @@ func (e redisError) astray() bool {
 }
 
 // asks says whether the slot is moving out, and a key is not there any more.
-func (e redisError) asks() bool { return strings.HasPrefix(string(e), "ASK ") }
+func asks(said redisconn.Error) bool { return strings.HasPrefix(string(said), "ASK ") }
 
 // closing says whether Redis closes the connection after this error. What was
 // behind the command that it refuses is not carried out, either.
-func (e redisError) closing() bool { return strings.HasPrefix(string(e), "ERR Protocol error") }
+func closing(said redisconn.Error) bool {
+	return strings.HasPrefix(string(said), "ERR Protocol error")
+}
+
+// refusal is the error of what Redis said for the caller of a Bus.
+func refusal(said redisconn.Error) error {
+	if redisconn.IsRefusal(string(said)) {
+		return fmt.Errorf("%w: refused by Redis: %w", ErrBusDown, said)
+	}
+	return fmt.Errorf("refused by Redis: %w", said)
+}
 
 // A redisLink is one connection to Redis: never another after it. One
 // goroutine at a time calls do, another reads.
@@ -74,7 +79,7 @@ type redisCommand struct {
 	kind      commandKind
 	channels  []string // of subscribe and unsubscribe: each is confirmed
 	confirmed int
-	err       error // a redisError
+	err       error // a redisconn.Error
 }
 
 // A redisExchange is a number of commands that are written together. The
@@ -340,15 +345,15 @@ func (l *redisLink) reply(v resp.Value) error {
 			return errIsolated
 		}
 	case c.kind == commandInfo, c.kind == commandOwner:
-		if refused && !redisError(v.Str).asks() {
-			return redisError(v.Str)
+		if refused && !asks(redisconn.Error(v.Str)) {
+			return redisconn.Error(v.Str)
 		}
 	case refused:
-		c.err = redisError(v.Str)
-		if c.kind != commandPublish && c.kind != commandStill && c.err.(redisError).astray() {
+		c.err = redisconn.Error(v.Str)
+		if c.kind != commandPublish && c.kind != commandStill && astray(c.err.(redisconn.Error)) {
 			return c.err // the link leads to the wrong node
 		}
-		if redisError(v.Str).closing() {
+		if closing(redisconn.Error(v.Str)) {
 			l.fail(c.err) // before anyone uses it again
 		}
 	case c.kind != commandPublish && c.kind != commandStill:

@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 // A redisCluster is what the links to a Redis Cluster know of it together.
@@ -29,14 +31,14 @@ func (d *redisDialer) find(ctx context.Context) (*redis.Options, error) {
 	}
 	// It does not wait, but for the client's first look at the Cluster.
 	var master *redis.Client
-	err := calm(func() (err error) {
+	err := redisconn.Calm(func() (err error) {
 		master, err = d.cluster.client.MasterForKey(ctx, cmp.Or(d.way.slot, "0"))
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	options := linkOptions(master.Options(), d.timeout)
+	options := redisconn.LinkOptions(master.Options(), d.timeout)
 	switch {
 	case d.next != "":
 		options = d.cluster.at(options, d.next)
@@ -77,7 +79,7 @@ func (d *redisDialer) tried(ctx context.Context, addr string, err error) {
 // follow notes where a node has sent the last link, and answers whether it
 // has.
 func (d *redisDialer) follow(why error) bool {
-	said, ok := errors.AsType[redisError](why)
+	said, ok := errors.AsType[redisconn.Error](why)
 	if !ok || d.cluster == nil {
 		return false
 	}
@@ -123,7 +125,7 @@ func (c *redisCluster) at(options *redis.Options, addr string) *redis.Options {
 	o.Addr = addr
 	client := c.client.Options().NewClient(&o)
 	defer client.Close()
-	return linkOptions(client.Options(), options.ReadTimeout)
+	return redisconn.LinkOptions(client.Options(), options.ReadTimeout)
 }
 
 // other returns the address of some master but failed, where one is known, or

@@ -86,7 +86,7 @@ func (p *redisPartition) health() error {
 	p.mu.Lock()
 	err := p.unproved
 	p.mu.Unlock()
-	return cmp.Or(p.sub.uplink.Health(), p.pub.health(), p.pub.dialer.master.health(p.sub.uplink.Link().server), err)
+	return cmp.Or(p.sub.uplink.Health(), p.pub.health(), p.pub.dialer.master.Health(p.sub.uplink.Link().server), err)
 }
 
 // errDeaf is why links are dropped that look well: a dead subscription, or

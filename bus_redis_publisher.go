@@ -10,6 +10,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/backoff"
 	"github.com/heraldgo/herald/internal/batch"
+	"github.com/heraldgo/herald/internal/redisconn"
 	"github.com/heraldgo/herald/internal/resp"
 )
 
@@ -129,7 +130,7 @@ func (p *redisPublisher) ready() error {
 // lost notes when the link may be replaced. That Redis has closed it for one
 // message that was too large is no sign that Redis is not well.
 func (p *redisPublisher) lost(why error) {
-	if said, ok := why.(redisError); ok && said.closing() {
+	if said, ok := why.(redisconn.Error); ok && closing(said) {
 		return
 	}
 	p.retry = time.Now().Add(p.backoff.Lost(time.Since(p.born)))
@@ -185,7 +186,7 @@ func (p *redisPublisher) commit(items []*publication) []error {
 	if out.answered > 0 && (len(items) > 1 || items[0].lead == nil) {
 		p.noteTaken(link)
 	}
-	replaced := p.dialer.master.health(link.server)
+	replaced := p.dialer.master.Health(link.server)
 	if replaced == nil && out.err == nil && !slices.ContainsFunc(p.commands, func(c redisCommand) bool { return c.err != nil }) {
 		return nil
 	}
@@ -214,7 +215,7 @@ func (p *redisPublisher) exchange(link *redisLink, bytes []byte, commands []redi
 		return out
 	}
 	why := out.err
-	if said, ok := q.commands[len(commands)].err.(redisError); ok && said.astray() && !said.asks() {
+	if said, ok := q.commands[len(commands)].err.(redisconn.Error); ok && astray(said) && !asks(said) {
 		p.dialer.follow(said)
 		link.fail(said)
 		why = said
@@ -236,7 +237,7 @@ func (p *redisPublisher) follow(bytes []byte, commands []redisCommand) {
 	for hops := 0; ; hops++ {
 		var refused []int
 		for i, c := range commands {
-			if said, ok := c.err.(redisError); ok && said.astray() {
+			if said, ok := c.err.(redisconn.Error); ok && astray(said) {
 				refused = append(refused, i)
 			}
 		}
@@ -306,8 +307,8 @@ func (o outcome) result(commands []redisCommand, answered int) error {
 			}
 		}
 	}
-	if said, ok := refused.(redisError); ok {
-		refused = said.refused()
+	if said, ok := refused.(redisconn.Error); ok {
+		refused = refusal(said)
 	}
 	if 0 < n && n < packets && !errors.Is(refused, ErrUnknown) {
 		return fmt.Errorf("%w: %d of %d packets were not taken: %w", ErrUnknown, n, packets, refused)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/batch"
 	"github.com/heraldgo/herald/internal/inbox"
+	"github.com/heraldgo/herald/internal/redisconn"
 	"github.com/heraldgo/herald/internal/uplink"
 )
 
@@ -156,11 +157,11 @@ func (s *redisSubscriber) settle(changes []*redisChange, commands []redisCommand
 	for _, c := range changes {
 		c.err = nil
 		for _, command := range commands[:c.commands] {
-			said, ok := command.err.(redisError)
+			said, ok := command.err.(redisconn.Error)
 			if !ok {
 				continue
 			}
-			c.err = said.refused()
+			c.err = refusal(said)
 			for _, channel := range command.channels {
 				delete(s.wanted, channel)
 			}
@@ -291,7 +292,7 @@ func (s *redisSubscriber) resubscribe(link *redisLink) error {
 // asked at the time start.
 func (s *redisSubscriber) proveSince(link *redisLink, start time.Time) {
 	if s.uplink.Prove(link, start) {
-		s.proofs.proved(s.part, s.dialer.master.proved(link.server, start))
+		s.proofs.proved(s.part, s.dialer.master.Proved(link.server, start))
 	}
 }
 

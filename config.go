@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 // An Identity is what Authenticate says of a request.
@@ -268,8 +270,8 @@ func (c Config) withDefaults() (Config, error) {
 // checkNames checks what is written somewhere, and sets the defaults of it.
 func (c *Config) checkNames(fault func(field string, value any, rule string)) {
 	c.Prefix = cmp.Or(c.Prefix, "herald")
-	if !validPrefix(c.Prefix) {
-		fault("Prefix", fmt.Sprintf("%q", c.Prefix), "must contain none of "+notInPrefix)
+	if !redisconn.ValidPrefix(c.Prefix) {
+		fault("Prefix", fmt.Sprintf("%q", c.Prefix), "must contain none of "+redisconn.NotInPrefix)
 	}
 	if c.Name == "" {
 		c.Name = hostName()

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 // A RedisRegistry keeps the Registry in hashes of Redis, from version 6.2 on:
@@ -70,7 +72,7 @@ type RedisRegistry struct {
 	strays strays
 	latest []latest // by shard
 	open   func() redisStore
-	master *redisMaster // nil without Sentinels
+	master *redisconn.Master // nil without Sentinels
 	cancel context.CancelFunc
 
 	mu    sync.Mutex
@@ -102,7 +104,7 @@ func (s redisShard) indexKey(l Lease) string {
 }
 
 // shardOf returns the index of the shard that a topic belongs to.
-func (r *RedisRegistry) shardOf(topic string) int { return shardOf(topic, len(r.shards)) }
+func (r *RedisRegistry) shardOf(topic string) int { return redisconn.ShardOf(topic, len(r.shards)) }
 
 // NewRedisRegistry returns a Registry in the Redis of rdb, which is a
 // *redis.Client, from NewClient or NewFailoverClient, or a
@@ -121,30 +123,28 @@ func (r *RedisRegistry) shardOf(topic string) int { return shardOf(topic, len(r.
 // server, for longer than ProbeTimeout (at least 5 s), all methods answer
 // ErrRegistryDown: that server may have been replaced.
 func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegistry, error) {
-	r := &RedisRegistry{}
-	tags := clusterTags[:1]
-	switch user := rdb.(type) {
-	case *redis.Client:
-		if user != nil {
-			options := registryOptions(user.Options())
-			r.open = func() redisStore { return newSingleStore(options) }
-			if options.Addr == failoverAddr {
-				r.open = func() redisStore { return newSentinelStore(*options) }
-			}
-		}
-	case *redis.ClusterClient:
-		if user != nil {
-			options := clusterOptions(user.Options())
-			tags = clusterTags
-			r.open = func() redisStore { return newClusterStore(options, r.shards) }
-		}
-	}
-	if r.open == nil {
-		return nil, fmt.Errorf("%w: Redis: a %T: must be a *redis.Client or a *redis.ClusterClient, and not nil", ErrInvalid, rdb)
-	}
-	options, err := opts.withDefaults()
+	options, err := opts.conn().WithDefaults()
 	if err != nil {
 		return nil, err
+	}
+	client, cluster, err := redisconn.ClientOf(rdb)
+	if err != nil {
+		return nil, err
+	}
+	r := &RedisRegistry{}
+	var master *redisconn.Master
+	tags := redisconn.Tags[:1]
+	if cluster != nil {
+		own := redisconn.ClusterOptions(cluster.Options())
+		tags = redisconn.Tags
+		r.open = func() redisStore { return newClusterStore(own, r.shards) }
+	} else {
+		own := redisconn.ClientOptions(client.Options())
+		master = redisconn.NewMaster(client.Options(), options.ProbeTimeout)
+		r.open = func() redisStore { return newSingleStore(own) }
+		if master != nil {
+			r.open = func() redisStore { return newSentinelStore(*own) }
+		}
 	}
 	r.prefix, r.shards = options.Prefix, newShards(options.Prefix, tags...)
 	r.seen = newSightings(len(r.shards))
@@ -157,11 +157,8 @@ func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegi
 		r.Close()
 		return nil, err
 	}
-	if user, ok := rdb.(*redis.Client); ok {
-		r.master = newRedisMaster(user.Options(), options.ProbeTimeout)
-	}
-	if r.master != nil {
-		if err := r.master.open(ctx); err != nil {
+	if r.master = master; master != nil {
+		if err := master.Open(ctx); err != nil {
 			r.Close()
 			return nil, fmt.Errorf("redis registry: %w", err)
 		}
@@ -265,7 +262,7 @@ func (r *RedisRegistry) cause(ctx context.Context, err error) error {
 	if closed {
 		return ErrClosed
 	}
-	if reply, ok := errors.AsType[redis.Error](err); ok && !isRefusal(reply.Error()) && !isMoving(err) {
+	if reply, ok := errors.AsType[redis.Error](err); ok && !redisconn.IsRefusal(reply.Error()) && !isMoving(err) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrRegistryDown, err)
@@ -274,5 +271,5 @@ func (r *RedisRegistry) cause(ctx context.Context, err error) error {
 // isReadOnly says whether the server is a replica.
 func isReadOnly(err error) bool {
 	reply, ok := errors.AsType[redis.Error](err)
-	return ok && strings.HasPrefix(scriptError(reply.Error()), "READONLY")
+	return ok && strings.HasPrefix(redisconn.ScriptError(reply.Error()), "READONLY")
 }

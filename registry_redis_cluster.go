@@ -4,31 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/heraldgo/herald/internal/redisconn"
 )
-
-// clusterTags are the hash tags of the shards on a Cluster. Their slots lie one
-// in the middle of each sixteenth of all slots, so that masters which share the
-// slots evenly share the shards evenly. They and shardOf are part of what nodes
-// must agree on.
-var clusterTags = []string{"0", "66", "48", "18", "3", "65", "140", "19", "2", "64", "141", "106", "1", "67", "49", "107"}
-
-// shardOf returns which of n shards a topic belongs to.
-func shardOf(topic string, n int) int {
-	if n == 1 {
-		return 0
-	}
-	h := fnv.New32a()
-	h.Write([]byte(topic))
-	return int(h.Sum32() % uint32(n))
-}
 
 // A clusterStore sends each shard's commands to the master of its slot.
 //
@@ -41,31 +25,7 @@ type clusterStore struct {
 }
 
 func newClusterStore(options *redis.ClusterOptions, shards []redisShard) *clusterStore {
-	client := redis.NewClusterClient(options)
-	client.OnNewNode(func(node *redis.Client) { node.AddHook(frankHook{}) })
-	return &clusterStore{client, shards}
-}
-
-// clusterOptions derives the options of the Registry's own client.
-func clusterOptions(user *redis.ClusterOptions) *redis.ClusterOptions {
-	o := *user
-	o.MaxRedirects = 1 // of a command that got an ASK
-	o.ReadOnly = false // what was added before must be seen
-	o.RouteByLatency = false
-	o.RouteRandomly = false
-	o.DisableRoutingPolicies = true // no command of ours is for more than one node
-	node := registryOptions(&redis.Options{})
-	o.MaxRetries = node.MaxRetries
-	o.DialerRetries = node.DialerRetries
-	o.ContextTimeoutEnabled = node.ContextTimeoutEnabled
-	o.PoolSize = node.PoolSize
-	o.MinIdleConns = node.MinIdleConns
-	o.MaxIdleConns = node.MaxIdleConns
-	o.MaxActiveConns = node.MaxActiveConns
-	o.PipelinePoolSize = node.PipelinePoolSize
-	o.PushNotificationProcessor = node.PushNotificationProcessor
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	return &o
+	return &clusterStore{redisconn.NewClusterClient(options), shards}
 }
 
 // A shardCmd is a command for a shard.
@@ -129,7 +89,7 @@ func (s *clusterStore) try(ctx context.Context, cmds []*shardCmd) {
 	for _, cmd := range cmds {
 		master := masters[cmd.shard]
 		if master == nil {
-			err := calm(func() (err error) {
+			err := redisconn.Calm(func() (err error) {
 				master, err = s.MasterForKey(ctx, s.shards[cmd.shard].nodesKey())
 				return err
 			})
@@ -185,7 +145,7 @@ func (s *clusterStore) send(ctx context.Context, master *redis.Client, cmds []*s
 
 // ask has go-redis send the command to where an ASK leads.
 func (s *clusterStore) ask(ctx context.Context, cmd redis.Cmder) {
-	if err := calm(func() error { return s.Process(ctx, cmd) }); errors.Is(err, errGoRedis) {
+	if err := redisconn.Calm(func() error { return s.Process(ctx, cmd) }); errors.Is(err, redisconn.ErrGoRedis) {
 		cmd.SetErr(err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heraldgo/herald/internal/redisconn"
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
@@ -65,7 +66,7 @@ func TestHubRegistryFailover(t *testing.T) {
 	allListed(t, rigs, users)
 
 	// The shard of the group of all.
-	slot := cluster.Slot(string(newShards("herald", clusterTags...)[shardOf(groupTopic("all"), len(clusterTags))]))
+	slot := cluster.Slot(string(newShards("herald", redisconn.Tags...)[redisconn.ShardOf(groupTopic("all"), len(redisconn.Tags))]))
 	master := cluster.MasterOf(slot)
 	replica := cluster.ReplicaOf(master)
 	for _, setting := range []string{"masteruser", "masterauth"} {
@@ -83,7 +84,7 @@ func TestHubRegistryFailover(t *testing.T) {
 	cluster.AwaitFailover(slot, master)
 	t.Logf("a replica took over after %v", time.Since(killed))
 	missing := func() int64 {
-		key := newShards("herald", clusterTags...)[shardOf(groupTopic("all"), len(clusterTags))].topicKey(groupTopic("all"))
+		key := newShards("herald", redisconn.Tags...)[redisconn.ShardOf(groupTopic("all"), len(redisconn.Tags))].topicKey(groupTopic("all"))
 		return int64(len(users)) - replica.Admin().HLen(context.Background(), key).Val()
 	}()
 	t.Logf("%d of %d sessions were lost in the shard of their group", missing, len(users))

@@ -2,11 +2,12 @@ package herald
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 // strays are what a Registry has met under its prefix that is none of herald's:
@@ -76,7 +77,7 @@ func (s mendingStore) spoilt(pipes []redis.Pipeliner) (again []redis.Pipeliner) 
 			continue
 		}
 		for _, cmd := range pipe.Cmds() {
-			if !isWrongType(cmd.Err()) || len(keysOf(cmd)) == 0 {
+			if !redisconn.IsWrongType(cmd.Err()) || len(keysOf(cmd)) == 0 {
 				continue
 			}
 			if again == nil {
@@ -122,13 +123,6 @@ func (s mendingStore) mend(ctx context.Context, spoilt []redis.Pipeliner) {
 			}
 		}
 	}
-}
-
-// isWrongType says whether a command, or one of a script, has met a key of
-// another type.
-func isWrongType(err error) bool {
-	reply, ok := errors.AsType[redis.Error](err)
-	return ok && strings.HasPrefix(scriptError(reply.Error()), "WRONGTYPE")
 }
 
 // keysOf returns the keys of a command that a Registry sends. What a hostile

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 // probe tries every command in every shard, in one round trip, and looks
@@ -52,13 +54,13 @@ func (r *RedisRegistry) probe(ctx context.Context) error {
 			}
 			r.steps.note(i, at.Val().UnixMicro(), asked, 0)
 		}
-		if count.Val() != "" && agreedNumber(count.Val()) == 0 {
+		if count.Val() != "" && redisconn.AgreedNumber(count.Val()) == 0 {
 			return "", r.agreeAnew(ctx, store)
 		}
 		return count.Val(), nil
 	})
 	if _, moved := redis.IsMovedError(err); moved && len(r.shards) == 1 {
-		return errPlainClient
+		return redisconn.ErrClusterNode
 	}
 	if err != nil {
 		return err
@@ -98,11 +100,11 @@ func deniedCommands(cmds []redis.Cmder, tried *redis.Cmd) (denied []string, err 
 		if err == nil {
 			continue
 		}
-		if errors.Is(err, errMasters) && refuses(err, "NOPERM") {
+		if errors.Is(err, errMasters) && redisconn.Replied(err, "NOPERM") {
 			return []string{fmt.Sprintf("CLUSTER SLOTS (%v)", err)}, nil
 		}
 		reply, ok := errors.AsType[redis.Error](err)
-		if !ok || isMoving(err) || isRefusal(reply.Error()) && !redis.IsPermissionError(reply) {
+		if !ok || isMoving(err) || redisconn.IsRefusal(reply.Error()) && !redis.IsPermissionError(reply) {
 			return nil, err
 		}
 		denied = append(denied, fmt.Sprintf("%s (%v)", strings.ToUpper(cmd.FullName()), err))

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 //go:embed lua/*.lua
@@ -161,7 +163,7 @@ func run(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
 // pipeline's error then.
 func exec(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
 	markUnanswered(cmds)
-	err := calm(func() error {
+	err := redisconn.Calm(func() error {
 		pipe := client.Pipeline()
 		pipe.BatchProcess(ctx, cmds...)
 		_, err := pipe.Exec(ctx)
@@ -182,7 +184,7 @@ func exec(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
 // not pass for a reply to this one: least of all redis.Nil.
 func noReply(err error) error {
 	if _, ok := errors.AsType[redis.Error](err); ok {
-		return redisError(err.Error())
+		return redisconn.Error(err.Error())
 	}
 	return err
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 // A sentinelStore is the master that Sentinels name. It notices when they
@@ -31,7 +33,7 @@ func newSentinelStore(options redis.Options) *sentinelStore {
 func (s *sentinelStore) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	conn, err := s.dialer(ctx, network, addr)
 	if err != nil {
-		return nil, dialError(err)
+		return nil, redisconn.DialError(err)
 	}
 	server := conn.RemoteAddr().String()
 	s.mu.Lock()
@@ -61,17 +63,17 @@ func (r *RedisRegistry) doubt(store redisStore) error {
 	s.mu.Unlock()
 	switch {
 	case moved:
-		return errMoved
+		return redisconn.ErrMoved
 	case addr == "": // not dialed yet
 		return nil
 	}
-	return r.master.health(addr)
+	return r.master.Health(addr)
 }
 
 // followMaster asks the Sentinels, until Close, who the master is, and goes
 // there.
 func (r *RedisRegistry) followMaster(ctx context.Context) {
-	r.master.follow(ctx, sentinelLag/2, func(server string) {
+	r.master.Follow(ctx, redisconn.SentinelLag/2, func(server string) {
 		r.mu.Lock()
 		store, ok := r.store.(*sentinelStore)
 		r.mu.Unlock()

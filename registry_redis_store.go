@@ -6,7 +6,8 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 // A redisStore is the Registry's own client of Redis: of one server that
@@ -81,9 +82,7 @@ func answerError(cmd redis.Cmder) error {
 type singleStore struct{ *redis.Client }
 
 func newSingleStore(options *redis.Options) singleStore {
-	client := redis.NewClient(options)
-	client.AddHook(frankHook{})
-	return singleStore{client}
+	return singleStore{redisconn.NewClient(options)}
 }
 
 func (s singleStore) exec(ctx context.Context, pipes []redis.Pipeliner) []string {
@@ -91,22 +90,4 @@ func (s singleStore) exec(ctx context.Context, pipes []redis.Pipeliner) []string
 		run(ctx, s.Client, pipe.Cmds())
 	}
 	return nil
-}
-
-// registryOptions derives the options of the Registry's own client.
-func registryOptions(user *redis.Options) *redis.Options {
-	o := *user
-	o.MaxRetries = -1 // the caller decides whether to do it again
-	o.DialerRetries = 1
-	o.ContextTimeoutEnabled = true
-	o.PoolSize = 4 // batches, a few at a time
-	o.MinIdleConns = 0
-	o.MaxIdleConns = 0
-	o.MaxActiveConns = 0
-	o.PipelinePoolSize = -1
-	o.PushNotificationProcessor = nil // the user's client's
-	o.ClientSideCache = nil           // presence is read, not remembered
-	o.ClientSideCacheConfig = nil
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	return &o
 }

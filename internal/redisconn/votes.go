@@ -1,4 +1,4 @@
-package herald
+package redisconn
 
 import (
 	"context"
@@ -26,7 +26,10 @@ type sentinelEar struct {
 
 // listenEach is how often what the Sentinels say is taken: often enough to tell
 // two words in a row from two that come together.
-const listenEach = sentinelLag / 4
+const listenEach = SentinelLag / 4
+
+// earBuffer holds some lines of Sentinels.
+const earBuffer = 4 << 10
 
 // sentinelChannel is where each Sentinel publishes every two seconds, on every
 // server that it watches.
@@ -34,7 +37,7 @@ const sentinelChannel = "__sentinel__:hello"
 
 // attend listens on conn, a new connection to the master, from now on, if that
 // is another server than before.
-func (m *redisMaster) attend(ctx context.Context, conn net.Conn) error {
+func (m *Master) attend(ctx context.Context, conn net.Conn) error {
 	server := conn.RemoteAddr().String()
 	if m.ear != nil && m.ear.server == server {
 		return conn.Close()
@@ -43,18 +46,18 @@ func (m *redisMaster) attend(ctx context.Context, conn net.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
 	start := time.Now()
-	client, err := session(ctx, conn, *m.options, nil)
+	client, err := Session(ctx, conn, *m.options, nil)
 	if err != nil {
 		conn.Close()
 		return err
 	}
-	m.ear = &sentinelEar{conn, server, client, resp.NewReader(conn, replyBuffer), start, start}
+	m.ear = &sentinelEar{conn, server, client, resp.NewReader(conn, earBuffer), start, start}
 	return nil
 }
 
 // listen takes what has been published since the last time by the Sentinels
 // that reach the server, and confirms the server if most name it.
-func (m *redisMaster) listen(ctx context.Context) error {
+func (m *Master) listen(ctx context.Context) error {
 	if m.ear == nil {
 		return nil // go-redis has not led us to a server yet
 	}
@@ -71,18 +74,18 @@ func (m *redisMaster) listen(ctx context.Context) error {
 	if name == "" || named.IsZero() {
 		return nil
 	}
-	switch is, known := m.isNamed(ctx, m.ear.server, name, named.Sub(m.ear.since) > sentinelLag); {
+	switch is, known := m.isNamed(ctx, m.ear.server, name, named.Sub(m.ear.since) > SentinelLag); {
 	case !known:
 		m.confirmLed(m.ear.server)
 	case !is:
-		return errMoved
+		return ErrMoved
 	default:
 		m.confirm(m.ear.server, named)
 	}
 	return nil
 }
 
-func (m *redisMaster) stopListening() {
+func (m *Master) stopListening() {
 	if m.ear != nil {
 		m.ear.conn.Close()
 		m.ear.client.Close()
@@ -111,7 +114,7 @@ func (e *sentinelEar) listen(ctx context.Context, timeout time.Duration, hear fu
 		case err != nil:
 			return err
 		case v.Kind == '-':
-			return redisError(v.Str)
+			return Error(v.Str)
 		case len(v.Elems) != 3:
 		case v.Elems[0].Str == "message":
 			hear(v.Elems[2].Str, e.asked)
@@ -169,7 +172,7 @@ func (v sentinelVotes) hear(text string, after time.Time) {
 	switch {
 	case epoch < last.epoch && silence < renamedAfter:
 		return
-	case epoch == last.epoch && (silence < sentinelLag/2 || silence > 2*sentinelLag):
+	case epoch == last.epoch && (silence < SentinelLag/2 || silence > 2*SentinelLag):
 		vote.at = last.at
 		if vote.master != last.master {
 			vote.at = time.Time{}

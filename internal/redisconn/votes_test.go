@@ -1,4 +1,4 @@
-package herald
+package redisconn
 
 import (
 	"fmt"
@@ -128,7 +128,7 @@ func TestSentinelVotesLate(t *testing.T) {
 // A name belongs to one server, whether it is the server's address or not.
 func TestSentinelName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := &redisMaster{servers: make(map[string]string), named: time.Now()}
+		m := &Master{servers: make(map[string]string), named: time.Now()}
 		expect := func(server, name string, want bool) {
 			t.Helper()
 			if got, known := m.isNamed(t.Context(), server, name, true); got != want || !known {

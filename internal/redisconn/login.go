@@ -1,4 +1,4 @@
-package herald
+package redisconn
 
 import (
 	"context"
@@ -74,13 +74,13 @@ func (c *frankConn) why(err error) error {
 	if err == nil || c.said == "" || errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
-	return redisError(c.said)
+	return Error(c.said)
 }
 
-// A frankHook makes the connections of a client frank.
-type frankHook struct{}
+// A hook makes the connections of a client frank.
+type hook struct{}
 
-func (frankHook) DialHook(next redis.DialHook) redis.DialHook {
+func (hook) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := next(ctx, network, addr)
 		if err != nil {
@@ -90,21 +90,21 @@ func (frankHook) DialHook(next redis.DialHook) redis.DialHook {
 	}
 }
 
-func (frankHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 
-func (frankHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+func (hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return next
 }
 
-// errGoRedis says that go-redis panicked.
-var errGoRedis = errors.New("herald: go-redis panicked at what Redis sent")
+// ErrGoRedis says that go-redis panicked.
+var ErrGoRedis = errors.New("herald: go-redis panicked at what Redis sent")
 
-// calm calls go-redis, and returns an error if that panics: a server can make it
+// Calm calls go-redis, and returns an error if that panics: a server can make it
 // do so, and it is no reason for the process to end. go-redis drops the connection.
-func calm(f func() error) (err error) {
+func Calm(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("%w: %v", errGoRedis, v)
+			err = fmt.Errorf("%w: %v", ErrGoRedis, v)
 		}
 	}()
 	return f()

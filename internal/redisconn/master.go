@@ -1,8 +1,7 @@
-package herald
+package redisconn
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -10,8 +9,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/heraldgo/herald/internal/resp"
 )
 
 // For some ten seconds after a failover that was asked for, and when a
@@ -23,28 +20,19 @@ import (
 // meantime may not have been heard by those who had left before: a notice on the
 // new master tells them.
 
-// failoverAddr is what go-redis calls the address of a client that asks
-// Sentinels.
-const failoverAddr = "FailoverClient"
-
-// dialError is an error of a client's Dialer. Of one that asks Sentinels
-// redis.Nil is their answer that they have not heard of the master.
-func dialError(err error) error {
-	if errors.Is(err, redis.Nil) {
-		return errors.New("herald: the Sentinels know no master by the name that MasterName of redis.FailoverOptions gives")
-	}
-	return err
-}
-
 const (
-	// sentinelLag is how long Sentinels may name different masters: they tell
+	// failoverAddr is what go-redis calls the address of a client that asks
+	// Sentinels.
+	failoverAddr = "FailoverClient"
+
+	// SentinelLag is how long Sentinels may name different masters: they tell
 	// each other every two seconds
 	// (https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel).
-	sentinelLag = 2 * time.Second
+	SentinelLag = 2 * time.Second
 
 	// minMasterAge is the least age at which the word of the Sentinels is old:
 	// when two of one have been missed, and a second has gone by.
-	minMasterAge = 2*sentinelLag + time.Second
+	minMasterAge = 2*SentinelLag + time.Second
 
 	// renamedAfter is how long nobody may be named as the server that we know
 	// by another address before we learn that anew.
@@ -52,18 +40,22 @@ const (
 )
 
 var (
-	errMoved       = errors.New("herald: the Sentinels name another master")
-	errHelloDenied = errors.New("allow SUBSCRIBE with the channel " + sentinelChannel + " (ACL SETUSER <user> +subscribe &" + sentinelChannel + ")")
-	errNoMajority  = errors.New("herald: no majority of the Sentinels names this master")
+	// ErrMoved is why a server is left.
+	ErrMoved = errors.New("herald: the Sentinels name another master")
+
+	// ErrHelloDenied tells what to allow if Open may not listen.
+	ErrHelloDenied = errors.New("allow SUBSCRIBE with the channel " + sentinelChannel + " (ACL SETUSER <user> +subscribe &" + sentinelChannel + ")")
+
+	errNoMajority = errors.New("herald: no majority of the Sentinels names this master")
 )
 
-// A redisMaster is what the Sentinels say of the master; nil where there are
+// A Master is what the Sentinels say of the master; nil where there are
 // none.
 //
 // One of them, go-redis' own, names it whenever go-redis dials. What the others
 // say is heard on the master itself, where each publishes every two seconds
 // whom it names. So no other credentials are needed, nor any address.
-type redisMaster struct {
+type Master struct {
 	options *redis.Options // of a link
 	timeout time.Duration  // for an answer
 	age     time.Duration  // at which their word is old
@@ -82,13 +74,13 @@ type redisMaster struct {
 	led    time.Time // when go-redis has last led to a server
 }
 
-// newRedisMaster returns what follows the master of a client's Sentinels, or nil.
-func newRedisMaster(user *redis.Options, timeout time.Duration) *redisMaster {
+// NewMaster returns what follows the master of a client's Sentinels, or nil.
+func NewMaster(user *redis.Options, timeout time.Duration) *Master {
 	if user.Addr != failoverAddr {
 		return nil
 	}
-	return &redisMaster{
-		options: linkOptions(user, timeout),
+	return &Master{
+		options: LinkOptions(user, timeout),
 		timeout: timeout,
 		age:     max(timeout, minMasterAge),
 		votes:   make(sentinelVotes),
@@ -98,7 +90,7 @@ func newRedisMaster(user *redis.Options, timeout time.Duration) *redisMaster {
 }
 
 // confirm notes that a majority named the server at that time.
-func (m *redisMaster) confirm(server string, at time.Time) {
+func (m *Master) confirm(server string, at time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.server != server || at.After(m.named) {
@@ -108,28 +100,28 @@ func (m *redisMaster) confirm(server string, at time.Time) {
 }
 
 // confirmLed confirms the server that go-redis has led to.
-func (m *redisMaster) confirmLed(server string) {
+func (m *Master) confirmLed(server string) {
 	m.mu.Lock()
 	led := m.led
 	m.mu.Unlock()
 	m.confirm(server, led)
 }
 
-func (m *redisMaster) doubt(why error) {
+func (m *Master) doubt(why error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.why = why
 }
 
-// proved returns since when at the latest a proof of a server of the time at
+// Proved returns since when at the latest a proof of a server of the time at
 // holds; zero if it never does.
-func (m *redisMaster) proved(server string, at time.Time) time.Time {
+func (m *Master) Proved(server string, at time.Time) time.Time {
 	if m == nil {
 		return at
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch known := m.named.Add(-sentinelLag); {
+	switch known := m.named.Add(-SentinelLag); {
 	case m.server != server:
 		return time.Time{}
 	case known.Before(at):
@@ -138,8 +130,8 @@ func (m *redisMaster) proved(server string, at time.Time) time.Time {
 	return at
 }
 
-// health returns why a server may have been replaced, or nil.
-func (m *redisMaster) health(server string) error {
+// Health returns why a server may have been replaced, or nil.
+func (m *Master) Health(server string) error {
 	if m == nil {
 		return nil
 	}
@@ -154,10 +146,10 @@ func (m *redisMaster) health(server string) error {
 	return fmt.Errorf("%w: %w", errNoMajority, m.why)
 }
 
-// open confirms the first server. The error says that Redis denies what follow
+// Open confirms the first server. The error says that Redis denies what Follow
 // needs.
-func (m *redisMaster) open(ctx context.Context) error {
-	conn, err := dialServer(ctx, m.options)
+func (m *Master) Open(ctx context.Context) error {
+	conn, err := Dial(ctx, m.options)
 	if err != nil {
 		return err
 	}
@@ -165,16 +157,16 @@ func (m *redisMaster) open(ctx context.Context) error {
 	if err = m.attend(ctx, conn); err == nil {
 		err = m.listen(ctx)
 	}
-	if said, ok := errors.AsType[redisError](err); ok {
-		err = fmt.Errorf("%w: %w", errHelloDenied, said)
+	if said, ok := errors.AsType[Error](err); ok {
+		err = fmt.Errorf("%w: %w", ErrHelloDenied, said)
 	}
 	return err
 }
 
-// follow asks at every tick who the master is, tells lead the address, which
+// Follow asks at every tick who the master is, tells lead the address, which
 // moves what is linked to another server, and listens to what the Sentinels
 // say there. It returns when ctx ends.
-func (m *redisMaster) follow(ctx context.Context, tick time.Duration, lead func(server string)) {
+func (m *Master) Follow(ctx context.Context, tick time.Duration, lead func(server string)) {
 	conns := make(chan net.Conn, 1)
 	var asking sync.WaitGroup
 	asking.Go(func() { m.ask(ctx, tick, lead, conns) })
@@ -208,7 +200,7 @@ func (m *redisMaster) follow(ctx context.Context, tick time.Duration, lead func(
 // ask asks go-redis, as often as it can: one Sentinel that is cut off keeps it
 // for half a minute. So the others are not kept waiting; and it is given no
 // deadline: if one strikes, it does not go on to another Sentinel.
-func (m *redisMaster) ask(ctx context.Context, tick time.Duration, lead func(server string), conns chan<- net.Conn) {
+func (m *Master) ask(ctx context.Context, tick time.Duration, lead func(server string), conns chan<- net.Conn) {
 	timer := time.NewTicker(tick)
 	defer timer.Stop()
 	for {
@@ -218,7 +210,7 @@ func (m *redisMaster) ask(ctx context.Context, tick time.Duration, lead func(ser
 		case <-timer.C:
 		}
 		start := time.Now()
-		conn, err := dialServer(ctx, m.options)
+		conn, err := Dial(ctx, m.options)
 		if err != nil {
 			m.doubt(err)
 			continue
@@ -239,7 +231,7 @@ func (m *redisMaster) ask(ctx context.Context, tick time.Duration, lead func(ser
 // the user's may reach it at an address that they do not know. That is learned,
 // the first one only if they are settled: in the middle of a failover the new
 // master may be called by the old one's name. Until then it is not known.
-func (m *redisMaster) isNamed(ctx context.Context, server, name string, settled bool) (is, known bool) {
+func (m *Master) isNamed(ctx context.Context, server, name string, settled bool) (is, known bool) {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
 	host, port, _ := net.SplitHostPort(name)
@@ -271,79 +263,4 @@ func (m *redisMaster) isNamed(ctx context.Context, server, name string, settled 
 		m.servers[name], its = server, server
 	}
 	return its == server, true
-}
-
-// followMaster drops the links if the master is another server than theirs.
-func (p *redisPartition) followMaster(ctx context.Context, tick time.Duration) {
-	p.pub.dialer.master.follow(ctx, tick, func(server string) {
-		pub, _ := p.pub.state()
-		for _, link := range []*redisLink{p.sub.uplink.Link(), pub} {
-			if link != nil && link.server != server {
-				link.fail(errMoved)
-			}
-		}
-	})
-}
-
-// lastTaken tells of the last publication that a server took.
-type lastTaken struct {
-	server string
-	proved time.Time // when the Sentinels are known to have named it, or the first was taken
-	at     time.Time
-}
-
-// noteTaken notes that link has taken a publication.
-func (p *redisPublisher) noteTaken(link *redisLink) {
-	if p.dialer.master == nil {
-		return
-	}
-	now := time.Now()
-	proved := p.dialer.master.proved(link.server, now)
-	if proved.IsZero() {
-		proved = p.born
-		if p.last.server == link.server {
-			proved = p.last.proved
-		}
-	}
-	p.last = lastTaken{link.server, proved, now}
-}
-
-// tellMoved publishes on a new link that what was published on the last one
-// may be lost, where that led to another server.
-func (p *redisPublisher) tellMoved(link *redisLink) error {
-	if p.last.server == "" || p.last.server == link.server {
-		return nil
-	}
-	data := binary.BigEndian.AppendUint64(nil, uint64(time.Since(p.last.proved)))
-	data = binary.BigEndian.AppendUint64(data, uint64(time.Since(p.last.at)))
-	q := &redisQuery{bytes: resp.AppendCommand(nil, 3), commands: []redisCommand{{kind: commandPublish}}}
-	for _, word := range []string{"PUBLISH", p.dialer.way.moved, string(data)} {
-		q.bytes = resp.AppendWord(q.bytes, word)
-	}
-	return link.do(q).err
-}
-
-// tookMoved takes another Bus' notice. What was published elsewhere before we
-// came to this server we have heard there, or it lies in the gap of the move.
-func (in *redisInbound) tookMoved(data []byte) {
-	if len(data) != 16 {
-		return
-	}
-	now := time.Now()
-	since := now.Add(-time.Duration(binary.BigEndian.Uint64(data)))
-	until := now.Add(-time.Duration(binary.BigEndian.Uint64(data[8:])))
-	s := in.sub
-	up := s.uplink.Health() == nil // before it is, arrived is set
-	s.mu.Lock()
-	arrived := s.arrived
-	s.mu.Unlock()
-	if !up || !until.After(arrived) {
-		return
-	}
-	if since.Before(arrived) {
-		since = arrived
-	}
-	in.flush()
-	s.inbox.Down(Event{Kind: EventDown, Since: since, Err: errMoved})
-	s.inbox.Restore()
 }

@@ -1,0 +1,85 @@
+package herald
+
+import (
+	"context"
+	"encoding/binary"
+	"time"
+
+	"github.com/heraldgo/herald/internal/redisconn"
+	"github.com/heraldgo/herald/internal/resp"
+)
+
+// followMaster drops the links if the master is another server than theirs.
+func (p *redisPartition) followMaster(ctx context.Context, tick time.Duration) {
+	p.pub.dialer.master.Follow(ctx, tick, func(server string) {
+		pub, _ := p.pub.state()
+		for _, link := range []*redisLink{p.sub.uplink.Link(), pub} {
+			if link != nil && link.server != server {
+				link.fail(redisconn.ErrMoved)
+			}
+		}
+	})
+}
+
+// lastTaken tells of the last publication that a server took.
+type lastTaken struct {
+	server string
+	proved time.Time // when the Sentinels are known to have named it, or the first was taken
+	at     time.Time
+}
+
+// noteTaken notes that link has taken a publication.
+func (p *redisPublisher) noteTaken(link *redisLink) {
+	if p.dialer.master == nil {
+		return
+	}
+	now := time.Now()
+	proved := p.dialer.master.Proved(link.server, now)
+	if proved.IsZero() {
+		proved = p.born
+		if p.last.server == link.server {
+			proved = p.last.proved
+		}
+	}
+	p.last = lastTaken{link.server, proved, now}
+}
+
+// tellMoved publishes on a new link that what was published on the last one
+// may be lost, where that led to another server.
+func (p *redisPublisher) tellMoved(link *redisLink) error {
+	if p.last.server == "" || p.last.server == link.server {
+		return nil
+	}
+	data := binary.BigEndian.AppendUint64(nil, uint64(time.Since(p.last.proved)))
+	data = binary.BigEndian.AppendUint64(data, uint64(time.Since(p.last.at)))
+	q := &redisQuery{bytes: resp.AppendCommand(nil, 3), commands: []redisCommand{{kind: commandPublish}}}
+	for _, word := range []string{"PUBLISH", p.dialer.way.moved, string(data)} {
+		q.bytes = resp.AppendWord(q.bytes, word)
+	}
+	return link.do(q).err
+}
+
+// tookMoved takes another Bus' notice. What was published elsewhere before we
+// came to this server we have heard there, or it lies in the gap of the move.
+func (in *redisInbound) tookMoved(data []byte) {
+	if len(data) != 16 {
+		return
+	}
+	now := time.Now()
+	since := now.Add(-time.Duration(binary.BigEndian.Uint64(data)))
+	until := now.Add(-time.Duration(binary.BigEndian.Uint64(data[8:])))
+	s := in.sub
+	up := s.uplink.Health() == nil // before it is, arrived is set
+	s.mu.Lock()
+	arrived := s.arrived
+	s.mu.Unlock()
+	if !up || !until.After(arrived) {
+		return
+	}
+	if since.Before(arrived) {
+		since = arrived
+	}
+	in.flush()
+	s.inbox.Down(Event{Kind: EventDown, Since: since, Err: redisconn.ErrMoved})
+	s.inbox.Restore()
+}

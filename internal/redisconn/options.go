@@ -1,0 +1,68 @@
+// Package redisconn is what herald's Bus and Registry on Redis share: what they
+// are configured with, how topics are spread over a Cluster, how a connection is
+// made and what Redis says on it, and whom Sentinels call the master.
+package redisconn
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/errs"
+)
+
+// Options are herald.RedisOptions.
+type Options struct {
+	Prefix        string
+	ProbeInterval time.Duration
+	ProbeTimeout  time.Duration
+}
+
+// WithDefaults returns a copy with every field set. An interval without proofs
+// stays negative.
+func (o Options) WithDefaults() (Options, error) {
+	o.Prefix = cmp.Or(o.Prefix, "herald")
+	o.ProbeInterval = cmp.Or(o.ProbeInterval, 10*time.Second)
+	o.ProbeTimeout = cmp.Or(o.ProbeTimeout, 5*time.Second)
+	var faults []error
+	if !ValidPrefix(o.Prefix) {
+		faults = append(faults, fmt.Errorf("%w: RedisOptions.Prefix: %q: must contain none of %s", errs.Invalid, o.Prefix, NotInPrefix))
+	}
+	if o.ProbeTimeout < time.Millisecond {
+		faults = append(faults, fmt.Errorf("%w: RedisOptions.ProbeTimeout: %v: must be at least 1ms", errs.Invalid, o.ProbeTimeout))
+	}
+	return o, errors.Join(faults...)
+}
+
+// NotInPrefix is what a prefix must not contain. ":{" follows it in all keys and
+// channels, so that none of another prefix begins as they do; and a pattern of an
+// ACL that names a prefix matches no other.
+const NotInPrefix = `{}*?[]\`
+
+// ValidPrefix says whether prefix contains none of NotInPrefix.
+func ValidPrefix(prefix string) bool { return !strings.ContainsAny(prefix, NotInPrefix) }
+
+// ClientOf returns what rdb is: a client of one Redis, or of a Cluster.
+func ClientOf(rdb redis.UniversalClient) (*redis.Client, *redis.ClusterClient, error) {
+	switch client := rdb.(type) {
+	case *redis.Client:
+		if client != nil {
+			return client, nil, nil
+		}
+	case *redis.ClusterClient:
+		if client != nil {
+			return nil, client, nil
+		}
+	case *redis.Ring:
+		return nil, nil, fmt.Errorf("%w: Redis: a %T: a Ring has no order, and no server of its own for a topic once one fails; use a *redis.Client or a *redis.ClusterClient", errs.Invalid, rdb)
+	default:
+		if client != nil {
+			return nil, nil, fmt.Errorf("%w: Redis: a %T: must be a *redis.Client, from NewClient or NewFailoverClient, or a *redis.ClusterClient, from NewClusterClient", errs.Invalid, rdb)
+		}
+	}
+	return nil, nil, fmt.Errorf("%w: Redis: a nil %T", errs.Invalid, rdb)
+}
