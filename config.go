@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald/internal/redisconn"
+	"github.com/heraldgo/herald/internal/wsframe"
 )
 
 // An Identity is what Authenticate says of a request.
@@ -248,11 +249,11 @@ func (c Config) withDefaults() (Config, error) {
 	if c.QueueMessages < 0 {
 		fault("QueueMessages", c.QueueMessages, "must be above 0: a queue has a bound")
 	}
-	if c.QueueBytes < 0 || int64(c.QueueBytes) < c.MaxSendSize+maxFrameHeader {
-		fault("QueueBytes", c.QueueBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, maxFrameHeader))
+	if c.QueueBytes < 0 || int64(c.QueueBytes) < c.MaxSendSize+wsframe.MaxHeader {
+		fault("QueueBytes", c.QueueBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, wsframe.MaxHeader))
 	}
-	if c.MaxQueuedBytes > 0 && c.MaxQueuedBytes < c.MaxSendSize+maxFrameHeader {
-		fault("MaxQueuedBytes", c.MaxQueuedBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, maxFrameHeader))
+	if c.MaxQueuedBytes > 0 && c.MaxQueuedBytes < c.MaxSendSize+wsframe.MaxHeader {
+		fault("MaxQueuedBytes", c.MaxQueuedBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, wsframe.MaxHeader))
 	}
 	if c.MaxSendSize < 0 {
 		fault("MaxSendSize", c.MaxSendSize, "must be above 0: it can not be switched off, for QueueBytes must hold it")

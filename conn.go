@@ -15,6 +15,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/coder/websocket"
+
+	"github.com/heraldgo/herald/internal/wsframe"
 )
 
 // A Conn is one socket of one device of a user. Its methods may be called at
@@ -253,7 +255,7 @@ func (c *Conn) ping() {
 // its answer to a breach of the protocol.
 func (c *Conn) libraryClose(payload []byte) {
 	cause := parseClose(payload)
-	frame := append([]byte{finalClose, byte(len(payload))}, payload...)
+	frame := append([]byte{wsframe.Close, byte(len(payload))}, payload...)
 	if !utf8.ValidString(cause.Reason) { // RFC 6455 section 8.1; the library does not look
 		cause = &CloseError{Code: StatusInvalidPayload, Reason: "close reason is not UTF-8"}
 		frame = closeFrame(cause.Code, cause.Reason)

@@ -5,7 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"unicode/utf8"
+
+	"github.com/heraldgo/herald/internal/wsframe"
 )
 
 // envelopeVersion is the newest envelope that this code understands, and
@@ -219,26 +220,15 @@ func decodeEnvelope(b []byte, maxFrame int) (envelope, error) {
 		}
 		return e, nil
 	}
+	if !wsframe.Valid(d.rest) {
+		return envelope{}, errMalformed
+	}
 	e.frame = d.rest
-	return e, checkFrame(e.frame)
+	return e, nil
 }
 
 func tooLarge(header, frame, maxFrame int) error {
 	return fmt.Errorf("envelope of %d bytes and a frame of %d: at most %d and %d are taken", header, frame, maxHeader, maxFrame)
-}
-
-// checkFrame says whether b is one whole frame that a server may send: a
-// final text or binary frame, unmasked, of the shortest header (RFC 6455
-// section 5.2), its text in UTF-8.
-func checkFrame(b []byte) error {
-	payload, ok := framePayload(b)
-	if !ok || b[0] != finalText && b[0] != finalBinary {
-		return errMalformed
-	}
-	if b[0] == finalText && !utf8.Valid(payload) {
-		return errMalformed
-	}
-	return nil
 }
 
 // callOp is what a call asks of a node's Conns.

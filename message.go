@@ -1,9 +1,12 @@
 package herald
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"unicode/utf8"
+
+	"github.com/heraldgo/herald/internal/wsframe"
 )
 
 // A StatusCode is a WebSocket close code (RFC 6455 section 7.4).
@@ -44,6 +47,26 @@ func (c StatusCode) check(reason string) error {
 	}
 	return nil
 }
+
+// closeFrame returns a close frame. The code and reason have been checked.
+func closeFrame(code StatusCode, reason string) []byte {
+	b := make([]byte, 0, 4+len(reason))
+	b = wsframe.AppendHeader(b, wsframe.Close, 2+len(reason))
+	b = binary.BigEndian.AppendUint16(b, uint16(code))
+	return append(b, reason...)
+}
+
+// parseClose returns the code and reason of a close frame's payload, which
+// the WebSocket library has checked.
+func parseClose(payload []byte) *CloseError {
+	if len(payload) < 2 {
+		return &CloseError{Code: statusNone}
+	}
+	return &CloseError{Code: StatusCode(binary.BigEndian.Uint16(payload)), Reason: string(payload[2:])}
+}
+
+// statusNone stands for a close frame without a code (RFC 6455 section 7.1.5).
+const statusNone StatusCode = 1005
 
 // A Message is the text or the bytes that a client gets, or sent. Nothing of
 // herald's is added to it. The zero Message is an empty binary one.
@@ -115,4 +138,18 @@ func (m Message) check(limit int64) error {
 		return fmt.Errorf("%w: text message: must be UTF-8", ErrInvalid)
 	}
 	return nil
+}
+
+// frame returns the frame that carries the message to a client.
+func (m Message) frame() []byte {
+	return m.appendFrame(make([]byte, 0, wsframe.MaxHeader+m.len()))
+}
+
+func (m Message) appendFrame(b []byte) []byte {
+	first := byte(wsframe.Binary)
+	if m.text {
+		first = wsframe.Text
+	}
+	b = wsframe.AppendHeader(b, first, m.len())
+	return append(append(b, m.data...), m.words...)
 }

@@ -1,6 +1,10 @@
 package herald
 
-import "time"
+import (
+	"time"
+
+	"github.com/heraldgo/herald/internal/wsframe"
+)
 
 // Who writes to a Conn's socket. At any time it is one owner: nobody, a
 // writer that has the Conn on its list, or a goroutine that drains it.
@@ -197,7 +201,7 @@ func (q *queue) take(buf []byte) (p []byte, joined bool) {
 		buf, q.pong = append(buf, q.pong...), nil
 	}
 	if q.ping {
-		buf, q.ping = append(buf, pingFrame...), false
+		buf, q.ping = append(buf, wsframe.Ping, 0), false
 	}
 	if alone := q.frames.n == 1 && q.closeFrame == nil; len(buf) == 0 && q.frames.n > 0 && (alone || len(*q.frames.at(0)) >= flushSize/2) {
 		return q.takeFrame(), false

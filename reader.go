@@ -7,6 +7,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/coder/websocket"
+
+	"github.com/heraldgo/herald/internal/wsframe"
 )
 
 // read is the one goroutine of an idle Conn. It reads until the connection
@@ -32,14 +34,14 @@ func (c *Conn) read() {
 func (c *Conn) readControl() bool {
 	s := &c.socket
 	for len(s.ahead) > 0 {
-		frame, ok := cutControl(s.ahead)
+		frame, ok := wsframe.CutControl(s.ahead)
 		if !ok {
 			return false
 		}
-		if frame[0] == finalPong {
+		if frame[0] == wsframe.Pong {
 			c.allow()
 		} else if c.ctx.Err() == nil && c.allow() {
-			c.pong(pongFor(frame))
+			c.pong(wsframe.PongFor(frame))
 		}
 		s.skip(len(frame))
 	}
@@ -110,7 +112,7 @@ func (c *Conn) spend(n int) {
 // byteRate returns ByteRate, and how many bytes may come at once.
 func (c *Conn) byteRate() (limit, burst int64) {
 	config := &c.hub.config
-	return config.ByteRate, max(config.ByteRate, config.MaxMessageSize+maxFrameHeader+maskSize)
+	return config.ByteRate, max(config.ByteRate, config.MaxMessageSize+wsframe.MaxClientHeader)
 }
 
 // tooFast closes a Conn whose client sends more than it may.

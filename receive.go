@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/heraldgo/herald/internal/wsframe"
 )
 
 // receive takes what the Bus hands over, until the Bus is closed. It never
@@ -44,7 +46,7 @@ func (h *Hub) receive(ctx context.Context) {
 }
 
 // maxFrame returns the most bytes that the frame of a message has.
-func (h *Hub) maxFrame() int { return int(h.config.MaxSendSize) + maxFrameHeader }
+func (h *Hub) maxFrame() int { return int(h.config.MaxSendSize) + wsframe.MaxHeader }
 
 // keepHeader is how many bytes of an envelope, more than its frame has, may wait
 // with that in queues, which count the frame alone.

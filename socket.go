@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/rawio"
+	"github.com/heraldgo/herald/internal/wsframe"
 )
 
 // The sizes of the buffers between the WebSocket library and the socket. The
@@ -141,9 +142,9 @@ func (s *socket) Write(p []byte) (int, error) {
 	switch {
 	case len(p) < 2:
 		return 0, errors.New("not a control frame")
-	case p[0] == finalPong:
+	case p[0] == wsframe.Pong:
 		s.c.pong(p)
-	case p[0] == finalClose:
+	case p[0] == wsframe.Close:
 		s.c.libraryClose(p[2:])
 	default:
 		return 0, errors.New("not a frame that the library should write")

@@ -1,0 +1,95 @@
+// Package wsframe makes and takes apart frames of the WebSocket protocol (RFC
+// 6455 section 5): those of a server, which are final and not masked, and a
+// client's pings and pongs.
+package wsframe
+
+import (
+	"encoding/binary"
+	"unicode/utf8"
+)
+
+// The first bytes of the frames that a server sends (RFC 6455 section 5.2).
+const (
+	Text   = 0x81
+	Binary = 0x82
+	Close  = 0x88
+	Ping   = 0x89
+	Pong   = 0x8a
+)
+
+// The most bytes of a header.
+const (
+	MaxHeader       = 10            // of a frame that is not masked
+	MaxClientHeader = MaxHeader + 4 // of a client's, with its mask
+)
+
+const (
+	maxControl   = 125 // bytes of a control frame's payload (RFC 6455 section 5.5)
+	maskedHeader = 6   // of a client's control frame: two bytes and the mask
+)
+
+// AppendHeader appends the header of a frame whose payload has n bytes.
+func AppendHeader(b []byte, first byte, n int) []byte {
+	switch {
+	case n < 126:
+		return append(b, first, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(b, first, 126), uint16(n))
+	default:
+		return binary.BigEndian.AppendUint64(append(b, first, 127), uint64(n))
+	}
+}
+
+// Payload returns the payload of b, where b is one whole unmasked frame
+// with the shortest header that its length allows.
+func Payload(b []byte) (payload []byte, ok bool) {
+	if len(b) < 2 {
+		return nil, false
+	}
+	n, header := uint64(b[1]), 2
+	switch {
+	case n == 126 && len(b) >= 4:
+		n, header = uint64(binary.BigEndian.Uint16(b[2:])), 4
+		ok = n >= 126
+	case n == 127 && len(b) >= 10:
+		n, header = binary.BigEndian.Uint64(b[2:]), 10
+		ok = n >= 1<<16
+	default:
+		ok = n < 126
+	}
+	if !ok || n != uint64(len(b)-header) {
+		return nil, false
+	}
+	return b[header:], true
+}
+
+// Valid says whether b is one whole frame with a message that a server may send:
+// final, text or binary, not masked, with the shortest header that its length
+// allows, and its text in UTF-8.
+func Valid(b []byte) bool {
+	payload, ok := Payload(b)
+	return ok && (b[0] == Binary || b[0] == Text && utf8.Valid(payload))
+}
+
+// CutControl returns the ping or pong of a client's that b begins with, if all
+// of it is there and nothing is wrong with it.
+func CutControl(b []byte) (frame []byte, ok bool) {
+	if len(b) < maskedHeader || b[0] != Ping && b[0] != Pong || b[1]&0x80 == 0 {
+		return nil, false
+	}
+	n := int(b[1] & 0x7f)
+	if n > maxControl || len(b) < maskedHeader+n {
+		return nil, false
+	}
+	return b[:maskedHeader+n], true
+}
+
+// PongFor answers a ping that CutControl returned.
+func PongFor(ping []byte) []byte {
+	mask := ping[2:maskedHeader]
+	pong := append([]byte{Pong, byte(len(ping) - maskedHeader)}, ping[maskedHeader:]...)
+	for i := range pong[2:] {
+		pong[2+i] ^= mask[i%len(mask)]
+	}
+	return pong
+}
