@@ -1,0 +1,98 @@
+package house_test
+
+import (
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// know has the modules that the root module may import, with the places that
+// may import them. The others know nothing of them, so that another version, or
+// another library, changes little.
+var know = map[string][]string{
+	"github.com/coder/websocket": {
+		"conn.go", "handshake.go", "reader.go", // the server's side
+		"heraldtest/cluster.go", "internal/test/hubtest/", // clients
+	},
+	"github.com/redis/go-redis/v9": {
+		"config.go", "bus_redis*.go", "registry_redis*.go", // in the public API: the client, no more
+		"internal/redisconn/",
+		"internal/test/redistest/", "examples/",
+	},
+	"github.com/alicebob/miniredis/v2": {"examples/"},
+}
+
+// Only the places in know import other people's modules.
+func TestImports(t *testing.T) {
+	idle := make(map[string]bool) // module and place
+	for m, places := range know {
+		for _, place := range places {
+			idle[m+" "+place] = true
+		}
+	}
+	for _, file := range product(t) {
+		if nested(file) {
+			continue
+		}
+		for _, imported := range imports(t, file) {
+			m := moduleOf(imported)
+			if m == "" {
+				continue
+			}
+			place, ok := under(know[m], file)
+			if !ok {
+				t.Errorf("%s imports %s", file, imported)
+			}
+			delete(idle, m+" "+place)
+		}
+	}
+	for _, unused := range slices.Sorted(maps.Keys(idle)) {
+		t.Errorf("nothing of it is needed: %s", unused)
+	}
+}
+
+// moduleOf returns what know calls the module of an imported package, or the
+// package's own path if know has none. It is empty for the standard library and
+// for this module.
+func moduleOf(imported string) string {
+	if host, _, _ := strings.Cut(imported, "/"); !strings.Contains(host, ".") {
+		return ""
+	}
+	for m := range know {
+		if imported == m || strings.HasPrefix(imported, m+"/") {
+			return m
+		}
+	}
+	if imported == module || strings.HasPrefix(imported, module+"/") {
+		return ""
+	}
+	return imported
+}
+
+// nested says whether a file belongs to a module within the root's.
+func nested(file string) bool {
+	for dir := path.Dir(file); dir != "."; dir = path.Dir(dir) {
+		if _, err := fs.Stat(house, dir+"/go.mod"); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// The root's types stay in the root: an internal package that named them could
+// not be imported by it.
+func TestInternalKnowsNoRoot(t *testing.T) {
+	for _, file := range product(t) {
+		if !strings.HasPrefix(file, "internal/") || strings.HasPrefix(file, "internal/test/") {
+			continue
+		}
+		for _, imported := range imports(t, file) {
+			if imported == module || strings.HasPrefix(imported, module+"/") && !strings.HasPrefix(imported, module+"/internal/") || strings.HasPrefix(imported, module+"/internal/test/") {
+				t.Errorf("%s imports %s", file, imported)
+			}
+		}
+	}
+}
