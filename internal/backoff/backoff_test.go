@@ -93,3 +93,15 @@ func TestReconnect(t *testing.T) {
 		}
 	})
 }
+
+// Where no wait is due none is given up.
+func TestReconnectAtOnce(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		var b backoff.Backoff
+		if !b.Reconnect(ended, time.Hour, func() error { return nil }) {
+			t.Fatal("gave up before the first attempt")
+		}
+	}
+}

@@ -41,13 +41,66 @@ func do(b *batch.Batcher[int], ctx context.Context, items ...int) (wait func() [
 	return func() []error { calls.Wait(); return errs }
 }
 
+// Ready is called once for each batch, while calls wait for one. This comes
+// first, for what breaks it makes the other tests spin.
+func TestReadyForEach(t *testing.T) {
+	for name, test := range map[string]struct {
+		items []int
+		given int // up while Ready blocks, before the others come
+		want  int // batches
+	}{
+		"one":               {items: []int{1}, want: 1},
+		"one after another": {items: []int{1, 2, 3}, want: 3},
+		"too large":         {items: []int{11}, want: 1},
+		"all given up":      {given: 1, want: 0},
+		"most given up":     {given: 3, items: []int{1}, want: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ready, commits := 0, 0
+				b := batch.New(batch.Config[int]{
+					Ready: func() error {
+						if ready++; ready > max(test.want, 1) {
+							t.Errorf("called for the %dth time", ready)
+							return errEnd
+						}
+						time.Sleep(time.Second)
+						return nil
+					},
+					Commit: func(items []int) []error {
+						if commits++; len(items) != 1 {
+							t.Errorf("a commit of %v", items)
+						}
+						return nil
+					},
+					MaxItems: 1, MaxBytes: 10, Size: func(i int) int { return i },
+				})
+				ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+				defer cancel()
+				given := do(b, ctx, make([]int, test.given)...)
+				for _, err := range do(b, t.Context(), test.items...)() {
+					if err != nil {
+						t.Error(err)
+					}
+				}
+				given()
+				time.Sleep(time.Minute)
+				b.Close(errEnd)
+				if commits != test.want {
+					t.Errorf("%d commits, want %d", commits, test.want)
+				}
+			})
+		})
+	}
+}
+
 func TestDo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c committer
 		b := batch.New(batch.Config[int]{Commit: c.commit, MaxItems: 3, MaxBytes: 100, Size: func(i int) int { return i }})
-		errs := do(b, t.Context(), 1, 2, 3, 4, 13, 90, 200, 5)()
+		errs := do(b, t.Context(), 1, 2, 3, 4, 13, 90, 200, 5, 95)()
 		b.Close(errEnd)
-		want := [][]int{{1}, {2, 3, 4}, {13}, {90}, {200}, {5}}
+		want := [][]int{{1}, {2, 3, 4}, {13}, {90}, {200}, {5, 95}}
 		if !slices.EqualFunc(c.batches, want, slices.Equal) {
 			t.Errorf("batches %v, want %v", c.batches, want)
 		}

@@ -123,14 +123,14 @@ func (b *Inbox[E]) Restore() {
 func (b *Inbox[E]) DownPart(i int, down, restored, lost E) {
 	b.mu.Lock()
 	if _, open := b.parts[i]; !open && b.closed == nil {
-		covered := b.down || b.full
 		if b.parts == nil {
 			b.parts = make(map[int]part[E])
 		}
 		b.parts[i] = part[E]{down, restored}
+		bytes := b.config.Size(down) + b.config.Size(restored)
 		switch {
-		case covered:
-		case b.fits(2, b.config.Size(down)+b.config.Size(restored)):
+		case b.covered():
+		case b.fits(2, bytes):
 			b.append(down)
 			b.mark = false
 		default:
@@ -146,7 +146,7 @@ func (b *Inbox[E]) RestorePart(i int) {
 	b.mu.Lock()
 	if p, open := b.parts[i]; open {
 		delete(b.parts, i)
-		if !b.down && !b.full && b.closed == nil {
+		if !b.covered() {
 			b.append(p.restored)
 			b.mark = false
 		}
@@ -155,11 +155,15 @@ func (b *Inbox[E]) RestorePart(i int) {
 	b.signal()
 }
 
+// covered says that nothing is told of other gaps: that of everything is open,
+// or the Inbox is closed.
+func (b *Inbox[E]) covered() bool { return b.down || b.full || b.closed != nil }
+
 // begin queues e unless a gap is open. A gap whose end nobody has seen yet is
 // opened again, so that a flapping link does not fill the queue.
 func (b *Inbox[E]) begin(e E) {
 	switch {
-	case b.down || b.full || b.closed != nil:
+	case b.covered():
 	case b.mark:
 		b.pop(len(b.queue) - 1)
 		b.mark = false
@@ -171,7 +175,7 @@ func (b *Inbox[E]) begin(e E) {
 // end queues Restored if no reason for a gap of everything is left, and then
 // what begins those of parts.
 func (b *Inbox[E]) end() {
-	if b.down || b.full || b.closed != nil {
+	if b.covered() {
 		return
 	}
 	b.append(b.config.Restored)

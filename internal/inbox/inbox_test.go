@@ -68,6 +68,63 @@ func TestInbox(t *testing.T) {
 	}
 }
 
+// An Inbox takes what just fits. It takes events again once half of its room
+// is free, and not before.
+func TestBounds(t *testing.T) {
+	push := func(t *testing.T, b *inbox.Inbox[string], bytes int, want bool) {
+		t.Helper()
+		if got := b.Push([]string{strings.Repeat("x", bytes)}, "lost"); got != want {
+			t.Errorf("an event of %d bytes is taken: %v, want %v", bytes, got, want)
+		}
+	}
+	t.Run("bytes", func(t *testing.T) {
+		b := newInbox(100, 100)
+		push(t, b, 50, true)
+		push(t, b, 45, true)
+		push(t, b, 1, true)
+		push(t, b, 4, true)
+		push(t, b, 1, false) // and 4 bytes say so
+		push(t, b, 1, false)
+		take(b, 1)
+		push(t, b, 1, false) // 54 wait
+		take(b, 1)
+		push(t, b, 80, true)
+	})
+	t.Run("half of the bytes", func(t *testing.T) {
+		b := newInbox(100, 100)
+		push(t, b, 54, true)
+		push(t, b, 46, true)
+		push(t, b, 1, false)
+		take(b, 1) // 50 wait
+		push(t, b, 48, true)
+	})
+	t.Run("items", func(t *testing.T) {
+		b := newInbox(4, 100)
+		for range 4 {
+			push(t, b, 1, true)
+		}
+		push(t, b, 1, false) // a fifth says so
+		take(b, 2)
+		push(t, b, 1, false)
+		take(b, 1) // two wait, and Restored
+		push(t, b, 1, true)
+		push(t, b, 1, false)
+	})
+	t.Run("a part", func(t *testing.T) {
+		down := func(bytes int) string {
+			b := newInbox(6, 100)
+			b.DownPart(0, strings.Repeat("-", bytes), strings.Repeat("+", 60), "lost")
+			return take(b, 1)
+		}
+		if got := down(40); got == "lost" {
+			t.Error("a gap that fits with its end is left out")
+		}
+		if got := down(41); got != "lost" {
+			t.Errorf("a gap that does not fit with its end begins with %q", got)
+		}
+	})
+}
+
 // The gaps of parts keep apart, and give way to the gap of everything.
 func TestParts(t *testing.T) {
 	push := func(b *inbox.Inbox[string], events ...string) { b.Push(events, "lost") }

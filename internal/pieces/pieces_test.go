@@ -11,7 +11,11 @@ func TestRead(t *testing.T) {
 	for _, n := range []int{0, 1, size - 1, size, size + 1, 2 * size, 5*size + 3} {
 		want := bytes.Repeat([]byte("ab"), n)[:n]
 		pieces := 0
-		got, err := Read(iotest.HalfReader(bytes.NewReader(want)), n, func() { pieces++ })
+		got, err := Read(iotest.HalfReader(bytes.NewReader(want)), n, func() {
+			if pieces++; pieces > n/size+3 {
+				t.Fatalf("%d bytes come in %d pieces and more", n, pieces)
+			}
+		})
 		if err != nil || !bytes.Equal(got, want) || pieces < n/size {
 			t.Errorf("%d bytes: got %d in %d pieces, %v", n, len(got), pieces, err)
 		}

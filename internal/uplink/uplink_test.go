@@ -158,3 +158,50 @@ func TestAwaitReplaced(t *testing.T) {
 		})
 	}
 }
+
+// A link that is being set up is tried until a probe comes back, or it is
+// known why none does.
+func TestProveNew(t *testing.T) {
+	errDeaf, errBusy := errors.New("deaf"), errors.New("busy")
+	for name, test := range map[string]struct {
+		loops []error // what the attempts answer, the last one from then on
+		end   func(l *link, die, closing func())
+		want  error
+		tries int
+	}{
+		"at once":    {loops: []error{nil}, tries: 1},
+		"deaf":       {loops: []error{errDeaf}, want: errDeaf, tries: 1},
+		"later":      {loops: []error{errBusy, errBusy, nil}, tries: 3},
+		"deaf later": {loops: []error{errBusy, errDeaf}, want: errDeaf, tries: 2},
+		"dies":       {loops: []error{errBusy}, end: func(l *link, die, _ func()) { l.dead = errCut; die() }, want: errCut},
+		"closed":     {loops: []error{errBusy}, end: func(_ *link, _, closing func()) { closing() }, want: errClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, closing := context.WithCancel(t.Context())
+				defer closing()
+				dead := make(chan struct{})
+				u, l := open(ctx), &link{}
+				if test.end != nil {
+					time.AfterFunc(time.Minute, func() { test.end(l, func() { close(dead) }, closing) })
+				}
+				tries := 0
+				err := u.ProveNew(l, dead, errDeaf, func() error {
+					if tries > 0 && u.Health() != errBusy {
+						t.Errorf("after attempt %d Health is %v", tries, u.Health())
+					}
+					if tries++; tries > 1000 {
+						t.Fatal("it is tried for ever")
+					}
+					return test.loops[min(tries, len(test.loops))-1]
+				})
+				if err != test.want {
+					t.Errorf("got %v, want %v", err, test.want)
+				}
+				if test.tries != 0 && tries != test.tries {
+					t.Errorf("%d attempts, want %d", tries, test.tries)
+				}
+			})
+		})
+	}
+}
