@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/heraldgo/herald/internal/deadline"
 )
 
 // ServeHTTP upgrades a WebSocket request and returns when the connection
@@ -38,8 +40,8 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// It ends with the handshake, whatever the host does with r's.
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	deadline := h.handshakeEnds.now()
-	ctx, release := deadline.bound(ctx)
+	ends := h.handshakeEnds.Now()
+	ctx, release := ends.Bound(ctx)
 	defer release()
 	var identity Identity
 	if err = h.begin(addr); err == nil {
@@ -52,7 +54,7 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = h.ready(w)
 	}
 	if err == nil {
-		err = h.connect(w, r, identity, deadline)
+		err = h.connect(w, r, identity, ends)
 	}
 	if err != nil {
 		h.logRefused(slog.LevelDebug, identity.User, r.RemoteAddr, err)
@@ -138,7 +140,7 @@ func (h *Hub) logHidden(w http.ResponseWriter) {
 
 // connect takes the request from its identity to a living Conn. Where it
 // returns nil, the response has been given.
-func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadline *deadline) error {
+func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends *deadline.Deadline) error {
 	c := h.newConn(r, id)
 	if c == nil {
 		return &HTTPError{http.StatusInternalServerError, "internal error"}
@@ -146,7 +148,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 	// A child of c.ctx would leave it a map and a channel for life.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(c.ctx))
 	defer cancel()
-	ctx, release := deadline.bound(ctx)
+	ctx, release := ends.Bound(ctx)
 	defer release()
 	c.handshake.Store(&cancel)
 	defer c.handshake.Store(nil)
@@ -171,7 +173,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, deadl
 	var added Added
 	var err error
 	register := func() *HTTPError {
-		added, err = h.presence.add(deadline, c)
+		added, err = h.presence.add(ends.Context(), c)
 		// One that was evicted meanwhile shall see the code that says so.
 		if err == nil || c.ctx.Err() != nil || h.config.RejectAfterUpgrade {
 			return nil

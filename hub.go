@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/heraldgo/herald/internal/deadline"
 )
 
 // A Hub is the local end of herald: an http.Handler that takes WebSocket
@@ -45,8 +47,8 @@ type Hub struct {
 	copies    copies // of the receiving goroutine alone
 	budget    budget
 
-	sendEnds      deadlines // of Sends
-	handshakeEnds deadlines // of handshakes
+	sendEnds      *deadline.Source // of Sends
+	handshakeEnds *deadline.Source // of handshakes
 
 	mu       sync.Mutex
 	draining bool               // Health is red
@@ -94,8 +96,8 @@ func New(config Config) (*Hub, error) {
 	}
 	h.config.Logger = slog.New(newLogLimit(config.Logger.Handler(), &h.stats))
 	h.nodeTopic = nodeTopic(h.id)
-	h.sendEnds.timeout, h.sendEnds.cause = config.SendTimeout, errSendTimeout
-	h.handshakeEnds.timeout, h.handshakeEnds.cause = min(config.HandshakeTimeout, farFuture), errHandshakeTimeout
+	h.sendEnds = deadline.New(config.SendTimeout, errSendTimeout)
+	h.handshakeEnds = deadline.New(min(config.HandshakeTimeout, farFuture), errHandshakeTimeout)
 	if err := h.connectParts(); err != nil {
 		h.closeParts()
 		return nil, err
@@ -192,7 +194,7 @@ func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 	o := outgoings.Get().(*outgoing)
 	defer o.release()
 	h.pack(o, t, m)
-	ctx, release := h.sendEnds.now().bound(ctx)
+	ctx, release := h.sendEnds.Now().Bound(ctx)
 	defer release()
 	if err := h.publish(ctx, o.packets...); err != nil {
 		h.stats.sendErrors.Add(1)
@@ -263,11 +265,21 @@ func (h *Hub) pack(o *outgoing, t Target, m Message) {
 	}
 }
 
+var (
+	errSendTimeout      = fmt.Errorf("SendTimeout: %w", context.DeadlineExceeded)
+	errHandshakeTimeout = fmt.Errorf("HandshakeTimeout: %w", context.DeadlineExceeded)
+)
+
+// timeout bounds a call.
+func (h *Hub) timeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, h.config.SendTimeout, errSendTimeout)
+}
+
 // publish hands packets to the Bus. A timeout of ours is told from one of the
 // caller's.
 func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
 	err := h.bus.Publish(ctx, packets...)
-	if err != nil && !errors.Is(err, ErrUnknown) && ourTimeout(ctx) {
+	if err != nil && !errors.Is(err, ErrUnknown) && context.Cause(ctx) == errSendTimeout {
 		err = fmt.Errorf("%w: %w", ErrBusDown, err)
 	}
 	return err

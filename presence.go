@@ -102,8 +102,8 @@ func (p *presence) push(op presenceOp) {
 }
 
 // add registers the Conn, under the topics the index has it in, and waits
-// until the deadline. It tells OnOnline.
-func (p *presence) add(deadline *deadline, c *Conn) (Added, error) {
+// until ctx is done. It tells OnOnline.
+func (p *presence) add(ctx context.Context, c *Conn) (Added, error) {
 	done := make(chan presenceResult, 1)
 	// Under c.mu, either this sees that the Conn is closing, or depart sees
 	// that it is registered, and its removal comes after.
@@ -126,9 +126,9 @@ func (p *presence) add(deadline *deadline, c *Conn) (Added, error) {
 	case r := <-done:
 		tell(r)
 		return r.added, r.err
-	case <-deadline.Done():
+	case <-ctx.Done():
 		p.hub.wg.Go(func() { tell(<-done) })
-		return Added{}, deadline.cause
+		return Added{}, context.Cause(ctx)
 	}
 }
 

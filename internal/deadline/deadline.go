@@ -1,0 +1,151 @@
+// Package deadline lets calls that begin at about the same time end at the same
+// deadline: a context and a timer for each would cost as much as the rest of a
+// short call.
+package deadline
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Source makes the deadlines of calls of one kind. Those that begin within a
+// 64th of the timeout end together, none later than its timeout.
+type Source struct {
+	timeout time.Duration
+	cause   error
+
+	current atomic.Pointer[Deadline]
+
+	mu sync.Mutex // held to replace current
+}
+
+const parts = 64
+
+// New returns a Source. The cause is what context.Cause says of a context that
+// ended at one of its deadlines; its Err is context.DeadlineExceeded.
+func New(timeout time.Duration, cause error) *Source {
+	return &Source{timeout: timeout, cause: cause}
+}
+
+// A Deadline is the end of those that share it.
+type Deadline struct {
+	ctx    context.Context
+	cancel context.CancelFunc // never called: the deadline always comes
+	cause  error
+	until  time.Time // who begins later gets another
+}
+
+// Now returns the deadline for what begins now.
+func (s *Source) Now() *Deadline {
+	now := time.Now()
+	if d := s.current.Load(); d != nil && now.Before(d.until) {
+		return d
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d := s.current.Load(); d != nil && now.Before(d.until) {
+		return d
+	}
+	d := &Deadline{cause: s.cause, until: now.Add(s.timeout / parts)}
+	d.ctx, d.cancel = context.WithDeadlineCause(context.Background(), now.Add(s.timeout), s.cause)
+	s.current.Store(d)
+	return d
+}
+
+// Context returns a context that ends at the deadline.
+func (d *Deadline) Context() context.Context { return d.ctx }
+
+// Bound returns ctx with the deadline. The caller calls release at the end.
+func (d *Deadline) Bound(ctx context.Context) (bound context.Context, release func()) {
+	if ctx == context.Background() {
+		return d.ctx, func() {}
+	}
+	c := &boundContext{Context: ctx, shared: d}
+	return c, c.release
+}
+
+// A boundContext ends with its caller's, or at a shared deadline. Only who asks
+// for its Done pays for a context that has both ends in one channel. Batch, which
+// most calls wait in, asks for Ends.
+type boundContext struct {
+	context.Context // the caller's
+	shared          *Deadline
+
+	mu     sync.Mutex
+	merged context.Context // nil until somebody needs it
+	cancel context.CancelFunc
+	err    error // Err's first that was not nil
+}
+
+// Ends returns two channels, one of which is closed when the context ends. One
+// may be nil.
+func (c *boundContext) Ends() (a, b <-chan struct{}) {
+	return c.Context.Done(), c.shared.ctx.Done()
+}
+
+// Deadline is the earlier of the two.
+func (c *boundContext) Deadline() (time.Time, bool) {
+	shared, _ := c.shared.ctx.Deadline()
+	if at, ok := c.Context.Deadline(); ok && at.Before(shared) {
+		return at, true
+	}
+	return shared, true
+}
+
+func (c *boundContext) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.merged == nil {
+		c.merge(c.Context)
+	}
+	return c.merged.Done()
+}
+
+// merge makes a context of ctx that ends at the deadline, too. The caller holds
+// mu.
+func (c *boundContext) merge(ctx context.Context) {
+	at, _ := c.shared.ctx.Deadline()
+	c.merged, c.cancel = context.WithDeadlineCause(ctx, at, c.shared.cause)
+}
+
+// Err is not nil as soon as one of Ends is closed, and then stays the same.
+func (c *boundContext) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return c.err
+	}
+	if c.merged != nil {
+		c.err = c.merged.Err()
+	}
+	if c.err == nil {
+		c.err = c.Context.Err()
+	}
+	if c.err == nil {
+		if c.err = c.shared.ctx.Err(); c.err != nil && c.merged == nil {
+			c.merge(context.WithoutCancel(c.Context)) // for context.Cause, whatever the caller's says later
+		}
+	}
+	return c.err
+}
+
+func (c *boundContext) Value(key any) any {
+	c.mu.Lock()
+	merged := c.merged
+	c.mu.Unlock()
+	if merged != nil { // for context.Cause, and children
+		return merged.Value(key)
+	}
+	return c.Context.Value(key)
+}
+
+func (c *boundContext) release() {
+	c.mu.Lock()
+	cancel := c.cancel
+	c.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+}
