@@ -41,8 +41,8 @@ func do(b *batch.Batcher[int], ctx context.Context, items ...int) (wait func() [
 	return func() []error { calls.Wait(); return errs }
 }
 
-// Ready is called once for each batch, while calls wait for one. This comes
-// first, for what breaks it makes the other tests spin.
+// Ready is called once for each batch, while calls wait for one. This test is
+// the first, for what breaks it makes the others spin.
 func TestReadyForEach(t *testing.T) {
 	for name, test := range map[string]struct {
 		items []int

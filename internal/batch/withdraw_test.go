@@ -3,6 +3,7 @@ package batch
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,8 +13,17 @@ import (
 // is left of it is committed.
 func TestWithdrawn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		want := []int{0, 6, 7}
 		var committed []int
+		ready, end := 0, errors.New("end")
 		b := New(Config[int]{
+			Ready: func() error {
+				if ready++; ready > len(want) {
+					t.Errorf("called for the %dth time", ready)
+					return end
+				}
+				return nil
+			},
 			Commit: func(items []int) []error {
 				committed = append(committed, items...)
 				time.Sleep(time.Second)
@@ -48,8 +58,8 @@ func TestWithdrawn(t *testing.T) {
 		}
 		begin(7)
 		time.Sleep(time.Minute)
-		b.Close(errors.New("end"))
-		if want := [3]int{0, 6, 7}; len(committed) != len(want) || [3]int(committed) != want {
+		b.Close(end)
+		if !slices.Equal(committed, want) {
 			t.Errorf("committed %v, want %v", committed, want)
 		}
 	})

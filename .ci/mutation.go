@@ -1,0 +1,311 @@
+// Mutation changes one operator after the other in the rooms below, and runs
+// their tests on each mutant. Tests that pass all the same do not look at what
+// was changed.
+//
+// usage: mutation [room...]
+//
+// It fails if a room's tests kill less than 90% of its mutants, or one survives
+// that the file mutants does not explain. A mutant whose tests do not end in time
+// has not been killed: the machine may have been slow. One that does not compile
+// is none. Constants stand outside of what gremlins tries.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+const (
+	gremlins  = "github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0"
+	least     = 90   // percent of a room's mutants that its tests must kill
+	patience  = "30" // times that the tests take, until a mutant has timed out
+	explained = ".ci/mutants"
+)
+
+// A room is a package, or files of one, and the tests that are fast and need no
+// server.
+type room struct {
+	dir   string
+	files []string // none is all
+	tests []string // files; none is all
+	run   string   // of the tests; none is all
+}
+
+var rooms = []room{
+	{dir: "internal/backoff"},
+	{dir: "internal/batch"},
+	{dir: "internal/inbox"},
+	{dir: "internal/pieces"},
+	{dir: "internal/resp"},
+	{dir: "internal/uplink"},
+	{dir: "internal/wsframe"},
+}
+
+// A tally counts the mutants of a room by what became of them.
+type tally struct {
+	killed, survived, timedOut, notCovered int
+	explained, constants                   int
+}
+
+func (t tally) mutants() int { return t.killed + t.survived + t.timedOut + t.notCovered }
+
+func main() {
+	log.SetFlags(0)
+	log.SetPrefix("mutation: ")
+	work, err := os.MkdirTemp("", "mutation")
+	if err != nil {
+		log.Fatal(err)
+	}
+	ok, err := all(work, os.Args[1:])
+	os.RemoveAll(work)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if !ok {
+		os.Exit(1)
+	}
+}
+
+// all tries the rooms that are named, or all of them.
+func all(work string, names []string) (ok bool, err error) {
+	reasons, err := readReasons()
+	if err != nil {
+		return false, err
+	}
+	if err := writeGo(work); err != nil {
+		return false, err
+	}
+	const row = "%-18s %8v %8v %9v %9v %9v %9v %9v %8v\n"
+	table := fmt.Sprintf(row, "room", "mutants", "killed", "timed out", "survived", "uncovered", "explained", "constants", "percent")
+	ok = true
+	for _, r := range rooms {
+		if len(names) > 0 && !slices.Contains(names, r.name()) {
+			continue
+		}
+		found, err := r.unleash(work)
+		if err != nil {
+			return false, fmt.Errorf("%s: %w", r.name(), err)
+		}
+		var t tally
+		for _, m := range found {
+			ok = t.add(m, reasons) && ok
+		}
+		percent := 100
+		if n := t.mutants(); n > 0 {
+			percent = 100 * t.killed / n
+		}
+		ok = ok && percent >= least
+		table += fmt.Sprintf(row, r.name(), t.mutants(), t.killed, t.timedOut, t.survived, t.notCovered, t.explained, t.constants, fmt.Sprint(percent, "%"))
+	}
+	fmt.Print("\n", table)
+	return ok, nil
+}
+
+// add counts a mutant, and says whether there is no more to be said of it.
+func (t *tally) add(m mutant, reasons map[string]string) bool {
+	switch {
+	case m.constant:
+		t.constants++
+		return true
+	case m.Status == "KILLED":
+		t.killed++
+		return true
+	case m.Status == "NOT VIABLE":
+		return true
+	case m.Status == "TIMED OUT":
+		t.timedOut++
+	case m.Status == "NOT COVERED":
+		t.notCovered++
+	default:
+		t.survived++
+	}
+	if reasons[m.key()] != "" {
+		t.explained++
+		return true
+	}
+	fmt.Printf("%s\n\t%s: %s, line %d\n", m.place, m.Type, strings.ToLower(m.Status), m.Line)
+	return false
+}
+
+// readReasons reads which mutants change nothing, and why. Each begins with
+// its file and its line, the operator in « and »; lines under it that begin with a
+// tab have the kind of mutant and the reason.
+func readReasons() (map[string]string, error) {
+	b, err := os.ReadFile(explained)
+	if err != nil {
+		return nil, err
+	}
+	reasons := make(map[string]string)
+	place := ""
+	for line := range strings.Lines(string(b)) {
+		line = strings.TrimRight(line, "\n")
+		kind, reason, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		switch {
+		case line == "" || line[0] == '#':
+		case line[0] != '\t':
+			place = line
+		case place == "" || reason == "":
+			return nil, fmt.Errorf("%s: %q has no place or no reason", explained, line)
+		default:
+			reasons[place+" "+kind] = reason
+		}
+	}
+	return reasons, nil
+}
+
+// writeGo puts a go command in front of the real one: gremlins takes a mutant
+// that does not compile for one that was killed, unless the exit status is 2.
+func writeGo(work string) error {
+	real, err := exec.LookPath("go")
+	if err != nil {
+		return err
+	}
+	script := "#!/bin/sh\nsaid=$('" + real + "' \"$@\" 2>&1)\nstatus=$?\n" +
+		"case $said in *'[build failed]'*) exit 2 ;; esac\nprintf '%s\\n' \"$said\"\nexit $status\n"
+	if err := os.WriteFile(filepath.Join(work, "go"), []byte(script), 0o755); err != nil {
+		return err
+	}
+	return os.Setenv("PATH", work+string(os.PathListSeparator)+os.Getenv("PATH"))
+}
+
+func (r room) name() string {
+	if len(r.files) > 0 {
+		return filepath.Join(r.dir, strings.TrimSuffix(r.files[0], ".go"))
+	}
+	return r.dir
+}
+
+// A mutant is one of gremlins' report.
+type mutant struct {
+	Type, Status string
+	Line, Column int
+
+	place    string // its file and line, the operator marked
+	constant bool   // outside of functions
+}
+
+func (m mutant) key() string { return m.place + " " + m.Type }
+
+// unleash has gremlins try the room.
+func (r room) unleash(work string) ([]mutant, error) {
+	root, report := ".", filepath.Join(work, "report.json")
+	if len(r.tests) > 0 {
+		root = filepath.Join(work, r.name())
+		if err := r.copyTo(root); err != nil {
+			return nil, err
+		}
+	}
+	args := []string{"run", gremlins, "unleash", "--workers", "1", "--timeout-coefficient", patience, "--output", report}
+	for _, file := range r.others() {
+		args = append(args, "--exclude-files", "^"+regexp.QuoteMeta(file)+"$")
+	}
+	cmd := exec.Command("go", append(args, "./"+r.dir)...)
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "GOFLAGS=-count=1 -vet=off -short -run="+r.run)
+	cmd.Stderr = os.Stderr
+	fmt.Println("==", r.name())
+	if out, err := cmd.Output(); err != nil {
+		return nil, fmt.Errorf("%w\n%s", err, out)
+	}
+	b, err := os.ReadFile(report)
+	if err != nil {
+		return nil, err
+	}
+	var result struct {
+		Files []struct {
+			Name      string `json:"file_name"`
+			Mutations []mutant
+		}
+	}
+	if err := json.Unmarshal(b, &result); err != nil {
+		return nil, err
+	}
+	var found []mutant
+	for _, f := range result.Files {
+		located, err := locate(filepath.Join(r.dir, f.Name), f.Mutations)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, located...)
+	}
+	return found, nil
+}
+
+// others returns the product files of the room's package that are not its own.
+func (r room) others() []string {
+	if len(r.files) == 0 {
+		return nil
+	}
+	names, _ := filepath.Glob(filepath.Join(r.dir, "*.go"))
+	return slices.DeleteFunc(names, func(name string) bool {
+		return strings.HasSuffix(name, "_test.go") || slices.Contains(r.files, filepath.Base(name))
+	})
+}
+
+// copyTo copies the module without the tests of the room's package that are
+// not its own, which take long to compile, and all other packages' tests.
+func (r room) copyTo(root string) error {
+	out, err := exec.Command("git", "ls-files", "go.mod", "go.sum", "*.go", "*.lua").Output()
+	if err != nil {
+		return err
+	}
+	for _, name := range strings.Fields(string(out)) {
+		own := filepath.Dir(name) == r.dir && slices.Contains(r.tests, filepath.Base(name))
+		if strings.HasSuffix(name, "_test.go") && !own {
+			continue
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(to, b, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// operators are what gremlins changes, the longer ones first.
+var operators = []string{"<=", ">=", "==", "!=", "++", "--", "<", ">", "+", "-", "*", "/", "%"}
+
+// locate says where the mutants of a file are.
+func locate(name string, mutants []mutant) ([]mutant, error) {
+	src, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	set := token.NewFileSet()
+	file, err := parser.ParseFile(set, name, src, parser.SkipObjectResolution)
+	if err != nil {
+		return nil, err
+	}
+	lines := strings.Split(string(src), "\n")
+	for i, m := range mutants {
+		line, at := lines[m.Line-1], m.Column-1
+		operator := line[at : at+1]
+		if n := slices.IndexFunc(operators, func(o string) bool { return strings.HasPrefix(line[at:], o) }); n >= 0 {
+			operator = operators[n]
+		}
+		mutants[i].place = name + ": " + strings.TrimSpace(line[:at]+"«"+operator+"»"+line[at+len(operator):])
+		pos := set.File(file.Pos()).LineStart(m.Line) + token.Pos(at)
+		mutants[i].constant = !slices.ContainsFunc(file.Decls, func(d ast.Decl) bool {
+			_, is := d.(*ast.FuncDecl)
+			return is && d.Pos() <= pos && pos < d.End()
+		})
+	}
+	return mutants, nil
+}
