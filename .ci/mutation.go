@@ -28,7 +28,7 @@ import (
 const (
 	gremlins  = "github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0"
 	least     = 90   // percent of a room's mutants that its tests must kill
-	patience  = "30" // times that the tests take, until a mutant has timed out
+	patience  = "10" // times that the tests take, until a mutant has timed out
 	explained = ".ci/mutants"
 )
 

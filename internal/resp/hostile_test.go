@@ -2,6 +2,7 @@ package resp_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"runtime"
 	"strings"
@@ -19,6 +20,24 @@ func TestReplyBudget(t *testing.T) {
 	} {
 		if _, err := read(resp.NewReader(strings.NewReader(in), 64)); !errors.Is(err, resp.ErrProtocol) {
 			t.Errorf("too many %s: %v", name, err)
+		}
+	}
+}
+
+// What is just within the budget is read.
+func TestReplyBounds(t *testing.T) {
+	nested := func(n int) string { return strings.Repeat("*1\r\n", n) + ":1\r\n" }
+	elems := func(n int) string { return fmt.Sprintf("*%d\r\n", n) + strings.Repeat(":1\r\n", n) }
+	bytes := func(n int) string { return string(resp.AppendWord(nil, strings.Repeat("x", n))) }
+	for name, test := range map[string]struct {
+		make func(n int) string
+		most int
+	}{"depth": {nested, 8}, "elements": {elems, 1 << 12}, "bytes": {bytes, 1 << 20}} {
+		if _, err := read(resp.NewReader(strings.NewReader(test.make(test.most)), 64)); err != nil {
+			t.Errorf("%s of %d: %v", name, test.most, err)
+		}
+		if _, err := read(resp.NewReader(strings.NewReader(test.make(test.most+1)), 64)); !errors.Is(err, resp.ErrProtocol) {
+			t.Errorf("%s of %d: %v", name, test.most+1, err)
 		}
 	}
 }

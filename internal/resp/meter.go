@@ -70,9 +70,7 @@ func (m *Meter) Read(b []byte) error {
 
 // keep takes a part of a line.
 func (m *Meter) keep(b []byte) error {
-	if m.line < len(m.begun) {
-		copy(m.begun[m.line:], b)
-	}
+	copy(m.begun[min(m.line, len(m.begun)):], b)
 	if m.line += len(b); m.line > maxLine {
 		return fmt.Errorf("%w: line too long", ErrProtocol)
 	}

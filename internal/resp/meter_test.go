@@ -24,12 +24,13 @@ var replies = []string{
 	"+OK\r\n", "-ERR no\r\n", ":12\r\n", "$4\r\na\r\nb\r\n", "$0\r\n\r\n", "$-1\r\n", "*-1\r\n", "_\r\n", "#t\r\n", ",1.5\r\n", "(123\r\n",
 	"!6\r\nERR no\r\n", "=7\r\ntxt:abc\r\n", "*0\r\n", "%0\r\n", "~1\r\n+a\r\n", ">2\r\n+a\r\n$1\r\nb\r\n",
 	"%1\r\n$1\r\nk\r\n*2\r\n:1\r\n*1\r\n_\r\n", "|1\r\n+k\r\n+v\r\n*1\r\n|0\r\n:1\r\n",
-	"+" + strings.Repeat("x", 50<<10) + "\r\n", strings.Repeat("*1\r\n", 16) + ":1\r\n",
+	"+" + strings.Repeat("x", 64<<10-3) + "\r\n", strings.Repeat("*0\r\n", 100), strings.Repeat("*1\r\n", 16) + ":1\r\n",
 }
 
 // However the bytes come, replies that are one are followed to their end, and
 // others refused.
 func TestMeter(t *testing.T) {
+	tooMany := strings.Repeat(":1\r\n", 1<<21+1)
 	for _, n := range []int{1, 2, 3, 7, 1 << 20} {
 		var m resp.Meter
 		for _, in := range replies {
@@ -46,15 +47,48 @@ func TestMeter(t *testing.T) {
 		for _, in := range []string{
 			"?\r\n", "\n", "\r\n", "$?\r\n", "*?\r\n", "$\r\n", "$5\n", "$-2\r\n", "*-2\r\n", "$+5\r\n", "$1x\r\n", "*9223372036854775807\r\n",
 			"$999999999999999999\r\n", "$67108865\r\n", "*2097153\r\n", "%1048577\r\n", strings.Repeat("*1\r\n", 17), strings.Repeat("|0\r\n", 17),
-			"*2\r\n*1048576\r\n*1048576\r\n", "+" + strings.Repeat("x", 64<<10) + "\r\n", "$" + strings.Repeat("0", 64<<10) + "5\r\n",
-			strings.Repeat(":1\r\n", 1<<21) + ":1\r\n",
+			"*2\r\n*1048576\r\n*1048576\r\n", "+" + strings.Repeat("x", 64<<10-2) + "\r\n", "$" + strings.Repeat("0", 64<<10) + "5\r\n",
+			tooMany,
 		} {
+			if n < 7 && len(in) > 1<<20 {
+				continue // it would take seconds
+			}
 			var m resp.Meter
 			m.Asked()
 			if err := metered(&m, in, n); !errors.Is(err, resp.ErrProtocol) {
 				t.Errorf("%.40q in pieces of %d: %v", in, n, err)
 			}
 		}
+	}
+}
+
+// What is just not too large is taken: a string of as many bytes as one may
+// have, and as many strings and elements as all may have.
+func TestMeterBounds(t *testing.T) {
+	ask := func() *resp.Meter {
+		var m resp.Meter
+		m.Asked()
+		return &m
+	}
+	for name, in := range map[string]string{"string": "$67108864\r\n", "array": "*2097151\r\n", "map": "%1048575\r\n"} {
+		if err := ask().Read([]byte(in)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// Eight strings of 64 MiB are all that there may be, and announced at once:
+	// nobody looks at their bytes.
+	m, body := ask(), make([]byte, 64<<20+2)
+	for range 8 {
+		if err := m.Read([]byte("$67108864\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		m.Read(body)
+	}
+	if err := m.Read([]byte("$0\r\n\r\n")); err != nil {
+		t.Errorf("a string of no bytes: %v", err)
+	}
+	if err := m.Read([]byte("$1\r\n")); !errors.Is(err, resp.ErrProtocol) {
+		t.Errorf("a byte too many: %v", err)
 	}
 }
 

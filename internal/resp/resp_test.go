@@ -52,6 +52,8 @@ func TestRead(t *testing.T) {
 		":-12\r\n":                   {Kind: ':', Int: -12},
 		"$4\r\na\r\nb\r\n":           {Kind: '$', Str: "a\r\nb"},
 		"$-1\r\n":                    {Kind: '_'},
+		"$0\r\n\r\n":                 {Kind: '$'},
+		":999999999999999999\r\n":    {Kind: ':', Int: 999999999999999999},
 		"_\r\n":                      {Kind: '_'},
 		"#t\r\n":                     {Kind: '#', Str: "t"},
 		"*-1\r\n":                    {Kind: '*'},
@@ -92,6 +94,46 @@ func TestReadFaults(t *testing.T) {
 	r = resp.NewReader(strings.NewReader(":1\r\n"), 64)
 	if _, err := r.Bulk(); !errors.Is(err, resp.ErrProtocol) {
 		t.Errorf("Bulk of a number: %v", err)
+	}
+}
+
+// A bulk string is peeked at if it fits in the buffer with its end.
+func TestPeek(t *testing.T) {
+	for n, fits := range map[int]bool{0: true, 10: true, 62: true, 63: false} {
+		want := strings.Repeat("x", n)
+		r := resp.NewReader(strings.NewReader(string(resp.AppendWord(nil, want))+"+OK\r\n"), 64)
+		got, err := r.Peek()
+		if fits != (err == nil) || fits && string(got) != want {
+			t.Errorf("%d bytes: got %q, %v", n, got, err)
+		}
+		if h, err := r.Header(); fits && (err != nil || h.Line != "OK") {
+			t.Errorf("behind %d bytes: got %v, %v", n, h, err)
+		}
+	}
+	for in, want := range map[string]error{"$-1\r\n": resp.ErrProtocol, "+OK\r\n": resp.ErrProtocol, "$2\r\na": io.EOF, "$2\r\nabcd": resp.ErrProtocol, "": io.EOF} {
+		if _, err := resp.NewReader(strings.NewReader(in), 64).Peek(); !errors.Is(err, want) {
+			t.Errorf("%q: got %v, want %v", in, err, want)
+		}
+	}
+}
+
+// Bulk reads a string of no bytes, and no other kind of reply.
+func TestBulk(t *testing.T) {
+	if b, err := resp.NewReader(strings.NewReader("$0\r\n\r\n"), 64).Bulk(); err != nil || len(b) != 0 {
+		t.Errorf("got %q, %v", b, err)
+	}
+	if _, err := resp.NewReader(strings.NewReader("$-1\r\n"), 64).Bulk(); !errors.Is(err, resp.ErrProtocol) {
+		t.Errorf("null: %v", err)
+	}
+}
+
+func TestField(t *testing.T) {
+	str := func(s string) resp.Value { return resp.Value{Kind: '+', Str: s} }
+	v := resp.Value{Kind: '%', Elems: []resp.Value{str("role"), str("master"), str("proto"), str("role"), str("odd")}}
+	for key, want := range map[string]string{"role": "master", "proto": "role", "master": "", "odd": "", "id": ""} {
+		if got := v.Field(key); got != want {
+			t.Errorf("%s: got %q, want %q", key, got, want)
+		}
 	}
 }
 
