@@ -89,7 +89,7 @@ func (h *Hub) full(t *testing.T, frame func(conn, message int) []byte, sizes ...
 	conns := make([]*Conn, len(sizes))
 	for i, n := range sizes {
 		c := h.newConn(httptest.NewRequest("GET", "/", nil), Identity{User: fmt.Sprint("u", i)})
-		h.follower.follow(topicEveryone, userTopic(c.User()))
+		h.follower.Follow(topicEveryone, userTopic(c.User()))
 		h.index.add(c, 0, 0)
 		conns[i], c.accepted = c, true
 		for j := range n {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/heraldgo/herald/internal/follow"
 )
 
 // calls are Join, Leave and Disconnect on their way: those this node has
@@ -296,16 +298,16 @@ func (s *calls) apply(ctx context.Context, batch []incomingCall) {
 	h := s.hub
 	ctx, cancel := h.timeout(ctx)
 	defer cancel()
-	waits := make([]*followWait, len(batch))
+	waits := make([]*follow.Wait, len(batch))
 	for i, in := range batch {
 		if in.call.op == opJoin && len(in.conns) > 0 {
-			waits[i] = h.follower.follow(groupTopics(in.call.groups)...)
+			waits[i] = h.follower.Follow(groupTopics(in.call.groups)...)
 		}
 	}
 	problems := make([]error, len(batch))
 	for i, in := range batch {
 		if problems[i] = in.problem; waits[i] != nil {
-			problems[i] = waits[i].wait(ctx)
+			problems[i] = waits[i].Wait(ctx)
 		}
 	}
 	disconnects := slices.ContainsFunc(batch, func(in incomingCall) bool { return in.call.op == opDisconnect })
@@ -321,7 +323,7 @@ func (s *calls) apply(ctx context.Context, batch []incomingCall) {
 			asked[i], problems[i] = h.applyOne(in.call, in.conns, done[i])
 		}
 		if waits[i] != nil {
-			h.follower.unfollow(groupTopics(in.call.groups)...)
+			h.follower.Unfollow(groupTopics(in.call.groups)...)
 		}
 	}
 	if disconnects {
@@ -390,14 +392,14 @@ func (h *Hub) applyOne(what call, conns []*Conn, done chan presenceResult) (aske
 				h.stats.refusedJoins.Add(1)
 				problem = err
 			}
-			h.follower.follow(joined...)
+			h.follower.Follow(joined...)
 			if len(joined) > 0 && h.presence.join(c, joined, false, done) {
 				asked++
 			}
 		case opLeave:
 			for _, g := range what.groups {
 				if h.index.leaveGroup(c, g) {
-					h.follower.unfollow(groupTopic(g))
+					h.follower.Unfollow(groupTopic(g))
 					changed = append(changed, groupTopic(g))
 				}
 			}

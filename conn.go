@@ -407,7 +407,7 @@ func (c *Conn) depart() {
 	if len(topics) == 0 {
 		return
 	}
-	c.hub.follower.unfollow(topics...)
+	c.hub.follower.Unfollow(topics...)
 	c.mu.Lock()
 	registered := c.registered
 	c.mu.Unlock()

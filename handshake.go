@@ -154,9 +154,9 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 	defer c.handshake.Store(nil)
 
 	topics := append(groupTopics(c.identity.Groups), topicEveryone, userTopic(c.identity.User))
-	followed := h.follower.follow(topics...)
+	followed := h.follower.Follow(topics...)
 	if !h.index.add(c, h.config.MaxConns, h.config.MaxConnsPerUser) {
-		h.follower.unfollow(topics...)
+		h.follower.Unfollow(topics...)
 		c.cancel(ErrLimit)
 		if conns, _, _ := h.index.size(); h.config.MaxConns > 0 && conns >= h.config.MaxConns {
 			h.stats.crowded.Add(1)
@@ -166,7 +166,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 		return &HTTPError{http.StatusTooManyRequests, "too many connections of this user"}
 	}
 	h.joinFirst(c)
-	if err := followed.wait(ctx); err != nil {
+	if err := followed.Wait(ctx); err != nil {
 		c.abandon(err)
 		return fmt.Errorf("%w: %w", notReady, err)
 	}

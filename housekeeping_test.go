@@ -107,7 +107,7 @@ func TestAuditNeverHidesAUser(t *testing.T) {
 	if n := hidden.Load(); n > 0 {
 		t.Errorf("the user was hidden %d times", n)
 	}
-	r.follower.unfollow(groupTopic("g"))
+	r.follower.Unfollow(groupTopic("g"))
 }
 
 // A node to which nothing happens keeps its lease.

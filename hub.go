@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/deadline"
+	"github.com/heraldgo/herald/internal/follow"
 )
 
 // A Hub is the local end of herald: an http.Handler that takes WebSocket
@@ -38,7 +39,7 @@ type Hub struct {
 	bus       Bus
 	registry  Registry
 	index     *index
-	follower  *follower
+	follower  *follow.Follower
 	presence  *presence
 	calls     *calls
 	heartbeat *heartbeat
@@ -102,7 +103,7 @@ func New(config Config) (*Hub, error) {
 		h.closeParts()
 		return nil, err
 	}
-	h.follower = newFollower(h.bus, config.Linger, config.SendTimeout)
+	h.follower = follow.New(h.bus, config.Linger, config.SendTimeout)
 	h.presence = newPresence(h, h.registry)
 	h.calls = newCalls(h)
 	h.heartbeat = newHeartbeat(h)
@@ -113,7 +114,7 @@ func New(config Config) (*Hub, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), config.SendTimeout)
 	defer cancel()
 	// Who is listed must be reachable, so the lease comes last.
-	err = h.follower.follow(h.nodeTopic, topicHeartbeat).wait(ctx)
+	err = h.follower.Follow(h.nodeTopic, topicHeartbeat).Wait(ctx)
 	if err == nil {
 		err = h.presence.start(ctx)
 	}
@@ -354,7 +355,7 @@ func (h *Hub) Health() error {
 	if draining {
 		errs = append(errs, ErrDraining)
 	}
-	errs = append(errs, h.gaps.failing(), blame(ErrBusDown, h.follower.failing()),
+	errs = append(errs, h.gaps.failing(), blame(ErrBusDown, h.follower.Failing()),
 		blame(ErrRegistryDown, h.presence.health()), blame(ErrRegistryDown, h.presence.ailing()), blame(ErrBusDown, h.heartbeat.failing()))
 	if b, ok := h.bus.(interface{ Health() error }); ok {
 		errs = append(errs, blame(ErrBusDown, b.Health()))

@@ -67,5 +67,5 @@ func (h *Hub) joinFirst(c *Conn) {
 	for _, t := range joined {
 		has[t] = true
 	}
-	h.follower.unfollow(slices.DeleteFunc(groupTopics(c.identity.Groups), func(t string) bool { return has[t] })...)
+	h.follower.Unfollow(slices.DeleteFunc(groupTopics(c.identity.Groups), func(t string) bool { return has[t] })...)
 }

@@ -9,7 +9,7 @@ import (
 // busError returns why this node cannot publish or follow what it needs,
 // or nil. That messages may be getting lost is another matter.
 func (h *Hub) busError() error {
-	err := cmp.Or(h.follower.failing(), h.heartbeat.failing())
+	err := cmp.Or(h.follower.Failing(), h.heartbeat.failing())
 	if b, ok := h.bus.(interface{ Health() error }); ok && err == nil {
 		err = b.Health()
 	}

@@ -103,7 +103,7 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 
 // unclaimed counts a packet of which nobody here is to have anything.
 func (h *Hub) unclaimed(topic string) {
-	if h.follower.follows(topic) {
+	if h.follower.Follows(topic) {
 		h.stats.lingering.Add(1)
 	} else {
 		h.stats.foreign.Add(1)

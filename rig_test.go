@@ -235,9 +235,7 @@ func requireClean(t testing.TB, h *Hub) {
 	await(t, "no charge of a queue's", func() bool { return h.budget.in.Load() == h.budget.out.Load() })
 	await(t, "an empty Registry", func() bool { return len(entriesOf(t, h)) == 0 })
 	await(t, "no topic that is followed", func() bool {
-		h.follower.mu.Lock()
-		defer h.follower.mu.Unlock()
-		return len(h.follower.topics) == 2 // the node's and the heartbeat
+		return h.follower.Len() == 2 // the node's and the heartbeat
 	})
 }
 

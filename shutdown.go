@@ -27,7 +27,7 @@ func (h *Hub) start() {
 	} {
 		h.background.Go(func() { f(ctx) })
 	}
-	for _, f := range []func(context.Context){h.follower.run, h.receive, h.gaps.run} {
+	for _, f := range []func(context.Context){h.follower.Run, h.receive, h.gaps.run} {
 		h.last.Go(func() { f(last) })
 	}
 }

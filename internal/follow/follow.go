@@ -1,4 +1,6 @@
-package herald
+// Package follow keeps what a node follows on a Bus equal to what it wants to
+// follow.
+package follow
 
 import (
 	"context"
@@ -10,19 +12,26 @@ import (
 	"github.com/heraldgo/herald/internal/batch"
 )
 
-type followState uint8
+// A Bus is what a Follower needs of one. Both calls return when the Bus has
+// confirmed all of the topics.
+type Bus interface {
+	Subscribe(ctx context.Context, topics ...string) error
+	Unsubscribe(ctx context.Context, topics ...string) error
+}
+
+type state uint8
 
 const (
-	followOff         followState = iota
-	followUnknown                 // a Subscribe or Unsubscribe failed
-	followSubscribing             // handed to the Bus
-	followOn
-	followUnsubscribing // handed to the Bus
+	off         state = iota
+	unknown           // a Subscribe or Unsubscribe failed
+	subscribing       // handed to the Bus
+	on
+	unsubscribing // handed to the Bus
 )
 
-// A follower keeps what the node follows on the Bus equal to what it wants
-// to follow. One goroutine, run, alone talks to the Bus about it.
-type follower struct {
+// A Follower knows which topics are wanted, and how often. One goroutine, Run,
+// alone talks to the Bus about it.
+type Follower struct {
 	bus     Bus
 	linger  time.Duration
 	timeout time.Duration // of one Subscribe or Unsubscribe
@@ -38,10 +47,10 @@ type follower struct {
 
 // followed is what is known of one topic.
 type followed struct {
-	state   followState
+	state   state
 	wants   int       // how often it is wanted
 	until   time.Time // where it is not: for how long it lingers
-	waiters []*followWait
+	waiters []*Wait
 }
 
 // unwanted is a topic that nobody has wanted since some time.
@@ -50,16 +59,18 @@ type unwanted struct {
 	until time.Time
 }
 
-// A followWait is one call that waits for several topics. Guarded by
-// follower.mu.
-type followWait struct {
+// A Wait is one call that waits for several topics. Guarded by
+// Follower.mu.
+type Wait struct {
 	pending int
 	err     error
 	done    chan struct{} // nil where there is nothing to wait for
 }
 
-func newFollower(bus Bus, linger, timeout time.Duration) *follower {
-	return &follower{
+// New returns a Follower. A topic that is wanted no longer is followed for
+// linger on; timeout is for one Subscribe or Unsubscribe.
+func New(bus Bus, linger, timeout time.Duration) *Follower {
+	return &Follower{
 		bus:     bus,
 		linger:  linger,
 		timeout: timeout,
@@ -68,10 +79,10 @@ func newFollower(bus Bus, linger, timeout time.Duration) *follower {
 	}
 }
 
-// follow wants each of the topics once more, until unfollow takes that back.
+// Follow wants each of the topics once more, until Unfollow takes that back.
 // What it returns waits for the Bus to confirm.
-func (f *follower) follow(topics ...string) *followWait {
-	w := &followWait{}
+func (f *Follower) Follow(topics ...string) *Wait {
+	w := &Wait{}
 	f.mu.Lock()
 	for _, topic := range topics {
 		t := f.topics[topic]
@@ -80,7 +91,7 @@ func (f *follower) follow(topics ...string) *followWait {
 			f.topics[topic] = t
 		}
 		t.wants++
-		if t.state == followOn {
+		if t.state == on {
 			continue
 		}
 		if w.done == nil {
@@ -97,9 +108,9 @@ func (f *follower) follow(topics ...string) *followWait {
 	return w
 }
 
-// wait returns when all topics are confirmed, or one could not be. In that
-// case the follower goes on trying.
-func (w *followWait) wait(ctx context.Context) error {
+// Wait returns when all topics are confirmed, or one could not be. In that
+// case the Follower goes on trying.
+func (w *Wait) Wait(ctx context.Context) error {
 	if w.done == nil {
 		return nil
 	}
@@ -113,8 +124,8 @@ func (w *followWait) wait(ctx context.Context) error {
 	return fmt.Errorf("follow topics: %w", context.Cause(ctx))
 }
 
-// unfollow takes back one follow of each topic. It does not wait.
-func (f *follower) unfollow(topics ...string) {
+// Unfollow takes back one follow of each topic. It does not wait.
+func (f *Follower) Unfollow(topics ...string) {
 	f.mu.Lock()
 	until := time.Now().Add(f.linger)
 	poke := false
@@ -132,30 +143,37 @@ func (f *follower) unfollow(topics ...string) {
 	}
 }
 
-// follows says whether packets of the topic may come because of us.
-func (f *follower) follows(topic string) bool {
+// Follows says whether packets of the topic may come because of us.
+func (f *Follower) Follows(topic string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	t := f.topics[topic]
-	return t != nil && t.state != followOff
+	return t != nil && t.state != off
 }
 
-// failing returns why what is followed is not what is wanted, or nil.
-func (f *follower) failing() error {
+// Len returns how many topics are followed, or may be.
+func (f *Follower) Len() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.topics)
+}
+
+// Failing returns why what is followed is not what is wanted, or nil.
+func (f *Follower) Failing() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.err
 }
 
-func (f *follower) poke() {
+func (f *Follower) poke() {
 	select {
 	case f.wake <- struct{}{}:
 	default:
 	}
 }
 
-// run works until ctx is done.
-func (f *follower) run(ctx context.Context) {
+// Run works until ctx is done.
+func (f *Follower) Run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	backoff := time.Duration(0)
@@ -163,9 +181,9 @@ func (f *follower) run(ctx context.Context) {
 		subscribe, unsubscribe, next := f.plan(time.Now())
 		switch {
 		case len(subscribe) > 0:
-			backoff = f.do(ctx, f.bus.Subscribe, subscribe, followOn, backoff)
+			backoff = f.do(ctx, f.bus.Subscribe, subscribe, on, backoff)
 		case len(unsubscribe) > 0:
-			backoff = f.do(ctx, f.bus.Unsubscribe, unsubscribe, followOff, backoff)
+			backoff = f.do(ctx, f.bus.Unsubscribe, unsubscribe, off, backoff)
 		default:
 			timer.Reset(next)
 			select {
@@ -190,18 +208,18 @@ func (f *follower) run(ctx context.Context) {
 	}
 }
 
-// followBatch is the most topics of one Subscribe or Unsubscribe.
-const followBatch = 5_000
+// maxBatch is the most topics of one Subscribe or Unsubscribe.
+const maxBatch = 5_000
 
 // plan takes what is to be done next, and says how long nothing else is.
-func (f *follower) plan(now time.Time) (subscribe, unsubscribe []string, next time.Duration) {
+func (f *Follower) plan(now time.Time) (subscribe, unsubscribe []string, next time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for len(f.wanted) > 0 && len(subscribe) < followBatch {
+	for len(f.wanted) > 0 && len(subscribe) < maxBatch {
 		topic := f.wanted[0]
 		f.wanted = f.wanted[1:]
-		if t := f.topics[topic]; t != nil && t.wants > 0 && t.state < followSubscribing {
-			t.state = followSubscribing
+		if t := f.topics[topic]; t != nil && t.wants > 0 && t.state < subscribing {
+			t.state = subscribing
 			subscribe = append(subscribe, topic)
 		}
 	}
@@ -210,7 +228,7 @@ func (f *follower) plan(now time.Time) (subscribe, unsubscribe []string, next ti
 	}
 	f.wanted = nil
 	next = time.Hour
-	for len(f.unwanted) > 0 && len(unsubscribe) < followBatch {
+	for len(f.unwanted) > 0 && len(unsubscribe) < maxBatch {
 		u := f.unwanted[0]
 		if wait := u.until.Sub(now); wait > 0 {
 			next = wait
@@ -219,11 +237,11 @@ func (f *follower) plan(now time.Time) (subscribe, unsubscribe []string, next ti
 		f.unwanted = f.unwanted[1:]
 		t := f.topics[u.topic]
 		switch {
-		case t == nil || t.wants > 0 || t.until.After(u.until) || t.state == followUnsubscribing:
-		case t.state == followOff:
+		case t == nil || t.wants > 0 || t.until.After(u.until) || t.state == unsubscribing:
+		case t.state == off:
 			delete(f.topics, u.topic)
 		default:
-			t.state = followUnsubscribing
+			t.state = unsubscribing
 			unsubscribe = append(unsubscribe, u.topic)
 		}
 	}
@@ -232,12 +250,12 @@ func (f *follower) plan(now time.Time) (subscribe, unsubscribe []string, next ti
 
 // do hands topics to the Bus, takes note of what came of it, and returns how
 // long to wait before the next try.
-func (f *follower) do(ctx context.Context, change func(context.Context, ...string) error, topics []string, to followState, backoff time.Duration) time.Duration {
+func (f *Follower) do(ctx context.Context, change func(context.Context, ...string) error, topics []string, to state, backoff time.Duration) time.Duration {
 	callCtx, cancel := context.WithTimeout(ctx, f.timeout)
 	err := change(callCtx, topics...)
 	cancel()
 	if err != nil {
-		to = followUnknown
+		to = unknown
 		backoff = min(max(2*backoff, 50*time.Millisecond), 2*time.Second)
 	} else {
 		backoff = 0
@@ -250,14 +268,14 @@ func (f *follower) do(ctx context.Context, change func(context.Context, ...strin
 
 // settle sets the topics' state and returns the calls that need wait no
 // longer.
-func (f *follower) settle(topics []string, to followState, err error) (done []*followWait) {
+func (f *Follower) settle(topics []string, to state, err error) (done []*Wait) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.err = err
 	for _, topic := range topics {
 		t := f.topics[topic]
 		t.state = to
-		if to != followOff {
+		if to != off {
 			for _, w := range t.waiters {
 				if w.pending == 0 { // it was told already
 					continue
@@ -272,9 +290,9 @@ func (f *follower) settle(topics []string, to followState, err error) (done []*f
 			t.waiters = nil
 		}
 		switch {
-		case t.wants > 0 && to != followOn:
+		case t.wants > 0 && to != on:
 			f.wanted = append(f.wanted, topic)
-		case t.wants == 0 && to == followOff:
+		case t.wants == 0 && to == off:
 			delete(f.topics, topic)
 		case t.wants == 0:
 			t.until = time.Now().Add(f.linger)
