@@ -137,11 +137,15 @@ func newRedisBus(options redisconn.Options, ways []*redisWay, dialer func(*redis
 		b.Close()
 		return nil, err
 	}
-	tick := max(options.ProbeInterval/10, 100*time.Millisecond)
+	follow := redisconn.SentinelLag / 2
 	for _, p := range b.parts {
-		b.running.Go(func() { p.prove(ctx, tick, options.ProbeTimeout) })
+		if options.ProbeInterval > 0 {
+			tick := max(options.ProbeInterval/10, 100*time.Millisecond)
+			follow = min(tick, follow)
+			b.running.Go(func() { p.prove(ctx, tick, options.ProbeTimeout) })
+		}
 		if p.pub.dialer.master != nil {
-			b.running.Go(func() { p.followMaster(ctx, min(tick, redisconn.SentinelLag/2)) })
+			b.running.Go(func() { p.followMaster(ctx, follow) })
 		}
 	}
 	return b, nil
