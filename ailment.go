@@ -3,6 +3,8 @@ package herald
 import (
 	"log/slog"
 	"sync"
+
+	"github.com/heraldgo/herald/internal/clock"
 )
 
 // ailment is why the Registry fails although the lease can be renewed: a slot
@@ -23,7 +25,7 @@ func (p *presence) ail(err error) {
 	lease := int64(p.hub.config.Lease)
 	a := &p.ailment
 	a.mu.Lock()
-	now := clock()
+	now := clock.Now()
 	if now-a.last >= lease {
 		a.first, a.told = now, false
 	}
@@ -42,7 +44,7 @@ func (p *presence) ailing() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	lease := int64(p.hub.config.Lease)
-	if a.last == 0 || clock()-a.last >= lease || a.last-a.first < lease {
+	if a.last == 0 || clock.Now()-a.last >= lease || a.last-a.first < lease {
 		return nil
 	}
 	return a.err

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/heraldgo/herald/internal/clock"
 )
 
 // A budget bounds what waits in the queues of all Conns of this node.
@@ -136,9 +138,9 @@ func (h *Hub) watchQueues(ctx context.Context) {
 		}
 		b.mu.Lock()
 		if timed { // not by way of next: whoever queues need not wait for this
-			began := clock()
+			began := clock.Now()
 			h.lookAgain()
-			took = time.Duration(clock() - began)
+			took = time.Duration(clock.Now() - began)
 		}
 		doomed, excess := b.doomed, b.excess
 		b.doomed, b.excess = nil, 0
@@ -147,10 +149,10 @@ func (h *Hub) watchQueues(ctx context.Context) {
 			c.kill(ErrTooSlow)
 		}
 		if excess > 0 {
-			if told == 0 || clock()-told > int64(time.Minute) {
+			if told == 0 || clock.Now()-told > int64(time.Minute) {
 				h.config.Logger.Warn("herald: more than MaxQueuedBytes waits for clients; the fullest queues give up theirs", slog.Int64("bytes", excess))
 			}
-			told = clock()
+			told = clock.Now()
 		}
 		timer.Reset(time.Hour)
 		if b.tight.Load() {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/heraldgo/herald/internal/clock"
 )
 
 // heartbeat proves that the Bus carries messages. Every second or so a node
@@ -55,7 +57,7 @@ func newHeartbeat(h *Hub) *heartbeat {
 	return &heartbeat{
 		hub: h, wake: make(chan struct{}, 1), left: make(chan struct{}),
 		peers: make(map[string]*peer), gone: make(map[string]*peer),
-		restored: clock(),
+		restored: clock.Now(),
 	}
 }
 
@@ -110,7 +112,7 @@ func (b *heartbeat) run(ctx context.Context) {
 func (b *heartbeat) send(ctx context.Context, also notice) bool {
 	ctx, cancel := context.WithTimeout(ctx, b.hub.config.ProbeTimeout)
 	defer cancel()
-	at := clock()
+	at := clock.Now()
 	b.mu.Lock()
 	e := envelope{kind: kindHeartbeat, sender: b.hub.id, id: b.number + 1, notice: b.notice | also, whole: b.hub.presence.whole.Load()}
 	first := b.sent == 0
@@ -148,7 +150,7 @@ func (b *heartbeat) leave(ctx context.Context) {
 func (b *heartbeat) tellLost() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if now := clock(); now-b.told >= int64(time.Second) {
+	if now := clock.Now(); now-b.told >= int64(time.Second) {
 		b.told = now
 		b.notice |= noticeLost
 		b.poke()
@@ -192,7 +194,7 @@ func (b *heartbeat) watch(ctx context.Context) {
 
 // checkOwn answers true if our own heartbeat has not come back.
 func (b *heartbeat) checkOwn() bool {
-	if b.sent == 0 || clock()-b.sent <= int64(b.hub.config.ProbeTimeout+heartbeatGrace) || b.hub.gaps.deaf() {
+	if b.sent == 0 || clock.Now()-b.sent <= int64(b.hub.config.ProbeTimeout+heartbeatGrace) || b.hub.gaps.deaf() {
 		return false
 	}
 	b.sent = 0
@@ -211,7 +213,7 @@ func (b *heartbeat) failing() error {
 // wall returns the time of a moment on clock, or that in which the Hub was
 // made if it was before.
 func (h *Hub) wall(at int64) time.Time {
-	t := time.Now().Add(-time.Duration(clock() - at))
+	t := time.Now().Add(-time.Duration(clock.Now() - at))
 	if t.Before(h.createdAt) {
 		return h.createdAt
 	}

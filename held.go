@@ -5,13 +5,15 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/heraldgo/herald/internal/clock"
 )
 
 // held returns nil while the Registry can be believed to hold this node's
 // lease: it was renewed less than a Lease ago by this node's own clock, and
 // nothing since has said that it is lost.
 func (p *presence) held() error {
-	age := time.Duration(clock() - p.renewed.Load())
+	age := time.Duration(clock.Now() - p.renewed.Load())
 	switch {
 	case age >= p.hub.config.Lease:
 		p.renewSoon()
@@ -49,7 +51,7 @@ func (p *presence) renewSoon() {
 // tried again soon anyhow.
 func (p *presence) hasten() {
 	if p.hasty.Swap(false) && p.failing() == nil {
-		due := time.Now().Add(time.Second - time.Duration(clock()-p.renewed.Load()))
+		due := time.Now().Add(time.Second - time.Duration(clock.Now()-p.renewed.Load()))
 		if due.Before(p.renewDue) {
 			p.renewDue = due
 		}
@@ -72,7 +74,7 @@ func (p *presence) announce() {
 // among them. What it answers is never older than the call.
 func (h *Hub) askNodes(ctx context.Context) ([]Node, time.Time, error) {
 	p := h.presence
-	generation, from := p.generation.Load(), clock()
+	generation, from := p.generation.Load(), clock.Now()
 	nodes, now, err := p.reg.Nodes(ctx)
 	if err != nil {
 		return nil, now, fmt.Errorf("list nodes: %w", err)
@@ -95,7 +97,7 @@ func (h *Hub) whole(ctx context.Context) error {
 	if err := h.presence.heldWhole(); err != nil {
 		return err
 	}
-	if h.heartbeat.listedSince(max(clock()-int64(listTrust), h.presence.heldSince.Load())) && h.heartbeat.missing() == nil {
+	if h.heartbeat.listedSince(max(clock.Now()-int64(listTrust), h.presence.heldSince.Load())) && h.heartbeat.missing() == nil {
 		return nil
 	}
 	if _, _, err := h.askNodes(ctx); err != nil {

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/heraldgo/herald/internal/clock"
 )
 
 // housekeeping is what a node does for the Registry beside its own writes:
@@ -132,7 +134,7 @@ func (k *housekeeping) release(ctx context.Context) error {
 func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 	p := k.p
 	lease := int64(p.hub.config.Lease)
-	now := clock()
+	now := clock.Now()
 	held := now-p.heldSince.Load() >= lease && now-p.renewed.Load() < lease
 	seen := make(map[Lease]sighting, len(nodes))
 	var failed error

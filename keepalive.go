@@ -3,6 +3,8 @@ package herald
 import (
 	"context"
 	"time"
+
+	"github.com/heraldgo/herald/internal/clock"
 )
 
 // keepalive walks over all Conns, a slice at a time, and looks at each Conn's
@@ -16,7 +18,7 @@ func (h *Hub) keepalive(ctx context.Context) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	var conns []*Conn
-	walked := clock()
+	walked := clock.Now()
 	for {
 		select {
 		case <-ticker.C:
@@ -24,14 +26,14 @@ func (h *Hub) keepalive(ctx context.Context) {
 			return
 		}
 		// A process that was paused has not read what its peers sent.
-		paused := clock()-walked > 4*int64(every)
-		walked = clock()
+		paused := clock.Now()-walked > 4*int64(every)
+		walked = clock.Now()
 		for i := 0; ; i += len(conns) {
 			clear(conns)
 			if conns = h.index.appendSlice(conns[:0], i, 1024); len(conns) == 0 {
 				break
 			}
-			now, wall := clock(), time.Now().UnixNano()
+			now, wall := clock.Now(), time.Now().UnixNano()
 			for _, c := range conns {
 				c.tick(now, wall, paused)
 			}

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/heraldgo/herald/internal/clock"
 )
 
 // start takes a lease and sets run going.
@@ -47,7 +49,7 @@ func (p *presence) renew(ctx context.Context) error {
 	node := Node{ID: p.hub.id, Generation: p.lease.Generation, Conns: conns, Version: envelopeVersion}
 	callCtx, cancel := context.WithTimeout(ctx, min(config.SendTimeout, max(config.Lease/3, time.Second)))
 	defer cancel()
-	before := clock()
+	before := clock.Now()
 	generation, err := p.reg.KeepAlive(callCtx, node, config.Lease)
 	if errors.Is(err, ErrLeaseLost) && node.Generation != 0 {
 		node.Generation = 0

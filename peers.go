@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/heraldgo/herald/internal/clock"
 )
 
 // A peer is what is known of a node by its heartbeats, and by what the
@@ -62,7 +64,7 @@ func (b *heartbeat) peer(node string) *peer {
 // hear takes note of a node's heartbeat. A number that was left out is a loss:
 // who could not hear the heartbeat may not have heard messages either.
 func (b *heartbeat) hear(e *envelope) {
-	now := clock()
+	now := clock.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.peers[e.sender] == nil && len(b.peers) > b.listing+maxStrangers {
@@ -169,7 +171,7 @@ func (b *heartbeat) restart(all bool) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := clock()
+	now := clock.Now()
 	b.sent, b.restored = 0, now
 	awaited := false
 	for _, p := range b.peers {
@@ -186,7 +188,7 @@ func (b *heartbeat) restart(all bool) {
 // checkGap ends what waits for others no longer, and reports what is over of
 // the gap of those that are not heard.
 func (b *heartbeat) checkGap() {
-	now := clock()
+	now := clock.Now()
 	if !b.fresh(now) && b.any(func(p *peer) bool { return p.echo }) {
 		for _, p := range b.peers {
 			p.echo = false
@@ -202,7 +204,7 @@ func (b *heartbeat) checkGap() {
 // checkPeers answers true if a node that lives has not been heard for too
 // long, for which the Bus has not been reset yet.
 func (b *heartbeat) checkPeers() (deaf bool) {
-	now := clock()
+	now := clock.Now()
 	if b.hub.gaps.deaf() {
 		return false
 	}
@@ -262,10 +264,10 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 		unheard := p.renewedAt - max(p.heard, p.born, b.restored)
 		if n.ID != b.hub.id && p.real() && config.ProbeInterval != off && !p.silent && p.suspect == 0 &&
 			unheard > int64(config.ProbeTimeout+often) && !b.hub.gaps.deaf() {
-			p.suspect = clock()
+			p.suspect = clock.Now()
 		}
 	}
-	b.from, b.to = from, clock()
+	b.from, b.to = from, clock.Now()
 	b.forget()
 }
 
@@ -344,7 +346,7 @@ func (b *heartbeat) listedSince(at int64) bool {
 func (b *heartbeat) missing() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := clock()
+	now := clock.Now()
 	for node, p := range b.peers {
 		switch {
 		case node == b.hub.id || !b.lives(p, now):
@@ -364,7 +366,7 @@ func (b *heartbeat) living() map[string]bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	living := map[string]bool{b.hub.id: true}
-	now := clock()
+	now := clock.Now()
 	for node, p := range b.peers {
 		if !p.left && (p.alive || b.lives(p, now)) {
 			living[node] = true

@@ -1,5 +1,7 @@
 package herald
 
+import "github.com/heraldgo/herald/internal/clock"
+
 // A rate is a token bucket.
 type rate struct {
 	last   int64 // on clock
@@ -9,7 +11,7 @@ type rate struct {
 // allow takes a token, if there is one, of a bucket that holds a second's worth.
 // A limit below 1 is none.
 func (r *rate) allow(limit int) bool {
-	return limit < 1 || r.spend(clock(), 1, int64(limit), int64(limit))
+	return limit < 1 || r.spend(clock.Now(), 1, int64(limit), int64(limit))
 }
 
 // spend takes n tokens at the time now, and answers false if there are not

@@ -3,6 +3,8 @@ package herald
 import (
 	"sync"
 	"time"
+
+	"github.com/heraldgo/herald/internal/clock"
 )
 
 // The table of keyedRates: 256 KB when it is in use. A key needs a place only
@@ -44,7 +46,7 @@ func (r *keyedRates) allow(key uint64) bool {
 	if r.interval == 0 {
 		return true
 	}
-	now := clock()
+	now := clock.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.sets == nil {

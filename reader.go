@@ -8,6 +8,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/wsframe"
 )
 
@@ -17,7 +18,7 @@ func (c *Conn) read() {
 	defer c.disconnected()
 	// The library keeps a finalizer, which would keep the Conn for ever.
 	defer c.ws.CloseNow()
-	c.socket.lastRead.Store(clock()) // nobody has read until now
+	c.socket.lastRead.Store(clock.Now()) // nobody has read until now
 	try := c.socket.try
 	for {
 		for c.socket.fill(try) && c.readControl() {
@@ -57,7 +58,7 @@ func (c *Conn) readMessage() bool {
 		c.readFailed(err)
 		return false
 	}
-	c.reading.Store(clock())
+	c.reading.Store(clock.Now())
 	data, err := io.ReadAll(r)
 	c.reading.Store(0)
 	if err != nil {
@@ -80,7 +81,7 @@ func (c *Conn) readMessage() bool {
 	if h.config.OnMessage != nil {
 		began := c.socket.lastRead.Swap(inCallback)
 		h.guard(c, "OnMessage", func() { h.config.OnMessage(c.ctx, c, m) })
-		now := clock()
+		now := clock.Now()
 		c.socket.lastRead.Store(now)
 		if limit, burst := c.byteRate(); limit > 0 {
 			c.flow.unread(began, now, limit, burst)

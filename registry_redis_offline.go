@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/clock"
 )
 
 // offlineBatch is the most users that one call of Offline takes from a shard.
@@ -25,7 +27,7 @@ func (r *RedisRegistry) Offline(ctx context.Context, delay time.Duration) ([]str
 			ctx, cancel = context.WithTimeout(ctx, time.Until(end)/2)
 			defer cancel()
 		}
-		asked := clock()
+		asked := clock.Now()
 		calls := make([]scriptCall, len(r.shards))
 		for i, s := range r.shards {
 			args := []any{delay.Microseconds(), offlineBatch, r.steps.latest(i, asked)}

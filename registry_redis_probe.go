@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
@@ -21,7 +22,7 @@ func (r *RedisRegistry) probe(ctx context.Context) error {
 		pipe := newShardPipe(store)
 		tried := make([]*redis.Cmd, len(r.shards))
 		times := make([]*redis.TimeCmd, len(r.shards))
-		asked := clock()
+		asked := clock.Now()
 		for i, s := range r.shards {
 			on, none := pipe.on(i), Lease{}
 			keys := []string{string(s) + "probe:h", string(s) + "probe:s", string(s) + "probe:z"}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/clock"
 )
 
 // Sessions implements [Registry.Sessions].
@@ -134,7 +136,7 @@ type look struct {
 
 func newLook(r *RedisRegistry, store redisStore) *look {
 	return &look{
-		r: r, pipe: newShardPipe(store), asked: clock(),
+		r: r, pipe: newShardPipe(store), asked: clock.Now(),
 		nodes:   make([]*redis.ScanCmd, len(r.shards)),
 		times:   make([]*redis.TimeCmd, len(r.shards)),
 		records: make([]map[string]string, len(r.shards)),

@@ -3,6 +3,8 @@ package herald
 import (
 	"sync"
 	"time"
+
+	"github.com/heraldgo/herald/internal/clock"
 )
 
 // sightings are what this process has seen of leases: which renewal was the
@@ -39,7 +41,7 @@ func newSightings(shards int) *sightings {
 func (s *sightings) look(shard int, records map[string]string, now time.Time, asked int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before, answered := s.shards[shard], clock()
+	before, answered := s.shards[shard], clock.Now()
 	if asked < before.asked { // a later look came first
 		return
 	}
@@ -78,7 +80,7 @@ func (s *sightings) in(shard int, l Lease) (renewal, bool) {
 func (s *sightings) alive(l Lease) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := clock()
+	now := clock.Now()
 	for _, shard := range s.shards {
 		if v, ok := shard.seen[l]; ok && now-v.at < int64(v.ttl) {
 			return true
@@ -96,7 +98,7 @@ func (s *sightings) silent(l Lease, now []time.Time) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := clock()
+	at := clock.Now()
 	for i, shard := range s.shards {
 		if v, ok := shard.seen[l]; ok && v.renewed.After(now[i]) && at-v.first < int64(v.ttl) {
 			return false

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/rawio"
 	"github.com/heraldgo/herald/internal/wsframe"
 )
@@ -39,7 +40,7 @@ type socket struct {
 	conn net.Conn
 	raw  syscall.RawConn // nil where conn is not plain TCP
 
-	lastRead atomic.Int64 // when bytes last came, in nanoseconds of clock
+	lastRead atomic.Int64 // when bytes last came, on clock
 	left     atomic.Int64 // bytes that are still read of a Conn that is closing; 0 while it is not
 
 	// Of the reader's goroutine.
@@ -68,7 +69,7 @@ func (s *socket) Read(p []byte) (int, error) {
 
 func (s *socket) came(n int, err error) {
 	if n > 0 {
-		s.lastRead.Store(clock())
+		s.lastRead.Store(clock.Now())
 		if s.left.Load() != 0 && s.left.Add(-int64(n)) <= 0 {
 			s.readErr = errOverran
 		}
@@ -166,13 +167,6 @@ func (s *socket) RemoteAddr() net.Addr               { return s.conn.RemoteAddr(
 func (s *socket) SetDeadline(t time.Time) error      { return s.conn.SetDeadline(t) }
 func (s *socket) SetReadDeadline(t time.Time) error  { return s.conn.SetReadDeadline(t) }
 func (s *socket) SetWriteDeadline(t time.Time) error { return s.conn.SetWriteDeadline(t) }
-
-// started lies far back, so that the clock is above 0 in a testing/synctest
-// bubble too, where the time begins in the year 2000.
-var started = time.Now().Add(-50 * 365 * 24 * time.Hour)
-
-// clock returns nanoseconds on a clock that never jumps, always above 0.
-func clock() int64 { return int64(time.Since(started)) }
 
 // An upgradeWriter is the ResponseWriter that the library upgrades. Its Hijack
 // gives the library the Conn's socket, with small buffers.
