@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/heraldgo/herald/internal/inbox"
 )
@@ -179,64 +180,68 @@ func TestParts(t *testing.T) {
 }
 
 func TestReceive(t *testing.T) {
-	b := newInbox(1<<20, 1<<30)
-	end := errors.New("end")
-	result := make(chan error)
-	go func() {
-		for want := range 100_000 {
-			if e, err := b.Receive(t.Context()); err != nil || len(e) != want%7 {
-				t.Errorf("event %d: %q, %v", want, e, err)
-				break
+	synctest.Test(t, func(t *testing.T) {
+		b := newInbox(1<<20, 1<<30)
+		end := errors.New("end")
+		result := make(chan error)
+		go func() {
+			for want := range 100_000 {
+				if e, err := b.Receive(t.Context()); err != nil || len(e) != want%7 {
+					t.Errorf("event %d: %q, %v", want, e, err)
+					break
+				}
 			}
+			_, err := b.Receive(t.Context())
+			result <- err
+		}()
+		for i := range 100_000 {
+			b.Push([]string{"xxxxxxx"[:i%7]}, "lost")
 		}
-		_, err := b.Receive(t.Context())
-		result <- err
-	}()
-	for i := range 100_000 {
-		b.Push([]string{"xxxxxxx"[:i%7]}, "lost")
-	}
-	b.Down("down")
-	if err := <-result; err != nil {
-		t.Error(err)
-	}
-	b.Push([]string{"1"}, "lost")
-	b.Close(end)
-	b.Close(errors.New("again"))
-	b.Push([]string{"1"}, "lost")
-	if _, err := b.Receive(t.Context()); err != end {
-		t.Errorf("after Close: %v", err)
-	}
+		b.Down("down")
+		if err := <-result; err != nil {
+			t.Error(err)
+		}
+		b.Push([]string{"1"}, "lost")
+		b.Close(end)
+		b.Close(errors.New("again"))
+		b.Push([]string{"1"}, "lost")
+		if _, err := b.Receive(t.Context()); err != end {
+			t.Errorf("after Close: %v", err)
+		}
+	})
 }
 
 // While one Receive waits, others are refused, and take nothing of what it
 // is to get.
 func TestOneReceiver(t *testing.T) {
-	b := newInbox(10, 100)
-	for range 100 {
-		type result struct {
-			event string
-			err   error
+	synctest.Test(t, func(t *testing.T) {
+		b := newInbox(10, 100)
+		for range 100 {
+			type result struct {
+				event string
+				err   error
+			}
+			results := make(chan result, 2)
+			for range 2 {
+				go func() {
+					e, err := b.Receive(t.Context())
+					results <- result{e, err}
+				}()
+			}
+			if r := <-results; r.err != errRefused {
+				t.Fatalf("of two that wait one returned %q, %v", r.event, r.err)
+			}
+			b.Push([]string{"1"}, "lost")
+			if r := <-results; r.event != "1" || r.err != nil {
+				t.Fatalf("the other returned %q, %v", r.event, r.err)
+			}
 		}
-		results := make(chan result, 2)
-		for range 2 {
-			go func() {
-				e, err := b.Receive(t.Context())
-				results <- result{e, err}
-			}()
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 2 { // one that has given up is no longer in the way
+			if _, err := b.Receive(ended); err != context.Canceled {
+				t.Errorf("with a context that is done: %v", err)
+			}
 		}
-		if r := <-results; r.err != errRefused {
-			t.Fatalf("of two that wait one returned %q, %v", r.event, r.err)
-		}
-		b.Push([]string{"1"}, "lost")
-		if r := <-results; r.event != "1" || r.err != nil {
-			t.Fatalf("the other returned %q, %v", r.event, r.err)
-		}
-	}
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	for range 2 { // one that has given up is no longer in the way
-		if _, err := b.Receive(ended); err != context.Canceled {
-			t.Errorf("with a context that is done: %v", err)
-		}
-	}
+	})
 }
