@@ -12,6 +12,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -32,23 +33,26 @@ const (
 	explained = ".ci/mutants"
 )
 
-// A room is a package, or files of one, and the tests that are fast and need no
-// server.
+// A room is a package whose tests are fast and need no server; or a file of one,
+// and those of its tests that are so.
 type room struct {
-	dir   string
-	files []string // none is all
-	tests []string // files; none is all
-	run   string   // of the tests; none is all
+	dir  string
+	file string // none is all
+	run  string // of the tests; none is all
 }
 
 var rooms = []room{
 	{dir: "internal/backoff"},
 	{dir: "internal/batch"},
+	{dir: "internal/deadline"},
 	{dir: "internal/inbox"},
 	{dir: "internal/pieces"},
 	{dir: "internal/resp"},
 	{dir: "internal/uplink"},
 	{dir: "internal/wsframe"},
+	{file: "queue.go", run: "^(TestQueue|TestVolatileNeverCloses|TestTooSlowCountsOnce)"},
+	{file: "gaps.go", run: "^(TestMalformedMakesGap|TestHeartbeatIsNoGap|TestSilenceInEveryOrder|TestGaps)"},
+	{file: "heartbeat.go", run: "^(TestHealth|TestHeartbeat)"},
 }
 
 // A tally counts the mutants of a room by what became of them.
@@ -62,6 +66,9 @@ func (t tally) mutants() int { return t.killed + t.survived + t.timedOut + t.not
 func main() {
 	log.SetFlags(0)
 	log.SetPrefix("mutation: ")
+	if real := os.Getenv(realGo); real != "" && filepath.Base(os.Args[0]) == "go" {
+		asGo(real, os.Args[1:])
+	}
 	work, err := os.MkdirTemp("", "mutation")
 	if err != nil {
 		log.Fatal(err)
@@ -82,7 +89,7 @@ func all(work string, names []string) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := writeGo(work); err != nil {
+	if err := beGo(work); err != nil {
 		return false, err
 	}
 	const row = "%-18s %8v %8v %9v %9v %9v %9v %9v %8v\n"
@@ -163,26 +170,48 @@ func readReasons() (map[string]string, error) {
 	return reasons, nil
 }
 
-// writeGo puts a go command in front of the real one: gremlins takes a mutant
-// that does not compile for one that was killed, unless the exit status is 2.
-func writeGo(work string) error {
+// realGo is the environment variable with the real go command.
+const realGo = "MUTATION_GO"
+
+// beGo puts this program in front of the real go command.
+func beGo(work string) error {
 	real, err := exec.LookPath("go")
 	if err != nil {
 		return err
 	}
-	script := "#!/bin/sh\nsaid=$('" + real + "' \"$@\" 2>&1)\nstatus=$?\n" +
-		"case $said in *'[build failed]'*) exit 2 ;; esac\nprintf '%s\\n' \"$said\"\nexit $status\n"
-	if err := os.WriteFile(filepath.Join(work, "go"), []byte(script), 0o755); err != nil {
+	self, err := os.Executable()
+	if err != nil {
 		return err
 	}
-	return os.Setenv("PATH", work+string(os.PathListSeparator)+os.Getenv("PATH"))
+	if err := os.Symlink(self, filepath.Join(work, "go")); err != nil {
+		return err
+	}
+	return errors.Join(os.Setenv(realGo, real), os.Setenv("PATH", work+string(os.PathListSeparator)+os.Getenv("PATH")))
+}
+
+// asGo runs the real go command for gremlins, which takes a mutant that does not
+// compile for one that was killed, unless the exit status is 2. Of the root the
+// package is enough.
+func asGo(real string, args []string) {
+	if i := slices.Index(args, "./..."); i >= 0 {
+		args[i] = "."
+	}
+	out, err := exec.Command(real, args...).CombinedOutput()
+	os.Stdout.Write(out)
+	var exit *exec.ExitError
+	switch {
+	case strings.Contains(string(out), "[build failed]"):
+		os.Exit(2)
+	case errors.As(err, &exit):
+		os.Exit(exit.ExitCode())
+	case err != nil:
+		log.Fatal(err)
+	}
+	os.Exit(0)
 }
 
 func (r room) name() string {
-	if len(r.files) > 0 {
-		return filepath.Join(r.dir, strings.TrimSuffix(r.files[0], ".go"))
-	}
-	return r.dir
+	return filepath.Join(r.dir, r.file)
 }
 
 // A mutant is one of gremlins' report.
@@ -199,19 +228,23 @@ func (m mutant) key() string { return m.place + " " + m.Type }
 // unleash has gremlins try the room.
 func (r room) unleash(work string) ([]mutant, error) {
 	root, report := ".", filepath.Join(work, "report.json")
-	if len(r.tests) > 0 {
+	flags := "-count=1 -vet=off -short -run=" + r.run
+	args := []string{"run", gremlins, "unleash", "--workers", "1", "--timeout-coefficient", patience, "--output", report}
+	if r.file != "" { // of a large package, which takes long to compile
 		root = filepath.Join(work, r.name())
-		if err := r.copyTo(root); err != nil {
+		flags += " '-gcflags=-N -l' '-ldflags=-s -w'"
+		others, err := r.copyTo(root)
+		if err != nil {
 			return nil, err
 		}
-	}
-	args := []string{"run", gremlins, "unleash", "--workers", "1", "--timeout-coefficient", patience, "--output", report}
-	for _, file := range r.others() {
-		args = append(args, "--exclude-files", "^"+regexp.QuoteMeta(file)+"$")
+		args = append(args, "--exclude-files", "/")
+		for _, file := range others {
+			args = append(args, "--exclude-files", "^"+regexp.QuoteMeta(file)+"$")
+		}
 	}
 	cmd := exec.Command("go", append(args, "./"+r.dir)...)
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "GOFLAGS=-count=1 -vet=off -short -run="+r.run)
+	cmd.Env = append(os.Environ(), "GOFLAGS="+flags)
 	cmd.Stderr = os.Stderr
 	fmt.Println("==", r.name())
 	if out, err := cmd.Output(); err != nil {
@@ -241,43 +274,40 @@ func (r room) unleash(work string) ([]mutant, error) {
 	return found, nil
 }
 
-// others returns the product files of the room's package that are not its own.
-func (r room) others() []string {
-	if len(r.files) == 0 {
-		return nil
-	}
-	names, _ := filepath.Glob(filepath.Join(r.dir, "*.go"))
-	return slices.DeleteFunc(names, func(name string) bool {
-		return strings.HasSuffix(name, "_test.go") || slices.Contains(r.files, filepath.Base(name))
-	})
-}
-
-// copyTo copies the module without the tests of the room's package that are
-// not its own, which take long to compile, and all other packages' tests.
-func (r room) copyTo(root string) error {
-	out, err := exec.Command("git", "ls-files", "go.mod", "go.sum", "*.go", "*.lua").Output()
+// copyTo copies the module without the tests of other packages, for it is
+// copied again for gremlins, and without those in a package of their own, which
+// take long to compile. It returns the other product files of the room's package.
+func (r room) copyTo(root string) (others []string, err error) {
+	out, err := exec.Command("git", "ls-files", "-z").Output()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, name := range strings.Fields(string(out)) {
-		own := filepath.Dir(name) == r.dir && slices.Contains(r.tests, filepath.Base(name))
-		if strings.HasSuffix(name, "_test.go") && !own {
-			continue
-		}
+	for name := range strings.SplitSeq(strings.TrimRight(string(out), "\x00"), "\x00") {
 		b, err := os.ReadFile(name)
 		if err != nil {
-			return err
+			return nil, err
+		}
+		own := filepath.Dir(name) == filepath.Clean(r.dir)
+		switch {
+		case strings.HasSuffix(name, "_test.go"):
+			if !own || external.Match(b) {
+				continue
+			}
+		case own && filepath.Ext(name) == ".go" && filepath.Base(name) != r.file:
+			others = append(others, filepath.Base(name))
 		}
 		to := filepath.Join(root, name)
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			return err
+			return nil, err
 		}
 		if err := os.WriteFile(to, b, 0o644); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return others, nil
 }
+
+var external = regexp.MustCompile(`(?m)^package \w+_test$`)
 
 // operators are what gremlins changes, the longer ones first.
 var operators = []string{"<=", ">=", "==", "!=", "++", "--", "<", ">", "+", "-", "*", "/", "%"}

@@ -24,7 +24,8 @@ var replies = []string{
 	"+OK\r\n", "-ERR no\r\n", ":12\r\n", "$4\r\na\r\nb\r\n", "$0\r\n\r\n", "$-1\r\n", "*-1\r\n", "_\r\n", "#t\r\n", ",1.5\r\n", "(123\r\n",
 	"!6\r\nERR no\r\n", "=7\r\ntxt:abc\r\n", "*0\r\n", "%0\r\n", "~1\r\n+a\r\n", ">2\r\n+a\r\n$1\r\nb\r\n",
 	"%1\r\n$1\r\nk\r\n*2\r\n:1\r\n*1\r\n_\r\n", "|1\r\n+k\r\n+v\r\n*1\r\n|0\r\n:1\r\n",
-	"+" + strings.Repeat("x", 64<<10-3) + "\r\n", strings.Repeat("*0\r\n", 100), strings.Repeat("*1\r\n", 16) + ":1\r\n",
+	"+" + strings.Repeat("x", 64<<10-3) + "\r\n", strings.Repeat("*0\r\n", 100),
+	strings.Repeat("*1\r\n$1\r\na\r\n", 17), strings.Repeat("*1\r\n", 16) + ":1\r\n",
 }
 
 // However the bytes come, replies that are one are followed to their end, and
