@@ -215,20 +215,9 @@ func (h *Hub) weigh() (held int64, refs map[*byte]int) {
 
 // holders returns all Conns that may have something in their queue.
 func (h *Hub) holders() []*Conn {
-	h.mu.Lock()
-	conns := make([]*Conn, 0, len(h.closing))
-	for c := range h.closing {
-		conns = append(conns, c)
-	}
-	h.mu.Unlock()
+	closing := h.closing.list()
 	open := h.index.appendConns(nil, topicEveryone)
-	return append(conns, slices.DeleteFunc(open, (*Conn).isClosing)...)
-}
-
-func (c *Conn) isClosing() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.queue.closing
+	return append(closing, slices.DeleteFunc(open, (*Conn).isClosing)...)
 }
 
 // A share is what a Conn's queue holds. A frame that is in several queues
@@ -289,13 +278,13 @@ func (c *Conn) shed() (given []waiting) {
 	q := &c.queue
 	n := q.frames.n
 	switch {
-	case q.closing && n == 0:
+	case c.state >= connClosing && n == 0:
 		given = q.appendUnderWay(nil)
 		q.doomed = true
 		c.mu.Unlock()
 		h.budget.doomed = append(h.budget.doomed, c)
 		return given
-	case h.config.DropOldest && n > 0 && !q.closing:
+	case h.config.DropOldest && n > 0 && !c.state.closing():
 		n = (n + 1) / 2
 	}
 	given = q.appendWaiting(nil, n)
@@ -306,12 +295,11 @@ func (c *Conn) shed() (given []waiting) {
 		q.forget()
 	}
 	change := q.settle()
-	closing := q.closing || h.config.DropOldest && n > 0
+	closing := c.state.closing() || h.config.DropOldest && n > 0
 	c.mu.Unlock()
 	h.budget.change(change)
 	h.stats.dropped.Add(uint64(n))
-	if !closing && c.shut(&CloseError{Code: StatusTooSlow, Reason: "too slow", err: ErrTooSlow}, true) {
-		h.stats.tooSlow.Add(1)
+	if !closing && c.tooSlow() {
 		h.stats.overBudget.Add(1)
 	}
 	return given

@@ -118,8 +118,8 @@ func TestFullestAreClosed(t *testing.T) {
 	h.lookNow()
 	for i, c := range conns {
 		q := queueOf(c)
-		if closed := i == 1; q.closing != closed || closed && (q.size() > 0 || !errors.Is(context.Cause(c.ctx), ErrTooSlow)) {
-			t.Errorf("conn %d: closing %v, %d messages, %v", i, q.closing, q.size(), context.Cause(c.ctx))
+		if closed := i == 1; c.isClosing() != closed || closed && (q.size() > 0 || !errors.Is(context.Cause(c.ctx), ErrTooSlow)) {
+			t.Errorf("conn %d: closing %v, %d messages, %v", i, c.isClosing(), q.size(), context.Cause(c.ctx))
 		}
 	}
 	if s := h.Stats(); s.OverBudget != 1 || s.TooSlow != 1 || s.Dropped != 300 {
@@ -138,7 +138,7 @@ func TestFullestLoseOldest(t *testing.T) {
 	var left []int
 	for _, c := range conns {
 		q := queueOf(c)
-		if left = append(left, q.size()); q.closing {
+		if left = append(left, q.size()); c.isClosing() {
 			t.Error("a Conn was closed")
 		}
 	}

@@ -411,7 +411,7 @@ func (h *Hub) applyOne(what call, conns []*Conn, done chan presenceResult) (aske
 			// A Conn that came after the call, or is still coming, is spared.
 			since := c.since.Load()
 			if what.target == targetConnection || since != 0 && since <= what.before {
-				c.shut(&CloseError{Code: what.code, Reason: what.reason}, false)
+				c.shut(&CloseError{Code: what.code, Reason: what.reason})
 			}
 		}
 	}

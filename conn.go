@@ -2,7 +2,6 @@ package herald
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"math"
 	"net"
@@ -12,11 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/coder/websocket"
-
-	"github.com/heraldgo/herald/internal/wsframe"
 )
 
 // A Conn is one socket of one device of a user. Its methods may be called at
@@ -40,10 +36,13 @@ type Conn struct {
 	memberships memberships // guarded by index.mu
 
 	mu         sync.Mutex
-	queue      queue
+	state      connState
+	accepted   bool // OnConnect has returned nil, perhaps while the Conn was closing
 	registered bool // the Registry has been asked to add it
-	accepted   bool // OnConnect has returned nil
-	cause      error
+	queue      queue
+	cause      error         // of its end
+	timer      *time.Timer   // that kills it, if it is closing and has a socket
+	killed     chan struct{} // closed by kill, if somebody waits for it
 
 	// Limits.
 
@@ -159,7 +158,7 @@ func (c *Conn) Close(code StatusCode, reason string) error {
 	if err := code.check(reason); err != nil {
 		return err
 	}
-	c.shut(&CloseError{Code: code, Reason: reason}, false)
+	c.shut(&CloseError{Code: code, Reason: reason})
 	return nil
 }
 
@@ -178,38 +177,97 @@ func (c *Conn) SetExpiry(t time.Time) {
 	}
 }
 
-// shut begins to close the connection from our side; see Close. With drop,
-// what is queued is dropped. It answers false where the Conn is closing.
-func (c *Conn) shut(cause *CloseError, drop bool) bool {
-	return c.beginClose(closeFrame(cause.Code, cause.Reason), cause, drop)
+// A connState is how far a Conn has come. It never goes back.
+//
+//	 born ──upgrade──▶ held ──accept──▶ open
+//	   │                 │                │
+//	  shut              shut             shut
+//	   ▼                 ▼                │
+//	barred ─upgrade─▶ closing ◀───────────┘
+//	                     │
+//	                     ├── the client broke the protocol ──▶ half
+//	                     │                                      │
+//	                     └── the library hangs up ──────────────┴─▶ hangup
+//
+// From each of them kill leads to dead. That is where half and hangup end once
+// all is written, closing at CloseTimeout, and each at an error of the socket.
+type connState uint8
+
+const (
+	connBorn    connState = iota // it has no socket yet; what is queued waits
+	connHeld                     // what is queued waits for OnConnect
+	connOpen                     // OnConnect has returned nil
+	connBarred                   // it is to be closed as soon as it has a socket
+	connClosing                  // what is queued is written, and the close frame last
+	connHalf                     // and then the sending side is closed
+	connHangup                   // and then the socket is closed
+	connDead                     // the socket is closed, if there was one
+)
+
+// closing says whether nothing more is queued.
+func (s connState) closing() bool { return s > connOpen }
+
+// writing says whether what is queued may be written.
+func (s connState) writing() bool { return s == connOpen || s >= connClosing && s < connDead }
+
+func (c *Conn) isClosing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.closing()
 }
 
-func (c *Conn) beginClose(frame []byte, cause error, drop bool) bool {
+// attach takes note that the Conn has its socket.
+func (c *Conn) attach() {
+	c.hub.wg.Add(1) // done by kill
 	c.mu.Lock()
-	q := &c.queue
-	if q.closing {
-		c.mu.Unlock()
-		return false
-	}
-	q.closing = true
-	c.socket.left.Store(c.mayStillSend())
-	q.corked = false
-	q.closeFrame = frame
-	c.cause = cause
-	dropped := 0
-	if drop || !c.accepted {
-		dropped = q.clear()
-	}
-	change := q.settle()
-	attached := q.attached
-	if attached {
-		c.startCloseTimer()
+	if c.state == connBorn {
+		c.state = connHeld
+	} else { // barred: its queue was full before it was born, or it was evicted
+		c.beginClose()
 	}
 	start := c.claim()
 	c.mu.Unlock()
-	if attached {
-		c.hub.closes(c)
+	c.start(start)
+}
+
+// accept takes note that OnConnect has returned nil, and lets the Conn's
+// messages flow. One that is closing by now is accepted, too: OnDisconnect is due.
+func (c *Conn) accept() {
+	c.mu.Lock()
+	c.accepted = true
+	if c.state == connHeld {
+		c.state = connOpen
 	}
+	start := c.claim()
+	c.mu.Unlock()
+	c.start(start)
+}
+
+// shut begins to close the connection; see Close. What is queued is dropped if
+// the Conn is not open, or too slow for it. It answers false if the Conn is
+// closing already.
+func (c *Conn) shut(cause *CloseError) bool {
+	c.mu.Lock()
+	if c.state.closing() {
+		c.mu.Unlock()
+		return false
+	}
+	c.cause = cause
+	c.socket.left.Store(c.mayStillSend())
+	q := &c.queue
+	dropped := 0
+	if c.state != connOpen || cause.err == ErrTooSlow {
+		dropped = q.clear()
+	}
+	change := q.settle()
+	q.closeFrame = closeFrame(cause.Code, cause.Reason)
+	if c.state == connBorn {
+		c.state = connBarred
+	} else {
+		c.beginClose()
+	}
+	start := c.claim()
+	c.mu.Unlock()
 	c.hub.stats.dropped.Add(uint64(dropped))
 	c.hub.budget.change(change)
 	c.start(start)
@@ -217,149 +275,73 @@ func (c *Conn) beginClose(frame []byte, cause error, drop bool) bool {
 	return true
 }
 
-// startCloseTimer bounds the close of a Conn that has a socket. The caller
-// holds c.mu.
-func (c *Conn) startCloseTimer() {
-	c.queue.timer = time.AfterFunc(c.hub.config.CloseTimeout, func() { c.kill(nil) })
+// beginClose begins the close of a Conn that has a socket, and bounds it. The
+// caller holds c.mu.
+func (c *Conn) beginClose() {
+	c.state = connClosing
+	c.timer = time.AfterFunc(c.hub.config.CloseTimeout, func() { c.kill(nil) })
+	c.hub.closing.add(c)
 }
 
-// tooSlow closes a Conn whose queue is full.
-func (c *Conn) tooSlow() {
-	c.hub.stats.dropped.Add(1)
-	if c.shut(&CloseError{Code: StatusTooSlow, Reason: "too slow", err: ErrTooSlow}, true) {
-		c.hub.stats.tooSlow.Add(1)
+// tooSlow closes a Conn for what waits in its queue, and answers false if it is
+// closing already.
+func (c *Conn) tooSlow() bool {
+	if !c.shut(&CloseError{Code: StatusTooSlow, Reason: "too slow", err: ErrTooSlow}) {
+		return false
 	}
+	c.hub.stats.tooSlow.Add(1)
+	return true
 }
 
-// pong queues the library's answer to a ping.
-func (c *Conn) pong(frame []byte) {
+// advance takes a Conn that is closing to half or hangup, unless it is further,
+// and answers whether it is closing.
+func (c *Conn) advance(to connState) bool {
 	c.mu.Lock()
-	if !c.queue.closing {
-		c.queue.pong = append(c.queue.pong[:0], frame...)
+	closing := c.state.closing()
+	if c.state >= connClosing {
+		c.state = max(c.state, to)
 	}
-	start := c.claim()
 	c.mu.Unlock()
-	c.start(start)
+	c.finish()
+	return closing
 }
 
-// ping queues a ping.
-func (c *Conn) ping() {
+// finish does what half and hangup stand for, if all is written.
+func (c *Conn) finish() {
 	c.mu.Lock()
-	c.queue.ping = !c.queue.closing
-	start := c.claim()
+	state := c.state
+	done := c.queue.owner == ownerNone && !c.queue.hasWork()
 	c.mu.Unlock()
-	c.start(start)
-}
-
-// libraryClose takes the library's close frame: the echo of the client's, or
-// its answer to a breach of the protocol.
-func (c *Conn) libraryClose(payload []byte) {
-	cause := parseClose(payload)
-	frame := append([]byte{wsframe.Close, byte(len(payload))}, payload...)
-	if !utf8.ValidString(cause.Reason) { // RFC 6455 section 8.1; the library does not look
-		cause = &CloseError{Code: StatusInvalidPayload, Reason: "close reason is not UTF-8"}
-		frame = closeFrame(cause.Code, cause.Reason)
-	}
-	// The library's reasons tell more than a client need know.
-	switch cause.Code {
-	case StatusProtocolError:
-		cause.Reason = "protocol error"
-		frame = closeFrame(cause.Code, cause.Reason)
-	case StatusMessageTooBig:
-		cause.Reason = fmt.Sprintf("message of more than %d bytes", c.hub.config.MaxMessageSize)
-		frame = closeFrame(cause.Code, cause.Reason)
-	}
-	c.beginClose(frame, cause, false)
-}
-
-// hangup closes the connection as soon as all is written. Where no close has
-// begun, the library hangs up because a control frame has not come in whole
-// within the five seconds that it gives it: then the client is told.
-func (c *Conn) hangup() {
-	c.mu.Lock()
-	closing := c.queue.closing
-	c.queue.hangup = closing
-	end := c.ending()
-	c.mu.Unlock()
-	if !closing {
-		c.shut(&CloseError{Code: StatusPolicyViolation, Reason: "message took too long"}, false)
-		return
-	}
-	c.end(end)
-}
-
-type ending uint8
-
-const (
-	endNot  ending = iota
-	endHalf        // close the sending side
-	endAll         // close the connection
-)
-
-// ending says what is to be done now that the Conn may have nothing more to
-// write. The caller calls end with it, after unlocking.
-func (c *Conn) ending() ending {
-	q := &c.queue
 	switch {
-	case !q.attached || q.owner != ownerNone || q.hasWork() || q.dead:
-		return endNot
-	case q.hangup:
-		return endAll
-	case q.halfClose && q.closeSent:
-		return endHalf
-	}
-	return endNot
-}
-
-func (c *Conn) end(e ending) {
-	switch e {
-	case endHalf:
+	case !done:
+	case state == connHalf:
 		if conn, ok := c.socket.conn.(interface{ CloseWrite() error }); ok {
 			conn.CloseWrite()
 		}
-	case endAll:
+	case state == connHangup:
 		c.kill(nil)
 	}
 }
 
-// closes and closed keep the set of the sockets that are being closed.
-func (h *Hub) closes(c *Conn) {
-	h.mu.Lock()
-	h.closing[c] = struct{}{}
-	h.mu.Unlock()
-	c.mu.Lock()
-	dead := c.queue.dead
-	c.mu.Unlock()
-	if dead { // by now, and it may have been closed before it was put in
-		h.closed(c)
-	}
-}
-
-func (h *Hub) closed(c *Conn) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.closing, c)
-}
-
-// kill closes the socket at once. cause counts where there was none before.
+// kill ends the Conn at once, and closes its socket. cause counts if there was
+// none before. Who has no socket is killed by its handshake alone.
 func (c *Conn) kill(cause error) {
 	c.mu.Lock()
-	q := &c.queue
-	if q.dead {
+	state := c.state
+	if state == connDead {
 		c.mu.Unlock()
 		return
 	}
-	q.dead = true
-	q.closing = true
+	c.state = connDead
 	if c.cause == nil {
 		c.cause = cause
 	}
+	q := &c.queue
 	abort := q.owner != ownerNone || q.hasWork()
-	dropped := q.size()
-	q.forget()
-	q.bytes, q.out, q.outBytes, q.rest, q.pong = 0, 0, 0, nil, nil
+	dropped := q.empty()
 	change := q.settle()
-	attached, timer, killed := q.attached, q.timer, q.killed
+	timer, killed := c.timer, c.killed
+	c.hub.closing.remove(c)
 	c.mu.Unlock()
 
 	c.hub.stats.dropped.Add(uint64(dropped))
@@ -367,8 +349,7 @@ func (c *Conn) kill(cause error) {
 	if timer != nil {
 		timer.Stop()
 	}
-	if attached {
-		c.hub.closed(c)
+	if state != connBorn && state != connBarred {
 		if tcp, ok := c.socket.conn.(*net.TCPConn); ok && abort {
 			tcp.SetLinger(0) // or the kernel would keep what the client does not take
 		}
@@ -385,8 +366,8 @@ func (c *Conn) kill(cause error) {
 func (c *Conn) awaitKill() {
 	killed := make(chan struct{})
 	c.mu.Lock()
-	dead := c.queue.dead
-	c.queue.killed = killed
+	dead := c.state == connDead
+	c.killed = killed
 	c.mu.Unlock()
 	if !dead {
 		<-killed
@@ -397,7 +378,7 @@ func (c *Conn) awaitKill() {
 // not wait, and may be called twice.
 func (c *Conn) depart() {
 	c.mu.Lock()
-	cause := c.cause
+	cause, registered := c.cause, c.registered
 	c.mu.Unlock()
 	c.cancel(cause)
 	if cancel := c.handshake.Load(); cancel != nil {
@@ -408,12 +389,33 @@ func (c *Conn) depart() {
 		return
 	}
 	c.hub.follower.Unfollow(topics...)
-	c.mu.Lock()
-	registered := c.registered
-	c.mu.Unlock()
 	if registered {
 		c.hub.presence.remove(c.entry(topics), nil)
 	}
+}
+
+// A connSet is a set of Conns.
+type connSet struct {
+	mu  sync.Mutex
+	set map[*Conn]struct{}
+}
+
+func (s *connSet) add(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.set[c] = struct{}{}
+}
+
+func (s *connSet) remove(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.set, c)
+}
+
+func (s *connSet) list() []*Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.set))
 }
 
 // entry returns what the Registry knows, or shall know, of the Conn under
@@ -430,7 +432,3 @@ func (c *Conn) entry(topics []string) Entry {
 	}
 	return e
 }
-
-// inCallback is the lastRead of a Conn whose OnMessage runs: nobody reads
-// then, so the time does not count against the client.
-const inCallback = math.MaxInt64

@@ -167,7 +167,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 	}
 	h.joinFirst(c)
 	if err := followed.Wait(ctx); err != nil {
-		c.abandon(err)
+		c.kill(err)
 		return fmt.Errorf("%w: %w", notReady, err)
 	}
 	var added Added
@@ -183,7 +183,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 	if failed := c.upgrade(w, r, register); failed != nil { // and answered
 		h.stats.rejected.Add(1)
 		h.logRefused(slog.LevelDebug, id.User, r.RemoteAddr, errors.Join(failed, err))
-		c.abandon(failed)
+		c.kill(failed)
 		return nil
 	}
 	if err == nil {
@@ -191,7 +191,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 	}
 	if err != nil {
 		h.stats.rejected.Add(1)
-		c.refuse(err)
+		c.shut(c.refusedFor(err))
 	}
 	h.wg.Go(c.read)
 	return nil
@@ -205,7 +205,6 @@ func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
 		return nil
 	}
 	c.socket.c = c
-	c.queue.corked = true
 	c.SetExpiry(id.Expires)
 	return c
 }
@@ -232,19 +231,7 @@ func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, ready func() *HTT
 	}
 	ws.SetReadLimit(max(config.MaxMessageSize, -1))
 	c.ws = ws
-	c.hub.wg.Add(1) // done by kill
-	c.mu.Lock()
-	c.queue.attached = true
-	closing := c.queue.closing
-	if closing { // its queue was full before it was born
-		c.startCloseTimer()
-	}
-	start := c.claim()
-	c.mu.Unlock()
-	if closing {
-		c.hub.closes(c)
-	}
-	c.start(start)
+	c.attach()
 	return nil
 }
 
@@ -266,12 +253,7 @@ func (h *Hub) admit(ctx context.Context, c *Conn, added Added) (err error) {
 			return c.refusal("OnConnect", err)
 		}
 	}
-	c.mu.Lock()
-	c.accepted = true // also where it is closing by now: OnDisconnect is due
-	c.queue.corked = false
-	start := c.claim()
-	c.mu.Unlock()
-	c.start(start)
+	c.accept()
 	h.stats.accepted.Add(1)
 	return nil
 }

@@ -51,10 +51,11 @@ type Hub struct {
 	sendEnds      *deadline.Source // of Sends
 	handshakeEnds *deadline.Source // of handshakes
 
+	closing connSet // those whose sockets are being closed
+
 	mu       sync.Mutex
-	draining bool               // Health is red
-	ended    bool               // no more handshakes are counted in
-	closing  map[*Conn]struct{} // sockets that are being closed
+	draining bool // Health is red
+	ended    bool // no more handshakes are counted in
 
 	// Life.
 
@@ -90,7 +91,7 @@ func New(config Config) (*Hub, error) {
 		createdAt:    time.Now(),
 		door:         newDoor(&config),
 		index:        newIndex(),
-		closing:      make(map[*Conn]struct{}),
+		closing:      connSet{set: make(map[*Conn]struct{})},
 		drained:      make(chan struct{}),
 		stopped:      make(chan struct{}),
 		housekeepNow: make(chan struct{}, 1),
@@ -387,7 +388,7 @@ func (h *Hub) guard(c *Conn, name string, callback func()) (ok bool) {
 		}
 		h.config.Logger.Error("herald: panic in a callback", args...)
 		if c != nil {
-			c.shut(&CloseError{Code: StatusInternalError, Reason: "internal error"}, false)
+			c.shut(&CloseError{Code: StatusInternalError, Reason: "internal error"})
 		}
 	}()
 	callback()

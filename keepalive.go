@@ -45,7 +45,7 @@ func (h *Hub) keepalive(ctx context.Context) {
 func (c *Conn) tick(now, wall int64, paused bool) {
 	config := &c.hub.config
 	if expires := c.expires.Load(); expires != 0 && wall >= expires {
-		c.shut(&CloseError{Code: StatusExpired, Reason: "expired"}, false)
+		c.shut(&CloseError{Code: StatusExpired, Reason: "expired"})
 		return
 	}
 	last := c.socket.lastRead.Load()
@@ -53,7 +53,7 @@ func (c *Conn) tick(now, wall int64, paused bool) {
 		return
 	}
 	if since := c.reading.Load(); since != 0 && config.MessageTimeout != off && now-since > int64(config.MessageTimeout) {
-		c.shut(&CloseError{Code: StatusPolicyViolation, Reason: "message took too long"}, false)
+		c.shut(&CloseError{Code: StatusPolicyViolation, Reason: "message took too long"})
 		return
 	}
 	if config.PingInterval == off {

@@ -156,11 +156,7 @@ func settled(t *testing.T, rigs []*rig) {
 		})
 	}
 	for _, r := range rigs {
-		r.await("an end of all closes", func() bool {
-			r.Hub.mu.Lock()
-			defer r.Hub.mu.Unlock()
-			return len(r.closing) == 0
-		})
+		r.await("an end of all closes", func() bool { return len(r.closing.list()) == 0 })
 		if err := r.presence.barrier(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -50,6 +50,9 @@ func (c StatusCode) check(reason string) error {
 
 // closeFrame returns a close frame. The code and reason have been checked.
 func closeFrame(code StatusCode, reason string) []byte {
+	if code == statusNone {
+		return []byte{wsframe.Close, 0}
+	}
 	b := make([]byte, 0, 4+len(reason))
 	b = wsframe.AppendHeader(b, wsframe.Close, 2+len(reason))
 	b = binary.BigEndian.AppendUint16(b, uint16(code))

@@ -108,7 +108,7 @@ func (p *presence) add(ctx context.Context, c *Conn) (Added, error) {
 	// Under c.mu, either this sees that the Conn is closing, or depart sees
 	// that it is registered, and its removal comes after.
 	c.mu.Lock()
-	if !c.queue.closing {
+	if !c.state.closing() {
 		c.registered = p.append(presenceOp{c: c, add: true, entry: p.entry(c), done: done})
 	}
 	registered := c.registered
@@ -146,7 +146,7 @@ func (p *presence) entry(c *Conn) Entry {
 func (p *presence) older(ctx context.Context, c *Conn) (Added, error) {
 	done := make(chan presenceResult, 1)
 	c.mu.Lock()
-	ok := !c.queue.closing && p.append(presenceOp{c: c, add: true, entry: p.entry(c), done: done})
+	ok := !c.state.closing() && p.append(presenceOp{c: c, add: true, entry: p.entry(c), done: done})
 	c.mu.Unlock()
 	if !ok {
 		return Added{}, ErrClosed
@@ -164,7 +164,7 @@ func (p *presence) older(ctx context.Context, c *Conn) (Added, error) {
 // nothing to wait for. back says that the Registry had forgotten the Conn.
 func (p *presence) join(c *Conn, topics []string, back bool, done chan presenceResult) bool {
 	c.mu.Lock()
-	ok := !c.queue.closing && c.registered // else it is gone, or add is still to come
+	ok := !c.state.closing() && c.registered // else it is gone, or add is still to come
 	if ok {
 		ok = p.append(presenceOp{c: c, add: true, back: back, entry: c.entry(topics), done: done})
 	}

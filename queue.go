@@ -1,10 +1,6 @@
 package herald
 
-import (
-	"time"
-
-	"github.com/heraldgo/herald/internal/wsframe"
-)
+import "github.com/heraldgo/herald/internal/wsframe"
 
 // Who writes to a Conn's socket. At any time it is one owner: nobody, a
 // writer that has the Conn on its list, or a goroutine that drains it.
@@ -21,10 +17,8 @@ const flushSize = 64 << 10
 
 // A queue is what waits to be written to one Conn. It is guarded by Conn.mu.
 type queue struct {
-	owner    owner
-	attached bool // there is a socket
-	corked   bool // OnConnect has not returned
-	blocked  bool // the socket does not take more at once
+	owner   owner
+	blocked bool // the socket does not take more at once
 
 	// Frames that nobody has taken yet.
 
@@ -35,27 +29,17 @@ type queue struct {
 	charged int  // to the Hub's budget
 	doomed  bool // the budget wants what is under way
 
-	// Control frames, which go before the others.
+	// Control frames. The first two go before the others.
 
-	pong []byte // the latest wins (RFC 6455 section 5.5.3)
-	ping bool
+	pong       []byte // the latest wins (RFC 6455 section 5.5.3)
+	ping       bool
+	closeFrame []byte // goes last
 
 	// What the owner has taken.
 
 	out      int    // frames
 	outBytes int    // of them
 	rest     []byte // what of them is not written yet
-
-	// The end.
-
-	closing    bool   // nothing more is taken in
-	closeFrame []byte // goes last
-	closeSent  bool   // it is written
-	hangup     bool   // close the socket when all is written
-	halfClose  bool   // close the sending side when all is written
-	dead       bool   // the socket is closed
-	timer      *time.Timer
-	killed     chan struct{} // closed by kill, if somebody waits for it
 }
 
 // enqueue hands a frame to the Conn, without waiting. The frame is shared
@@ -64,7 +48,7 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 	h := c.hub
 	c.mu.Lock()
 	q := &c.queue
-	if q.closing {
+	if c.state.closing() {
 		c.mu.Unlock()
 		h.stats.dropped.Add(1)
 		return ErrClosed
@@ -77,6 +61,7 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 	if q.full(&h.config, len(frame)) {
 		if !h.config.DropOldest {
 			c.mu.Unlock()
+			h.stats.dropped.Add(1)
 			c.tooSlow()
 			return ErrTooSlow
 		}
@@ -138,6 +123,26 @@ func (q *queue) makeRoom(config *Config, n int) (dropped int, fits bool) {
 	return dropped, fits
 }
 
+// ping queues a ping.
+func (c *Conn) ping() {
+	c.mu.Lock()
+	c.queue.ping = !c.state.closing()
+	start := c.claim()
+	c.mu.Unlock()
+	c.start(start)
+}
+
+// pong queues the answer to a ping.
+func (c *Conn) pong(frame []byte) {
+	c.mu.Lock()
+	if !c.state.closing() {
+		c.queue.pong = append(c.queue.pong[:0], frame...)
+	}
+	start := c.claim()
+	c.mu.Unlock()
+	c.start(start)
+}
+
 // clear drops the frames that are not under way.
 func (q *queue) clear() (dropped int) {
 	dropped = q.frames.n
@@ -146,18 +151,27 @@ func (q *queue) clear() (dropped int) {
 	return dropped
 }
 
+// empty drops everything.
+func (q *queue) empty() (dropped int) {
+	dropped = q.size()
+	q.forget()
+	q.bytes, q.out, q.outBytes, q.rest = 0, 0, 0, nil
+	q.pong, q.ping, q.closeFrame = nil, false, nil
+	return dropped
+}
+
 // forget gives up the memory of the frames.
 func (q *queue) forget() { q.frames, q.first[0] = ring[[]byte]{}, nil }
 
 func (q *queue) hasWork() bool {
-	return len(q.rest) > 0 || q.frames.n > 0 || q.ping || q.pong != nil || q.closeFrame != nil && !q.closeSent
+	return len(q.rest) > 0 || q.frames.n > 0 || q.ping || q.pong != nil || q.closeFrame != nil
 }
 
-// claim makes the Conn someone's, where it is nobody's and there is something
+// claim makes the Conn someone's, if it is nobody's and there is something
 // to write. The caller calls start with the answer, after unlocking.
 func (c *Conn) claim() owner {
 	q := &c.queue
-	if q.owner != ownerNone || !q.attached || q.corked || q.dead || !q.hasWork() {
+	if q.owner != ownerNone || !c.state.writing() || !q.hasWork() {
 		return ownerNone
 	}
 	if c.socket.raw != nil {
@@ -169,7 +183,7 @@ func (c *Conn) claim() owner {
 }
 
 // claimDrain makes the Conn a drain's. The caller, who holds c.mu, calls start
-// after unlocking. The drain is counted here, where the Conn is not dead: its
+// after unlocking. The drain is counted here, while the Conn is not dead: its
 // own count keeps Shutdown's Wait.
 func (c *Conn) claimDrain() {
 	c.queue.owner = ownerDrain
@@ -190,9 +204,6 @@ func (c *Conn) start(o owner) {
 // queue, or frames joined in buf, whose bytes the caller overwrites only
 // after written.
 func (q *queue) take(buf []byte) (p []byte, joined bool) {
-	if q.dead {
-		return nil, false
-	}
 	if len(q.rest) > 0 {
 		return q.rest, false
 	}
@@ -209,9 +220,8 @@ func (q *queue) take(buf []byte) (p []byte, joined bool) {
 	for q.frames.n > 0 && len(buf)+len(*q.frames.at(0)) <= flushSize {
 		buf = append(buf, q.takeFrame()...)
 	}
-	if q.frames.n == 0 && q.closeFrame != nil && !q.closeSent {
-		buf = append(buf, q.closeFrame...)
-		q.closeSent = true
+	if q.frames.n == 0 && q.closeFrame != nil {
+		buf, q.closeFrame = append(buf, q.closeFrame...), nil
 	}
 	if len(buf) == 0 {
 		return nil, false

@@ -150,8 +150,8 @@ func TestVolatileNeverCloses(t *testing.T) {
 		if err := c.Send(Binary(make([]byte, 1<<20)).Volatile()); err != nil {
 			t.Errorf("Send: %v", err)
 		}
-		if q := queueOf(c); q.closing || q.size() != 1 {
-			t.Errorf("closing %v, %d messages wait", q.closing, q.size())
+		if q := queueOf(c); c.isClosing() || q.size() != 1 {
+			t.Errorf("closing %v, %d messages wait", c.isClosing(), q.size())
 		}
 		if s := h.Stats(); s.DroppedVolatile != 1 || s.Dropped != 0 || s.TooSlow != 0 {
 			t.Errorf("%+v", s)
@@ -182,9 +182,11 @@ func TestTooSlowCountsOnce(t *testing.T) {
 	}
 	c := newBareConn(t, h)
 	c.Close(StatusNormal, "")
-	c.tooSlow() // as one that found it full just before
+	if c.tooSlow() { // as one that found it full just before
+		t.Error("closed twice")
+	}
 	// Dropped are the first one of each Conn, and all that came too many.
-	if s := h.Stats(); s.TooSlow != conns || s.Dropped != conns*(senders+1)+1 {
+	if s := h.Stats(); s.TooSlow != conns || s.Dropped != conns*(senders+1) {
 		t.Errorf("TooSlow %d, Dropped %d, of %d", s.TooSlow, s.Dropped, conns)
 	}
 }

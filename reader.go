@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"unicode/utf8"
 
 	"github.com/coder/websocket"
@@ -11,6 +12,10 @@ import (
 	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/wsframe"
 )
+
+// inCallback is the lastRead of a Conn whose OnMessage runs: nobody reads
+// then, so the time does not count against the client.
+const inCallback = math.MaxInt64
 
 // read is the one goroutine of an idle Conn. It reads until the connection
 // ends, then reports the end.
@@ -72,7 +77,7 @@ func (c *Conn) readMessage() bool {
 	m := Message{data: data, text: kind == websocket.MessageText}
 	switch {
 	case m.text && !utf8.Valid(data):
-		c.shut(&CloseError{Code: StatusInvalidPayload, Reason: "text is not UTF-8"}, false)
+		c.shut(&CloseError{Code: StatusInvalidPayload, Reason: "text is not UTF-8"})
 		return true
 	case !c.allow():
 		return true
@@ -118,7 +123,7 @@ func (c *Conn) byteRate() (limit, burst int64) {
 
 // tooFast closes a Conn whose client sends more than it may.
 func (c *Conn) tooFast(rule string, limit any) {
-	if c.shut(&CloseError{Code: StatusPolicyViolation, Reason: fmt.Sprintf(rule, limit)}, false) {
+	if c.shut(&CloseError{Code: StatusPolicyViolation, Reason: fmt.Sprintf(rule, limit)}) {
 		c.hub.stats.tooFast.Add(1)
 	}
 }
@@ -146,12 +151,8 @@ func (c *Conn) readFailed(err error) {
 		// most. A close with unread bytes resets the connection, and the
 		// client might never see the frame: so read on, until the client has
 		// closed its side, or the timer of the close ends it.
-		c.shut(&CloseError{Code: StatusProtocolError, Reason: "protocol error"}, false)
-		c.mu.Lock()
-		c.queue.halfClose = true
-		end := c.ending()
-		c.mu.Unlock()
-		c.end(end)
+		c.shut(&CloseError{Code: StatusProtocolError, Reason: "protocol error"})
+		c.advance(connHalf)
 		var b [512]byte
 		for c.socket.readErr == nil {
 			c.socket.Read(b[:])

@@ -56,7 +56,7 @@ func (h *Hub) reject(w http.ResponseWriter, r *http.Request, e *HTTPError) {
 		c.cancel(err)
 		return
 	}
-	c.shut(e.closeError(), false)
+	c.shut(e.closeError())
 	h.wg.Go(func() {
 		defer h.endRefused()
 		c.read()
@@ -113,26 +113,13 @@ func (c *Conn) refusal(callback string, err error) *CloseError {
 	return &CloseError{Code: StatusPolicyViolation, Reason: "refused"}
 }
 
-// refuse closes a Conn that has been upgraded and is not admitted. err is a
-// refusal, or why the node could not do what the Conn needs.
-func (c *Conn) refuse(err error) {
-	var ce *CloseError
-	if !errors.As(err, &ce) {
-		c.hub.logRefused(slog.LevelDebug, c.identity.User, c.remote, err)
-		ce = &CloseError{Code: StatusTryAgainLater, Reason: "not ready"}
+// refusedFor is what the client is told that has been upgraded and is not
+// admitted. err is a refusal, or why the node could not do what the Conn needs.
+func (c *Conn) refusedFor(err error) *CloseError {
+	var told *CloseError
+	if errors.As(err, &told) {
+		return told
 	}
-	c.shut(ce, true)
-}
-
-// abandon takes back a Conn that has not been upgraded.
-func (c *Conn) abandon(err error) {
-	c.mu.Lock()
-	c.queue.closing = true
-	c.cause = err
-	dropped := c.queue.clear()
-	change := c.queue.settle()
-	c.mu.Unlock()
-	c.hub.stats.dropped.Add(uint64(dropped))
-	c.hub.budget.change(change)
-	c.depart()
+	c.hub.logRefused(slog.LevelDebug, c.identity.User, c.remote, err)
+	return &CloseError{Code: StatusTryAgainLater, Reason: "not ready"}
 }

@@ -227,11 +227,7 @@ func requireClean(t testing.TB, h *Hub) {
 		conns, users, topics := h.index.size()
 		return conns == 0 && users == 0 && topics == 0
 	})
-	await(t, "no socket that is being closed", func() bool {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		return len(h.closing) == 0
-	})
+	await(t, "no socket that is being closed", func() bool { return len(h.closing.list()) == 0 })
 	await(t, "no charge of a queue's", func() bool { return h.budget.in.Load() == h.budget.out.Load() })
 	await(t, "an empty Registry", func() bool { return len(entriesOf(t, h)) == 0 })
 	await(t, "no topic that is followed", func() bool {

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 )
@@ -72,14 +70,12 @@ func (h *Hub) shutdown(ctx context.Context) error {
 	waitFor(patient, &h.handshakes)
 	// Those that were still in their handshake.
 	for _, c := range h.index.appendConns(nil, topicEveryone) {
-		c.shut(restarting, false)
+		c.shut(restarting)
 	}
 	close(h.drained)
 	err := waitFor(patient, &h.wg)
 	if err != nil {
-		h.mu.Lock()
-		open := slices.Collect(maps.Keys(h.closing))
-		h.mu.Unlock()
+		open := h.closing.list()
 		for _, c := range open {
 			c.kill(nil)
 		}
@@ -111,7 +107,7 @@ func (h *Hub) drainConns(ctx context.Context, span time.Duration) {
 			case <-ctx.Done():
 			}
 		}
-		c.shut(restarting, false)
+		c.shut(restarting)
 	}
 }
 

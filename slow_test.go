@@ -102,7 +102,7 @@ func TestStalledReaderAmong500(t *testing.T) {
 			if secure { // handshakes are dear
 				others = 49
 			}
-			r := newRigOver(t, secure, Config{QueueMessages: 64, QueueBytes: 300 << 10, MaxSendSize: 256 << 10, WriteTimeout: patience, CloseTimeout: patience})
+			r := newRigOver(t, secure, Config{QueueMessages: 64, QueueBytes: 300 << 10, MaxSendSize: 256 << 10, WriteTimeout: patience, CloseTimeout: patience, PingInterval: -1})
 			stalled := r.connectSmall(secure, "user=stalled")
 			conn := r.findUser("stalled")
 			narrow(conn)

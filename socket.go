@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"math"
 	"net"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/rawio"
@@ -90,7 +92,7 @@ const closingReads = 256 << 10
 // mayStillSend is how many bytes are read of c once it is closing. Who has not
 // been let in has not been asked for messages. The caller holds c.mu.
 func (c *Conn) mayStillSend() int64 {
-	if size := c.hub.config.MaxMessageSize; c.accepted && size > 0 {
+	if size := c.hub.config.MaxMessageSize; c.state == connOpen && size > 0 {
 		return closingReads + min(size, math.MaxInt64-closingReads)
 	}
 	return closingReads
@@ -146,17 +148,36 @@ func (s *socket) Write(p []byte) (int, error) {
 	case p[0] == wsframe.Pong:
 		s.c.pong(p)
 	case p[0] == wsframe.Close:
-		s.c.libraryClose(p[2:])
+		s.c.shut(s.c.libraryClose(p[2:]))
 	default:
 		return 0, errors.New("not a frame that the library should write")
 	}
 	return len(p), nil
 }
 
+// libraryClose is the cause of a close that the library begins: the client has
+// closed, or broken the protocol.
+func (c *Conn) libraryClose(payload []byte) *CloseError {
+	cause := parseClose(payload)
+	switch { // the library's reasons tell more than a client need know
+	case !utf8.ValidString(cause.Reason): // RFC 6455 section 8.1; the library does not look
+		return &CloseError{Code: StatusInvalidPayload, Reason: "close reason is not UTF-8"}
+	case cause.Code == StatusProtocolError:
+		cause.Reason = "protocol error"
+	case cause.Code == StatusMessageTooBig:
+		cause.Reason = fmt.Sprintf("message of more than %d bytes", c.hub.config.MaxMessageSize)
+	}
+	return cause
+}
+
 // Close is the library's wish; the Conn closes the connection when its queue
-// has gone, or at the deadline.
+// has gone, or at the deadline. If no close has begun, the library hangs up
+// because a control frame has not come in whole within the five seconds that it
+// gives it: then the client is told.
 func (s *socket) Close() error {
-	s.c.hangup()
+	if !s.c.advance(connHangup) {
+		s.c.shut(&CloseError{Code: StatusPolicyViolation, Reason: "message took too long"})
+	}
 	return nil
 }
 

@@ -143,7 +143,7 @@ func (w *writer) flush(c *Conn) {
 
 	n, err := w.raw.Write(c.socket.raw, p)
 	if err != nil {
-		c.writeFailed(err)
+		c.kill(c.writeError(err))
 		return
 	}
 
@@ -152,7 +152,7 @@ func (w *writer) flush(c *Conn) {
 		if joined {
 			p = append([]byte(nil), p...)
 		}
-		if c.queue.dead {
+		if c.state == connDead {
 			c.mu.Unlock()
 			return
 		}
@@ -168,21 +168,22 @@ func (w *writer) flush(c *Conn) {
 	if c.queue.charged > 0 {
 		change = c.queue.settle()
 	}
-	more := c.queue.hasWork() && !c.queue.dead
+	more := c.queue.hasWork()
 	if !more {
 		c.queue.owner = ownerNone
 	}
-	end := c.ending()
+	last := c.state > connClosing
 	c.mu.Unlock()
 	if change != 0 {
 		c.hub.budget.change(change)
 	}
 	w.written.Add(uint64(frames))
-	if more {
+	switch {
+	case more:
 		w.push(c, math.MaxInt)
-		return
+	case last:
+		c.finish()
 	}
-	c.end(end)
 }
 
 // drainBuffers are for drain. Few are in use at a time.
@@ -214,20 +215,22 @@ func (c *Conn) drain() {
 			// An expired deadline would fail the next raw write.
 			c.socket.conn.SetWriteDeadline(time.Time{})
 			c.mu.Lock()
-			if c.queue.hasWork() && !c.queue.dead {
+			if c.queue.hasWork() {
 				c.mu.Unlock()
 				continue
 			}
 			c.queue.owner = ownerNone
 			c.queue.blocked = false
-			end := c.ending()
+			last := c.state > connClosing
 			c.mu.Unlock()
-			c.end(end)
+			if last {
+				c.finish()
+			}
 			return
 		}
 		c.mu.Unlock()
 		if err := c.writeAll(p); err != nil {
-			c.writeFailed(err)
+			c.kill(c.writeError(err))
 			return
 		}
 		c.mu.Lock()
@@ -258,17 +261,14 @@ func (c *Conn) writeAll(p []byte) error {
 	return nil
 }
 
-// writeFailed ends the Conn after a failed write.
-func (c *Conn) writeFailed(err error) {
-	if os.IsTimeout(err) {
-		c.mu.Lock()
-		closing := c.queue.closing
-		c.mu.Unlock()
-		if !closing {
-			c.hub.stats.tooSlow.Add(1)
-		}
-		err = ErrTooSlow
+// writeError is the cause of the end of a Conn after a failed write, which
+// stays its owner's: what that took must not be taken again.
+func (c *Conn) writeError(err error) error {
+	if !os.IsTimeout(err) {
+		return err
 	}
-	// The owner stays: what it took must not be taken again.
-	c.kill(err)
+	if !c.isClosing() {
+		c.hub.stats.tooSlow.Add(1)
+	}
+	return ErrTooSlow
 }
