@@ -1,17 +1,12 @@
 package herald
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/heraldgo/herald/internal/inbox"
+	"github.com/heraldgo/herald/internal/redisbus"
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
@@ -70,13 +65,7 @@ func (o *RedisOptions) conn() redisconn.Options {
 // replaced. A Bus that is opened while it sees a minority does not know of the
 // others.
 type RedisBus struct {
-	parts []*redisPartition
-	inbox *inbox.Inbox[Event]
-	nodes *redis.ClusterClient // knows the masters of a Cluster; nil if there is none
-
-	cancel    context.CancelFunc
-	running   sync.WaitGroup // what connects subscribers, and proves
-	closeOnce sync.Once
+	bus *redisbus.Bus
 }
 
 var _ Bus = (*RedisBus)(nil)
@@ -94,100 +83,12 @@ var _ Bus = (*RedisBus)(nil)
 // <prefix>:{partitions}. Where that is not a number that this version of herald
 // knows, the error names both.
 func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, error) {
-	options, err := opts.conn().WithDefaults()
+	bus, err := redisbus.New(rdb, opts.conn())
 	if err != nil {
 		return nil, err
 	}
-	client, cluster, err := redisconn.ClientOf(rdb)
-	if err != nil {
-		return nil, err
-	}
-	if cluster != nil {
-		return newClusterBus(cluster, options)
-	}
-	way, master := singleWay(options.Prefix, client.Options().DB), redisconn.NewMaster(client.Options(), options.ProbeTimeout)
-	b, err := newRedisBus(options, []*redisWay{way}, func(way *redisWay) *redisDialer {
-		return &redisDialer{way: way, options: redisconn.LinkOptions(client.Options(), options.ProbeTimeout), timeout: options.ProbeTimeout, master: master}
-	})
-	if err != nil {
-		return nil, openError(err, options.Prefix, way)
-	}
-	return b, nil
+	return &RedisBus{bus}, nil
 }
-
-// newRedisBus connects a Bus with a partition for each way. The error is for
-// openError.
-func newRedisBus(options redisconn.Options, ways []*redisWay, dialer func(*redisWay) *redisDialer) (*RedisBus, error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	b := &RedisBus{inbox: newInbox(), cancel: cancel}
-	proofs := newRedisProofs(len(ways), ways[0].slot != "")
-	for i, way := range ways {
-		alive := make(chan struct{}, 1)
-		b.parts = append(b.parts, &redisPartition{
-			way: way,
-			pub: newRedisPublisher(ctx, dialer(way), alive),
-			sub: newRedisSubscriber(ctx, dialer(way), alive, b.inbox, proofs, i),
-		})
-	}
-	err := b.open(ctx, options)
-	if master := b.parts[0].pub.dialer.master; err == nil && master != nil {
-		err = master.Open(ctx)
-	}
-	if err != nil {
-		b.Close()
-		return nil, err
-	}
-	follow := redisconn.SentinelLag / 2
-	for _, p := range b.parts {
-		if options.ProbeInterval > 0 {
-			tick := max(options.ProbeInterval/10, 100*time.Millisecond)
-			follow = min(tick, follow)
-			b.running.Go(func() { p.prove(ctx, tick, options.ProbeTimeout) })
-		}
-		if p.pub.dialer.master != nil {
-			b.running.Go(func() { p.followMaster(ctx, follow) })
-		}
-	}
-	return b, nil
-}
-
-// open connects all links and tries what the Bus needs.
-func (b *RedisBus) open(ctx context.Context, options redisconn.Options) error {
-	errs := make([]error, len(b.parts))
-	var opening sync.WaitGroup
-	for i, p := range b.parts {
-		opening.Go(func() { errs[i] = p.open(ctx, &b.running, options.ProbeTimeout, options.ProbeInterval > 0) })
-	}
-	opening.Wait()
-	return cmp.Or(errs...)
-}
-
-// openError says what an error of open means for the user.
-func openError(err error, prefix string, way *redisWay) error {
-	said, ok := errors.AsType[redisconn.Error](err)
-	if reply, byClient := errors.AsType[redis.Error](err); byClient {
-		said, ok = redisconn.Error(reply.Error()), true
-	}
-	switch {
-	case errors.Is(err, ErrInvalid):
-		return err
-	case errors.Is(err, redisconn.ErrHelloDenied):
-		return fmt.Errorf("herald: Redis denies what the Bus needs: %w", err)
-	case ok && strings.HasPrefix(string(said), "NOPERM"):
-		return fmt.Errorf("herald: Redis denies what the Bus needs: %s: %w", way.needs(prefix), said)
-	case ok && !redisconn.IsRefusal(string(said)):
-		return fmt.Errorf("herald: Redis cannot do what the Bus needs: %w", said)
-	}
-	return fmt.Errorf("%w: %w", ErrBusDown, err)
-}
-
-// maxPublish is how much goes out together. A call with a packet that is larger
-// goes alone: Redis may refuse it (proto-max-bulk-len, which is never less), and
-// closes the connection then.
-const (
-	maxPublishItems = 1024
-	maxPublishBytes = 1 << 20
-)
 
 // Publish publishes packets, each with one PUBLISH or SPUBLISH, and waits for
 // the replies. Calls that come while others are under way go out together.
@@ -195,65 +96,35 @@ const (
 // second away at most, and returns ErrBusDown if that fails. Packets of several
 // partitions go out at the same time.
 func (b *RedisBus) Publish(ctx context.Context, packets ...Packet) error {
-	if err := b.publish(ctx, packets); err != nil {
-		return fmt.Errorf("publish: %w", err)
-	}
-	return nil
+	return redisbus.Publish(ctx, b.bus, packets)
 }
 
 // Subscribe subscribes to topics and waits for the confirmations. While Redis
 // cannot be reached it waits for the next link.
 func (b *RedisBus) Subscribe(ctx context.Context, topics ...string) error {
-	if err := b.change(ctx, commandSubscribe, topics); err != nil {
-		return fmt.Errorf("subscribe: %w", err)
-	}
-	return nil
+	return b.bus.Subscribe(ctx, topics)
 }
 
 // Unsubscribe is the opposite of Subscribe, and waits as that does.
 func (b *RedisBus) Unsubscribe(ctx context.Context, topics ...string) error {
-	if err := b.change(ctx, commandUnsubscribe, topics); err != nil {
-		return fmt.Errorf("unsubscribe: %w", err)
-	}
-	return nil
+	return b.bus.Unsubscribe(ctx, topics)
 }
 
 // Receive returns the next event.
-func (b *RedisBus) Receive(ctx context.Context) (Event, error) { return b.inbox.Receive(ctx) }
+func (b *RedisBus) Receive(ctx context.Context) (Event, error) {
+	e, err := b.bus.Receive(ctx)
+	return Event{Kind: EventKind(e.Kind), Packet: Packet(e.Packet), Topics: e.Topics, Since: e.Since, Err: e.Err}, err
+}
 
 // Reset drops all links.
-func (b *RedisBus) Reset() { b.drop(errReset) }
-
-func (b *RedisBus) drop(why error) {
-	for _, p := range b.parts {
-		p.drop(why)
-	}
-}
+func (b *RedisBus) Reset() { b.bus.Reset() }
 
 // Health returns nil while all links are up and proved healthy, and else why
 // one is not.
-func (b *RedisBus) Health() error {
-	for _, p := range b.parts {
-		if err := p.health(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+func (b *RedisBus) Health() error { return b.bus.Health() }
 
 // Close closes all links and waits for the Bus' goroutines.
 func (b *RedisBus) Close() error {
-	b.closeOnce.Do(func() {
-		b.cancel()
-		b.drop(ErrClosed)
-		b.running.Wait()
-		for _, p := range b.parts {
-			p.close()
-		}
-		if b.nodes != nil {
-			b.nodes.Close()
-		}
-		b.inbox.Close(ErrClosed)
-	})
+	b.bus.Close()
 	return nil
 }

@@ -1,4 +1,4 @@
-package herald
+package redisbus
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/batch"
+	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/inbox"
 	"github.com/heraldgo/herald/internal/redisconn"
 	"github.com/heraldgo/herald/internal/uplink"
@@ -19,28 +20,28 @@ import (
 // 1,000 cost the same for each, 100,000 twice as much.
 const maxNames = 1000
 
-// A redisChange is one call that changes the subscriptions, or proves them.
-type redisChange struct {
+// A change is one call that changes the subscriptions, or proves them.
+type change struct {
 	kind     commandKind // commandHello: a proof
 	channels []string
 	commands int // that carry it out
 	err      error
 }
 
-// A redisSubscriber owns the link that is subscribed. run connects it;
+// A subscriber owns the link that is subscribed. run connects it;
 // commits use it while it is up.
-type redisSubscriber struct {
+type subscriber struct {
 	ctx    context.Context // ends at Close
-	dialer *redisDialer
+	dialer *dialer
 	alive  chan<- struct{} // holds one; for the publisher
-	way    *redisWay
+	way    *way
 	inbox  *inbox.Inbox[Event]
-	proofs *redisProofs
-	part   int                    // in proofs, and in inbox if the Bus has several
-	echo   uplink.Echo            // of what is published on the probe's channel
-	proof  func(*redisLink) error // proves a new link over the loop; nil does not
-	batch  *batch.Batcher[*redisChange]
-	uplink *uplink.Uplink[*redisLink] // up once it is subscribed to all that is wanted
+	proofs *proofs
+	part   int               // in proofs, and in inbox if the Bus has several
+	echo   uplink.Echo       // of what is published on the probe's channel
+	proof  func(*link) error // proves a new link over the loop; nil does not
+	batch  *batch.Batcher[*change]
+	uplink *uplink.Uplink[*link] // up once it is subscribed to all that is wanted
 
 	mu     sync.Mutex
 	wanted map[string]struct{} // channels
@@ -51,16 +52,16 @@ type redisSubscriber struct {
 	arrived time.Time // when it was first subscribed there
 }
 
-func newRedisSubscriber(ctx context.Context, dialer *redisDialer, alive chan<- struct{}, in *inbox.Inbox[Event], proofs *redisProofs, part int) *redisSubscriber {
-	s := &redisSubscriber{
+func newSubscriber(ctx context.Context, dialer *dialer, alive chan<- struct{}, in *inbox.Inbox[Event], proofs *proofs, part int) *subscriber {
+	s := &subscriber{
 		ctx: ctx, dialer: dialer, alive: alive, way: dialer.way, inbox: in, proofs: proofs, part: part,
-		uplink: uplink.New(ctx, (*redisLink).reason, ErrBusDown, ErrClosed),
+		uplink: uplink.New(ctx, (*link).reason, errs.BusDown, errs.Closed),
 		wanted: make(map[string]struct{}),
 	}
-	s.batch = batch.New(batch.Config[*redisChange]{
+	s.batch = batch.New(batch.Config[*change]{
 		Ready:    func() error { _, err := s.uplink.Await(context.Background()); return err },
 		Commit:   s.commit,
-		Size:     func(c *redisChange) int { return len(c.channels) },
+		Size:     func(c *change) int { return len(c.channels) },
 		MaxItems: maxNames,
 		MaxBytes: 16 * maxNames, // channels
 	})
@@ -68,18 +69,18 @@ func newRedisSubscriber(ctx context.Context, dialer *redisDialer, alive chan<- s
 }
 
 // change subscribes or unsubscribes, and waits for the confirmations.
-func (s *redisSubscriber) change(ctx context.Context, kind commandKind, topics []string) error {
+func (s *subscriber) change(ctx context.Context, kind commandKind, topics []string) error {
 	if len(topics) == 0 {
 		return nil
 	}
-	c := &redisChange{kind: kind, channels: make([]string, len(topics))}
+	c := &change{kind: kind, channels: make([]string, len(topics))}
 	for i, topic := range topics {
 		c.channels[i] = s.way.prefix + topic
 	}
 	err := s.batch.Do(ctx, c)
 	if err != nil && ctx.Err() != nil {
-		if down := s.uplink.Health(); down != nil && !errors.Is(err, ErrClosed) {
-			return fmt.Errorf("%w: %w: %w", ErrBusDown, err, down)
+		if down := s.uplink.Health(); down != nil && !errors.Is(err, errs.Closed) {
+			return fmt.Errorf("%w: %w: %w", errs.BusDown, err, down)
 		}
 	}
 	return err
@@ -88,16 +89,16 @@ func (s *redisSubscriber) change(ctx context.Context, kind commandKind, topics [
 // prove asks for the server's role, on a Cluster for its view of that and for
 // whose the slot is, and for the count of the subscriptions.
 // A false answer makes the link dead.
-func (s *redisSubscriber) prove(ctx context.Context) error {
+func (s *subscriber) prove(ctx context.Context) error {
 	if err := s.uplink.Health(); err != nil {
 		return err
 	}
-	return s.batch.Do(ctx, &redisChange{kind: commandHello})
+	return s.batch.Do(ctx, &change{kind: commandHello})
 }
 
 // commit carries out changes, on the next link where this one dies: to
 // subscribe again does no harm.
-func (s *redisSubscriber) commit(items []*redisChange) []error {
+func (s *subscriber) commit(items []*change) []error {
 	for todo := slices.Clone(items); len(todo) > 0; {
 		link, err := s.uplink.Await(context.Background())
 		if err == nil {
@@ -108,20 +109,20 @@ func (s *redisSubscriber) commit(items []*redisChange) []error {
 				break
 			}
 		}
-		todo = slices.DeleteFunc(todo, func(c *redisChange) bool {
+		todo = slices.DeleteFunc(todo, func(c *change) bool {
 			c.err = err
 			return c.kind == commandHello || s.ctx.Err() != nil
 		})
 	}
-	errs := make([]error, len(items))
+	results := make([]error, len(items))
 	for i, c := range items {
-		errs[i] = c.err
+		results[i] = c.err
 	}
-	return errs
+	return results
 }
 
 // want notes what the next link is to be subscribed to.
-func (s *redisSubscriber) want(changes []*redisChange) {
+func (s *subscriber) want(changes []*change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range changes {
@@ -135,8 +136,8 @@ func (s *redisSubscriber) want(changes []*redisChange) {
 	}
 }
 
-func (s *redisSubscriber) encode(changes []*redisChange) *redisQuery {
-	q := new(redisQuery)
+func (s *subscriber) encode(changes []*change) *query {
+	q := new(query)
 	for _, c := range changes {
 		before := len(q.commands)
 		if c.kind == commandHello {
@@ -151,7 +152,7 @@ func (s *redisSubscriber) encode(changes []*redisChange) *redisQuery {
 
 // settle hands the answers of commands, which encode made, to the changes.
 // What Redis refuses is not wanted, or no new link would ever come up.
-func (s *redisSubscriber) settle(changes []*redisChange, commands []redisCommand) {
+func (s *subscriber) settle(changes []*change, commands []command) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range changes {
@@ -171,7 +172,7 @@ func (s *redisSubscriber) settle(changes []*redisChange, commands []redisCommand
 }
 
 // run keeps the link up until Close.
-func (s *redisSubscriber) run() {
+func (s *subscriber) run() {
 	pause := s.dialer.backoff()
 	for born := time.Now(); ; born = time.Now() {
 		link := s.uplink.Link()
@@ -189,7 +190,7 @@ func (s *redisSubscriber) run() {
 }
 
 // goDown notes that the link is down, and begins a gap.
-func (s *redisSubscriber) goDown(why error) {
+func (s *subscriber) goDown(why error) {
 	s.uplink.Down(why)
 	s.mu.Lock()
 	topics := make([]string, 0, len(s.wanted))
@@ -204,21 +205,25 @@ func (s *redisSubscriber) goDown(why error) {
 		return // that is no loss
 	}
 	if !s.isPart() {
-		s.inbox.Down(Event{Kind: EventDown, Since: since, Err: why})
+		s.inbox.Down(Event{Kind: KindDown, Since: since, Err: why})
 	} else if len(topics) > 0 {
+		oldest := s.proofs.oldest()
+		if since.Before(oldest) {
+			oldest = since
+		}
 		s.inbox.DownPart(s.part,
-			Event{Kind: EventDown, Topics: topics, Since: since, Err: why},
-			Event{Kind: EventRestored, Topics: topics},
-			Event{Kind: EventDown, Since: earliest(since, s.proofs.oldest()), Err: errInboxFull})
+			Event{Kind: KindDown, Topics: topics, Since: since, Err: why},
+			Event{Kind: KindRestored, Topics: topics},
+			Event{Kind: KindDown, Since: oldest, Err: errInboxFull})
 	}
 }
 
 // isPart says whether others carry other topics.
-func (s *redisSubscriber) isPart() bool { return len(s.proofs.parts) > 1 }
+func (s *subscriber) isPart() bool { return len(s.proofs.parts) > 1 }
 
 // connect opens a link, subscribes it to all that is wanted, and ends the gap.
-func (s *redisSubscriber) connect() error {
-	link, err := s.dialer.dial(s.ctx, newRedisInbound(s))
+func (s *subscriber) connect() error {
+	link, err := s.dialer.dial(s.ctx, newInbound(s))
 	if err == nil {
 		if err = s.resubscribe(link); err == nil {
 			err = s.proveNew(link)
@@ -250,7 +255,7 @@ func (s *redisSubscriber) connect() error {
 
 // proveNew proves a link that is subscribed to all that is wanted. That Redis
 // has confirmed that does not say that it hears whom we publish to.
-func (s *redisSubscriber) proveNew(link *redisLink) error {
+func (s *subscriber) proveNew(l *link) error {
 	select {
 	case s.alive <- struct{}{}:
 	default:
@@ -258,12 +263,12 @@ func (s *redisSubscriber) proveNew(link *redisLink) error {
 	if s.proof == nil {
 		return nil
 	}
-	return s.proof(link)
+	return s.proof(l)
 }
 
 // resubscribe makes link the present one. The commits are waiting.
-func (s *redisSubscriber) resubscribe(link *redisLink) error {
-	s.uplink.Set(link)
+func (s *subscriber) resubscribe(l *link) error {
+	s.uplink.Set(l)
 	s.mu.Lock()
 	channels := slices.AppendSeq(make([]string, 0, len(s.wanted)+2), maps.Keys(s.wanted))
 	s.mu.Unlock()
@@ -271,12 +276,12 @@ func (s *redisSubscriber) resubscribe(link *redisLink) error {
 		channels = append(channels, s.way.moved)
 	}
 	if s.ctx.Err() != nil { // Close may have seen no link to drop
-		return ErrClosed
+		return errs.Closed
 	}
 	for chunk := range slices.Chunk(append(channels, s.way.probe), 16*maxNames) {
-		q := new(redisQuery)
+		q := new(query)
 		s.way.addSubscription(q, commandSubscribe, chunk)
-		if err := link.do(q).err; err != nil {
+		if err := l.do(q).err; err != nil {
 			return err
 		}
 		for _, c := range q.commands {
@@ -290,23 +295,23 @@ func (s *redisSubscriber) resubscribe(link *redisLink) error {
 
 // proveSince notes that link has been proved healthy by questions that were
 // asked at the time start.
-func (s *redisSubscriber) proveSince(link *redisLink, start time.Time) {
-	if s.uplink.Prove(link, start) {
-		s.proofs.proved(s.part, s.dialer.master.Proved(link.server, start))
+func (s *subscriber) proveSince(l *link, start time.Time) {
+	if s.uplink.Prove(l, start) {
+		s.proofs.proved(s.part, s.dialer.master.Proved(l.server, start))
 	}
 }
 
 // drop makes the link dead, where there is one.
-func (s *redisSubscriber) drop(why error) {
+func (s *subscriber) drop(why error) {
 	if link := s.uplink.Link(); link != nil {
 		link.fail(why)
 	}
 }
 
 // close ends the committing goroutine, then the link. run must have ended.
-func (s *redisSubscriber) close() {
-	s.batch.Close(ErrClosed)
+func (s *subscriber) close() {
+	s.batch.Close(errs.Closed)
 	if link := s.uplink.Link(); link != nil {
-		link.close(ErrClosed)
+		link.close(errs.Closed)
 	}
 }

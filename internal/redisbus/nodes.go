@@ -1,4 +1,4 @@
-package herald
+package redisbus
 
 import (
 	"cmp"
@@ -14,10 +14,10 @@ import (
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
-// A redisCluster is what the links to a Redis Cluster know of it together.
+// A cluster is what the links to a Redis Cluster know of it together.
 // go-redis' client knows the nodes, and how to reach each, but it may take
 // its time to hear of a failover; a master that lives tells at once.
-type redisCluster struct {
+type cluster struct {
 	client *redis.ClusterClient // the Bus' own: what comes on its connections is metered
 
 	mu      sync.Mutex
@@ -25,7 +25,7 @@ type redisCluster struct {
 }
 
 // find returns the options of the node to dial.
-func (d *redisDialer) find(ctx context.Context) (*redis.Options, error) {
+func (d *dialer) find(ctx context.Context) (*redis.Options, error) {
 	if d.cluster == nil {
 		return d.options, nil
 	}
@@ -53,7 +53,7 @@ func (d *redisDialer) find(ctx context.Context) (*redis.Options, error) {
 }
 
 // tried notes how an attempt to open a link ended.
-func (d *redisDialer) tried(ctx context.Context, addr string, err error) {
+func (d *dialer) tried(ctx context.Context, addr string, err error) {
 	if d.cluster == nil {
 		return
 	}
@@ -78,7 +78,7 @@ func (d *redisDialer) tried(ctx context.Context, addr string, err error) {
 
 // follow notes where a node has sent the last link, and answers whether it
 // has.
-func (d *redisDialer) follow(why error) bool {
+func (d *dialer) follow(why error) bool {
 	said, ok := errors.AsType[redisconn.Error](why)
 	if !ok || d.cluster == nil {
 		return false
@@ -120,7 +120,7 @@ func isLoopback(host string) bool {
 
 // at returns the options of the node at addr. The user's NewClient may change
 // them.
-func (c *redisCluster) at(options *redis.Options, addr string) *redis.Options {
+func (c *cluster) at(options *redis.Options, addr string) *redis.Options {
 	o := *options
 	o.Addr = addr
 	client := c.client.Options().NewClient(&o)
@@ -130,7 +130,7 @@ func (c *redisCluster) at(options *redis.Options, addr string) *redis.Options {
 
 // other returns the address of some master but failed, where one is known, or
 // of best.
-func (c *redisCluster) other(failed, best string) string {
+func (c *cluster) other(failed, best string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var others []string

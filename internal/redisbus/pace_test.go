@@ -1,4 +1,4 @@
-package herald
+package redisbus
 
 import (
 	"io"
@@ -97,8 +97,8 @@ func BenchmarkRest(b *testing.B) {
 // A message is handed over while only half of the next has come.
 func TestHalfMessage(t *testing.T) {
 	server, conn := tcpPair(t)
-	in := &redisInbound{sub: &redisSubscriber{inbox: newInbox(), way: singleWay("herald", 0), proofs: newRedisProofs(1, false)}, buffer: readBuffer}
-	link := &redisLink{conn: conn, timeout: time.Second, in: in, dead: make(chan struct{}), ended: make(chan struct{})}
+	in := &inbound{sub: &subscriber{inbox: newInbox(), way: singleWay("herald", 0), proofs: newProofs(1, false)}, buffer: readBuffer}
+	link := &link{conn: conn, timeout: time.Second, in: in, dead: make(chan struct{}), ended: make(chan struct{})}
 	go link.read()
 	message := func(data string) []byte {
 		b := []byte(">3\r\n")
@@ -178,4 +178,22 @@ func TestBlockingMode(t *testing.T) {
 	reading.Go(func() { newLinkReader(conn, func() {}).Read(make([]byte, 1)) })
 	time.Sleep(10 * time.Millisecond)
 	runtime.GC()
+}
+
+// tcpPair returns the two ends of a connection.
+func tcpPair(t *testing.T) (client, server net.Conn) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if client, err = net.Dial("tcp", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	if server, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	return client, server
 }

@@ -1,4 +1,4 @@
-package herald
+package redisbus
 
 import (
 	"context"
@@ -10,10 +10,10 @@ import (
 )
 
 // followMaster drops the links if the master is another server than theirs.
-func (p *redisPartition) followMaster(ctx context.Context, tick time.Duration) {
+func (p *partition) followMaster(ctx context.Context, tick time.Duration) {
 	p.pub.dialer.master.Follow(ctx, tick, func(server string) {
 		pub, _ := p.pub.state()
-		for _, link := range []*redisLink{p.sub.uplink.Link(), pub} {
+		for _, link := range []*link{p.sub.uplink.Link(), pub} {
 			if link != nil && link.server != server {
 				link.fail(redisconn.ErrMoved)
 			}
@@ -29,39 +29,39 @@ type lastTaken struct {
 }
 
 // noteTaken notes that link has taken a publication.
-func (p *redisPublisher) noteTaken(link *redisLink) {
+func (p *publisher) noteTaken(l *link) {
 	if p.dialer.master == nil {
 		return
 	}
 	now := time.Now()
-	proved := p.dialer.master.Proved(link.server, now)
+	proved := p.dialer.master.Proved(l.server, now)
 	if proved.IsZero() {
 		proved = p.born
-		if p.last.server == link.server {
+		if p.last.server == l.server {
 			proved = p.last.proved
 		}
 	}
-	p.last = lastTaken{link.server, proved, now}
+	p.last = lastTaken{l.server, proved, now}
 }
 
 // tellMoved publishes on a new link that what was published on the last one
 // may be lost, where that led to another server.
-func (p *redisPublisher) tellMoved(link *redisLink) error {
-	if p.last.server == "" || p.last.server == link.server {
+func (p *publisher) tellMoved(l *link) error {
+	if p.last.server == "" || p.last.server == l.server {
 		return nil
 	}
 	data := binary.BigEndian.AppendUint64(nil, uint64(time.Since(p.last.proved)))
 	data = binary.BigEndian.AppendUint64(data, uint64(time.Since(p.last.at)))
-	q := &redisQuery{bytes: resp.AppendCommand(nil, 3), commands: []redisCommand{{kind: commandPublish}}}
+	q := &query{bytes: resp.AppendCommand(nil, 3), commands: []command{{kind: commandPublish}}}
 	for _, word := range []string{"PUBLISH", p.dialer.way.moved, string(data)} {
 		q.bytes = resp.AppendWord(q.bytes, word)
 	}
-	return link.do(q).err
+	return l.do(q).err
 }
 
 // tookMoved takes another Bus' notice. What was published elsewhere before we
 // came to this server we have heard there, or it lies in the gap of the move.
-func (in *redisInbound) tookMoved(data []byte) {
+func (in *inbound) tookMoved(data []byte) {
 	if len(data) != 16 {
 		return
 	}
@@ -80,6 +80,6 @@ func (in *redisInbound) tookMoved(data []byte) {
 		since = arrived
 	}
 	in.flush()
-	s.inbox.Down(Event{Kind: EventDown, Since: since, Err: redisconn.ErrMoved})
+	s.inbox.Down(Event{Kind: KindDown, Since: since, Err: redisconn.ErrMoved})
 	s.inbox.Restore()
 }

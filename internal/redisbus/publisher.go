@@ -1,4 +1,4 @@
-package herald
+package redisbus
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/backoff"
 	"github.com/heraldgo/herald/internal/batch"
+	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/redisconn"
 	"github.com/heraldgo/herald/internal/resp"
 )
@@ -18,7 +19,7 @@ import (
 // nothing of the caller's is used once a call has been given up.
 type publication struct {
 	bytes   []byte
-	lead    []redisCommand // before the packets
+	lead    []command // before the packets
 	packets int
 }
 
@@ -42,8 +43,8 @@ func (p *publication) add(command, prefix string, packet Packet) {
 }
 
 // ask puts before the packets what shows that the link is well.
-func (p *publication) ask(w *redisWay) {
-	q := redisQuery{bytes: p.bytes}
+func (p *publication) ask(w *way) {
+	q := query{bytes: p.bytes}
 	q.add(commandHello, "HELLO")
 	if !w.sharded { // SPUBLISH itself shows whose the slot is
 		w.addOwner(&q)
@@ -51,30 +52,30 @@ func (p *publication) ask(w *redisWay) {
 	p.bytes, p.lead = q.bytes, q.commands
 }
 
-// A redisPublisher owns the link that publishes. Commits connect it anew
+// A publisher owns the link that publishes. Commits connect it anew
 // where it is dead; no other goroutine does.
-type redisPublisher struct {
+type publisher struct {
 	ctx    context.Context // ends at Close
-	dialer *redisDialer
+	dialer *dialer
 	alive  <-chan struct{} // tells that the subscriber has just connected
 	batch  *batch.Batcher[*publication]
 
 	// Of the committing goroutine.
 
 	bytes    []byte
-	commands []redisCommand
+	commands []command
 	backoff  backoff.Backoff
 	born     time.Time // of the link
 	retry    time.Time // not before it is dialed again
 	last     lastTaken // publication, but for probes
 
 	mu   sync.Mutex
-	link *redisLink
+	link *link
 	down error // why there is no link
 }
 
-func newRedisPublisher(ctx context.Context, dialer *redisDialer, alive <-chan struct{}) *redisPublisher {
-	p := &redisPublisher{ctx: ctx, dialer: dialer, alive: alive, backoff: dialer.backoff()}
+func newPublisher(ctx context.Context, dialer *dialer, alive <-chan struct{}) *publisher {
+	p := &publisher{ctx: ctx, dialer: dialer, alive: alive, backoff: dialer.backoff()}
 	p.batch = batch.New(batch.Config[*publication]{
 		Ready:    p.ready,
 		Commit:   p.commit,
@@ -86,17 +87,17 @@ func newRedisPublisher(ctx context.Context, dialer *redisDialer, alive <-chan st
 }
 
 // publish waits until p is published, and owns it.
-func (p *redisPublisher) publish(ctx context.Context, what *publication) error {
+func (p *publisher) publish(ctx context.Context, what *publication) error {
 	err := p.batch.Do(ctx, what)
 	if errors.Is(err, batch.ErrTaken) {
-		return fmt.Errorf("%w: %w", ErrUnknown, err)
+		return fmt.Errorf("%w: %w", errs.Unknown, err)
 	}
 	if cap(what.bytes) <= keepPublication {
 		publications.Put(what)
 	}
 	if err != nil && err == ctx.Err() {
 		if down := p.health(); down != nil {
-			return fmt.Errorf("%w: %w: %w", ErrBusDown, err, down)
+			return fmt.Errorf("%w: %w: %w", errs.BusDown, err, down)
 		}
 	}
 	return err
@@ -104,7 +105,7 @@ func (p *redisPublisher) publish(ctx context.Context, what *publication) error {
 
 // ready makes sure that there is a link. It tries once, after a failure when
 // the backoff is over or Redis has shown a sign of life.
-func (p *redisPublisher) ready() error {
+func (p *publisher) ready() error {
 	if link, _ := p.state(); link != nil {
 		why := link.reason()
 		if why == nil {
@@ -122,14 +123,14 @@ func (p *redisPublisher) ready() error {
 		}
 	}
 	if p.ctx.Err() != nil {
-		return ErrClosed
+		return errs.Closed
 	}
 	return p.connect()
 }
 
 // lost notes when the link may be replaced. That Redis has closed it for one
 // message that was too large is no sign that Redis is not well.
-func (p *redisPublisher) lost(why error) {
+func (p *publisher) lost(why error) {
 	if said, ok := why.(redisconn.Error); ok && closing(said) {
 		return
 	}
@@ -137,7 +138,7 @@ func (p *redisPublisher) lost(why error) {
 }
 
 // connect dials a new link.
-func (p *redisPublisher) connect() error {
+func (p *publisher) connect() error {
 	link, err := p.dialer.dial(p.ctx, nil)
 	if err == nil {
 		if err = p.tellMoved(link); err != nil {
@@ -147,23 +148,23 @@ func (p *redisPublisher) connect() error {
 	if err != nil {
 		p.retry = time.Now().Add(p.backoff.Fail())
 		p.set(nil, err)
-		return fmt.Errorf("%w: %w", ErrBusDown, err)
+		return fmt.Errorf("%w: %w", errs.BusDown, err)
 	}
 	p.born = time.Now()
 	p.set(link, nil)
 	if p.ctx.Err() != nil { // Close may have seen no link to drop
-		return ErrClosed
+		return errs.Closed
 	}
 	return nil
 }
 
 // commit publishes all in one write, and never again what may have been taken.
-func (p *redisPublisher) commit(items []*publication) []error {
+func (p *publisher) commit(items []*publication) []error {
 	p.commands = p.commands[:0]
 	for _, item := range items {
 		p.commands = append(p.commands, item.lead...)
 		for range item.packets {
-			p.commands = append(p.commands, redisCommand{kind: commandPublish})
+			p.commands = append(p.commands, command{kind: commandPublish})
 		}
 	}
 	bytes := items[0].bytes
@@ -187,29 +188,29 @@ func (p *redisPublisher) commit(items []*publication) []error {
 		p.noteTaken(link)
 	}
 	replaced := p.dialer.master.Health(link.server)
-	if replaced == nil && out.err == nil && !slices.ContainsFunc(p.commands, func(c redisCommand) bool { return c.err != nil }) {
+	if replaced == nil && out.err == nil && !slices.ContainsFunc(p.commands, func(c command) bool { return c.err != nil }) {
 		return nil
 	}
-	errs := make([]error, len(items))
+	results := make([]error, len(items))
 	at := 0
 	for i, item := range items {
 		n := len(item.lead) + item.packets
-		errs[i] = out.result(p.commands[at:at+n], out.answered-at)
-		if errs[i] == nil && replaced != nil && item.lead == nil {
-			errs[i] = fmt.Errorf("%w: %w", ErrUnknown, replaced)
+		results[i] = out.result(p.commands[at:at+n], out.answered-at)
+		if results[i] == nil && replaced != nil && item.lead == nil {
+			results[i] = fmt.Errorf("%w: %w", errs.Unknown, replaced)
 		}
 		at += n
 	}
-	return errs
+	return results
 }
 
 // exchange carries commands out, and doubts what a node has taken that has not
 // said afterwards that the slot is still its own. A replica hands an SPUBLISH on
 // to its master, where it arrives late: behind what has been published there.
-func (p *redisPublisher) exchange(link *redisLink, bytes []byte, commands []redisCommand) outcome {
-	q := redisQuery{bytes, commands}
+func (p *publisher) exchange(l *link, bytes []byte, commands []command) outcome {
+	q := query{bytes, commands}
 	p.dialer.way.addStill(&q)
-	out := link.do(&q)
+	out := l.do(&q)
 	copy(commands, q.commands) // it may have moved
 	if len(q.commands) == len(commands) {
 		return out
@@ -217,13 +218,13 @@ func (p *redisPublisher) exchange(link *redisLink, bytes []byte, commands []redi
 	why := out.err
 	if said, ok := q.commands[len(commands)].err.(redisconn.Error); ok && astray(said) && !asks(said) {
 		p.dialer.follow(said)
-		link.fail(said)
+		l.fail(said)
 		why = said
 	}
 	if why != nil {
 		for i := range commands[:min(out.answered, len(commands))] {
 			if c := &commands[i]; c.err == nil {
-				c.err = fmt.Errorf("%w: %w", ErrUnknown, why)
+				c.err = fmt.Errorf("%w: %w", errs.Unknown, why)
 			}
 		}
 	}
@@ -233,7 +234,7 @@ func (p *redisPublisher) exchange(link *redisLink, bytes []byte, commands []redi
 // follow publishes what a node has refused whose slot it is no longer, which
 // is no second time, where that has moved to. A node that refuses for another
 // reason of the Cluster's is left.
-func (p *redisPublisher) follow(bytes []byte, commands []redisCommand) {
+func (p *publisher) follow(bytes []byte, commands []command) {
 	for hops := 0; ; hops++ {
 		var refused []int
 		for i, c := range commands {
@@ -262,14 +263,14 @@ func (p *redisPublisher) follow(bytes []byte, commands []redisCommand) {
 }
 
 // repeat publishes some of the commands on a new link.
-func (p *redisPublisher) repeat(bytes []byte, commands []redisCommand, which []int) {
+func (p *publisher) repeat(bytes []byte, commands []command, which []int) {
 	var b []byte
-	again := make([]redisCommand, 0, len(which))
+	again := make([]command, 0, len(which))
 	i := 0
-	for command := range resp.Commands(bytes) {
+	for encoded := range resp.Commands(bytes) {
 		if len(again) < len(which) && which[len(again)] == i {
-			b = append(b, command...)
-			again = append(again, redisCommand{kind: commandPublish})
+			b = append(b, encoded...)
+			again = append(again, command{kind: commandPublish})
 		}
 		i++
 	}
@@ -286,12 +287,12 @@ func (p *redisPublisher) repeat(bytes []byte, commands []redisCommand, which []i
 
 // result is the outcome of some commands of an exchange, of which the first
 // answered have been answered.
-func (o outcome) result(commands []redisCommand, answered int) error {
+func (o outcome) result(commands []command, answered int) error {
 	switch {
 	case !o.written:
-		return fmt.Errorf("%w: %w", ErrBusDown, o.err)
+		return fmt.Errorf("%w: %w", errs.BusDown, o.err)
 	case answered < len(commands):
-		return fmt.Errorf("%w: %w", ErrUnknown, o.err)
+		return fmt.Errorf("%w: %w", errs.Unknown, o.err)
 	}
 	var refused error
 	n, packets := 0, 0
@@ -302,7 +303,7 @@ func (o outcome) result(commands []redisCommand, answered int) error {
 		packets++
 		if c.err != nil {
 			n++
-			if refused == nil || errors.Is(c.err, ErrUnknown) {
+			if refused == nil || errors.Is(c.err, errs.Unknown) {
 				refused = c.err
 			}
 		}
@@ -310,26 +311,26 @@ func (o outcome) result(commands []redisCommand, answered int) error {
 	if said, ok := refused.(redisconn.Error); ok {
 		refused = refusal(said)
 	}
-	if 0 < n && n < packets && !errors.Is(refused, ErrUnknown) {
-		return fmt.Errorf("%w: %d of %d packets were not taken: %w", ErrUnknown, n, packets, refused)
+	if 0 < n && n < packets && !errors.Is(refused, errs.Unknown) {
+		return fmt.Errorf("%w: %d of %d packets were not taken: %w", errs.Unknown, n, packets, refused)
 	}
 	return refused
 }
 
-func (p *redisPublisher) state() (*redisLink, error) {
+func (p *publisher) state() (*link, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.link, p.down
 }
 
-func (p *redisPublisher) set(link *redisLink, down error) {
+func (p *publisher) set(l *link, down error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.link, p.down = link, down
+	p.link, p.down = l, down
 }
 
 // health returns why nothing can be published, or nil.
-func (p *redisPublisher) health() error {
+func (p *publisher) health() error {
 	link, down := p.state()
 	if link != nil {
 		return link.reason()
@@ -338,16 +339,16 @@ func (p *redisPublisher) health() error {
 }
 
 // drop makes the link dead, where there is one.
-func (p *redisPublisher) drop(why error) {
+func (p *publisher) drop(why error) {
 	if link, _ := p.state(); link != nil {
 		link.fail(why)
 	}
 }
 
 // close ends the committing goroutine, then the link.
-func (p *redisPublisher) close() {
-	p.batch.Close(ErrClosed)
+func (p *publisher) close() {
+	p.batch.Close(errs.Closed)
 	if link, _ := p.state(); link != nil {
-		link.close(ErrClosed)
+		link.close(errs.Closed)
 	}
 }

@@ -1,4 +1,4 @@
-package herald
+package redisbus
 
 import (
 	"context"
@@ -11,12 +11,12 @@ import (
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
-// A redisDialer opens one link after the other. One goroutine at a time uses
+// A dialer opens one link after the other. One goroutine at a time uses
 // it.
-type redisDialer struct {
-	way     *redisWay
+type dialer struct {
+	way     *way
 	options *redis.Options    // of a single Redis
-	cluster *redisCluster     // or of a Cluster
+	cluster *cluster          // or of a Cluster
 	timeout time.Duration     // for an answer
 	master  *redisconn.Master // nil without Sentinels
 
@@ -32,7 +32,7 @@ const maxHops = 4
 
 // dial opens a link to a master, on a Cluster to that of the slot. in is nil
 // for a link that only publishes.
-func (d *redisDialer) dial(ctx context.Context, in *redisInbound) (*redisLink, error) {
+func (d *dialer) dial(ctx context.Context, in *inbound) (*link, error) {
 	for hops := 0; ; hops++ {
 		options, err := d.find(ctx)
 		if err != nil {
@@ -47,7 +47,7 @@ func (d *redisDialer) dial(ctx context.Context, in *redisInbound) (*redisLink, e
 }
 
 // open opens a link to one server.
-func (d *redisDialer) open(ctx context.Context, options *redis.Options, in *redisInbound) (*redisLink, error) {
+func (d *dialer) open(ctx context.Context, options *redis.Options, in *inbound) (*link, error) {
 	ctx, cancel := context.WithTimeout(ctx, options.DialTimeout+d.timeout)
 	defer cancel()
 	conn, err := redisconn.Dial(ctx, options)
@@ -59,7 +59,7 @@ func (d *redisDialer) open(ctx context.Context, options *redis.Options, in *redi
 		conn.Close()
 		return nil, err
 	}
-	l := &redisLink{
+	l := &link{
 		conn:    conn,
 		server:  conn.RemoteAddr().String(),
 		client:  client,
@@ -78,7 +78,7 @@ func (d *redisDialer) open(ctx context.Context, options *redis.Options, in *redi
 	return l, nil
 }
 
-func (d *redisDialer) checkServer(ctx context.Context, session *redis.Conn, hello any) error {
+func (d *dialer) checkServer(ctx context.Context, session *redis.Conn, hello any) error {
 	prefix, _, _ := strings.Cut(d.way.prefix, "{")
 	if d.way.slot == "" && isClusterNode(ctx, session, hello, prefix) {
 		return redisconn.ErrClusterNode
@@ -110,7 +110,7 @@ const (
 	clusterBackoff = 500 * time.Millisecond
 )
 
-func (d *redisDialer) backoff() backoff.Backoff {
+func (d *dialer) backoff() backoff.Backoff {
 	if d.cluster != nil {
 		return backoff.Backoff{Max: clusterBackoff}
 	}

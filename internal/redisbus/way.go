@@ -1,4 +1,4 @@
-package herald
+package redisbus
 
 import (
 	"crypto/rand"
@@ -11,9 +11,9 @@ import (
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// A redisWay says how the topics of a partition travel: on which channels, by
+// A way says how the topics of a partition travel: on which channels, by
 // which commands.
-type redisWay struct {
+type way struct {
 	prefix  string // of the topics' channels
 	probe   string // the channel that the Bus proves itself with
 	moved   string // where there are Sentinels: the channel of notices
@@ -23,20 +23,20 @@ type redisWay struct {
 
 // singleWay is how all topics travel on a single Redis, whose databases share
 // the channels. No topic's channel is like the others.
-func singleWay(prefix string, db int) *redisWay {
+func singleWay(prefix string, db int) *way {
 	own := prefix + ":{" + strconv.Itoa(db) + "}"
-	return &redisWay{prefix: own + ":", probe: own + "!" + rand.Text(), moved: own + "!moved"}
+	return &way{prefix: own + ":", probe: own + "!" + rand.Text(), moved: own + "!moved"}
 }
 
 // clusterWay is how the topics of a partition travel on a Cluster, whose slot
 // is that of the tag. A topic's own braces come too late to matter.
-func clusterWay(prefix, tag string, sharded bool) *redisWay {
+func clusterWay(prefix, tag string, sharded bool) *way {
 	slot := prefix + ":{" + tag + "}"
-	return &redisWay{prefix: slot + ":", probe: slot + "!" + rand.Text(), slot: slot, sharded: sharded}
+	return &way{prefix: slot + ":", probe: slot + "!" + rand.Text(), slot: slot, sharded: sharded}
 }
 
 // needs tells what a Redis user must be allowed.
-func (w *redisWay) needs(prefix string) string {
+func (w *way) needs(prefix string) string {
 	switch {
 	case w.sharded:
 		return fmt.Sprintf("allow SPUBLISH, SSUBSCRIBE, SUNSUBSCRIBE, CLUSTER INFO, CLUSTER SLOTS, GET and SET, with the channels and keys %s:{* "+
@@ -50,25 +50,25 @@ func (w *redisWay) needs(prefix string) string {
 		"(ACL SETUSER <user> +publish +subscribe +unsubscribe &%s*)", own, own)
 }
 
-// A redisQuery is commands, encoded, and what they are.
-type redisQuery struct {
+// A query is commands, encoded, and what they are.
+type query struct {
 	bytes    []byte
-	commands []redisCommand
+	commands []command
 }
 
-func (q *redisQuery) add(kind commandKind, words ...string) {
+func (q *query) add(kind commandKind, words ...string) {
 	q.bytes = resp.AppendCommand(q.bytes, len(words))
 	for _, word := range words {
 		q.bytes = resp.AppendWord(q.bytes, word)
 	}
-	q.commands = append(q.commands, redisCommand{kind: kind})
+	q.commands = append(q.commands, command{kind: kind})
 }
 
 // addServer asks whether this is a server to be linked to. HELLO is what every
 // user may call, and its reply tells the role
 // (https://redis.io/docs/latest/commands/hello). It names no version: the
 // session has spoken RESP3 from its start.
-func (w *redisWay) addServer(q *redisQuery) {
+func (w *way) addServer(q *query) {
 	q.add(commandHello, "HELLO")
 	if w.slot != "" {
 		q.add(commandInfo, "CLUSTER", "INFO")
@@ -77,7 +77,7 @@ func (w *redisWay) addServer(q *redisQuery) {
 
 // addOwner asks whether the slot is this node's, by a command that leaves
 // nothing behind.
-func (w *redisWay) addOwner(q *redisQuery) {
+func (w *way) addOwner(q *query) {
 	switch {
 	case w.sharded:
 		q.add(commandOwner, "SPUBLISH", w.probe, "")
@@ -88,7 +88,7 @@ func (w *redisWay) addOwner(q *redisQuery) {
 
 // addStill asks, behind packets, whether the slot is this node's still. That it
 // took them does not say so: a replica takes an SPUBLISH, and any node a PUBLISH.
-func (w *redisWay) addStill(q *redisQuery) {
+func (w *way) addStill(q *query) {
 	switch {
 	case w.sharded:
 		q.add(commandStill, "GET", w.slot)
@@ -98,15 +98,15 @@ func (w *redisWay) addStill(q *redisQuery) {
 }
 
 // greeting is what a new link asks.
-func (w *redisWay) greeting() *redisQuery {
-	q := new(redisQuery)
+func (w *way) greeting() *query {
+	q := new(query)
 	w.addServer(q)
 	w.addOwner(q)
 	return q
 }
 
 // addSubscription subscribes to channels, or unsubscribes.
-func (w *redisWay) addSubscription(q *redisQuery, kind commandKind, channels []string) {
+func (w *way) addSubscription(q *query, kind commandKind, channels []string) {
 	name := w.command("SUBSCRIBE")
 	if kind == commandUnsubscribe {
 		name = w.command("UNSUBSCRIBE")
@@ -117,13 +117,13 @@ func (w *redisWay) addSubscription(q *redisQuery, kind commandKind, channels []s
 		for _, channel := range chunk {
 			q.bytes = resp.AppendWord(q.bytes, channel)
 		}
-		q.commands = append(q.commands, redisCommand{kind: kind, channels: chunk})
+		q.commands = append(q.commands, command{kind: kind, channels: chunk})
 	}
 }
 
 // addProof asks the subscribed link all that shows that it is well. Sharded,
 // the subscription itself shows whose the slot is.
-func (w *redisWay) addProof(q *redisQuery) {
+func (w *way) addProof(q *query) {
 	w.addServer(q)
 	if !w.sharded {
 		w.addOwner(q)
@@ -132,7 +132,7 @@ func (w *redisWay) addProof(q *redisQuery) {
 }
 
 // command returns the name of a command on this way.
-func (w *redisWay) command(name string) string {
+func (w *way) command(name string) string {
 	if w.sharded {
 		return "S" + name
 	}

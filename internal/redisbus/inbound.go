@@ -1,4 +1,4 @@
-package herald
+package redisbus
 
 import (
 	"encoding/binary"
@@ -8,17 +8,17 @@ import (
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// A redisInbound takes what comes on one subscribed link. It belongs to the
+// A inbound takes what comes on one subscribed link. It belongs to the
 // link's reader.
-type redisInbound struct {
-	sub      *redisSubscriber
+type inbound struct {
+	sub      *subscriber
 	buffer   int                 // bytes to read at once
 	channels map[string]struct{} // all that is subscribed
 	events   []Event             // read and not yet in the inbox
 }
 
-func newRedisInbound(s *redisSubscriber) *redisInbound {
-	in := &redisInbound{sub: s, buffer: readBuffer, channels: make(map[string]struct{})}
+func newInbound(s *subscriber) *inbound {
+	in := &inbound{sub: s, buffer: readBuffer, channels: make(map[string]struct{})}
 	if s.isPart() {
 		in.buffer = partitionBuffer
 	}
@@ -30,7 +30,7 @@ const maxEvents = 256
 
 // message reads the rest of a message. A server may be late, as miniredis is
 // after an UNSUBSCRIBE, so that it need not be of a channel that is subscribed.
-func (in *redisInbound) message(r *resp.Reader) error {
+func (in *inbound) message(r *resp.Reader) error {
 	word, err := r.Peek()
 	if err != nil {
 		return err
@@ -53,7 +53,7 @@ func (in *redisInbound) message(r *resp.Reader) error {
 		in.tookMoved(data)
 		return nil
 	}
-	in.events = append(in.events, Event{Kind: EventPacket, Packet: Packet{topic, data}})
+	in.events = append(in.events, Event{Kind: KindPacket, Packet: Packet{topic, data}})
 	if len(in.events) == maxEvents {
 		in.flush()
 	}
@@ -63,7 +63,7 @@ func (in *redisInbound) message(r *resp.Reader) error {
 // confirmed takes the confirmation of one channel. Redis counts what the
 // link is subscribed to, and so do we: whatever cut a subscription off
 // without a word shows here.
-func (in *redisInbound) confirmed(kind commandKind, channel string, count int64) error {
+func (in *inbound) confirmed(kind commandKind, channel string, count int64) error {
 	if kind == commandSubscribe {
 		in.channels[channel] = struct{}{}
 	} else {
@@ -76,17 +76,17 @@ func (in *redisInbound) confirmed(kind commandKind, channel string, count int64)
 }
 
 // flush moves what has been read to the inbox.
-func (in *redisInbound) flush() {
+func (in *inbound) flush() {
 	if len(in.events) == 0 {
 		return
 	}
-	in.sub.inbox.Push(in.events, Event{Kind: EventDown, Since: in.sub.proofs.oldest(), Err: errInboxFull})
+	in.sub.inbox.Push(in.events, Event{Kind: KindDown, Since: in.sub.proofs.oldest(), Err: errInboxFull})
 	clear(in.events)
 	in.events = in.events[:0]
 }
 
 // heard takes the payload of a probe.
-func (s *redisSubscriber) heard(data []byte) {
+func (s *subscriber) heard(data []byte) {
 	if len(data) != 8 {
 		return
 	}

@@ -1,4 +1,4 @@
-package herald
+package redisbus
 
 import (
 	"crypto/tls"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/redisconn"
 	"github.com/heraldgo/herald/internal/resp"
 )
@@ -39,27 +40,27 @@ func closing(said redisconn.Error) bool {
 // refusal is the error of what Redis said for the caller of a Bus.
 func refusal(said redisconn.Error) error {
 	if redisconn.IsRefusal(string(said)) {
-		return fmt.Errorf("%w: refused by Redis: %w", ErrBusDown, said)
+		return fmt.Errorf("%w: refused by Redis: %w", errs.BusDown, said)
 	}
 	return fmt.Errorf("refused by Redis: %w", said)
 }
 
-// A redisLink is one connection to Redis: never another after it. One
+// A link is one connection to Redis: never another after it. One
 // goroutine at a time calls do, another reads.
-type redisLink struct {
+type link struct {
 	conn    net.Conn
 	server  string        // the address of the other end
 	client  *redis.Client // that opened the session; nothing but close uses it
 	timeout time.Duration // for an answer
-	in      *redisInbound // nil where nothing is subscribed
+	in      *inbound      // nil where nothing is subscribed
 
 	life  atomic.Uint64 // replies and messages read that were awaited
 	dead  chan struct{} // closed when err is set
 	ended chan struct{} // closed when the reader has ended
 
 	mu      sync.Mutex
-	current *redisExchange // that waits for replies
-	err     error          // why the link is dead
+	current *exchange // that waits for replies
+	err     error     // why the link is dead
 }
 
 type commandKind uint8
@@ -74,18 +75,18 @@ const (
 	commandUnsubscribe
 )
 
-// A redisCommand is one command of an exchange, and its answer.
-type redisCommand struct {
+// A command is one command of an exchange, and its answer.
+type command struct {
 	kind      commandKind
 	channels  []string // of subscribe and unsubscribe: each is confirmed
 	confirmed int
 	err       error // a redisconn.Error
 }
 
-// A redisExchange is a number of commands that are written together. The
+// A exchange is a number of commands that are written together. The
 // reader owns it from the write on until done is closed.
-type redisExchange struct {
-	commands []redisCommand
+type exchange struct {
+	commands []command
 	answered int // commands
 	done     chan struct{}
 }
@@ -103,8 +104,8 @@ const maxPatience = 10
 
 // do writes commands and waits until all are answered, or the link is dead.
 // A link that reads nothing for its timeout is dead.
-func (l *redisLink) do(q *redisQuery) outcome {
-	e := &redisExchange{commands: q.commands, done: make(chan struct{})}
+func (l *link) do(q *query) outcome {
+	e := &exchange{commands: q.commands, done: make(chan struct{})}
 	l.mu.Lock()
 	err := l.err
 	l.current = e
@@ -154,7 +155,7 @@ func isTimeout(err error) bool {
 }
 
 // fail makes the link dead, for the reason err. It does not block.
-func (l *redisLink) fail(err error) {
+func (l *link) fail(err error) {
 	l.mu.Lock()
 	first, waiting := l.err == nil, l.current != nil
 	if first {
@@ -178,14 +179,14 @@ func (l *redisLink) fail(err error) {
 }
 
 // close makes the link dead and waits for its reader.
-func (l *redisLink) close(err error) {
+func (l *link) close(err error) {
 	l.fail(err)
 	<-l.ended
 	l.client.Close()
 }
 
 // reason returns why the link is dead, or nil.
-func (l *redisLink) reason() error {
+func (l *link) reason() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.err
@@ -201,7 +202,7 @@ const (
 )
 
 // read reads replies and messages until the link is dead.
-func (l *redisLink) read() {
+func (l *link) read() {
 	defer close(l.ended)
 	size, before := replyBuffer, func() {}
 	if l.in != nil {
@@ -229,7 +230,7 @@ func (l *redisLink) read() {
 	}
 }
 
-func (l *redisLink) readOne(r *resp.Reader) error {
+func (l *link) readOne(r *resp.Reader) error {
 	h, err := r.Header()
 	if err != nil {
 		return err
@@ -248,7 +249,7 @@ func (l *redisLink) readOne(r *resp.Reader) error {
 }
 
 // readPush reads a message, or a confirmation of a subscription.
-func (l *redisLink) readPush(r *resp.Reader) error {
+func (l *link) readPush(r *resp.Reader) error {
 	word, err := r.Peek()
 	if err != nil {
 		return err
@@ -288,7 +289,7 @@ func (l *redisLink) readPush(r *resp.Reader) error {
 
 // expect returns the command that the confirmation is for. One that nobody
 // waits for says that someone else cut the subscription off.
-func (l *redisLink) expect(kind commandKind, channel string) (*redisCommand, error) {
+func (l *link) expect(kind commandKind, channel string) (*command, error) {
 	e := l.exchange()
 	if e != nil {
 		c := &e.commands[e.answered]
@@ -303,14 +304,14 @@ func (l *redisLink) expect(kind commandKind, channel string) (*redisCommand, err
 }
 
 // exchange returns the exchange that waits for replies, or nil.
-func (l *redisLink) exchange() *redisExchange {
+func (l *link) exchange() *exchange {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.current
 }
 
 // answered counts a command of the exchange as answered.
-func (l *redisLink) answered() {
+func (l *link) answered() {
 	e := l.exchange()
 	e.answered++
 	if e.answered < len(e.commands) {
@@ -326,7 +327,7 @@ func (l *redisLink) answered() {
 }
 
 // reply takes a reply that is no push.
-func (l *redisLink) reply(v resp.Value) error {
+func (l *link) reply(v resp.Value) error {
 	e := l.exchange()
 	if e == nil {
 		return fmt.Errorf("%w: reply to nothing", resp.ErrProtocol)

@@ -1,4 +1,4 @@
-package herald
+package redisbus
 
 import (
 	"cmp"
@@ -10,14 +10,16 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/heraldgo/herald/internal/errs"
 )
 
-// A redisPartition carries the topics of one way, by a link that publishes
+// A partition carries the topics of one way, by a link that publishes
 // and a link that is subscribed.
-type redisPartition struct {
-	way *redisWay
-	pub *redisPublisher
-	sub *redisSubscriber
+type partition struct {
+	way *way
+	pub *publisher
+	sub *subscriber
 
 	nonce atomic.Uint64 // of the last probe
 
@@ -27,13 +29,13 @@ type redisPartition struct {
 
 // open connects both links and tries what the Bus needs. running gets what
 // has to end before close.
-func (p *redisPartition) open(ctx context.Context, running *sync.WaitGroup, timeout time.Duration, proving bool) error {
+func (p *partition) open(ctx context.Context, running *sync.WaitGroup, timeout time.Duration, proving bool) error {
 	if err := p.sub.connect(); err != nil {
 		return err
 	}
-	link := p.sub.uplink.Link()
+	first := p.sub.uplink.Link()
 	if proving {
-		p.sub.proof = func(link *redisLink) error { return p.proveNew(link, timeout) }
+		p.sub.proof = func(l *link) error { return p.proveNew(l, timeout) }
 	}
 	running.Go(p.sub.run)
 	ctx, cancel := context.WithTimeout(ctx, 2*timeout)
@@ -41,16 +43,16 @@ func (p *redisPartition) open(ctx context.Context, running *sync.WaitGroup, time
 	if err := p.sub.change(ctx, commandUnsubscribe, []string{rand.Text()}); err != nil {
 		return err
 	}
-	return p.loop(ctx, link, timeout, p.sub.prove)
+	return p.loop(ctx, first, timeout, p.sub.prove)
 }
 
-// publish publishes packets, in parts where they are many.
-func (p *redisPartition) publish(ctx context.Context, packets []Packet) error {
+// publishTo publishes packets in one partition, in parts where they are many.
+func publishTo[P packet](ctx context.Context, p *partition, packets []P) error {
 	command := p.way.command("PUBLISH")
 	for sent := 0; sent < len(packets); {
 		what := newPublication()
 		for sent < len(packets) && what.packets < maxPublishItems && (what.packets == 0 || len(what.bytes) < maxPublishBytes) {
-			what.add(command, p.way.prefix, packets[sent])
+			what.add(command, p.way.prefix, Packet(packets[sent]))
 			sent++
 		}
 		first := sent == what.packets
@@ -66,23 +68,23 @@ func (p *redisPartition) publish(ctx context.Context, packets []Packet) error {
 
 // inPart is err where other packets of the call have been taken.
 func inPart(err error) error {
-	if errors.Is(err, ErrUnknown) {
+	if errors.Is(err, errs.Unknown) {
 		return err
 	}
-	return fmt.Errorf("%w: part of the packets: %w", ErrUnknown, err)
+	return fmt.Errorf("%w: part of the packets: %w", errs.Unknown, err)
 }
 
-func (p *redisPartition) drop(why error) {
+func (p *partition) drop(why error) {
 	p.sub.drop(why)
 	p.pub.drop(why)
 }
 
-func (p *redisPartition) close() {
+func (p *partition) close() {
 	p.pub.close()
 	p.sub.close()
 }
 
-func (p *redisPartition) health() error {
+func (p *partition) health() error {
 	p.mu.Lock()
 	err := p.unproved
 	p.mu.Unlock()
@@ -97,7 +99,7 @@ var errDeaf = errors.New("herald: Redis took a message, and did not hand it over
 // master, that Redis counts the subscriptions that there should be, and that
 // what one link publishes the other receives. What was published before
 // the questions were asked has then arrived before the answers.
-func (p *redisPartition) prove(ctx context.Context, tick, timeout time.Duration) {
+func (p *partition) prove(ctx context.Context, tick, timeout time.Duration) {
 	timer := time.NewTicker(tick)
 	defer timer.Stop()
 	for {
@@ -134,17 +136,17 @@ func (p *redisPartition) prove(ctx context.Context, tick, timeout time.Duration)
 }
 
 // proveNew proves a link that is to end a gap.
-func (p *redisPartition) proveNew(link *redisLink, timeout time.Duration) error {
+func (p *partition) proveNew(l *link, timeout time.Duration) error {
 	ask := func(context.Context) error { // the commits wait until the link is up
-		q := new(redisQuery)
+		q := new(query)
 		p.way.addProof(q)
-		return link.do(q).err
+		return l.do(q).err
 	}
-	return p.sub.uplink.ProveNew(link, link.dead, errDeaf, func() error {
+	return p.sub.uplink.ProveNew(l, l.dead, errDeaf, func() error {
 		// What the publisher's link has taken may be lost with that: once more
 		// each second.
 		for began := time.Now(); ; {
-			err := p.loop(p.sub.ctx, link, min(timeout, time.Second), ask)
+			err := p.loop(p.sub.ctx, l, min(timeout, time.Second), ask)
 			if err != errDeaf {
 				return err
 			}
@@ -159,7 +161,7 @@ func (p *redisPartition) proveNew(link *redisLink, timeout time.Duration) error 
 // loop publishes a number on the probe channel and waits until link, the
 // subscribed one, hears it or dies; if link is nil it only publishes. The
 // error is errDeaf itself if neither happens. ask asks link something.
-func (p *redisPartition) loop(ctx context.Context, link *redisLink, timeout time.Duration, ask func(context.Context) error) error {
+func (p *partition) loop(ctx context.Context, l *link, timeout time.Duration, ask func(context.Context) error) error {
 	nonce := p.nonce.Add(1)
 	what := newPublication()
 	what.ask(p.way)
@@ -167,7 +169,7 @@ func (p *redisPartition) loop(ctx context.Context, link *redisLink, timeout time
 	if err := p.pub.publish(ctx, what); err != nil {
 		return fmt.Errorf("probe: %w", err)
 	}
-	if link == nil {
+	if l == nil {
 		return nil
 	}
 	timer := time.NewTimer(timeout)
@@ -179,8 +181,8 @@ func (p *redisPartition) loop(ctx context.Context, link *redisLink, timeout time
 		}
 		select {
 		case <-changed:
-		case <-link.dead:
-			return fmt.Errorf("probe: %w", link.reason())
+		case <-l.dead:
+			return fmt.Errorf("probe: %w", l.reason())
 		case <-timer.C:
 			// It may have much to read: the answer to what is asked now comes
 			// behind the number.
@@ -196,25 +198,25 @@ func (p *redisPartition) loop(ctx context.Context, link *redisLink, timeout time
 	}
 }
 
-// redisProofs says, for each partition, since when packets may be lost if its
+// proofs says, for each partition, since when packets may be lost if its
 // subscription turns out to be dead.
-type redisProofs struct {
+type proofs struct {
 	cluster bool
 
 	mu    sync.Mutex
-	parts []redisProof
+	parts []proof
 }
 
-// A redisProof is when the last proof began, and the one before that. The
+// A proof is when the last proof began, and the one before that. The
 // last is not enough on a Cluster: a master that another one has just replaced
 // may not know it yet, and proves well.
-type redisProof struct {
+type proof struct {
 	last, before time.Time
 	down         bool
 }
 
-func newRedisProofs(n int, cluster bool) *redisProofs {
-	p := &redisProofs{cluster: cluster, parts: make([]redisProof, n)}
+func newProofs(n int, cluster bool) *proofs {
+	p := &proofs{cluster: cluster, parts: make([]proof, n)}
 	for i := range p.parts {
 		p.parts[i].down = true
 	}
@@ -222,15 +224,15 @@ func newRedisProofs(n int, cluster bool) *redisProofs {
 }
 
 // up notes that partition i has a new link.
-func (p *redisProofs) up(i int) {
+func (p *proofs) up(i int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	p.parts[i] = redisProof{last: now, before: now}
+	p.parts[i] = proof{last: now, before: now}
 }
 
 // proved notes a proof that began at the time start.
-func (p *redisProofs) proved(i int, start time.Time) {
+func (p *proofs) proved(i int, start time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if part := &p.parts[i]; start.After(part.last) {
@@ -240,7 +242,7 @@ func (p *redisProofs) proved(i int, start time.Time) {
 
 // down notes that partition i has lost its link, and returns since when
 // packets may have been lost.
-func (p *redisProofs) down(i int) time.Time {
+func (p *proofs) down(i int) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.parts[i].down = true
@@ -248,7 +250,7 @@ func (p *redisProofs) down(i int) time.Time {
 }
 
 // since is called with mu held.
-func (p *redisProofs) since(i int) time.Time {
+func (p *proofs) since(i int) time.Time {
 	if p.cluster {
 		return p.parts[i].before
 	}
@@ -257,7 +259,7 @@ func (p *redisProofs) since(i int) time.Time {
 
 // oldest returns since when packets may be lost if any link turns out to be
 // dead. Those that are down have told of it.
-func (p *redisProofs) oldest() time.Time {
+func (p *proofs) oldest() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	oldest := time.Now()

@@ -1,0 +1,68 @@
+package redisbus
+
+import (
+	"errors"
+	"time"
+
+	"github.com/heraldgo/herald/internal/errs"
+	"github.com/heraldgo/herald/internal/inbox"
+)
+
+// A Packet is a herald.Packet.
+type Packet struct {
+	Topic string
+	Data  []byte
+}
+
+// Packets are of this type or of herald's own, which converts to it.
+type packet interface {
+	~struct {
+		Topic string
+		Data  []byte
+	}
+}
+
+// A Kind is a herald.EventKind, with the same values.
+type Kind uint8
+
+// The kinds of events.
+const (
+	KindPacket Kind = iota + 1
+	KindDown
+	KindRestored
+)
+
+// An Event is a herald.Event.
+type Event struct {
+	Kind   Kind
+	Packet Packet
+	Topics []string
+	Since  time.Time
+	Err    error
+}
+
+// Bounds of what waits for Receive. Beyond them packets are dropped, between
+// a KindDown and a KindRestored.
+const (
+	inboxEvents = 1 << 18
+	inboxBytes  = 64 << 20
+)
+
+// eventSize is about what an Event takes beside its bytes.
+const eventSize = 128
+
+func newInbox() *inbox.Inbox[Event] {
+	return inbox.New(inbox.Config[Event]{
+		Size:     func(e Event) int { return eventSize + len(e.Packet.Data) },
+		MaxItems: inboxEvents,
+		MaxBytes: inboxBytes,
+		Restored: Event{Kind: KindRestored},
+		Refusal:  errs.Receiving,
+	})
+}
+
+// errInboxFull is why packets were dropped that nobody received.
+var errInboxFull = errors.New("herald: Receive is called too slowly")
+
+// errReset is the reason of a gap that Reset made.
+var errReset = errors.New("herald: bus was reset")
