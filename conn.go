@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/heraldgo/herald/internal/rate"
 )
 
 // A Conn is one socket of one device of a user. Its methods may be called at
@@ -49,8 +50,8 @@ type Conn struct {
 	expires atomic.Int64 // Unix nanoseconds; 0 is never
 	reading atomic.Int64 // on clock: since when a message has been coming in; 0 is none
 	pinged  atomic.Int64 // on clock: when it was pinged, since bytes last came; 0 is not
-	rate    rate         // of the reader alone
-	flow    rate         // of bytes, of the reader alone
+	rate    rate.Bucket  // of the reader alone
+	flow    rate.Bucket  // of bytes, of the reader alone
 }
 
 // ID returns the id of the connection, <node>.<counter>, which no other

@@ -8,17 +8,19 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/heraldgo/herald/internal/rate"
 )
 
 // A door bounds what handshakes may take of a node: how many a second, all
 // together and of each address and user, and how many at once.
 type door struct {
 	seed  maphash.Seed // of the keys
-	addrs *keyedRates
-	users *keyedRates
+	addrs *rate.Keyed
+	users *rate.Keyed
 
 	mu        sync.Mutex
-	rate      rate
+	rate      rate.Bucket
 	inside    int            // handshakes under way
 	insideOf  map[uint64]int // of those, by the address' key
 	suspected bool           // the log has been told of a proxy
@@ -31,8 +33,8 @@ const userBurst = 10 * time.Second
 func newDoor(c *Config) *door {
 	return &door{
 		seed:     maphash.MakeSeed(),
-		addrs:    newKeyedRates(c.HandshakeRatePerAddr, time.Second),
-		users:    newKeyedRates(c.HandshakeRatePerUser, userBurst),
+		addrs:    rate.NewKeyed(c.HandshakeRatePerAddr, time.Second),
+		users:    rate.NewKeyed(c.HandshakeRatePerUser, userBurst),
 		insideOf: make(map[uint64]int),
 	}
 }
@@ -74,7 +76,7 @@ func (h *Hub) knock(r *http.Request) (addr uint64, err error) {
 		client = r.RemoteAddr
 	}
 	addr = h.door.key(client)
-	if !h.door.addrs.allow(addr) {
+	if !h.door.addrs.Allow(addr) {
 		h.suspectProxy(r)
 		h.stats.addrLimited.Add(1)
 		return 0, &HTTPError{http.StatusTooManyRequests, "too many handshakes from this address"}
@@ -114,7 +116,7 @@ func (h *Hub) begin(addr uint64) error {
 	case limit > 0 && d.insideOf[addr] >= (limit+1)/2:
 		h.stats.addrLimited.Add(1)
 		return tooManyOfAddr
-	case limit > 0 && d.inside >= limit, !d.rate.allow(h.config.HandshakeRate):
+	case limit > 0 && d.inside >= limit, !d.rate.Allow(h.config.HandshakeRate):
 		h.stats.crowded.Add(1)
 		return &HTTPError{http.StatusServiceUnavailable, "too many handshakes"}
 	}
@@ -146,7 +148,7 @@ func (d *door) handshakes() int {
 
 // allowUser takes a token from the user's bucket.
 func (h *Hub) allowUser(user string) error {
-	if h.door.users.allow(maphash.String(h.door.seed, user)) {
+	if h.door.users.Allow(maphash.String(h.door.seed, user)) {
 		return nil
 	}
 	h.stats.userLimited.Add(1)

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+
+	"github.com/heraldgo/herald/internal/rate"
 )
 
 // The bounds of the log. Errors of several servers joined are the longest
@@ -34,7 +36,7 @@ type logKind struct {
 }
 
 type logFlow struct {
-	rate    rate
+	rate    rate.Bucket
 	leftOut int // since the last line
 }
 
@@ -69,7 +71,7 @@ func (l *logLimit) allow(kind logKind) (leftOut int, ok bool) {
 		flow = new(logFlow)
 		l.kinds[kind] = flow
 	}
-	if !flow.rate.allow(logRate) {
+	if !flow.rate.Allow(logRate) {
 		flow.leftOut++
 		return 0, false
 	}

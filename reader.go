@@ -89,7 +89,7 @@ func (c *Conn) readMessage() bool {
 		now := clock.Now()
 		c.socket.lastRead.Store(now)
 		if limit, burst := c.byteRate(); limit > 0 {
-			c.flow.unread(began, now, limit, burst)
+			c.flow.Unread(began, now, limit, burst)
 		}
 	}
 	return true
@@ -98,7 +98,7 @@ func (c *Conn) readMessage() bool {
 // allow counts a message, a ping or a pong of the client's against
 // MessageRate.
 func (c *Conn) allow() bool {
-	if c.rate.allow(c.hub.config.MessageRate) {
+	if c.rate.Allow(c.hub.config.MessageRate) {
 		return true
 	}
 	c.tooFast("more than %d messages a second", c.hub.config.MessageRate)
@@ -110,7 +110,7 @@ func (c *Conn) allow() bool {
 // takes its time is no burst.
 func (c *Conn) spend(n int) {
 	limit, burst := c.byteRate()
-	if n > 0 && limit > 0 && !c.flow.spend(c.socket.lastRead.Load(), int64(n), limit, burst) {
+	if n > 0 && limit > 0 && !c.flow.Spend(c.socket.lastRead.Load(), int64(n), limit, burst) {
 		c.tooFast("more than %d bytes a second", limit)
 	}
 }

@@ -1,4 +1,4 @@
-package herald
+package rate
 
 import (
 	"sync"
@@ -7,42 +7,42 @@ import (
 	"github.com/heraldgo/herald/internal/clock"
 )
 
-// The table of keyedRates: 256 KB when it is in use. A key needs a place only
+// The table of a Keyed: 256 KB when it is in use. A key needs a place only
 // until its bucket is full again, so that a node at its limit of 10,000
 // handshakes a second needs some 1,000.
 const (
-	keyedSets = 2 << 10
-	keyedWays = 8
+	sets = 2 << 10
+	ways = 8
 )
 
-// keyedRates are token buckets, one for each key, in a table that never grows.
-// Where a key has no place, it takes the one of the eight that is the nearest
+// Keyed is token buckets, one for each key, in a table that never grows.
+// If a key has no place, it takes the one of the eight that is the nearest
 // to full: whoever has spent the most is remembered the longest, and who loses
 // the place gains a few tokens. Nobody is refused because of others.
-type keyedRates struct {
+type Keyed struct {
 	interval int64 // nanoseconds a token; 0 is no limit
 	capacity int64 // of a bucket, in nanoseconds
 
 	mu   sync.Mutex
-	sets [][keyedWays]keyedBucket // nil until the first key
+	sets [][ways]place // nil until the first key
 }
 
-type keyedBucket struct {
+type place struct {
 	key  uint64
 	full int64 // on clock: when it will be, again
 }
 
-// newKeyedRates returns buckets that get limit tokens a second and hold as
+// NewKeyed returns buckets that get limit tokens a second and hold as
 // many as come in span. A limit below 1 is none.
-func newKeyedRates(limit int, span time.Duration) *keyedRates {
+func NewKeyed(limit int, span time.Duration) *Keyed {
 	if limit < 1 {
-		return &keyedRates{}
+		return &Keyed{}
 	}
-	return &keyedRates{interval: max(int64(time.Second)/int64(limit), 1), capacity: int64(span)}
+	return &Keyed{interval: max(int64(time.Second)/int64(limit), 1), capacity: int64(span)}
 }
 
-// allow takes a token from the key's bucket, if there is one.
-func (r *keyedRates) allow(key uint64) bool {
+// Allow takes a token from the key's bucket, if there is one.
+func (r *Keyed) Allow(key uint64) bool {
 	if r.interval == 0 {
 		return true
 	}
@@ -50,7 +50,7 @@ func (r *keyedRates) allow(key uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.sets == nil {
-		r.sets = make([][keyedWays]keyedBucket, keyedSets)
+		r.sets = make([][ways]place, sets)
 	}
 	b := r.bucket(key)
 	full := max(b.full, now) + r.interval
@@ -62,8 +62,8 @@ func (r *keyedRates) allow(key uint64) bool {
 }
 
 // bucket returns the key's bucket, a full one if it had none.
-func (r *keyedRates) bucket(key uint64) *keyedBucket {
-	set := &r.sets[key%keyedSets]
+func (r *Keyed) bucket(key uint64) *place {
+	set := &r.sets[key%sets]
 	b := &set[0]
 	for i := range set {
 		if set[i].key == key {
@@ -73,6 +73,6 @@ func (r *keyedRates) bucket(key uint64) *keyedBucket {
 			b = &set[i]
 		}
 	}
-	*b = keyedBucket{key: key}
+	*b = place{key: key}
 	return b
 }

@@ -1,4 +1,4 @@
-package herald
+package rate
 
 import (
 	"hash/maphash"
@@ -11,12 +11,12 @@ import (
 )
 
 // Each key has a bucket of its own, that holds what comes in the span.
-func TestKeyedRates(t *testing.T) {
+func TestKeyed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newKeyedRates(10, 2*time.Second)
+		r := NewKeyed(10, 2*time.Second)
 		take := func(key uint64, n int) (taken int) {
 			for range n {
-				if r.allow(key) {
+				if r.Allow(key) {
 					taken++
 				}
 			}
@@ -35,7 +35,7 @@ func TestKeyedRates(t *testing.T) {
 				t.Errorf("%+v: got %d", step, got)
 			}
 		}
-		if off := newKeyedRates(-1, time.Second); !off.allow(1) || off.sets != nil {
+		if off := NewKeyed(-1, time.Second); !off.Allow(1) || off.sets != nil {
 			t.Error("a limit that is off is one")
 		}
 	})
@@ -43,37 +43,37 @@ func TestKeyedRates(t *testing.T) {
 
 // A flood of keys makes the table no larger, free nobody who has spent the
 // bucket, and have nobody refused who has not.
-func TestKeyedRatesUnderManyKeys(t *testing.T) {
+func TestKeyedUnderManyKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newKeyedRates(10, time.Second)
+		r := NewKeyed(10, time.Second)
 		seed := maphash.MakeSeed()
 		spent := maphash.String(seed, "mallory")
-		for r.allow(spent) {
+		for r.Allow(spent) {
 		}
 		for i := range 200_000 {
-			if key := maphash.Comparable(seed, i); !r.allow(key) && key != spent {
+			if key := maphash.Comparable(seed, i); !r.Allow(key) && key != spent {
 				t.Fatalf("key %d was refused its first token", i)
 			}
 		}
-		if r.allow(spent) {
+		if r.Allow(spent) {
 			t.Error("a flood of other keys filled the bucket of one that had spent it")
 		}
-		if len(r.sets) != keyedSets {
+		if len(r.sets) != sets {
 			t.Errorf("%d sets", len(r.sets))
 		}
 	})
 }
 
 // All goroutines together get what one would.
-func TestKeyedRatesRace(t *testing.T) {
+func TestKeyedRace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newKeyedRates(1_000, time.Second)
+		r := NewKeyed(1_000, time.Second)
 		var taken [4]atomic.Int64
 		var all sync.WaitGroup
 		for range 8 {
 			all.Go(func() {
 				for range 4_000 {
-					if key := rand.N(uint64(len(taken))); r.allow(key) {
+					if key := rand.N(uint64(len(taken))); r.Allow(key) {
 						taken[key].Add(1)
 					}
 				}
@@ -88,11 +88,11 @@ func TestKeyedRatesRace(t *testing.T) {
 	})
 }
 
-func BenchmarkKeyedRates(b *testing.B) {
-	r := newKeyedRates(1_000, time.Second)
+func BenchmarkKeyed(b *testing.B) {
+	r := NewKeyed(1_000, time.Second)
 	b.RunParallel(func(pb *testing.PB) {
 		for key := rand.Uint64(); pb.Next(); key++ {
-			r.allow(key)
+			r.Allow(key)
 		}
 	})
 }
