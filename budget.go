@@ -250,7 +250,7 @@ func (h *Hub) shares(refs map[*byte]int) (shares []share) {
 func (c *Conn) appendWaiting(dst []waiting) []waiting {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.queue.appendUnderWay(c.queue.appendWaiting(dst, c.queue.frames.n))
+	return c.queue.appendUnderWay(c.queue.appendWaiting(dst, c.queue.frames.Len()))
 }
 
 func (q *queue) appendUnderWay(dst []waiting) []waiting {
@@ -263,7 +263,7 @@ func (q *queue) appendUnderWay(dst []waiting) []waiting {
 // appendWaiting appends the first n frames that nobody has taken.
 func (q *queue) appendWaiting(dst []waiting, n int) []waiting {
 	for i := range n {
-		f := *q.frames.at(i)
+		f := *q.frames.At(i)
 		dst = append(dst, waiting{&f[len(f)-1], len(f) + frameCost})
 	}
 	return dst
@@ -276,7 +276,7 @@ func (c *Conn) shed() (given []waiting) {
 	h := c.hub
 	c.mu.Lock()
 	q := &c.queue
-	n := q.frames.n
+	n := q.frames.Len()
 	switch {
 	case c.state >= connClosing && n == 0:
 		given = q.appendUnderWay(nil)
@@ -289,9 +289,9 @@ func (c *Conn) shed() (given []waiting) {
 	}
 	given = q.appendWaiting(nil, n)
 	for range n {
-		q.bytes -= len(q.frames.pop())
+		q.bytes -= len(q.frames.Pop())
 	}
-	if q.frames.n == 0 {
+	if q.frames.Len() == 0 {
 		q.forget()
 	}
 	change := q.settle()

@@ -269,7 +269,7 @@ func TestCorkedUntilOnConnectReturns(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r.await("corked messages", func() bool { return queueOf(c).frames.n == 5 })
+		r.await("corked messages", func() bool { q := queueOf(c); return q.frames.Len() == 5 })
 		return ws, c
 	}
 	ws, c := connect()

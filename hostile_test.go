@@ -204,8 +204,8 @@ func TestFloods(t *testing.T) {
 			if n := r.Stats().MessagesReceived; n > 250 {
 				t.Errorf("%d messages were taken", n)
 			}
-			if q := queueOf(conn); len(q.frames.buf) > 0 || q.pong != nil {
-				t.Errorf("the queue keeps %d frames, pong %q", len(q.frames.buf), q.pong)
+			if q := queueOf(conn); len(q.frames.Buf) > 0 || q.pong != nil {
+				t.Errorf("the queue keeps %d frames, pong %q", len(q.frames.Buf), q.pong)
 			}
 			r.clean()
 		})

@@ -1,6 +1,10 @@
 package herald
 
-import "github.com/heraldgo/herald/internal/wsframe"
+import (
+	"github.com/heraldgo/herald/internal/wsframe"
+
+	"github.com/heraldgo/herald/internal/ring"
+)
 
 // Who writes to a Conn's socket. At any time it is one owner: nobody, a
 // writer that has the Conn on its list, or a goroutine that drains it.
@@ -22,7 +26,7 @@ type queue struct {
 
 	// Frames that nobody has taken yet.
 
-	frames ring[[]byte]
+	frames ring.Ring[[]byte]
 	first  [1][]byte // the memory of frames while there is one
 	bytes  int       // of frames, and of those under way
 
@@ -93,15 +97,15 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 }
 
 func (q *queue) put(frame []byte) {
-	if q.frames.buf == nil {
-		q.frames.buf = q.first[:]
+	if q.frames.Buf == nil {
+		q.frames.Buf = q.first[:]
 	}
-	q.frames.push(frame)
+	q.frames.Push(frame)
 	q.bytes += len(frame)
 }
 
 // size is how many frames there are, those under way included.
-func (q *queue) size() int { return q.frames.n + q.out }
+func (q *queue) size() int { return q.frames.Len() + q.out }
 
 func (q *queue) full(config *Config, n int) bool {
 	return q.size() >= config.QueueMessages || q.bytes+n > config.QueueBytes
@@ -115,8 +119,8 @@ func (q *queue) busy(config *Config) bool {
 // makeRoom drops the oldest frames of a full queue that are not under way,
 // until n bytes fit.
 func (q *queue) makeRoom(config *Config, n int) (dropped int, fits bool) {
-	for !fits && q.frames.n > 0 {
-		q.bytes -= len(q.frames.pop())
+	for !fits && q.frames.Len() > 0 {
+		q.bytes -= len(q.frames.Pop())
 		dropped++
 		fits = !q.full(config, n)
 	}
@@ -145,7 +149,7 @@ func (c *Conn) pong(frame []byte) {
 
 // clear drops the frames that are not under way.
 func (q *queue) clear() (dropped int) {
-	dropped = q.frames.n
+	dropped = q.frames.Len()
 	q.bytes = q.outBytes
 	q.forget()
 	return dropped
@@ -161,10 +165,10 @@ func (q *queue) empty() (dropped int) {
 }
 
 // forget gives up the memory of the frames.
-func (q *queue) forget() { q.frames, q.first[0] = ring[[]byte]{}, nil }
+func (q *queue) forget() { q.frames, q.first[0] = ring.Ring[[]byte]{}, nil }
 
 func (q *queue) hasWork() bool {
-	return len(q.rest) > 0 || q.frames.n > 0 || q.ping || q.pong != nil || q.closeFrame != nil
+	return len(q.rest) > 0 || q.frames.Len() > 0 || q.ping || q.pong != nil || q.closeFrame != nil
 }
 
 // claim makes the Conn someone's, if it is nobody's and there is something
@@ -214,13 +218,13 @@ func (q *queue) take(buf []byte) (p []byte, joined bool) {
 	if q.ping {
 		buf, q.ping = append(buf, wsframe.Ping, 0), false
 	}
-	if alone := q.frames.n == 1 && q.closeFrame == nil; len(buf) == 0 && q.frames.n > 0 && (alone || len(*q.frames.at(0)) >= flushSize/2) {
+	if alone := q.frames.Len() == 1 && q.closeFrame == nil; len(buf) == 0 && q.frames.Len() > 0 && (alone || len(*q.frames.At(0)) >= flushSize/2) {
 		return q.takeFrame(), false
 	}
-	for q.frames.n > 0 && len(buf)+len(*q.frames.at(0)) <= flushSize {
+	for q.frames.Len() > 0 && len(buf)+len(*q.frames.At(0)) <= flushSize {
 		buf = append(buf, q.takeFrame()...)
 	}
-	if q.frames.n == 0 && q.closeFrame != nil {
+	if q.frames.Len() == 0 && q.closeFrame != nil {
 		buf, q.closeFrame = append(buf, q.closeFrame...), nil
 	}
 	if len(buf) == 0 {
@@ -231,8 +235,8 @@ func (q *queue) take(buf []byte) (p []byte, joined bool) {
 
 // takeFrame takes the first frame. An idle Conn holds no memory for frames.
 func (q *queue) takeFrame() []byte {
-	frame := q.frames.pop()
-	if q.frames.n == 0 {
+	frame := q.frames.Pop()
+	if q.frames.Len() == 0 {
 		q.forget()
 	}
 	q.out++

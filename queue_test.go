@@ -83,8 +83,8 @@ func TestQueue(t *testing.T) {
 				flush()
 			}
 			sum := q.outBytes
-			for i := range q.frames.n {
-				sum += len(*q.frames.at(i))
+			for i := range q.frames.Len() {
+				sum += len(*q.frames.At(i))
 			}
 			if sum != q.bytes || q.size() > config.QueueMessages || q.bytes > config.QueueBytes {
 				t.Fatalf("seed %d: %d frames, %d bytes counted, %d there", seed, q.size(), q.bytes, sum)
@@ -99,7 +99,7 @@ func TestQueue(t *testing.T) {
 		if err := checkStream(got, append(want, closeFrame(StatusNormal, "end"))); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
-		if q.frames.buf != nil || q.first[0] != nil || q.rest != nil || q.bytes != 0 || q.out != 0 {
+		if q.frames.Buf != nil || q.first[0] != nil || q.rest != nil || q.bytes != 0 || q.out != 0 {
 			t.Fatalf("seed %d: an empty queue holds %d frames, %d bytes", seed, q.size(), q.bytes)
 		}
 	}

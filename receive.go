@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/heraldgo/herald/internal/ring"
 	"github.com/heraldgo/herald/internal/wsframe"
 )
 
@@ -136,7 +137,7 @@ func (h *Hub) deliver(e *envelope, conns []*Conn) {
 // messages need be remembered.
 type copies struct {
 	had   map[copyKey]map[uint64]struct{}
-	order ring[copyKey]
+	order ring.Ring[copyKey]
 	conns int // in all of had, but for the last
 }
 
@@ -160,16 +161,16 @@ func (s *copies) of(sender string, id uint64) map[uint64]struct{} {
 	if s.had == nil {
 		s.had = make(map[copyKey]map[uint64]struct{})
 	}
-	if n := s.order.n; n > 0 {
-		s.conns += len(s.had[*s.order.at(n - 1)])
+	if n := s.order.Len(); n > 0 {
+		s.conns += len(s.had[*s.order.At(n - 1)])
 	}
-	for s.order.n >= maxCopies || s.conns > maxCopyConns && s.order.n > 1 {
-		oldest := s.order.pop()
+	for s.order.Len() >= maxCopies || s.conns > maxCopyConns && s.order.Len() > 1 {
+		oldest := s.order.Pop()
 		s.conns -= len(s.had[oldest])
 		delete(s.had, oldest)
 	}
 	had := make(map[uint64]struct{})
 	s.had[key] = had
-	s.order.push(key)
+	s.order.Push(key)
 	return had
 }

@@ -16,8 +16,8 @@ func TestCopiesAreBounded(t *testing.T) {
 			if again := s.of("node", id); len(again) != int(conns) {
 				t.Fatalf("%d of %d Conns are remembered of the latest", len(again), conns)
 			}
-			if len(s.had) != s.order.n || len(s.had) > maxCopies {
-				t.Fatalf("%d messages are remembered, %d in order", len(s.had), s.order.n)
+			if len(s.had) != s.order.Len() || len(s.had) > maxCopies {
+				t.Fatalf("%d messages are remembered, %d in order", len(s.had), s.order.Len())
 			}
 		}
 		sum := 0

@@ -140,8 +140,8 @@ func TestStalledReaderAmong500(t *testing.T) {
 			if cause := context.Cause(conn.ctx); closeCode(cause) != StatusTooSlow || !errors.Is(cause, ErrTooSlow) {
 				t.Fatalf("cause %v after %d messages", cause, sent)
 			}
-			if q := queueOf(conn); q.frames.n > 0 {
-				t.Errorf("%d frames are kept, %d are under way", q.frames.n, q.out)
+			if q := queueOf(conn); q.frames.Len() > 0 {
+				t.Errorf("%d frames are kept, %d are under way", q.frames.Len(), q.out)
 			}
 			s := r.Stats()
 			if s.TooSlow != 1 || s.Dropped == 0 || s.Dropped > 65 {
