@@ -93,8 +93,11 @@ func TestQueue(t *testing.T) {
 		if q.closeFrame = closeFrame(StatusNormal, "end"); random.IntN(2) == 0 {
 			want = want[:len(want)-q.clear()]
 		}
-		for q.hasWork() {
+		for range 100 {
 			flush1(&q, buf, &got)
+		}
+		if q.hasWork() {
+			t.Fatalf("seed %d: there is work left when all is written", seed)
 		}
 		if err := checkStream(got, append(want, closeFrame(StatusNormal, "end"))); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
@@ -127,6 +130,144 @@ func checkStream(got []byte, want [][]byte) error {
 			return nil
 		}
 		return fmt.Errorf("after %d of %d frames comes % x", i, len(want), got[:min(len(got), 20)])
+	}
+}
+
+// What a queue has room for, and from when on a volatile message is one too
+// many: what is under way counts.
+func TestQueueBounds(t *testing.T) {
+	config := Config{QueueMessages: 8, QueueBytes: 1000}
+	for _, test := range []struct {
+		frames, out, bytes int
+		n                  int // bytes of one more
+		full, busy         bool
+	}{
+		{frames: 0, bytes: 0, n: 1000},
+		{frames: 0, bytes: 0, n: 1001, full: true},
+		{frames: 1, bytes: 250, n: 750},
+		{frames: 1, bytes: 250, n: 751, full: true},
+		{frames: 1, bytes: 251, n: 1, busy: true},
+		{frames: 2, n: 1},
+		{frames: 1, out: 1, n: 1},
+		{frames: 3, n: 1, busy: true},
+		{frames: 1, out: 2, n: 1, busy: true},
+		{frames: 6, out: 1, n: 1, busy: true},
+		{frames: 6, out: 2, n: 1, full: true, busy: true},
+	} {
+		var q queue
+		for range test.frames {
+			q.put(nil)
+		}
+		q.out, q.bytes = test.out, test.bytes
+		if got := q.full(&config, test.n); got != test.full {
+			t.Errorf("%+v: full: %v", test, got)
+		}
+		if got := q.busy(&config); got != test.busy {
+			t.Errorf("%+v: busy: %v", test, got)
+		}
+		if q.blocked = true; !q.busy(&config) {
+			t.Errorf("%+v: blocked and not busy", test)
+		}
+	}
+}
+
+// What is taken at once: a frame that is alone or large as it is, others joined
+// as far as they fit, and the close frame behind the last.
+func TestQueueTake(t *testing.T) {
+	const half = flushSize / 2
+	for _, test := range []struct {
+		frames []int // bytes of them
+		ping   bool
+		closes bool
+
+		out    int // frames that are taken
+		joined bool
+		ends   bool // with the close frame
+	}{
+		{},
+		{frames: []int{100}, out: 1},
+		{frames: []int{100, 100}, out: 2, joined: true},
+		{frames: []int{half, 100}, out: 1},
+		{frames: []int{half - 1, 100}, out: 2, joined: true},
+		{frames: []int{100, half}, out: 2, joined: true},
+		{frames: []int{100, flushSize - 100}, out: 2, joined: true},
+		{frames: []int{100, flushSize - 99}, out: 1, joined: true},
+		{frames: []int{flushSize + 1, 100}, out: 1},
+		{frames: []int{100, 100, flushSize - 200, 1}, out: 3, joined: true},
+		{ping: true, joined: true},
+		{ping: true, frames: []int{100}, out: 1, joined: true},
+		{ping: true, frames: []int{half, 100}, out: 2, joined: true},
+		{closes: true, joined: true, ends: true},
+		{closes: true, frames: []int{100}, out: 1, joined: true, ends: true},
+		{closes: true, frames: []int{half}, out: 1},
+		{closes: true, frames: []int{100, flushSize}, out: 1, joined: true},
+	} {
+		var q queue
+		for _, n := range test.frames {
+			q.put(make([]byte, n))
+		}
+		if q.ping = test.ping; test.closes {
+			q.closeFrame = closeFrame(StatusNormal, "end")
+		}
+		if had := len(test.frames) > 0 || test.ping || test.closes; q.hasWork() != had {
+			t.Errorf("%+v: there is work: %v", test, q.hasWork())
+		}
+		p, joined := q.take(make([]byte, 0, flushSize))
+		if q.out != test.out || joined != test.joined || q.closeSent != test.ends || q.ping {
+			t.Errorf("%+v: %d are taken, joined %v, with the close frame %v, the ping stays: %v", test, q.out, joined, q.closeSent, q.ping)
+		}
+		want := len(p)
+		for _, n := range test.frames[:test.out] {
+			want -= n
+		}
+		if test.ping {
+			want -= 2
+		}
+		if test.ends {
+			want -= len(q.closeFrame)
+		}
+		if want != 0 {
+			t.Errorf("%+v: there are %d bytes too many", test, want)
+		}
+		if n := q.written(); n != test.out || q.out != 0 || q.outBytes != 0 {
+			t.Errorf("%+v: written are %d, left under way %d", test, n, q.out)
+		}
+	}
+}
+
+// Of what is taken what the socket did not take comes first, and alone; and
+// nothing of a queue whose socket is closed.
+func TestQueueRest(t *testing.T) {
+	var q queue
+	q.put([]byte("frame"))
+	q.ping = true
+	q.rest = []byte("rest")
+	if p, joined := q.take(nil); string(p) != "rest" || joined || !q.ping || q.out != 0 {
+		t.Errorf("taken is %q, joined %v", p, joined)
+	}
+	q.rest = nil
+	q.put([]byte("another"))
+	if n := q.clear(); n != 2 || q.size() != 0 || q.bytes != 0 {
+		t.Errorf("dropped are %d, %d stay, %d bytes", n, q.size(), q.bytes)
+	}
+}
+
+// A full queue gives up as many of its oldest as one more needs, if that is
+// possible.
+func TestQueueMakesRoom(t *testing.T) {
+	config := Config{QueueMessages: 8, QueueBytes: 1000}
+	for _, test := range []struct {
+		n       int
+		dropped int
+		fits    bool
+	}{{300, 1, true}, {301, 2, true}, {1000, 8, true}, {1001, 8, false}} {
+		var q queue
+		for range 8 {
+			q.put(make([]byte, 100))
+		}
+		if dropped, fits := q.makeRoom(&config, test.n); dropped != test.dropped || fits != test.fits || q.size() != 8-dropped || q.bytes != 100*q.size() {
+			t.Errorf("for %d bytes %d are dropped, it fits: %v; %d bytes stay", test.n, dropped, fits, q.bytes)
+		}
 	}
 }
 

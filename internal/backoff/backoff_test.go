@@ -84,8 +84,13 @@ func TestReconnect(t *testing.T) {
 
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		begin = time.Now()
-		if b.Reconnect(ctx, 0, func() error { return errors.New("never") }) {
+		begin, tries = time.Now(), 0
+		if b.Reconnect(ctx, 0, func() error {
+			if tries++; tries > 1000 {
+				t.Fatal("it does not wait")
+			}
+			return errors.New("never")
+		}) {
 			t.Error("connected, it says")
 		}
 		if got := time.Since(begin); got != time.Minute {

@@ -135,6 +135,7 @@ func TestCauseWithoutDone(t *testing.T) {
 		ctx, release := New(time.Second, errTimeout).Now().Bound(callers)
 		defer release()
 		time.Sleep(time.Second)
+		synctest.Wait() // for the deadline's timer, which is due at the same time
 		if err := ctx.Err(); err != context.DeadlineExceeded {
 			t.Error(err)
 		}
@@ -175,7 +176,7 @@ func TestValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, release := New(time.Second, errTimeout).Now().Bound(context.WithValue(context.Background(), key{}, 1))
 		defer release()
-		for _, f := range []func(){func() {}, func() { ctx.Done() }, func() { time.Sleep(time.Second); ctx.Err() }} {
+		for _, f := range []func(){func() {}, func() { ctx.Done() }, func() { time.Sleep(time.Second); synctest.Wait(); ctx.Err() }} {
 			f()
 			if ctx.Value(key{}) != 1 {
 				t.Error("the value is gone")

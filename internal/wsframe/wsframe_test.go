@@ -27,6 +27,9 @@ func TestCutControl(t *testing.T) {
 			if !ok || !bytes.Equal(frame, whole) {
 				t.Fatalf("%#x of %d bytes: got %x, %t", first, n, frame, ok)
 			}
+			if _, ok := CutControl(whole); !ok {
+				t.Fatalf("%#x of %d bytes was not taken alone", first, n)
+			}
 			for cut := range whole {
 				if _, ok := CutControl(whole[:cut]); ok {
 					t.Fatalf("%#x of %d bytes, of which %d are there, was taken", first, n, cut)
