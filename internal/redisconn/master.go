@@ -71,7 +71,8 @@ type Master struct {
 	server string    // that a majority has last named; "" at first
 	named  time.Time // when it did
 	why    error     // why not since
-	led    time.Time // when go-redis has last led to a server
+	ledTo  string    // the server that go-redis has last led to
+	led    time.Time // when it did
 }
 
 // NewMaster returns what follows the master of a client's Sentinels, or nil.
@@ -99,12 +100,22 @@ func (m *Master) confirm(server string, at time.Time) {
 	m.why = nil
 }
 
-// confirmLed confirms the server that go-redis has led to.
+// confirmLed confirms the server if go-redis has led to it.
 func (m *Master) confirmLed(server string) {
+	if led := m.lastLed(server); !led.IsZero() {
+		m.confirm(server, led)
+	}
+}
+
+// lastLed returns when go-redis has last led to a server; zero if it has led
+// elsewhere since.
+func (m *Master) lastLed(server string) time.Time {
 	m.mu.Lock()
-	led := m.led
-	m.mu.Unlock()
-	m.confirm(server, led)
+	defer m.mu.Unlock()
+	if m.ledTo != server {
+		return time.Time{}
+	}
+	return m.led
 }
 
 func (m *Master) doubt(why error) {
@@ -215,10 +226,11 @@ func (m *Master) ask(ctx context.Context, tick time.Duration, lead func(server s
 			m.doubt(err)
 			continue
 		}
+		server := conn.RemoteAddr().String()
 		m.mu.Lock()
-		m.led = start
+		m.ledTo, m.led = server, start
 		m.mu.Unlock()
-		lead(conn.RemoteAddr().String())
+		lead(server)
 		select {
 		case conns <- conn:
 		default:
@@ -229,8 +241,8 @@ func (m *Master) ask(ctx context.Context, tick time.Duration, lead func(server s
 
 // isNamed says whether the server is the one that Sentinels name. A Dialer of
 // the user's may reach it at an address that they do not know. That is learned,
-// the first one only if they are settled: in the middle of a failover the new
-// master may be called by the old one's name. Until then it is not known.
+// the first one only if the name is settled, for in the middle of a failover it
+// may be that of another server. Until then it is not known.
 func (m *Master) isNamed(ctx context.Context, server, name string, settled bool) (is, known bool) {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()

@@ -20,8 +20,9 @@ type sentinelEar struct {
 	server string        // its address
 	client *redis.Client // that opened the session
 	r      *resp.Reader
-	since  time.Time // when it was opened
 	asked  time.Time // what comes next was published later
+	name   string    // that a majority has given since the time named
+	named  time.Time
 }
 
 // listenEach is how often what the Sentinels say is taken: often enough to tell
@@ -51,7 +52,7 @@ func (m *Master) attend(ctx context.Context, conn net.Conn) error {
 		conn.Close()
 		return err
 	}
-	m.ear = &sentinelEar{conn, server, client, resp.NewReader(conn, earBuffer), start, start}
+	m.ear = &sentinelEar{conn, server, client, resp.NewReader(conn, earBuffer), start, "", time.Time{}}
 	return nil
 }
 
@@ -74,7 +75,7 @@ func (m *Master) listen(ctx context.Context) error {
 	if name == "" || named.IsZero() {
 		return nil
 	}
-	switch is, known := m.isNamed(ctx, m.ear.server, name, named.Sub(m.ear.since) > SentinelLag); {
+	switch is, known := m.isNamed(ctx, m.ear.server, name, m.settled(name, named)); {
 	case !known:
 		m.confirmLed(m.ear.server)
 	case !is:
@@ -83,6 +84,17 @@ func (m *Master) listen(ctx context.Context) error {
 		m.confirm(m.ear.server, named)
 	}
 	return nil
+}
+
+// settled says whether a majority gives this name for so long that all of the
+// Sentinels do, and go-redis has led to this server since.
+func (m *Master) settled(name string, named time.Time) bool {
+	e := m.ear
+	if e.name != name {
+		e.name, e.named = name, named
+	}
+	sure := e.named.Add(SentinelLag)
+	return named.After(sure) && m.lastLed(e.server).After(sure)
 }
 
 func (m *Master) stopListening() {

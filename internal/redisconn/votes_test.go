@@ -148,3 +148,31 @@ func TestSentinelName(t *testing.T) {
 		expect("10.0.0.9:1", "172.0.0.9:1", false)
 	})
 }
+
+// A name is settled when a majority gives it for longer than Sentinels
+// disagree, and go-redis has led to the server since.
+func TestSentinelSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &Master{ear: &sentinelEar{server: "10.0.0.1:1"}}
+		expect := func(what, name string, want bool) {
+			t.Helper()
+			if got := m.settled(name, time.Now()); got != want {
+				t.Errorf("%s is settled %s: %v, want %v", name, what, got, want)
+			}
+		}
+		led := func(server string) {
+			time.Sleep(SentinelLag + time.Second)
+			m.ledTo, m.led = server, time.Now()
+		}
+		expect("when first given", "172.0.0.1:1", false)
+		time.Sleep(SentinelLag + time.Second)
+		expect("before go-redis leads", "172.0.0.1:1", false)
+		led("10.0.0.2:1")
+		expect("while go-redis leads elsewhere", "172.0.0.1:1", false)
+		led("10.0.0.1:1")
+		expect("when all is quiet", "172.0.0.1:1", true)
+		expect("after a failover", "172.0.0.2:1", false)
+		led("10.0.0.1:1")
+		expect("when all is quiet again", "172.0.0.2:1", true)
+	})
+}

@@ -3,6 +3,7 @@ package clustertest
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -42,13 +43,18 @@ func (c *cluster) connect(n *node, user, name string, groups ...string) *device 
 		ended:  make(chan struct{}),
 	}
 	query := url.Values{"user": {user}, "device": {name}, "group": groups}
-	conn, _, err := websocket.Dial(within(c.t), n.URL+"?"+query.Encode(), nil)
-	if err != nil {
-		c.t.Fatalf("connect %s of %s to %s: %v", name, user, n.Node, err)
-	}
-	d.conn = conn
+	// Health is a proof of some seconds ago: a node of Sentinels may have to go
+	// to another master yet, and says 503 until it is there.
+	await(c.t, fmt.Sprintf("%s of %s on %s", name, user, n.Node), func() error {
+		conn, answer, err := websocket.Dial(within(c.t), n.URL+"?"+query.Encode(), nil)
+		if err != nil && (c.set == nil || answer == nil || answer.StatusCode != http.StatusServiceUnavailable) {
+			c.t.Fatalf("connect %s of %s to %s: %v", name, user, n.Node, err)
+		}
+		d.conn = conn
+		return err
+	})
 	for d.id == "" { // what is sent to the user meanwhile may come first
-		_, message, err := conn.Read(within(c.t))
+		_, message, err := d.conn.Read(within(c.t))
 		if id, ok := strings.CutPrefix(string(message), "id "); ok {
 			d.id = id
 		} else if err == nil {
