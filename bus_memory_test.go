@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/heraldtest"
 )
 
 // memoryPair is two Buses of one network, closed when the bubble ends; the
@@ -168,5 +169,27 @@ func TestMemoryBusSubscribeWhileCut(t *testing.T) {
 			t.Errorf("Subscribe across Close: %v", err)
 		}
 		send(t, a, "1")
+	})
+}
+
+func TestMemoryBus(t *testing.T) {
+	heraldtest.TestBus(t, func(t testing.TB) heraldtest.BusNetwork {
+		network := herald.NewMemoryNetwork()
+		var buses []*herald.MemoryBus
+		return heraldtest.BusNetwork{
+			Open: func() herald.Bus {
+				b := network.Bus()
+				buses = append(buses, b)
+				return b
+			},
+			Interrupt: func() {
+				for _, b := range buses {
+					b.Cut()
+				}
+				for _, b := range buses {
+					b.Heal()
+				}
+			},
+		}
 	})
 }

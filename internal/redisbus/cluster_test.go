@@ -1,4 +1,4 @@
-package herald_test
+package redisbus_test
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package herald_test
+package redisbus_test
 
 import (
 	"context"
@@ -11,28 +11,6 @@ import (
 	"github.com/heraldgo/herald/heraldtest"
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
-
-func TestMemoryBus(t *testing.T) {
-	heraldtest.TestBus(t, func(t testing.TB) heraldtest.BusNetwork {
-		network := herald.NewMemoryNetwork()
-		var buses []*herald.MemoryBus
-		return heraldtest.BusNetwork{
-			Open: func() herald.Bus {
-				b := network.Bus()
-				buses = append(buses, b)
-				return b
-			},
-			Interrupt: func() {
-				for _, b := range buses {
-					b.Cut()
-				}
-				for _, b := range buses {
-					b.Heal()
-				}
-			},
-		}
-	})
-}
 
 func TestRedisBusOnMiniredis(t *testing.T) {
 	heraldtest.TestBus(t, func(t testing.TB) heraldtest.BusNetwork {

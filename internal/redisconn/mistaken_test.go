@@ -1,4 +1,4 @@
-package herald_test
+package redisconn_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package herald_test
+package redisbus_test
 
 import (
 	"errors"
@@ -27,13 +27,7 @@ func TestRedisBusMinority(t *testing.T) {
 	alone, other := open(redistest.Minority), open(redistest.Majority)
 	out := bustest.Start(t, alone, other, bustest.Options{Topics: []string{"out"}})
 	in := bustest.Start(t, other, alone, bustest.Options{Topics: []string{"in"}})
-	registry, err := herald.NewRedisRegistry(set.Client(redistest.Minority), quick)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { registry.Close() })
-	lease := takeLease(t, registry, "n", time.Hour)
-	mustAdd(t, registry, lease, someEntries("n", 1)...)
+	registry, add := listed(t, set.Client(redistest.Minority), quick)
 	out.AwaitPackets(100)
 	in.AwaitPackets(100)
 	time.Sleep(3*time.Second + rand.N(2*time.Second))
@@ -52,7 +46,7 @@ func TestRedisBusMinority(t *testing.T) {
 	t.Log("health of the minority:", alone.Health())
 	eventually(t, "ErrRegistryDown", func() bool {
 		_, _, read := registry.Nodes(t.Context())
-		_, write := registry.Add(t.Context(), lease, someEntries("n", 2)...)
+		write := add()
 		return errors.Is(read, herald.ErrRegistryDown) && errors.Is(write, herald.ErrRegistryDown)
 	})
 	set.Split(false)

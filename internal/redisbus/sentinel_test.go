@@ -1,7 +1,8 @@
-package herald_test
+package redisbus_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -52,26 +53,6 @@ func TestRedisBusOnSentinel(t *testing.T) {
 				killClients(t, set.Master().Addr, "normal", "pubsub")
 			},
 		}
-	})
-}
-
-func TestRedisRegistryOnSentinel(t *testing.T) {
-	set := redistest.StartSentinels(t)
-	heraldtest.TestRegistry(t, func(t testing.TB) heraldtest.RegistryStore {
-		if err := set.Client().FlushDB(t.Context()).Err(); err != nil {
-			t.Fatal(err)
-		}
-		open := func(options *herald.RedisOptions) func() herald.Registry {
-			return func() herald.Registry {
-				r, err := herald.NewRedisRegistry(set.Client(), options)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { r.Close() })
-				return r
-			}
-		}
-		return heraldtest.RegistryStore{Open: open(nil), Other: open(&herald.RedisOptions{Prefix: "other"})}
 	})
 }
 
@@ -140,9 +121,7 @@ func TestRedisBusFailover(t *testing.T) {
 func TestRedisWithoutSentinels(t *testing.T) {
 	set := redistest.StartSentinels(t)
 	r := newSentinelRig(t, set)
-	registry := redisRegistry(t, set.Client())
-	lease := takeLease(t, registry, "n", time.Hour)
-	mustAdd(t, registry, lease, someEntries("n", 1)...)
+	registry, add := listed(t, set.Client(), nil)
 	for _, s := range set.Sentinels {
 		s.Kill()
 	}
@@ -154,7 +133,7 @@ func TestRedisWithoutSentinels(t *testing.T) {
 	if err := r.from.Publish(t.Context(), packet); !errors.Is(err, herald.ErrUnknown) || !strings.Contains(err.Error(), "no majority of the Sentinels") {
 		t.Errorf("Publish without Sentinels: %v, want ErrUnknown", err)
 	}
-	if _, err := registry.Add(t.Context(), lease, someEntries("n", 2)...); !errors.Is(err, herald.ErrRegistryDown) {
+	if err := add(); !errors.Is(err, herald.ErrRegistryDown) {
 		t.Errorf("Add without Sentinels: %v, want ErrRegistryDown", err)
 	}
 	for _, s := range set.Sentinels {
@@ -171,13 +150,7 @@ func TestRedisWithoutSentinels(t *testing.T) {
 	set.AwaitOneMaster()
 	r.AwaitGap()
 	r.Check()
-	eventually(t, "the Registry on the new master", func() bool {
-		generation, err := registry.KeepAlive(t.Context(), nodeOfLease(lease), time.Hour)
-		if err == nil {
-			_, err = registry.Add(t.Context(), herald.Lease{Node: "n", Generation: generation}, someEntries("n", 1)...)
-		}
-		return err == nil
-	})
+	eventually(t, "the Registry on the new master", func() bool { return add() == nil })
 }
 
 // That the one Sentinel hangs which go-redis asks does no harm: the others are
@@ -235,4 +208,32 @@ func TestNewRedisBusOnSentinelACL(t *testing.T) {
 	if err := open("&__sentinel__:hello"); err != nil {
 		t.Errorf("all that the error asks for: %v", err)
 	}
+}
+
+// listed opens a Registry on which a node has a lease and an entry. add adds
+// another entry.
+func listed(t *testing.T, client *redis.Client, options *herald.RedisOptions) (registry *herald.RedisRegistry, add func() error) {
+	t.Helper()
+	registry, err := herald.NewRedisRegistry(client, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { registry.Close() })
+	generation, err := registry.KeepAlive(t.Context(), herald.Node{ID: "n"}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := 0
+	add = func() error {
+		entries++
+		user := fmt.Sprint(entries)
+		_, err := registry.Add(t.Context(), herald.Lease{Node: "n", Generation: generation}, herald.Entry{
+			Session: herald.Session{ID: "n." + user, User: user}, UserTopic: "u" + user, Topics: []string{"gall"},
+		})
+		return err
+	}
+	if err := add(); err != nil {
+		t.Fatal(err)
+	}
+	return registry, add
 }
