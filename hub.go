@@ -18,6 +18,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/deadline"
 	"github.com/heraldgo/herald/internal/follow"
+	"github.com/heraldgo/herald/internal/loglimit"
 )
 
 // A Hub is the local end of herald: an http.Handler that takes WebSocket
@@ -96,7 +97,7 @@ func New(config Config) (*Hub, error) {
 		stopped:      make(chan struct{}),
 		housekeepNow: make(chan struct{}, 1),
 	}
-	h.config.Logger = slog.New(newLogLimit(config.Logger.Handler(), &h.stats))
+	h.config.Logger = slog.New(loglimit.New(config.Logger.Handler(), &h.stats.logsLeftOut))
 	h.nodeTopic = nodeTopic(h.id)
 	h.sendEnds = deadline.New(config.SendTimeout, errSendTimeout)
 	h.handshakeEnds = deadline.New(min(config.HandshakeTimeout, farFuture), errHandshakeTimeout)

@@ -1,8 +1,10 @@
 package herald
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -118,4 +120,55 @@ func TestOutagesAreLogged(t *testing.T) {
 		time.Sleep(h.config.Lease)
 		expect("the Registry is back", "herald: the Registry is back")
 	})
+}
+
+// One client can fill neither the log nor a line of it.
+func TestFloodOfRefusalsIsLoggedBriefly(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(r *http.Request)
+		level  string
+	}{
+		"OnConnect":    {func(r *http.Request) { r.URL.RawQuery = query(strings.Repeat("u", 8<<10)) }, "level=WARN"},
+		"Authenticate": {func(r *http.Request) { r.URL.RawQuery = query("nobody") }, "level=DEBUG"},
+		"origin":       {func(r *http.Request) { r.Header.Set("Origin", strings.Repeat("o", 8<<10)) }, "level=DEBUG"},
+		"panic":        {func(r *http.Request) { r.URL.RawQuery = query("panic") }, "level=ERROR"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log bytes.Buffer
+				r := newPipeRig(t, Config{
+					Bus: NewMemoryNetwork().Bus(), Registry: NewMemoryRegistry(), RejectAfterUpgrade: true,
+					Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+					Authenticate: func(r *http.Request) (Identity, error) {
+						id, _ := fromQuery(r)
+						switch id.User {
+						case "nobody":
+							return Identity{}, errors.New("no such token: " + strings.Repeat("t", 8<<10))
+						case "panic":
+							panic(strings.Repeat("p", 8<<10))
+						}
+						return id, nil
+					},
+					OnConnect: func(_ context.Context, c *Conn) error { return fmt.Errorf("%s is banned", c.User()) },
+				})
+				const requests = 1_000
+				request := upgradeRequest(test.change)
+				for range requests {
+					ws, _, err := r.tryPipeRequest(request)
+					if err == nil {
+						ws.ReadClose()
+						ws.Close()
+					}
+				}
+				synctest.Wait()
+				lines := strings.Count(log.String(), test.level)
+				if lines < 1 || lines > 10 || log.Len() > 100<<10 {
+					t.Errorf("%d requests made %d lines and %d KB of log", requests, lines, log.Len()>>10)
+				}
+				if n := r.Stats().LogsLeftOut; n < requests-10 {
+					t.Errorf("LogsLeftOut is %d", n)
+				}
+			})
+		})
+	}
 }

@@ -1,0 +1,128 @@
+// Package loglimit bounds a log, so that no client can fill it.
+package loglimit
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/heraldgo/herald/internal/rate"
+)
+
+// The bounds of the log. Errors of several servers joined are the longest
+// values that a person needs; a stack is no client's to choose.
+const (
+	linesPerSecond = 10      // of one kind
+	maxValue       = 1 << 10 // bytes
+	maxStack       = 16 << 10
+)
+
+// A handler cuts long values, and leaves out lines of which there are many.
+type handler struct {
+	next    slog.Handler
+	flows   *flows
+	leftOut *atomic.Uint64
+}
+
+// flows are of all handlers that come from one. Each kind of line, a level and a
+// message, has a limit of its own, so that a flood of one hides no other.
+type flows struct {
+	mu    sync.Mutex
+	kinds map[kind]*flow // of the program's own messages, so they are few
+}
+
+type kind struct {
+	level   slog.Level
+	message string
+}
+
+type flow struct {
+	rate    rate.Bucket
+	leftOut int // since the last line
+}
+
+// New returns a handler before next, which counts in leftOut the lines that it
+// leaves out.
+func New(next slog.Handler, leftOut *atomic.Uint64) slog.Handler {
+	return &handler{next, &flows{kinds: make(map[kind]*flow)}, leftOut}
+}
+
+func (h *handler) Enabled(ctx context.Context, level slog.Level) bool {
+	return h.next.Enabled(ctx, level)
+}
+
+// WithAttrs returns a handler within the same limits.
+func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	attrs = slices.Clone(attrs)
+	for i, a := range attrs {
+		attrs[i] = cut(a)
+	}
+	return &handler{h.next.WithAttrs(attrs), h.flows, h.leftOut}
+}
+
+// WithGroup returns a handler within the same limits.
+func (h *handler) WithGroup(name string) slog.Handler {
+	return &handler{h.next.WithGroup(name), h.flows, h.leftOut}
+}
+
+// Handle hands on a line that is within the limits. The next one that is tells
+// how many were not.
+func (h *handler) Handle(ctx context.Context, r slog.Record) error {
+	leftOut, ok := h.flows.allow(kind{r.Level, r.Message})
+	if !ok {
+		h.leftOut.Add(1)
+		return nil
+	}
+	line := slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
+	r.Attrs(func(a slog.Attr) bool {
+		line.AddAttrs(cut(a))
+		return true
+	})
+	if leftOut > 0 {
+		line.AddAttrs(slog.Int("left_out", leftOut))
+	}
+	return h.next.Handle(ctx, line)
+}
+
+// allow says whether a line of the kind may be written now, and how many were
+// left out before it.
+func (f *flows) allow(k kind) (leftOut int, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	of := f.kinds[k]
+	if of == nil {
+		of = new(flow)
+		f.kinds[k] = of
+	}
+	if !of.rate.Allow(linesPerSecond) {
+		of.leftOut++
+		return 0, false
+	}
+	leftOut, of.leftOut = of.leftOut, 0
+	return leftOut, true
+}
+
+// cut returns a, or the beginning of its text if that is long. An error that
+// is short stays one, for handlers that look into it.
+func cut(a slog.Attr) slog.Attr {
+	text := ""
+	switch a.Value.Kind() {
+	case slog.KindString:
+		text = a.Value.String()
+	case slog.KindAny:
+		text = fmt.Sprint(a.Value.Any())
+	}
+	limit := maxValue
+	if a.Key == "stack" {
+		limit = maxStack
+	}
+	if len(text) <= limit {
+		return a
+	}
+	// A character that was cut in two would be written as an odd one.
+	return slog.String(a.Key, fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(text[:limit], ""), len(text)))
+}
