@@ -90,7 +90,6 @@ func (s *calls) push(in incomingCall) {
 
 // answered takes a node's answer.
 func (s *calls) answered(id uint64, node, problem string) {
-	s.hub.heartbeat.answered(node)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.pending[id]; p != nil && p.missing[node] && problem != "" {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -30,8 +31,11 @@ type Gap struct {
 // gaps collects what the Bus says of its losses, and reports each when it is
 // over.
 type gaps struct {
-	hub  *Hub
-	wake chan struct{} // holds one
+	names func(topic string) (name string, ok bool) // of the index
+	stats *counters
+	log   *slog.Logger
+	tell  func(Gap)     // OnGap, or nil
+	wake  chan struct{} // holds one
 
 	mu     sync.Mutex
 	all    *openGap // of every topic, while anyone holds it
@@ -55,8 +59,8 @@ const (
 	bySilence                    // a node lives and is not heard
 )
 
-func newGaps(h *Hub) *gaps {
-	return &gaps{hub: h, wake: make(chan struct{}, 1), topics: make(map[string]openGap)}
+func newGaps(names func(string) (string, bool), stats *counters, log *slog.Logger, tell func(Gap)) *gaps {
+	return &gaps{names: names, stats: stats, log: log, tell: tell, wake: make(chan struct{}, 1), topics: make(map[string]openGap)}
 }
 
 // hold opens the gap of every topic, or extends the one that is open.
@@ -174,44 +178,53 @@ func (g *gaps) down(e Event) {
 
 // restored takes an EventRestored.
 func (g *gaps) restored(e Event) {
+	gap, topics := g.end(e.Topics)
+	if gap.Since.IsZero() {
+		return
+	}
+	for _, t := range topics {
+		g.cover(&gap, t)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	gap := Gap{Until: time.Now()}
-	topics := e.Topics
-	if topics == nil {
+	g.report(gap)
+}
+
+// end ends the gaps of the topics, or of all if it is nil. It returns what is to
+// be reported, which as yet covers none of those that were lost. No message
+// travels with the heartbeats.
+func (g *gaps) end(topics []string) (gap Gap, lost []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	gap.Until = time.Now()
+	all := topics == nil
+	if all {
 		topics = slices.Collect(maps.Keys(g.topics))
 	}
 	for _, t := range topics {
 		if o, ok := g.topics[t]; ok {
-			g.lost(&gap, t, o)
 			delete(g.topics, t)
+			if t != topicHeartbeat {
+				gap.Since = earliest(gap.Since, o.since)
+				gap.Cause = cmp.Or(gap.Cause, o.cause)
+				lost = append(lost, t)
+			}
 		}
 	}
-	if e.Topics == nil && g.held&byBus != 0 {
+	if all && g.held&byBus != 0 {
 		// It covers what is lost of topics, too.
 		g.all.since = earliest(g.all.since, gap.Since)
 		g.held &^= byBus
 		g.close()
-	} else if !gap.Since.IsZero() {
-		g.report(gap)
+		return Gap{}, nil
 	}
+	return gap, lost
 }
 
-// lost makes gap cover a topic that was down. No message travels with the
-// heartbeats.
-func (g *gaps) lost(gap *Gap, topic string, o openGap) {
-	if topic != topicHeartbeat {
-		g.widen(gap, topic, o)
-	}
-}
-
-// widen makes gap cover a topic.
-func (g *gaps) widen(gap *Gap, topic string, o openGap) {
-	gap.Since = earliest(gap.Since, o.since)
-	if gap.Cause == nil {
-		gap.Cause = o.cause
-	}
-	name, ok := g.hub.index.nameOf(topic)
+// cover makes gap cover a topic. The caller does not hold g.mu: the index has
+// one of its own.
+func (g *gaps) cover(gap *Gap, topic string) {
+	name, ok := g.names(topic)
 	switch {
 	case topic == topicEveryone:
 		gap.Everyone = true
@@ -224,13 +237,12 @@ func (g *gaps) widen(gap *Gap, topic string, o openGap) {
 	}
 }
 
-// malformed reports a packet that could not be understood.
-func (g *gaps) malformed(topic string, err error) {
-	since := g.hub.heartbeat.lastProof()
+// malformed reports a packet that could not be understood, and came after since.
+func (g *gaps) malformed(topic string, since time.Time, err error) {
+	gap := Gap{Since: since, Until: time.Now(), Cause: err}
+	g.cover(&gap, topic)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	gap := Gap{Until: time.Now()}
-	g.widen(&gap, topic, openGap{since, err})
 	g.report(gap)
 }
 
@@ -239,8 +251,8 @@ func (g *gaps) malformed(topic string, err error) {
 const maxGaps = 64
 
 func (g *gaps) report(gap Gap) {
-	g.hub.stats.gaps.Add(1)
-	g.hub.stats.gapFor.Add(int64(gap.Until.Sub(gap.Since)))
+	g.stats.gaps.Add(1)
+	g.stats.gapFor.Add(int64(gap.Until.Sub(gap.Since)))
 	if len(g.over) >= maxGaps {
 		for _, o := range g.over {
 			gap.Since = earliest(gap.Since, o.Since)
@@ -267,12 +279,12 @@ func (g *gaps) run(ctx context.Context) {
 		g.begun, g.over = nil, nil
 		g.mu.Unlock()
 		if begun != nil {
-			g.hub.config.Logger.Warn("herald: messages may be getting lost", "err", begun)
+			g.log.Warn("herald: messages may be getting lost", "err", begun)
 		}
 		for _, gap := range over {
-			g.hub.config.Logger.Warn("herald: messages may have been lost", "since", gap.Since, "until", gap.Until, "err", gap.Cause)
-			if g.hub.config.OnGap != nil {
-				g.hub.guard(nil, "OnGap", func() { g.hub.config.OnGap(gap) })
+			g.log.Warn("herald: messages may have been lost", "since", gap.Since, "until", gap.Until, "err", gap.Cause)
+			if g.tell != nil {
+				g.tell(gap)
 			}
 		}
 		if len(over) > 0 {

@@ -43,7 +43,7 @@ func TestMalformedMakesGap(t *testing.T) {
 // No message is lost with a heartbeat.
 func TestHeartbeatIsNoGap(t *testing.T) {
 	h := newHub(t, Config{})
-	g := newGaps(h)
+	g := newGaps(h.index.nameOf, &h.stats, h.config.Logger, nil)
 	since := time.Now()
 	g.down(Event{Kind: EventDown, Topics: []string{topicHeartbeat, "uX"}, Since: since, Err: errors.New("down")})
 	if g.failing() == nil {
@@ -70,7 +70,7 @@ func TestSilenceInEveryOrder(t *testing.T) {
 	hourAgo := time.Now().Add(-time.Hour)
 	try := func(order string, from, to int) func(*testing.T) {
 		return func(t *testing.T) {
-			g := newGaps(h)
+			g := newGaps(h.index.nameOf, &h.stats, h.config.Logger, nil)
 			say := func(order string) {
 				for _, kind := range order {
 					e := kinds[kind]

@@ -15,7 +15,13 @@ import (
 // be heard, itself included. What is not is a deaf Bus: it is reset, and the
 // time since the last proof is a Gap.
 type heartbeat struct {
-	hub  *Hub
+	node   string // this one
+	made   time.Time
+	config *Config
+	bus    Bus
+	gaps   *gaps
+	stats  *counters
+
 	wake chan struct{} // holds one: a heartbeat is due now
 	left chan struct{} // closed when our goodbye has come back
 
@@ -34,6 +40,7 @@ type heartbeat struct {
 
 	number uint64 // of the last that the Bus has taken
 	notice notice // for the next
+	whole  int64  // the generation of this node's lease under which all its entries are
 	told   int64  // on clock: when the others were last told of a loss
 	sent   int64  // on clock: our oldest that has not come back; 0 is none
 	proved int64  // on clock: when our last that came back was sent; 0 is none
@@ -53,9 +60,10 @@ const (
 	heartbeatPace  = 50 * time.Millisecond // a node hears others no more often, on average
 )
 
-func newHeartbeat(h *Hub) *heartbeat {
+func newHeartbeat(node string, config *Config, bus Bus, gaps *gaps, stats *counters) *heartbeat {
 	return &heartbeat{
-		hub: h, wake: make(chan struct{}, 1), left: make(chan struct{}),
+		node: node, made: time.Now(), config: config, bus: bus, gaps: gaps, stats: stats,
+		wake: make(chan struct{}, 1), left: make(chan struct{}),
 		peers: make(map[string]*peer), gone: make(map[string]*peer),
 		restored: clock.Now(),
 	}
@@ -68,10 +76,19 @@ func (b *heartbeat) poke() {
 	}
 }
 
+// announce says that all entries of this node are under the lease of the
+// generation, with a heartbeat at once.
+func (b *heartbeat) announce(generation int64) {
+	b.mu.Lock()
+	b.whole = generation
+	b.mu.Unlock()
+	b.poke()
+}
+
 // interval returns the time between two heartbeats. It grows with the number
 // of nodes, so that what a node hears does not.
 func (b *heartbeat) interval() time.Duration {
-	c := &b.hub.config
+	c := b.config
 	often := min(c.ProbeInterval/10, c.Lease/6)
 	return max(often, time.Duration(b.live)*heartbeatPace)
 }
@@ -79,7 +96,7 @@ func (b *heartbeat) interval() time.Duration {
 // run sends heartbeats until ctx is done. The first is asked for when the node
 // has its lease: who hears it finds it listed.
 func (b *heartbeat) run(ctx context.Context) {
-	config := &b.hub.config
+	config := b.config
 	if config.ProbeInterval == off {
 		return
 	}
@@ -110,17 +127,17 @@ func (b *heartbeat) run(ctx context.Context) {
 // failed is sent again under its number: if it was taken after all, it comes
 // twice, and nobody misses one that never was.
 func (b *heartbeat) send(ctx context.Context, also notice) bool {
-	ctx, cancel := context.WithTimeout(ctx, b.hub.config.ProbeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.config.ProbeTimeout)
 	defer cancel()
 	at := clock.Now()
 	b.mu.Lock()
-	e := envelope{kind: kindHeartbeat, sender: b.hub.id, id: b.number + 1, notice: b.notice | also, whole: b.hub.presence.whole.Load()}
+	e := envelope{kind: kindHeartbeat, sender: b.node, id: b.number + 1, notice: b.notice | also, whole: b.whole}
 	first := b.sent == 0
 	if first {
 		b.sent = at
 	}
 	b.mu.Unlock()
-	err := b.hub.bus.Publish(ctx, Packet{topicHeartbeat, e.encode()})
+	err := b.bus.Publish(ctx, Packet{topicHeartbeat, e.encode()})
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.failed = err
@@ -161,13 +178,13 @@ func (b *heartbeat) tellLost() {
 func (b *heartbeat) lastProof() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.hub.wall(b.proved)
+	return b.wall(b.proved)
 }
 
 // watch looks for the coming back of our heartbeats, and for nodes that live
 // and are not heard, until ctx is done.
 func (b *heartbeat) watch(ctx context.Context) {
-	config := &b.hub.config
+	config := b.config
 	if config.ProbeInterval == off {
 		return
 	}
@@ -185,8 +202,8 @@ func (b *heartbeat) watch(ctx context.Context) {
 		pause := min(b.interval(), config.ProbeTimeout/4)
 		b.mu.Unlock()
 		if deaf {
-			b.hub.stats.resets.Add(1)
-			b.hub.bus.Reset()
+			b.stats.resets.Add(1)
+			b.bus.Reset()
 		}
 		timer.Reset(pause)
 	}
@@ -194,13 +211,13 @@ func (b *heartbeat) watch(ctx context.Context) {
 
 // checkOwn answers true if our own heartbeat has not come back.
 func (b *heartbeat) checkOwn() bool {
-	if b.sent == 0 || clock.Now()-b.sent <= int64(b.hub.config.ProbeTimeout+heartbeatGrace) || b.hub.gaps.deaf() {
+	if b.sent == 0 || clock.Now()-b.sent <= int64(b.config.ProbeTimeout+heartbeatGrace) || b.gaps.deaf() {
 		return false
 	}
 	b.sent = 0
-	b.peer(b.hub.id).silent = true
+	b.peer(b.node).silent = true
 	b.settle()
-	b.hub.gaps.hold(bySilence, b.hub.wall(b.proved), b.isolated)
+	b.gaps.hold(bySilence, b.wall(b.proved), b.isolated)
 	return true
 }
 
@@ -210,12 +227,12 @@ func (b *heartbeat) failing() error {
 	return cmp.Or(b.isolated, b.failed)
 }
 
-// wall returns the time of a moment on clock, or that in which the Hub was
-// made if it was before.
-func (h *Hub) wall(at int64) time.Time {
+// wall returns the time of a moment on clock, or that in which this was made if
+// it was before.
+func (b *heartbeat) wall(at int64) time.Time {
 	t := time.Now().Add(-time.Duration(clock.Now() - at))
-	if t.Before(h.createdAt) {
-		return h.createdAt
+	if t.Before(b.made) {
+		return b.made
 	}
 	return t
 }

@@ -65,7 +65,7 @@ func (p *presence) announce() {
 	p.hub.last.Go(func() {
 		if p.barrier(context.Background()) == nil && p.failures.Load() == failures && p.generation.Load() == generation {
 			p.whole.Store(generation)
-			p.hub.heartbeat.poke()
+			p.hub.heartbeat.announce(generation)
 		}
 	})
 }

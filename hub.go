@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/heraldgo/herald/internal/deadline"
 	"github.com/heraldgo/herald/internal/follow"
@@ -29,7 +28,6 @@ type Hub struct {
 	config    Config
 	id        string
 	nodeTopic string
-	createdAt time.Time
 	counter   atomic.Uint64 // of Conns
 	refused   atomic.Int64  // sockets that were upgraded only to be refused
 	stats     counters
@@ -89,7 +87,6 @@ func New(config Config) (*Hub, error) {
 	h := &Hub{
 		config:       config,
 		id:           config.Name + "-" + strings.ToLower(rand.Text()[:12]),
-		createdAt:    time.Now(),
 		door:         newDoor(&config),
 		index:        newIndex(),
 		closing:      connSet{set: make(map[*Conn]struct{})},
@@ -106,10 +103,10 @@ func New(config Config) (*Hub, error) {
 		return nil, err
 	}
 	h.follower = follow.New(h.bus, config.Linger, config.SendTimeout)
+	h.gaps = newGaps(h.index.nameOf, &h.stats, h.config.Logger, h.tellGap())
+	h.heartbeat = newHeartbeat(h.id, &h.config, h.bus, h.gaps, &h.stats)
 	h.presence = newPresence(h, h.registry)
 	h.calls = newCalls(h)
-	h.heartbeat = newHeartbeat(h)
-	h.gaps = newGaps(h)
 	h.writers = newWriters(runtime.GOMAXPROCS(0))
 	h.budget.init(config.MaxQueuedBytes)
 	h.start()
@@ -125,6 +122,14 @@ func New(config Config) (*Hub, error) {
 		return nil, err
 	}
 	return h, nil
+}
+
+// tellGap returns what tells OnGap, or nil.
+func (h *Hub) tellGap() func(Gap) {
+	if h.config.OnGap == nil {
+		return nil
+	}
+	return func(g Gap) { h.guard(nil, "OnGap", func() { h.config.OnGap(g) }) }
 }
 
 // connectParts makes or takes the Bus and the Registry.

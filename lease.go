@@ -15,7 +15,7 @@ func (p *presence) start(ctx context.Context) error {
 		return err
 	}
 	p.whole.Store(p.generation.Load())
-	p.hub.heartbeat.poke()
+	p.hub.heartbeat.announce(p.generation.Load())
 	running, stopping := context.WithCancel(context.Background())
 	writes, cut := context.WithCancel(context.Background())
 	p.stopping, p.cut, p.done = stopping, cut, make(chan struct{})

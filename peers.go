@@ -61,19 +61,20 @@ func (b *heartbeat) peer(node string) *peer {
 	return p
 }
 
-// hear takes note of a node's heartbeat. A number that was left out is a loss:
-// who could not hear the heartbeat may not have heard messages either.
-func (b *heartbeat) hear(e *envelope) {
+// hear takes note of a node's heartbeat, and answers whether it is one that
+// counts. A number that was left out is a loss: who could not hear the heartbeat
+// may not have heard messages either.
+func (b *heartbeat) hear(e *envelope) bool {
 	now := clock.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.peers[e.sender] == nil && len(b.peers) > b.listing+maxStrangers {
-		b.hub.stats.strangers.Add(1)
-		return
+		b.stats.strangers.Add(1)
+		return false
 	}
 	p := b.peer(e.sender)
 	if e.id < p.number {
-		return // its publishing failed, and it came all the same
+		return false // its publishing failed, and it came all the same
 	}
 	since := p.born
 	// Of one that was there before the Bus had begun the first are none of ours,
@@ -85,25 +86,24 @@ func (b *heartbeat) hear(e *envelope) {
 		lost = e.id > p.number+1
 	}
 	if lost {
-		b.hub.gaps.missed(b.hub.wall(since), p.echo, fmt.Errorf("%w: heartbeats %d to %d of node %s did not come", ErrBusDown, p.number+1, e.id-1, e.sender))
+		b.gaps.missed(b.wall(since), p.echo, fmt.Errorf("%w: heartbeats %d to %d of node %s did not come", ErrBusDown, p.number+1, e.id-1, e.sender))
 	}
 	silent, echo := p.silent, p.echo
 	p.first = cmp.Or(p.first, now)
 	p.heard, p.number, p.whole, p.left = now, e.id, e.whole, e.notice&noticeLeaving != 0
 	p.suspect, p.silent, p.echo, p.reset = 0, false, false, false
-	if e.sender == b.hub.id {
+	if e.sender == b.node {
 		b.hearOwn(e)
-	} else if e.notice&noticeLost != 0 {
-		b.hub.presence.renewSoon()
 	}
 	if echo && !b.any(func(p *peer) bool { return p.echo }) {
-		b.hub.gaps.release(byEcho)
+		b.gaps.release(byEcho)
 	}
 	if silent || lost {
 		if b.settle(); b.split == 0 {
 			b.split = now
 		}
 	}
+	return true
 }
 
 func (b *heartbeat) hearOwn(e *envelope) {
@@ -133,7 +133,7 @@ func (b *heartbeat) settle() {
 	alive, silent, own := 0, 0, false
 	for node, p := range b.peers {
 		switch {
-		case node == b.hub.id:
+		case node == b.node:
 			own = p.silent
 		case p.alive && p.real():
 			alive++
@@ -151,7 +151,7 @@ func (b *heartbeat) settle() {
 		b.isolated = nil
 	}
 	if !own && silent == 0 {
-		b.hub.gaps.release(bySilence)
+		b.gaps.release(bySilence)
 	}
 }
 
@@ -166,7 +166,7 @@ func (b *heartbeat) fresh(now int64) bool {
 // everybody has been heard who was before, or for a moment: a broker of several
 // servers may take what others publish a little later than it confirms.
 func (b *heartbeat) restart(all bool) {
-	if b.hub.config.ProbeInterval == off {
+	if b.config.ProbeInterval == off {
 		return
 	}
 	b.mu.Lock()
@@ -180,7 +180,7 @@ func (b *heartbeat) restart(all bool) {
 		awaited = awaited || p.echo
 	}
 	if all && awaited {
-		b.hub.gaps.linger()
+		b.gaps.linger()
 	}
 	b.poke()
 }
@@ -193,11 +193,11 @@ func (b *heartbeat) checkGap() {
 		for _, p := range b.peers {
 			p.echo = false
 		}
-		b.hub.gaps.release(byEcho)
+		b.gaps.release(byEcho)
 	}
 	if b.split != 0 && now-b.split > 2*int64(b.interval()+heartbeatGrace) {
 		b.split = 0
-		b.hub.gaps.part()
+		b.gaps.part()
 	}
 }
 
@@ -205,7 +205,7 @@ func (b *heartbeat) checkGap() {
 // long, for which the Bus has not been reset yet.
 func (b *heartbeat) checkPeers() (deaf bool) {
 	now := clock.Now()
-	if b.hub.gaps.deaf() {
+	if b.gaps.deaf() {
 		return false
 	}
 	for node, p := range b.peers {
@@ -217,7 +217,7 @@ func (b *heartbeat) checkPeers() (deaf bool) {
 		if p.heard != 0 {
 			since = p.heard - int64(b.interval())
 		}
-		b.hub.gaps.hold(bySilence, b.hub.wall(since), fmt.Errorf("%w: node %s lives and is not heard", ErrBusDown, node))
+		b.gaps.hold(bySilence, b.wall(since), fmt.Errorf("%w: node %s lives and is not heard", ErrBusDown, node))
 		deaf = deaf || !p.reset
 		p.reset = true
 		b.settle()
@@ -229,7 +229,7 @@ func (b *heartbeat) checkPeers() (deaf bool) {
 // it was asked at the time from. How long ago a lease was renewed is believed
 // only as far as this node's own clock allows.
 func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
-	config := &b.hub.config
+	config := b.config
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if from < b.from {
@@ -243,7 +243,7 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 	for _, n := range nodes {
 		if n.Alive {
 			b.listing++
-			if n.ID == b.hub.id || b.peer(n.ID).real() {
+			if n.ID == b.node || b.peer(n.ID).real() {
 				b.live++
 			}
 		}
@@ -262,8 +262,8 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 			p.generation, p.renewed = n.Generation, n.Renewed
 		}
 		unheard := p.renewedAt - max(p.heard, p.born, b.restored)
-		if n.ID != b.hub.id && p.real() && config.ProbeInterval != off && !p.silent && p.suspect == 0 &&
-			unheard > int64(config.ProbeTimeout+often) && !b.hub.gaps.deaf() {
+		if n.ID != b.node && p.real() && config.ProbeInterval != off && !p.silent && p.suspect == 0 &&
+			unheard > int64(config.ProbeTimeout+often) && !b.gaps.deaf() {
 			p.suspect = clock.Now()
 		}
 	}
@@ -276,7 +276,7 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 // lost.
 func (b *heartbeat) forget() {
 	for node, p := range b.peers {
-		if p.alive || node == b.hub.id {
+		if p.alive || node == b.node {
 			continue
 		}
 		p.suspect, p.silent, p.reset = 0, false, false
@@ -287,7 +287,7 @@ func (b *heartbeat) forget() {
 		}
 	}
 	if !b.any(func(p *peer) bool { return p.echo }) {
-		b.hub.gaps.release(byEcho)
+		b.gaps.release(byEcho)
 	}
 	b.settle()
 	if len(b.gone) > maxPeers {
@@ -319,7 +319,7 @@ func (b *heartbeat) lapsed(last, until int64) {
 	defer b.mu.Unlock()
 	for _, known := range []map[string]*peer{b.peers, b.gone} {
 		for node, p := range known {
-			if node != b.hub.id && !p.left && p.held(last) {
+			if node != b.node && !p.left && p.held(last) {
 				p.due = until
 				delete(b.gone, node)
 				b.peers[node] = p
@@ -329,7 +329,7 @@ func (b *heartbeat) lapsed(last, until int64) {
 }
 
 func (b *heartbeat) heardLately(p *peer, now int64) bool {
-	lease := int64(min(cmp.Or(p.ttl, b.hub.config.Lease), b.hub.config.Lease))
+	lease := int64(min(cmp.Or(p.ttl, b.config.Lease), b.config.Lease))
 	return p.heard != 0 && now-p.heard < lease/2
 }
 
@@ -349,7 +349,7 @@ func (b *heartbeat) missing() error {
 	now := clock.Now()
 	for node, p := range b.peers {
 		switch {
-		case node == b.hub.id || !b.lives(p, now):
+		case node == b.node || !b.lives(p, now):
 		case !p.alive && p.generation == 0 && p.first > b.from: // it has only just come
 		case !p.alive:
 			return fmt.Errorf("%w: node %s lives, and is not listed", ErrRegistryDown, node)
@@ -365,7 +365,7 @@ func (b *heartbeat) missing() error {
 func (b *heartbeat) living() map[string]bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	living := map[string]bool{b.hub.id: true}
+	living := map[string]bool{b.node: true}
 	now := clock.Now()
 	for node, p := range b.peers {
 		if !p.left && (p.alive || b.lives(p, now)) {

@@ -71,7 +71,7 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 	}
 	if err != nil {
 		h.stats.malformed.Add(1)
-		h.gaps.malformed(p.Topic, err)
+		h.gaps.malformed(p.Topic, h.heartbeat.lastProof(), err)
 		return scratch
 	}
 	if header := len(p.Data) - len(e.frame); header > len(e.frame)+keepHeader {
@@ -92,9 +92,13 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 	case kindCall:
 		h.calls.push(incomingCall{call: e.call, filter: e.filter, sender: e.sender, id: e.id, bytes: len(p.Data) + callSize + nameSize*e.names()})
 	case kindAnswer:
+		h.heartbeat.answered(e.sender)
 		h.calls.answered(e.id, e.sender, e.err)
 	case kindHeartbeat:
-		h.heartbeat.hear(&e)
+		counts := h.heartbeat.hear(&e)
+		if counts && e.notice&noticeLost != 0 && e.sender != h.id {
+			h.presence.renewSoon()
+		}
 		if e.notice&noticeLeaving != 0 {
 			h.calls.left(e.sender)
 		}

@@ -17,7 +17,7 @@ func (b *heartbeat) unheard() map[string]Lease {
 	defer b.mu.Unlock()
 	unheard := make(map[string]Lease)
 	for node, p := range b.peers {
-		if p.alive && p.heard == 0 && !p.answered && node != b.hub.id {
+		if p.alive && p.heard == 0 && !p.answered && node != b.node {
 			unheard[node] = Lease{node, p.generation}
 		}
 	}
@@ -43,7 +43,7 @@ func (b *heartbeat) holds(node string, holds bool) {
 }
 
 // mute says whether no node sends heartbeats, so that whoever is listed counts.
-func (b *heartbeat) mute() bool { return b.hub.config.ProbeInterval == off }
+func (b *heartbeat) mute() bool { return b.config.ProbeInterval == off }
 
 // excuse takes those out of asked that need not answer: nodes that were never
 // heard and, by the Registry, have no connection of the target. A record of a node
