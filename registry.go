@@ -22,16 +22,16 @@ type Session struct {
 type Entry struct {
 	Session Session // what is placed
 
-	// UserTopic is the topic of the Session's user. For it alone the
-	// Registry keeps presence: what is older, who is online. Empty leaves
-	// the user as it is.
+	// UserTopic is the topic of the Session's user. The Registry keeps
+	// presence for it alone: what is older, who is online. If it is empty
+	// the user stays as it is.
 	UserTopic string
 
 	// Topics are further topics, the groups, of the Session.
 	Topics []string
 
-	// Older asks Add for the user's older Sessions, at most so many. They
-	// cost Redis more the more there are.
+	// Older is how many of the user's older Sessions Add returns at most.
+	// The more there are, the more they cost Redis.
 	Older int
 }
 
@@ -49,7 +49,7 @@ type Added struct {
 	Since      time.Time // of the Session
 	Older      []Session // the user's other live Sessions with an earlier Since, oldest first
 	OlderTotal int       // how many there are, if they are more than were asked for; else the length of Older
-	Online     bool      // the user had no Session and was not about to go offline
+	Online     bool      // the user had no Session before, and was not about to go offline
 }
 
 // A Lease is a node's right to have its entries believed.
@@ -67,7 +67,7 @@ type Node struct {
 	Renewed    time.Time     // when it last renewed its Lease, by the Registry's clock
 	TTL        time.Duration // how long the Lease lasts from Renewed on
 	Alive      bool          // the Lease has not run out and nobody is sweeping it
-	Err        error         // why what the Registry has of this node cannot be understood; all but ID is zero then
+	Err        error         // why the Registry's record of this node cannot be understood; all but ID is zero then
 }
 
 // Lease returns the node's present lease.
@@ -78,68 +78,68 @@ func (n Node) Lease() Lease { return Lease{n.ID, n.Generation} }
 // promises numbered here; heraldtest.TestRegistry tries to break each.
 //
 //  1. Add places each Entry under its topics, in one step an Entry. It needs
-//     a lease that is not lost, else nothing is added and the error is
-//     ErrLeaseLost. Adding again replaces: it is no error.
+//     a lease that is not lost; otherwise nothing is added and the error is
+//     ErrLeaseLost. Adding again is no error: it replaces.
 //  2. Since: a Session whose Since is zero gets the Registry's time, later
 //     than that of every Session under its UserTopic. A Since that is set
-//     is kept; a Session that is there already keeps the one it has. The
-//     Session's Node is the lease's.
-//  3. Added answers each Entry in order: with Older (of live nodes only) if
-//     the Entry asks for it, the oldest of them if there are more, and Online
-//     if the user's last Session had gone and Offline has reported it, or there
-//     never was one. An Entry that is added again
-//     under the same lease is answered Online as it was the first time, so
-//     that an answer that was lost can be asked for again.
-//  4. Remove takes away the Sessions with exactly these ids from their
-//     topics. What is not there is no error; another id is never touched.
-//     It needs no lease.
-//  5. Sessions lists, for each topic asked, the Sessions of live nodes,
-//     oldest first; what was added before the call is seen by it, from any
-//     node. Online says for each topic whether there is one. Both need a lease
-//     of the asker's that has not run out, else the error is ErrLeaseLost: what
-//     has lost one lease may have lost others, and must not make their Sessions
-//     look as if they had gone. The zero Lease asks without one.
+//     is kept. A Session that is there already keeps the one it has. The
+//     Session's Node becomes the lease's.
+//  3. Added answers each Entry, in order. It has Older, of live nodes only, if
+//     the Entry asks for it; if there are more, the oldest of them. Online
+//     is true if there never was a Session of the user, or if the last one had
+//     gone and Offline has reported it. An Entry that is added again under the
+//     same lease gets the same answer for Online as the first time, so that an
+//     answer that was lost can be asked for again.
+//  4. Remove takes the Sessions with exactly these ids away from their
+//     topics. A Session that is not there is no error; another id is never
+//     touched. Remove needs no lease.
+//  5. Sessions lists the Sessions of live nodes for each topic asked, oldest
+//     first. It sees what was added before the call, from any node. Online says
+//     for each topic whether there is one. Both need a lease of the asker's that
+//     has not run out; otherwise the error is ErrLeaseLost. A Registry that has
+//     lost one lease may have lost others, and their Sessions must not look
+//     as if they had gone. The zero Lease asks without one.
 //  6. KeepAlive with Generation 0 takes a new Lease, with a generation that
-//     the node never had. With another it renews that generation only, and
-//     answers ErrLeaseLost when the lease was swept, released, or forgotten.
+//     the node never had. With another Generation it renews that one only, and
+//     returns ErrLeaseLost if that lease was swept, released, or forgotten.
 //     A lease that has merely run out is renewed.
 //  7. Nodes lists all nodes whose leases are not gone, dead ones with Alive
-//     false, with the Registry's time, which is not before any Since that was
-//     given: a node that took a new lease is there once more for each old one
-//     that is not swept. A dead node's Sessions are not seen by anyone, even
-//     before they are swept. A node whose record cannot be understood, of a
-//     later version for one, is listed with Err.
+//     false. A node that took a new lease is listed once more for each old one
+//     that is not swept. A node whose record cannot be understood, because it is
+//     of a later version for instance, is listed with Err. Nobody sees a dead
+//     node's Sessions, even before they are swept. Nodes also returns the
+//     Registry's time, which is not before any Since that was given.
 //  8. Sweep does nothing to a lease that has not run out. Otherwise it marks
 //     the lease as lost in one step, removes the entries of that generation
 //     only, then forgets the lease. Anyone may finish what another began.
 //     Entries that the node added under a newer generation stay.
 //  9. Offline takes, in one step, the users whose last Session went at least
-//     delay ago and who have not come back: each is handed to one caller.
+//     delay ago and who have not come back. Each user is handed to one caller.
 //     Remove and Sweep make a user go; Add brings one back. There may be
 //     more: only an answer without users says that nobody is due.
 //  10. Entries walks the entries that a lease's node has under that
-//     generation: call it with cursor "" first and with what it returned
-//     until that is "" again. What is there all the time is returned at
-//     least once, an entry of many topics perhaps in parts.
-//  11. Release forgets a lease whose entries have been removed; one that has
-//     entries left is lost, and remains to be swept, even if it had been
+//     generation. Call it with cursor "" first, and then with the cursor that it
+//     returned, until that is "" again. What is there all the time is returned at
+//     least once; an entry of many topics may come in parts.
+//  11. Release forgets a lease whose entries have been removed. If the lease has
+//     entries left it is lost and remains to be swept, even if it had been
 //     forgotten. Releasing twice is no error.
-//  12. Names are any bytes, and stay themselves; nothing is seen under
+//  12. Names are any bytes, and stay themselves. Nothing is seen under
 //     another prefix or database.
 //  13. Time: Since is the Registry's own time, never that of the callers. A
-//     lease has run out if it has not been renewed for its TTL; that is judged
-//     by the monotonic clock of who looks, and by the Registry's at first
-//     sight alone. So steps of the Registry's clock, forward or back, neither
-//     end a lease that is being renewed nor keep one that is not.
+//     lease has run out if it has not been renewed for its TTL. The monotonic
+//     clock of the process that looks decides this, and the Registry's clock at
+//     first sight alone. So if the Registry's clock steps, forward or back, it
+//     neither ends a lease that is being renewed nor keeps one that is not.
 //  14. Concurrency: all methods may be called at the same time. They return
 //     when ctx is done, with its error in the chain. After an error it is
 //     unknown how much has been done; doing it again is safe.
-//  15. Slices and maps that are passed in are not kept, and those that are
-//     returned are the caller's.
-//  16. Check returns those of the entries, each with the topics concerned, of
-//     which the Registry has lost something since they were added under the
-//     lease. If it has lost what it needs to sweep the lease the error is
-//     ErrLeaseLost, and the node has to take a new one.
+//  15. Ownership: slices and maps that are passed in are not kept, and those
+//     that are returned are the caller's.
+//  16. Check finds what the Registry has lost since it was added under the
+//     lease. It returns those of the entries that lack something, each with the
+//     topics concerned. If the Registry has lost what it needs to sweep the
+//     lease, the error is ErrLeaseLost, and the node has to take a new one.
 //
 // A Registry does not log.
 type Registry interface {
