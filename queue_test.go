@@ -225,7 +225,7 @@ func TestQueueTake(t *testing.T) {
 			want -= 2
 		}
 		if test.ends {
-			want -= len(q.closeFrame)
+			want -= len(closeFrame(StatusNormal, "end"))
 		}
 		if want != 0 {
 			t.Errorf("%+v: there are %d bytes too many", test, want)
