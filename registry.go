@@ -1,9 +1,13 @@
 package herald
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"time"
+
+	"github.com/heraldgo/herald/internal/places"
 )
 
 // A Session is what the Registry knows of a Conn.
@@ -42,6 +46,53 @@ func (e Entry) topics() []string {
 		topics = append(topics, e.UserTopic)
 	}
 	return topics
+}
+
+// places returns where the Entry lies, the user's topic first.
+func (e Entry) places() []places.Place { return places.Of(e.Session.ID, e.UserTopic, e.Topics) }
+
+// entriesAt returns the entries that lie at all places, which are in the order of
+// [places.Sort]. session returns the Session at one of them.
+func entriesAt(all []places.Place, session func(i int) Session) (entries []Entry) {
+	from := 0
+	for i, p := range all {
+		if next := i + 1; next == len(all) || all[next].ID != p.ID {
+			e := Entry{Session: session(from)}
+			e.UserTopic, e.Topics = places.Topics(all[from:next])
+			entries = append(entries, e)
+			from = next
+		}
+	}
+	return entries
+}
+
+// lostEntries returns those of the entries that have lost places, each with the
+// topics of these. lost has the places by index of entries.
+func lostEntries(entries []Entry, lost [][]places.Place) (missing []Entry) {
+	for i, e := range entries {
+		if len(lost[i]) > 0 {
+			m := Entry{Session: cloneSession(e.Session)}
+			m.UserTopic, m.Topics = places.Topics(lost[i])
+			missing = append(missing, m)
+		}
+	}
+	return missing
+}
+
+// cloneSession returns a copy that shares nothing with s.
+func cloneSession(s Session) Session {
+	s.Meta = maps.Clone(s.Meta)
+	return s
+}
+
+// compareSessions orders by Since, then by id.
+func compareSessions(a, b Session) int {
+	return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID))
+}
+
+// compareNodes orders by id, then by generation.
+func compareNodes(a, b Node) int {
+	return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Generation, b.Generation))
 }
 
 // Added is what [Registry.Add] says of one Entry with a UserTopic.

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/heraldgo/herald/internal/places"
 )
 
 // FuzzSession: what Redis holds is not trusted, and what herald writes there
@@ -35,8 +37,8 @@ func FuzzSession(f *testing.F) {
 		if l, ok := decodeHolder("1 12 " + strconv.FormatInt(since, 10) + " 1 " + encodeBody(want)); !ok || l != (Lease{want.Node, 12}) {
 			t.Fatalf("%+v is held by %+v (%v)", want, l, ok)
 		}
-		p := place{id, user, device == ""}
-		if got, ok := decodePlace(p.member()); !ok || got != p {
+		p := places.Place{ID: id, Topic: user, User: device == ""}
+		if got, ok := decodePlace(memberOf(p)); !ok || got != p {
 			t.Fatalf("%+v came back as %+v (%v)", p, got, ok)
 		}
 	})

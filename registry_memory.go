@@ -3,11 +3,12 @@ package herald
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/heraldgo/herald/internal/places"
 )
 
 // A MemoryRegistry keeps the Registry in memory, for the Hubs of one process:
@@ -41,16 +42,20 @@ func (m *MemoryRegistry) Cut() { m.cut.Store(true) }
 // Heal ends a Cut.
 func (m *MemoryRegistry) Heal() { m.cut.Store(false) }
 
-// enter locks the store for a call, or says why the call fails.
-func (m *MemoryRegistry) enter(ctx context.Context, what string) error {
+// call runs f with the store, unless the handle is cut or ctx is done.
+func (m *MemoryRegistry) call(ctx context.Context, what string, f func(*memoryStore) error) error {
 	err := ctx.Err()
 	if err == nil && m.cut.Load() {
 		err = ErrRegistryDown
 	}
+	if err == nil {
+		m.store.mu.Lock()
+		defer m.store.mu.Unlock()
+		err = f(m.store)
+	}
 	if err != nil {
 		return fmt.Errorf("memory registry: %s: %w", what, err)
 	}
-	m.store.mu.Lock()
 	return nil
 }
 
@@ -69,7 +74,7 @@ type memoryStore struct {
 
 type memoryLease struct {
 	node   Node
-	places map[place]struct{}
+	places map[places.Place]struct{}
 }
 
 type memoryValue struct {
@@ -78,15 +83,10 @@ type memoryValue struct {
 	online  bool // what its Add answered
 }
 
+// now returns a time that steps of the wall clock do not move.
 func (s *memoryStore) now() int64 { return s.epoch.Add(time.Since(s.epoch)).UnixMicro() }
 
-// live says whether the lease is present and has not run out.
-func (s *memoryStore) live(lease Lease, now int64) bool {
-	l := s.leases[lease.Node]
-	return l != nil && l.node.Generation == lease.Generation && now < l.node.Renewed.Add(l.node.TTL).UnixMicro()
-}
-
-// current returns the lease, or nil where it is lost.
+// current returns the lease, or nil if it is lost.
 func (s *memoryStore) current(lease Lease) *memoryLease {
 	if l := s.leases[lease.Node]; l != nil && l.node.Generation == lease.Generation {
 		return l
@@ -94,7 +94,13 @@ func (s *memoryStore) current(lease Lease) *memoryLease {
 	return nil
 }
 
-// known returns the lease, be it dying, or nil where it is forgotten.
+// live says whether the lease is not lost and has not run out.
+func (s *memoryStore) live(lease Lease, now int64) bool {
+	l := s.current(lease)
+	return l != nil && now < l.node.Renewed.Add(l.node.TTL).UnixMicro()
+}
+
+// known returns the lease, dying or not, or nil if it is forgotten.
 func (s *memoryStore) known(lease Lease) *memoryLease {
 	if l := s.current(lease); l != nil {
 		return l
@@ -103,38 +109,35 @@ func (s *memoryStore) known(lease Lease) *memoryLease {
 }
 
 // Add implements [Registry.Add]. The Node of a Session is the lease's.
-func (m *MemoryRegistry) Add(ctx context.Context, lease Lease, entries ...Entry) ([]Added, error) {
-	if err := m.enter(ctx, "add"); err != nil {
-		return nil, err
-	}
-	defer m.store.mu.Unlock()
-	l := m.store.current(lease)
-	if l == nil {
-		return nil, fmt.Errorf("memory registry: add: %w", ErrLeaseLost)
-	}
-	added := make([]Added, len(entries))
-	for i, e := range entries {
-		added[i] = m.store.add(l, e)
-	}
-	return added, nil
+func (m *MemoryRegistry) Add(ctx context.Context, lease Lease, entries ...Entry) (added []Added, err error) {
+	err = m.call(ctx, "add", func(s *memoryStore) error {
+		l := s.current(lease)
+		if l == nil {
+			return ErrLeaseLost
+		}
+		added = make([]Added, len(entries))
+		for i, e := range entries {
+			added[i] = s.add(l, e)
+		}
+		return nil
+	})
+	return added, err
 }
 
-func (s *memoryStore) add(l *memoryLease, e Entry) Added {
+func (s *memoryStore) add(l *memoryLease, e Entry) (added Added) {
 	value := memoryValue{session: cloneSession(e.Session), lease: l.node.Lease()}
 	value.session.Node = l.node.ID
-	var added Added
-	switch {
-	case e.UserTopic != "":
+	if e.UserTopic != "" {
 		added = s.presence(&value, s.topics[e.UserTopic], e.Older)
-	default:
+	} else {
 		s.stamp(&value.session)
 	}
 	added.Since = value.session.Since
 	for _, p := range e.places() {
-		if s.topics[p.topic] == nil {
-			s.topics[p.topic] = make(map[string]memoryValue)
+		if s.topics[p.Topic] == nil {
+			s.topics[p.Topic] = make(map[string]memoryValue)
 		}
-		s.topics[p.topic][p.id] = value
+		s.topics[p.Topic][p.ID] = value
 		l.places[p] = struct{}{}
 	}
 	return added
@@ -186,141 +189,211 @@ func (s *memoryStore) presence(value *memoryValue, there map[string]memoryValue,
 
 // Remove implements [Registry.Remove].
 func (m *MemoryRegistry) Remove(ctx context.Context, lease Lease, entries ...Entry) error {
-	if err := m.enter(ctx, "remove"); err != nil {
-		return err
-	}
-	defer m.store.mu.Unlock()
-	for _, e := range entries {
-		for _, p := range e.places() {
-			m.store.remove(p)
+	return m.call(ctx, "remove", func(s *memoryStore) error {
+		for _, e := range entries {
+			for _, p := range e.places() {
+				s.remove(p)
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // remove takes away what lies at p, if anything.
-func (s *memoryStore) remove(p place) {
-	there := s.topics[p.topic]
-	v, ok := there[p.id]
+func (s *memoryStore) remove(p places.Place) {
+	there := s.topics[p.Topic]
+	v, ok := there[p.ID]
 	if !ok {
 		return
 	}
-	delete(there, p.id)
+	delete(there, p.ID)
 	if l := s.known(v.lease); l != nil {
 		delete(l.places, p)
 	}
 	if len(there) == 0 {
-		delete(s.topics, p.topic)
-		if p.user {
+		delete(s.topics, p.Topic)
+		if p.User {
 			s.gone[v.session.User] = s.now()
 		}
 	}
 }
 
-// Sessions implements [Registry.Sessions].
-func (m *MemoryRegistry) Sessions(ctx context.Context, lease Lease, topics ...string) ([][]Session, error) {
-	if err := m.enterHeld(ctx, "sessions", lease); err != nil {
-		return nil, err
+// eachLive calls f for what lies under each topic and lives. It needs a lease that
+// has not run out, or the zero Lease.
+func (s *memoryStore) eachLive(lease Lease, topics []string, f func(i int, v memoryValue)) error {
+	now := s.now()
+	if lease != (Lease{}) && !s.live(lease, now) {
+		return ErrLeaseLost
 	}
-	defer m.store.mu.Unlock()
-	now := m.store.now()
-	all := make([][]Session, len(topics))
 	for i, topic := range topics {
-		for _, v := range m.store.topics[topic] {
-			if m.store.live(v.lease, now) {
-				all[i] = append(all[i], cloneSession(v.session))
+		for _, v := range s.topics[topic] {
+			if s.live(v.lease, now) {
+				f(i, v)
 			}
 		}
-		slices.SortFunc(all[i], compareSessions)
+	}
+	return nil
+}
+
+// Sessions implements [Registry.Sessions].
+func (m *MemoryRegistry) Sessions(ctx context.Context, lease Lease, topics ...string) ([][]Session, error) {
+	all := make([][]Session, len(topics))
+	err := m.call(ctx, "sessions", func(s *memoryStore) error {
+		return s.eachLive(lease, topics, func(i int, v memoryValue) { all[i] = append(all[i], cloneSession(v.session)) })
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, sessions := range all {
+		slices.SortFunc(sessions, compareSessions)
 	}
 	return all, nil
 }
 
 // Online implements [Registry.Online].
 func (m *MemoryRegistry) Online(ctx context.Context, lease Lease, topics ...string) ([]bool, error) {
-	if err := m.enterHeld(ctx, "online", lease); err != nil {
-		return nil, err
-	}
-	defer m.store.mu.Unlock()
-	now := m.store.now()
 	online := make([]bool, len(topics))
-	for i, topic := range topics {
-		for _, v := range m.store.topics[topic] {
-			online[i] = online[i] || m.store.live(v.lease, now)
-		}
+	err := m.call(ctx, "online", func(s *memoryStore) error {
+		return s.eachLive(lease, topics, func(i int, _ memoryValue) { online[i] = true })
+	})
+	if err != nil {
+		return nil, err
 	}
 	return online, nil
 }
 
-// enterHeld is enter for what needs a lease that has not run out. The zero
-// Lease needs none.
-func (m *MemoryRegistry) enterHeld(ctx context.Context, what string, lease Lease) error {
-	if err := m.enter(ctx, what); err != nil {
-		return err
-	}
-	if lease != (Lease{}) && !m.store.live(lease, m.store.now()) {
-		m.store.mu.Unlock()
-		return fmt.Errorf("memory registry: %s: %w", what, ErrLeaseLost)
-	}
-	return nil
+// KeepAlive implements [Registry.KeepAlive].
+func (m *MemoryRegistry) KeepAlive(ctx context.Context, node Node, ttl time.Duration) (generation int64, err error) {
+	err = m.call(ctx, "keep alive", func(s *memoryStore) error {
+		now := s.now()
+		l := s.leases[node.ID]
+		switch {
+		case node.Generation == 0:
+			if l != nil {
+				s.dying[l.node.Lease()] = l
+			}
+			s.generation = max(now, s.generation+1)
+			node.Generation = s.generation
+			l = &memoryLease{places: make(map[places.Place]struct{})}
+			s.leases[node.ID] = l
+		case l == nil || l.node.Generation != node.Generation:
+			return ErrLeaseLost
+		}
+		l.node = node
+		l.node.Renewed, l.node.TTL = time.UnixMicro(now), ttl.Truncate(time.Microsecond)
+		generation = node.Generation
+		return nil
+	})
+	return generation, err
+}
+
+// Release implements [Registry.Release].
+func (m *MemoryRegistry) Release(ctx context.Context, lease Lease) error {
+	return m.call(ctx, "release", func(s *memoryStore) error {
+		if l := s.current(lease); l != nil {
+			delete(s.leases, lease.Node)
+			s.dying[lease] = l
+		}
+		if l := s.dying[lease]; l != nil && len(l.places) == 0 {
+			delete(s.dying, lease)
+		}
+		return nil
+	})
+}
+
+// Nodes implements [Registry.Nodes].
+func (m *MemoryRegistry) Nodes(ctx context.Context) (nodes []Node, at time.Time, err error) {
+	err = m.call(ctx, "nodes", func(s *memoryStore) error {
+		now := s.now()
+		for _, l := range s.leases {
+			nodes = append(nodes, l.node)
+			nodes[len(nodes)-1].Alive = s.live(l.node.Lease(), now)
+		}
+		for _, l := range s.dying {
+			nodes = append(nodes, l.node)
+			nodes[len(nodes)-1].Alive = false
+		}
+		slices.SortFunc(nodes, compareNodes)
+		at = time.UnixMicro(max(now, s.clock))
+		return nil
+	})
+	return nodes, at, err
+}
+
+// Sweep implements [Registry.Sweep].
+func (m *MemoryRegistry) Sweep(ctx context.Context, lease Lease) error {
+	return m.call(ctx, "sweep", func(s *memoryStore) error {
+		l := s.dying[lease]
+		if current := s.current(lease); current != nil && !s.live(lease, s.now()) {
+			delete(s.leases, lease.Node)
+			l = current
+		}
+		if l == nil {
+			return nil
+		}
+		for p := range l.places {
+			if s.topics[p.Topic][p.ID].lease == lease {
+				s.remove(p)
+			}
+		}
+		delete(s.dying, lease)
+		return nil
+	})
+}
+
+// Offline implements [Registry.Offline].
+func (m *MemoryRegistry) Offline(ctx context.Context, delay time.Duration) (users []string, err error) {
+	err = m.call(ctx, "offline", func(s *memoryStore) error {
+		due := s.now() - delay.Microseconds()
+		for user, since := range s.gone {
+			if since <= due {
+				users = append(users, user)
+				delete(s.gone, user)
+			}
+		}
+		return nil
+	})
+	return users, err
 }
 
 // Check implements [Registry.Check]: nothing gets lost in memory.
-func (m *MemoryRegistry) Check(ctx context.Context, lease Lease, entries ...Entry) ([]Entry, error) {
-	if err := m.enter(ctx, "check"); err != nil {
-		return nil, err
-	}
-	defer m.store.mu.Unlock()
-	if m.store.current(lease) == nil {
-		return nil, fmt.Errorf("memory registry: check: %w", ErrLeaseLost)
-	}
-	lost := make(map[int][]place)
-	for i, e := range entries {
-		for _, p := range e.places() {
-			if v, ok := m.store.topics[p.topic][p.id]; !ok || v.lease != lease {
-				lost[i] = append(lost[i], p)
+func (m *MemoryRegistry) Check(ctx context.Context, lease Lease, entries ...Entry) (missing []Entry, err error) {
+	err = m.call(ctx, "check", func(s *memoryStore) error {
+		if s.current(lease) == nil {
+			return ErrLeaseLost
+		}
+		lost := make([][]places.Place, len(entries))
+		for i, e := range entries {
+			for _, p := range e.places() {
+				if s.topics[p.Topic][p.ID].lease != lease {
+					lost[i] = append(lost[i], p)
+				}
 			}
 		}
-	}
-	return lostEntries(entries, lost), nil
+		missing = lostEntries(entries, lost)
+		return nil
+	})
+	return missing, err
 }
 
 // Entries implements [Registry.Entries], in one page.
-func (m *MemoryRegistry) Entries(ctx context.Context, lease Lease, cursor string) ([]Entry, string, error) {
-	if err := m.enter(ctx, "entries"); err != nil {
-		return nil, "", err
-	}
-	defer m.store.mu.Unlock()
-	l := m.store.known(lease)
-	if l == nil {
-		return nil, "", nil
-	}
-	byID := make(map[string]*Entry)
-	for p := range l.places {
-		v, ok := m.store.topics[p.topic][p.id]
-		if !ok || v.lease != lease {
-			continue
+func (m *MemoryRegistry) Entries(ctx context.Context, lease Lease, cursor string) (entries []Entry, next string, err error) {
+	err = m.call(ctx, "entries", func(s *memoryStore) error {
+		l := s.known(lease)
+		if l == nil {
+			return nil
 		}
-		e := byID[p.id]
-		if e == nil {
-			e = &Entry{Session: cloneSession(v.session)}
-			byID[p.id] = e
+		var all []places.Place
+		for p := range l.places {
+			if s.topics[p.Topic][p.ID].lease == lease {
+				all = append(all, p)
+			}
 		}
-		if p.user {
-			e.UserTopic = p.topic
-		} else {
-			e.Topics = append(e.Topics, p.topic)
-		}
-	}
-	var entries []Entry
-	for _, id := range slices.Sorted(maps.Keys(byID)) {
-		entries = append(entries, *byID[id])
-	}
-	return entries, "", nil
-}
-
-// cloneSession returns a copy that shares nothing with s.
-func cloneSession(s Session) Session {
-	s.Meta = maps.Clone(s.Meta)
-	return s
+		all = places.Sort(all)
+		entries = entriesAt(all, func(i int) Session {
+			return cloneSession(s.topics[all[i].Topic][all[i].ID].session)
+		})
+		return nil
+	})
+	return entries, "", err
 }

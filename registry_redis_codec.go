@@ -1,7 +1,6 @@
 package herald
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -9,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/heraldgo/herald/internal/places"
 )
 
 // What a Redis Registry writes. Names may be any bytes, so each is a
@@ -150,56 +151,25 @@ func decodeNode(id, record string) Node {
 	}
 }
 
-// A place is where an index says that a Session lies.
-type place struct {
-	id, topic string
-	user      bool // the topic is the Session's user's
-}
-
-func (p place) member() string {
+// memberOf returns what an index has for a place.
+func memberOf(p places.Place) string {
 	b := []byte{'o'}
-	if p.user {
+	if p.User {
 		b[0] = 'u'
 	}
-	return string(appendNetstring(appendNetstring(b, p.id), p.topic))
+	return string(appendNetstring(appendNetstring(b, p.ID), p.Topic))
 }
 
 // decodePlace returns false where the member is none of herald's.
-func decodePlace(member string) (p place, ok bool) {
+func decodePlace(member string) (p places.Place, ok bool) {
 	if member == "" {
-		return place{}, false
+		return places.Place{}, false
 	}
-	p.user = member[0] == 'u'
+	p.User = member[0] == 'u'
 	rest := member[1:]
-	if p.id, rest, ok = cutNetstring(rest); !ok {
-		return place{}, false
+	if p.ID, rest, ok = cutNetstring(rest); !ok {
+		return places.Place{}, false
 	}
-	p.topic, _, ok = cutNetstring(rest)
+	p.Topic, _, ok = cutNetstring(rest)
 	return p, ok
-}
-
-func comparePlaces(a, b place) int {
-	return cmp.Or(strings.Compare(a.id, b.id), strings.Compare(a.topic, b.topic), strings.Compare(a.member(), b.member()))
-}
-
-// places returns where an Entry lies, the user's topic first.
-func (e Entry) places() []place {
-	all := make([]place, 0, 1+len(e.Topics))
-	if e.UserTopic != "" {
-		all = append(all, place{e.Session.ID, e.UserTopic, true})
-	}
-	for _, topic := range e.Topics {
-		if e.UserTopic == "" || topic != e.UserTopic {
-			all = append(all, place{e.Session.ID, topic, false})
-		}
-	}
-	return all
-}
-
-// compareSessions orders by Since, then by id.
-func compareSessions(a, b Session) int {
-	if c := a.Since.Compare(b.Since); c != 0 {
-		return c
-	}
-	return strings.Compare(a.ID, b.ID)
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/places"
 )
 
 // Add implements [Registry.Add]: one script for each shard of an Entry, in
@@ -89,8 +91,8 @@ func (r *RedisRegistry) planAdd(lease Lease, entries []Entry) addPlan {
 				args:  []any{lease.Node, lease.Generation, s.ID, since, s.User, body, isUser, max(0, e.Older), keyLasts.Milliseconds()},
 			}
 			for _, p := range part.places {
-				call.keys = append(call.keys, shard.topicKey(p.topic))
-				call.args = append(call.args, p.member())
+				call.keys = append(call.keys, shard.topicKey(p.Topic))
+				call.args = append(call.args, memberOf(p))
 			}
 			switch {
 			case n == 0:
@@ -109,22 +111,22 @@ func (r *RedisRegistry) planAdd(lease Lease, entries []Entry) addPlan {
 // A part of an Entry is what lies in one shard.
 type part struct {
 	shard  int
-	places []place
+	places []places.Place
 }
 
 // parts returns the parts of an Entry, that of the user's topic first, with
 // that topic first. An Entry without topics has one all the same.
 func (r *RedisRegistry) parts(e Entry) []part {
-	places := e.places()
-	if len(places) == 0 {
+	all := e.places()
+	if len(all) == 0 {
 		return []part{{}}
 	}
 	if len(r.shards) == 1 {
-		return []part{{places: places}}
+		return []part{{places: all}}
 	}
 	var parts []part
-	for _, p := range places {
-		shard := r.shardOf(p.topic)
+	for _, p := range all {
+		shard := r.shardOf(p.Topic)
 		i := slices.IndexFunc(parts, func(p part) bool { return p.shard == shard })
 		if i < 0 {
 			i = len(parts)
@@ -221,8 +223,8 @@ func (r *RedisRegistry) Remove(ctx context.Context, lease Lease, entries ...Entr
 				args:  []any{string(shard) + "i:", e.Session.ID, isUser},
 			}
 			for _, p := range part.places {
-				call.keys = append(call.keys, shard.topicKey(p.topic))
-				call.args = append(call.args, p.member())
+				call.keys = append(call.keys, shard.topicKey(p.Topic))
+				call.args = append(call.args, memberOf(p))
 			}
 			calls = append(calls, call)
 		}

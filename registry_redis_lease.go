@@ -1,7 +1,6 @@
 package herald
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -195,14 +194,6 @@ func (r *RedisRegistry) mergeLeases(lists []leaseList) (nodes []Node, now time.T
 	return nodes, now
 }
 
-// compareNodes orders by id, then by generation.
-func compareNodes(a, b Node) int {
-	if c := strings.Compare(a.ID, b.ID); c != 0 {
-		return c
-	}
-	return cmp.Compare(a.Generation, b.Generation)
-}
-
 // sweepStep is how many entries a step of Sweep removes while no other
 // client of the server is served.
 const sweepStep = 200
@@ -308,8 +299,8 @@ func (r *RedisRegistry) sweepShard(ctx context.Context, store redisStore, shard 
 			if !ok && member != "" { // it leaves the index only
 				r.strays.note(1, s.indexKey(lease))
 			}
-			call.keys = append(call.keys, s.topicKey(p.topic))
-			call.args = append(call.args, member, p.id, p.user)
+			call.keys = append(call.keys, s.topicKey(p.Topic))
+			call.args = append(call.args, member, p.ID, p.User)
 		}
 		if _, err := runOne(ctx, store, sweepScript, call); err != nil {
 			return err

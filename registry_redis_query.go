@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald/internal/clock"
+	"github.com/heraldgo/herald/internal/places"
 )
 
 // Sessions implements [Registry.Sessions].
@@ -233,13 +234,13 @@ func (r *RedisRegistry) settle(ctx context.Context, store redisStore, asked *loo
 
 // Check implements [Registry.Check].
 func (r *RedisRegistry) Check(ctx context.Context, lease Lease, entries ...Entry) ([]Entry, error) {
-	calls, places := r.planCheck(lease, entries)
-	lost, err := redisCall(ctx, r, "check", func(store redisStore) (map[int][]place, error) {
+	calls, checked := r.planCheck(lease, entries)
+	lost, err := redisCall(ctx, r, "check", func(store redisStore) ([][]places.Place, error) {
 		replies, err := runScript(ctx, store, checkScript, calls)
 		if err != nil {
 			return nil, err
 		}
-		lost := make(map[int][]place) // by index of entries
+		lost := make([][]places.Place, len(entries))
 		for n, reply := range replies {
 			missing, err := reply.Int64Slice()
 			if errors.Is(err, redis.Nil) {
@@ -249,16 +250,19 @@ func (r *RedisRegistry) Check(ctx context.Context, lease Lease, entries ...Entry
 				return nil, err
 			}
 			for _, m := range missing {
-				if m < 1 || m > int64(len(places[n])) {
-					return nil, fmt.Errorf("answer %d of %d", m, len(places[n]))
+				if m < 1 || m > int64(len(checked[n])) {
+					return nil, fmt.Errorf("answer %d of %d", m, len(checked[n]))
 				}
-				p := places[n][m-1]
-				lost[p.entry] = append(lost[p.entry], p.place)
+				p := checked[n][m-1]
+				lost[p.entry] = append(lost[p.entry], p.Place)
 			}
 		}
 		return lost, nil
 	})
-	return lostEntries(entries, lost), err
+	if err != nil {
+		return nil, err
+	}
+	return lostEntries(entries, lost), nil
 }
 
 // checkStep is how many places one run of check.lua compares, while no other
@@ -267,17 +271,17 @@ const checkStep = 200
 
 // An entryPlace is a place, and the index of the Entry that should be there.
 type entryPlace struct {
-	place
+	places.Place
 	entry int
 }
 
 // planCheck returns what Check runs: one script at least in each shard, which
 // has an index that may be lost.
-func (r *RedisRegistry) planCheck(lease Lease, entries []Entry) (calls []scriptCall, places [][]entryPlace) {
+func (r *RedisRegistry) planCheck(lease Lease, entries []Entry) (calls []scriptCall, checked [][]entryPlace) {
 	byShard := make([][]entryPlace, len(r.shards))
 	for i, e := range entries {
 		for _, p := range e.places() {
-			s := r.shardOf(p.topic)
+			s := r.shardOf(p.Topic)
 			byShard[s] = append(byShard[s], entryPlace{p, i})
 		}
 	}
@@ -290,34 +294,14 @@ func (r *RedisRegistry) planCheck(lease Lease, entries []Entry) (calls []scriptC
 				args:  []any{lease.Generation, keyLasts.Milliseconds()},
 			}
 			for _, p := range all[:n] {
-				call.keys = append(call.keys, r.shards[s].topicKey(p.topic))
-				call.args = append(call.args, p.id)
+				call.keys = append(call.keys, r.shards[s].topicKey(p.Topic))
+				call.args = append(call.args, p.ID)
 			}
-			calls, places = append(calls, call), append(places, all[:n])
+			calls, checked = append(calls, call), append(checked, all[:n])
 			all = all[n:]
 		}
 	}
-	return calls, places
-}
-
-// lostEntries returns, for each Entry that has lost places, these.
-func lostEntries(entries []Entry, lost map[int][]place) []Entry {
-	var missing []Entry
-	for i, e := range entries {
-		if len(lost[i]) == 0 {
-			continue
-		}
-		m := Entry{Session: cloneSession(e.Session)}
-		for _, p := range lost[i] {
-			if p.user {
-				m.UserTopic = p.topic
-			} else {
-				m.Topics = append(m.Topics, p.topic)
-			}
-		}
-		missing = append(missing, m)
-	}
-	return missing
+	return calls, checked
 }
 
 // timeOf returns the Registry's time in a shard: that of the server, but not

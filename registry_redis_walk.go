@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/places"
 )
 
 // A walkCursor is where a walk over entries is: the cursor of Entries.
@@ -45,7 +47,7 @@ const (
 
 // A walkPage is a page of Entries. Its next is nil at the end.
 type walkPage struct {
-	places  []place
+	places  []places.Place
 	entries []Entry
 	next    *walkCursor
 }
@@ -107,38 +109,25 @@ func (r *RedisRegistry) scan(ctx context.Context, store redisStore, lease Lease,
 }
 
 // readPlaces returns the entries of the lease that lie at the places.
-func (r *RedisRegistry) readPlaces(ctx context.Context, store redisStore, lease Lease, places []place) ([]Entry, error) {
-	slices.SortFunc(places, comparePlaces)
-	places = slices.Compact(places) // SSCAN may repeat one
-	var entries []Entry
-	at := make(map[string]int) // id to index in entries
-	for batch := range slices.Chunk(places, redisBatch) {
+func (r *RedisRegistry) readPlaces(ctx context.Context, store redisStore, lease Lease, all []places.Place) ([]Entry, error) {
+	var there []places.Place
+	var sessions []Session                                          // at each of these
+	for batch := range slices.Chunk(places.Sort(all), redisBatch) { // SSCAN may repeat one
 		values := make([]*redis.StringCmd, len(batch))
 		pipe := newShardPipe(store)
 		for i, p := range batch {
-			s := r.shardOf(p.topic)
-			values[i] = pipe.on(s).HGet(ctx, r.shards[s].topicKey(p.topic), p.id)
+			s := r.shardOf(p.Topic)
+			values[i] = pipe.on(s).HGet(ctx, r.shards[s].topicKey(p.Topic), p.ID)
 		}
 		if _, err := pipe.exec(ctx); err != nil {
 			return nil, err
 		}
 		for i, p := range batch {
-			s, generation, ok := decodeValue(p.id, values[i].Val())
-			if !ok || generation != lease.Generation || s.Node != lease.Node {
-				continue
-			}
-			j, known := at[p.id]
-			if !known {
-				j = len(entries)
-				at[p.id] = j
-				entries = append(entries, Entry{Session: s})
-			}
-			if p.user {
-				entries[j].UserTopic = p.topic
-			} else {
-				entries[j].Topics = append(entries[j].Topics, p.topic)
+			s, generation, ok := decodeValue(p.ID, values[i].Val())
+			if ok && generation == lease.Generation && s.Node == lease.Node {
+				there, sessions = append(there, p), append(sessions, s)
 			}
 		}
 	}
-	return entries, nil
+	return entriesAt(there, func(i int) Session { return sessions[i] }), nil
 }
