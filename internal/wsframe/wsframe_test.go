@@ -91,6 +91,9 @@ func TestPayload(t *testing.T) {
 			}
 		}
 	}
+	if longest := len(AppendHeader(nil, Binary, 1<<16)); longest != MaxHeader || longest+len("mask") != MaxClientHeader {
+		t.Errorf("the longest header has %d bytes", longest)
+	}
 	for _, longer := range [][]byte{
 		append([]byte{Binary, 126, 0, 125}, make([]byte, 125)...),
 		append([]byte{Binary, 127, 0, 0, 0, 0, 0, 0, 0xff, 0xff}, make([]byte, 1<<16-1)...),
