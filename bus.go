@@ -34,13 +34,13 @@ const (
 // An Event is what [Bus.Receive] hands over.
 type Event struct {
 	Kind   EventKind // which of the fields below count
-	Packet Packet    // of EventPacket
+	Packet Packet    // EventPacket only
 
-	// Of EventDown and EventRestored.
+	// EventDown and EventRestored only.
 
 	Topics []string  // the topics concerned; nil means all
-	Since  time.Time // of EventDown: no packet published before it was lost
-	Err    error     // of EventDown: why
+	Since  time.Time // EventDown only: no packet published before it was lost
+	Err    error     // EventDown only: why
 }
 
 // A Bus carries packets between nodes. Each Hub has a Bus value of its own,
@@ -49,9 +49,9 @@ type Event struct {
 //
 //  1. Delivery: a packet published to a topic reaches, once, every Bus that
 //     is subscribed to the topic, the publisher's own included. A Bus may
-//     hand over packets of topics nobody subscribed to.
-//  2. Subscribe returns when the broker has confirmed: what is published
-//     anywhere after that, arrives. After an error it is unknown whether
+//     hand over packets of topics that nobody subscribed to.
+//  2. Subscribe returns when the broker has confirmed. What is published
+//     anywhere after that arrives. After an error it is unknown whether
 //     the topics are subscribed, until the next Subscribe or Unsubscribe
 //     that names them. Subscribing again is no error and no second copy.
 //  3. Unsubscribe returns when the broker has confirmed. Unsubscribing from
@@ -61,42 +61,41 @@ type Event struct {
 //     in the same order. A packet whose Publish returned ErrUnknown may come
 //     late, behind packets that were published after it: a link that is given
 //     up keeps back what has not left this machine, but not what is on its way
-//     to the broker. A Bus whose broker has no one order for packets of several
-//     publishers (core NATS), or none while topics move (Kafka), says so in its
-//     documentation.
+//     to the broker. If the broker does not give one order to the packets of
+//     several publishers (core NATS), or gives none while topics move (Kafka),
+//     the documentation of the Bus says so.
 //  5. Topics are exact: any bytes, no wildcard, no separator, nothing that
 //     one prefix or database could see of another.
-//  6. Publish returns nil when the broker has taken every packet. That is
-//     the broker's word and not its subscribers': what it loses afterwards is
-//     a loss as in promise 9. An error for which errors.Is(err, ErrUnknown)
-//     holds says that some may have been taken; any other error (errors.Is
-//     ErrBusDown, if the broker could not be reached or does not serve us now)
-//     says that none was.
+//  6. Publish returns nil when the broker has taken every packet. This says
+//     nothing of the subscribers: what the broker loses afterwards is a loss as
+//     in promise 9. If errors.Is(err, ErrUnknown), some of the packets may have
+//     been taken. Any other error says that none was; it is ErrBusDown if the
+//     broker could not be reached or does not serve us now.
 //     A Bus never publishes again what may have been published: there are no
 //     duplicates.
 //  7. Ownership: Publish keeps no slice after it has returned. The Data that
 //     Receive hands over is the caller's, and is never changed.
 //  8. Blocking: Publish, Subscribe, Unsubscribe and Receive return when ctx
-//     is done, with its error in the chain. Their batches may be large;
-//     Publish of no packets, and Subscribe of no topics, do nothing. The
-//     ctx that a Hub gives Publish may end later than the call, but not
-//     later than its SendTimeout.
+//     is done, with its error in the chain. Their batches may be large.
+//     Publish of no packets does nothing, nor does Subscribe of no topics. The
+//     ctx that a Hub gives Publish may end later than the call that it is
+//     for, but not later than the SendTimeout of that call.
 //  9. Loss is never silent: every packet that may have been lost lies
 //     between an EventDown and an EventRestored for its topic, and was
-//     published after Event.Since. EventDown comes when the loss is noticed,
-//     which may be some proofs after it, but before any packet of the new
-//     link. EventRestored comes after all subscriptions are confirmed again
-//     and a packet of the Bus' own has come back: some brokers confirm what
-//     they do not give. Quick flaps may share one pair. What the Bus has to
+//     published after Event.Since. EventDown comes when the loss is noticed.
+//     That may be some proofs after the loss, but it is before any packet of the
+//     new link. EventRestored comes after all subscriptions are confirmed again
+//     and a packet of the Bus' own has come back, because some brokers confirm
+//     what they do not give. Quick flaps may share one pair. What the Bus has to
 //     drop because Receive is called too slowly is reported in the same way.
-//     What a broker hides from all its clients no Bus can report: servers of
-//     NATS that no longer hear each other, whom the Hub finds out by its
-//     heartbeats, or one topic that MQTT denies at QoS 0. The documentation
-//     of a Bus says what that is.
+//     No Bus can report what a broker hides from all its clients. Examples are
+//     servers of NATS that no longer hear each other (the Hub notices by its
+//     heartbeats), and one topic that MQTT denies at QoS 0. The documentation of
+//     a Bus says what its broker hides.
 //  10. The Bus reconnects by itself, for ever, with jittered backoff, and
 //     subscribes again to all it was subscribed to.
-//  11. Memory is bounded, and the broker is never blocked for ever, whatever
-//     the caller of Receive does.
+//  11. Memory is bounded, and the broker is never blocked for ever. This holds
+//     whatever the caller of Receive does.
 //  12. Reset drops the links and builds them anew, between an EventDown and
 //     an EventRestored. It does not wait for them.
 //  13. Concurrency: all methods may be called at the same time, except
@@ -120,9 +119,9 @@ type Bus interface {
 // its Bus is closed.
 var busesInUse sync.Map
 
-// claimBus says whether the Bus is this Hub's alone. Of two Hubs that had the
-// same each would get a part of the messages, and which one's Receive is
-// refused is a matter of luck.
+// claimBus says whether the Bus is this Hub's alone. Two Hubs on one Bus would
+// each get a part of the messages, and it would be a matter of luck whose
+// Receive is refused.
 func claimBus(b Bus) bool {
 	if !reflect.ValueOf(b).Comparable() {
 		return true // nobody can tell

@@ -30,68 +30,71 @@ type Identity struct {
 	Meta     map[string]string // seen by Sessions on every node
 }
 
-// Config configures a Hub. The zero value of each field has the default that
+// Config configures a Hub. The zero value of a field means the default that
 // its comment gives. A negative MaxConns, MaxConnsPerUser, HandshakeRate,
 // MaxHandshakes, HandshakeRatePerAddr, HandshakeRatePerUser, MaxMessageSize,
 // MessageRate, ByteRate, MaxQueuedBytes, MaxIdentitySize, MaxGroups,
 // HandshakeTimeout, MessageTimeout, PingInterval
-// or ProbeInterval switches that limit off, and a negative Linger or
-// OfflineDelay is none; the other numbers must be above 0, the durations at
-// least a millisecond, and Lease 100 ms and at most a day.
+// or ProbeInterval switches that limit off. A negative Linger or
+// OfflineDelay is no delay. The other numbers must be above 0, the other
+// durations at least a millisecond. Lease is from 100 ms to a day.
 type Config struct {
 	// Where messages and presence travel.
 
-	// Redis gives the Bus and the Registry, where those are nil: a
+	// Redis gives the Bus and the Registry, if those are nil. It is a
 	// *redis.Client of one server or of Sentinel, or a *redis.ClusterClient.
-	// herald opens connections of its own with the client's options and leaves
-	// the client as it is; closing it stays the caller's. Where Redis and Bus
-	// are both nil, the Hub is alone: it works in memory, as one node.
+	// herald opens connections of its own with the client's options, and leaves
+	// the client as it is. The caller closes the client. If Redis and Bus are
+	// both nil the Hub is alone: it works in memory, as one node.
 	Redis redis.UniversalClient
 
-	// Prefix begins every key and channel in Redis; services with different
-	// ones see nothing of each other, and ":{" follows it in all of them. It has
-	// none of {}*?[]\. Default "herald".
+	// Prefix begins every key and channel in Redis, and ":{" follows it.
+	// Services with different prefixes see nothing of each other. It has none of
+	// {}*?[]\. Default "herald".
 	Prefix string
 
 	// Bus carries messages between nodes. It is this Hub's alone: another Hub
-	// on it would take half of the messages away. The Hub closes it, also where
-	// New fails to connect; where New refuses the Config it is not touched.
+	// on it would take half of the messages away. The Hub closes it, also if
+	// New fails to connect. If New refuses the Config the Bus is not touched.
 	Bus Bus
 
-	// Registry knows who is online. Closing it stays the caller's.
+	// Registry knows who is online. The caller closes it.
 	Registry Registry
 
-	// Name begins the node's id, which is unique for each start. It has
-	// letters, digits, '-' and '_', at most 64. Default: the host's name.
+	// Name begins the node's id, which is new with each start. It has at most
+	// 64 letters, digits, '-' and '_'. Default: the host's name.
 	Name string
 
 	// Who may connect.
 
 	// Authenticate says who a request comes from, before the upgrade. An
-	// error is answered with 401, or the status of an [HTTPError] in its
-	// chain, and never shown to the client. Without Authenticate the Hub takes
-	// no connections: it sends and asks, and answers 501. An Identity without
-	// a User is nobody, 401; one with an empty group or one of more than 1 KiB, or
-	// above MaxIdentitySize or MaxGroups, is a mistake: 500, and logged.
+	// error is answered with 401, or with the status of an [HTTPError] in its
+	// chain; the client never sees its text. An Identity without a User is
+	// nobody: 401. An Identity that is above MaxIdentitySize or MaxGroups, or has
+	// a group that is empty or longer than 1 KiB, is a mistake: 500, and logged.
+	// Without Authenticate the Hub takes no connections: it sends and asks, and
+	// answers requests with 501.
 	Authenticate func(r *http.Request) (Identity, error)
 
 	// OriginPatterns are hosts whose pages may connect beside those of the
-	// request's own host: patterns of path.Match on the Origin's host with its
-	// port, or on scheme://host where the pattern has a scheme: "localhost:*",
-	// "*.example.com", "https://example.com". "*" lets every site use your
-	// users' cookies. Pages of the own host are those whose Origin has its name and
-	// port, and https as its scheme; http as well if the request came without TLS,
-	// for a proxy may have ended it. Others get 403, under RejectAfterUpgrade too.
+	// request's own host: "localhost:*", "*.example.com", "https://example.com".
+	// They are patterns of path.Match on the Origin's host with its port, or on
+	// scheme://host if the pattern has a scheme. "*" lets every site use your
+	// users' cookies. A page is of the request's own host if its Origin has the
+	// name and port of that host, and the scheme https; http will do if the
+	// request came without TLS, because a proxy may have ended it. Other pages
+	// get 403, under RejectAfterUpgrade too.
 	OriginPatterns []string
 
 	// Subprotocols are offered in this order of preference.
 	Subprotocols []string
 
-	// RejectAfterUpgrade accepts the upgrade of requests that are refused,
-	// and closes them with 4000 + the HTTP status (4401), or 1013 for 503:
-	// a browser's script sees no HTTP status. What is no handshake, comes from a page
-	// that may not connect, or is over HandshakeRatePerAddr gets the plain status all
-	// the same; so does everything while 1,000 that were refused have not gone.
+	// RejectAfterUpgrade accepts the upgrade of requests that are refused, and
+	// then closes them with 4000 + the HTTP status (4401), or 1013 for 503,
+	// because a browser's script sees no HTTP status. A request gets the plain
+	// status all the same if it is no handshake, comes from a page that may not
+	// connect, or is over HandshakeRatePerAddr. So does every request while 1,000
+	// that were refused have not gone.
 	RejectAfterUpgrade bool
 
 	// ConnContext makes the context that the Conn's callbacks get, with
@@ -104,34 +107,34 @@ type Config struct {
 	// AdmitAll. Without it nobody's older connections are read.
 	Admit AdmitFunc
 
-	// What happens. Callbacks of one Conn never run at the same time, those
-	// of different Conns do. A panic in one is logged and counted, and closes its
-	// Conn with 1011; in Authenticate it is a 500.
+	// What happens. Callbacks of one Conn never run at the same time; those of
+	// different Conns do. A panic in one is logged and counted, and closes its
+	// Conn with 1011. A panic in Authenticate is answered with 500.
 
 	// OnConnect runs before the Conn gets any message; messages sent
 	// meanwhile wait for it. An error refuses the connection, as in Admit.
 	OnConnect func(ctx context.Context, c *Conn) error
 
 	// OnMessage gets the client's messages, one after the other. While it
-	// runs nothing is read from the client. The message is the callee's.
+	// runs nothing is read from the client. The message is OnMessage's to keep.
 	// The context ends when the connection does.
 	OnMessage func(ctx context.Context, c *Conn, m Message)
 
 	// OnDisconnect runs once for each Conn whose OnConnect returned nil.
-	// cause is a *CloseError where a close code was sent or received, else
-	// the error that ended the connection.
+	// cause is a *CloseError if a close code was sent or received; otherwise it
+	// is the error that ended the connection.
 	OnDisconnect func(c *Conn, cause error)
 
-	// OnGap is told when a time in which the Bus may have lost messages is
-	// over, one call after the other.
+	// OnGap runs at the end of a time in which the Bus may have lost messages.
+	// There is one call at a time.
 	OnGap func(g Gap)
 
-	// OnOnline and OnOffline are told, on one node of the cluster, when a
-	// user's first connection came and when the last has been gone for
-	// OfflineDelay. OnOnline runs in the handshake, which waits for it, before
-	// Admit and OnConnect: one whom they refuse is online until OfflineDelay is
-	// over. After a crash one may be missed, and where the Registry has lost its
-	// data users come online again: Sessions is the truth.
+	// OnOnline runs when a user's first connection comes, and OnOffline when the
+	// last has been gone for OfflineDelay, each on one node of the cluster. The
+	// handshake waits for OnOnline, which runs before Admit and OnConnect. So a
+	// user whom they refuse is online until OfflineDelay is over. After a crash a
+	// call may be missed, and if the Registry has lost its data, users come
+	// online again. Sessions is the truth.
 	OnOnline, OnOffline func(user string)
 
 	// Limits.
@@ -146,17 +149,17 @@ type Config struct {
 	ByteRate        int64 // bytes a second from one client, and a message of MaxMessageSize at once, then close 1008. Default 1 MiB
 
 	// HandshakeRatePerAddr bounds the requests of one address a second, good and
-	// bad, then 429: those of an IPv6 /64 count as one. HandshakeRatePerUser bounds
-	// the handshakes of one user on this node, a second, and ten times as many at
-	// once, then 429. Defaults 1,000 and 10.
+	// bad, then 429. The addresses of an IPv6 /64 count as one.
+	// HandshakeRatePerUser bounds the handshakes of one user on this node a
+	// second, then 429; ten times as many may come at once. Defaults 1,000 and 10.
 	HandshakeRatePerAddr int
 	HandshakeRatePerUser int
 
-	// ClientAddr says which address HandshakeRatePerAddr counts a request for,
-	// with a port or without one. Behind a proxy it must be set, or all clients are one:
-	// return what the proxy says of the client, such as the last element of
-	// X-Forwarded-For, and never what a client may write there itself. "" and the
-	// default are the request's RemoteAddr.
+	// ClientAddr returns the address that HandshakeRatePerAddr counts a request
+	// for, with a port or without one. Behind a proxy it must be set, or all
+	// clients are one. Return what the proxy says of the client, such as the last
+	// element of X-Forwarded-For, and never what a client may write there itself.
+	// "" means the request's RemoteAddr, as does no ClientAddr.
 	ClientAddr func(r *http.Request) string
 
 	// QueueMessages and QueueBytes bound what waits to be written to one
@@ -165,25 +168,25 @@ type Config struct {
 	QueueMessages int
 	QueueBytes    int
 
-	// MaxQueuedBytes bounds what waits in all queues of this node; a message
-	// that waits in many of them is in memory once, and counts once. Above it the
-	// fullest queues are closed with StatusTooSlow, or with DropOldest lose their
-	// older half, and are closed if all they have is under way, until an eighth is
-	// free; in that eighth volatile messages are dropped. The kernel's buffers come
-	// on top, and queues of less than 4 KiB. Default 256 MiB.
+	// MaxQueuedBytes bounds what waits in all queues of this node. A message
+	// that waits in many of them is in memory once, and counts once. Above the
+	// bound the Conns with the fullest queues are closed with StatusTooSlow, until
+	// an eighth is free. With DropOldest their queues lose the older half instead,
+	// unless all they have is being written. While less than that eighth is free,
+	// volatile messages are dropped. The kernel's buffers come on top, and queues
+	// of less than 4 KiB. Default 256 MiB.
 	MaxQueuedBytes int64
 
 	// MaxIdentitySize bounds the bytes of the User, Device, Platform and Meta
-	// that Authenticate returns, of which the Registry has a copy for each
-	// group of the connection. MaxGroups bounds the groups of one connection: an
-	// Identity with more is refused, a Join gets ErrLimit. Defaults 8 KiB and
-	// 1,000.
+	// that Authenticate returns. The Registry has a copy of them for each group of
+	// the connection. MaxGroups bounds the groups of one connection: an Identity
+	// with more is refused, and a Join returns ErrLimit. Defaults 8 KiB and 1,000.
 	MaxIdentitySize int
 	MaxGroups       int
 
-	// DropOldest drops the oldest messages of a full queue. Default: the
-	// Conn is closed with StatusTooSlow, which a client sees that takes what
-	// waits before it within CloseTimeout.
+	// DropOldest drops the oldest messages of a full queue. By default the Conn
+	// is closed with StatusTooSlow instead. A client sees that code if it takes
+	// what waits before it within CloseTimeout.
 	DropOldest bool
 
 	// Times.
@@ -200,15 +203,14 @@ type Config struct {
 	OfflineDelay     time.Duration // a user may come back for so long without being offline. Default 5 s
 	ProbeInterval    time.Duration // in it, the links to Redis are proved healthy ten times, and any Bus, by heartbeats; negative: neither. Default 10 s
 	ProbeTimeout     time.Duration // for such a proof, and for a heartbeat. Default 5 s
-	DrainTime        time.Duration // of Shutdown, where its context has no deadline. Default 30 s
+	DrainTime        time.Duration // of Shutdown, if its context has no deadline. Default 30 s
 
-	// Logger gets what no caller is told as an error; never a message. At
-	// Debug it tells why each connection was refused; Warn has those whose Admit
-	// or OnConnect returned an error that has no CloseError for the client. No client
-	// can fill it: of lines of one level and message ten a second are written, the
-	// next one with left_out as the number of those that were not, and values are cut
-	// after 1 KiB, stacks after 16.
-	// Default slog.Default().
+	// Logger gets what no caller gets as an error. It never gets a message of a
+	// client. At Debug it says why each connection was refused; at Warn it has those
+	// whose Admit or OnConnect returned an error without a CloseError for the
+	// client. No client can fill the log: ten lines of one level and text a second
+	// are written, and the next one has left_out, the number of those that were
+	// not. Values are cut after 1 KiB, stacks after 16. Default slog.Default().
 	Logger *slog.Logger
 }
 
