@@ -220,7 +220,7 @@ func Anonymous(*http.Request) (Identity, error) {
 	return Identity{User: "anonymous-" + rand.Text()}, nil
 }
 
-const off = time.Duration(1<<63 - 1)
+const off = redisconn.Off
 
 // withDefaults returns a copy with every field set, and every fault found.
 func (c Config) withDefaults() (Config, error) {

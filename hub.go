@@ -141,9 +141,6 @@ func (h *Hub) connectParts() error {
 		c.Logger.Info("herald: neither Redis nor a Bus is configured: this Hub is alone, in memory")
 	}
 	options := &RedisOptions{Prefix: c.Prefix, ProbeInterval: c.ProbeInterval, ProbeTimeout: c.ProbeTimeout}
-	if c.ProbeInterval == off {
-		options.ProbeInterval = -1
-	}
 	if h.registry == nil {
 		r, err := NewRedisRegistry(c.Redis, options)
 		if err != nil {

@@ -74,17 +74,13 @@ func connect(options redisconn.Options, ways []*way, newDialer func(*way) *diale
 		b.Close()
 		return nil, err
 	}
-	proving := options.ProbeInterval > 0
-	tick, asking := max(options.ProbeInterval/10, 100*time.Millisecond), redisconn.SentinelLag/2
-	if proving {
-		asking = min(asking, tick)
-	}
+	tick := max(options.ProbeInterval/10, 100*time.Millisecond)
 	for _, p := range b.parts {
-		if proving {
+		if options.ProbeInterval != redisconn.Off {
 			b.running.Go(func() { p.prove(ctx, tick, options.ProbeTimeout) })
 		}
 		if p.pub.dialer.master != nil {
-			b.running.Go(func() { p.followMaster(ctx, asking) })
+			b.running.Go(func() { p.followMaster(ctx, min(tick, redisconn.SentinelLag/2)) })
 		}
 	}
 	return b, nil
@@ -95,7 +91,7 @@ func (b *Bus) open(ctx context.Context, options redisconn.Options) error {
 	results := make([]error, len(b.parts))
 	var opening sync.WaitGroup
 	for i, p := range b.parts {
-		opening.Go(func() { results[i] = p.open(ctx, &b.running, options.ProbeTimeout, options.ProbeInterval > 0) })
+		opening.Go(func() { results[i] = p.open(ctx, &b.running, options.ProbeTimeout, options.ProbeInterval != redisconn.Off) })
 	}
 	opening.Wait()
 	return cmp.Or(results...)

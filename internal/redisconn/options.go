@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -22,12 +23,17 @@ type Options struct {
 	ProbeTimeout  time.Duration
 }
 
-// WithDefaults returns a copy with every field set. An interval without proofs
-// stays negative.
+// Off is the interval of what never happens, which is what a negative one means.
+const Off = time.Duration(math.MaxInt64)
+
+// WithDefaults returns a copy with every field set.
 func (o Options) WithDefaults() (Options, error) {
 	o.Prefix = cmp.Or(o.Prefix, "herald")
 	o.ProbeInterval = cmp.Or(o.ProbeInterval, 10*time.Second)
 	o.ProbeTimeout = cmp.Or(o.ProbeTimeout, 5*time.Second)
+	if o.ProbeInterval < 0 {
+		o.ProbeInterval = Off
+	}
 	var faults []error
 	if !ValidPrefix(o.Prefix) {
 		faults = append(faults, fmt.Errorf("%w: RedisOptions.Prefix: %q: must contain none of %s", errs.Invalid, o.Prefix, NotInPrefix))
