@@ -22,7 +22,7 @@ func (p *presence) ail(err error) {
 	if err == nil || p.health() != nil { // that is told of already
 		return
 	}
-	lease := int64(p.hub.config.Lease)
+	lease := int64(p.config.Lease)
 	a := &p.ailment
 	a.mu.Lock()
 	now := clock.Now()
@@ -34,7 +34,7 @@ func (p *presence) ail(err error) {
 	a.told = a.told || tell
 	a.mu.Unlock()
 	if tell {
-		p.hub.config.Logger.Warn("herald: the Registry renews the lease, and fails otherwise", slog.Any("err", err))
+		p.config.Logger.Warn("herald: the Registry renews the lease, and fails otherwise", slog.Any("err", err))
 	}
 }
 
@@ -43,7 +43,7 @@ func (p *presence) ailing() error {
 	a := &p.ailment
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	lease := int64(p.hub.config.Lease)
+	lease := int64(p.config.Lease)
 	if a.last == 0 || clock.Now()-a.last >= lease || a.last-a.first < lease {
 		return nil
 	}

@@ -83,7 +83,7 @@ func (h *Hub) Nodes(ctx context.Context) ([]Node, error) {
 	defer cancel()
 	nodes, _, err := h.listNodes(ctx)
 	if err == nil {
-		err = h.missing()
+		err = h.presence.missing()
 	}
 	if err != nil {
 		return nil, err
@@ -102,7 +102,7 @@ func (h *Hub) listNodes(ctx context.Context) ([]Node, time.Time, error) {
 	if err := h.presence.held(); err != nil {
 		return nil, time.Time{}, fmt.Errorf("list nodes: %w", err)
 	}
-	return h.askNodes(ctx)
+	return h.presence.askNodes(ctx)
 }
 
 func (h *Hub) listSessions(ctx context.Context, topics []string) (sessions [][]Session, err error) {
@@ -120,7 +120,7 @@ func (h *Hub) ask(ctx context.Context, what string, call func(Lease) error) erro
 		return ErrClosed
 	}
 	lease := h.presence.current()
-	err := h.whole(ctx)
+	err := h.presence.complete(ctx)
 	if err == nil {
 		err = call(lease)
 	}

@@ -29,7 +29,7 @@ func (h *Hub) concerned(in incomingCall) (conns []*Conn, err error) {
 		slices.SortFunc(conns, func(a, b *Conn) int { return cmp.Compare(a.counter, b.counter) })
 		conns = slices.Compact(conns)
 	}
-	sieve := h.sieve(&in.filter)
+	sieve := newSieve(h.id, &in.filter)
 	conns = slices.DeleteFunc(conns, func(c *Conn) bool { return !sieve.passes(c) })
 	if n := len(in.call.groups); n > 1 && n*len(conns) > maxChanges {
 		err = fmt.Errorf("%w: %d connections and %d groups: must be at most %d memberships of a node in one call", ErrLimit, len(conns), n, maxChanges)
@@ -54,7 +54,7 @@ func (x *index) connsOf(names []string, topic func(string) string) (conns []*Con
 
 // local returns the Conn of this node with the id, or nil.
 func (h *Hub) local(id string) *Conn {
-	if counter, ok := h.counterOf(id); ok {
+	if counter, ok := counterOf(h.id, id); ok {
 		return h.index.get(counter)
 	}
 	return nil

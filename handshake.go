@@ -173,7 +173,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 	var added Added
 	var err error
 	register := func() *HTTPError {
-		added, err = h.presence.add(ends.Context(), c)
+		added, err = h.register(ends.Context(), c)
 		// One that was evicted meanwhile shall see the code that says so.
 		if err == nil || c.ctx.Err() != nil || h.config.RejectAfterUpgrade {
 			return nil
@@ -195,6 +195,28 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 	}
 	h.wg.Go(c.read)
 	return nil
+}
+
+// register has the Registry add the Conn, waits for that until ctx is done, and
+// tells OnOnline.
+func (h *Hub) register(ctx context.Context, c *Conn) (Added, error) {
+	done, ok := h.presence.add(c)
+	if !ok {
+		return Added{}, ErrClosed
+	}
+	tell := func(r presenceResult) {
+		if h.config.OnOnline != nil && r.added.Online {
+			h.guard(nil, "OnOnline", func() { h.config.OnOnline(c.identity.User) })
+		}
+	}
+	select {
+	case r := <-done:
+		tell(r)
+		return r.added, r.err
+	case <-ctx.Done():
+		h.wg.Go(func() { tell(<-done) })
+		return Added{}, context.Cause(ctx)
+	}
 }
 
 // newConn returns a Conn without a connection, or nil where ConnContext

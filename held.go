@@ -15,7 +15,7 @@ import (
 func (p *presence) held() error {
 	age := time.Duration(clock.Now() - p.renewed.Load())
 	switch {
-	case age >= p.hub.config.Lease:
+	case age >= p.config.Lease:
 		p.renewSoon()
 		return fmt.Errorf("%w: this node's lease has run out, %v after it was renewed", ErrRegistryDown, age.Round(time.Millisecond))
 	case p.lost.Load() == p.generation.Load():
@@ -29,10 +29,19 @@ func (p *presence) heldWhole() error {
 	if err := p.held(); err != nil {
 		return err
 	}
-	if p.whole.Load() != p.generation.Load() {
+	if !p.isWhole() {
 		return fmt.Errorf("%w: this node is putting its sessions back", ErrRegistryDown)
 	}
 	return nil
+}
+
+// isWhole says whether all entries of this node are under its lease.
+func (p *presence) isWhole() bool { return p.whole.Load() == p.generation.Load() }
+
+// heldLong says whether this node holds its lease, and has for a whole one.
+func (p *presence) heldLong() bool {
+	now, lease := clock.Now(), int64(p.config.Lease)
+	return now-p.heldSince.Load() >= lease && now-p.renewed.Load() < lease
 }
 
 // lose takes the word of the Registry that it does not have the lease.
@@ -62,25 +71,24 @@ func (p *presence) hasten() {
 // has been asked for by now is written.
 func (p *presence) announce() {
 	generation, failures := p.generation.Load(), p.failures.Load()
-	p.hub.last.Go(func() {
+	p.background(func() {
 		if p.barrier(context.Background()) == nil && p.failures.Load() == failures && p.generation.Load() == generation {
 			p.whole.Store(generation)
-			p.hub.heartbeat.announce(generation)
+			p.heartbeat.announce(generation)
 		}
 	})
 }
 
 // askNodes asks the Registry which nodes there are, and looks for this one
 // among them. What it answers is never older than the call.
-func (h *Hub) askNodes(ctx context.Context) ([]Node, time.Time, error) {
-	p := h.presence
+func (p *presence) askNodes(ctx context.Context) ([]Node, time.Time, error) {
 	generation, from := p.generation.Load(), clock.Now()
 	nodes, now, err := p.reg.Nodes(ctx)
 	if err != nil {
 		return nil, now, fmt.Errorf("list nodes: %w", err)
 	}
-	h.heartbeat.listed(nodes, now, from)
-	if !slices.ContainsFunc(nodes, func(n Node) bool { return n.ID == h.id && n.Generation == generation && n.Alive }) {
+	p.heartbeat.listed(nodes, now, from)
+	if !slices.ContainsFunc(nodes, func(n Node) bool { return n.ID == p.node && n.Generation == generation && n.Alive }) {
 		p.lose(generation)
 		return nil, now, fmt.Errorf("list nodes: %w: it does not list this one: %w", ErrRegistryDown, ErrLeaseLost)
 	}
@@ -91,27 +99,27 @@ func (h *Hub) askNodes(ctx context.Context) ([]Node, time.Time, error) {
 // missing. What has lost this node's lease says so at every question.
 const listTrust = time.Second
 
-// whole returns nil if what the Registry has of sessions is all that there is:
+// complete returns nil if what the Registry has of sessions is all that there is:
 // it holds this node's lease, and lists every node that lives.
-func (h *Hub) whole(ctx context.Context) error {
-	if err := h.presence.heldWhole(); err != nil {
+func (p *presence) complete(ctx context.Context) error {
+	if err := p.heldWhole(); err != nil {
 		return err
 	}
-	if h.heartbeat.listedSince(max(clock.Now()-int64(listTrust), h.presence.heldSince.Load())) && h.heartbeat.missing() == nil {
+	if p.heartbeat.listedSince(max(clock.Now()-int64(listTrust), p.heldSince.Load())) && p.heartbeat.missing() == nil {
 		return nil
 	}
-	if _, _, err := h.askNodes(ctx); err != nil {
+	if _, _, err := p.askNodes(ctx); err != nil {
 		return err
 	}
-	return h.missing()
+	return p.missing()
 }
 
 // missing is what heartbeat says. If there is one the others are told to look
 // for their leases.
-func (h *Hub) missing() error {
-	err := h.heartbeat.missing()
+func (p *presence) missing() error {
+	err := p.heartbeat.missing()
 	if err != nil {
-		h.heartbeat.tellLost()
+		p.heartbeat.tellLost()
 	}
 	return err
 }

@@ -35,16 +35,8 @@ type sighting struct {
 	at      int64
 }
 
-// housekeep wakes housekeeping.
-func (h *Hub) housekeep() {
-	select {
-	case h.housekeepNow <- struct{}{}:
-	default:
-	}
-}
-
 func (k *housekeeping) run(ctx context.Context) {
-	every := k.p.hub.config.Lease / 3
+	every := k.p.config.Lease / 3
 	soon := min(every, time.Second)
 	timer := time.NewTimer(every)
 	defer timer.Stop()
@@ -52,7 +44,7 @@ func (k *housekeeping) run(ctx context.Context) {
 	for {
 		select {
 		case <-timer.C:
-		case <-k.p.hub.housekeepNow:
+		case <-k.p.housekeepNow:
 			// What it asks for may fail, and wake it: not without a pause.
 			if wait := time.Until(worked.Add(soon)); wait > 0 {
 				timer.Reset(wait)
@@ -74,7 +66,7 @@ func (k *housekeeping) run(ctx context.Context) {
 			err = nil
 		}
 		if ctx.Err() == nil {
-			k.p.note(&k.p.unkept, err)
+			k.p.noteKept(err)
 			k.p.ail(failed)
 		}
 	}
@@ -82,11 +74,11 @@ func (k *housekeeping) run(ctx context.Context) {
 
 func (k *housekeeping) work(ctx context.Context) error {
 	p := k.p
-	ctx, cancel := context.WithTimeout(ctx, max(p.hub.config.SendTimeout, p.hub.config.Lease))
+	ctx, cancel := context.WithTimeout(ctx, max(p.config.SendTimeout, p.config.Lease))
 	defer cancel()
-	nodes, _, err := p.hub.askNodes(ctx)
+	nodes, _, err := p.askNodes(ctx)
 	if err != nil {
-		p.suspect.Store(true)
+		p.doubt()
 		return err
 	}
 	k.tellRefused(nodes)
@@ -95,36 +87,17 @@ func (k *housekeeping) work(ctx context.Context) error {
 	if err := k.sweep(ctx, nodes); err != nil {
 		return err
 	}
-	all := p.suspect.Swap(false)
+	all := p.doubted()
 	err = k.audit(ctx, all)
 	if err == nil && all {
-		err = k.release(ctx)
+		err = p.releaseRetired(ctx)
 	}
 	if err != nil {
-		p.suspect.Store(true)
-	} else if p.whole.Load() != p.generation.Load() {
+		p.doubt()
+	} else if !p.isWhole() {
 		p.announce()
 	}
 	return err
-}
-
-// release gives up the leases that this node had before, once its entries are
-// under the present one. What is left of theirs is swept.
-func (k *housekeeping) release(ctx context.Context) error {
-	p := k.p
-	p.mu.Lock()
-	retired := p.retired
-	p.retired = nil
-	p.mu.Unlock()
-	for i, lease := range retired {
-		if err := p.reg.Release(ctx, lease); err != nil {
-			p.mu.Lock()
-			p.retired = append(p.retired, retired[i:]...)
-			p.mu.Unlock()
-			return err
-		}
-	}
-	return nil
 }
 
 // sweep removes what dead nodes left. A node sweeps only after its own lease
@@ -133,9 +106,9 @@ func (k *housekeeping) release(ctx context.Context) error {
 // clock makes the first node up sweep the whole cluster.
 func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 	p := k.p
-	lease := int64(p.hub.config.Lease)
+	lease := int64(p.config.Lease)
 	now := clock.Now()
-	held := now-p.heldSince.Load() >= lease && now-p.renewed.Load() < lease
+	held := p.heldLong()
 	seen := make(map[Lease]sighting, len(nodes))
 	var failed error
 	one, swept := "", 0
@@ -148,7 +121,7 @@ func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 			s = sighting{n.Renewed, now}
 		}
 		seen[n.Lease()] = s
-		own := n.ID == p.hub.id && n.Generation == p.generation.Load()
+		own := n.Lease() == p.current()
 		if n.Alive || own || !held || now-s.at < lease {
 			continue
 		}
@@ -161,7 +134,7 @@ func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 	}
 	k.seen = seen
 	if swept > 0 {
-		p.hub.config.Logger.Warn("herald: swept the sessions of a dead node", slog.String("node", one), slog.Int("nodes", swept))
+		p.config.Logger.Warn("herald: swept the sessions of a dead node", slog.String("node", one), slog.Int("nodes", swept))
 	}
 	return failed
 }
@@ -192,7 +165,7 @@ func (k *housekeeping) audit(ctx context.Context, all bool) error {
 			break
 		}
 	}
-	everyone := k.p.hub.index.appendConns(nil, topicEveryone)
+	everyone := k.p.index.appendConns(nil, topicEveryone)
 	lost, err := k.compare(ctx, lease, k.due(everyone, all))
 	if lost > 0 && err == nil && !all { // what else was lost need not wait for its turn
 		var more int
@@ -266,7 +239,7 @@ func (k *housekeeping) missing(ctx context.Context, lease Lease, conns []*Conn) 
 		if c.since.Load() == 0 { // its first add is still under way
 			continue
 		}
-		if topics := k.p.hub.index.topicsOf(c); len(topics) > 0 {
+		if topics := k.p.index.topicsOf(c); len(topics) > 0 {
 			all = append(all, missingEntry{c, c.entry(topics)})
 		}
 	}
@@ -279,7 +252,7 @@ func (k *housekeeping) stillMissing(ctx context.Context, lease Lease, before []m
 	var all []missingEntry
 	for _, m := range before {
 		topics := m.entry.topics()
-		if left := k.p.hub.index.strays(m.conn, topics); len(left) > 0 {
+		if left := k.p.index.strays(m.conn, topics); len(left) > 0 {
 			topics = slices.DeleteFunc(topics, func(t string) bool { return slices.Contains(left, t) })
 		}
 		if len(topics) > 0 {
@@ -314,19 +287,18 @@ func (k *housekeeping) tellLost(lost int) {
 		k.losing = max(0, k.losing-1)
 		return
 	}
-	h := k.p.hub
-	h.stats.mended.Add(uint64(lost))
+	k.p.stats.mended.Add(uint64(lost))
 	if k.losing == 0 {
-		h.config.Logger.Warn("herald: the Registry had lost sessions of this node, which are put back; does Redis evict keys?", slog.Int("sessions", lost))
+		k.p.config.Logger.Warn("herald: the Registry had lost sessions of this node, which are put back; does Redis evict keys?", slog.Int("sessions", lost))
 	}
 	k.losing = 3 // thirds of a lease
 }
 
 // check removes an entry that the index does not have.
 func (k *housekeeping) check(e Entry) {
-	x := k.p.hub.index
+	x := k.p.index
 	var c *Conn
-	if counter, ok := k.p.hub.counterOf(e.Session.ID); ok {
+	if counter, ok := counterOf(k.p.node, e.Session.ID); ok {
 		c = x.get(counter)
 	}
 	if c == nil {
@@ -341,13 +313,13 @@ func (k *housekeeping) check(e Entry) {
 	k.p.sync(c, false) // what it has joined meanwhile
 }
 
-// collectOffline tells OnOffline of the users who are due.
-func (h *Hub) collectOffline(ctx context.Context) {
-	delay := h.config.OfflineDelay
-	if h.config.OnOffline == nil {
+// collectOffline tells offline, which is OnOffline or nil, of the users who are due.
+func (p *presence) collectOffline(ctx context.Context, offline func(user string)) {
+	delay := p.config.OfflineDelay
+	if offline == nil {
 		delay += time.Minute // for the nodes that have one
 	}
-	every := min(max(h.config.OfflineDelay/5, 50*time.Millisecond), time.Second)
+	every := min(max(p.config.OfflineDelay/5, 50*time.Millisecond), time.Second)
 	timer := time.NewTimer(every)
 	defer timer.Stop()
 	for {
@@ -356,17 +328,17 @@ func (h *Hub) collectOffline(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		callCtx, cancel := context.WithTimeout(ctx, h.config.SendTimeout)
-		users, err := h.registry.Offline(callCtx, delay)
+		callCtx, cancel := context.WithTimeout(ctx, p.config.SendTimeout)
+		users, err := p.reg.Offline(callCtx, delay)
 		cancel()
 		if err != nil {
 			// A failover may have lost what was written last. This asks more
 			// often than the lease is renewed, and so notices a short one.
-			h.presence.suspect.Store(true)
+			p.doubt()
 		}
 		for _, u := range users {
-			if h.config.OnOffline != nil {
-				h.guard(nil, "OnOffline", func() { h.config.OnOffline(u) })
+			if offline != nil {
+				offline(u)
 			}
 		}
 		timer.Reset(every)

@@ -20,7 +20,7 @@ func (k *housekeeping) tellRefused(nodes []Node) {
 	}
 	k.refused = refused
 	if fresh > 0 {
-		k.p.hub.config.Logger.Warn("herald: a node in the Registry cannot be understood, and counts as dead",
+		k.p.config.Logger.Warn("herald: a node in the Registry cannot be understood, and counts as dead",
 			slog.String("node", one.ID[:min(len(one.ID), 128)]), slog.Any("err", one.Err), slog.Int("nodes", fresh))
 	}
 }
@@ -39,8 +39,8 @@ func (k *housekeeping) tellStrays() {
 	}
 	k.strays = n
 	if k.straying == 0 {
-		k.p.suspect.Store(true)
-		k.p.hub.config.Logger.Warn("herald: somebody else writes under the Prefix in Redis: what cannot be understood is passed over, and keys of a wrong type are deleted", slog.String("key", last), slog.Uint64("times", n))
+		k.p.doubt()
+		k.p.config.Logger.Warn("herald: somebody else writes under the Prefix in Redis: what cannot be understood is passed over, and keys of a wrong type are deleted", slog.String("key", last), slog.Uint64("times", n))
 	}
 	k.straying = 3 // thirds of a lease
 }

@@ -53,7 +53,7 @@ func TestDroppedWritesAreMended(t *testing.T) {
 		cut.Heal()
 		// It is back, housekeeping has been through, and the lease is not
 		// renewed yet.
-		r.housekeep()
+		r.presence.housekeep()
 		synctest.Wait()
 		leaver.Close()
 		var partial *PartialError

@@ -66,7 +66,6 @@ type Hub struct {
 	cancelLast   context.CancelFunc // of last
 	drained      chan struct{}      // closed when Shutdown has begun to close all Conns
 	stopped      chan struct{}      // closed when no more calls are applied
-	housekeepNow chan struct{}      // holds one
 	shutdownOnce sync.Once
 	shutdownErr  error
 	closers      []func() error // of what New made
@@ -85,14 +84,13 @@ func New(config Config) (*Hub, error) {
 		return nil, fmt.Errorf("%w: Config.Bus: another Hub has this %T: each Hub must have a Bus of its own", ErrInvalid, config.Bus)
 	}
 	h := &Hub{
-		config:       config,
-		id:           config.Name + "-" + strings.ToLower(rand.Text()[:12]),
-		door:         newDoor(&config),
-		index:        newIndex(),
-		closing:      connSet{set: make(map[*Conn]struct{})},
-		drained:      make(chan struct{}),
-		stopped:      make(chan struct{}),
-		housekeepNow: make(chan struct{}, 1),
+		config:  config,
+		id:      config.Name + "-" + strings.ToLower(rand.Text()[:12]),
+		door:    newDoor(&config),
+		index:   newIndex(),
+		closing: connSet{set: make(map[*Conn]struct{})},
+		drained: make(chan struct{}),
+		stopped: make(chan struct{}),
 	}
 	h.config.Logger = slog.New(loglimit.New(config.Logger.Handler(), &h.stats.logsLeftOut))
 	h.nodeTopic = nodeTopic(h.id)
@@ -105,7 +103,7 @@ func New(config Config) (*Hub, error) {
 	h.follower = follow.New(h.bus, config.Linger, config.SendTimeout)
 	h.gaps = newGaps(h.index.nameOf, &h.stats, h.config.Logger, h.tellGap())
 	h.heartbeat = newHeartbeat(h.id, &h.config, h.bus, h.gaps, &h.stats)
-	h.presence = newPresence(h, h.registry)
+	h.presence = newPresence(h.id, &h.config, h.registry, h.index, h.heartbeat, &h.stats, h.telling("OnOnline", h.config.OnOnline), h.last.Go)
 	h.calls = newCalls(h)
 	h.writers = newWriters(runtime.GOMAXPROCS(0))
 	h.budget.init(config.MaxQueuedBytes)
@@ -130,6 +128,14 @@ func (h *Hub) tellGap() func(Gap) {
 		return nil
 	}
 	return func(g Gap) { h.guard(nil, "OnGap", func() { h.config.OnGap(g) }) }
+}
+
+// telling returns what calls OnOnline or OnOffline, or nil if that is not set.
+func (h *Hub) telling(name string, callback func(user string)) func(user string) {
+	if callback == nil {
+		return nil
+	}
+	return func(user string) { h.guard(nil, name, func() { callback(user) }) }
 }
 
 // connectParts makes or takes the Bus and the Registry.

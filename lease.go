@@ -15,11 +15,11 @@ func (p *presence) start(ctx context.Context) error {
 		return err
 	}
 	p.whole.Store(p.generation.Load())
-	p.hub.heartbeat.announce(p.generation.Load())
+	p.heartbeat.announce(p.generation.Load())
 	running, stopping := context.WithCancel(context.Background())
 	writes, cut := context.WithCancel(context.Background())
 	p.stopping, p.cut, p.done = stopping, cut, make(chan struct{})
-	p.hub.last.Go(func() { p.run(running, writes) })
+	p.background(func() { p.run(running, writes) })
 	return nil
 }
 
@@ -36,7 +36,7 @@ func (p *presence) stop(ctx context.Context) {
 	p.cut()
 	<-p.done
 	if p.lease.Generation != 0 {
-		p.hub.heartbeat.leave(ctx)
+		p.heartbeat.leave(ctx)
 		// Where this fails, others sweep what is left.
 		p.reg.Release(ctx, p.lease)
 	}
@@ -44,9 +44,9 @@ func (p *presence) stop(ctx context.Context) {
 
 // renew renews the lease, or takes a new one where it was lost.
 func (p *presence) renew(ctx context.Context) error {
-	config := &p.hub.config
-	conns, _, _ := p.hub.index.size()
-	node := Node{ID: p.hub.id, Generation: p.lease.Generation, Conns: conns, Version: envelopeVersion}
+	config := p.config
+	conns, _, _ := p.index.size()
+	node := Node{ID: p.node, Generation: p.lease.Generation, Conns: conns, Version: envelopeVersion}
 	callCtx, cancel := context.WithTimeout(ctx, min(config.SendTimeout, max(config.Lease/3, time.Second)))
 	defer cancel()
 	before := clock.Now()
@@ -61,12 +61,12 @@ func (p *presence) renew(ctx context.Context) error {
 	failedBefore := p.note(&p.err, err)
 	if err != nil {
 		p.renewDue = time.Now().Add(min(config.Lease/3, time.Second))
-		p.suspect.Store(true)
+		p.doubt()
 		return err
 	}
 	p.renewDue, p.told = time.Now().Add(config.Lease/3), conns
 	if generation != p.lease.Generation || before-p.renewed.Load() > int64(config.Lease) {
-		p.hub.heartbeat.lapsed(p.renewed.Load(), before+int64(config.Lease))
+		p.heartbeat.lapsed(p.renewed.Load(), before+int64(config.Lease))
 		p.heldSince.Store(before)
 	}
 	p.renewed.Store(before)
@@ -76,13 +76,13 @@ func (p *presence) renew(ctx context.Context) error {
 		p.setLease(generation)
 		if old.Generation != 0 {
 			p.retire(old)
-			p.hub.heartbeat.tellLost()
+			p.heartbeat.tellLost()
 			p.restore()
 			p.announce()
 		}
 	}
 	if failedBefore {
-		p.hub.housekeep()
+		p.housekeep()
 	}
 	return nil
 }
@@ -93,12 +93,30 @@ func (p *presence) retire(old Lease) {
 	p.mu.Lock()
 	p.retired = append(p.retired, old)
 	p.mu.Unlock()
-	p.suspect.Store(true)
-	p.hub.housekeep()
+	p.doubt()
+	p.housekeep()
+}
+
+// releaseRetired gives up the leases that this node had before, once its entries
+// are under the present one. What is left of theirs is swept.
+func (p *presence) releaseRetired(ctx context.Context) error {
+	p.mu.Lock()
+	retired := p.retired
+	p.retired = nil
+	p.mu.Unlock()
+	for i, lease := range retired {
+		if err := p.reg.Release(ctx, lease); err != nil {
+			p.mu.Lock()
+			p.retired = append(p.retired, retired[i:]...)
+			p.mu.Unlock()
+			return err
+		}
+	}
+	return nil
 }
 
 // current returns the lease as others than run may know it. It may be lost.
-func (p *presence) current() Lease { return Lease{p.hub.id, p.generation.Load()} }
+func (p *presence) current() Lease { return Lease{p.node, p.generation.Load()} }
 
 // forget makes run take a new lease: the Registry has lost what is needed to
 // sweep the present one, if it is lease.
@@ -127,12 +145,15 @@ func (p *presence) note(field *error, err error) (failedBefore bool) {
 	p.mu.Unlock()
 	switch {
 	case before == nil && now != nil && p.generation.Load() != 0: // New returns the first
-		p.hub.config.Logger.Warn("herald: the Registry is down", "err", now)
+		p.config.Logger.Warn("herald: the Registry is down", "err", now)
 	case before != nil && now == nil:
-		p.hub.config.Logger.Info("herald: the Registry is back")
+		p.config.Logger.Info("herald: the Registry is back")
 	}
 	return failedBefore
 }
+
+// noteKept notes how housekeeping went.
+func (p *presence) noteKept(err error) { p.note(&p.unkept, err) }
 
 // health returns why the Registry does not serve this node, or nil.
 func (p *presence) health() error {

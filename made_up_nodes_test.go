@@ -73,7 +73,7 @@ func TestGapWaitsForNoForgottenNode(t *testing.T) {
 		bus.Cut()
 		bus.Heal()
 		time.Sleep(time.Second)
-		h.housekeep()
+		h.presence.housekeep()
 		time.Sleep(time.Minute)
 		if n := gaps.Load(); n == 0 {
 			t.Error("the gap has not ended in a minute")

@@ -13,8 +13,14 @@ import (
 // writes, in the order in which they were asked for, many in one go. What
 // went wrong, housekeeping finds and mends.
 type presence struct {
-	hub *Hub
-	reg Registry
+	node       string // this one
+	config     *Config
+	reg        Registry
+	index      *index
+	heartbeat  *heartbeat
+	stats      *counters
+	online     func(user string) // OnOnline, or nil
+	background func(func())      // runs what ends with the Bus
 
 	mu      sync.Mutex
 	ops     []presenceOp
@@ -24,7 +30,8 @@ type presence struct {
 	unkept  error   // of the last housekeeping, if the Registry was down
 	retired []Lease // this node's own, to be released once its entries are under the new one
 
-	wake chan struct{} // holds one
+	wake         chan struct{} // holds one
+	housekeepNow chan struct{} // holds one, for housekeeping
 
 	// Of run alone.
 
@@ -67,10 +74,12 @@ type presenceResult struct {
 	err   error
 }
 
-func newPresence(h *Hub, reg Registry) *presence {
-	p := &presence{hub: h, reg: reg, wake: make(chan struct{}, 1), seen: make(map[string]bool, presenceBatch)}
-	p.lease.Node = h.id
-	return p
+func newPresence(node string, config *Config, reg Registry, index *index, heartbeat *heartbeat, stats *counters, online func(string), background func(func())) *presence {
+	return &presence{
+		node: node, config: config, reg: reg, index: index, heartbeat: heartbeat, stats: stats, online: online, background: background,
+		wake: make(chan struct{}, 1), housekeepNow: make(chan struct{}, 1),
+		seen: make(map[string]bool, presenceBatch), lease: Lease{Node: node},
+	}
 }
 
 // append puts a write on the list, and answers false after the end. The
@@ -92,6 +101,20 @@ func (p *presence) poke() {
 	}
 }
 
+// housekeep wakes housekeeping.
+func (p *presence) housekeep() {
+	select {
+	case p.housekeepNow <- struct{}{}:
+	default:
+	}
+}
+
+// doubt has housekeeping look at everything when it comes to it.
+func (p *presence) doubt() { p.suspect.Store(true) }
+
+// doubted says whether there has been a doubt since it was asked last.
+func (p *presence) doubted() bool { return p.suspect.Swap(false) }
+
 // push asks for a write. It does not wait; done may be nil.
 func (p *presence) push(op presenceOp) {
 	if p.append(op) {
@@ -101,42 +124,27 @@ func (p *presence) push(op presenceOp) {
 	}
 }
 
-// add registers the Conn, under the topics the index has it in, and waits
-// until ctx is done. It tells OnOnline.
-func (p *presence) add(ctx context.Context, c *Conn) (Added, error) {
-	done := make(chan presenceResult, 1)
+// add asks to register the Conn, under the topics the index has it in. It answers
+// false if the Conn is closing. Who calls it tells OnOnline.
+func (p *presence) add(c *Conn) (done <-chan presenceResult, ok bool) {
+	result := make(chan presenceResult, 1)
 	// Under c.mu, either this sees that the Conn is closing, or depart sees
 	// that it is registered, and its removal comes after.
 	c.mu.Lock()
 	if !c.state.closing() {
-		c.registered = p.append(presenceOp{c: c, add: true, entry: p.entry(c), done: done})
+		c.registered = p.append(presenceOp{c: c, add: true, entry: p.entry(c), done: result})
 	}
 	registered := c.registered
 	c.mu.Unlock()
-	if !registered {
-		return Added{}, ErrClosed
-	}
 	p.poke()
-	tell := func(r presenceResult) {
-		if h := p.hub; r.added.Online && h.config.OnOnline != nil {
-			h.guard(nil, "OnOnline", func() { h.config.OnOnline(c.identity.User) })
-		}
-	}
-	select {
-	case r := <-done:
-		tell(r)
-		return r.added, r.err
-	case <-ctx.Done():
-		p.hub.wg.Go(func() { tell(<-done) })
-		return Added{}, context.Cause(ctx)
-	}
+	return result, registered
 }
 
 // entry returns the Conn's Entry, under the topics the index has it in. Only
 // Admit is worth reading the user's older sessions.
 func (p *presence) entry(c *Conn) Entry {
-	e := c.entry(p.hub.index.topicsOf(c))
-	if p.hub.config.Admit != nil {
+	e := c.entry(p.index.topicsOf(c))
+	if p.config.Admit != nil {
 		e.Older = maxOlder
 	}
 	return e
@@ -237,10 +245,10 @@ func (p *presence) run(ctx, writes context.Context) {
 // tellConns renews early if the number of connections is another than others
 // know, at most once a second.
 func (p *presence) tellConns() {
-	if conns, _, _ := p.hub.index.size(); conns == p.told {
+	if conns, _, _ := p.index.size(); conns == p.told {
 		return
 	}
-	last := p.renewDue.Add(-p.hub.config.Lease / 3)
+	last := p.renewDue.Add(-p.config.Lease / 3)
 	if soon := last.Add(time.Second); soon.Before(p.renewDue) && p.failing() == nil {
 		p.renewDue = soon
 	}
@@ -295,13 +303,13 @@ func (p *presence) recycle(ops []presenceOp) {
 
 // restore adds every Conn again: the Registry had forgotten the node.
 func (p *presence) restore() {
-	conns := p.hub.index.appendConns(nil, topicEveryone)
+	conns := p.index.appendConns(nil, topicEveryone)
 	for _, c := range conns {
 		p.sync(c, true)
 	}
 	if len(conns) > 0 {
-		p.hub.stats.mended.Add(uint64(len(conns)))
-		p.hub.config.Logger.Warn("herald: the Registry had lost this node's lease; its sessions are being put back", "conns", len(conns))
+		p.stats.mended.Add(uint64(len(conns)))
+		p.config.Logger.Warn("herald: the Registry had lost this node's lease; its sessions are being put back", "conns", len(conns))
 	}
 }
 
@@ -311,13 +319,13 @@ func (p *presence) sync(c *Conn, back bool) bool {
 	if c.since.Load() == 0 { // its first add is still under way
 		return false
 	}
-	topics := p.hub.index.topicsOf(c)
+	topics := p.index.topicsOf(c)
 	if !p.join(c, topics, back, nil) {
 		return false
 	}
 	// It may have left a group meanwhile, and that may have been written
 	// already.
-	left := slices.DeleteFunc(p.hub.index.strays(c, topics), func(t string) bool { return !isGroupTopic(t) })
+	left := slices.DeleteFunc(p.index.strays(c, topics), func(t string) bool { return !isGroupTopic(t) })
 	if len(left) > 0 {
 		p.remove(c.entry(left), nil)
 	}

@@ -165,7 +165,7 @@ func TestConnContextGivesValuesOnly(t *testing.T) {
 // Writes are taken in the order in which they were asked for, each once, no
 // Conn twice in a batch. The memory of a long list does not stay.
 func TestPresenceNext(t *testing.T) {
-	p := newPresence(&Hub{}, nil)
+	p := newPresence("", nil, nil, nil, nil, nil, nil, nil)
 	id := func(i int) string { return strconv.Itoa(i) }
 	for _, count := range []int{1, 2, presenceBatch, presenceBatch + 1, 40 * presenceBatch, 3} {
 		p.ops = make([]presenceOp, 0, count+1)

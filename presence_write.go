@@ -28,7 +28,7 @@ func (p *presence) write(ctx context.Context, ops []presenceOp) {
 		}
 		if len(adds)+len(removes) > 0 {
 			p.failures.Add(1)
-			p.suspect.Store(true)
+			p.doubt()
 		}
 		adds, removes = nil, nil
 	}
@@ -40,7 +40,7 @@ func (p *presence) write(ctx context.Context, ops []presenceOp) {
 		for j, i := range removes {
 			entries[j] = ops[i].entry
 		}
-		callCtx, cancel := context.WithTimeout(ctx, p.hub.config.SendTimeout)
+		callCtx, cancel := context.WithTimeout(ctx, p.config.SendTimeout)
 		err := p.reg.Remove(callCtx, p.lease, entries...)
 		cancel()
 		p.failed(err)
@@ -96,7 +96,7 @@ func (p *presence) addTogether(ctx context.Context, ops []presenceOp, adds []int
 				break
 			}
 		}
-		callCtx, cancel := context.WithTimeout(ctx, p.hub.config.SendTimeout)
+		callCtx, cancel := context.WithTimeout(ctx, p.config.SendTimeout)
 		added, err = p.reg.Add(callCtx, p.lease, entries...)
 		cancel()
 		if !errors.Is(err, ErrLeaseLost) {
@@ -113,7 +113,7 @@ func (p *presence) addTogether(ctx context.Context, ops []presenceOp, adds []int
 			}
 		}
 	}
-	if err == nil && p.hub.config.OnOnline != nil {
+	if err == nil && p.online != nil {
 		p.tellOnline(ops, adds, added)
 	}
 	return err
@@ -131,10 +131,9 @@ func (p *presence) tellOnline(ops []presenceOp, adds []int, added []Added) {
 	if len(users) == 0 {
 		return
 	}
-	h := p.hub
-	h.last.Go(func() {
+	p.background(func() {
 		for _, u := range users {
-			h.guard(nil, "OnOnline", func() { h.config.OnOnline(u) })
+			p.online(u)
 		}
 	})
 }
@@ -143,8 +142,8 @@ func (p *presence) tellOnline(ops []presenceOp, adds []int, added []Added) {
 func (p *presence) failed(err error) {
 	if err != nil {
 		p.failures.Add(1)
-		p.suspect.Store(true)
+		p.doubt()
 		p.ail(err)
-		p.hub.housekeep()
+		p.housekeep()
 	}
 }

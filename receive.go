@@ -40,8 +40,8 @@ func (h *Hub) receive(ctx context.Context) {
 				h.heartbeat.restart(e.Topics == nil)
 			}
 			h.gaps.restored(e)
-			h.presence.suspect.Store(true) // a failover may have lost entries too
-			h.housekeep()
+			h.presence.doubt() // a failover may have lost entries too
+			h.presence.housekeep()
 		}
 	}
 }
@@ -121,7 +121,7 @@ func (h *Hub) deliver(e *envelope, conns []*Conn) {
 	if e.copies {
 		had = h.copies.of(e.sender, e.id)
 	}
-	sieve := h.sieve(&e.filter)
+	sieve := newSieve(h.id, &e.filter)
 	for _, c := range conns {
 		if !sieve.passes(c) {
 			continue

@@ -19,7 +19,7 @@ func (h *Hub) start() {
 		h.watchBus,
 		h.heartbeat.watch,
 		(&housekeeping{p: h.presence}).run,
-		h.collectOffline,
+		func(ctx context.Context) { h.presence.collectOffline(ctx, h.telling("OnOffline", h.config.OnOffline)) },
 		h.keepalive,
 		h.watchQueues,
 	} {

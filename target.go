@@ -125,13 +125,13 @@ type sieve struct {
 	counters []uint64 // of Conns of this node that are left out, in order
 }
 
-// sieve makes a filter ready for the Conns of this node, and puts its lists in order.
-func (h *Hub) sieve(f *filter) (s sieve) {
+// newSieve makes a filter ready for the Conns of the node, and puts its lists in order.
+func newSieve(node string, f *filter) (s sieve) {
 	if f.empty() {
 		return s
 	}
 	for _, id := range f.except {
-		if counter, ok := h.counterOf(id); ok {
+		if counter, ok := counterOf(node, id); ok {
 			s.counters = append(s.counters, counter)
 		}
 	}
@@ -165,8 +165,8 @@ func contains(list []string, name string) bool {
 	return found
 }
 
-// counterOf returns the counter in a connection's id, if it is of this node.
-func (h *Hub) counterOf(id string) (counter uint64, ok bool) {
-	node, counter := cutID(id)
-	return counter, node == h.id
+// counterOf returns the counter in a connection's id, if it is of the node.
+func counterOf(node, id string) (counter uint64, ok bool) {
+	of, counter := cutID(id)
+	return counter, of == node
 }

@@ -22,7 +22,7 @@ func TestSieve(t *testing.T) {
 		} {
 			f := target.filter()
 			want := f.passesSession(Session{ID: c.ID(), User: c.identity.User, Platform: c.identity.Platform})
-			s := h.sieve(&f)
+			s := newSieve(h.id, &f)
 			if got := s.passes(c); got != want {
 				t.Errorf("target %d, Conn %d: passes %v, want %v", i, counter, got, want)
 			}

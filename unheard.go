@@ -57,7 +57,7 @@ func (h *Hub) excuse(ctx context.Context, t Target, asked map[string]bool) {
 	}
 	if t.kind == targetEveryone {
 		for node, lease := range unheard {
-			if holds, err := h.holds(ctx, lease); err == nil && !holds {
+			if holds, err := h.presence.holds(ctx, lease); err == nil && !holds {
 				delete(asked, node)
 			}
 		}
@@ -81,8 +81,8 @@ func (h *Hub) excuse(ctx context.Context, t Target, asked map[string]bool) {
 }
 
 // holds says whether the Registry has entries under the lease.
-func (h *Hub) holds(ctx context.Context, lease Lease) (bool, error) {
-	entries, next, err := h.registry.Entries(ctx, lease, "")
+func (p *presence) holds(ctx context.Context, lease Lease) (bool, error) {
+	entries, next, err := p.reg.Entries(ctx, lease, "")
 	return len(entries) > 0 || next != "", err
 }
 
@@ -93,11 +93,11 @@ const unheardStep = 64
 // such is it a fault of the Bus that they are not heard. It tells once while
 // there are any that are not new.
 func (k *housekeeping) lookForUnheard(ctx context.Context) {
-	h := k.p.hub
+	p := k.p
 	before := k.unheard
 	k.unheard = make(map[string]bool)
 	n, old := 0, ""
-	for node, lease := range h.heartbeat.unheard() {
+	for node, lease := range p.heartbeat.unheard() {
 		k.unheard[node] = true
 		if before[node] {
 			old = node
@@ -105,12 +105,12 @@ func (k *housekeeping) lookForUnheard(ctx context.Context) {
 		if n++; n > unheardStep {
 			continue
 		}
-		if holds, err := h.holds(ctx, lease); err == nil {
-			h.heartbeat.holds(node, holds)
+		if holds, err := p.holds(ctx, lease); err == nil {
+			p.heartbeat.holds(node, holds)
 		}
 	}
-	if old != "" && !k.haunted && h.config.ProbeInterval != off {
-		h.config.Logger.Warn("herald: the Registry lists nodes that were never heard: somebody else has put them there, or the Bus does not reach them", slog.String("node", old), slog.Int("nodes", n))
+	if old != "" && !k.haunted && p.config.ProbeInterval != off {
+		p.config.Logger.Warn("herald: the Registry lists nodes that were never heard: somebody else has put them there, or the Bus does not reach them", slog.String("node", old), slog.Int("nodes", n))
 	}
 	k.haunted = old != ""
 }
