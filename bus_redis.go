@@ -80,7 +80,7 @@ var _ Bus = (*RedisBus)(nil)
 // rdb is left as it is, and must not be closed before the Bus.
 //
 // On a Cluster the number of partitions is kept under the key
-// <prefix>:{partitions}. Where that is not a number that this version of herald
+// <prefix>:{partitions}. If that is not a number that this version of herald
 // knows, the error names both.
 func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, error) {
 	bus, err := redisbus.New(rdb, opts.conn())

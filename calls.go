@@ -45,7 +45,7 @@ type incomingCall struct {
 	sender string // the node that asked
 	id     uint64
 	bytes  int   // of memory
-	local  *Conn // that asked, where no node did
+	local  *Conn // that asked, if no node did
 	done   chan error
 
 	// Of one that is being applied.
@@ -366,7 +366,7 @@ func (s *calls) answer(ctx context.Context, batch []incomingCall, problems []err
 		packets = append(packets, Packet{nodeTopic(in.sender), e.encode()})
 	}
 	if len(packets) > 0 {
-		// Where this fails the asker gets no answer, and reports that.
+		// If this fails the asker gets no answer, and reports that.
 		s.hub.publish(ctx, packets...)
 	}
 }

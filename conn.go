@@ -129,7 +129,7 @@ func (c *Conn) Groups() []string { return c.hub.index.groupsOf(c) }
 func (c *Conn) Subprotocol() string { return c.ws.Subprotocol() }
 
 // Send queues a message for this socket alone. It never blocks. The error is
-// ErrClosed, ErrTooSlow where the queue is full, and the connection is
+// ErrClosed, ErrTooSlow if the queue is full, and the connection is
 // closed for it, or of ErrInvalid.
 func (c *Conn) Send(m Message) error {
 	if err := m.check(c.hub.config.MaxSendSize); err != nil {

@@ -28,7 +28,7 @@ const (
 const (
 	flagVolatile = 1 << iota
 	flagFilter   // Except, ExceptUser or On follow
-	flagOn       // the filter's platforms hold, even where there are none
+	flagOn       // the filter's platforms hold, even if there are none
 	flagCopies   // one of several packets of one Send that may reach a Conn twice
 	flagExtended // extensions follow
 	flagsKnown   = 1<<iota - 1

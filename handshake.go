@@ -16,7 +16,7 @@ import (
 
 // ServeHTTP upgrades a WebSocket request and returns when the connection
 // lives, or has been refused; see the package's documentation for the order
-// of things. It answers 501 where there is no Authenticate, 426 to a request
+// of things. It answers 501 if there is no Authenticate, 426 to a request
 // that is no WebSocket upgrade, 400, 405 or 431 to one that is a bad one, 403 to
 // another site's page, 503 with Retry-After while the Bus or the Registry is down,
 // the Hub drains, or a limit of the node is reached, and 429 with Retry-After if
@@ -62,7 +62,7 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// farFuture stands for a deadline where there is none.
+// farFuture stands for a deadline if there is none.
 const farFuture = 100 * 365 * 24 * time.Hour
 
 // enter counts a handshake in, unless the last Conns have gone. While the Hub
@@ -138,7 +138,7 @@ func (h *Hub) logHidden(w http.ResponseWriter) {
 		slog.String("writer", fmt.Sprintf("%T", w)))
 }
 
-// connect takes the request from its identity to a living Conn. Where it
+// connect takes the request from its identity to a living Conn. If it
 // returns nil, the response has been given.
 func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends *deadline.Deadline) error {
 	c := h.newConn(r, id)
@@ -219,7 +219,7 @@ func (h *Hub) register(ctx context.Context, c *Conn) (Added, error) {
 	}
 }
 
-// newConn returns a Conn without a connection, or nil where ConnContext
+// newConn returns a Conn without a connection, or nil if ConnContext
 // panics or returns nil.
 func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
 	c := &Conn{hub: h, counter: h.counter.Add(1), identity: id.clone(), remote: strings.Clone(r.RemoteAddr)}
@@ -231,7 +231,7 @@ func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
 	return c
 }
 
-// upgrade makes the request's connection the Conn's, where the request is
+// upgrade makes the request's connection the Conn's, if the request is
 // right and ready says so.
 func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, ready func() *HTTPError) error {
 	config := &c.hub.config
@@ -314,7 +314,7 @@ func (h *Hub) decide(ctx context.Context, c *Conn, added Added) error {
 	}
 }
 
-// evict disconnects those whom Admit named. Where a node does not answer,
+// evict disconnects those whom Admit named. If a node does not answer,
 // having died perhaps, the new Conn need not wait for its lease to run out:
 // evicting goes on behind it, until the node has answered or is gone.
 func (h *Hub) evict(ctx context.Context, t Target) error {

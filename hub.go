@@ -354,7 +354,7 @@ func (h *Hub) Conns() iter.Seq[*Conn] {
 	}
 }
 
-// Health returns nil where the node is fit to take connections and to send,
+// Health returns nil if the node is fit to take connections and to send,
 // else every reason why it is not: errors.Is tells ErrBusDown,
 // ErrRegistryDown and ErrDraining apart. It does no I/O.
 func (h *Hub) Health() error {
@@ -373,7 +373,7 @@ func (h *Hub) Health() error {
 	return errors.Join(errs...)
 }
 
-// blame makes err tell whose it is, where it does not.
+// blame makes err tell whose it is, if it does not.
 func blame(sentinel, err error) error {
 	if err == nil || errors.Is(err, sentinel) {
 		return err

@@ -37,12 +37,12 @@ func (p *presence) stop(ctx context.Context) {
 	<-p.done
 	if p.lease.Generation != 0 {
 		p.heartbeat.leave(ctx)
-		// Where this fails, others sweep what is left.
+		// If this fails, others sweep what is left.
 		p.reg.Release(ctx, p.lease)
 	}
 }
 
-// renew renews the lease, or takes a new one where it was lost.
+// renew renews the lease, or takes a new one if it was lost.
 func (p *presence) renew(ctx context.Context) error {
 	config := p.config
 	conns, _, _ := p.index.size()

@@ -88,7 +88,7 @@ func Text(s string) Message { return Message{words: s, text: true} }
 // the calls that send the message have returned.
 func Binary(b []byte) Message { return Message{data: b} }
 
-// JSON returns a text message with v encoded by encoding/json. Where that
+// JSON returns a text message with v encoded by encoding/json. If that
 // fails, sending the message does, with the same error.
 func JSON(v any) Message {
 	b, err := json.Marshal(v)

@@ -168,7 +168,7 @@ func (p *presence) older(ctx context.Context, c *Conn) (Added, error) {
 	}
 }
 
-// join registers the Conn under more topics. It answers false where there is
+// join registers the Conn under more topics. It answers false if there is
 // nothing to wait for. back says that the Registry had forgotten the Conn.
 func (p *presence) join(c *Conn, topics []string, back bool, done chan presenceResult) bool {
 	c.mu.Lock()

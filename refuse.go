@@ -10,7 +10,7 @@ import (
 	"strconv"
 )
 
-// notReady is the answer where the node is not fit, or could not do in time what
+// notReady is the answer if the node is not fit, or could not do in time what
 // a connection needs.
 var notReady = &HTTPError{http.StatusServiceUnavailable, "not ready"}
 

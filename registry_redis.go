@@ -36,9 +36,9 @@ import (
 // its topics. So what one call does in several shards is several steps:
 //
 //   - Add places an Entry in the shard of its UserTopic, or of its first topic,
-//     and then in the others, with the same Since; where Since is set, in all at
+//     and then in the others, with the same Since; if Since is set, in all at
 //     the same time. Who reads meanwhile may see the Session under the user and
-//     not yet under a group. Where a later shard says that the lease is lost, so
+//     not yet under a group. If a later shard says that the lease is lost, so
 //     does Add, although the first has added; nobody sees that for long, for the
 //     node then takes a new lease, which every shard puts before the old.
 //   - KeepAlive takes a lease in the first shard, and then in the others. It
@@ -57,7 +57,7 @@ import (
 //
 // Time is that of each shard's own master, and the time that Nodes returns is
 // the latest of them, so that a Session which is there has a Since before it.
-// Where the clocks differ, Hub.Disconnect may therefore close a connection
+// If the clocks differ, Hub.Disconnect may therefore close a connection
 // that came later than the call, by no more than that difference. Let masters
 // agree within a second.
 //

@@ -36,7 +36,7 @@ type shardCmd struct {
 }
 
 // exec follows the shards to where they are. What the move of a slot refuses
-// for the moment is tried again until ctx is done, or for the ReadTimeout where
+// for the moment is tried again until ctx is done, or for the ReadTimeout if
 // it has no deadline. What may have been carried out is not tried again.
 func (s *clusterStore) exec(ctx context.Context, pipes []redis.Pipeliner) []string {
 	var all []*shardCmd
@@ -67,10 +67,10 @@ func (s *clusterStore) exec(ctx context.Context, pipes []redis.Pipeliner) []stri
 	return servers
 }
 
-// errMasters is why a command was not sent, where CLUSTER SLOTS had no answer.
+// errMasters is why a command was not sent, as CLUSTER SLOTS had no answer.
 var errMasters = errors.New("find the masters of the Cluster")
 
-// sleep answers false where ctx is done first.
+// sleep answers false if ctx is done first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

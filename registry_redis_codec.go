@@ -160,7 +160,7 @@ func memberOf(p places.Place) string {
 	return string(appendNetstring(appendNetstring(b, p.ID), p.Topic))
 }
 
-// decodePlace returns false where the member is none of herald's.
+// decodePlace returns false if the member is none of herald's.
 func decodePlace(member string) (p places.Place, ok bool) {
 	if member == "" {
 		return places.Place{}, false

@@ -18,7 +18,7 @@ type redisStore interface {
 
 	// exec sends the commands listed for each shard, those of a shard in
 	// order, and returns when each has its answer or its own error. It says,
-	// by shard, which server answered the last one, where that can change
+	// by shard, which server answered the last one, if that can change
 	// without an error.
 	exec(ctx context.Context, pipes []redis.Pipeliner) (servers []string)
 }
@@ -26,7 +26,7 @@ type redisStore interface {
 // A shardPipe lists commands for shards, and sends them in one go.
 type shardPipe struct {
 	store redisStore
-	pipes []redis.Pipeliner // by shard; nil where there is nothing to do
+	pipes []redis.Pipeliner // by shard; nil if there is nothing to do
 }
 
 func newShardPipe(store redisStore) *shardPipe { return &shardPipe{store: store} }

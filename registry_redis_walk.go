@@ -15,7 +15,7 @@ import (
 // A walkCursor is where a walk over entries is: the cursor of Entries.
 type walkCursor struct {
 	shard  int
-	scan   uint64 // a cursor of SSCAN; 0 where the shard's walk begins
+	scan   uint64 // a cursor of SSCAN; 0 at the beginning of the shard's walk
 	server string // that gave scan, which means nothing to another
 }
 

@@ -32,11 +32,11 @@ func (h *Hub) start() {
 
 // Shutdown ends the Hub: at once it takes no more connections and Health is
 // red; then the connections are closed with 1012, spread over 80% of the time
-// that ctx gives (DrainTime where it has no deadline), so that their clients
+// that ctx gives (DrainTime if it has no deadline), so that their clients
 // do not all come to the other nodes at once; at last the node leaves the
 // Registry and the Bus is closed. Send works until then. Connections that have
 // not gone after 90% of the time are cut, and the error counts them and wraps
-// context.DeadlineExceeded; where ctx is done early they are cut then. Where a
+// context.DeadlineExceeded; if ctx is done early they are cut then. If a
 // callback does not return, or the Registry does not answer, Shutdown may take
 // two seconds longer than ctx, and leaves that callback's goroutine behind.
 // Shutdown may be called several times, and returns the same to all; it must

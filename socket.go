@@ -22,7 +22,7 @@ import (
 
 // The sizes of the buffers between the WebSocket library and the socket. The
 // library writes control frames only, of at most 127 bytes, each in one Write;
-// longer reads go past the read buffer, which is small where what is read
+// longer reads go past the read buffer, which is small if what is read
 // comes out of a buffer of readBuffers.
 const (
 	socketReadBuffer  = 256
@@ -40,7 +40,7 @@ var readBuffers = sync.Pool{New: func() any { return new([4 << 10]byte) }}
 type socket struct {
 	c    *Conn
 	conn net.Conn
-	raw  syscall.RawConn // nil where conn is not plain TCP
+	raw  syscall.RawConn // nil if conn is not plain TCP
 
 	lastRead atomic.Int64 // when bytes last came, on clock
 	left     atomic.Int64 // bytes that are still read of a Conn that is closing; 0 while it is not
@@ -49,7 +49,7 @@ type socket struct {
 
 	library *bufio.Reader  // that the library reads with
 	ahead   []byte         // what has been read, and the library has not
-	buffer  *[4 << 10]byte // of readBuffers, that ahead lies in; nil where it lies elsewhere
+	buffer  *[4 << 10]byte // of readBuffers, that ahead lies in; nil if it lies elsewhere
 	readErr error          // after it there is nothing more to read
 }
 
@@ -114,7 +114,7 @@ func (s *socket) skip(n int) {
 
 // fill reads ahead, once all that came before has gone to the library. The
 // goroutine of an idle Conn waits in here, and not in the library, because here
-// 2 KB of stack are enough. It answers false where there is nothing to be had
+// 2 KB of stack are enough. It answers false if there is nothing to be had
 // this way.
 func (s *socket) fill(try func(fd uintptr) bool) bool {
 	if s.raw == nil || len(s.ahead) > 0 || s.readErr != nil || s.library.Buffered() > 0 {

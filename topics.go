@@ -9,7 +9,7 @@ import (
 )
 
 // A topic's first byte says what it is, so that a user and a group of one
-// name never meet. The rest is the name, raw, or its SHA-256 where the name
+// name never meet. The rest is the name, raw, or its SHA-256 if the name
 // is long (upper case).
 const (
 	topicEveryone  = "*"
@@ -186,7 +186,7 @@ func (x *index) join(c *Conn, topic, name string) bool {
 	return true
 }
 
-// leaveGroup ends c's membership. It answers false where there was none.
+// leaveGroup ends c's membership. It answers false if there was none.
 func (x *index) leaveGroup(c *Conn, group string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()

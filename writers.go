@@ -56,7 +56,7 @@ func (ws *writers) push(c *Conn) {
 	}
 }
 
-// push answers false where there are limit Conns on the list.
+// push answers false if there are limit Conns on the list.
 func (w *writer) push(c *Conn, limit int) bool {
 	w.mu.Lock()
 	n := len(w.list)
@@ -189,7 +189,7 @@ func (w *writer) flush(c *Conn) {
 // drainBuffers are for drain. Few are in use at a time.
 var drainBuffers = sync.Pool{New: func() any { b := make([]byte, 0, flushSize); return &b }}
 
-// drain writes what the Conn has, waiting where it must, until there is
+// drain writes what the Conn has, waiting if it must, until there is
 // nothing more. It serves the sockets that take no more at once, and those
 // that are not plain TCP.
 func (c *Conn) drain() {

@@ -21,11 +21,11 @@ type BusNetwork struct {
 	Open func() herald.Bus
 
 	// Interrupt breaks every link of the Buses that Open returned once; they
-	// can reconnect. Where it is nil the subtests that need it are skipped.
+	// can reconnect. If it is nil the subtests that need it are skipped.
 	Interrupt func()
 
 	// Other returns a Bus on the same broker that must see nothing of the
-	// others: another prefix or database. TestBus closes it. Where it is nil
+	// others: another prefix or database. TestBus closes it. If it is nil
 	// that is not tried.
 	Other func() herald.Bus
 
@@ -103,7 +103,7 @@ func (s *suite) failf(format string, args ...any) {
 	s.Fatalf("%s\n\t%s", fmt.Sprintf(format, args...), s.promise)
 }
 
-// ok fails the subtest where err is not nil.
+// ok fails the subtest if err is not nil.
 func (s *suite) ok(err error) {
 	s.Helper()
 	if err != nil {
@@ -118,7 +118,7 @@ func (s *suite) context() context.Context {
 	return ctx
 }
 
-// returns runs call and returns its error. Where call hangs, as one that
+// returns runs call and returns its error. If call hangs, as one that
 // ignores its context does, it is left behind and the subtest fails.
 func (s *suite) returns(what string, call func() error) error {
 	s.Helper()

@@ -120,7 +120,7 @@ type gap struct {
 }
 
 // gaps returns the gaps so far; one that is open lasts for ever. It fails the
-// test where they are out of order.
+// test if they are out of order.
 func (n *node) gaps() []gap {
 	var gaps []gap
 	open := map[int]bool{} // indexes of gaps

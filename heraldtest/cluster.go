@@ -44,13 +44,13 @@ const tokenHeader = "Herald-Test-Token"
 // NewCluster starts n hubs, at least one, with the configuration, whose Redis,
 // Bus and Registry it sets. They are shut down when the test ends.
 //
-// Where config has no Authenticate, clients are who Connect says. Where it has
+// If config has no Authenticate, clients are who Connect says. If it has
 // one, the Identity given to Connect and Dial is not used: with the headers or
 // cookies that your Authenticate wants, dial Node.URL yourself. For hubs that
 // your own code makes and mounts, give each a Bus and a Registry as NewCluster
 // does: herald.MemoryNetwork.Bus and herald.MemoryRegistry.Handle.
 //
-// Where config has no Logger, what the hubs log stands in the test's output.
+// If config has no Logger, what the hubs log stands in the test's output.
 //
 // MaxHandshakes, HandshakeRatePerAddr and HandshakeRatePerUser are off if
 // config does not set them: all clients of a test are one address, and often one
@@ -118,8 +118,8 @@ func (c *Cluster) node(i int) *Node {
 	return c.Nodes[i]
 }
 
-// A testLog writes to the output of a test until the test has ended, where
-// that would panic: a callback of the user's may outlast Shutdown.
+// A testLog writes to the output of a test until the test has ended. Writing
+// later would panic, and a callback of the user's may outlast Shutdown.
 type testLog struct {
 	mu     sync.Mutex
 	output io.Writer // nil after the end
@@ -146,13 +146,13 @@ func (l *testLog) Write(p []byte) (int, error) {
 }
 
 // A Client is a WebSocket client of a Cluster. Its methods wait for at most
-// 10 s, and fail the test where something goes wrong: by FailNow, so call them
+// 10 s, and fail the test if something goes wrong: by FailNow, so call them
 // in the test's goroutine.
 //
 // One that does not Receive is a slow client: when the kernel's buffers are full,
 // some megabytes, what is sent to it waits in its queue. Make QueueMessages small
 // in the configuration and send large messages to see it overflow. It does not
-// answer a close either, for which Shutdown waits; Close clients where that second
+// answer a close either, for which Shutdown waits; Close clients if that second
 // counts.
 type Client struct {
 	t    testing.TB
@@ -215,7 +215,7 @@ func (c *Client) receive() ([]byte, error) {
 	return c.read(ctx)
 }
 
-// errNothing is why read failed where the connection is well, and quiet.
+// errNothing is why read failed if the connection is well, and quiet.
 var errNothing = fmt.Errorf("nothing came within %v", patience)
 
 func (c *Client) read(ctx context.Context) ([]byte, error) {

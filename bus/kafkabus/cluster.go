@@ -143,11 +143,11 @@ func create(ctx context.Context, client *kgo.Client, topic string, c *Create) er
 	return nil
 }
 
-// defaultMaxBatch is what Kafka takes where max.message.bytes is not set
+// defaultMaxBatch is what Kafka takes if max.message.bytes is not set
 // (https://kafka.apache.org/documentation/#topicconfigs_max.message.bytes).
 const defaultMaxBatch = 1048588
 
-// maxBatch returns how large a batch of records the topic takes. Where Kafka
+// maxBatch returns how large a batch of records the topic takes. If Kafka
 // does not let us ask it is Kafka's default.
 func maxBatch(ctx context.Context, client *kgo.Client, topic string) int32 {
 	req := kmsg.NewPtrDescribeConfigsRequest()
@@ -176,7 +176,7 @@ func maxBatch(ctx context.Context, client *kgo.Client, topic string) int32 {
 // maxBatchLimit is the largest batch we send; a request may have 100 MiB in all.
 const maxBatchLimit = 64 << 20
 
-// find returns the topic's layout, and creates the topic where it is missing
+// find returns the topic's layout, and creates the topic if it is missing
 // and o asks for that. It waits until every partition has a leader, whose
 // log's end it returns, or for ctx.
 func find(ctx context.Context, client *kgo.Client, o *Options) (l layout, ends []int64, err error) {
@@ -200,7 +200,7 @@ func find(ctx context.Context, client *kgo.Client, o *Options) (l layout, ends [
 			created = true
 			continue
 		}
-		if !kerr.IsRetriable(err) { // the client has tried again where the link was at fault
+		if !kerr.IsRetriable(err) { // the client has tried again if the link was at fault
 			return l, nil, err
 		}
 		select {

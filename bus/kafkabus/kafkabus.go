@@ -17,7 +17,7 @@
 // retention removed before it was read, what a broker lost that answered for
 // its log alone, and a topic that was deleted.
 //
-// Where partitions are added, topics move to other partitions. For a second
+// If partitions are added, topics move to other partitions. For a second
 // or so, until every node has found out, packets of one topic may be in two
 // partitions, and their order is not kept across that moment.
 package kafkabus

@@ -25,7 +25,7 @@ type Options struct {
 	// "herald".
 	Topic string
 
-	// Create is how New creates the topic where there is none. Default nil: a
+	// Create is how New creates the topic if there is none. Default nil: a
 	// missing topic is an error.
 	Create *Create
 

@@ -61,7 +61,7 @@ func (b *Bus) prove(ctx context.Context, timeout time.Duration) error {
 	return err
 }
 
-// survey asks what the topic is like, and turns to another one where it was
+// survey asks what the topic is like, and turns to another one if it was
 // created again.
 func (b *Bus) survey(ctx context.Context) (layout, error) {
 	link := b.pub.working()

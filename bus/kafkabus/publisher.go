@@ -139,7 +139,7 @@ func (p *publisher) current() *link {
 	return p.link
 }
 
-// working returns the present link, and a new one where that is broken.
+// working returns the present link, and a new one if that is broken.
 func (p *publisher) working() *link {
 	l := p.current()
 	if l.broken.Load() {
@@ -217,7 +217,7 @@ func (p *publisher) send(ctx context.Context, what *publication) error {
 	what.link, what.wrote, what.lost = l, l.wrote.Load(), l.lost.Load()
 	what.waiting, what.failed, what.unsure, what.idle, what.err = len(what.records), 0, false, false, nil
 	for i := range what.records {
-		// Not with ctx: kgo fails a whole batch where its first record's
+		// Not with ctx: kgo fails a whole batch if its first record's
 		// context ends, and the rest of it is other callers'.
 		l.client.TryProduce(context.Background(), &what.records[i], what.promise)
 	}
@@ -269,7 +269,7 @@ type probed struct {
 }
 
 // probe publishes a record without a packet to a partition, or another one
-// where the link has not heard of that yet.
+// if the link has not heard of that yet.
 func (p *publisher) probe(partition int) <-chan probed {
 	result := make(chan probed, 1)
 	l := p.current()

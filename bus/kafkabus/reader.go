@@ -53,7 +53,7 @@ type reader struct {
 	layout  layout
 	retired map[[16]byte]bool // ids of topics that are no more
 	places  []place
-	session *session // the last one; nil where it is of another layout
+	session *session // the last one; nil if it is of another layout
 	byName  bool     // packets came without the id of their topic, as before Kafka 3.1
 }
 
@@ -185,7 +185,7 @@ func (r *reader) compare(l layout) (change, error) {
 
 // adopt turns to a topic that has changed. All of a partition that was added
 // is new, and all of another topic: take has refused what came of it. It could
-// not where fetches name topics; what is there may have been read.
+// not if fetches name topics; what is there may have been read.
 func (r *reader) adopt(l layout, what change) {
 	r.mu.Lock()
 	added := newPlace(0)
@@ -227,7 +227,7 @@ func (r *reader) read(s *session) {
 }
 
 // take takes what came of one partition of the topic with an id, which is
-// zero where the fetch did not tell.
+// zero if the fetch did not tell.
 func (r *reader) take(s *session, id [16]byte, fetched kgo.FetchTopicPartition) {
 	if fetched.Partition < 0 { // of no partition: one of the client's own errors
 		r.failed(s, -1, fetched.Err)

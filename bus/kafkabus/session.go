@@ -56,7 +56,7 @@ func (r *reader) open(ctx context.Context) (*session, error) {
 
 // set makes s the present session, and returns where it is to start. With
 // the epoch kgo asks the leader whether the log is still the one that was
-// read, and finds where it was cut off. It is an error where adopt has come
+// read, and finds where it was cut off. It is an error if adopt has come
 // between find and set, and there are places to be found.
 func (r *reader) set(s *session) (map[int32]kgo.Offset, error) {
 	r.mu.Lock()

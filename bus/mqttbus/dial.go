@@ -32,7 +32,7 @@ type limits struct {
 	packet    int           // bytes of a packet
 	inflight  int           // QoS 1 packets without an answer
 	qos       byte          // the highest
-	keepAlive time.Duration // where it wants to hear from us more often than we said; else 0
+	keepAlive time.Duration // if it wants to hear from us more often than we said; else 0
 }
 
 // dial opens a link. in is nil for one that only publishes. A *refusal says

@@ -90,7 +90,7 @@ func (s *subscriber) encode(out *bytes.Buffer, kind byte, id uint16, names []str
 	p.WriteTo(out)
 }
 
-// refusedChange is the error where the broker refused one topic.
+// refusedChange is the error if the broker refused one topic.
 func refusedChange(kind byte, topic string, code byte) error {
 	r := &refusal{what: "SUBSCRIBE", code: code}
 	if kind == packets.UNSUBSCRIBE {

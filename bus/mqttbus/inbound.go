@@ -203,7 +203,7 @@ func (in *inbound) heard(r *bufio.Reader, size int) error {
 	return discard(r, size)
 }
 
-// lose notes that packets to the topic of sub were lost after was. Where the
+// lose notes that packets to the topic of sub were lost after was. If the
 // broker drops for one topic it may have dropped for all, and what was last
 // to a topic is missed by nobody. So the first that are missed speak for all; those
 // that turn up when that has been reported, for themselves.
@@ -225,7 +225,7 @@ func (in *inbound) lose(err error, sub *subscription, was seen) {
 }
 
 // report queues what was lost, as a gap that is over, since everything still
-// comes. It waits where another gap is open, which would swallow it, although
+// comes. It waits if another gap is open, which would swallow it, although
 // it may go back further.
 func (in *inbound) report() {
 	if in.lost.err == nil || !in.live.Load() || time.Since(in.reported) < reportEvery {

@@ -18,7 +18,7 @@ type link struct {
 	r        *bufio.Reader
 	timeout  time.Duration // for an answer
 	limits   limits
-	in       *inbound // nil where nothing is subscribed
+	in       *inbound // nil if nothing is subscribed
 	born     time.Time
 
 	life  atomic.Uint64 // reads that brought something

@@ -43,7 +43,7 @@ type Options struct {
 	// its permissions deny without a word. Default 0.
 	QoS byte
 
-	// TLS is used with mqtts. It is cloned; where it has no ServerName it
+	// TLS is used with mqtts. It is cloned; if it has no ServerName it
 	// is that of the URL. Default the system's roots.
 	TLS *tls.Config
 
@@ -132,7 +132,7 @@ func (b *Bus) open(ctx context.Context, options Options) error {
 	return fmt.Errorf("%w: %w", herald.ErrBusDown, err)
 }
 
-// try publishes a probe, with QoS 1 where the broker knows it, because with
+// try publishes a probe, with QoS 1 if the broker knows it, because with
 // QoS 0 it would not say that it denies it, and awaits it.
 func (b *Bus) try(ctx context.Context, options Options) error {
 	link, _ := b.pub.state()
@@ -172,7 +172,7 @@ const (
 )
 
 // Publish publishes packets and waits until the broker has taken them. Calls
-// that come while others are under way go out together. Where the link has
+// that come while others are under way go out together. If the link has
 // broken it waits for an attempt to connect; after a failed one, until the
 // backoff is over, it returns ErrBusDown at once. A packet that is larger than
 // the broker takes is refused, and so are all of its call.

@@ -43,7 +43,7 @@ func (o *Options) withDefaults() (Options, error) {
 }
 
 // newDialer reads a broker's URL. No error quotes it: it may hold a password,
-// and where a password is not escaped, any part of it may.
+// and if a password is not escaped, any part of it may.
 func newDialer(broker string, o *Options) (*dialer, error) {
 	u, err := url.Parse(broker)
 	if err != nil || u.Scheme != "mqtt" && u.Scheme != "mqtts" || u.Hostname() == "" || u.Opaque != "" ||

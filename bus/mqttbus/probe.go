@@ -50,7 +50,7 @@ func (b *Bus) ping(ctx context.Context, timeout time.Duration) error {
 	return b.sub.ping(ctx)
 }
 
-// pace is tick, or less where the broker wants to hear of us more often.
+// pace is tick, or less if the broker wants to hear of us more often.
 func (b *Bus) pace(tick time.Duration) time.Duration {
 	for _, l := range []limits{b.sub.uplink.Link().limits, b.pub.lastLimits()} {
 		if l.keepAlive > 0 {

@@ -74,7 +74,7 @@ func (p *publication) addProbe(qos byte, name string, start int64) {
 	p.parts = append(p.parts, at)
 }
 
-// A publisher owns the link that publishes. Commits connect it anew where it
+// A publisher owns the link that publishes. Commits connect it anew if it
 // is dead; no other goroutine does.
 type publisher struct {
 	ctx    context.Context // ends at Close
@@ -146,7 +146,7 @@ func (p *publisher) publish(ctx context.Context, what *publication) error {
 	return err
 }
 
-// ready connects the link where it is dead, unless that has just failed.
+// ready connects the link if it is dead, unless that has just failed.
 func (p *publisher) ready() error {
 	link, down := p.state()
 	if link != nil {
@@ -366,7 +366,7 @@ func (p *publisher) health() error {
 // the broker has just given a sign of life.
 func (p *publisher) hurry() { p.hurried.Store(true) }
 
-// drop makes the link dead, where there is one.
+// drop makes the link dead, if there is one.
 func (p *publisher) drop(why error) {
 	if link, _ := p.state(); link != nil {
 		link.fail(why)

@@ -114,7 +114,7 @@ func (s *subscriber) commit(items []*change) []error {
 	return errs
 }
 
-// commitKind tries on the next link where this one dies: to subscribe again
+// commitKind tries on the next link if this one dies: to subscribe again
 // does no harm. But what the broker ends a link for, it would end the next for.
 func (s *subscriber) commitKind(changes []*change) {
 	for again := true; again; {
@@ -266,7 +266,7 @@ func (s *subscriber) resubscribe(link *link) error {
 	return err
 }
 
-// drop makes the link dead, where there is one.
+// drop makes the link dead, if there is one.
 func (s *subscriber) drop(why error) {
 	if link := s.uplink.Link(); link != nil {
 		link.fail(why)

@@ -37,7 +37,7 @@ func (s stamp) put(b []byte) {
 	binary.BigEndian.PutUint64(b[17:], s.previous)
 }
 
-// parseStamp answers false where b does not begin with a stamp.
+// parseStamp answers false if b does not begin with a stamp.
 func parseStamp(b []byte) (stamp, bool) {
 	if len(b) < stampSize || b[0] != stampVersion {
 		return stamp{}, false
@@ -102,7 +102,7 @@ func publishSize(qos byte, name, payload int) (remaining, whole int) {
 }
 
 // appendPublish appends a PUBLISH (MQTT 5.0, section 3.3) up to its payload.
-// The packet identifier, at the offset id where QoS is 1, is left zero.
+// The packet identifier, at the offset id if QoS is 1, is left zero.
 func appendPublish(b []byte, qos byte, name []byte, payload int) (bytes []byte, id int) {
 	remaining, _ := publishSize(qos, len(name), payload)
 	b = append(b, packets.PUBLISH<<4|qos<<1)

@@ -21,7 +21,7 @@ import (
 // A server is one that can be dialed.
 type server struct {
 	url     *url.URL // with its credentials
-	tlsName string   // the name of its certificate, where its URL has none
+	tlsName string   // the name of its certificate, if its URL has none
 }
 
 // A dialer opens links.
@@ -85,7 +85,7 @@ func ours(o nats.Options) nats.Options {
 	return o
 }
 
-// parseServers parses the URLs of the options, and sets Secure where one asks
+// parseServers parses the URLs of the options, and sets Secure if one asks
 // for it. No error has a URL's text in it, for that may hold a password.
 func (d *dialer) parseServers(o *nats.Options) error {
 	if len(o.Servers) == 0 && o.Url == "" && o.InProcessServer != nil {
@@ -153,7 +153,7 @@ func parseServer(text string) (*server, error) {
 }
 
 // candidates returns the servers in the order in which to try them; near,
-// where it is not nil, comes first.
+// if it is not nil, comes first.
 func (d *dialer) candidates(near *server) []*server {
 	d.mu.Lock()
 	defer d.mu.Unlock()

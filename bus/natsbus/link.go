@@ -23,7 +23,7 @@ type link struct {
 	conn    net.Conn
 	r       *bufio.Reader
 	timeout time.Duration // for an answer
-	in      *inbound      // nil where nothing is subscribed
+	in      *inbound      // nil if nothing is subscribed
 	cluster bool          // the server is one of several
 
 	maxPayload atomic.Int64
@@ -48,12 +48,12 @@ type exchange struct {
 // An outcome is how an exchange ended.
 type outcome struct {
 	written int       // bytes that the server may have got
-	refused []refusal // where err is nil
+	refused []refusal // if err is nil
 	err     error     // why the link died
 }
 
 // dial opens a link to one of the servers, near if it is among them. in is
-// nil for a link that only publishes. The error is errRefused where a server
+// nil for a link that only publishes. The error is errRefused if a server
 // answered and let nobody in.
 func (d *dialer) dial(ctx context.Context, near *server, in *inbound) (*link, error) {
 	var errs []error

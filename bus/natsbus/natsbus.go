@@ -117,7 +117,7 @@ var _ herald.Bus = (*Bus)(nil)
 
 // New connects a Bus to the servers of urls, which are separated by commas,
 // as for nats.Connect: nats:// or tls://, with a user and a password or a
-// token where they are needed. opts may be nil. Of a cluster one server
+// token if they are needed. opts may be nil. Of a cluster one server
 // is enough, the others are learned from it; more are better at the start.
 //
 // New tries what the Bus needs: an error that NATS denies it names what to
@@ -185,7 +185,7 @@ func (b *Bus) open(ctx context.Context, options Options) error {
 
 // Publish publishes packets and waits until the server has said that it has
 // taken them: it answers a PING that follows them. Calls that come while
-// others are under way go out together. Where the link has broken it waits
+// others are under way go out together. If the link has broken it waits
 // for an attempt to connect; after a failed one, until the backoff is over, it
 // returns ErrBusDown at once. What has a packet that is larger than the
 // server's max_payload is not published, and an ErrInvalid.

@@ -46,7 +46,7 @@ func (b *Bus) proveLinks(ctx context.Context, tick, timeout time.Duration) {
 }
 
 // loop publishes a number on the Bus' own subject and waits until link, the
-// subscribed one, hears it or dies. The error is errDeaf itself where neither
+// subscribed one, hears it or dies. The error is errDeaf itself if neither
 // happens.
 func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration) error {
 	nonce := b.nonce.Add(1)

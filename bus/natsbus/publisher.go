@@ -50,7 +50,7 @@ func (p *publication) addProbe(subject string, data []byte) {
 	p.packets++
 }
 
-// A publisher owns the link that publishes. Commits connect it anew where it
+// A publisher owns the link that publishes. Commits connect it anew if it
 // is dead; no other goroutine does.
 type publisher struct {
 	ctx    context.Context // ends at Close
@@ -224,7 +224,7 @@ func (p *publisher) health() error {
 // the broker has just given a sign of life.
 func (p *publisher) hurry() { p.hurried.Store(true) }
 
-// drop makes the link dead, where there is one.
+// drop makes the link dead, if there is one.
 func (p *publisher) drop(why error) {
 	if link, _ := p.state(); link != nil {
 		link.fail(why)

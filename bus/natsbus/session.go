@@ -82,7 +82,7 @@ func connect(o *nats.Options) (nc *nats.Conn, err error) {
 	return o.Connect()
 }
 
-// Dial connects, reads INFO, and does the TLS handshake where there is to be
+// Dial connects, reads INFO, and does the TLS handshake if there is to be
 // one: nats.go would do it behind its own back, and keep the tls.Conn.
 func (s *session) Dial(_, address string) (net.Conn, error) {
 	s.dialErr = s.dial(address)
@@ -221,7 +221,7 @@ func (s *session) lastWords() error {
 }
 
 // Close is called by nats.go, also on a session that it no longer has; or
-// where the attempt is given up.
+// if the attempt is given up.
 func (s *session) Close() error {
 	s.mu.Lock()
 	released, conn := s.released, s.Conn

@@ -101,7 +101,7 @@ func (s *subscriber) prove(ctx context.Context) error {
 	return s.batch.Do(ctx, &change{kind: proof})
 }
 
-// commit carries out changes, on the next link where this one dies: to
+// commit carries out changes, on the next link if this one dies: to
 // subscribe again does no harm.
 func (s *subscriber) commit(items []*change) []error {
 	for todo := slices.Clone(items); len(todo) > 0; {
@@ -158,7 +158,7 @@ type encoded struct {
 }
 
 // encode notes what is wanted, and returns what link does not have yet. It is
-// not ok where link is no longer the present one.
+// not ok if link is no longer the present one.
 func (s *subscriber) encode(link *link, changes []*change) (e encoded, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,7 +187,7 @@ func (s *subscriber) encode(link *link, changes []*change) (e encoded, ok bool) 
 
 // settle marks the topics of the changes as confirmed, but those that the
 // server has refused: they are not wanted, or no new link would ever come
-// up. Where it does not say which (there are too many) it is all that were
+// up. If it does not say which (there are too many) it is all that were
 // new; the commands end those that it has taken. The error is of a refusal
 // that concerns nothing new, so something that was subscribed is no longer.
 func (s *subscriber) settle(link *link, changes []*change, refused []refusal) (commands []byte, err error) {
@@ -275,7 +275,7 @@ func (s *subscriber) resubscribe(link *link) error {
 	return link.spread(1 + len(topics))
 }
 
-// forget takes topics that a new link is denied out of what is wanted, where no
+// forget takes topics that a new link is denied out of what is wanted, if no
 // link has ever been subscribed to them: their Subscribe is still under way,
 // and will be told. Any other refusal is the error.
 func (s *subscriber) forget(link *link, refused []refusal) error {

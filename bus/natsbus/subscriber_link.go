@@ -55,7 +55,7 @@ func (s *subscriber) server() *server {
 	return nil
 }
 
-// drop makes the link dead, where there is one.
+// drop makes the link dead, if there is one.
 func (s *subscriber) drop(why error) {
 	if link := s.uplink.Link(); link != nil {
 		link.fail(why)

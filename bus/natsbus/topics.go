@@ -59,7 +59,7 @@ func appendEscaped(b []byte, c byte) []byte {
 	return append(b, '%', digits[c>>4], digits[c&15])
 }
 
-// checkTopic returns an error where the topic has no subject. Topics of 200
+// checkTopic returns an error if the topic has no subject. Topics of 200
 // bytes, the longest that a Hub has, always have one.
 func checkTopic(prefix, topic string) error {
 	if len(prefix)+3*len(topic) <= maxSubject {

@@ -30,7 +30,7 @@ const (
 	maxReturns = 8 * maxBatchBytes / maxMessage
 )
 
-// A publisher owns the link that publishes. Commits connect it anew where it
+// A publisher owns the link that publishes. Commits connect it anew if it
 // is dead; no other goroutine does.
 type publisher struct {
 	ctx    context.Context // ends at Close
@@ -61,7 +61,7 @@ type publisher struct {
 type sent struct {
 	items   []*publication
 	seq     uint64
-	confirm *amqp091.DeferredConfirmation // nil where it could not be written
+	confirm *amqp091.DeferredConfirmation // nil if it could not be written
 }
 
 func newPublisher(ctx context.Context, dialer *dialer) *publisher {
@@ -76,7 +76,7 @@ func newPublisher(ctx context.Context, dialer *dialer) *publisher {
 	return p
 }
 
-// publish waits until what is published. Where batch.ErrTaken is in the chain
+// publish waits until what is published. If batch.ErrTaken is in the chain
 // of its error, what is still in use.
 func (p *publisher) publish(ctx context.Context, what *publication) error {
 	err := p.batch.Do(ctx, what)
@@ -327,14 +327,14 @@ func (p *publisher) health() error {
 // the broker has just given a sign of life.
 func (p *publisher) hurry() { p.hurried.Store(true) }
 
-// drop makes the link dead, where there is one.
+// drop makes the link dead, if there is one.
 func (p *publisher) drop(why error) {
 	if link, _ := p.state(); link != nil {
 		link.fail(why)
 	}
 }
 
-// leave takes leave of RabbitMQ, where there is a link.
+// leave takes leave of RabbitMQ, if there is a link.
 func (p *publisher) leave() {
 	if link, _ := p.state(); link != nil {
 		link.leave(func() { link.handOver(p.dialer.exchange) })

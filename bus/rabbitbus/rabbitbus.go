@@ -39,7 +39,7 @@ type Options struct {
 	// Config is what amqp091.DialConfig takes beside the URL, for TLS,
 	// credentials and whatever else the URL cannot say. Recovery must be nil:
 	// the Bus reconnects by itself. Its Dial must have a timeout, for which
-	// Close waits. Where neither it nor the URL sets a heartbeat, it is 5 s.
+	// Close waits. If neither it nor the URL sets a heartbeat, it is 5 s.
 	Config amqp091.Config
 
 	// ProbeInterval and ProbeTimeout are those of [herald.Config]: that what
@@ -184,7 +184,7 @@ func refusal(err error, exchange string) error {
 }
 
 // Publish publishes packets and waits for RabbitMQ's confirmation. Calls that
-// come while others are under way go out together. Where the link has broken
+// come while others are under way go out together. If the link has broken
 // it waits for an attempt to connect; after a failed one, until the backoff
 // is over, and while RabbitMQ blocks connections that publish, it returns
 // herald.ErrBusDown at once.

@@ -172,14 +172,14 @@ func (s *subscriber) setup(l *link) error {
 	return nil
 }
 
-// drop makes the link dead, where there is one.
+// drop makes the link dead, if there is one.
 func (s *subscriber) drop(why error) {
 	if link := s.uplink.Link(); link != nil {
 		link.fail(why)
 	}
 }
 
-// leave takes leave of RabbitMQ, where there is a link.
+// leave takes leave of RabbitMQ, if there is a link.
 func (s *subscriber) leave() {
 	if link := s.uplink.Link(); link != nil {
 		link.leave(func() {})

@@ -10,7 +10,7 @@ import (
 // first is the wait after one failure; each further one doubles it.
 const first = 50 * time.Millisecond
 
-// DefaultMax is the longest wait where a Backoff does not name one.
+// DefaultMax is the longest wait if a Backoff does not name one.
 const DefaultMax = 5 * time.Second
 
 // A Backoff says how long to wait before the next attempt to keep one link:
@@ -32,7 +32,7 @@ func (b *Backoff) Fail() time.Duration {
 }
 
 // Reconnect calls connect after a link is lost that lived for d, and again
-// until it returns nil, with the waits that are due. It returns false where
+// until it returns nil, with the waits that are due. It returns false if
 // ctx ends in one of them.
 func (b *Backoff) Reconnect(ctx context.Context, d time.Duration, connect func() error) bool {
 	for wait := b.Lost(d); ; wait = b.Fail() {

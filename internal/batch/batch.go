@@ -17,17 +17,17 @@ var ErrTaken = errors.New("taken, outcome unknown")
 
 // A Config says how items are committed.
 type Config[T any] struct {
-	// Ready, where set, is called before a batch is taken and may block until
+	// Ready, if set, is called before a batch is taken and may block until
 	// Commit has a chance. Items that wait meanwhile can still be withdrawn.
 	// Its error is the result of every item that is waiting by then.
 	Ready func() error
 
 	// Commit carries out the items, in their order, and returns one error for
-	// each, or nil where all went well. It keeps neither slice. One call
+	// each, or nil if all went well. It keeps neither slice. One call
 	// runs at a time.
 	Commit func(items []T) []error
 
-	Size     func(T) int // bytes of an item; nil where only MaxItems counts
+	Size     func(T) int // bytes of an item; nil if only MaxItems counts
 	MaxItems int         // items of one batch
 	MaxBytes int         // bytes of one batch; a larger item goes alone
 }
@@ -75,7 +75,7 @@ func New[T any](config Config[T]) *Batcher[T] {
 }
 
 // Do hands item to a commit and waits for its result. Items are committed in
-// the order of the calls. Where ctx ends first the error is that of ctx: with
+// the order of the calls. If ctx ends first the error is that of ctx: with
 // ErrTaken in its chain if the item had been taken by a commit, which may still
 // use it; without if it never was and never will be.
 func (b *Batcher[T]) Do(ctx context.Context, item T) error {

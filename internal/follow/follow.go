@@ -49,7 +49,7 @@ type Follower struct {
 type followed struct {
 	state   state
 	wants   int       // how often it is wanted
-	until   time.Time // where it is not: for how long it lingers
+	until   time.Time // if it is not: for how long it lingers
 	waiters []*Wait
 }
 
@@ -64,7 +64,7 @@ type unwanted struct {
 type Wait struct {
 	pending int
 	err     error
-	done    chan struct{} // nil where there is nothing to wait for
+	done    chan struct{} // nil if there is nothing to wait for
 }
 
 // New returns a Follower. A topic that is wanted no longer is followed for

@@ -55,7 +55,7 @@ func New[E any](config Config[E]) *Inbox[E] {
 	return &Inbox[E]{config: config, ready: make(chan struct{}, 1), quit: make(chan struct{})}
 }
 
-// Push queues events, and keeps them but not the slice. Where they do not
+// Push queues events, and keeps them but not the slice. If they do not
 // fit all are dropped, and so is what comes until the receiver has caught up;
 // lost is the event that begins such a gap. It answers whether the events are
 // in the queue.
@@ -95,7 +95,7 @@ func (b *Inbox[E]) overflow(lost E) {
 	b.relieve()
 }
 
-// Down begins a gap with the event e. It is left out where a gap is open: the
+// Down begins a gap with the event e. It is left out if a gap is open: the
 // event of an earlier gap covers a later one, as its time is earlier.
 func (b *Inbox[E]) Down(e E) {
 	b.mu.Lock()
@@ -117,8 +117,8 @@ func (b *Inbox[E]) Restore() {
 }
 
 // DownPart begins the gap of a part with the event down, which restored is
-// to end. It is left out where a gap is open that covers it. A link that
-// flaps while nobody receives must not fill the queue: where down does not
+// to end. It is left out if a gap is open that covers it. A link that
+// flaps while nobody receives must not fill the queue: if down does not
 // fit the gap is that of everything, and begins with lost.
 func (b *Inbox[E]) DownPart(i int, down, restored, lost E) {
 	b.mu.Lock()
@@ -141,7 +141,7 @@ func (b *Inbox[E]) DownPart(i int, down, restored, lost E) {
 	b.signal()
 }
 
-// RestorePart ends the gap that DownPart began, where there is one.
+// RestorePart ends the gap that DownPart began, if there is one.
 func (b *Inbox[E]) RestorePart(i int) {
 	b.mu.Lock()
 	if p, open := b.parts[i]; open {

@@ -105,7 +105,7 @@ func (a agreement) read(ctx context.Context) (int, error) {
 	return n, nil
 }
 
-// settle writes n where there is no number yet, and returns the number agreed
+// settle writes n if there is no number yet, and returns the number agreed
 // on.
 func (a agreement) settle(ctx context.Context, n int) (int, error) {
 	err := a.client.SetNX(ctx, a.key, n, 0).Err()

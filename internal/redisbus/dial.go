@@ -24,7 +24,7 @@ type dialer struct {
 
 	last   string // the address of the last attempt
 	next   string // where a node has sent us
-	failed string // the address of the last attempt, where it was none of these
+	failed string // the address of the last attempt, if it was none of these
 }
 
 // maxHops is how often one dial goes where a node sends it.

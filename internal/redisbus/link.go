@@ -52,7 +52,7 @@ type link struct {
 	server  string        // the address of the other end
 	client  *redis.Client // that opened the session; nothing but close uses it
 	timeout time.Duration // for an answer
-	in      *inbound      // nil where nothing is subscribed
+	in      *inbound      // nil if nothing is subscribed
 
 	life  atomic.Uint64 // replies and messages read that were awaited
 	dead  chan struct{} // closed when err is set
@@ -94,7 +94,7 @@ type exchange struct {
 // An outcome is how an exchange ended.
 type outcome struct {
 	written  bool  // at least in part
-	answered int   // commands; all where err is nil
+	answered int   // commands; all if err is nil
 	err      error // why the link died
 }
 
@@ -336,7 +336,7 @@ func (l *link) reply(v resp.Value) error {
 	refused := v.Kind == '-'
 	switch {
 	case c.kind == commandHello:
-		// Where a server does not tell its role, or knows no bare HELLO, the
+		// If a server does not tell its role, or knows no bare HELLO, the
 		// role is not known.
 		if role := v.Field("role"); role != "" && role != "master" {
 			return fmt.Errorf("herald: Redis is a %s, not a master", role)

@@ -45,7 +45,7 @@ func (p *publisher) noteTaken(l *link) {
 }
 
 // tellMoved publishes on a new link that what was published on the last one
-// may be lost, where that led to another server.
+// may be lost, if that led to another server.
 func (p *publisher) tellMoved(l *link) error {
 	if p.last.server == "" || p.last.server == l.server {
 		return nil

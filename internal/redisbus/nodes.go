@@ -128,7 +128,7 @@ func (c *cluster) at(options *redis.Options, addr string) *redis.Options {
 	return redisconn.LinkOptions(client.Options(), options.ReadTimeout)
 }
 
-// other returns the address of some master but failed, where one is known, or
+// other returns the address of some master but failed, if one is known, or
 // of best.
 func (c *cluster) other(failed, best string) string {
 	c.mu.Lock()

@@ -21,9 +21,9 @@ type pace struct {
 }
 
 // A link is busy above 2,000 messages a second, and until there are less than
-// 1,500. Its messages then wait for about a millisecond at most; or for up to four,
-// on a machine with so much to do that it is late for what is due, where messages
-// wait anyway and a wakeup costs most.
+// 1,500. Its messages then wait for about a millisecond at most. They wait for up
+// to four on a machine with so much to do that it is late for what is due: there
+// messages wait anyway, and a wakeup costs most.
 const (
 	minRest      = time.Millisecond
 	maxRest      = 4 * time.Millisecond
@@ -60,8 +60,8 @@ func (p *pace) begin(within time.Duration) {
 }
 
 // sleep waits for a rest: whole milliseconds and a little more. An idle process
-// waits in whole milliseconds, rounded down, and then for one again where some
-// of it is left, which would look like a machine that is late.
+// waits in whole milliseconds, rounded down, and then for one more if some of the
+// rest is left. That would look like a machine that is late.
 func (p *pace) sleep() {
 	rest := min(minRest+perLate*p.late, maxRest).Truncate(time.Millisecond) + restSlack
 	start := time.Now()
@@ -75,7 +75,7 @@ type linkReader struct {
 	before  func() // is called before each read, which may wait
 	drained bool   // the last read has left nothing behind; told of plain TCP alone: TLS gives a record at a time
 
-	// Where conn is plain TCP.
+	// If conn is plain TCP.
 
 	raw syscall.RawConn
 	try func(fd uintptr) bool

@@ -46,7 +46,7 @@ func (p *partition) open(ctx context.Context, running *sync.WaitGroup, timeout t
 	return p.loop(ctx, first, timeout, p.sub.prove)
 }
 
-// publishTo publishes packets in one partition, in parts where they are many.
+// publishTo publishes packets in one partition, in parts if they are many.
 func publishTo[P packet](ctx context.Context, p *partition, packets []P) error {
 	command := p.way.command("PUBLISH")
 	for sent := 0; sent < len(packets); {
@@ -66,7 +66,7 @@ func publishTo[P packet](ctx context.Context, p *partition, packets []P) error {
 	return nil
 }
 
-// inPart is err where other packets of the call have been taken.
+// inPart is err if other packets of the call have been taken.
 func inPart(err error) error {
 	if errors.Is(err, errs.Unknown) {
 		return err

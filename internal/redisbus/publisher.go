@@ -53,7 +53,7 @@ func (p *publication) ask(w *way) {
 }
 
 // A publisher owns the link that publishes. Commits connect it anew
-// where it is dead; no other goroutine does.
+// if it is dead; no other goroutine does.
 type publisher struct {
 	ctx    context.Context // ends at Close
 	dialer *dialer
@@ -338,7 +338,7 @@ func (p *publisher) health() error {
 	return down
 }
 
-// drop makes the link dead, where there is one.
+// drop makes the link dead, if there is one.
 func (p *publisher) drop(why error) {
 	if link, _ := p.state(); link != nil {
 		link.fail(why)

@@ -96,7 +96,7 @@ func (s *subscriber) prove(ctx context.Context) error {
 	return s.batch.Do(ctx, &change{kind: commandHello})
 }
 
-// commit carries out changes, on the next link where this one dies: to
+// commit carries out changes, on the next link if this one dies: to
 // subscribe again does no harm.
 func (s *subscriber) commit(items []*change) []error {
 	for todo := slices.Clone(items); len(todo) > 0; {
@@ -301,7 +301,7 @@ func (s *subscriber) proveSince(l *link, start time.Time) {
 	}
 }
 
-// drop makes the link dead, where there is one.
+// drop makes the link dead, if there is one.
 func (s *subscriber) drop(why error) {
 	if link := s.uplink.Link(); link != nil {
 		link.fail(why)

@@ -16,7 +16,7 @@ import (
 type way struct {
 	prefix  string // of the topics' channels
 	probe   string // the channel that the Bus proves itself with
-	moved   string // where there are Sentinels: the channel of notices
+	moved   string // if there are Sentinels: the channel of notices
 	sharded bool   // SPUBLISH and SSUBSCRIBE, of Redis 7
 	slot    string // on a Cluster: a key of the slot whose master carries all
 }

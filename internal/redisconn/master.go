@@ -49,7 +49,7 @@ var (
 	errNoMajority = errors.New("herald: no majority of the Sentinels names this master")
 )
 
-// A Master is what the Sentinels say of the master; nil where there are
+// A Master is what the Sentinels say of the master; nil if there are
 // none.
 //
 // One of them, go-redis' own, names it whenever go-redis dials. What the others

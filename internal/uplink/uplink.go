@@ -121,7 +121,7 @@ func (u *Uplink[L]) Down(why error) (since time.Time) {
 }
 
 // Prove notes that link has been proved well by what was sent at the time
-// start, or asked then. It returns false, and does nothing, where link is not
+// start, or asked then. It returns false, and does nothing, if link is not
 // the present one or is not up.
 func (u *Uplink[L]) Prove(link L, start time.Time) bool {
 	u.mu.Lock()

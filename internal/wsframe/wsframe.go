@@ -40,7 +40,7 @@ func AppendHeader(b []byte, first byte, n int) []byte {
 	}
 }
 
-// Payload returns the payload of b, where b is one whole unmasked frame
+// Payload returns the payload of b, if b is one whole unmasked frame
 // with the shortest header that its length allows.
 func Payload(b []byte) (payload []byte, ok bool) {
 	if len(b) < 2 {

@@ -89,7 +89,7 @@ func (c *cluster) start(ctx context.Context, name string) error {
 	return nil
 }
 
-// started puts a node into its slot. It says false where the cluster shuts
+// started puts a node into its slot. It says false if the cluster shuts
 // down.
 func (c *cluster) started(s *slot, n *node) bool {
 	c.mu.Lock()

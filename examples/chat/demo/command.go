@@ -24,7 +24,7 @@ type Command struct {
 	Prepare func(*Options) error
 }
 
-// Main runs the command with the arguments of the process. Where that fails
+// Main runs the command with the arguments of the process. If that fails
 // it says why in one line, and exits with 1.
 func (c Command) Main() {
 	err := c.run(os.Args[1:])

@@ -31,7 +31,7 @@ type Options struct {
 	Nodes int    // 1 to 64
 	Redis string // a URL for NewRedis; empty is a Redis inside this process
 
-	// NewBus makes the Bus of a node. Where it is nil, Redis is the Bus.
+	// NewBus makes the Bus of a node. If it is nil, Redis is the Bus.
 	// Redis is the Registry in any case.
 	NewBus func(node string) (herald.Bus, error)
 

@@ -94,7 +94,7 @@ func (d *frontDoor) close() {
 }
 
 // A balancer sends each request to the next of the addresses, and to the
-// one after it where nobody answers the call.
+// one after it if nobody answers the call.
 type balancer struct {
 	addrs func() []string
 	turn  atomic.Uint64

@@ -17,7 +17,7 @@ type links struct {
 	dead bool
 }
 
-// add remembers c. It says false where the links have been cut.
+// add remembers c. It says false if the links have been cut.
 func (l *links) add(c net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

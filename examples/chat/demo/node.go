@@ -36,7 +36,7 @@ type node struct {
 
 	redis redis.UniversalClient
 	links *links     // to Redis
-	bus   herald.Bus // nil where Redis is the Bus
+	bus   herald.Bus // nil if Redis is the Bus
 	hub   atomic.Pointer[herald.Hub]
 
 	stopped context.Context // done when the node ends

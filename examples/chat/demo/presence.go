@@ -122,7 +122,7 @@ func toSession(s herald.Session, names map[string]string) session {
 }
 
 // nodeNames maps the ids of nodes to the names that they were given, or to
-// themselves where two living nodes, of two processes, have one name.
+// themselves if two living nodes, of two processes, have one name.
 func nodeNames(nodes []herald.Node) map[string]string {
 	count := make(map[string]int)
 	for _, n := range nodes {

@@ -29,7 +29,7 @@ const redisForms = "must be redis://user:password@host:port/db (rediss with TLS)
 // redis.ParseURL takes it; redis+cluster://host:port,host:port of a Redis
 // Cluster; or redis+sentinel://host:port,host:port/master/db of the master of
 // that name, which the Sentinels at these addresses watch. The last two are
-// written rediss+… where there is TLS. A user and password are those of
+// written rediss+… if there is TLS. A user and password are those of
 // the Redis servers. No error has them in it.
 func NewRedis(address string) (redis.UniversalClient, error) {
 	u, err := parseRedis(address)
@@ -71,7 +71,7 @@ func parseRedis(address string) (u redisURL, err error) {
 }
 
 // oneHost turns what follows the scheme of a URL with several hosts into the
-// URL that go-redis takes: the others are parameters. Where the first element
+// URL that go-redis takes: the others are parameters. If the first element
 // of the path is to be a parameter as well, first is its name.
 func oneHost(scheme, rest, first string) (string, error) {
 	rest, query, _ := strings.Cut(rest, "?")

@@ -13,7 +13,7 @@ import (
 // A store is the Redis that all nodes share.
 type store struct {
 	url      redisURL
-	embedded *miniredis.Miniredis // nil where the Redis is somebody else's
+	embedded *miniredis.Miniredis // nil if the Redis is somebody else's
 }
 
 // openStore starts a Redis in this process, or checks that the one at address

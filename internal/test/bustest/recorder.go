@@ -95,7 +95,7 @@ func (r *Recorder) Events() []Arrival {
 	return r.events[:len(r.events):len(r.events)]
 }
 
-// Gaps returns the gaps so far, where the Bus does not report those of some
+// Gaps returns the gaps so far, if the Bus does not report those of some
 // topics alone.
 func (r *Recorder) Gaps() []Gap { return gapsOf(r.Events()) }
 

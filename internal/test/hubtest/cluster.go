@@ -189,7 +189,7 @@ func (l *running) wait() {
 	}
 }
 
-// settle ends the test where a message is not accounted for or a client was
+// settle ends the test if a message is not accounted for or a client was
 // disconnected. A gap may be reported a little later than messages come again:
 // it is over when every hub has been heard.
 func (c *cluster) settle() load.Tally {
@@ -247,7 +247,7 @@ func (c *cluster) account() (load.Tally, []error) {
 	return account.Settle()
 }
 
-// expectNoGaps fails the test where a hub has reported more gaps than before.
+// expectNoGaps fails the test if a hub has reported more gaps than before.
 func (c *cluster) expectNoGaps(before []int) {
 	c.Helper()
 	for i, n := range c.nodes {

@@ -15,7 +15,7 @@ type Broker struct {
 	NewBus func() (herald.Bus, error)
 
 	// NewRegistry returns the Registry of each hub. One that has a Close
-	// method is closed. Where it is nil they have one on a redis-server of
+	// method is closed. If it is nil they have one on a redis-server of
 	// the test's own.
 	NewRegistry func() (herald.Registry, error)
 
@@ -23,7 +23,7 @@ type Broker struct {
 	// broker is up.
 	Restart func()
 
-	// PIDs returns the ids of the broker's processes. Where it is nil, or
+	// PIDs returns the ids of the broker's processes. If it is nil, or
 	// returns none, the broker is in this process.
 	PIDs func() []int
 }

@@ -20,7 +20,7 @@ import (
 const (
 	floodBytes   = 2 * inboxBytes
 	floodMessage = 64 << 10
-	floodWindow  = 8 // messages of a sender that are not delivered where nobody is slow
+	floodWindow  = 8 // messages of a sender that are not delivered if nobody is slow
 	floodUser    = "flood"
 )
 

@@ -20,7 +20,7 @@ import (
 // belongs to two groups of at most ten users, whose members overlap.
 func UserName(i int) string { return fmt.Sprint("user", i) }
 
-// Groups are the groups of a user, where there are so many users.
+// Groups are the groups of a user, if there are so many users.
 func Groups(user, users int) []string {
 	columns := (users + 9) / 10
 	return []string{fmt.Sprint("column", user%columns), fmt.Sprint("row", user/10)}
@@ -77,7 +77,7 @@ type Record struct {
 	Err        string
 }
 
-// What a Record's Err is, where it is not empty or something unexpected.
+// What a Record's Err is, if it is not empty or something unexpected.
 const (
 	Down    = "down"    // ErrBusDown: nobody may get it
 	Unknown = "unknown" // ErrUnknown: anybody may get it
@@ -146,7 +146,7 @@ type Receipt struct {
 	Target string
 }
 
-// ParseReceipt reads what Send has sent. It answers false where the message is
+// ParseReceipt reads what Send has sent. It answers false if the message is
 // something else.
 func ParseReceipt(message []byte) (Receipt, bool) {
 	words := bytes.SplitN(message, []byte(" "), 5)

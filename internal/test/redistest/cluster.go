@@ -176,7 +176,7 @@ func (c *Cluster) MasterOf(slot int) *Node {
 	return c.byID(c.alive().masterOf(slot))
 }
 
-// ReplicaOf returns a replica of a master, as that sees it; nil where it has
+// ReplicaOf returns a replica of a master, as that sees it; nil if it has
 // none.
 func (c *Cluster) ReplicaOf(master *Node) *Node {
 	c.t.Helper()

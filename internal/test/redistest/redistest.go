@@ -20,7 +20,7 @@ type Server struct {
 	t testing.TB
 }
 
-// Start starts a server that is stopped when the test ends. Where there is no
+// Start starts a server that is stopped when the test ends. If there is no
 // redis-server it skips the test, or fails it under CI=true.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()

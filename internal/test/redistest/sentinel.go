@@ -35,7 +35,7 @@ type Sentinels struct {
 }
 
 // StartSentinels starts a set that is stopped when the test ends, and returns
-// when a failover is possible. Where a server is not installed it skips the
+// when a failover is possible. If a server is not installed it skips the
 // test, or fails it under CI=true.
 func StartSentinels(t testing.TB) *Sentinels {
 	t.Helper()

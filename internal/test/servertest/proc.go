@@ -11,7 +11,7 @@ import (
 )
 
 // ResidentMemory returns the bytes of memory that processes use together. It
-// is 0 where there is no /proc.
+// is 0 if there is no /proc.
 func ResidentMemory(t testing.TB, pids ...int) (total int64) {
 	for _, pid := range pids {
 		status := procFile(t, pid, "status")
@@ -33,7 +33,7 @@ func ResidentMemory(t testing.TB, pids ...int) (total int64) {
 const clockTick = 10 * time.Millisecond
 
 // CPUTime returns how long processes have run, in all threads and in the
-// kernel (proc(5): fields 14 and 15 of stat). It is 0 where there is no /proc.
+// kernel (proc(5): fields 14 and 15 of stat). It is 0 if there is no /proc.
 func CPUTime(t testing.TB, pids ...int) (total time.Duration) {
 	for _, pid := range pids {
 		stat := procFile(t, pid, "stat")
@@ -53,7 +53,7 @@ func CPUTime(t testing.TB, pids ...int) (total time.Duration) {
 	return total
 }
 
-// procFile returns a file of /proc, or nothing where there is no such process.
+// procFile returns a file of /proc, or nothing if there is no such process.
 func procFile(t testing.TB, pid int, name string) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
 	if err != nil {

@@ -80,7 +80,7 @@ func startEpmd(t testing.TB) *Server {
 }
 
 // rabbitProgram returns the path of one of RabbitMQ's own scripts, or its
-// name where they are not in Debian's place.
+// name if they are not in Debian's place.
 func rabbitProgram(name string) string {
 	path := filepath.Join(rabbitBin, name)
 	if _, err := os.Stat(path); err != nil {

@@ -43,7 +43,7 @@ type Server struct {
 }
 
 // Start starts a server, waits until it is ready, and stops it when the test
-// ends. Where the program is missing it skips the test, or fails it under
+// ends. If the program is missing it skips the test, or fails it under
 // CI=true.
 func Start(t testing.TB, c Command) *Server {
 	t.Helper()

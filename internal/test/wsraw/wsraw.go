@@ -212,7 +212,7 @@ func (c *Conn) ReadClose() (*Closed, error) {
 	}
 }
 
-// ReadEnd reads until the connection ends, and fails where a frame comes.
+// ReadEnd reads until the connection ends, and fails if a frame comes.
 func (c *Conn) ReadEnd() error {
 	f, err := c.ReadFrame()
 	if err == nil {
