@@ -76,7 +76,8 @@ func cutID(id string) (node string, counter uint64) {
 func (c *Conn) User() string { return c.identity.User }
 
 // Identity returns what Authenticate said. Its Groups and Expires are as they
-// were then, each group once, sorted; its slice and map are the caller's.
+// were then, each group once, sorted; its slice and map are the caller's, and its
+// Local is the one that Authenticate returned.
 func (c *Conn) Identity() Identity {
 	id := c.identity
 	id.Groups = slices.Clone(id.Groups)

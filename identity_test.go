@@ -222,3 +222,32 @@ func TestGoneWhileJoining(t *testing.T) {
 	clients.Wait()
 	r.clean()
 }
+
+// What Authenticate returns as Local the callbacks get as it is, and nobody else:
+// neither the Registry nor a limit looks at it.
+func TestIdentityLocal(t *testing.T) {
+	type account struct{ name [1 << 10]byte }
+	local := new(account)
+	seen := make(chan any, 3)
+	r := newRig(t, Config{
+		MaxIdentitySize: 100,
+		Authenticate:    func(*http.Request) (Identity, error) { return Identity{User: "u", Local: local}, nil },
+		OnConnect: func(_ context.Context, c *Conn) error {
+			seen <- c.Identity().Local
+			return nil
+		},
+		OnMessage:    func(_ context.Context, c *Conn, _ Message) { seen <- c.Identity().Local },
+		OnDisconnect: func(c *Conn, _ error) { seen <- c.Identity().Local },
+	})
+	ws := r.connect("")
+	ws.WriteFrames(textFrame("hello"))
+	for _, callback := range []string{"OnConnect", "OnMessage"} {
+		if got := <-seen; got != any(local) {
+			t.Errorf("%s: Local is %v", callback, got)
+		}
+	}
+	ws.Close()
+	if got := <-seen; got != any(local) {
+		t.Errorf("OnDisconnect: Local is %v", got)
+	}
+}
