@@ -17,9 +17,9 @@ type RedisOptions struct {
 	Prefix string
 
 	// ProbeInterval and ProbeTimeout are those of [Config]: each link to Redis
-	// is proved healthy ten times an interval, at most ten times a second, and
-	// is dropped when it leaves an answer out for ProbeTimeout. A negative
-	// interval switches proofs off. Defaults 10 s and 5 s.
+	// is proved healthy once an interval, and is dropped when it leaves an answer
+	// out for ProbeTimeout. A negative interval switches proofs off. Defaults 1 s
+	// and 5 s.
 	ProbeInterval time.Duration
 	ProbeTimeout  time.Duration
 }

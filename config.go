@@ -208,7 +208,7 @@ type Config struct {
 	Linger           time.Duration // a topic is followed for so long after its last Conn. Default 5 s
 	Lease            time.Duration // a crashed node's sessions vanish within it. Default 15 s
 	OfflineDelay     time.Duration // a user may come back for so long without being offline. Default 5 s
-	ProbeInterval    time.Duration // in it, the links to Redis are proved healthy ten times, and any Bus, by heartbeats; negative: neither. Default 10 s
+	ProbeInterval    time.Duration // once in it the links to Redis are proved healthy, and by a heartbeat any Bus is; negative: neither. Default 1 s
 	ProbeTimeout     time.Duration // for such a proof, and for a heartbeat. Default 5 s
 	DrainTime        time.Duration // of Shutdown, if its context has no deadline. Default 30 s
 
@@ -339,7 +339,7 @@ func (c *Config) defaultTimes(fault func(field string, value any, rule string)) 
 		{&c.Linger, "Linger", 5 * time.Second, 0},
 		{&c.Lease, "Lease", 15 * time.Second, 100 * time.Millisecond},
 		{&c.OfflineDelay, "OfflineDelay", 5 * time.Second, 0},
-		{&c.ProbeInterval, "ProbeInterval", 10 * time.Second, 0},
+		{&c.ProbeInterval, "ProbeInterval", time.Second, 0},
 		{&c.ProbeTimeout, "ProbeTimeout", 5 * time.Second, time.Millisecond},
 		{&c.DrainTime, "DrainTime", 30 * time.Second, time.Millisecond},
 	} {

@@ -89,7 +89,7 @@ func (b *heartbeat) announce(generation int64) {
 // of nodes, so that what a node hears does not.
 func (b *heartbeat) interval() time.Duration {
 	c := b.config
-	often := min(c.ProbeInterval/10, c.Lease/6)
+	often := min(c.ProbeInterval, c.Lease/6)
 	return max(often, time.Duration(b.live)*heartbeatPace)
 }
 

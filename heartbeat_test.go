@@ -63,7 +63,7 @@ func TestHealthOfABusThatCannotPublish(t *testing.T) {
 		h := newHub(t, Config{Bus: bus, Registry: NewMemoryRegistry()})
 		for range 3 {
 			bus.mute.Store(true)
-			time.Sleep(h.config.ProbeInterval / 5)
+			time.Sleep(2 * h.config.ProbeInterval)
 			if err := h.Health(); !errors.Is(err, errMute) || !errors.Is(err, ErrBusDown) {
 				t.Errorf("mute: Health: %v", err)
 			}
@@ -77,4 +77,38 @@ func TestHealthOfABusThatCannotPublish(t *testing.T) {
 			t.Errorf("%d Resets", n)
 		}
 	})
+}
+
+// A beatingBus counts what is published to the topic of heartbeats.
+type beatingBus struct {
+	*MemoryBus
+	beats atomic.Int64
+}
+
+func (b *beatingBus) Publish(ctx context.Context, packets ...Packet) error {
+	for _, p := range packets {
+		if p.Topic == topicHeartbeat {
+			b.beats.Add(1)
+		}
+	}
+	return b.MemoryBus.Publish(ctx, packets...)
+}
+
+// ProbeInterval is the time between two heartbeats.
+func TestProbeIntervalIsTheInterval(t *testing.T) {
+	for interval, want := range map[time.Duration]int64{0: 60, 2 * time.Second: 30, -1: 0} {
+		t.Run(interval.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				bus := &beatingBus{MemoryBus: NewMemoryNetwork().Bus()}
+				newHub(t, Config{Bus: bus, Registry: NewMemoryRegistry(), ProbeInterval: interval})
+				synctest.Wait()
+				before := bus.beats.Load()
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				if got := bus.beats.Load() - before; got != want {
+					t.Errorf("%d heartbeats in a minute, want %d", got, want)
+				}
+			})
+		})
+	}
 }

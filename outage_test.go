@@ -71,7 +71,7 @@ func TestHubWhileRedisRefuses(t *testing.T) {
 	client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "app", Password: "old"})
 	t.Cleanup(func() { client.Close() })
 	log := new(journal)
-	r := newRig(t, Config{Redis: client, Lease: 6 * time.Second, ProbeInterval: time.Second, ProbeTimeout: 2 * time.Second,
+	r := newRig(t, Config{Redis: client, Lease: 6 * time.Second, ProbeInterval: time.Second / 10, ProbeTimeout: 2 * time.Second,
 		Logger: slog.New(slog.NewTextHandler(log, nil))})
 	r.connect("user=a&groups=g")
 	registry := map[string]func(context.Context) error{

@@ -12,8 +12,8 @@ import (
 // patient proves the links ten times a second, and does not call one dead on
 // a machine that is busy; quick soon does.
 var (
-	patient = kafkabus.Options{ProbeInterval: time.Second, ProbeTimeout: 10 * time.Second}
-	quick   = kafkabus.Options{ProbeInterval: time.Second, ProbeTimeout: 2 * time.Second}
+	patient = kafkabus.Options{ProbeInterval: time.Second / 10, ProbeTimeout: 10 * time.Second}
+	quick   = kafkabus.Options{ProbeInterval: time.Second / 10, ProbeTimeout: 2 * time.Second}
 )
 
 func TestBus(t *testing.T) {

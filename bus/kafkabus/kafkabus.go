@@ -85,8 +85,7 @@ func New(brokers string, opts *Options) (*Bus, error) {
 		b.Close()
 		return nil, err
 	}
-	tick := max(options.ProbeInterval/10, 100*time.Millisecond)
-	b.running.Go(func() { b.probe(b.ctx, tick, options.ProbeTimeout) })
+	b.running.Go(func() { b.probe(b.ctx, options.ProbeInterval, options.ProbeTimeout) })
 	return b, nil
 }
 

@@ -30,11 +30,10 @@ type Options struct {
 	Create *Create
 
 	// ProbeInterval and ProbeTimeout are those of [herald.Config]: every
-	// partition is proved to carry packets ten times an interval, at most ten
-	// times a second, and a link is dropped when it leaves an answer out for
-	// ProbeTimeout. No packet is published later than about a ProbeTimeout
+	// partition is proved to carry packets once an interval, and a link is dropped
+	// when it leaves an answer out for ProbeTimeout. No packet is published later than about a ProbeTimeout
 	// after the call of Publish. A negative interval switches proofs off, but
-	// those after a fault. ProbeTimeout is at least 1 s. Defaults 10 s, 5 s.
+	// those after a fault. ProbeTimeout is at least 1 s. Defaults 1 s, 5 s.
 	ProbeInterval time.Duration
 	ProbeTimeout  time.Duration
 
@@ -85,7 +84,7 @@ func (o *Options) withDefaults(topic string) (Options, error) {
 		fault("Options.Topic", c.Topic, fmt.Sprintf("must be left empty, or that of the URL, %s", topic))
 	}
 	c.Topic = cmp.Or(topic, c.Topic, defaultTopic)
-	c.ProbeInterval = cmp.Or(c.ProbeInterval, 10*time.Second)
+	c.ProbeInterval = cmp.Or(c.ProbeInterval, time.Second)
 	c.ProbeTimeout = cmp.Or(c.ProbeTimeout, 5*time.Second)
 	if c.ProbeInterval < 0 {
 		c.ProbeInterval = proofsOff

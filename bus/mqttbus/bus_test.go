@@ -15,7 +15,7 @@ import (
 
 // quick proves the links ten times a second.
 func quick(o mqttbus.Options) *mqttbus.Options {
-	o.ProbeInterval = time.Second
+	o.ProbeInterval = time.Second / 10
 	return &o
 }
 

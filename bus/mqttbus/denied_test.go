@@ -55,7 +55,7 @@ func TestReadingDenied(t *testing.T) {
 		t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
 			t.Parallel()
 			server := newACLServer(t, all)
-			options := &mqttbus.Options{QoS: qos, ProbeInterval: time.Second, ProbeTimeout: time.Second}
+			options := &mqttbus.Options{QoS: qos, ProbeInterval: time.Second / 10, ProbeTimeout: time.Second}
 			from, to := server.open("from", options), server.open("to", options)
 			r := bustest.Start(t, from, to, bustest.Options{})
 			r.AwaitPackets(100)

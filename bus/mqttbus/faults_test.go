@@ -66,7 +66,7 @@ func TestFaults(t *testing.T) {
 		for _, qos := range []byte{0, 1} {
 			t.Run(fmt.Sprint(name, ", QoS ", qos), func(t *testing.T) {
 				t.Parallel()
-				options := &mqttbus.Options{QoS: qos, ProbeInterval: time.Second, ProbeTimeout: 2 * time.Second}
+				options := &mqttbus.Options{QoS: qos, ProbeInterval: time.Second / 10, ProbeTimeout: 2 * time.Second}
 				r := newRig(t, servertest.Mosquitto(t), "", 0, options)
 				time.Sleep(200 * time.Millisecond) // a stream before the fault
 				fault(r)

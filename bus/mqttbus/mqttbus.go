@@ -48,9 +48,9 @@ type Options struct {
 	TLS *tls.Config
 
 	// ProbeInterval and ProbeTimeout are those of [herald.Config]: each link
-	// to the broker is proved healthy ten times an interval, at most ten times
-	// a second, and is dropped when it leaves an answer out for ProbeTimeout. A
-	// negative interval switches proofs off. Defaults 10 s and 5 s.
+	// to the broker is proved healthy once an interval, and is dropped when it
+	// leaves an answer out for ProbeTimeout. A negative interval switches proofs
+	// off. Defaults 1 s and 5 s.
 	ProbeInterval time.Duration
 	ProbeTimeout  time.Duration
 }
@@ -84,8 +84,7 @@ func New(url string, opts *Options) (*Bus, error) {
 	if err = errors.Join(err, faulty); err != nil {
 		return nil, err
 	}
-	tick := max(options.ProbeInterval/10, 100*time.Millisecond)
-	d.keepAlive = keepAlive(tick, options.ProbeTimeout)
+	d.keepAlive = keepAlive(options.ProbeInterval, options.ProbeTimeout)
 	ctx, cancel := context.WithCancel(context.Background())
 	var id [8]byte
 	rand.Read(id[:])
@@ -100,7 +99,7 @@ func New(url string, opts *Options) (*Bus, error) {
 		b.Close()
 		return nil, err
 	}
-	b.running.Go(func() { b.probe(ctx, tick, options.ProbeTimeout) })
+	b.running.Go(func() { b.probe(ctx, options.ProbeInterval, options.ProbeTimeout) })
 	return b, nil
 }
 

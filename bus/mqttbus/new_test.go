@@ -163,7 +163,7 @@ func TestTLS(t *testing.T) {
 		"keyfile "+write(t, "key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})))
 	roots := x509.NewCertPool()
 	roots.AddCert(web.Certificate())
-	bus, err := mqttbus.New("mqtts://"+server.Addr, &mqttbus.Options{TLS: &tls.Config{RootCAs: roots}, ProbeInterval: time.Second})
+	bus, err := mqttbus.New("mqtts://"+server.Addr, &mqttbus.Options{TLS: &tls.Config{RootCAs: roots}, ProbeInterval: time.Second / 10})
 	if err != nil {
 		t.Fatal(err)
 	}

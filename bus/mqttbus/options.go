@@ -14,7 +14,7 @@ import (
 )
 
 // off is an interval that never comes.
-const off = time.Duration(math.MaxInt64 / 20)
+const off = time.Duration(math.MaxInt64 / 2)
 
 // withDefaults returns a copy with every field set; o may be nil.
 func (o *Options) withDefaults() (Options, error) {
@@ -23,10 +23,10 @@ func (o *Options) withDefaults() (Options, error) {
 		c = *o
 	}
 	c.Prefix = cmp.Or(c.Prefix, "herald")
-	c.ProbeInterval = cmp.Or(c.ProbeInterval, 10*time.Second)
+	c.ProbeInterval = cmp.Or(c.ProbeInterval, time.Second)
 	c.ProbeTimeout = cmp.Or(c.ProbeTimeout, 5*time.Second)
 	if c.ProbeInterval < 0 {
-		c.ProbeInterval = 10 * off
+		c.ProbeInterval = off
 	}
 	var faults []error
 	if !validPrefix(c.Prefix) {

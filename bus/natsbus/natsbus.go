@@ -50,9 +50,9 @@ type Options struct {
 	NATS []nats.Option
 
 	// ProbeInterval and ProbeTimeout are those of [herald.Config]: each link
-	// is proved healthy ten times an interval, at most ten times a second, and
-	// is dropped when it leaves an answer out for ProbeTimeout. A negative
-	// interval switches proofs off. Defaults 10 s and 5 s.
+	// is proved healthy once an interval, and is dropped when it leaves an answer
+	// out for ProbeTimeout. A negative interval switches proofs off. Defaults 1 s
+	// and 5 s.
 	ProbeInterval time.Duration
 	ProbeTimeout  time.Duration
 }
@@ -64,7 +64,7 @@ func (o *Options) withDefaults() (Options, error) {
 		c = *o
 	}
 	c.Prefix = cmp.Or(c.Prefix, "herald")
-	c.ProbeInterval = cmp.Or(c.ProbeInterval, 10*time.Second)
+	c.ProbeInterval = cmp.Or(c.ProbeInterval, time.Second)
 	c.ProbeTimeout = cmp.Or(c.ProbeTimeout, 5*time.Second)
 	var faults []error
 	if !validPrefix(c.Prefix) {
@@ -156,8 +156,7 @@ func New(urls string, opts *Options) (*Bus, error) {
 		return nil, err
 	}
 	if options.ProbeInterval > 0 {
-		tick := max(options.ProbeInterval/10, 100*time.Millisecond)
-		b.running.Go(func() { b.proveLinks(ctx, tick, options.ProbeTimeout) })
+		b.running.Go(func() { b.proveLinks(ctx, options.ProbeInterval, options.ProbeTimeout) })
 	}
 	return b, nil
 }

@@ -20,7 +20,7 @@ const patience = bustest.Patience
 // quick returns options with which faults are found soon, and a prefix of
 // the test's own.
 func quick() *natsbus.Options {
-	return &natsbus.Options{Prefix: "test." + rand.Text(), ProbeInterval: time.Second, ProbeTimeout: time.Second}
+	return &natsbus.Options{Prefix: "test." + rand.Text(), ProbeInterval: time.Second / 10, ProbeTimeout: time.Second}
 }
 
 // A rig is a Bus whose events are received all the time.

@@ -39,7 +39,7 @@ func TestExchangeGone(t *testing.T) {
 // given up.
 func TestLate(t *testing.T) {
 	server := broker(t)
-	options := &rabbitbus.Options{Exchange: rand.Text(), ProbeInterval: time.Second, ProbeTimeout: 65 * time.Second}
+	options := &rabbitbus.Options{Exchange: rand.Text(), ProbeInterval: time.Second / 10, ProbeTimeout: 65 * time.Second}
 	bus := open(t, server.Addr, options)
 	r := bustest.Record(t, bus)
 	ofQueues(t, server, options.Exchange, `rabbit_binding:remove(B, <<"operator">>)`)

@@ -43,10 +43,9 @@ type Options struct {
 	Config amqp091.Config
 
 	// ProbeInterval and ProbeTimeout are those of [herald.Config]: that what
-	// the Bus publishes also arrives is proved ten times an interval, at
-	// most ten times a second. A link that leaves an answer out for
-	// ProbeTimeout is dropped. A negative interval switches proofs off.
-	// Defaults 10 s and 5 s.
+	// the Bus publishes also arrives is proved once an interval. A link that
+	// leaves an answer out for ProbeTimeout is dropped. A negative interval
+	// switches proofs off. Defaults 1 s and 5 s.
 	ProbeInterval time.Duration
 	ProbeTimeout  time.Duration
 }
@@ -67,7 +66,7 @@ func (o *Options) withDefaults() (Options, error) {
 	}
 	c.Exchange = cmp.Or(c.Exchange, "herald")
 	c.Config.Heartbeat = cmp.Or(c.Config.Heartbeat, defaultHeartbeat)
-	c.ProbeInterval = cmp.Or(c.ProbeInterval, 10*time.Second)
+	c.ProbeInterval = cmp.Or(c.ProbeInterval, time.Second)
 	c.ProbeTimeout = cmp.Or(c.ProbeTimeout, 5*time.Second)
 	var faults []error
 	if len(c.Exchange) > maxName || strings.HasPrefix(c.Exchange, "amq.") {
@@ -139,14 +138,14 @@ func New(url string, opts *Options) (*Bus, error) {
 	})
 	pub := newPublisher(ctx, dialer)
 	b := &Bus{inbox: in, pub: pub, sub: newSubscriber(ctx, dialer, in, pub.id), cancel: cancel}
-	tick := max(options.ProbeInterval/10, 100*time.Millisecond)
-	b.sub.settle = 2 * tick
+	// Proofs may be off here, and not on other nodes.
+	b.sub.settle = 2 * max(options.ProbeInterval, 100*time.Millisecond)
 	if err := b.open(ctx, options); err != nil {
 		b.Close()
 		return nil, err
 	}
 	if options.ProbeInterval > 0 {
-		b.running.Go(func() { b.probe(ctx, tick, options.ProbeTimeout) })
+		b.running.Go(func() { b.probe(ctx, options.ProbeInterval, options.ProbeTimeout) })
 	}
 	return b, nil
 }

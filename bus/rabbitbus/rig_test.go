@@ -31,7 +31,7 @@ type rig struct {
 // quick proves the links ten times a second, and notices soon what hangs.
 func quick(exchange string) *rabbitbus.Options {
 	return &rabbitbus.Options{
-		Exchange: exchange, ProbeInterval: time.Second, ProbeTimeout: 2 * time.Second,
+		Exchange: exchange, ProbeInterval: time.Second / 10, ProbeTimeout: 2 * time.Second,
 		Config: amqp091.Config{Heartbeat: time.Second},
 	}
 }

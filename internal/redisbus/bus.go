@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -74,13 +73,12 @@ func connect(options redisconn.Options, ways []*way, newDialer func(*way) *diale
 		b.Close()
 		return nil, err
 	}
-	tick := max(options.ProbeInterval/10, 100*time.Millisecond)
 	for _, p := range b.parts {
 		if options.ProbeInterval != redisconn.Off {
-			b.running.Go(func() { p.prove(ctx, tick, options.ProbeTimeout) })
+			b.running.Go(func() { p.prove(ctx, options.ProbeInterval, options.ProbeTimeout) })
 		}
 		if p.pub.dialer.master != nil {
-			b.running.Go(func() { p.followMaster(ctx, min(tick, redisconn.SentinelLag/2)) })
+			b.running.Go(func() { p.followMaster(ctx, min(options.ProbeInterval, redisconn.SentinelLag/2)) })
 		}
 	}
 	return b, nil

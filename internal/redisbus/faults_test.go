@@ -45,7 +45,7 @@ func (r *rig) do(args ...any) {
 }
 
 // quick proves the links ten times a second.
-var quick = &herald.RedisOptions{ProbeInterval: time.Second, ProbeTimeout: time.Second}
+var quick = &herald.RedisOptions{ProbeInterval: time.Second / 10, ProbeTimeout: time.Second}
 
 func TestRedisBusFaults(t *testing.T) {
 	subscribed := func(r *rig) *netproxy.Pair { return r.proxy.Find("\r\nSUBSCRIBE\r\n") }

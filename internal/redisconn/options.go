@@ -29,7 +29,7 @@ const Off = time.Duration(math.MaxInt64)
 // WithDefaults returns a copy with every field set.
 func (o Options) WithDefaults() (Options, error) {
 	o.Prefix = cmp.Or(o.Prefix, "herald")
-	o.ProbeInterval = cmp.Or(o.ProbeInterval, 10*time.Second)
+	o.ProbeInterval = cmp.Or(o.ProbeInterval, time.Second)
 	o.ProbeTimeout = cmp.Or(o.ProbeTimeout, 5*time.Second)
 	if o.ProbeInterval < 0 {
 		o.ProbeInterval = Off

@@ -11,7 +11,7 @@ import (
 var quick = settings{
 	Lease:         2 * time.Second,
 	OfflineDelay:  500 * time.Millisecond,
-	ProbeInterval: time.Second,
+	ProbeInterval: time.Second / 10,
 	ProbeTimeout:  time.Second,
 }
 

@@ -52,7 +52,7 @@ func BenchmarkCostIdle(b *testing.B) {
 }
 
 // defaults are a Hub's own; those of this package are quicker.
-var defaults = herald.Config{Lease: 15 * time.Second, ProbeInterval: 10 * time.Second, OfflineDelay: 5 * time.Second, HandshakeRate: -1}
+var defaults = herald.Config{Lease: 15 * time.Second, ProbeInterval: time.Second, OfflineDelay: 5 * time.Second, HandshakeRate: -1}
 
 func BenchmarkCostAdd(b *testing.B) {
 	for _, admit := range []bool{false, true} {

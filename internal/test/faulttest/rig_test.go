@@ -81,7 +81,7 @@ func startNode(t testing.TB, open backend, config herald.Config) *node {
 	t.Cleanup(func() { rdb.Close() })
 	config.Redis = rdb
 	config.Lease = cmp.Or(config.Lease, testLease)
-	config.ProbeInterval = cmp.Or(config.ProbeInterval, config.Lease*2/3) // as the defaults are to each other
+	config.ProbeInterval = cmp.Or(config.ProbeInterval, config.Lease/15) // as the defaults are to each other
 	config.OfflineDelay = cmp.Or(config.OfflineDelay, 100*time.Millisecond)
 	config.PingInterval = -1 // clients that do not read need not answer
 	config.MaxConnsPerUser = -1
