@@ -104,6 +104,11 @@ type Event struct {
 //     no goroutine, and may be called twice.
 //  15. One receiver: while a Receive waits another one takes nothing, and
 //     returns ErrReceiving at once.
+//  16. Health returns nil while the Bus can publish, and what it is subscribed to
+//     arrives, as far as it knows; else why not. It is red while the broker
+//     cannot be reached, from the time when the Bus has noticed it, and nil again
+//     once all is restored. After Close it is ErrClosed. It returns at once and
+//     does no I/O.
 //
 // A Bus does not log.
 type Bus interface {
@@ -112,6 +117,7 @@ type Bus interface {
 	Unsubscribe(ctx context.Context, topics ...string) error
 	Receive(ctx context.Context) (Event, error)
 	Reset()
+	Health() error
 	Close() error
 }
 

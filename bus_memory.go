@@ -217,6 +217,17 @@ func (b *MemoryBus) change(ctx context.Context, topics []string, f func(string))
 // Receive returns the next event.
 func (b *MemoryBus) Receive(ctx context.Context) (Event, error) { return b.inbox.Receive(ctx) }
 
+// Health returns why the Bus is of no use, as that it is closed, or nil.
+func (b *MemoryBus) Health() error {
+	switch closed, cut := b.state(); {
+	case closed:
+		return ErrClosed
+	case cut:
+		return fmt.Errorf("%w: %w", ErrBusDown, errCut)
+	}
+	return nil
+}
+
 // Reset reports a gap, and ends Lose. A node that is cut off stays so.
 func (b *MemoryBus) Reset() {
 	b.mu.Lock()

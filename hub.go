@@ -366,10 +366,8 @@ func (h *Hub) Health() error {
 		errs = append(errs, ErrDraining)
 	}
 	errs = append(errs, h.gaps.failing(), blame(ErrBusDown, h.follower.Failing()),
-		blame(ErrRegistryDown, h.presence.health()), blame(ErrRegistryDown, h.presence.ailing()), blame(ErrBusDown, h.heartbeat.failing()))
-	if b, ok := h.bus.(interface{ Health() error }); ok {
-		errs = append(errs, blame(ErrBusDown, b.Health()))
-	}
+		blame(ErrRegistryDown, h.presence.health()), blame(ErrRegistryDown, h.presence.ailing()), blame(ErrBusDown, h.heartbeat.failing()),
+		blame(ErrBusDown, h.bus.Health()))
 	return errors.Join(errs...)
 }
 

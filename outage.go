@@ -9,11 +9,7 @@ import (
 // busError returns why this node cannot publish or follow what it needs,
 // or nil. That messages may be getting lost is another matter.
 func (h *Hub) busError() error {
-	err := cmp.Or(h.follower.Failing(), h.heartbeat.failing())
-	if b, ok := h.bus.(interface{ Health() error }); ok && err == nil {
-		err = b.Health()
-	}
-	return blame(ErrBusDown, err)
+	return blame(ErrBusDown, cmp.Or(h.follower.Failing(), h.heartbeat.failing(), h.bus.Health()))
 }
 
 // watchBus tells the log once when the Bus does not do what it should, and once

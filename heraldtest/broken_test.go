@@ -64,6 +64,20 @@ var broken = map[string]struct {
 		func(t *testing.T) { tryToy(t, "15 One receiver", func(*toyBus) {}) },
 		[]string{"one of two Receives under way at once did not return within 10s", "promise 15"},
 	},
+	"always well": {
+		func(t *testing.T) { tryToy(t, "16 Health", func(b *toyBus) { b.alwaysWell = true }) },
+		[]string{"Health is <nil> after 30s; it must be ErrClosed after Close", "promise 16"},
+	},
+	"well without a broker": {
+		func(t *testing.T) {
+			network := &toyNetwork{}
+			tryPromise(t, "16 Health", BusNetwork{
+				Open: func() herald.Bus { return network.open(func(*toyBus) {}) },
+				Stop: func() func() { return func() {} },
+			})
+		},
+		[]string{"Health is <nil> after 30s; it must be red while the broker is gone", "promise 16"},
+	},
 	"no BusNetwork.Open": {
 		func(t *testing.T) { TestBus(t, func(testing.TB) BusNetwork { return BusNetwork{} }) },
 		[]string{"BusNetwork.Open must be set"},
@@ -159,9 +173,13 @@ func quietClient(t *testing.T) *Client {
 
 // tryToy tries one promise on toyBuses that are broken in the same way.
 func tryToy(t *testing.T, promise string, spoil func(*toyBus)) {
-	i := slices.IndexFunc(busPromises, func(p busPromise) bool { return p.name == promise })
 	network := &toyNetwork{}
-	busPromises[i].try(t, BusNetwork{Open: func() herald.Bus { return network.open(spoil) }}, new(bool))
+	tryPromise(t, promise, BusNetwork{Open: func() herald.Bus { return network.open(spoil) }})
+}
+
+func tryPromise(t *testing.T, promise string, network BusNetwork) {
+	i := slices.IndexFunc(busPromises, func(p busPromise) bool { return p.name == promise })
+	busPromises[i].try(t, network, new(bool))
 }
 
 // A toyNetwork is a broker of a few lines, as somebody may write it for a
@@ -195,6 +213,7 @@ type toyBus struct {
 	keepsReceiving bool // Close does not end Receive
 	ignoresContext bool // nor does its context
 	closeHangs     bool
+	alwaysWell     bool // Health is nil for ever
 }
 
 func (b *toyBus) Publish(ctx context.Context, packets ...herald.Packet) error {
@@ -251,6 +270,13 @@ func (b *toyBus) Receive(ctx context.Context) (herald.Event, error) {
 }
 
 func (b *toyBus) Reset() {}
+
+func (b *toyBus) Health() error {
+	if b.alwaysWell {
+		return nil
+	}
+	return b.failing(context.Background())
+}
 
 func (b *toyBus) Close() error {
 	if b.closeHangs {

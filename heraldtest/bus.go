@@ -24,6 +24,11 @@ type BusNetwork struct {
 	// can reconnect. If it is nil the subtests that need it are skipped.
 	Interrupt func()
 
+	// Stop makes the broker unreachable for the Buses that Open returned, until
+	// start is called. Where it is nil, nobody tries that their Health is red
+	// meanwhile.
+	Stop func() (start func())
+
 	// Other returns a Bus on the same broker that must see nothing of the
 	// others: another prefix or database. TestBus closes it. If it is nil
 	// that is not tried.
@@ -78,6 +83,7 @@ var busPromises = []busPromise{
 	{"13 Concurrency", "all methods may be called at the same time", testConcurrency, false},
 	{"14 Close", "makes every call return ErrClosed, leaves no goroutine, and may be called twice", testClose, false},
 	{"15 One receiver", "while a Receive waits another one takes nothing, and returns ErrReceiving at once", testOneReceiver, false},
+	{"16 Health", "nil while the Bus does its work, else why not, and ErrClosed after Close; at once", testHealth, false},
 }
 
 const (

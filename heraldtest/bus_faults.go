@@ -289,6 +289,44 @@ func testReset(s *suite) {
 	}
 }
 
+func testHealth(s *suite) {
+	bus := s.network.Open()
+	n := s.receive(bus)
+	n.subscribe("topic")
+	n.awaitHealth("nil while the Bus works", func(err error) bool { return err == nil })
+	if s.network.Stop == nil {
+		s.Logf("NOT TRIED: that Health is red while the broker is gone: BusNetwork.Stop is nil")
+	} else {
+		start := s.network.Stop()
+		n.awaitHealth("red while the broker is gone", func(err error) bool { return err != nil })
+		start()
+		n.awaitHealth("nil again", func(err error) bool { return err == nil })
+		s.awaitEnd(func(data string) error {
+			return n.Publish(s.context(), herald.Packet{Topic: "topic", Data: []byte(data)})
+		}, "topic", n)
+	}
+	s.ok(s.returns("Close", bus.Close))
+	n.awaitHealth("ErrClosed after Close", func(err error) bool { return errors.Is(err, herald.ErrClosed) })
+}
+
+// awaitHealth waits until Health is as it should be.
+func (n *node) awaitHealth(what string, is func(error) bool) {
+	n.s.Helper()
+	for deadline := time.Now().Add(recovery); ; time.Sleep(5 * time.Millisecond) {
+		var health error
+		n.s.returns("Health", func() error {
+			health = n.Health()
+			return nil
+		})
+		if is(health) {
+			return
+		}
+		if time.Now().After(deadline) {
+			n.s.failf("Health is %v after %v; it must be %s", health, recovery, what)
+		}
+	}
+}
+
 // testOneReceiver begins two Receives at a time: one of them is refused, the
 // other gets the packet that is published then.
 func testOneReceiver(s *suite) {

@@ -159,7 +159,12 @@ func (b *Bus) Reset() {
 
 // Health returns nil while every partition is proved to carry packets, and
 // else why not.
-func (b *Bus) Health() error { return b.state.health() }
+func (b *Bus) Health() error {
+	if b.ctx.Err() != nil {
+		return herald.ErrClosed
+	}
+	return b.state.health()
+}
 
 // Close closes the connections and waits for the Bus' goroutines.
 func (b *Bus) Close() error {

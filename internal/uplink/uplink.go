@@ -46,8 +46,12 @@ func (u *Uplink[L]) Link() L {
 	return u.link
 }
 
-// Health returns why nothing can be received, or nil.
+// Health returns why nothing can be received, or nil. Once the Bus is closed that
+// is why.
 func (u *Uplink[L]) Health() error {
+	if u.ctx.Err() != nil {
+		return u.closed
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.down

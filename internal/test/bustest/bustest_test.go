@@ -21,8 +21,6 @@ type bus struct {
 	published int
 }
 
-func (b *bus) Health() error { return nil }
-
 func (b *bus) Publish(ctx context.Context, packets ...herald.Packet) error {
 	publish := func() error { return b.Bus.Publish(ctx, packets...) }
 	defer func() { b.published++ }()
@@ -165,8 +163,6 @@ type teller struct {
 	herald.Bus
 	events chan herald.Event
 }
-
-func (b *teller) Health() error { return nil }
 
 func (b *teller) Receive(ctx context.Context) (herald.Event, error) {
 	for {

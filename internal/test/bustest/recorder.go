@@ -15,14 +15,6 @@ import (
 // Patience is how long a test waits for what hangs otherwise.
 const Patience = time.Minute
 
-// A Bus is one that says how it is.
-type Bus interface {
-	herald.Bus
-
-	// Health returns what is wrong, or nil.
-	Health() error
-}
-
 // An Arrival is an event and when Receive returned it.
 type Arrival struct {
 	herald.Event
@@ -46,7 +38,7 @@ func (g Gap) contains(began, ended time.Time) bool {
 // methods may be called at the same time.
 type Recorder struct {
 	t     testing.TB
-	buses []Bus // whose health is of interest; the first is the one that receives
+	buses []herald.Bus // whose health is of interest; the first is the one that receives
 	stop  func()
 
 	mu      sync.Mutex
@@ -55,9 +47,9 @@ type Recorder struct {
 }
 
 // Record receives what bus has to say until the test ends.
-func Record(t testing.TB, bus Bus) *Recorder { return record(t, bus) }
+func Record(t testing.TB, bus herald.Bus) *Recorder { return record(t, bus) }
 
-func record(t testing.TB, buses ...Bus) *Recorder {
+func record(t testing.TB, buses ...herald.Bus) *Recorder {
 	r := &Recorder{t: t, buses: buses, changed: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup

@@ -23,7 +23,7 @@ type Options struct {
 // another. Its methods may be called at the same time.
 type Stream struct {
 	*Recorder
-	from   Bus
+	from   herald.Bus
 	topics []string
 	size   int
 
@@ -38,7 +38,7 @@ type Published struct {
 }
 
 // Start starts a stream that ends with the test.
-func Start(t testing.TB, from, to Bus, options Options) *Stream {
+func Start(t testing.TB, from, to herald.Bus, options Options) *Stream {
 	t.Helper()
 	s := &Stream{from: from, topics: options.Topics, size: options.Size}
 	if s.topics == nil {

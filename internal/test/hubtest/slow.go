@@ -258,11 +258,3 @@ func (b *gatedBus) Receive(ctx context.Context) (herald.Event, error) {
 	}
 	return b.Bus.Receive(ctx)
 }
-
-// Health is that of the Bus.
-func (b *gatedBus) Health() error {
-	if h, ok := b.Bus.(interface{ Health() error }); ok {
-		return h.Health()
-	}
-	return nil
-}
