@@ -8,11 +8,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/heraldgo/herald/internal/faults"
 	"github.com/heraldgo/herald/internal/inbox"
 )
 
 // A MemoryNetwork is a broker in memory: its Buses see one another's packets,
-// and no one else's. It serves a Hub that is alone, and tests of several.
+// and no one else's. It serves a Hub that is alone, and tests of several; in these
+// heraldtest.NewFaultyBus gives a Bus on it that can be cut off.
 type MemoryNetwork struct {
 	mu    sync.Mutex // above the mu of every Bus
 	buses []*MemoryBus
@@ -39,8 +41,7 @@ func (n *MemoryNetwork) Bus() *MemoryBus {
 	return b
 }
 
-// A MemoryBus is a [Bus] on a MemoryNetwork, with faults that a test can
-// ask for: Cut, Lose and Delay, until Heal. They may be called at any time.
+// A MemoryBus is a [Bus] on a MemoryNetwork. Its faults are heraldtest's to ask for.
 type MemoryBus struct {
 	network *MemoryNetwork
 	inbox   *inbox.Inbox[Event]
@@ -68,9 +69,16 @@ type delayedEvent struct {
 
 var _ Bus = (*MemoryBus)(nil)
 
+func init() {
+	faults.OfBus = func(bus any) faults.Bus {
+		b := bus.(*MemoryBus)
+		return faults.Bus{Cut: b.cutOff, Heal: b.heal, Lose: b.lose, Delay: b.delayBy, Hand: b.handOver}
+	}
+}
+
 var (
 	errCut  = errors.New("herald: node is cut off")
-	errLost = errors.New("herald: packets were lost (Lose)")
+	errLost = errors.New("herald: packets were lost")
 )
 
 // Publish hands packets to every subscribed Bus of the network.
@@ -214,6 +222,13 @@ func (b *MemoryBus) change(ctx context.Context, topics []string, f func(string))
 	}
 }
 
+// handOver hands a packet over behind those that wait for Receive.
+func (b *MemoryBus) handOver(topic string, data []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.hand(delayedEvent{event: Event{Kind: EventPacket, Packet: Packet{topic, slices.Clone(data)}}, published: time.Now()})
+}
+
 // Receive returns the next event.
 func (b *MemoryBus) Receive(ctx context.Context) (Event, error) { return b.inbox.Receive(ctx) }
 
@@ -228,7 +243,7 @@ func (b *MemoryBus) Health() error {
 	return nil
 }
 
-// Reset reports a gap, and ends Lose. A node that is cut off stays so.
+// Reset reports a gap. A node that is cut off stays so.
 func (b *MemoryBus) Reset() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -257,9 +272,9 @@ func (b *MemoryBus) down(why error) {
 	b.inbox.Down(Event{Kind: EventDown, Since: since, Err: why})
 }
 
-// Cut cuts the node off: nothing arrives, what was delayed is lost, Publish
-// fails with ErrBusDown, Subscribe waits, and Receive reports a gap.
-func (b *MemoryBus) Cut() {
+// The faults are described in heraldtest, at FaultyBus.
+
+func (b *MemoryBus) cutOff() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.cut && !b.closed {
@@ -268,24 +283,19 @@ func (b *MemoryBus) Cut() {
 	}
 }
 
-// Lose makes the Bus lose, or lose no longer, what would arrive, and say
-// nothing of it, as a dead subscription does. The next Reset, Cut or Heal
-// reports the loss.
-func (b *MemoryBus) Lose(lose bool) {
+func (b *MemoryBus) lose(lose bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.losing = lose
 }
 
-// Delay makes packets arrive d later than they would, in their order.
-func (b *MemoryBus) Delay(d time.Duration) {
+func (b *MemoryBus) delayBy(d time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.delay = d
 }
 
-// Heal ends Cut, Lose and Delay.
-func (b *MemoryBus) Heal() {
+func (b *MemoryBus) heal() {
 	b.mu.Lock()
 	healed, cut := b.healed, b.cut
 	b.cut, b.delay = false, 0

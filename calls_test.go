@@ -15,7 +15,7 @@ func TestDisconnectWithoutTheRegistry(t *testing.T) {
 	ws := rigs[0].connect("user=a")
 	conn := rigs[0].only()
 	registry := rigs[0].registry.(*MemoryRegistry)
-	registry.Cut()
+	registry.cut.Store(true)
 	err := rigs[1].Disconnect(t.Context(), User("a"), 4000, "out")
 	var partial *PartialError
 	if !errors.As(err, &partial) || !slices.Equal(partial.Missing, []string{rigs[0].NodeID()}) {
@@ -26,7 +26,7 @@ func TestDisconnectWithoutTheRegistry(t *testing.T) {
 		t.Errorf("%v, %v", closed, err)
 	}
 	ws.Close()
-	registry.Heal()
+	registry.cut.Store(false)
 	rigs[0].ended(1)
 	rigs[0].clean()
 }

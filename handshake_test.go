@@ -69,10 +69,10 @@ func TestStatusOfRefusals(t *testing.T) {
 			t.Errorf("%s: %s, want %d", name, response.Status, test.want)
 		}
 	}
-	bus.Cut()
+	bus.cutOff()
 	r.await("a red Health", func() bool { return r.Health() != nil })
 	r.refusedWith(http.StatusServiceUnavailable, "")
-	bus.Heal()
+	bus.heal()
 	r.await("a green Health", func() bool { return r.Health() == nil })
 	ws, _, err := wsraw.Handshake(r.dialTCP(0), "/", http.Header{"Origin": {"http://test"}})
 	if err != nil {

@@ -138,14 +138,14 @@ func TestDisconnectIsNeverEmpty(t *testing.T) {
 			"flushed before": func(a *asker, m [2]*MemoryRegistry) { flush(m[0]); time.Sleep(time.Second) },
 			"other's lease":  func(a *asker, m [2]*MemoryRegistry) { forgetLease(m[0], a.other.NodeID()) },
 			"other cut off": func(a *asker, m [2]*MemoryRegistry) {
-				m[1].Cut()
+				m[1].cut.Store(true)
 				time.Sleep(5 * a.asked.config.Lease)
 			},
 			"both cut off": func(a *asker, m [2]*MemoryRegistry) {
-				m[0].Cut()
-				m[1].Cut()
+				m[0].cut.Store(true)
+				m[1].cut.Store(true)
 				time.Sleep(5 * a.asked.config.Lease)
-				m[0].Heal()
+				m[0].cut.Store(false)
 			},
 		} {
 			t.Run(name+"/"+fault, func(t *testing.T) {
@@ -200,8 +200,8 @@ func TestComingAndGoing(t *testing.T) {
 		dead := start("dead")
 		time.Sleep(10 * time.Second)
 		ask("lives")
-		dead.bus.(*MemoryBus).Cut()
-		dead.registry.(*MemoryRegistry).Cut()
+		dead.bus.(*MemoryBus).cutOff()
+		dead.registry.(*MemoryRegistry).cut.Store(true)
 		before := time.Now()
 		for n := 2; n > 1; time.Sleep(10 * time.Millisecond) {
 			nodes, _, err := registry.Nodes(t.Context())

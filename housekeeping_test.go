@@ -45,12 +45,12 @@ func TestDroppedWritesAreMended(t *testing.T) {
 		}
 		r.await("Conns", func() bool { return r.Stats().Conns == n+1 })
 		cut := r.registry.(*MemoryRegistry)
-		cut.Cut()
+		cut.cut.Store(true)
 		time.Sleep(r.config.Lease / 2)
 		if err := r.Health(); !errors.Is(err, ErrRegistryDown) {
 			t.Errorf("Health: %v", err)
 		}
-		cut.Heal()
+		cut.cut.Store(false)
 		// It is back, housekeeping has been through, and the lease is not
 		// renewed yet.
 		r.presence.housekeep()
@@ -142,12 +142,12 @@ func TestShortOutageIsNoticed(t *testing.T) {
 		time.Sleep(100 * time.Millisecond) // housekeeping is due at the same time
 		cut := r.registry.(*MemoryRegistry)
 		entries := entriesOf(t, r.Hub)
-		cut.Cut()
+		cut.cut.Store(true)
 		time.Sleep(2 * time.Second)
 		if err := registry.Remove(t.Context(), Lease{}, entries...); err != nil {
 			t.Fatal(err)
 		}
-		cut.Heal()
+		cut.cut.Store(false)
 		if err := r.Health(); err != nil {
 			t.Errorf("Health: %v, but nothing should have been noticed", err)
 		}

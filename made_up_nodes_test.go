@@ -70,8 +70,8 @@ func TestGapWaitsForNoForgottenNode(t *testing.T) {
 		// Half a lease later it is not believed to live any more: just then the
 		// nodes are listed, and the Bus has only just been restored.
 		time.Sleep(h.config.Lease/2 - 500*time.Millisecond)
-		bus.Cut()
-		bus.Heal()
+		bus.cutOff()
+		bus.heal()
 		time.Sleep(time.Second)
 		h.presence.housekeep()
 		time.Sleep(time.Minute)

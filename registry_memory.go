@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/heraldgo/herald/internal/faults"
 	"github.com/heraldgo/herald/internal/places"
 )
 
@@ -32,15 +33,16 @@ func NewMemoryRegistry() *MemoryRegistry {
 }
 
 // Handle returns another handle on what m keeps, as another node would hold
-// one. Cut and Heal of one handle leave the others as they are.
+// one.
 func (m *MemoryRegistry) Handle() *MemoryRegistry { return &MemoryRegistry{store: m.store} }
 
-// Cut makes every call on this handle fail with ErrRegistryDown, and do
-// nothing, until Heal.
-func (m *MemoryRegistry) Cut() { m.cut.Store(true) }
-
-// Heal ends a Cut.
-func (m *MemoryRegistry) Heal() { m.cut.Store(false) }
+// heraldtest can cut a handle off.
+func init() {
+	faults.OfRegistry = func(registry any) faults.Registry {
+		m := registry.(*MemoryRegistry)
+		return faults.Registry{Cut: func() { m.cut.Store(true) }, Heal: func() { m.cut.Store(false) }}
+	}
+}
 
 // call runs f with the store, unless the handle is cut or ctx is done.
 func (m *MemoryRegistry) call(ctx context.Context, what string, f func(*memoryStore) error) error {

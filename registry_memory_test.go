@@ -6,11 +6,12 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/heraldtest"
 )
 
 func TestMemoryRegistryCut(t *testing.T) {
-	a := herald.NewMemoryRegistry()
-	b := a.Handle()
+	b := herald.NewMemoryRegistry()
+	a := heraldtest.NewFaultyRegistry(b)
 	lease := takeLease(t, a, "n", time.Hour)
 	a.Cut()
 	if _, err := a.Add(t.Context(), lease, someEntries("n", 1)...); !errors.Is(err, herald.ErrRegistryDown) {

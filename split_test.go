@@ -182,14 +182,14 @@ func TestSweptAndHeardAgain(t *testing.T) {
 		s := newSplitRig(t, 0)
 		s.send(t, 10*time.Second)
 		s.cut.Store(true)
-		s.registries[1].Cut()
+		s.registries[1].cut.Store(true)
 		s.send(t, 5*s.rigs[0].config.Lease)
 		nodes, _, err := s.registries[0].Nodes(t.Context())
 		if err != nil || len(nodes) != 1 {
 			t.Errorf("listed are %v, %v", nodes, err)
 		}
 		s.cut.Store(false)
-		s.registries[1].Heal()
+		s.registries[1].cut.Store(false)
 		s.send(t, 10*time.Second)
 		if silent, lost := s.unexplained(); silent > 0 || lost == 0 {
 			t.Errorf("%d lost in Gaps, %d in none", lost, silent)

@@ -98,6 +98,29 @@ var broken = map[string]struct {
 		func(t *testing.T) { quietClient(t).Expect("x") },
 		[]string{`nothing came within 10s; expected "x"`},
 	},
+	"something": {
+		func(t *testing.T) {
+			c := NewCluster(t, 2, herald.Config{})
+			client := c.Connect(1, herald.Identity{User: "42"})
+			if err := c.Nodes[0].Hub.Send(t.Context(), herald.User("42"), herald.Text("x")); err != nil {
+				t.Fatal(err)
+			}
+			client.ExpectNothing()
+		},
+		[]string{`received "x", expected nothing`},
+	},
+	"nothing of one that is gone": {
+		func(t *testing.T) {
+			client := quietClient(t)
+			client.Close()
+			client.ExpectNothing()
+		},
+		[]string{"expected nothing"},
+	},
+	"no such health": {
+		func(t *testing.T) { NewCluster(t, 1, herald.Config{}).Nodes[0].AwaitHealth(herald.ErrBusDown) },
+		[]string{"Health did not become herald: bus is down within 30s; it is: <nil>"},
+	},
 	"no close": {
 		func(t *testing.T) { quietClient(t).ExpectClose(4409) },
 		[]string{"nothing came within 10s; expected close code 4409"},

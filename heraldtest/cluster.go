@@ -26,16 +26,34 @@ type Cluster struct {
 
 	t testing.TB
 
-	mu         sync.Mutex
-	identities map[string]herald.Identity // by token
+	mu      sync.Mutex
+	clients map[string]*Client // by token
 }
 
 // A Node is one Hub of a Cluster, mounted on an HTTP server on loopback.
 type Node struct {
-	Hub      *herald.Hub            // shut down when the test ends
-	URL      string                 // ws://…, where the Hub is mounted
-	Bus      *herald.MemoryBus      // Cut, Lose, Delay and Heal it
-	Registry *herald.MemoryRegistry // Cut and Heal it
+	Hub      *herald.Hub     // shut down when the test ends
+	URL      string          // ws://…, where the Hub is mounted
+	Bus      *FaultyBus      // Cut, Lose, Delay and Heal it
+	Registry *FaultyRegistry // Cut and Heal it
+
+	t testing.TB
+}
+
+// AwaitHealth waits until the Hub's Health is target, by errors.Is: nil, or
+// herald.ErrBusDown or herald.ErrRegistryDown. It waits for at most 30 s, and then
+// fails the test by FailNow.
+func (n *Node) AwaitHealth(target error) {
+	n.t.Helper()
+	for deadline := time.Now().Add(recovery); ; time.Sleep(5 * time.Millisecond) {
+		health := n.Hub.Health()
+		if errors.Is(health, target) {
+			return
+		}
+		if time.Now().After(deadline) {
+			n.t.Fatalf("Health did not become %v within %v; it is: %v", target, recovery, health)
+		}
+	}
 }
 
 // tokenHeader carries the token of a Client's Identity.
@@ -48,7 +66,7 @@ const tokenHeader = "Herald-Test-Token"
 // one, the Identity given to Connect and Dial is not used: with the headers or
 // cookies that your Authenticate wants, dial Node.URL yourself. For hubs that
 // your own code makes and mounts, give each a Bus and a Registry as NewCluster
-// does: herald.MemoryNetwork.Bus and herald.MemoryRegistry.Handle.
+// does: by NewFaultyBus and NewFaultyRegistry.
 //
 // If config has no Logger, what the hubs log stands in the test's output.
 //
@@ -56,21 +74,22 @@ const tokenHeader = "Herald-Test-Token"
 // config does not set them: all clients of a test are one address, and often one
 // user.
 //
-// A Bus that is Cut says so at once, and Health turns red a moment later; a
-// Registry that is Cut is noticed when the lease is renewed, every Lease/3. A
-// Bus that Loses packets says nothing, and its Hub finds out when a heartbeat,
-// sent ten times in ProbeInterval, has not come back within ProbeTimeout: with the
-// defaults that takes up to 8 s. Shorten both in config to test it. A gap ends when
-// the Bus is well and the other nodes are heard again.
+// A Bus that is Cut says so at once; a Registry that is Cut is noticed when the
+// lease is renewed, every Lease/3. A Bus that Loses packets says nothing, and its
+// Hub finds out when a heartbeat, sent once in ProbeInterval, has not come back
+// within ProbeTimeout: with the defaults that takes up to 8 s. Shorten both in
+// config to test it. A gap ends when the Bus is well and the other nodes are heard
+// again. Node.AwaitHealth waits for all that.
 func NewCluster(t testing.TB, n int, config herald.Config) *Cluster {
 	t.Helper()
 	if n < 1 {
 		t.Fatalf("a cluster of %d nodes: it must have at least one", n)
 	}
-	c := &Cluster{t: t, identities: make(map[string]herald.Identity)}
+	c := &Cluster{t: t, clients: make(map[string]*Client)}
 	if config.Authenticate == nil {
 		config.Authenticate = c.authenticate
 	}
+	c.meetConns(&config)
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.NewTextHandler(newTestLog(t), nil))
 	}
@@ -79,7 +98,7 @@ func NewCluster(t testing.TB, n int, config herald.Config) *Cluster {
 	config.HandshakeRatePerUser = cmp.Or(config.HandshakeRatePerUser, -1)
 	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
 	for range n {
-		node := &Node{Bus: network.Bus(), Registry: registry.Handle()}
+		node := &Node{Bus: NewFaultyBus(network), Registry: NewFaultyRegistry(registry), t: t}
 		config.Redis, config.Bus, config.Registry = nil, node.Bus, node.Registry
 		hub, err := herald.New(config)
 		if err != nil {
@@ -102,11 +121,39 @@ func NewCluster(t testing.TB, n int, config herald.Config) *Cluster {
 func (c *Cluster) authenticate(r *http.Request) (herald.Identity, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	id, ok := c.identities[r.Header.Get(tokenHeader)]
+	client, ok := c.clients[r.Header.Get(tokenHeader)]
 	if !ok {
-		return id, errors.New("no client of the Cluster's")
+		return herald.Identity{}, errors.New("no client of the Cluster's")
 	}
-	return id, nil
+	return client.identity, nil
+}
+
+// tokenKey is the key of a Conn's context that has the token of its Client.
+type tokenKey struct{}
+
+// meetConns has every Client get to know its Conn, in OnConnect.
+func (c *Cluster) meetConns(config *herald.Config) {
+	connContext, onConnect := config.ConnContext, config.OnConnect
+	config.ConnContext = func(r *http.Request) context.Context {
+		ctx := context.Background()
+		if connContext != nil {
+			ctx = connContext(r)
+		}
+		return context.WithValue(ctx, tokenKey{}, r.Header.Get(tokenHeader))
+	}
+	config.OnConnect = func(ctx context.Context, conn *herald.Conn) error {
+		token, _ := conn.Context().Value(tokenKey{}).(string)
+		c.mu.Lock()
+		client := c.clients[token]
+		c.mu.Unlock()
+		if client != nil {
+			client.met <- conn
+		}
+		if onConnect != nil {
+			return onConnect(ctx, conn)
+		}
+		return nil
+	}
 }
 
 // node returns the i-th node.
@@ -155,8 +202,10 @@ func (l *testLog) Write(p []byte) (int, error) {
 // answer a close either, for which Shutdown waits; Close clients if that second
 // counts.
 type Client struct {
-	t    testing.TB
-	conn *websocket.Conn
+	t        testing.TB
+	identity herald.Identity
+	conn     *websocket.Conn
+	met      chan *herald.Conn // holds the node's end, from OnConnect on
 }
 
 // Connect connects to the i-th node, from 0 on, within 10 s.
@@ -174,9 +223,10 @@ func (c *Cluster) Connect(i int, id herald.Identity) *Client {
 func (c *Cluster) Dial(i int, id herald.Identity) (*Client, *http.Response, error) {
 	c.t.Helper()
 	node := c.node(i)
+	client := &Client{t: c.t, identity: id, met: make(chan *herald.Conn, 1)}
 	token := rand.Text()
 	c.mu.Lock()
-	c.identities[token] = id
+	c.clients[token] = client
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
@@ -186,7 +236,8 @@ func (c *Cluster) Dial(i int, id herald.Identity) (*Client, *http.Response, erro
 	}
 	conn.SetReadLimit(-1)
 	c.t.Cleanup(func() { conn.CloseNow() })
-	return &Client{c.t, conn}, response, nil
+	client.conn = conn
+	return client, response, nil
 }
 
 // Send sends a text message to the node.
@@ -238,6 +289,33 @@ func (c *Client) Expect(texts ...string) {
 		if string(got) != want {
 			c.t.Fatalf("received %q, expected %q", got, want)
 		}
+	}
+}
+
+// ExpectNothing checks that no message waits for the client: that it has been sent
+// none, by any node, whose Send had returned before. It does not wait for one to
+// come: it has the client's node send a message of its own behind them, whatever
+// fault there is, and receives that first. What a fault still delays has not come.
+func (c *Client) ExpectNothing() {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	defer cancel()
+	var conn *herald.Conn
+	select {
+	case conn = <-c.met:
+		c.met <- conn
+	case <-ctx.Done():
+		c.t.Fatalf("OnConnect did not run within %v; expected nothing", patience)
+	}
+	end := "heraldtest: end " + rand.Text()
+	if err := conn.Hub().Send(context.WithValue(ctx, fence{}, true), herald.Connection(conn.ID()), herald.Text(end)); err != nil {
+		c.t.Fatalf("%v; expected nothing", err)
+	}
+	switch got, err := c.receive(); {
+	case err != nil:
+		c.t.Fatalf("%v; expected nothing", err)
+	case string(got) != end:
+		c.t.Fatalf("received %q, expected nothing", got)
 	}
 }
 

@@ -19,15 +19,19 @@ func TestRedisBusOnMiniredis(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(server.Close)
-		return heraldtest.BusNetwork{
-			Open:  func() herald.Bus { return openRedis(t, server.Addr(), 0, nil) },
-			Other: func() herald.Bus { return openRedis(t, server.Addr(), 1, nil) },
-			Interrupt: func() {
-				server.Close()
+		stop := func() func() {
+			server.Close()
+			return func() {
 				if err := server.Restart(); err != nil {
 					t.Fatal(err)
 				}
-			},
+			}
+		}
+		return heraldtest.BusNetwork{
+			Open:      func() herald.Bus { return openRedis(t, server.Addr(), 0, nil) },
+			Other:     func() herald.Bus { return openRedis(t, server.Addr(), 1, nil) },
+			Interrupt: func() { stop()() },
+			Stop:      stop,
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/heraldtest"
 )
 
 // outage is how long after another a Bus of a memoryBroker is cut off.
@@ -13,10 +14,10 @@ const outage = 100 * time.Millisecond
 // memoryBroker is a broker in memory.
 func memoryBroker(testing.TB) Broker {
 	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
-	var buses []*herald.MemoryBus
+	var buses []*heraldtest.FaultyBus
 	return Broker{
 		NewBus: func() (herald.Bus, error) {
-			buses = append(buses, network.Bus())
+			buses = append(buses, heraldtest.NewFaultyBus(network))
 			return buses[len(buses)-1], nil
 		},
 		NewRegistry: func() (herald.Registry, error) { return registry.Handle(), nil },
