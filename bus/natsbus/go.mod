@@ -4,7 +4,7 @@ go 1.26.0
 
 require (
 	github.com/coder/websocket v1.8.15
-	github.com/heraldgo/herald v0.0.0
+	github.com/heraldgo/herald v0.1.0
 	github.com/nats-io/nats.go v1.55.0
 )
 

@@ -3,7 +3,7 @@ module github.com/heraldgo/herald/bus/rabbitbus
 go 1.26.0
 
 require (
-	github.com/heraldgo/herald v0.0.0
+	github.com/heraldgo/herald v0.1.0
 	github.com/rabbitmq/amqp091-go v1.16.0
 )
 

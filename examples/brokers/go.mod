@@ -5,10 +5,10 @@ go 1.26.0
 require (
 	github.com/coder/websocket v1.8.15
 	github.com/heraldgo/herald v0.1.0
-	github.com/heraldgo/herald/bus/kafkabus v0.0.0
-	github.com/heraldgo/herald/bus/mqttbus v0.0.0
-	github.com/heraldgo/herald/bus/natsbus v0.0.0
-	github.com/heraldgo/herald/bus/rabbitbus v0.0.0
+	github.com/heraldgo/herald/bus/kafkabus v0.1.0
+	github.com/heraldgo/herald/bus/mqttbus v0.1.0
+	github.com/heraldgo/herald/bus/natsbus v0.1.0
+	github.com/heraldgo/herald/bus/rabbitbus v0.1.0
 	github.com/twmb/franz-go/pkg/kfake v0.0.0-20260918054303-01f206a7e32c
 )
 

@@ -5,7 +5,7 @@ go 1.26.0
 require (
 	github.com/chromedp/chromedp v0.23.0
 	github.com/coder/websocket v1.8.15
-	github.com/heraldgo/herald v0.0.0
+	github.com/heraldgo/herald v0.1.0
 )
 
 require (
