@@ -391,13 +391,3 @@ func testClose(s *suite) {
 		}
 	}
 }
-
-// busCalls are all methods that have a context, by name.
-func busCalls(bus herald.Bus) map[string]func(context.Context) error {
-	return map[string]func(context.Context) error{
-		"Receive":     func(ctx context.Context) error { _, err := bus.Receive(ctx); return err },
-		"Publish":     func(ctx context.Context) error { return bus.Publish(ctx, herald.Packet{Topic: "topic"}) },
-		"Subscribe":   func(ctx context.Context) error { return bus.Subscribe(ctx, "topic") },
-		"Unsubscribe": func(ctx context.Context) error { return bus.Unsubscribe(ctx, "topic") },
-	}
-}
