@@ -32,8 +32,7 @@ func NewMemoryRegistry() *MemoryRegistry {
 	}}
 }
 
-// Handle returns another handle on what m keeps, as another node would hold
-// one.
+// Handle returns another handle on what m keeps, as another node would hold one.
 func (m *MemoryRegistry) Handle() *MemoryRegistry { return &MemoryRegistry{store: m.store} }
 
 // heraldtest can cut a handle off.

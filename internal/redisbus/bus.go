@@ -89,7 +89,9 @@ func (b *Bus) open(ctx context.Context, options redisconn.Options) error {
 	results := make([]error, len(b.parts))
 	var opening sync.WaitGroup
 	for i, p := range b.parts {
-		opening.Go(func() { results[i] = p.open(ctx, &b.running, options.ProbeTimeout, options.ProbeInterval != redisconn.Off) })
+		opening.Go(func() {
+			results[i] = p.open(ctx, &b.running, options.ProbeTimeout, options.ProbeInterval != redisconn.Off)
+		})
 	}
 	opening.Wait()
 	return cmp.Or(results...)
