@@ -25,13 +25,13 @@ type budget struct {
 	limit int64 // 0 is none
 
 	in    atomic.Int64 // bytes that were charged, ever
-	out   atomic.Int64 // of them, those that were given back
+	out   atomic.Int64 // those of them that were given back
 	next  atomic.Int64 // look when in is as large
 	tight atomic.Bool  // volatile messages are not queued
 
 	wake chan struct{} // holds one: there is something for watchQueues
 
-	mu     sync.Mutex // of whoever looks
+	mu     sync.Mutex // held by the goroutine that looks
 	doomed []*Conn    // to be killed, which may take I/O
 	excess int64      // what was held when queues were relieved, until it is told
 }

@@ -54,7 +54,7 @@ type MemoryBus struct {
 	delayed []delayedEvent // in the order of arrival
 	delay   time.Duration
 	losing  bool
-	lost    time.Time     // of the first packet lost and not reported
+	lost    time.Time     // when the first packet was lost that is not reported yet
 	healed  chan struct{} // closed while not cut off
 	cut     bool
 	closed  bool

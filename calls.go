@@ -24,7 +24,7 @@ type calls struct {
 	mu      sync.Mutex
 	pending map[uint64]*pendingCall
 	queue   []incomingCall
-	bytes   int // of those in queue
+	bytes   int // the memory of those in queue
 
 	wake chan struct{} // holds one
 }
@@ -33,7 +33,7 @@ type calls struct {
 type pendingCall struct {
 	missing map[string]bool
 	failed  []string // nodes that answered with an error
-	err     error    // of one of them
+	err     error    // what one of them answered
 	done    chan struct{}
 }
 
@@ -44,7 +44,7 @@ type incomingCall struct {
 	filter filter
 	sender string // the node that asked
 	id     uint64
-	bytes  int   // of memory
+	bytes  int   // how much memory it takes
 	local  *Conn // that asked, if no node did
 	done   chan error
 

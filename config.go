@@ -204,13 +204,13 @@ type Config struct {
 	CloseTimeout     time.Duration // for a client to answer a close frame. Default 5 s
 	PingInterval     time.Duration // a client quiet for so long is pinged. Default 25 s
 	PongTimeout      time.Duration // after a ping, then the connection is closed. Default 10 s
-	SendTimeout      time.Duration // of Send, Join, Leave, Disconnect and questions. Default 5 s
+	SendTimeout      time.Duration // for Send, Join, Leave, Disconnect and questions. Default 5 s
 	Linger           time.Duration // a topic is followed for so long after its last Conn. Default 5 s
 	Lease            time.Duration // a crashed node's sessions vanish within it. Default 15 s
 	OfflineDelay     time.Duration // a user may come back for so long without being offline. Default 5 s
 	ProbeInterval    time.Duration // once in it the links to Redis are proved healthy, and by a heartbeat any Bus is; negative: neither. Default 1 s
 	ProbeTimeout     time.Duration // for such a proof, and for a heartbeat. Default 5 s
-	DrainTime        time.Duration // of Shutdown, if its context has no deadline. Default 30 s
+	DrainTime        time.Duration // for Shutdown, if its context has no deadline. Default 30 s
 
 	// Logger gets what no caller gets as an error. It never gets a message of a
 	// client. At Debug it says why each connection was refused; at Warn it has those

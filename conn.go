@@ -41,7 +41,7 @@ type Conn struct {
 	accepted   bool // OnConnect has returned nil, perhaps while the Conn was closing
 	registered bool // the Registry has been asked to add it
 	queue      queue
-	cause      error         // of its end
+	cause      error         // why it ended
 	timer      *time.Timer   // that kills it, if it is closing and has a socket
 	killed     chan struct{} // closed by kill, if somebody waits for it
 
@@ -50,8 +50,8 @@ type Conn struct {
 	expires atomic.Int64 // Unix nanoseconds; 0 is never
 	reading atomic.Int64 // on clock: since when a message has been coming in; 0 is none
 	pinged  atomic.Int64 // on clock: when it was pinged, since bytes last came; 0 is not
-	rate    rate.Bucket  // of the reader alone
-	flow    rate.Bucket  // of bytes, of the reader alone
+	rate    rate.Bucket  // the reader's alone
+	flow    rate.Bucket  // for bytes; the reader's alone
 }
 
 // ID returns the id of the connection, <node>.<counter>, which no other
@@ -356,7 +356,7 @@ func (c *Conn) kill(cause error) {
 			tcp.SetLinger(0) // or the kernel would keep what the client does not take
 		}
 		c.socket.conn.Close()
-		c.hub.wg.Done() // of attach
+		c.hub.wg.Done() // attach has added it
 	}
 	if killed != nil {
 		close(killed)

@@ -15,14 +15,14 @@ import (
 // A door bounds what handshakes may take of a node: how many a second, all
 // together and of each address and user, and how many at once.
 type door struct {
-	seed  maphash.Seed // of the keys
+	seed  maphash.Seed // for the keys
 	addrs *rate.Keyed
 	users *rate.Keyed
 
 	mu        sync.Mutex
 	rate      rate.Bucket
 	inside    int            // handshakes under way
-	insideOf  map[uint64]int // of those, by the address' key
+	insideOf  map[uint64]int // those of each address, by its key
 	suspected bool           // the log has been told of a proxy
 }
 

@@ -38,7 +38,7 @@ const (
 // one, so that what a packet costs is in proportion to its bytes.
 const (
 	maxListed      = 10_000  // in all lists together
-	maxListedBytes = 1 << 20 // of those
+	maxListedBytes = 1 << 20 // of their bytes
 	maxHeader      = maxListedBytes + 128<<10
 	maxAnswer      = 1 << 10 // bytes of the error in an answer
 	maxExtensions  = 4 << 10 // bytes
@@ -59,11 +59,11 @@ type envelope struct {
 	id     uint64
 	copies bool
 
-	conns   []string // of kindDirect
-	message Message  // of a message that is encoded
-	frame   []byte   // of one that was decoded: the WebSocket frame, header and all
-	call    call     // of kindCall
-	err     string   // of kindAnswer: why it could not be done
+	conns   []string // kindDirect only
+	message Message  // if it is to be encoded
+	frame   []byte   // if it was decoded: the WebSocket frame, header and all
+	call    call     // kindCall only
+	err     string   // kindAnswer only: why it could not be done
 
 	// Of kindHeartbeat, whose number is its id.
 
@@ -245,8 +245,8 @@ const (
 type call struct {
 	op     callOp
 	target targetKind
-	ids    []string // of the target
-	groups []string // of Join and Leave
+	ids    []string // the target's
+	groups []string // Join and Leave only
 
 	// Of Disconnect.
 

@@ -31,14 +31,14 @@ type Gap struct {
 // gaps collects what the Bus says of its losses, and reports each when it is
 // over.
 type gaps struct {
-	names func(topic string) (name string, ok bool) // of the index
+	names func(topic string) (name string, ok bool) // the index knows them
 	stats *counters
 	log   *slog.Logger
 	tell  func(Gap)     // OnGap, or nil
 	wake  chan struct{} // holds one
 
 	mu     sync.Mutex
-	all    *openGap // of every topic, while anyone holds it
+	all    *openGap // for every topic, while anyone holds it
 	held   holder
 	topics map[string]openGap
 	begun  error // why messages may be getting lost, of late: to be logged

@@ -236,14 +236,14 @@ func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
 func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, ready func() *HTTPError) error {
 	config := &c.hub.config
 	ws, err := websocket.Accept(&upgradeWriter{ResponseWriter: w, socket: &c.socket, ready: ready}, r, &websocket.AcceptOptions{
-		InsecureSkipVerify: true, // of the Origin, by checkRequest
+		InsecureSkipVerify: true, // checkRequest has verified the Origin
 		Subprotocols:       config.Subprotocols,
 		CompressionMode:    websocket.CompressionDisabled,
 		OnPingReceived:     c.pingReceived,
 		OnPongReceived:     c.pongReceived,
 	})
 	if err != nil {
-		if errors.Is(err, http.ErrNotSupported) { // of a Hijack that only looked like one
+		if errors.Is(err, http.ErrNotSupported) { // the ResponseWriter only looked like a Hijacker
 			c.hub.logHidden(w)
 		}
 		if c.socket.conn != nil {

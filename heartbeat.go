@@ -38,13 +38,13 @@ type heartbeat struct {
 
 	// Of our own heartbeats.
 
-	number uint64 // of the last that the Bus has taken
+	number uint64 // the last one that the Bus has taken
 	notice notice // for the next
 	whole  int64  // the generation of this node's lease under which all its entries are
 	told   int64  // on clock: when the others were last told of a loss
 	sent   int64  // on clock: our oldest that has not come back; 0 is none
 	proved int64  // on clock: when our last that came back was sent; 0 is none
-	failed error  // of the last publishing
+	failed error  // what the last publishing returned
 }
 
 // A notice is what a heartbeat says beside that its node lives.

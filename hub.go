@@ -28,7 +28,7 @@ type Hub struct {
 	config    Config
 	id        string
 	nodeTopic string
-	counter   atomic.Uint64 // of Conns
+	counter   atomic.Uint64 // numbers the Conns
 	refused   atomic.Int64  // sockets that were upgraded only to be refused
 	stats     counters
 
@@ -44,11 +44,11 @@ type Hub struct {
 	heartbeat *heartbeat
 	gaps      *gaps
 	writers   *writers
-	copies    copies // of the receiving goroutine alone
+	copies    copies // the receiving goroutine's alone
 	budget    budget
 
-	sendEnds      *deadline.Source // of Sends
-	handshakeEnds *deadline.Source // of handshakes
+	sendEnds      *deadline.Source // for Sends
+	handshakeEnds *deadline.Source // for handshakes
 
 	closing connSet // those whose sockets are being closed
 
@@ -59,16 +59,16 @@ type Hub struct {
 	// Life.
 
 	handshakes   sync.WaitGroup     // in ServeHTTP
-	wg           sync.WaitGroup     // of Conns: sockets, readers, drains
+	wg           sync.WaitGroup     // the Conns' sockets, readers and drains
 	background   sync.WaitGroup     // what ends first
-	cancel       context.CancelFunc // of background
+	cancel       context.CancelFunc // ends background
 	last         sync.WaitGroup     // what ends with the Bus
-	cancelLast   context.CancelFunc // of last
+	cancelLast   context.CancelFunc // ends last
 	drained      chan struct{}      // closed when Shutdown has begun to close all Conns
 	stopped      chan struct{}      // closed when no more calls are applied
 	shutdownOnce sync.Once
 	shutdownErr  error
-	closers      []func() error // of what New made
+	closers      []func() error // for what New made
 }
 
 // New makes a Hub, connects it to the Bus and the Registry, and takes a
@@ -361,7 +361,7 @@ func (h *Hub) Health() error {
 	h.mu.Lock()
 	draining := h.draining
 	h.mu.Unlock()
-	errs := make([]error, 0, 7) // of the stack: each handshake asks
+	errs := make([]error, 0, 7) // on the stack, because each handshake asks
 	if draining {
 		errs = append(errs, ErrDraining)
 	}

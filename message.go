@@ -75,10 +75,10 @@ const statusNone StatusCode = 1005
 // herald's is added to it. The zero Message is an empty binary one.
 type Message struct {
 	data     []byte
-	words    string // of Text, instead of data
+	words    string // if Text made it; instead of data
 	text     bool
 	volatile bool
-	err      error // of JSON
+	err      error // what encoding/json returned
 }
 
 // Text returns a text message. Send refuses one that is not UTF-8.

@@ -15,7 +15,7 @@ import (
 type peer struct {
 	first  int64  // its first heartbeat; 0 is none
 	heard  int64  // its last
-	number uint64 // of that
+	number uint64 // the last one's
 	whole  int64  // as that said: the generation under which all its entries are
 	left   bool   // it has said goodbye
 
@@ -24,7 +24,7 @@ type peer struct {
 
 	born       int64 // before that nobody knew it; 0 is since this Hub was made
 	alive      bool  // the last listing says so
-	generation int64 // of its lease
+	generation int64 // its lease's
 	renewed    time.Time
 	renewedAt  int64 // its last renewal that was seen, at the earliest
 	ttl        time.Duration

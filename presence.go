@@ -26,8 +26,8 @@ type presence struct {
 	ops     []presenceOp
 	spare   []presenceOp // empty: the memory of ops that have been written
 	closed  bool
-	err     error   // of the last renewal
-	unkept  error   // of the last housekeeping, if the Registry was down
+	err     error   // what the last renewal returned
+	unkept  error   // what the last housekeeping returned, if the Registry was down
 	retired []Lease // this node's own, to be released once its entries are under the new one
 
 	wake         chan struct{} // holds one
@@ -42,13 +42,13 @@ type presence struct {
 
 	// Its life.
 
-	stopping context.CancelFunc // of run, which then writes what is left
-	cut      context.CancelFunc // of writes
+	stopping context.CancelFunc // ends run, which then writes what is left
+	cut      context.CancelFunc // ends writes
 	done     chan struct{}      // closed when run has ended; nil before start
 
 	// Read by housekeeping.
 
-	generation atomic.Int64 // of lease
+	generation atomic.Int64 // lease.Generation
 	forgotten  atomic.Int64 // the generation that is to be given up
 	lost       atomic.Int64 // the generation that the Registry has lost, as somebody has found out
 	whole      atomic.Int64 // the generation under which all entries are

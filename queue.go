@@ -28,7 +28,7 @@ type queue struct {
 
 	frames ring.Ring[[]byte]
 	first  [1][]byte // the memory of frames while there is one
-	bytes  int       // of frames, and of those under way
+	bytes  int       // the size of frames, and of those under way
 
 	charged int  // to the Hub's budget
 	doomed  bool // the budget wants what is under way
@@ -42,7 +42,7 @@ type queue struct {
 	// What the owner has taken.
 
 	out      int    // frames
-	outBytes int    // of them
+	outBytes int    // their size
 	rest     []byte // what of them is not written yet
 }
 

@@ -12,12 +12,12 @@ import (
 
 // A Session is what the Registry knows of a Conn.
 type Session struct {
-	ID         string            // of the Conn: <node>.<counter>
+	ID         string            // the Conn's: <node>.<counter>
 	User       string            // any bytes
 	Device     string            // as Authenticate gave it; may be empty
 	Platform   string            // as Authenticate gave it; may be empty
 	Node       string            // the id of the Node that holds the Conn
-	RemoteAddr string            // of the HTTP request
+	RemoteAddr string            // the HTTP request's
 	Since      time.Time         // when it was registered, by the Registry's clock, in microseconds
 	Meta       map[string]string // as Authenticate gave it
 }
@@ -97,7 +97,7 @@ func compareNodes(a, b Node) int {
 
 // Added is what [Registry.Add] says of one Entry with a UserTopic.
 type Added struct {
-	Since      time.Time // of the Session
+	Since      time.Time // the Session's
 	Older      []Session // the user's other live Sessions with an earlier Since, oldest first
 	OlderTotal int       // how many there are, if they are more than were asked for; else the length of Older
 	Online     bool      // the user had no Session before, and was not about to go offline
@@ -112,7 +112,7 @@ type Lease struct {
 // A Node is one process's Hub as the Registry lists it.
 type Node struct {
 	ID         string        // new with each start
-	Generation int64         // of its Lease
+	Generation int64         // its Lease's
 	Conns      int           // connections, when it last renewed its Lease
 	Version    int           // the newest envelope it understands
 	Renewed    time.Time     // when it last renewed its Lease, by the Registry's clock

@@ -162,7 +162,7 @@ func (s *memoryStore) presence(value *memoryValue, there map[string]memoryValue,
 	own, again := there[session.ID]
 	first := session.Since.IsZero()
 	if first {
-		session.Since = own.session.Since // of an Add that is done once more
+		session.Since = own.session.Since // this Add is done once more
 	}
 	s.stamp(session)
 	_, going := s.gone[session.User]

@@ -96,8 +96,8 @@ func (s redisShard) nodesKey() string         { return string(s) + "nodes" }
 func (s redisShard) dyingKey() string         { return string(s) + "dying" }
 func (s redisShard) goneKey() string          { return string(s) + "gone" }
 func (s redisShard) clockKey() string         { return string(s) + "clock" }
-func (s redisShard) generationKey() string    { return string(s) + "generation" } // of the first shard alone
-func (s redisShard) shardsKey() string        { return string(s) + "shards" }     // of the first shard alone
+func (s redisShard) generationKey() string    { return string(s) + "generation" } // in the first shard alone
+func (s redisShard) shardsKey() string        { return string(s) + "shards" }     // in the first shard alone
 func (s redisShard) topicKey(t string) string { return string(s) + "t:" + t }
 func (s redisShard) indexKey(l Lease) string {
 	return fmt.Sprintf("%si:%d:%s", string(s), l.Generation, l.Node)

@@ -28,7 +28,7 @@ func (r *RedisRegistry) Add(ctx context.Context, lease Lease, entries ...Entry) 
 			if errors.Is(reply.Err(), redis.Nil) {
 				return nil, ErrLeaseLost
 			}
-			if i >= len(entries) { // of a further shard
+			if i >= len(entries) { // it is a further shard's
 				continue
 			}
 			if added[i], candidates[i], err = r.decodeAdded(reply, plan.now[i]); err != nil {

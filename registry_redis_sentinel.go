@@ -18,7 +18,7 @@ type sentinelStore struct {
 	dialer func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	mu    sync.Mutex
-	addr  string // of the server that was dialed first
+	addr  string // the server that was dialed first
 	moved bool   // another one has been dialed since
 }
 

@@ -49,7 +49,7 @@ type socket struct {
 
 	library *bufio.Reader  // that the library reads with
 	ahead   []byte         // what has been read, and the library has not
-	buffer  *[4 << 10]byte // of readBuffers, that ahead lies in; nil if it lies elsewhere
+	buffer  *[4 << 10]byte // from readBuffers; ahead lies in it, or it is nil
 	readErr error          // after it there is nothing more to read
 }
 

@@ -16,16 +16,16 @@ type Stats struct {
 
 	Handshakes  int   // under way
 	Refused     int   // sockets that were upgraded only to be refused, and are open (RejectAfterUpgrade); at most 1,000
-	QueuedBytes int64 // of Queued; a message that waits in several queues counts in each
+	QueuedBytes int64 // what Queued takes; a message that waits in several queues counts in each
 
 	// Connections.
 
 	Accepted     uint64 // connections that OnConnect let in
 	Rejected     uint64 // requests and connections refused
-	BadRequests  uint64 // of those: no handshake, or of a page that may not connect
-	AddrLimited  uint64 // of those: over HandshakeRatePerAddr, or half of MaxHandshakes of one address
-	UserLimited  uint64 // of those: over HandshakeRatePerUser or MaxConnsPerUser
-	Crowded      uint64 // of those: over HandshakeRate, MaxHandshakes or MaxConns
+	BadRequests  uint64 // among those: no handshake, or from a page that may not connect
+	AddrLimited  uint64 // among those: over HandshakeRatePerAddr, or one address had half of MaxHandshakes
+	UserLimited  uint64 // among those: over HandshakeRatePerUser or MaxConnsPerUser
+	Crowded      uint64 // among those: over HandshakeRate, MaxHandshakes or MaxConns
 	Disconnected uint64 // connections that have gone
 	TooSlow      uint64 // closed because their queue was full, or one of the fullest, or a write took too long
 	Silent       uint64 // closed because nothing came from the peer
@@ -33,8 +33,8 @@ type Stats struct {
 	Panics       uint64 // in callbacks
 	LogsLeftOut  uint64 // lines that Logger was not given, of more than ten of one kind in a second
 
-	BadIdentities uint64 // of Rejected: what Authenticate returned had a group that is empty or too long, or was above MaxIdentitySize or MaxGroups
-	OverBudget    uint64 // of TooSlow: closed because all queues together were above MaxQueuedBytes
+	BadIdentities uint64 // among Rejected: what Authenticate returned had a group that is empty or too long, or was above MaxIdentitySize or MaxGroups
+	OverBudget    uint64 // among TooSlow: closed because all queues together were above MaxQueuedBytes
 	TooFast       uint64 // closed because the client sent more than MessageRate or ByteRate
 	RefusedJoins  uint64 // connections that joined none of the groups of a call, for they would have had more than MaxGroups
 

@@ -122,7 +122,7 @@ func (t *Target) checkSend() error {
 // which would have to be made for each, but their counters.
 type sieve struct {
 	*filter           // nil: it lets all through
-	counters []uint64 // of Conns of this node that are left out, in order
+	counters []uint64 // Conns of this node that are left out, in order
 }
 
 // newSieve makes a filter ready for the Conns of the node, and puts its lists in order.

@@ -49,7 +49,7 @@ type index struct {
 // members are the Conns of one topic, in no order.
 type members struct {
 	topic string
-	name  string // of the user or group
+	name  string // the user's or group's
 	conns []*Conn
 }
 
@@ -175,7 +175,7 @@ func (x *index) join(c *Conn, topic, name string) bool {
 		if isUserTopic(topic) {
 			x.users++
 		} else {
-			m.name = strings.Clone(name) // of a Join it may be a part of a long message
+			m.name = strings.Clone(name) // a Join's may be a part of a long message
 		}
 	}
 	if c.memberships.find(m) >= 0 {

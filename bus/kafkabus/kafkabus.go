@@ -37,7 +37,7 @@ import (
 // It has two Kafka clients of its own, one that publishes and one that reads,
 // with a few connections to each broker.
 type Bus struct {
-	topic  string // of Kafka
+	topic  string // Kafka's topic
 	inbox  *inbox.Inbox[herald.Event]
 	state  *state
 	pub    *publisher

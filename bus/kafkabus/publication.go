@@ -16,7 +16,7 @@ type publication struct {
 	records []kgo.Record
 	data    []byte // keys and values
 	link    *link
-	wrote   uint64 // of link, before the first record was handed over
+	wrote   uint64 // the link's, before the first record was handed over
 	lost    uint64
 
 	// Of the link's promises, which come one after the other.
@@ -26,7 +26,7 @@ type publication struct {
 	failed  int
 	unsure  bool  // not all that failed were refused
 	idle    bool  // the link was, when the last one failed
-	err     error // of the first that failed
+	err     error // the first failure
 	done    chan struct{}
 }
 

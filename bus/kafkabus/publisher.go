@@ -78,7 +78,7 @@ const (
 // A publisher owns the present link, and replaces it.
 type publisher struct {
 	ctx   context.Context // ends at Close
-	topic string          // of Kafka
+	topic string          // Kafka's topic
 	opts  []kgo.Opt
 
 	maxBatch atomic.Int32           // bytes of a batch
@@ -94,7 +94,7 @@ type publisher struct {
 type outage struct {
 	all        error         // no broker could be reached, or there is no topic
 	partitions map[int]error // whose leaders could not be reached
-	count      int           // of all partitions
+	count      int           // how many partitions there are
 }
 
 func newPublisher(ctx context.Context, o *Options, seeds []string) (*publisher, error) {

@@ -18,7 +18,7 @@ import (
 // A place is how far a partition has been read.
 type place struct {
 	next  int64 // offset of the record to come, or nowhere
-	epoch int32 // of its leader when the last record was written, or -1
+	epoch int32 // its leader's when the last record was written, or -1
 	read  int64 // what is below, of this epoch or an earlier one, has been read
 	lost  bool  // the log has nothing at next
 }
@@ -36,7 +36,7 @@ func (p place) isLost() bool { return p.lost }
 // client each. What has been read is in the inbox, or was dropped there and
 // reported, before the places say so.
 type reader struct {
-	topic string // of Kafka
+	topic string // Kafka's topic
 	opts  []kgo.Opt
 	pub   *publisher // whose link is asked for the ends of the logs
 	inbox *inbox.Inbox[herald.Event]
@@ -229,7 +229,7 @@ func (r *reader) read(s *session) {
 // take takes what came of one partition of the topic with an id, which is
 // zero if the fetch did not tell.
 func (r *reader) take(s *session, id [16]byte, fetched kgo.FetchTopicPartition) {
-	if fetched.Partition < 0 { // of no partition: one of the client's own errors
+	if fetched.Partition < 0 { // no partition's, but one of the client's own errors
 		r.failed(s, -1, fetched.Err)
 		return
 	}

@@ -61,7 +61,7 @@ type inbound struct {
 	topics map[string]*subscription // by the name of the MQTT topic
 	own    subscription             // stands there for the probe's
 	events []herald.Event           // read and not yet in the inbox
-	bytes  int                      // of those
+	bytes  int                      // their size
 	acks   []byte                   // not yet written
 
 	// live is set once the EventRestored that the link brings is queued.
@@ -78,9 +78,9 @@ type inbound struct {
 // A lost is what is to be reported as lost.
 type lost struct {
 	err    error // nil: nothing
-	all    int64 // of every topic, since then, on the Bus' clock; 0: not of every
+	all    int64 // when every topic began to lose, on the Bus' clock; 0: not every topic has
 	topics map[string]struct{}
-	since  int64 // of topics
+	since  int64 // when topics began to lose
 }
 
 // newInbound returns the successor of old, whose link is dead; old may be nil.

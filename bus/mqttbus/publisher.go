@@ -29,8 +29,8 @@ type part struct {
 	topic string // herald's
 	start int
 	end   int
-	id    int // of the packet identifier
-	stamp int // of the stamp; 0: it has none
+	id    int // where the packet identifier is
+	stamp int // where the stamp is; 0: it has none
 }
 
 var publications = sync.Pool{New: func() any { return new(publication) }}
@@ -96,7 +96,7 @@ type publisher struct {
 	mu     sync.Mutex
 	link   *link
 	down   error  // why there is no link
-	limits limits // of the last link
+	limits limits // the last link's
 }
 
 // A flown is a part on its way.

@@ -38,7 +38,7 @@ type subscriber struct {
 	epoch  time.Time             // the Bus' clock counts from here
 	uplink *uplink.Uplink[*link] // up once it is subscribed to all that is wanted
 	echo   uplink.Echo           // probes, by when they were sent
-	proof  func(*link) error     // of a link that is to end a gap; nil until New has opened the first
+	proof  func(*link) error     // proves a link that is to end a gap; nil until New has opened the first
 
 	mu     sync.Mutex
 	wanted map[string]string // herald's topics by their MQTT topics

@@ -20,7 +20,7 @@ var errProtocol = errors.New("mqttbus: breach of the protocol")
 // sees what is missing, and what comes twice.
 type stamp struct {
 	publisher uint64 // random, one for each Bus
-	number    uint64 // of the packet, rising within the publisher
+	number    uint64 // the packet's, rising within the publisher
 	previous  uint64 // number of the last packet that was taken, to this topic; 0: not known
 }
 
@@ -54,7 +54,7 @@ type fixedHeader struct {
 	kind  byte // packets.PUBLISH, …
 	flags byte
 	size  int // Remaining Length
-	bytes int // of the header itself
+	bytes int // the size of the header itself
 }
 
 // peekHeader decodes the next packet's header and leaves it where it is.

@@ -20,7 +20,7 @@ const probeSID = 1
 type inbound struct {
 	sub    *subscriber
 	events []herald.Event // read and not yet in the inbox; the reader's own
-	bytes  int            // of those
+	bytes  int            // their size
 	free   []int          // ids to use again; of whoever calls do
 
 	mu     sync.Mutex
@@ -78,7 +78,7 @@ const (
 // subscription, so that it costs no memory of its own.
 func (in *inbound) message(r *bufio.Reader, m message, life *atomic.Uint64) error {
 	topic, on := in.topic(m.sid)
-	if !on && m.sid != probeSID { // of a subscription that is being ended
+	if !on && m.sid != probeSID { // its subscription is being ended
 		_, err := r.Discard(m.size + len("\r\n"))
 		return err
 	}

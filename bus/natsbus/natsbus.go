@@ -98,7 +98,7 @@ var (
 // A Bus is a [herald.Bus]; New makes one. All methods may be called at the
 // same time, except Receive, which has one caller.
 type Bus struct {
-	prefix string // of subjects, with the dot
+	prefix string // begins each subject; with the dot
 	inbox  *inbox.Inbox[herald.Event]
 	pub    *publisher
 	sub    *subscriber
@@ -107,7 +107,7 @@ type Bus struct {
 	running   sync.WaitGroup // run of sub, and proveLinks
 	closeOnce sync.Once
 
-	nonce atomic.Uint64 // of the last probe
+	nonce atomic.Uint64 // the last probe's
 
 	mu       sync.Mutex
 	unproved error // why the last probe failed

@@ -62,7 +62,7 @@ type publisher struct {
 
 	bytes   []byte
 	backoff backoff.Backoff
-	born    time.Time // of the link
+	born    time.Time // when the link was made
 	retry   time.Time // not before it is dialed again
 
 	hurried atomic.Bool // it is dialed again at once

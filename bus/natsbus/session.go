@@ -25,7 +25,7 @@ const readBuffer = 64 << 10
 // connection that this returns. What nats.go may read ends with the PONG
 // that ends the handshake; then release takes the connection away from it.
 type session struct {
-	ctx     context.Context // of the attempt
+	ctx     context.Context // the attempt's
 	dialer  *dialer
 	server  *server
 	info    nats.ServerInfo
@@ -34,7 +34,7 @@ type session struct {
 
 	net.Conn // nil before Dial
 	r        *bufio.Reader
-	line     []byte // of what comes, the rest of the line that nats.go is given
+	line     []byte // what is left of the line that nats.go is being given
 	last     bool   // it is the last
 
 	mu       sync.Mutex

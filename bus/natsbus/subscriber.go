@@ -43,12 +43,12 @@ type subscriber struct {
 	ctx    context.Context // ends at Close
 	dialer *dialer
 	inbox  *inbox.Inbox[herald.Event]
-	prefix string // of subjects
+	prefix string // begins each subject
 	probe  string // the subject that the Bus proves itself with
 	batch  *batch.Batcher[*change]
 	uplink *uplink.Uplink[*link] // up once it is subscribed to all that is wanted
 	echo   uplink.Echo           // probes, by their nonce
-	proof  func(*link) error     // of a link that is to end a gap; nil until New has opened the first
+	proof  func(*link) error     // proves a link that is to end a gap; nil until New has opened the first
 
 	mu     sync.Mutex              // the present link is set with it held
 	wanted map[string]subscription // by topic; the ids are those of that link

@@ -11,7 +11,7 @@ import (
 // An inbound takes what comes on one link. It belongs to the link's reader.
 type inbound struct {
 	sub    *subscriber
-	events []herald.Event // of the message at hand
+	events []herald.Event // from the message at hand
 
 	// What was heard of each publisher: lately, and the time before. Those
 	// that are silent for longer are forgotten.

@@ -51,7 +51,7 @@ type link struct {
 	channel *amqp091.Channel
 	raw     net.Conn // below conn, and below TLS
 	timeout time.Duration
-	owner   atomic.Bool // of the queue that keeps the order
+	owner   atomic.Bool // this link owns the queue that keeps the order
 
 	running sync.WaitGroup // watch, and the reader of deliveries
 	dead    chan struct{}  // closed when err is set

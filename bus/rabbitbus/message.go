@@ -70,7 +70,7 @@ func nextField(b []byte) (field, rest []byte, err error) {
 // nothing of the caller's is used once a call has been given up.
 type publication struct {
 	bytes []byte // room for a header, then packets
-	seq   uint64 // of the message that carried it, once that has been taken
+	seq   uint64 // its message's, once that has been taken
 }
 
 var publications = sync.Pool{New: func() any { return new(publication) }}

@@ -36,18 +36,18 @@ type publisher struct {
 	ctx    context.Context // ends at Close
 	dialer *dialer
 	batch  *batch.Batcher[*publication]
-	id     uint64 // of this publisher, in each of its messages
+	id     uint64 // this publisher's, in each of its messages
 
 	// Of the committing goroutine.
 
-	seq      uint64 // of the last message sent
-	taken    uint64 // of the last message that RabbitMQ has confirmed
+	seq      uint64 // the last message sent
+	taken    uint64 // the last message that RabbitMQ has confirmed
 	sent     []sent
 	joined   []byte // publications that share a message
 	returns  <-chan amqp091.Return
 	returned map[uint64]struct{} // messages that RabbitMQ sent back
 	backoff  backoff.Backoff
-	born     time.Time // of the link
+	born     time.Time // when the link was made
 	retry    time.Time // not before it is dialed again
 
 	hurried atomic.Bool // it is dialed again at once

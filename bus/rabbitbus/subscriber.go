@@ -30,7 +30,7 @@ type subscriber struct {
 	life   atomic.Uint64 // messages heard
 	uplink *uplink.Uplink[*link]
 	settle time.Duration     // how long all nodes may take to see that the exchange is gone
-	proof  func(*link) error // of a link that is to end a gap; nil until New has opened the first
+	proof  func(*link) error // proves a link that is to end a gap; nil until New has opened the first
 
 	mu     sync.Mutex
 	topics map[string]string // what is subscribed, by itself: so a packet's topic costs no memory

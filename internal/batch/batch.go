@@ -36,7 +36,7 @@ type Config[T any] struct {
 // called at the same time.
 type Batcher[T any] struct {
 	config Config[T]
-	calls  sync.Pool     // of *call[T], that have had their result
+	calls  sync.Pool     // each a *call[T] that has had its result
 	wake   chan struct{} // holds one token while calls may be waiting
 	quit   chan struct{}
 	ended  chan struct{}

@@ -34,13 +34,13 @@ const (
 type Follower struct {
 	bus     Bus
 	linger  time.Duration
-	timeout time.Duration // of one Subscribe or Unsubscribe
+	timeout time.Duration // for one Subscribe or Unsubscribe
 
 	mu       sync.Mutex
 	topics   map[string]*followed
 	wanted   []string   // topics to look at for Subscribe
 	unwanted []unwanted // topics to look at for Unsubscribe, by time
-	err      error      // of the last Subscribe or Unsubscribe
+	err      error      // what the last Subscribe or Unsubscribe returned
 
 	wake chan struct{} // holds one
 }

@@ -16,7 +16,7 @@ import (
 // The bounds of the log. Errors of several servers joined are the longest
 // values that a person needs; a stack is no client's to choose.
 const (
-	linesPerSecond = 10      // of one kind
+	linesPerSecond = 10      // for each kind
 	maxValue       = 1 << 10 // bytes
 	maxStack       = 16 << 10
 )
@@ -32,7 +32,7 @@ type handler struct {
 // message, has a limit of its own, so that a flood of one hides no other.
 type flows struct {
 	mu    sync.Mutex
-	kinds map[kind]*flow // of the program's own messages, so they are few
+	kinds map[kind]*flow // only the program's own messages make kinds, so they are few
 }
 
 type kind struct {

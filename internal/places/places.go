@@ -9,7 +9,7 @@ import (
 
 // A Place is where one session lies under one topic.
 type Place struct {
-	ID    string // of the session
+	ID    string // the session's
 	Topic string
 	User  bool // the topic is the session's user's
 }

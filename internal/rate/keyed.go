@@ -21,7 +21,7 @@ const (
 // the place gains a few tokens. Nobody is refused because of others.
 type Keyed struct {
 	interval int64 // nanoseconds a token; 0 is no limit
-	capacity int64 // of a bucket, in nanoseconds
+	capacity int64 // what a bucket holds, in nanoseconds
 
 	mu   sync.Mutex
 	sets [][ways]place // nil until the first key

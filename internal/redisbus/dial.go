@@ -15,7 +15,7 @@ import (
 // it.
 type dialer struct {
 	way     *way
-	options *redis.Options    // of a single Redis
+	options *redis.Options    // for a single Redis
 	cluster *cluster          // or of a Cluster
 	timeout time.Duration     // for an answer
 	master  *redisconn.Master // nil without Sentinels

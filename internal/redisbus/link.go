@@ -78,7 +78,7 @@ const (
 // A command is one command of an exchange, and its answer.
 type command struct {
 	kind      commandKind
-	channels  []string // of subscribe and unsubscribe: each is confirmed
+	channels  []string // subscribe and unsubscribe only: each is confirmed
 	confirmed int
 	err       error // a redisconn.Error
 }

@@ -16,7 +16,7 @@ type pace struct {
 	rests    int
 
 	busy  bool
-	since time.Time     // of messages and rests
+	since time.Time     // when messages and rests were last counted from
 	late  time.Duration // how much longer than asked rests have lately taken, on average
 }
 

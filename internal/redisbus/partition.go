@@ -21,7 +21,7 @@ type partition struct {
 	pub *publisher
 	sub *subscriber
 
-	nonce atomic.Uint64 // of the last probe
+	nonce atomic.Uint64 // the last probe's
 
 	mu       sync.Mutex
 	unproved error // why the last probe failed

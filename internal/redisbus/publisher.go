@@ -65,7 +65,7 @@ type publisher struct {
 	bytes    []byte
 	commands []command
 	backoff  backoff.Backoff
-	born     time.Time // of the link
+	born     time.Time // when the link was made
 	retry    time.Time // not before it is dialed again
 	last     lastTaken // publication, but for probes
 

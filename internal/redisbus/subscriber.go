@@ -38,7 +38,7 @@ type subscriber struct {
 	inbox  *inbox.Inbox[Event]
 	proofs *proofs
 	part   int               // in proofs, and in inbox if the Bus has several
-	echo   uplink.Echo       // of what is published on the probe's channel
+	echo   uplink.Echo       // what is published on the probe's channel
 	proof  func(*link) error // proves a new link over the loop; nil does not
 	batch  *batch.Batcher[*change]
 	uplink *uplink.Uplink[*link] // up once it is subscribed to all that is wanted

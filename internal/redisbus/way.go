@@ -14,7 +14,7 @@ import (
 // A way says how the topics of a partition travel: on which channels, by
 // which commands.
 type way struct {
-	prefix  string // of the topics' channels
+	prefix  string // begins the topics' channels
 	probe   string // the channel that the Bus proves itself with
 	moved   string // if there are Sentinels: the channel of notices
 	sharded bool   // SPUBLISH and SSUBSCRIBE, of Redis 7

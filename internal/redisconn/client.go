@@ -54,7 +54,7 @@ func NewClient(options *redis.Options) *redis.Client {
 // ClusterOptions does for a Cluster what ClientOptions does.
 func ClusterOptions(user *redis.ClusterOptions) *redis.ClusterOptions {
 	o := *user
-	o.MaxRedirects = 1 // of a command that got an ASK
+	o.MaxRedirects = 1 // for a command that got an ASK
 	o.ReadOnly = false // what was added before must be seen
 	o.RouteByLatency = false
 	o.RouteRandomly = false

@@ -56,7 +56,7 @@ var (
 // say is heard on the master itself, where each publishes every two seconds
 // whom it names. So no other credentials are needed, nor any address.
 type Master struct {
-	options *redis.Options // of a link
+	options *redis.Options // for a link
 	timeout time.Duration  // for an answer
 	age     time.Duration  // at which their word is old
 

@@ -150,7 +150,7 @@ type sentinelVotes map[string]sentinelVote
 type sentinelVote struct {
 	sentinel string // its address
 	master   string // the address that it names
-	epoch    uint64 // of its configuration: after a failover it is higher
+	epoch    uint64 // its configuration's: after a failover it is higher
 	heard    time.Time
 	at       time.Time // when it named this master, or later; zero if that is not known
 }

@@ -75,16 +75,16 @@ var ErrProtocol = errors.New("RESP protocol error")
 // A Value is one reply, or a part of one.
 type Value struct {
 	Kind  byte    // the first byte on the wire: '+', '-', ':', '$', '*', '%', '>', …
-	Str   string  // of strings, errors and other scalars but numbers
-	Int   int64   // of ':'
-	Elems []Value // of '*', '~', '>'; and '%', as key, value, key, value
+	Str   string  // if Kind is a string, an error or another scalar but a number
+	Int   int64   // if Kind is ':'
+	Elems []Value // if Kind is '*', '~', '>', or '%': key, value, key, value
 }
 
 // Header is the first line of a reply.
 type Header struct {
 	Kind byte
-	Len  int64  // of bulks and aggregates (-1 is null), and the value of ':'
-	Line string // of all others
+	Len  int64  // the length of a bulk or an aggregate (-1 is null), or the value of ':'
+	Line string // the text of all others
 }
 
 // A Reader reads replies. It has one caller at a time.

@@ -8,7 +8,7 @@ type Ring[T any] struct {
 	// Whoever has room for a few may set it while the Ring is empty.
 	Buf []T
 
-	head int // of the first value
+	head int // where the first value is
 	n    int // values
 }
 

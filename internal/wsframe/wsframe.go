@@ -19,13 +19,13 @@ const (
 
 // The most bytes of a header.
 const (
-	MaxHeader       = 10            // of a frame that is not masked
-	MaxClientHeader = MaxHeader + 4 // of a client's, with its mask
+	MaxHeader       = 10            // if the frame is not masked
+	MaxClientHeader = MaxHeader + 4 // if it is a client's, with its mask
 )
 
 const (
 	maxControl   = 125 // bytes of a control frame's payload (RFC 6455 section 5.5)
-	maskedHeader = 6   // of a client's control frame: two bytes and the mask
+	maskedHeader = 6   // a client's control frame has two bytes and the mask
 )
 
 // AppendHeader appends the header of a frame whose payload has n bytes.

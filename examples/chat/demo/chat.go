@@ -29,16 +29,16 @@ type frame struct {
 	Type   string `json:"type"` // room, direct, error; hello, notice, presence
 	From   string `json:"from"` // a user; empty is the node
 	Text   string `json:"text"`
-	To     string `json:"to,omitempty"`     // of direct
-	Device string `json:"device,omitempty"` // of room and direct: the sender's
+	To     string `json:"to,omitempty"`     // direct only
+	Device string `json:"device,omitempty"` // room and direct only: the sender's
 	Node   string `json:"node,omitempty"`   // the sender's; of hello and presence: the client's own
-	Conn   string `json:"conn,omitempty"`   // of hello: the client's own id
+	Conn   string `json:"conn,omitempty"`   // hello only: the client's own id
 }
 
 // A request is what clients send, as JSON.
 type request struct {
 	Type string `json:"type"` // room or direct
-	To   string `json:"to"`   // of direct: a user
+	To   string `json:"to"`   // direct only: a user
 	Text string `json:"text"`
 }
 

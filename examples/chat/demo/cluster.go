@@ -40,11 +40,11 @@ type slot struct {
 type cluster struct {
 	options Options
 	store   *store
-	hosts   hosts // of the front door, which passes them on to the nodes
+	hosts   hosts // the front door's; it passes them on to the nodes
 
 	mu      sync.Mutex
 	slots   []*slot
-	ids     map[string]bool // of all nodes that ever ran here
+	ids     map[string]bool // all nodes that ever ran here
 	closing bool
 
 	dying sync.WaitGroup // nodes that were stopped

@@ -14,7 +14,7 @@ import (
 
 // A Command is a program that runs the demo.
 type Command struct {
-	Name  string // of the program
+	Name  string // the program's
 	About string // what -h says first
 
 	// Flags adds flags of the program's own. It may be nil.

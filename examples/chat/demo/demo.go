@@ -27,7 +27,7 @@ const shutdownTime = 4 * time.Second
 
 // Options say what Run runs.
 type Options struct {
-	Addr  string // of the front door
+	Addr  string // the front door's
 	Nodes int    // 1 to 64
 	Redis string // a URL for NewRedis; empty is a Redis inside this process
 

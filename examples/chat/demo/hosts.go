@@ -14,8 +14,8 @@ import (
 // (DNS rebinding) is no other site to its browser, which sends that name as
 // Origin and as Host alike: so the Host must be one of ours.
 type hosts struct {
-	name string     // of the front door's -addr, if it has a name
-	addr netip.Addr // of the front door's -addr, if it has an address
+	name string     // the one in the front door's -addr, if any
+	addr netip.Addr // the one in the front door's -addr, if any
 }
 
 // hostsOf returns the hosts of a server that listens on addr.

@@ -23,7 +23,7 @@ const lookEvery = 500 * time.Millisecond
 type presence struct {
 	frame
 	People []person   `json:"people"`
-	Nodes  []nodeInfo `json:"nodes"`  // of this process
+	Nodes  []nodeInfo `json:"nodes"`  // this process' own
 	Others []string   `json:"others"` // nodes of other processes
 }
 

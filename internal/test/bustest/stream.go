@@ -33,8 +33,8 @@ type Stream struct {
 
 // A Published is a packet of a Stream.
 type Published struct {
-	Began, Ended time.Time // of Publish
-	Err          error     // of it
+	Began, Ended time.Time // when Publish began and ended
+	Err          error     // what it returned
 }
 
 // Start starts a stream that ends with the test.
@@ -112,7 +112,7 @@ func (s *Stream) AwaitPackets(n int) {
 type Result struct {
 	Packets int // for which Publish had returned
 	Failed  int // that Publish returned an error for
-	Unknown int // of these: ErrUnknown
+	Unknown int // those of these that were ErrUnknown
 	Lost    int // that Publish took and that did not arrive
 	Gaps    []Gap
 }

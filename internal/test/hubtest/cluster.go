@@ -27,7 +27,7 @@ type cluster struct {
 	testing.TB
 	nodes   []*node
 	devices []*device
-	rounds  int   // of loads and fences
+	rounds  int   // loads and fences so far
 	began   int64 // Unix nanoseconds: before that nothing was sent
 
 	log     logBuffer

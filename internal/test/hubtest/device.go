@@ -24,7 +24,7 @@ type device struct {
 	ended chan struct{} // closed when the reader has ended
 
 	mu     sync.Mutex     // guards the rest
-	counts map[string]int // of messages that came, by sender
+	counts map[string]int // messages that came, by sender
 	err    error
 }
 

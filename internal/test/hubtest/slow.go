@@ -123,7 +123,7 @@ func (c *cluster) stallReceive(broker Broker, receive *gate, flooded []*device) 
 	}
 	gaps := make([]int, hubs)
 	gaps[slow] = c.gaps()[slow]
-	c.expectNoGaps(gaps) // of the others
+	c.expectNoGaps(gaps) // for the others
 
 	c.send(50, 0).wait()
 	c.fence()

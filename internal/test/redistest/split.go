@@ -27,7 +27,7 @@ const (
 type SplitSentinels struct {
 	*Sentinels
 
-	proxies []*netproxy.Proxy // of the servers, then of the Sentinels
+	proxies []*netproxy.Proxy // the servers', then the Sentinels'
 }
 
 // StartSplitSentinels is StartSentinels with a network that can be split.

@@ -32,7 +32,7 @@ type Frame struct {
 	Fin      bool
 	RSV      byte // three bits
 	Opcode   byte
-	Unmasked bool // of a frame to be written
+	Unmasked bool // for a frame to be written
 	Payload  []byte
 }
 
