@@ -4,6 +4,8 @@ package errs
 
 import "errors"
 
+//lint:file-ignore ST1012 errs.ErrX would say it twice.
+
 // Each is herald's Err and the same name.
 var (
 	BusDown      = errors.New("herald: bus is down")

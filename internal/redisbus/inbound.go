@@ -8,7 +8,7 @@ import (
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// A inbound takes what comes on one subscribed link. It belongs to the
+// An inbound takes what comes on one subscribed link. It belongs to the
 // link's reader.
 type inbound struct {
 	sub      *subscriber

@@ -83,7 +83,7 @@ type command struct {
 	err       error // a redisconn.Error
 }
 
-// A exchange is a number of commands that are written together. The
+// An exchange is a number of commands that are written together. The
 // reader owns it from the write on until done is closed.
 type exchange struct {
 	commands []command
