@@ -2,9 +2,62 @@ package herald
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"slices"
+
+	"github.com/heraldgo/herald/internal/wire"
 )
+
+// callOp is what a call asks of a node's Conns.
+type callOp uint8
+
+const (
+	opJoin callOp = iota + 1
+	opLeave
+	opDisconnect
+)
+
+// A call is a change to the Conns of a Target, which each node applies to its
+// own. The target's filter is the envelope's.
+type call struct {
+	op     callOp
+	target targetKind
+	ids    []string // the target's
+	groups []string // Join and Leave only
+
+	// Of Disconnect.
+
+	code   StatusCode
+	reason string
+	before int64 // Conns with a later Since are spared; microseconds
+}
+
+func (c *call) append(b []byte) []byte {
+	b = append(b, byte(c.op), byte(c.target))
+	b = wire.AppendStrings(b, c.ids)
+	b = wire.AppendStrings(b, c.groups)
+	b = binary.AppendUvarint(b, uint64(c.code))
+	b = wire.AppendString(b, c.reason)
+	return binary.AppendUvarint(b, uint64(c.before))
+}
+
+func (c *call) decode(d *wire.Decoder) {
+	c.op = callOp(d.Byte())
+	c.target = targetKind(d.Byte())
+	c.ids = d.Names()
+	c.groups = d.Names()
+	code := d.Uvarint()
+	c.code = StatusCode(code)
+	c.reason = d.Text()
+	c.before = int64(d.Uvarint())
+	if c.op < opJoin || c.op > opDisconnect || c.target < targetUser || c.target > targetEveryone || code > 4999 {
+		d.Bad = true
+	}
+	if c.op == opDisconnect && c.code.check(c.reason) != nil {
+		d.Bad = true
+	}
+}
 
 // concerned returns the Conns of this node that the call is about, each once.
 func (h *Hub) concerned(in incomingCall) (conns []*Conn, err error) {

@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 
+	"github.com/heraldgo/herald/internal/wire"
 	"github.com/heraldgo/herald/internal/wsframe"
 )
 
@@ -71,26 +71,6 @@ type envelope struct {
 	whole  int64 // the generation of the lease under which all entries of the node are
 }
 
-// A filter narrows a target, wherever its Conns are.
-type filter struct {
-	except      []string
-	exceptUsers []string
-	platforms   []string
-	on          bool
-}
-
-func (t Target) filter() filter {
-	return filter{t.except, t.exceptUsers, t.platforms, t.on}
-}
-
-func (f *filter) empty() bool { return len(f.except) == 0 && len(f.exceptUsers) == 0 && !f.on }
-
-// passesSession says whether the Session is not filtered out.
-func (f filter) passesSession(s Session) bool {
-	return !(f.on && !slices.Contains(f.platforms, s.Platform) ||
-		slices.Contains(f.exceptUsers, s.User) || slices.Contains(f.except, s.ID))
-}
-
 // names returns how many names the envelope lists.
 func (e *envelope) names() int {
 	f, c := &e.filter, &e.call
@@ -136,23 +116,23 @@ func (e *envelope) append(b []byte) []byte {
 	}
 	b = append(b, envelopeVersion, byte(e.kind), flags)
 	if flags&flagFilter != 0 {
-		b = appendStrings(b, e.filter.except)
-		b = appendStrings(b, e.filter.exceptUsers)
-		b = appendStrings(b, e.filter.platforms)
+		b = wire.AppendStrings(b, e.filter.except)
+		b = wire.AppendStrings(b, e.filter.exceptUsers)
+		b = wire.AppendStrings(b, e.filter.platforms)
 	}
 	if e.kind > kindDirect || e.copies {
-		b = appendString(b, e.sender)
+		b = wire.AppendString(b, e.sender)
 		b = binary.AppendUvarint(b, e.id)
 	}
 	switch e.kind {
 	case kindMessage:
 		return e.message.appendFrame(b)
 	case kindDirect:
-		return e.message.appendFrame(appendStrings(b, e.conns))
+		return e.message.appendFrame(wire.AppendStrings(b, e.conns))
 	case kindCall:
 		b = e.call.append(b)
 	case kindAnswer:
-		b = appendString(b, e.err)
+		b = wire.AppendString(b, e.err)
 	case kindHeartbeat:
 		b = binary.AppendUvarint(append(b, byte(e.notice)), uint64(e.whole))
 	}
@@ -179,51 +159,51 @@ func decodeEnvelope(b []byte, maxFrame int) (envelope, error) {
 	e.volatile = flags&flagVolatile != 0
 	e.filter.on = flags&flagOn != 0
 	e.copies = flags&flagCopies != 0
-	d := decoder{rest: b[3:]}
+	d := wire.Decoder{Rest: b[3:], Limit: maxListed}
 	if flags&flagExtended != 0 {
-		if err := d.extensions(); err != nil {
+		if err := skipExtensions(&d); err != nil {
 			return envelope{}, err
 		}
 	}
 	if flags&flagFilter != 0 {
-		e.filter.except = d.names()
-		e.filter.exceptUsers = d.names()
-		e.filter.platforms = d.strings()
+		e.filter.except = d.Names()
+		e.filter.exceptUsers = d.Names()
+		e.filter.platforms = d.Strings()
 	}
 	if e.kind > kindDirect || e.copies {
-		e.sender = d.string()
-		e.id = d.uvarint()
+		e.sender = d.Text()
+		e.id = d.Uvarint()
 	}
 	switch e.kind {
 	case kindMessage:
 	case kindDirect:
-		e.conns = d.names()
+		e.conns = d.Names()
 	case kindCall:
 		e.call.decode(&d)
 	case kindAnswer:
-		e.err = d.string()
+		e.err = d.Text()
 	case kindHeartbeat:
-		e.notice = notice(d.byte())
-		e.whole = int64(d.uvarint())
+		e.notice = notice(d.Byte())
+		e.whole = int64(d.Uvarint())
 	default:
-		d.bad = true
+		d.Bad = true
 	}
-	if d.bad || len(e.sender) > maxNodeID || len(e.err) > maxAnswer {
+	if d.Bad || len(e.sender) > maxNodeID || len(e.err) > maxAnswer {
 		return envelope{}, errMalformed
 	}
-	if len(b)-len(d.rest) > maxHeader || len(d.rest) > maxFrame {
-		return envelope{}, tooLarge(len(b)-len(d.rest), len(d.rest), maxFrame)
+	if len(b)-len(d.Rest) > maxHeader || len(d.Rest) > maxFrame {
+		return envelope{}, tooLarge(len(b)-len(d.Rest), len(d.Rest), maxFrame)
 	}
 	if e.kind > kindDirect {
-		if len(d.rest) > 0 {
+		if len(d.Rest) > 0 {
 			return envelope{}, errMalformed
 		}
 		return e, nil
 	}
-	if !wsframe.Valid(d.rest) {
+	if !wsframe.Valid(d.Rest) {
 		return envelope{}, errMalformed
 	}
-	e.frame = d.rest
+	e.frame = d.Rest
 	return e, nil
 }
 
@@ -231,123 +211,19 @@ func tooLarge(header, frame, maxFrame int) error {
 	return fmt.Errorf("envelope of %d bytes and a frame of %d: at most %d and %d are taken", header, frame, maxHeader, maxFrame)
 }
 
-// callOp is what a call asks of a node's Conns.
-type callOp uint8
-
-const (
-	opJoin callOp = iota + 1
-	opLeave
-	opDisconnect
-)
-
-// A call is a change to the Conns of a Target, which each node applies to its
-// own. The target's filter is the envelope's.
-type call struct {
-	op     callOp
-	target targetKind
-	ids    []string // the target's
-	groups []string // Join and Leave only
-
-	// Of Disconnect.
-
-	code   StatusCode
-	reason string
-	before int64 // Conns with a later Since are spared; microseconds
-}
-
-func (c *call) append(b []byte) []byte {
-	b = append(b, byte(c.op), byte(c.target))
-	b = appendStrings(b, c.ids)
-	b = appendStrings(b, c.groups)
-	b = binary.AppendUvarint(b, uint64(c.code))
-	b = appendString(b, c.reason)
-	return binary.AppendUvarint(b, uint64(c.before))
-}
-
-func (c *call) decode(d *decoder) {
-	c.op = callOp(d.byte())
-	c.target = targetKind(d.byte())
-	c.ids = d.names()
-	c.groups = d.names()
-	code := d.uvarint()
-	c.code = StatusCode(code)
-	c.reason = d.string()
-	c.before = int64(d.uvarint())
-	if c.op < opJoin || c.op > opDisconnect || c.target < targetUser || c.target > targetEveryone || code > 4999 {
-		d.bad = true
-	}
-	if c.op == opDisconnect && c.code.check(c.reason) != nil {
-		d.bad = true
-	}
-}
-
-func appendString(b []byte, s string) []byte {
-	b = binary.AppendUvarint(b, uint64(len(s)))
-	return append(b, s...)
-}
-
-func appendStrings(b []byte, list []string) []byte {
-	b = binary.AppendUvarint(b, uint64(len(list)))
-	for _, s := range list {
-		b = appendString(b, s)
-	}
-	return b
-}
-
-// A decoder takes values off rest. After the first that is not there, bad is
-// set and all values are zero.
-type decoder struct {
-	rest   []byte
-	listed int // names
-	bad    bool
-}
-
-func (d *decoder) byte() byte {
-	if d.bad || len(d.rest) == 0 {
-		d.bad = true
-		return 0
-	}
-	b := d.rest[0]
-	d.rest = d.rest[1:]
-	return b
-}
-
-func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.rest)
-	if d.bad || n <= 0 {
-		d.bad = true
-		return 0
-	}
-	d.rest = d.rest[n:]
-	return v
-}
-
-func (d *decoder) bytes() []byte {
-	n := d.uvarint()
-	if d.bad || n > uint64(len(d.rest)) {
-		d.bad = true
-		return nil
-	}
-	b := d.rest[:n]
-	d.rest = d.rest[n:]
-	return b
-}
-
-func (d *decoder) string() string { return string(d.bytes()) }
-
-// extensions takes off what newer nodes add to an envelope: the length of it
+// skipExtensions takes off what newer nodes add to an envelope: the length of it
 // all, then tags, each with a length and so many bytes. This code knows none.
 // It skips even tags, and refuses odd ones, without which the rest would be
 // misunderstood.
-func (d *decoder) extensions() error {
-	section := decoder{rest: d.bytes()}
-	if d.bad || len(section.rest) > maxExtensions {
+func skipExtensions(d *wire.Decoder) error {
+	section := wire.Decoder{Rest: d.Bytes()}
+	if d.Bad || len(section.Rest) > maxExtensions {
 		return errMalformed
 	}
-	for len(section.rest) > 0 {
-		tag := section.uvarint()
-		section.bytes()
-		if section.bad {
+	for len(section.Rest) > 0 {
+		tag := section.Uvarint()
+		section.Bytes()
+		if section.Bad {
 			return errMalformed
 		}
 		if tag%2 != 0 {
@@ -355,30 +231,4 @@ func (d *decoder) extensions() error {
 		}
 	}
 	return nil
-}
-
-// names are strings of which none is empty.
-func (d *decoder) names() []string {
-	list := d.strings()
-	if len(list) > 0 && slices.Contains(list, "") {
-		d.bad = true
-	}
-	return list
-}
-
-func (d *decoder) strings() []string {
-	n := d.uvarint()
-	if d.bad || n > uint64(min(maxListed-d.listed, len(d.rest))) { // each takes a byte at least
-		d.bad = true
-		return nil
-	}
-	if n == 0 {
-		return nil
-	}
-	d.listed += int(n)
-	list := make([]string, 0, n)
-	for range n {
-		list = append(list, d.string())
-	}
-	return list
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"strings"
 	"testing"
+
+	"github.com/heraldgo/herald/internal/wire"
 )
 
 // extend puts extensions into an encoded envelope: tags with their values.
@@ -12,11 +14,11 @@ func extend(b []byte, extensions ...any) []byte {
 	var section []byte
 	for i := 0; i < len(extensions); i += 2 {
 		section = binary.AppendUvarint(section, uint64(extensions[i].(int)))
-		section = appendString(section, extensions[i+1].(string))
+		section = wire.AppendString(section, extensions[i+1].(string))
 	}
 	b = bytes.Clone(b)
 	b[2] |= flagExtended
-	return append(appendString(b[:3:3], string(section)), b[3:]...)
+	return append(wire.AppendString(b[:3:3], string(section)), b[3:]...)
 }
 
 // A node skips the extensions that it does not know, whatever they carry, and

@@ -13,7 +13,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/badserver"
 )
 
-// emptyNames is a list of n empty names, as appendStrings would write it.
+// emptyNames is a list of n empty names, as wire.AppendStrings would write it.
 func emptyNames(n int) []byte {
 	return append(binary.AppendUvarint(nil, uint64(n)), make([]byte, n)...)
 }

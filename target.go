@@ -118,6 +118,26 @@ func (t *Target) checkSend() error {
 	return t.checkNames(nil, nil)
 }
 
+// A filter narrows a target, wherever its Conns are.
+type filter struct {
+	except      []string
+	exceptUsers []string
+	platforms   []string
+	on          bool
+}
+
+func (t Target) filter() filter {
+	return filter{t.except, t.exceptUsers, t.platforms, t.on}
+}
+
+func (f *filter) empty() bool { return len(f.except) == 0 && len(f.exceptUsers) == 0 && !f.on }
+
+// passesSession says whether the Session is not filtered out.
+func (f filter) passesSession(s Session) bool {
+	return !(f.on && !slices.Contains(f.platforms, s.Platform) ||
+		slices.Contains(f.exceptUsers, s.User) || slices.Contains(f.except, s.ID))
+}
+
 // A sieve is a filter for the Conns of one node: their ids are not compared,
 // which would have to be made for each, but their counters.
 type sieve struct {
