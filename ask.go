@@ -142,3 +142,10 @@ func (h *Hub) isStopped() bool {
 		return false
 	}
 }
+
+var errSendTimeout = fmt.Errorf("SendTimeout: %w", context.DeadlineExceeded)
+
+// timeout bounds a call.
+func (h *Hub) timeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, h.config.SendTimeout, errSendTimeout)
+}

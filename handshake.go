@@ -62,6 +62,8 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+var errHandshakeTimeout = fmt.Errorf("HandshakeTimeout: %w", context.DeadlineExceeded)
+
 // farFuture stands for a deadline if there is none.
 const farFuture = 100 * 365 * 24 * time.Hour
 

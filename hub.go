@@ -276,16 +276,6 @@ func (h *Hub) pack(o *outgoing, t Target, m Message) {
 	}
 }
 
-var (
-	errSendTimeout      = fmt.Errorf("SendTimeout: %w", context.DeadlineExceeded)
-	errHandshakeTimeout = fmt.Errorf("HandshakeTimeout: %w", context.DeadlineExceeded)
-)
-
-// timeout bounds a call.
-func (h *Hub) timeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, h.config.SendTimeout, errSendTimeout)
-}
-
 // publish hands packets to the Bus. A timeout of ours is told from one of the
 // caller's.
 func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
