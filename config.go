@@ -20,23 +20,6 @@ import (
 	"github.com/heraldgo/herald/internal/wsframe"
 )
 
-// An Identity is what Authenticate says of a request.
-type Identity struct {
-	User     string            // who it is; any bytes, not empty
-	Device   string            // which device, for OnePerDevice and Sessions; may be empty
-	Platform string            // "web", "ios", …, for Target.On; may be empty
-	Groups   []string          // the groups the connection belongs to from the start
-	Expires  time.Time         // when the connection is closed with StatusExpired; zero is never, in the past it is refused with 401
-	Meta     map[string]string // seen by Sessions on every node
-
-	// Local is what callbacks want to know of the connection, such as the
-	// account that Authenticate has loaded. [Conn.Identity] returns it as it is. It
-	// stays on the connection's node: the Registry, Sessions and other nodes
-	// never see it. What it holds stays in memory as long as the connection does;
-	// MaxIdentitySize does not count it. It must not keep the request.
-	Local any
-}
-
 // Config configures a Hub. The zero value of a field means the default that
 // its comment gives. A negative MaxConns, MaxConnsPerUser, HandshakeRate,
 // MaxHandshakes, HandshakeRatePerAddr, HandshakeRatePerUser, MaxMessageSize,
