@@ -17,10 +17,10 @@ import (
 //
 // Queues charge it with what they hold, in steps, and with nothing while they
 // are small. A message that waits in many queues is charged by each, and is in
-// memory once. So the charges say no more than that it is time to look: then
-// whoever made the last one counts what is there, each message once, and who
-// charges more meanwhile waits for that. A goroutine would come too late: on a
-// busy machine gigabytes are queued before it has its turn.
+// memory once. So the charges say no more than that it is time to look. Then the
+// goroutine that made the last charge counts what is there, each message once,
+// and those that charge more meanwhile wait for it. A goroutine for this alone
+// would come too late: on a busy machine gigabytes are queued before its turn.
 type budget struct {
 	limit int64 // 0 is none
 
@@ -41,8 +41,8 @@ const (
 	// the envelope around it, and what memory is rounded up to.
 	frameCost = 96
 
-	// smallQueue is what a queue may hold without a charge, for the counters are
-	// shared by all. It is less than an idle Conn takes.
+	// smallQueue is what a queue may hold without a charge, because all queues
+	// share the counters. It is less than an idle Conn takes.
 	smallQueue = 4 << 10
 )
 
@@ -96,7 +96,7 @@ func (h *Hub) look() {
 	}
 }
 
-// lookAgain does what look does, be it due or not. The caller holds budget.mu.
+// lookAgain does what look does, even if that is not due. The caller holds budget.mu.
 func (h *Hub) lookAgain() {
 	b := &h.budget
 	in := b.in.Load()
@@ -116,8 +116,8 @@ func (h *Hub) lookAgain() {
 	}
 }
 
-// watchQueues does what those who look must not wait for. It looks again
-// while volatile messages are dropped, for nobody else may.
+// watchQueues does what those who look must not wait for. While volatile messages
+// are dropped it looks again, because it may be that nobody else does.
 func (h *Hub) watchQueues(ctx context.Context) {
 	b := &h.budget
 	if b.limit == 0 {
@@ -137,7 +137,7 @@ func (h *Hub) watchQueues(ctx context.Context) {
 			return
 		}
 		b.mu.Lock()
-		if timed { // not by way of next: whoever queues need not wait for this
+		if timed { // not by way of next: those who queue need not wait for this
 			began := clock.Now()
 			h.lookAgain()
 			took = time.Duration(clock.Now() - began)
@@ -224,7 +224,7 @@ func (h *Hub) holders() []*Conn {
 // counts in each as a part.
 type share struct {
 	c    *Conn
-	size int64 // in parts of a byte, for a small message may be in thousands of queues
+	size int64 // in parts of a byte, because a small message may be in thousands of queues
 }
 
 func shareOf(frames []waiting, refs map[*byte]int) (size int64) {
@@ -269,9 +269,10 @@ func (q *queue) appendWaiting(dst []waiting, n int) []waiting {
 	return dst
 }
 
-// shed makes the Conn give up what waits in its queue, and returns that: with
-// DropOldest the older half, else the Conn is closed for it. What is under way
-// is given up with the socket, by a Conn that is closing and has nothing else.
+// shed makes the Conn give up what waits in its queue, and returns that. With
+// DropOldest it is the older half; otherwise it is all, and the Conn is closed.
+// A Conn that is closing, and has nothing but what is under way, gives that up
+// with its socket.
 func (c *Conn) shed() (given []waiting) {
 	h := c.hub
 	c.mu.Lock()

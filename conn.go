@@ -245,9 +245,9 @@ func (c *Conn) accept() {
 	c.start(start)
 }
 
-// shut begins to close the connection; see Close. What is queued is dropped if
-// the Conn is not open, or too slow for it. It answers false if the Conn is
-// closing already.
+// shut begins to close the connection; see Close. It drops what is queued if the
+// Conn is not open, or too slow for it. It answers false if the Conn is closing
+// already.
 func (c *Conn) shut(cause *CloseError) bool {
 	c.mu.Lock()
 	if c.state.closing() {
@@ -326,7 +326,7 @@ func (c *Conn) finish() {
 }
 
 // kill ends the Conn at once, and closes its socket. cause counts if there was
-// none before. Who has no socket is killed by its handshake alone.
+// none before. Only its handshake kills a Conn that has no socket.
 func (c *Conn) kill(cause error) {
 	c.mu.Lock()
 	state := c.state
@@ -420,7 +420,7 @@ func (s *connSet) list() []*Conn {
 	return slices.Collect(maps.Keys(s.set))
 }
 
-// entry returns what the Registry knows, or shall know, of the Conn under
+// entry returns what the Registry knows, or is to know, about the Conn under
 // those of its topics.
 func (c *Conn) entry(topics []string) Entry {
 	e := Entry{Session: c.Session()}

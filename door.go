@@ -45,8 +45,9 @@ func newDoor(c *Config) *door {
 }
 
 // key returns the key of an address, with a port or without one, as headers
-// have it: the elements of X-Forwarded-For come with spaces, and IPv6 addresses of
-// some proxies with brackets alone. What is no IP address is a name as it is.
+// have it: elements of X-Forwarded-For come with spaces, and some proxies put
+// IPv6 addresses in brackets without a port. Anything that is no IP address is a
+// name, and stays as it is.
 func (d *door) key(addr string) uint64 {
 	addr = strings.TrimSpace(addr)
 	bare := addr
@@ -235,7 +236,7 @@ func validKey(values []string) bool {
 }
 
 // validOrigin says whether a page of the Origin may connect: see
-// Config.OriginPatterns. What is no browser sends none.
+// Config.OriginPatterns. A client that is no browser sends no Origin.
 func validOrigin(r *http.Request, values, patterns []string) bool {
 	if len(values) == 0 || len(values) == 1 && values[0] == "" {
 		return true

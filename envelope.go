@@ -46,15 +46,15 @@ const (
 
 var errMalformed = errors.New("malformed envelope")
 
-// An envelope is the Hub's own wrapping of what goes over the Bus. What comes
-// from there is not trusted: decodeEnvelope checks every length.
+// An envelope is the Hub's own wrapping of what goes over the Bus. An envelope
+// that comes from there is not trusted: decodeEnvelope checks every length.
 type envelope struct {
 	kind     envelopeKind
 	volatile bool
 	filter   filter
 
-	// Of a message of which other packets may reach the same Conn, of a call,
-	// an answer, a heartbeat.
+	// A call, an answer and a heartbeat have these, and a message whose other
+	// packets may reach the same Conn.
 	sender string
 	id     uint64
 	copies bool

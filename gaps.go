@@ -87,8 +87,8 @@ func (g *gaps) begin(cause error) {
 	}
 }
 
-// release ends the gap of every topic, as far as it is one's. What only the
-// silence of a node keeps open is reported in parts: that may last.
+// release ends the gap of every topic, as far as by holds it. A gap that only the
+// silence of a node keeps open may last, so it is reported in parts.
 func (g *gaps) release(by holder) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

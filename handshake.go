@@ -15,12 +15,15 @@ import (
 )
 
 // ServeHTTP upgrades a WebSocket request and returns when the connection
-// lives, or has been refused; see the package's documentation for the order
-// of things. It answers 501 if there is no Authenticate, 426 to a request
-// that is no WebSocket upgrade, 400, 405 or 431 to one that is a bad one, 403 to
-// another site's page, 503 with Retry-After while the Bus or the Registry is down,
-// the Hub drains, or a limit of the node is reached, and 429 with Retry-After if
-// it is the address' or the user's. At Debug the Logger is told why.
+// lives, or has been refused; see the package's documentation for the steps. At
+// Debug the Logger is told why a request was refused. The answer is
+//
+//   - 501 if there is no Authenticate;
+//   - 426 to a request that is no WebSocket upgrade, 400, 405 or 431 to a bad one;
+//   - 403 to another site's page;
+//   - 503 with Retry-After while the Bus or the Registry is down, the Hub drains,
+//     or a limit of the node is reached;
+//   - 429 with Retry-After if a limit of the address or the user is reached.
 func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.config.Authenticate == nil {
 		http.Error(w, "this node takes no connections", http.StatusNotImplemented)
@@ -176,7 +179,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 	var err error
 	register := func() *HTTPError {
 		added, err = h.register(ends.Context(), c)
-		// One that was evicted meanwhile shall see the code that says so.
+		// If it was evicted meanwhile, the client is to see the code that says so.
 		if err == nil || c.ctx.Err() != nil || h.config.RejectAfterUpgrade {
 			return nil
 		}

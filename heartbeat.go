@@ -10,10 +10,10 @@ import (
 )
 
 // heartbeat proves that the Bus carries messages. Every second or so a node
-// sends a heartbeat to a topic that all nodes follow, with a number that tells
-// whoever hears it what it has missed. Every node that the Registry lists must
-// be heard, itself included. What is not is a deaf Bus: it is reset, and the
-// time since the last proof is a Gap.
+// sends a heartbeat to a topic that all nodes follow. Its number tells those who
+// hear it what they have missed. Every node that the Registry lists must be heard,
+// this one included. If one is not, the Bus is deaf: it is reset, and the time
+// since the last proof is a Gap.
 type heartbeat struct {
 	node   string // this one
 	made   time.Time
@@ -123,9 +123,9 @@ func (b *heartbeat) run(ctx context.Context) {
 }
 
 // send publishes our next heartbeat, and answers whether the Bus has taken it.
-// It is awaited from before that on, for it may come back at once. One that
-// failed is sent again under its number: if it was taken after all, it comes
-// twice, and nobody misses one that never was.
+// It is awaited from before the publishing on, because it may come back at once.
+// If the publishing fails, the next one has the same number. So if it was taken
+// after all it comes twice, and nobody misses one that never was.
 func (b *heartbeat) send(ctx context.Context, also notice) bool {
 	ctx, cancel := context.WithTimeout(ctx, b.config.ProbeTimeout)
 	defer cancel()

@@ -80,7 +80,7 @@ func (p *presence) announce() {
 }
 
 // askNodes asks the Registry which nodes there are, and looks for this one
-// among them. What it answers is never older than the call.
+// among them. The answer is never older than the call.
 func (p *presence) askNodes(ctx context.Context) ([]Node, time.Time, error) {
 	generation, from := p.generation.Load(), clock.Now()
 	nodes, now, err := p.reg.Nodes(ctx)
@@ -95,8 +95,8 @@ func (p *presence) askNodes(ctx context.Context) ([]Node, time.Time, error) {
 	return nodes, now, nil
 }
 
-// listTrust is for how long a list of nodes is believed in which nobody was
-// missing. What has lost this node's lease says so at every question.
+// listTrust is for how long a list of nodes is believed if nobody was missing in
+// it. A Registry that has lost this node's lease says so at every question.
 const listTrust = time.Second
 
 // complete returns nil if what the Registry has of sessions is all that there is:

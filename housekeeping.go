@@ -45,7 +45,7 @@ func (k *housekeeping) run(ctx context.Context) {
 		select {
 		case <-timer.C:
 		case <-k.p.housekeepNow:
-			// What it asks for may fail, and wake it: not without a pause.
+			// The work may fail and wake us again: pause before it.
 			if wait := time.Until(worked.Add(soon)); wait > 0 {
 				timer.Reset(wait)
 				continue
@@ -60,8 +60,8 @@ func (k *housekeeping) run(ctx context.Context) {
 			timer.Reset(soon)
 		}
 		failed := err
-		// Who could not do all in time may be well: there is much after a node
-		// has died. Of a lost lease restore tells.
+		// A node that could not do all in time may be well, because there is much
+		// to do after another has died. restore tells of a lost lease.
 		if !errors.Is(err, ErrRegistryDown) || errors.Is(err, ErrLeaseLost) {
 			err = nil
 		}
@@ -142,9 +142,9 @@ func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 // auditStep is how many Conns are compared in one go.
 const auditStep = 256
 
-// audit compares the node's entries with the index. What is missing it finds
-// within a lease. What should not be there it looks for slowly, for nothing but
-// a failure leaves that, unless all is said.
+// audit compares the node's entries with the index. It finds what is missing
+// within a lease. It looks slowly for what should not be there, because only a
+// failure leaves that; if all is set it looks for everything at once.
 func (k *housekeeping) audit(ctx context.Context, all bool) error {
 	lease := k.p.current()
 	if lease.Generation == 0 {

@@ -110,7 +110,7 @@ func New(config Config) (*Hub, error) {
 	h.start()
 	ctx, cancel := context.WithTimeout(context.Background(), config.SendTimeout)
 	defer cancel()
-	// Who is listed must be reachable, so the lease comes last.
+	// A node that is listed must be reachable, so the lease comes last.
 	err = h.follower.Follow(h.nodeTopic, topicHeartbeat).Wait(ctx)
 	if err == nil {
 		err = h.presence.start(ctx)

@@ -98,7 +98,7 @@ func (p *presence) retire(old Lease) {
 }
 
 // releaseRetired gives up the leases that this node had before, once its entries
-// are under the present one. What is left of theirs is swept.
+// are under the present one. Entries that are left under an old one are swept.
 func (p *presence) releaseRetired(ctx context.Context) error {
 	p.mu.Lock()
 	retired := p.retired

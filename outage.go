@@ -7,14 +7,15 @@ import (
 )
 
 // busError returns why this node cannot publish or follow what it needs,
-// or nil. That messages may be getting lost is another matter.
+// or nil. It does not say whether messages may be getting lost.
 func (h *Hub) busError() error {
 	return blame(ErrBusDown, cmp.Or(h.follower.Failing(), h.heartbeat.failing(), h.bus.Health()))
 }
 
 // watchBus tells the log once when the Bus does not do what it should, and once
-// when it does again, until ctx is done. While messages may be getting lost gaps
-// has told of it. What passes by itself within ProbeTimeout is no news.
+// when it does again, until ctx is done. If messages may be getting lost, gaps has
+// told of that already. A fault that passes by itself within ProbeTimeout is no
+// news.
 func (h *Hub) watchBus(ctx context.Context) {
 	timer := time.NewTicker(max(h.config.ProbeTimeout/4, time.Millisecond))
 	defer timer.Stop()

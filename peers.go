@@ -36,9 +36,9 @@ type peer struct {
 	reset   bool  // the Bus has been reset for it
 }
 
-// Nodes may be made up. What the Registry lists is known, whatever else is;
-// beside that maxStrangers are that it does not list, few enough for what waits
-// until all have been heard, and maxPeers are kept in mind that were known once.
+// Nodes may be made up. All that the Registry lists are known. Of those that it
+// does not list maxStrangers are, few enough for what waits until all have been
+// heard. Of those that were known once maxPeers are kept in mind.
 const (
 	maxStrangers = 256
 	maxPeers     = 4_096
@@ -77,8 +77,8 @@ func (b *heartbeat) hear(e *envelope) bool {
 		return false // its publishing failed, and it came all the same
 	}
 	since := p.born
-	// Of one that was there before the Bus had begun the first are none of ours,
-	// however late this is taken from it.
+	// If the node was there before the Bus had begun, its first heartbeats are not
+	// ours to miss, however late this one is taken from the Bus.
 	lost := e.id > 1 && !b.fresh(now) && (b.forgot || p.born > b.restored)
 	if p.heard != 0 {
 		// What comes after a heartbeat may have been sent before it was heard.
@@ -300,8 +300,8 @@ func (b *heartbeat) forget() {
 }
 
 // lives says whether the node was heard or has renewed its lease so lately
-// that it must be there still, whatever the Registry lists. A node that is killed is
-// not listed from the moment on in which both end.
+// that it must be there still, whatever the Registry lists. A node that is killed
+// leaves the list at the moment at which both end.
 func (b *heartbeat) lives(p *peer, now int64) bool {
 	return !p.left && (b.heardLately(p, now) || p.held(now) || now < p.due)
 }
@@ -311,9 +311,9 @@ func (p *peer) held(now int64) bool {
 	return p.real() && p.renewedAt != 0 && now-p.renewedAt < int64(p.ttl)
 }
 
-// lapsed notes that this node has its lease back, which it had last at the time
-// last. What kept it from renewing may have kept the others: those that held
-// theirs at that time may come back until the time until.
+// lapsed notes that this node has its lease back. It had it last at the time last.
+// The fault that kept it from renewing may have kept the others from it too: those
+// that held their leases at that time may come back until the time until.
 func (b *heartbeat) lapsed(last, until int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

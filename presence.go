@@ -10,8 +10,8 @@ import (
 
 // presence keeps what the Registry knows of this node equal to the index:
 // its lease, and the entries of its Conns. One goroutine, run, makes all
-// writes, in the order in which they were asked for, many in one go. What
-// went wrong, housekeeping finds and mends.
+// writes, in the order in which they were asked for, many in one go.
+// Housekeeping finds and mends what went wrong.
 type presence struct {
 	node       string // this one
 	config     *Config
@@ -124,8 +124,8 @@ func (p *presence) push(op presenceOp) {
 	}
 }
 
-// add asks to register the Conn, under the topics the index has it in. It answers
-// false if the Conn is closing. Who calls it tells OnOnline.
+// add asks to register the Conn under the topics that the index has it in. It
+// answers false if the Conn is closing. The caller tells OnOnline.
 func (p *presence) add(c *Conn) (done <-chan presenceResult, ok bool) {
 	result := make(chan presenceResult, 1)
 	// Under c.mu, either this sees that the Conn is closing, or depart sees

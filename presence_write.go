@@ -20,9 +20,9 @@ func (p *presence) write(ctx context.Context, ops []presenceOp) {
 	}
 	results := make([]presenceResult, len(ops))
 	if err := p.failing(); err != nil {
-		// Not tried: each would wait for its timeout. What is missing is
-		// mended when the Registry is back; renew wakes housekeeping then. To
-		// wake it here would go round and round if only writes fail.
+		// We do not try: each write would wait for its timeout. When the Registry
+		// is back renew wakes housekeeping, which mends what is missing. If we
+		// woke it here, that would go round and round if only writes fail.
 		for i := range results {
 			results[i].err = err
 		}

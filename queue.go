@@ -6,8 +6,8 @@ import (
 	"github.com/heraldgo/herald/internal/ring"
 )
 
-// Who writes to a Conn's socket. At any time it is one owner: nobody, a
-// writer that has the Conn on its list, or a goroutine that drains it.
+// An owner writes to a Conn's socket. There is one at any time: nobody, a writer
+// that has the Conn on its list, or a goroutine that drains it.
 type owner uint8
 
 const (

@@ -106,7 +106,7 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 	return scratch
 }
 
-// unclaimed counts a packet of which nobody here is to have anything.
+// unclaimed counts a packet that nobody here is to have.
 func (h *Hub) unclaimed(topic string) {
 	if h.follower.Follows(topic) {
 		h.stats.lingering.Add(1)

@@ -32,8 +32,8 @@ func answer(err error) *HTTPError {
 }
 
 // maxRefused is how many sockets may be open that were upgraded only to be
-// refused. They are beside MaxConns, for whoever is not let in must not take a
-// place; beyond it a request gets a plain answer.
+// refused. They do not count for MaxConns, because a client that is not let in must
+// not take a place. Beyond maxRefused a request gets a plain answer.
 const maxRefused = 1_000
 
 // reject answers a request that is refused before the upgrade. Under

@@ -35,8 +35,8 @@ const (
 var readBuffers = sync.Pool{New: func() any { return new([4 << 10]byte) }}
 
 // A socket stands between the WebSocket library and the connection. The
-// library reads through it. What the library writes joins the Conn's queue,
-// so that one owner writes at any time.
+// library reads through it. The library's writes join the Conn's queue, so that
+// there is one writer at any time.
 type socket struct {
 	c    *Conn
 	conn net.Conn
@@ -84,13 +84,13 @@ func (s *socket) came(n int, err error) {
 // closingReads is how many bytes are read of a Conn that is closing, beside a
 // message of MaxMessageSize: what the client was sending when it was told, before
 // the close frame with which it answers. Many clients read nothing until their
-// message is out. One that sends more is closed at CloseTimeout, without having
-// been heard. It must not be cut at once, for a reset takes from some clients what
-// they have not read, the close frame too.
+// message is out. A client that sends more is closed at CloseTimeout, without
+// having been heard. It must not be cut at once, because a reset takes from some
+// clients what they have not read, the close frame too.
 const closingReads = 256 << 10
 
-// mayStillSend is how many bytes are read of c once it is closing. Who has not
-// been let in has not been asked for messages. The caller holds c.mu.
+// mayStillSend is how many bytes are read from c once it is closing. A client that
+// has not been let in has not been asked for messages. The caller holds c.mu.
 func (c *Conn) mayStillSend() int64 {
 	if size := c.hub.config.MaxMessageSize; c.state == connOpen && size > 0 {
 		return closingReads + min(size, math.MaxInt64-closingReads)

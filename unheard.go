@@ -42,7 +42,7 @@ func (b *heartbeat) holds(node string, holds bool) {
 	}
 }
 
-// mute says whether no node sends heartbeats, so that whoever is listed counts.
+// mute says whether no node sends heartbeats, so that every listed node counts.
 func (b *heartbeat) mute() bool { return b.config.ProbeInterval == off }
 
 // excuse takes those out of asked that need not answer: nodes that were never

@@ -129,8 +129,8 @@ func (w *writer) run() {
 	}
 }
 
-// flush writes once to the Conn what it has, without waiting. What the socket
-// does not take at once is left to a goroutine that may wait.
+// flush writes once to the Conn what it has, without waiting. If the socket does
+// not take all of it, the rest is left to a goroutine that may wait.
 func (w *writer) flush(c *Conn) {
 	c.mu.Lock()
 	p, joined := c.queue.take(w.buf)
@@ -209,7 +209,7 @@ func (c *Conn) drain() {
 				buf = nil
 			}
 		}
-		c.queue.rest = p // for whoever counts what is held
+		c.queue.rest = p // for those who count what is held
 		if p == nil {
 			c.mu.Unlock()
 			// An expired deadline would fail the next raw write.

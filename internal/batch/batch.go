@@ -1,6 +1,6 @@
 // Package batch is a group commit: calls of many goroutines share one round
-// trip. Whoever comes while a commit is under way waits for the next one, so
-// that a busy link carries large batches and an idle one adds no latency.
+// trip. A call that comes during a commit waits for the next one, so that a busy
+// link carries large batches and an idle one adds no latency.
 package batch
 
 import (
@@ -206,10 +206,10 @@ func (b *Batcher[T]) run() {
 			calls, items = b.take(calls[:0], items[:0])
 			if len(calls) > 0 {
 				b.commit(calls, items)
-				// Who had a result may well call again at once. Otherwise
-				// they and those who came meanwhile would take turns, with
-				// half as many for each commit. One caller alone has nobody
-				// to share with, and need not wait for a busy processor.
+				// Callers that got a result may well call again at once. If we
+				// did not wait, they and those who came meanwhile would take
+				// turns, with half as many for each commit. One caller alone has
+				// nobody to share with, and need not wait for a busy processor.
 				if len(calls) > 1 || b.waiting() {
 					runtime.Gosched()
 				}

@@ -1,7 +1,7 @@
 // Package inbox is the bounded queue between the goroutine of a Bus that reads
-// from the broker and the caller of Receive. What it has no room for is
-// dropped, so that the broker is never blocked, and the loss is reported in
-// its place in the queue.
+// from the broker and the caller of Receive. It drops what it has no room for,
+// so that the broker is never blocked. The loss is reported in its place in the
+// queue.
 package inbox
 
 import (

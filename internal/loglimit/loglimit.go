@@ -21,15 +21,15 @@ const (
 	maxStack       = 16 << 10
 )
 
-// A handler cuts long values, and leaves out lines of which there are many.
+// A handler cuts long values, and leaves out lines if there are too many alike.
 type handler struct {
 	next    slog.Handler
 	flows   *flows
 	leftOut *atomic.Uint64
 }
 
-// flows are of all handlers that come from one. Each kind of line, a level and a
-// message, has a limit of its own, so that a flood of one hides no other.
+// flows belong to all handlers that come from one. Each kind of line, a level and
+// a message, has a limit of its own, so that a flood of one kind hides no other.
 type flows struct {
 	mu    sync.Mutex
 	kinds map[kind]*flow // only the program's own messages make kinds, so they are few

@@ -16,9 +16,9 @@ const (
 )
 
 // Keyed is token buckets, one for each key, in a table that never grows.
-// If a key has no place, it takes the one of the eight that is the nearest
-// to full: whoever has spent the most is remembered the longest, and who loses
-// the place gains a few tokens. Nobody is refused because of others.
+// A key without a place takes, of eight, the place whose bucket is the nearest to
+// full. So the key that has spent the most is remembered the longest, and the key
+// that loses its place gains a few tokens. Nobody is refused because of others.
 type Keyed struct {
 	interval int64 // nanoseconds a token; 0 is no limit
 	capacity int64 // what a bucket holds, in nanoseconds

@@ -285,8 +285,8 @@ func (p *publisher) repeat(bytes []byte, commands []command, which []int) {
 	}
 }
 
-// result is the outcome of some commands of an exchange, of which the first
-// answered have been answered.
+// result is the outcome of some commands of an exchange. The first answered of
+// them have been answered.
 func (o outcome) result(commands []command, answered int) error {
 	switch {
 	case !o.written:

@@ -11,14 +11,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// For some ten seconds after a failover that was asked for, and when a
-// master comes back that was taken for dead, the old master is a master
-// still, and answers every question well; and one that is left with a minority
-// of the Sentinels is that for as long as the network is split. Who is linked to
-// it hears nothing of those who are linked to the new one. So a server is
-// believed only while most Sentinels name it. What was published there in the
-// meantime may not have been heard by those who had left before: a notice on the
-// new master tells them.
+// An old master may call itself a master and answer every question well. It does
+// so for some ten seconds after a failover that was asked for, and when it comes
+// back after it was taken for dead. If it is left with a minority of the
+// Sentinels it does so for as long as the network is split. A node that is linked
+// to it hears nothing of the nodes that are linked to the new master. So a server
+// is believed only while most Sentinels name it. Nodes that left it before the
+// others may have missed what was published there in the meantime: a notice on
+// the new master tells them.
 
 const (
 	// failoverAddr is what go-redis calls the address of a client that asks
@@ -52,9 +52,9 @@ var (
 // A Master is what the Sentinels say of the master; nil if there are
 // none.
 //
-// One of them, go-redis' own, names it whenever go-redis dials. What the others
-// say is heard on the master itself, where each publishes every two seconds
-// whom it names. So no other credentials are needed, nor any address.
+// One of them, go-redis' own, names the master whenever go-redis dials. The others
+// are heard on the master itself, where each publishes every two seconds which
+// master it names. So no other credentials are needed, nor any address.
 type Master struct {
 	options *redis.Options // for a link
 	timeout time.Duration  // for an answer

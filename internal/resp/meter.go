@@ -21,9 +21,9 @@ type Meter struct {
 	line  int // its bytes so far
 }
 
-// Limits of what a server may send between two questions, of which one may be
-// a pipeline: some million sessions; and of what the deepest reply of Redis has,
-// which is that of COMMAND, with room to spare.
+// Limits of what a server may send between two questions, one of which may be a
+// pipeline: some million sessions. They also leave room to spare for the deepest
+// reply of Redis, which is that of COMMAND.
 const (
 	maxTotalElems = 1 << 21
 	maxTotalBytes = 512 << 20

@@ -146,9 +146,9 @@ func (u *Uplink[L]) Proved() time.Time {
 	return u.proved
 }
 
-// ProveNew proves a link that is being set up, and whose gap is to end, by loop:
-// that publishes, and waits for what comes back on the link. While nothing can
-// be published the link is kept, for that is no fault of its, but it does not
+// ProveNew proves a link that is being set up, so that its gap can end. It calls
+// loop, which publishes and waits for what comes back on the link. While nothing
+// can be published the link is kept, because it is not at fault, but it does not
 // come up. The error is deaf, if loop returns that; or why the link is dead; or
 // that the Bus is closed. dead is closed when the link is.
 func (u *Uplink[L]) ProveNew(link L, dead <-chan struct{}, deaf error, loop func() error) error {
