@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 )
 
 // Online says which of the users have a live connection, on any node. The
@@ -17,7 +16,7 @@ func (h *Hub) Online(ctx context.Context, users ...string) (map[string]bool, err
 	if slices.Contains(users, "") {
 		return nil, fmt.Errorf("%w: Online: a user's id must not be empty", ErrInvalid)
 	}
-	ctx, cancel := h.timeout(ctx)
+	ctx, cancel := h.config.timeout(ctx)
 	defer cancel()
 	online := make(map[string]bool, len(users))
 	if len(users) == 0 {
@@ -50,7 +49,7 @@ func (h *Hub) Sessions(ctx context.Context, t Target) ([]Session, error) {
 	if t.kind != targetUser && t.kind != targetGroup {
 		return nil, fmt.Errorf("%w: target of Sessions: must come from User or Group", ErrInvalid)
 	}
-	ctx, cancel := h.timeout(ctx)
+	ctx, cancel := h.config.timeout(ctx)
 	defer cancel()
 	if t.nobody() {
 		return nil, nil
@@ -79,9 +78,12 @@ func (h *Hub) Count(ctx context.Context) (int, error) {
 
 // Nodes lists the nodes that live, by id.
 func (h *Hub) Nodes(ctx context.Context) ([]Node, error) {
-	ctx, cancel := h.timeout(ctx)
+	ctx, cancel := h.config.timeout(ctx)
 	defer cancel()
-	nodes, _, err := h.listNodes(ctx)
+	if isClosed(h.stopped) {
+		return nil, ErrClosed
+	}
+	nodes, _, err := h.presence.listNodes(ctx)
 	if err == nil {
 		err = h.presence.missing()
 	}
@@ -91,18 +93,6 @@ func (h *Hub) Nodes(ctx context.Context) ([]Node, error) {
 	nodes = slices.DeleteFunc(nodes, func(n Node) bool { return !n.Alive })
 	slices.SortFunc(nodes, compareNodes)
 	return nodes, nil
-}
-
-// listNodes asks the Registry, unless the Hub has been shut down or the
-// Registry is not to be believed.
-func (h *Hub) listNodes(ctx context.Context) ([]Node, time.Time, error) {
-	if h.isStopped() {
-		return nil, time.Time{}, ErrClosed
-	}
-	if err := h.presence.held(); err != nil {
-		return nil, time.Time{}, fmt.Errorf("list nodes: %w", err)
-	}
-	return h.presence.askNodes(ctx)
 }
 
 func (h *Hub) listSessions(ctx context.Context, topics []string) (sessions [][]Session, err error) {
@@ -116,7 +106,7 @@ func (h *Hub) listSessions(ctx context.Context, topics []string) (sessions [][]S
 // ask asks the Registry by a call that needs the node's lease, unless the Hub
 // has been shut down or the Registry is not to be believed.
 func (h *Hub) ask(ctx context.Context, what string, call func(Lease) error) error {
-	if h.isStopped() {
+	if isClosed(h.stopped) {
 		return ErrClosed
 	}
 	lease := h.presence.current()
@@ -134,9 +124,9 @@ func (h *Hub) ask(ctx context.Context, what string, call func(Lease) error) erro
 	return err
 }
 
-func (h *Hub) isStopped() bool {
+func isClosed(ch <-chan struct{}) bool {
 	select {
-	case <-h.stopped:
+	case <-ch:
 		return true
 	default:
 		return false
@@ -145,7 +135,7 @@ func (h *Hub) isStopped() bool {
 
 var errSendTimeout = fmt.Errorf("SendTimeout: %w", context.DeadlineExceeded)
 
-// timeout bounds a call.
-func (h *Hub) timeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, h.config.SendTimeout, errSendTimeout)
+// timeout bounds a call by SendTimeout.
+func (c *Config) timeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, c.SendTimeout, errSendTimeout)
 }

@@ -144,12 +144,12 @@ func (c *Conn) Send(m Message) error {
 // connection has begun to close the error is ErrClosed. If it would have more than
 // MaxGroups the error is ErrLimit, and it has joined none of them.
 func (c *Conn) Join(ctx context.Context, groups ...string) error {
-	return c.hub.callLocal(ctx, c, call{op: opJoin, groups: groups})
+	return c.hub.calls.local(ctx, c, call{op: opJoin, groups: groups})
 }
 
 // Leave ends the membership in the groups.
 func (c *Conn) Leave(ctx context.Context, groups ...string) error {
-	return c.hub.callLocal(ctx, c, call{op: opLeave, groups: groups})
+	return c.hub.calls.local(ctx, c, call{op: opLeave, groups: groups})
 }
 
 // Close begins to close the connection: what is queued is written, then a

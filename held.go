@@ -79,6 +79,14 @@ func (p *presence) announce() {
 	})
 }
 
+// listNodes asks the Registry which nodes there are, if it is to be believed.
+func (p *presence) listNodes(ctx context.Context) ([]Node, time.Time, error) {
+	if err := p.held(); err != nil {
+		return nil, time.Time{}, fmt.Errorf("list nodes: %w", err)
+	}
+	return p.askNodes(ctx)
+}
+
 // askNodes asks the Registry which nodes there are, and looks for this one
 // among them. The answer is never older than the call.
 func (p *presence) askNodes(ctx context.Context) ([]Node, time.Time, error) {

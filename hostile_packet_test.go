@@ -148,7 +148,7 @@ func TestConcernedOnce(t *testing.T) {
 		"user":       {target: targetUser, ids: []string{"a", "a", "a"}},
 		"groups":     {target: targetGroup, ids: []string{"g", "h", "g"}},
 	} {
-		if conns, err := r.concerned(incomingCall{call: what}); len(conns) != 1 || err != nil {
+		if conns, err := r.calls.concerned(incomingCall{call: what}); len(conns) != 1 || err != nil {
 			t.Errorf("%s: %d, %v", name, len(conns), err)
 		}
 	}
@@ -158,7 +158,7 @@ func TestConcernedOnce(t *testing.T) {
 // not answered.
 func TestFloodOfCalls(t *testing.T) {
 	h := newHub(t, Config{})
-	s := newCalls(h) // nobody applies what it gets
+	s := newCalls(h.id, &h.config, h.index, h.follower, h.presence, h.publish, h.stopped, &h.stats) // nobody applies what it gets
 	user := strings.Repeat("x", 1<<10)
 	ids := make([]string, 1000)
 	for i := range ids {

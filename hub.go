@@ -104,7 +104,7 @@ func New(config Config) (*Hub, error) {
 	h.gaps = newGaps(h.index.nameOf, &h.stats, h.config.Logger, h.tellGap())
 	h.heartbeat = newHeartbeat(h.id, &h.config, h.bus, h.gaps, &h.stats)
 	h.presence = newPresence(h.id, &h.config, h.registry, h.index, h.heartbeat, &h.stats, h.telling("OnOnline", h.config.OnOnline), h.last.Go)
-	h.calls = newCalls(h)
+	h.calls = newCalls(h.id, &h.config, h.index, h.follower, h.presence, h.publish, h.stopped, &h.stats)
 	h.writers = newWriters(runtime.GOMAXPROCS(0))
 	h.budget.init(config.MaxQueuedBytes)
 	h.start()
@@ -315,7 +315,7 @@ func (h *Hub) regroup(ctx context.Context, t Target, op callOp, groups []string)
 	if t.nobody() || len(groups) == 0 {
 		return nil
 	}
-	return h.call(ctx, t, call{op: op, groups: groups})
+	return h.calls.ask(ctx, t, call{op: op, groups: groups})
 }
 
 // Disconnect closes the connections that the target has now, with a code and
@@ -329,7 +329,7 @@ func (h *Hub) Disconnect(ctx context.Context, t Target, code StatusCode, reason 
 	if t.nobody() {
 		return nil
 	}
-	return h.call(ctx, t, call{op: opDisconnect, code: code, reason: reason})
+	return h.calls.ask(ctx, t, call{op: opDisconnect, code: code, reason: reason})
 }
 
 // Conns iterates over the connections of this node that OnConnect has let in,

@@ -21,7 +21,7 @@ func TestEvictedBeforeThe101(t *testing.T) {
 			registry := &hookedRegistry{MemoryRegistry: NewMemoryRegistry()}
 			r := newRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: registry, OnOnline: func(user string) { online <- user }})
 			registry.afterAdd = func(entries []Entry) error {
-				r.local(entries[0].Session.ID).shut(&CloseError{Code: StatusReplaced, Reason: "newer"})
+				r.index.withID(r.id, entries[0].Session.ID).shut(&CloseError{Code: StatusReplaced, Reason: "newer"})
 				return result
 			}
 			ws := r.connect("")

@@ -82,7 +82,7 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 		h.deliver(&e, scratch)
 	case kindDirect:
 		for _, id := range e.conns {
-			if c := h.local(id); c != nil {
+			if c := h.index.withID(h.id, id); c != nil {
 				scratch = append(scratch, c)
 			} else {
 				h.stats.gone.Add(1)

@@ -190,3 +190,11 @@ func counterOf(node, id string) (counter uint64, ok bool) {
 	of, counter := cutID(id)
 	return counter, of == node
 }
+
+// withID returns the Conn of this node that has the id, or nil.
+func (x *index) withID(node, id string) *Conn {
+	if counter, ok := counterOf(node, id); ok {
+		return x.get(counter)
+	}
+	return nil
+}

@@ -3,7 +3,6 @@ package herald
 import (
 	"context"
 	"log/slog"
-	"maps"
 )
 
 // real says whether the node is more than a record in the Registry, which
@@ -44,41 +43,6 @@ func (b *heartbeat) holds(node string, holds bool) {
 
 // mute says whether no node sends heartbeats, so that every listed node counts.
 func (b *heartbeat) mute() bool { return b.config.ProbeInterval == off }
-
-// excuse takes those out of asked that need not answer: nodes that were never
-// heard and, by the Registry, have no connection of the target. A record of a node
-// that nobody hears may be somebody else's. It may also be of a node that the Bus
-// does not reach: what connections that one has are in the Registry.
-func (h *Hub) excuse(ctx context.Context, t Target, asked map[string]bool) {
-	unheard := h.heartbeat.unheard()
-	maps.DeleteFunc(unheard, func(node string, _ Lease) bool { return !asked[node] })
-	if len(unheard) == 0 || t.kind == targetConnection { // whose ids name the nodes
-		return
-	}
-	if t.kind == targetEveryone {
-		for node, lease := range unheard {
-			if holds, err := h.presence.holds(ctx, lease); err == nil && !holds {
-				delete(asked, node)
-			}
-		}
-		return
-	}
-	found, err := h.registry.Sessions(ctx, Lease{}, t.topics()...)
-	if err != nil {
-		return
-	}
-	filter := t.filter()
-	for _, sessions := range found {
-		for _, s := range sessions {
-			if filter.passesSession(s) {
-				delete(unheard, s.Node)
-			}
-		}
-	}
-	for node := range unheard {
-		delete(asked, node)
-	}
-}
 
 // holds says whether the Registry has entries under the lease.
 func (p *presence) holds(ctx context.Context, lease Lease) (bool, error) {
