@@ -54,7 +54,7 @@ var rooms = []room{
 	{dir: "internal/wsframe"},
 	{file: "queue.go", run: "^(TestQueue|TestVolatileNeverCloses|TestTooSlowCountsOnce)"},
 	{file: "gaps.go", run: "^(TestMalformedMakesGap|TestHeartbeatIsNoGap|TestSilenceInEveryOrder|TestGaps)"},
-	{file: "heartbeat.go", run: "^(TestHealth|TestHeartbeat)"},
+	{file: "heartbeat.go", run: "^(TestHealth|TestHeartbeat|TestProbeInterval)"},
 }
 
 // A tally counts the mutants of a room by what became of them.
