@@ -12,9 +12,9 @@ import (
 	"github.com/heraldgo/herald/internal/inbox"
 )
 
-// A MemoryNetwork is a broker in memory: its Buses see one another's packets,
-// and no one else's. It serves a Hub that is alone, and tests of several; in these
-// heraldtest.NewFaultyBus gives a Bus on it that can be cut off.
+// A MemoryNetwork is a broker in memory. Its Buses see one another's packets,
+// and no one else's. It serves a Hub that is alone, and tests of several Hubs.
+// heraldtest.NewFaultyBus gives a test a Bus on it that can be cut off.
 type MemoryNetwork struct {
 	mu    sync.Mutex // above the mu of every Bus
 	buses []*MemoryBus
@@ -232,7 +232,7 @@ func (b *MemoryBus) handOver(topic string, data []byte) {
 // Receive returns the next event.
 func (b *MemoryBus) Receive(ctx context.Context) (Event, error) { return b.inbox.Receive(ctx) }
 
-// Health returns why the Bus is of no use, as that it is closed, or nil.
+// Health returns why the Bus is of no use (it is closed, for instance), or nil.
 func (b *MemoryBus) Health() error {
 	switch closed, cut := b.state(); {
 	case closed:
@@ -272,7 +272,7 @@ func (b *MemoryBus) down(why error) {
 	b.inbox.Down(Event{Kind: EventDown, Since: since, Err: why})
 }
 
-// The faults are described in heraldtest, at FaultyBus.
+// heraldtest.FaultyBus describes the faults.
 
 func (b *MemoryBus) cutOff() {
 	b.mu.Lock()

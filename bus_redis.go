@@ -50,20 +50,20 @@ func (o *RedisOptions) conn() redisconn.Options {
 // command that is sent twice, would break the Bus' promises. New credentials
 // of a streaming provider are used from the next connection on.
 //
-// A link on which more than 2,000 messages a second come is not read for each,
-// but once in 1 to 4 ms, the later the machine is for what is due: so they share
-// what it costs to be woken, and each may wait that long. Links over TLS are read
-// as it comes.
+// A link with more than 2,000 messages a second is not read for each message, but
+// once in 1 to 4 ms, more rarely the later the machine is for what is due. So the
+// messages share what it costs to be woken, and each may wait that long. Links
+// over TLS are read for each message.
 //
-// With a client of NewFailoverClient it asks the Sentinels, as often as it
-// proves its links, which server is the master, and changes over to that,
-// though its own may call itself master still. It also listens, on a third
-// connection, to what each of them publishes of that, on __sentinel__:hello.
-// While no majority of those that have been heard names its server, for longer
-// than ProbeTimeout (at least 5 s), Health says so, Event.Since is as old as
-// their last word, and Publish returns ErrUnknown: that server may have been
-// replaced. A Bus that is opened while it sees a minority does not know of the
-// others.
+// With a client of NewFailoverClient it asks the Sentinels which server is the
+// master, as often as it proves its links, and changes over to that server, even
+// if the old one still calls itself master. On a third connection it also listens
+// to which master each Sentinel names, on __sentinel__:hello. If no majority of
+// the Sentinels that it has heard names its server for longer than ProbeTimeout
+// (at least 5 s), that server may have been replaced. Then Health says so,
+// Event.Since is as old as the majority's last word, and Publish returns
+// ErrUnknown. A Bus that is opened while it sees a minority does not know of the
+// other Sentinels.
 type RedisBus struct {
 	bus *redisbus.Bus
 }
@@ -72,12 +72,12 @@ var _ Bus = (*RedisBus)(nil)
 
 // NewRedisBus connects a Bus to the servers of rdb, which must be a
 // *redis.Client (NewClient or NewFailoverClient) or a *redis.ClusterClient
-// (NewClusterClient). opts may be nil. It tries all that the Bus needs. An
-// error for which errors.Is ErrBusDown holds says that Redis could not be
-// reached, or refuses to serve, as it does with a wrong password: it may be well
-// later. Others do not pass by themselves: one that Redis denies a command names
-// what to allow, and a client of one server must not lead to a node of a Cluster.
-// rdb is left as it is, and must not be closed before the Bus.
+// (NewClusterClient). opts may be nil. It tries all that the Bus needs. The error
+// is ErrBusDown if Redis could not be reached, or refuses to serve, as it does
+// with a wrong password: it may be well later. Other errors do not pass by
+// themselves: if Redis denies a command the error names what to allow, and a
+// client of one server must not lead to a node of a Cluster. rdb is left as it is,
+// and must not be closed before the Bus.
 //
 // On a Cluster the number of partitions is kept under the key
 // <prefix>:{partitions}. If that is not a number that this version of herald
@@ -119,8 +119,8 @@ func (b *RedisBus) Receive(ctx context.Context) (Event, error) {
 // Reset drops all links.
 func (b *RedisBus) Reset() { b.bus.Reset() }
 
-// Health returns nil while all links are up and proved healthy, and else why
-// one is not.
+// Health returns nil while all links are up and proved healthy; otherwise it says
+// why one is not.
 func (b *RedisBus) Health() error { return b.bus.Health() }
 
 // Close closes all links and waits for the Bus' goroutines.

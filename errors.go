@@ -9,17 +9,17 @@ import (
 )
 
 var (
-	// ErrBusDown says that the broker could not be reached or does not serve us
-	// now, in its own words, and that nothing was sent.
+	// ErrBusDown says that nothing was sent, because the broker could not be
+	// reached, or does not serve us now (in its own words).
 	ErrBusDown = errs.BusDown
 
 	// ErrUnknown says that the broker may or may not have taken a message:
 	// its answer did not come. herald does not send it again.
 	ErrUnknown = errs.Unknown
 
-	// ErrRegistryDown says that the Registry could not be reached, does not
-	// serve us now, in the words of Redis, or is not to be believed: it has
-	// lost this node's lease, or does not list a node that lives.
+	// ErrRegistryDown says that the Registry could not be reached, or does not
+	// serve us now (in the words of Redis), or is not to be believed, because it
+	// has lost this node's lease or does not list a node that lives.
 	ErrRegistryDown = errs.RegistryDown
 
 	// ErrLeaseLost says that a node's lease was swept, released or
@@ -34,18 +34,18 @@ var (
 	ErrDraining = errors.New("herald: draining")
 
 	// ErrTooSlow is the cause of a disconnect: the Conn's queue was full, or it
-	// was one of the fullest when all together were.
+	// was one of the fullest when all queues together were full.
 	ErrTooSlow = errors.New("herald: connection is too slow")
 
 	// ErrSilent is the cause of a disconnect: nothing came from the peer for
 	// too long, not even the answer to a ping.
 	ErrSilent = errors.New("herald: peer is silent")
 
-	// ErrLimit says that a limit was reached: on connections, on the groups of
-	// one, or on calls that wait.
+	// ErrLimit says that a limit was reached: on connections, on the groups of a
+	// connection, or on calls that wait.
 	ErrLimit = errors.New("herald: limit reached")
 
-	// ErrReceiving says that a Bus has a caller of Receive already: it was
+	// ErrReceiving says that a Bus already has a caller of Receive: it was
 	// given to two Hubs, or something beside its Hub receives from it.
 	ErrReceiving = errs.Receiving
 
@@ -66,8 +66,8 @@ type HTTPError struct {
 func (e *HTTPError) Error() string { return fmt.Sprintf("herald: status %d: %s", e.Status, e.Message) }
 
 // A CloseError carries a close code and reason. As the error of Admit or
-// OnConnect it says what the client is told; as the cause of a disconnect it
-// says what was told, by either side.
+// OnConnect it is what the client is told. As the cause of a disconnect it is what
+// one side told the other.
 type CloseError struct {
 	Code   StatusCode
 	Reason string // at most 123 bytes of UTF-8
@@ -86,11 +86,11 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("herald: closed with %d: %s", e.Code, e.Reason)
 }
 
-// A PartialError says that a call was not acknowledged by every node. What
-// it asked for holds on the others.
+// A PartialError says that some nodes have not acknowledged a call. The others
+// have done what it asked for.
 type PartialError struct {
 	Missing []string // ids of the nodes that have not answered, or could not do it
-	Err     error    // why, of one of them
+	Err     error    // why one of them has not
 }
 
 // Error tells which nodes, and why one of them.

@@ -22,8 +22,8 @@ import (
 
 // A Hub is the local end of herald: an http.Handler that takes WebSocket
 // connections, and the methods to reach the connections of every node. Make
-// it with New, end it with Shutdown. Its methods may be called at any time,
-// by any goroutine, from callbacks too, but for Shutdown.
+// it with New, end it with Shutdown. Any goroutine may call its methods at any
+// time. Callbacks may too, except for Shutdown.
 type Hub struct {
 	config    Config
 	id        string
@@ -72,9 +72,9 @@ type Hub struct {
 }
 
 // New makes a Hub, connects it to the Bus and the Registry, and takes a
-// lease. It blocks for that, bounded by SendTimeout and, while it connects to
-// Redis, by the timeouts of Config.Redis. The error wraps ErrInvalid and names every
-// fault of config, or says what could not be reached or was denied.
+// lease. It blocks meanwhile, for SendTimeout at most and, while it connects to
+// Redis, for the timeouts of Config.Redis. The error wraps ErrInvalid and names
+// every fault of config, or says what could not be reached or was denied.
 func New(config Config) (*Hub, error) {
 	config, err := config.withDefaults()
 	if err != nil {
@@ -184,8 +184,8 @@ func (h *Hub) closeParts() {
 func (h *Hub) NodeID() string { return h.id }
 
 // Send sends m to every connection of the target, on every node. It returns
-// when the Bus has taken the message: ErrBusDown says that it was not sent,
-// ErrUnknown that it may have been, and herald does not send it again. It
+// when the Bus has taken the message. ErrBusDown says that it was not sent.
+// ErrUnknown says that it may have been; herald does not send it again. Send
 // waits for SendTimeout at most, or until ctx is done. A target that has no
 // connections is no error. The ids of Connection, Except, ExceptUser and On are
 // at most 10,000 together, and 1 MiB; more are ErrInvalid.
@@ -276,7 +276,7 @@ func (h *Hub) pack(o *outgoing, t Target, m Message) {
 	}
 }
 
-// publish hands packets to the Bus. A timeout of ours is told from one of the
+// publish hands packets to the Bus. Its error tells our timeout from the
 // caller's.
 func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
 	err := h.bus.Publish(ctx, packets...)
@@ -286,18 +286,22 @@ func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
 	return err
 }
 
-// Join makes the connections that the target has now members of the groups; to
-// those that come later Identity.Groups gives theirs, or Conn.Join in OnConnect.
-// It returns when every node has done so that the Registry lists, or that has
-// been heard of late: a Send to the group after that reaches all of them. A node
-// that was never heard is asked too, and waited for only if the Registry lists a
-// connection of the target with it. If nodes do not answer within SendTimeout the
-// error is a *PartialError; if the Registry does not know this node itself, it is
-// ErrRegistryDown, and nobody was asked. A connection that would have more than MaxGroups joins none of them: the
-// error is a *PartialError that wraps ErrLimit and names one, and the other
-// connections have joined. The target's ids and the groups are bounded as in
-// Send. A node on which more than 1,048,576 memberships would change, of several
-// groups, changes none, and is one that could not.
+// Join makes the connections that the target has now members of the groups.
+// Connections that come later get their groups from Identity.Groups, or from
+// Conn.Join in OnConnect.
+//
+// Join asks every node that the Registry lists, or that was heard lately, and
+// returns when these have done it: a Send to the group after that reaches all the
+// connections. It asks a node that was never heard as well, but waits for it only
+// if the Registry lists a connection of the target with it.
+//
+// The error is a *PartialError if nodes do not answer within SendTimeout. It is
+// ErrRegistryDown, and nobody was asked, if the Registry does not know this node
+// itself. A connection that would have more than MaxGroups joins none of the
+// groups; the error is then a *PartialError that wraps ErrLimit and names one such
+// connection, and the others have joined. The target's ids and the groups are
+// bounded as in Send. If more than 1,048,576 memberships of several groups would
+// change on one node, it changes none, and the *PartialError names it.
 func (h *Hub) Join(ctx context.Context, t Target, groups ...string) error {
 	return h.regroup(ctx, t, opJoin, groups)
 }
@@ -320,7 +324,7 @@ func (h *Hub) regroup(ctx context.Context, t Target, op callOp, groups []string)
 
 // Disconnect closes the connections that the target has now, with a code and
 // a reason, and spares those that come later. It returns when every node that
-// Join would ask has taken them out of the Registry; the client then has
+// Join would ask has taken them out of the Registry. The clients then have
 // CloseTimeout to answer the close frame. Its errors are those of Join.
 func (h *Hub) Disconnect(ctx context.Context, t Target, code StatusCode, reason string) error {
 	if err := cmp.Or(t.check(), code.check(reason), t.checkNames(t.ids, nil)); err != nil {
@@ -344,8 +348,8 @@ func (h *Hub) Conns() iter.Seq[*Conn] {
 	}
 }
 
-// Health returns nil if the node is fit to take connections and to send,
-// else every reason why it is not: errors.Is tells ErrBusDown,
+// Health returns nil if the node is fit to take connections and to send.
+// Otherwise it returns every reason why it is not: errors.Is tells ErrBusDown,
 // ErrRegistryDown and ErrDraining apart. It does no I/O.
 func (h *Hub) Health() error {
 	h.mu.Lock()
@@ -361,7 +365,7 @@ func (h *Hub) Health() error {
 	return errors.Join(errs...)
 }
 
-// blame makes err tell whose it is, if it does not.
+// blame has err name the part that it is about, if it does not yet.
 func blame(sentinel, err error) error {
 	if err == nil || errors.Is(err, sentinel) {
 		return err

@@ -27,7 +27,7 @@ const (
 	// Codes of herald's own.
 
 	StatusUnauthorized StatusCode = 4401 // RejectAfterUpgrade: Authenticate said no
-	StatusTooSlow      StatusCode = 4408 // the Conn's queue was full, or one of the fullest when all together were
+	StatusTooSlow      StatusCode = 4408 // the Conn's queue was full, or one of the fullest when all queues together were full
 	StatusReplaced     StatusCode = 4409 // a newer connection took the place: do not reconnect
 	StatusExpired      StatusCode = 4410 // Identity.Expires has passed: reconnect with a new token
 )
@@ -71,8 +71,8 @@ func parseClose(payload []byte) *CloseError {
 // statusNone stands for a close frame without a code (RFC 6455 section 7.1.5).
 const statusNone StatusCode = 1005
 
-// A Message is the text or the bytes that a client gets, or sent. Nothing of
-// herald's is added to it. The zero Message is an empty binary one.
+// A Message is the text or the bytes that a client gets, or has sent. herald adds
+// nothing to it. The zero Message is an empty binary one.
 type Message struct {
 	data     []byte
 	words    string // if Text made it; instead of data
@@ -88,8 +88,8 @@ func Text(s string) Message { return Message{words: s, text: true} }
 // the calls that send the message have returned.
 func Binary(b []byte) Message { return Message{data: b} }
 
-// JSON returns a text message with v encoded by encoding/json. If that
-// fails, sending the message does, with the same error.
+// JSON returns a text message with v encoded by encoding/json. If that fails,
+// sending the message returns the error.
 func JSON(v any) Message {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -98,10 +98,11 @@ func JSON(v any) Message {
 	return Message{data: b, text: true, err: err}
 }
 
-// Volatile returns a copy of m that is dropped, and counted, for a client
-// that is busy, and never closes one: a typing notice, a cursor's position. A
-// client is busy while its socket takes no more, or a quarter of the bounds of
-// its queue is used, and all are while seven eighths of MaxQueuedBytes are.
+// Volatile returns a copy of m that is dropped, and counted, if the client is
+// busy, so that it never closes one: a typing notice, a cursor's position. A
+// client is busy while its socket takes no more, or while a quarter of its queue's
+// bounds is used. All clients are busy while seven eighths of MaxQueuedBytes are
+// used.
 func (m Message) Volatile() Message {
 	m.volatile = true
 	return m
@@ -110,8 +111,8 @@ func (m Message) Volatile() Message {
 // IsText says whether m is text rather than binary.
 func (m Message) IsText() bool { return m.text }
 
-// Bytes returns the payload: of Text a copy, else the Message's own bytes,
-// which must not be changed.
+// Bytes returns the payload. If Text made the Message this is a copy; otherwise
+// it is the Message's own bytes, which must not be changed.
 func (m Message) Bytes() []byte {
 	if m.data == nil {
 		return []byte(m.words)

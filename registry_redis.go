@@ -16,17 +16,17 @@ import (
 
 // A RedisRegistry keeps the Registry in hashes of Redis, from version 6.2 on:
 // of a single server, of one that Sentinel watches, or of a Cluster. It needs
-// no module. Keys of topics last for a day unless a node that has entries in
-// them lives, so that nothing stays for ever whatever was lost.
+// no module. Keys of topics expire after a day without a living node that has
+// entries in them, so that nothing stays for ever, whatever was lost.
 //
-// What it reads back is not trusted: a value that is none of herald's is
-// skipped, as if it were not there, and no error says so. While it lies in a
+// It does not trust what it reads back. A value that is not herald's is skipped,
+// as if it were not there, and no error says so. While such a value lies in a
 // user's hash, that user is not reported offline, nor online again. All keys that
-// begin with the prefix and ":{" are its own: one of another type is deleted.
-// Stats.Unreadable counts both. Nor is the server trusted: an answer that is no
-// RESP, is nested more than 16 times, or has, with the others of up to 500 topics
-// that are asked for together, more than 512 MiB or a million
-// sessions, is ErrRegistryDown.
+// begin with the prefix and ":{" are herald's own; one of another type is deleted.
+// Stats.Unreadable counts both. Nor does it trust the server. An answer that is no
+// RESP, or is nested more than 16 times, is ErrRegistryDown. So is one of more
+// than 512 MiB or a million sessions, together with the others of up to 500
+// topics that are asked for at once.
 //
 // # On a Cluster
 //
@@ -36,34 +36,34 @@ import (
 // its topics. So what one call does in several shards is several steps:
 //
 //   - Add places an Entry in the shard of its UserTopic, or of its first topic,
-//     and then in the others, with the same Since; if Since is set, in all at
-//     the same time. Who reads meanwhile may see the Session under the user and
-//     not yet under a group. If a later shard says that the lease is lost, so
-//     does Add, although the first has added; nobody sees that for long, for the
-//     node then takes a new lease, which every shard puts before the old.
+//     and then in the others, with the same Since. If Since is set, it does so in
+//     all at the same time. A reader may meanwhile see the Session under the user
+//     and not yet under a group. If a later shard says that the lease is lost, so
+//     does Add, although the first has added. Nobody sees that for long, because
+//     the node then takes a new lease, which every shard puts before the old one.
 //   - KeepAlive takes a lease in the first shard, and then in the others. It
-//     renews in all at the same time. One shard that has forgotten the lease has
-//     lost it for all: a master that came back empty gets its entries again. One
-//     that does not answer is ErrRegistryDown, and the others are renewed.
+//     renews in all at the same time. If one shard has forgotten the lease it is
+//     lost for all, so that a master that came back empty gets its entries again.
+//     If a shard does not answer the error is ErrRegistryDown, and the others are
+//     renewed.
 //   - An entry is believed while its own shard has the lease and any shard has
-//     seen it renewed. A node is Alive likewise, unless a shard is sweeping it,
-//     and is listed until the last shard has forgotten it; its Renewed is that
-//     of the first.
+//     seen it renewed. In the same way a node is Alive, unless a shard is sweeping
+//     it. It is listed until the last shard has forgotten it. Its Renewed is that
+//     of the first shard.
 //   - Sweep does nothing while any shard believes the lease. Then one shard
 //     decides, in one step, and all others follow.
 //
-// Nodes, KeepAlive, Offline, Sweep and Release ask all shards: while one has no
-// master they answer ErrRegistryDown.
+// Nodes, KeepAlive, Offline, Sweep and Release ask all shards. While one shard has
+// no master they return ErrRegistryDown.
 //
-// Time is that of each shard's own master, and the time that Nodes returns is
-// the latest of them, so that a Session which is there has a Since before it.
-// If the clocks differ, Hub.Disconnect may therefore close a connection
-// that came later than the call, by no more than that difference. Let masters
-// agree within a second.
+// Each shard goes by the time of its own master. Nodes returns the latest of
+// these times, so that every Session that is there has a Since before it. So if
+// the clocks differ, Hub.Disconnect may close a connection that came after the
+// call, by no more than the difference. Let masters agree within a second.
 //
 // While a slot is moved to another master key by key, its shard goes on being
-// read, and leases are renewed; what adds or removes waits for the end of the
-// move, as long as its context lets it.
+// read, and leases are renewed. Calls that add or remove wait for the end of the
+// move, as long as their contexts let them.
 type RedisRegistry struct {
 	prefix string
 	shards []redisShard
@@ -80,8 +80,8 @@ type RedisRegistry struct {
 	calls sync.WaitGroup
 }
 
-// A redisShard is what the keys of a shard begin with: the same hash tag in
-// all, so that a script may use them together on a Cluster.
+// A redisShard begins the keys of a shard. It has one hash tag, so that a script
+// may use all of them on a Cluster.
 type redisShard string
 
 func newShards(prefix string, tags ...string) []redisShard {
@@ -110,18 +110,18 @@ func (r *RedisRegistry) shardOf(topic string) int { return redisconn.ShardOf(top
 // *redis.Client, from NewClient or NewFailoverClient, or a
 // *redis.ClusterClient: an error names any other type. On a single server it
 // lies in rdb's database. The Registry opens connections of its own, with
-// rdb's options, and leaves rdb as it is; with Sentinel, rdb must stay open as
-// long.
+// rdb's options, and leaves rdb as it is. With Sentinel, rdb must stay open as
+// long as the Registry.
 //
 // It asks each master once, for at most the ReadTimeout of rdb, whether it may
-// do all that it will need, and the error names what is denied. Errors wrap
+// do all that it will need; the error names what is denied. Errors wrap
 // ErrRegistryDown if Redis could not be reached or refuses to serve, in its own
-// words; so do those of the methods, also if a command is denied later.
+// words. So do the errors of the methods, also if a command is denied later.
 //
 // Behind Sentinels it listens to what each of them publishes on
-// __sentinel__:hello. While no majority of those that have been heard names its
-// server, for longer than ProbeTimeout (at least 5 s), all methods answer
-// ErrRegistryDown: that server may have been replaced.
+// __sentinel__:hello. If no majority of those that it has heard names its server
+// for longer than ProbeTimeout (at least 5 s), that server may have been replaced,
+// and all methods return ErrRegistryDown.
 func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegistry, error) {
 	options, err := opts.conn().WithDefaults()
 	if err != nil {
@@ -183,9 +183,9 @@ func (r *RedisRegistry) Close() error {
 	return err
 }
 
-// redisCall runs f, which may keep on after ctx is done: go-redis does not
-// notice that a context is cancelled while it waits for an answer. f must not
-// touch what the caller owns. What f returns is lost then.
+// redisCall runs f, which may go on after ctx is done, because go-redis does not
+// notice that a context is cancelled while it waits for an answer. The result of f
+// is lost then. f must not touch what the caller owns.
 func redisCall[T any](ctx context.Context, r *RedisRegistry, what string, f func(redisStore) (T, error)) (T, error) {
 	type result struct {
 		value T
@@ -229,8 +229,9 @@ func redisCall[T any](ctx context.Context, r *RedisRegistry, what string, f func
 	}
 }
 
-// reconnect puts a new client in the place of one whose server is not the
-// master any more: its other connections would go on reading what is stale there.
+// reconnect puts a new client in the place of one whose server is no longer the
+// master. The other connections of the old client would go on reading stale data
+// there.
 func (r *RedisRegistry) reconnect(old redisStore) {
 	r.mu.Lock()
 	if r.store != old {

@@ -29,22 +29,22 @@ type Stats struct {
 	Disconnected uint64 // connections that have gone
 	TooSlow      uint64 // closed because their queue was full, or one of the fullest, or a write took too long
 	Silent       uint64 // closed because nothing came from the peer
-	Overran      uint64 // read no more because they went on sending when they were closed
+	Overran      uint64 // not read any more because they went on sending while they were closed
 	Panics       uint64 // in callbacks
-	LogsLeftOut  uint64 // lines that Logger was not given, of more than ten of one kind in a second
+	LogsLeftOut  uint64 // lines that Logger did not get, because there were more than ten of one kind in a second
 
 	BadIdentities uint64 // among Rejected: what Authenticate returned had a group that is empty or too long, or was above MaxIdentitySize or MaxGroups
 	OverBudget    uint64 // among TooSlow: closed because all queues together were above MaxQueuedBytes
 	TooFast       uint64 // closed because the client sent more than MessageRate or ByteRate
-	RefusedJoins  uint64 // connections that joined none of the groups of a call, for they would have had more than MaxGroups
+	RefusedJoins  uint64 // connections that joined none of the groups of a call, because they would have had more than MaxGroups
 
 	// Messages.
 
-	Sent             uint64 // by Send on this node, one a call, that the Bus took
+	Sent             uint64 // calls of Send on this node that the Bus took
 	SendErrors       uint64 // calls of Send that returned an error of the Bus
 	Received         uint64 // packets from the Bus for a topic of this node
-	Foreign          uint64 // packets from the Bus for topics that this node does not follow, of a Bus that hands over everything
-	Lingering        uint64 // packets from the Bus for topics that this node follows although nobody here belongs to them, any more (Linger) or yet
+	Foreign          uint64 // packets for topics that this node does not follow, from a Bus that hands over everything
+	Lingering        uint64 // packets from the Bus for topics that this node follows although nobody here belongs to them any more (Linger), or yet
 	Gone             uint64 // connections of this node that a message was sent to by their id (Connection), and that had gone
 	Malformed        uint64 // packets that could not be understood; each makes a Gap
 	CallsRefused     uint64 // calls of Join, Leave and Disconnect, mostly other nodes', that were too large for this node, or came when too many waited

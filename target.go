@@ -50,8 +50,8 @@ func (t Target) ExceptUser(ids ...string) Target {
 	return t
 }
 
-// On leaves only the connections whose Identity has one of these platforms;
-// "" is those without one. Without any it leaves nobody.
+// On leaves only the connections whose Identity has one of these platforms; ""
+// stands for those without a platform. Without arguments it leaves nobody.
 func (t Target) On(platforms ...string) Target {
 	t.platforms = slices.Concat(t.platforms, platforms)
 	t.on = true
@@ -106,8 +106,8 @@ func (t Target) checkNames(ids, groups []string) error {
 	return checkNames(t.except, t.exceptUsers, t.platforms, ids, groups)
 }
 
-// checkSend says whether a message may go to the target: those to users and
-// groups need not list them.
+// checkSend says whether a message may go to the target. The users and groups of
+// a message need no bound, because its packets do not list them.
 func (t *Target) checkSend() error {
 	switch {
 	case t.kind == targetConnection:
@@ -138,8 +138,8 @@ func (f filter) passesSession(s Session) bool {
 		slices.Contains(f.exceptUsers, s.User) || slices.Contains(f.except, s.ID))
 }
 
-// A sieve is a filter for the Conns of one node: their ids are not compared,
-// which would have to be made for each, but their counters.
+// A sieve is a filter for the Conns of one node. It compares their counters and
+// not their ids, which would have to be made for each Conn.
 type sieve struct {
 	*filter           // nil: it lets all through
 	counters []uint64 // Conns of this node that are left out, in order

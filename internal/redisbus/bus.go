@@ -161,8 +161,8 @@ func (b *Bus) drop(why error) {
 	}
 }
 
-// Health returns nil while all links are up and proved healthy, and else why
-// one is not.
+// Health returns nil while all links are up and proved healthy; otherwise it says
+// why one is not.
 func (b *Bus) Health() error {
 	for _, p := range b.parts {
 		if err := p.health(); err != nil {
