@@ -70,8 +70,8 @@ func TestLogValuesAreCut(t *testing.T) {
 		t.Errorf("%d bytes: %s", n, b)
 	}
 	b.Reset()
-	log.Info("whole", "user", "42", "err", errBurns, "n", 7, "since", time.Time{}, "stack", strings.Repeat("s", 8<<10), "nothing", nil)
-	for _, part := range []string{"user=42", `err="it burns"`, "n=7", "since=0001-01-01T00:00:00.000Z", strings.Repeat("s", 8<<10), "nothing=<nil>"} {
+	log.Info("whole", "user", "42", "err", errBurns, "n", 7, "since", time.Time{}, "stack", strings.Repeat("s", 8<<10), "nothing", nil, "longest", strings.Repeat("l", maxValue))
+	for _, part := range []string{"user=42", `err="it burns"`, "n=7", "since=0001-01-01T00:00:00.000Z", strings.Repeat("s", 8<<10), "nothing=<nil>", "longest=" + strings.Repeat("l", maxValue) + "\n"} {
 		if !strings.Contains(b.String(), part) {
 			t.Errorf("%q is not in %s", part, b)
 		}
