@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/clock"
+	"github.com/heraldgo/herald/internal/wake"
 )
 
 // A budget bounds what waits in the queues of all Conns of this node.
@@ -29,7 +30,7 @@ type budget struct {
 	next  atomic.Int64 // look when in is as large
 	tight atomic.Bool  // volatile messages are not queued
 
-	wake chan struct{} // holds one: there is something for watchQueues
+	wake wake.Signal // holds one: there is something for watchQueues
 
 	mu     sync.Mutex // held by the goroutine that looks
 	doomed []*Conn    // to be killed, which may take I/O
@@ -48,7 +49,7 @@ const (
 
 func (b *budget) init(limit int64) {
 	b.limit = max(limit, 0)
-	b.wake = make(chan struct{}, 1)
+	b.wake = wake.New()
 	b.next.Store(b.low())
 	if b.limit == 0 {
 		b.next.Store(math.MaxInt64)
@@ -109,10 +110,7 @@ func (h *Hub) lookAgain() {
 	// What has been charged since then can't have become more than that.
 	b.next.Store(in + max(b.low()-held, b.limit/16))
 	if tight || len(b.doomed) > 0 || b.excess > 0 {
-		select {
-		case b.wake <- struct{}{}:
-		default:
-		}
+		b.wake.Set()
 	}
 }
 

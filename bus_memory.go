@@ -10,6 +10,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/faults"
 	"github.com/heraldgo/herald/internal/inbox"
+	"github.com/heraldgo/herald/internal/wake"
 )
 
 // A MemoryNetwork is a broker in memory. Its Buses see one another's packets,
@@ -30,7 +31,7 @@ func (n *MemoryNetwork) Bus() *MemoryBus {
 		inbox:   newInbox(),
 		topics:  make(map[string]struct{}),
 		healed:  make(chan struct{}),
-		wake:    make(chan struct{}, 1),
+		wake:    wake.New(),
 		quit:    make(chan struct{}),
 	}
 	close(b.healed)
@@ -45,7 +46,7 @@ func (n *MemoryNetwork) Bus() *MemoryBus {
 type MemoryBus struct {
 	network *MemoryNetwork
 	inbox   *inbox.Inbox[Event]
-	wake    chan struct{} // holds one token while packets may be delayed
+	wake    wake.Signal // holds one token while packets may be delayed
 	quit    chan struct{}
 	running sync.WaitGroup
 
@@ -129,18 +130,11 @@ func (b *MemoryBus) arrive(p Packet, now time.Time) {
 		return
 	}
 	b.delayed = append(b.delayed, e)
-	b.signal()
+	b.wake.Set()
 }
 
 func (b *MemoryBus) hand(e delayedEvent) {
 	b.inbox.Push([]Event{e.event}, Event{Kind: EventDown, Since: e.published, Err: errInboxFull})
-}
-
-func (b *MemoryBus) signal() {
-	select {
-	case b.wake <- struct{}{}:
-	default:
-	}
 }
 
 // run hands over what was delayed, when it is due.

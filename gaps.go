@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/heraldgo/herald/internal/wake"
 )
 
 // A Gap is a stretch of time in which the Bus may have lost messages.
@@ -34,8 +36,8 @@ type gaps struct {
 	names func(topic string) (name string, ok bool) // the index knows them
 	stats *counters
 	log   *slog.Logger
-	tell  func(Gap)     // OnGap, or nil
-	wake  chan struct{} // holds one
+	tell  func(Gap)   // OnGap, or nil
+	wake  wake.Signal // holds one
 
 	mu     sync.Mutex
 	all    *openGap // for every topic, while anyone holds it
@@ -60,7 +62,7 @@ const (
 )
 
 func newGaps(names func(string) (string, bool), stats *counters, log *slog.Logger, tell func(Gap)) *gaps {
-	return &gaps{names: names, stats: stats, log: log, tell: tell, wake: make(chan struct{}, 1), topics: make(map[string]openGap)}
+	return &gaps{names: names, stats: stats, log: log, tell: tell, wake: wake.New(), topics: make(map[string]openGap)}
 }
 
 // hold opens the gap of every topic, or extends the one that is open.
@@ -83,7 +85,7 @@ func (g *gaps) open(by holder, since time.Time, cause error) {
 func (g *gaps) begin(cause error) {
 	if g.all == nil && len(g.topics) == 0 {
 		g.begun = cmp.Or(cause, ErrBusDown)
-		g.poke()
+		g.wake.Set()
 	}
 }
 
@@ -261,14 +263,7 @@ func (g *gaps) report(gap Gap) {
 		g.over = g.over[:0]
 	}
 	g.over = append(g.over, gap)
-	g.poke()
-}
-
-func (g *gaps) poke() {
-	select {
-	case g.wake <- struct{}{}:
-	default:
-	}
+	g.wake.Set()
 }
 
 // run tells of Downs, and of gaps, until ctx is done and none is left.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/clock"
+	"github.com/heraldgo/herald/internal/wake"
 )
 
 // heartbeat proves that the Bus carries messages. Every second or so a node
@@ -22,7 +23,7 @@ type heartbeat struct {
 	gaps   *gaps
 	stats  *counters
 
-	wake chan struct{} // holds one: a heartbeat is due now
+	wake wake.Signal   // holds one: a heartbeat is due now
 	left chan struct{} // closed when our goodbye has come back
 
 	mu       sync.Mutex // above gaps.mu
@@ -63,16 +64,9 @@ const (
 func newHeartbeat(node string, config *Config, bus Bus, gaps *gaps, stats *counters) *heartbeat {
 	return &heartbeat{
 		node: node, made: time.Now(), config: config, bus: bus, gaps: gaps, stats: stats,
-		wake: make(chan struct{}, 1), left: make(chan struct{}),
+		wake: wake.New(), left: make(chan struct{}),
 		peers: make(map[string]*peer), gone: make(map[string]*peer),
 		restored: clock.Now(),
-	}
-}
-
-func (b *heartbeat) poke() {
-	select {
-	case b.wake <- struct{}{}:
-	default:
 	}
 }
 
@@ -82,7 +76,7 @@ func (b *heartbeat) announce(generation int64) {
 	b.mu.Lock()
 	b.whole = generation
 	b.mu.Unlock()
-	b.poke()
+	b.wake.Set()
 }
 
 // interval returns the time between two heartbeats. It grows with the number
@@ -170,7 +164,7 @@ func (b *heartbeat) tellLost() {
 	if now := clock.Now(); now-b.told >= int64(time.Second) {
 		b.told = now
 		b.notice |= noticeLost
-		b.poke()
+		b.wake.Set()
 	}
 }
 

@@ -337,7 +337,7 @@ func TestHeartbeatOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, bus := newHeartbeatAlone()
 		b.config.ProbeInterval = off
-		b.poke()
+		b.wake.Set()
 		b.run(t.Context())
 		b.watch(t.Context())
 		if len(bus.tried) != 0 {

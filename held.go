@@ -53,7 +53,7 @@ func (p *presence) lose(generation int64) {
 // renewSoon has the lease renewed at once, or a second after the last renewal.
 func (p *presence) renewSoon() {
 	p.hasty.Store(true)
-	p.poke()
+	p.wake.Set()
 }
 
 // hasten makes the renewal due that renewSoon has asked for. One that failed is

@@ -122,7 +122,7 @@ func (p *presence) current() Lease { return Lease{p.node, p.generation.Load()} }
 // sweep the present one, if it is lease.
 func (p *presence) forget(lease Lease) {
 	p.forgotten.Store(lease.Generation)
-	p.poke()
+	p.wake.Set()
 }
 
 // setLease sets the lease's generation. 0 makes the next write take a new one.

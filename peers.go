@@ -182,7 +182,7 @@ func (b *heartbeat) restart(all bool) {
 	if all && awaited {
 		b.gaps.linger()
 	}
-	b.poke()
+	b.wake.Set()
 }
 
 // checkGap ends what waits for others no longer, and reports what is over of

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/heraldgo/herald/internal/wake"
 )
 
 // presence keeps what the Registry knows of this node equal to the index:
@@ -30,8 +32,8 @@ type presence struct {
 	unkept  error   // what the last housekeeping returned, if the Registry was down
 	retired []Lease // this node's own, to be released once its entries are under the new one
 
-	wake         chan struct{} // holds one
-	housekeepNow chan struct{} // holds one, for housekeeping
+	wake         wake.Signal // holds one
+	housekeepNow wake.Signal // holds one, for housekeeping
 
 	// Of run alone.
 
@@ -77,7 +79,7 @@ type presenceResult struct {
 func newPresence(node string, config *Config, reg Registry, index *index, heartbeat *heartbeat, stats *counters, online func(string), background func(func())) *presence {
 	return &presence{
 		node: node, config: config, reg: reg, index: index, heartbeat: heartbeat, stats: stats, online: online, background: background,
-		wake: make(chan struct{}, 1), housekeepNow: make(chan struct{}, 1),
+		wake: wake.New(), housekeepNow: wake.New(),
 		seen: make(map[string]bool, presenceBatch), lease: Lease{Node: node},
 	}
 }
@@ -94,19 +96,9 @@ func (p *presence) append(op presenceOp) bool {
 	return true
 }
 
-func (p *presence) poke() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-}
-
 // housekeep wakes housekeeping.
 func (p *presence) housekeep() {
-	select {
-	case p.housekeepNow <- struct{}{}:
-	default:
-	}
+	p.housekeepNow.Set()
 }
 
 // doubt has housekeeping look at everything when it comes to it.
@@ -118,7 +110,7 @@ func (p *presence) doubted() bool { return p.suspect.Swap(false) }
 // push asks for a write. It does not wait; done may be nil.
 func (p *presence) push(op presenceOp) {
 	if p.append(op) {
-		p.poke()
+		p.wake.Set()
 	} else if op.done != nil {
 		op.done <- presenceResult{err: ErrClosed}
 	}
@@ -136,7 +128,7 @@ func (p *presence) add(c *Conn) (done <-chan presenceResult, ok bool) {
 	}
 	registered := c.registered
 	c.mu.Unlock()
-	p.poke()
+	p.wake.Set()
 	return result, registered
 }
 
@@ -159,7 +151,7 @@ func (p *presence) older(ctx context.Context, c *Conn) (Added, error) {
 	if !ok {
 		return Added{}, ErrClosed
 	}
-	p.poke()
+	p.wake.Set()
 	select {
 	case r := <-done:
 		return r.added, r.err
@@ -178,7 +170,7 @@ func (p *presence) join(c *Conn, topics []string, back bool, done chan presenceR
 	}
 	c.mu.Unlock()
 	if ok {
-		p.poke()
+		p.wake.Set()
 	}
 	return ok
 }

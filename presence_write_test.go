@@ -29,7 +29,7 @@ func TestRefusedEntryFailsAlone(t *testing.T) {
 		r.presence.mu.Lock() // all come together
 		r.presence.ops = append(r.presence.ops, ops...)
 		r.presence.mu.Unlock()
-		r.presence.poke()
+		r.presence.wake.Set()
 		for i, op := range ops {
 			result := <-op.done
 			if refused := users[i] == "victim"; (result.err != nil) != refused {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/rawio"
+	"github.com/heraldgo/herald/internal/wake"
 )
 
 // writers are the few goroutines that write to all plain TCP sockets. Each
@@ -24,7 +25,7 @@ type writer struct {
 	list   []*Conn
 	closed bool
 
-	wake chan struct{} // holds one
+	wake wake.Signal // holds one
 
 	// Of the goroutine alone.
 
@@ -38,7 +39,7 @@ type writer struct {
 func newWriters(n int) *writers {
 	ws := &writers{}
 	for range n {
-		w := &writer{wake: make(chan struct{}, 1), buf: make([]byte, 0, flushSize)}
+		w := &writer{wake: wake.New(), buf: make([]byte, 0, flushSize)}
 		ws.all = append(ws.all, w)
 		ws.wg.Go(w.run)
 	}
@@ -65,16 +66,9 @@ func (w *writer) push(c *Conn, limit int) bool {
 	}
 	w.mu.Unlock()
 	if n == 0 {
-		w.poke()
+		w.wake.Set()
 	}
 	return n < limit
-}
-
-func (w *writer) poke() {
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
 }
 
 func (ws *writers) written() (n uint64) {
@@ -90,7 +84,7 @@ func (ws *writers) close() {
 		w.mu.Lock()
 		w.closed = true
 		w.mu.Unlock()
-		w.poke()
+		w.wake.Set()
 	}
 	ws.wg.Wait()
 }

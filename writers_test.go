@@ -23,7 +23,7 @@ func TestWriterGathers(t *testing.T) {
 				w.list = append(w.list, last)
 			}
 			w.mu.Unlock()
-			w.poke()
+			w.wake.Set()
 			synctest.Wait()
 			return last
 		}

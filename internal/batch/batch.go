@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+
+	"github.com/heraldgo/herald/internal/wake"
 )
 
 // ErrTaken says that ctx ended when the item was already part of a commit:
@@ -36,8 +38,8 @@ type Config[T any] struct {
 // called at the same time.
 type Batcher[T any] struct {
 	config Config[T]
-	calls  sync.Pool     // each a *call[T] that has had its result
-	wake   chan struct{} // holds one token while calls may be waiting
+	calls  sync.Pool   // each a *call[T] that has had its result
+	wake   wake.Signal // holds one token while calls may be waiting
 	quit   chan struct{}
 	ended  chan struct{}
 
@@ -66,7 +68,7 @@ const (
 func New[T any](config Config[T]) *Batcher[T] {
 	b := &Batcher[T]{
 		config: config,
-		wake:   make(chan struct{}, 1),
+		wake:   wake.New(),
 		quit:   make(chan struct{}),
 		ended:  make(chan struct{}),
 	}
@@ -94,7 +96,7 @@ func (b *Batcher[T]) Do(ctx context.Context, item T) error {
 	}
 	b.queue = append(b.queue, c)
 	b.mu.Unlock()
-	b.signal()
+	b.wake.Set()
 
 	end, otherEnd := Ends(ctx)
 	select {
@@ -145,13 +147,6 @@ func (b *Batcher[T]) Close(err error) {
 		close(b.quit)
 	}
 	<-b.ended
-}
-
-func (b *Batcher[T]) signal() {
-	select {
-	case b.wake <- struct{}{}:
-	default:
-	}
 }
 
 // withdraw takes c out of the queue and says whether it was still there.

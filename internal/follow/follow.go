@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/batch"
+	"github.com/heraldgo/herald/internal/wake"
 )
 
 // A Bus is what a Follower needs of one. Both calls return when the Bus has
@@ -42,7 +43,7 @@ type Follower struct {
 	unwanted []unwanted // topics to look at for Unsubscribe, by time
 	err      error      // what the last Subscribe or Unsubscribe returned
 
-	wake chan struct{} // holds one
+	wake wake.Signal // holds one
 }
 
 // followed is what is known of one topic.
@@ -75,7 +76,7 @@ func New(bus Bus, linger, timeout time.Duration) *Follower {
 		linger:  linger,
 		timeout: timeout,
 		topics:  make(map[string]*followed),
-		wake:    make(chan struct{}, 1),
+		wake:    wake.New(),
 	}
 }
 
@@ -103,7 +104,7 @@ func (f *Follower) Follow(topics ...string) *Wait {
 	}
 	f.mu.Unlock()
 	if w.done != nil {
-		f.poke()
+		f.wake.Set()
 	}
 	return w
 }
@@ -139,7 +140,7 @@ func (f *Follower) Unfollow(topics ...string) {
 	}
 	f.mu.Unlock()
 	if poke {
-		f.poke()
+		f.wake.Set()
 	}
 }
 
@@ -163,13 +164,6 @@ func (f *Follower) Failing() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.err
-}
-
-func (f *Follower) poke() {
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
 }
 
 // Run works until ctx is done.

@@ -7,6 +7,8 @@ package inbox
 import (
 	"context"
 	"sync"
+
+	"github.com/heraldgo/herald/internal/wake"
 )
 
 // A Config bounds an Inbox.
@@ -32,7 +34,7 @@ type Config[E any] struct {
 // is refused.
 type Inbox[E any] struct {
 	config Config[E]
-	ready  chan struct{} // holds one token while events may be waiting
+	ready  wake.Signal // holds one token while events may be waiting
 	quit   chan struct{}
 
 	mu      sync.Mutex
@@ -52,7 +54,7 @@ type part[E any] struct{ down, restored E }
 
 // New returns an empty Inbox.
 func New[E any](config Config[E]) *Inbox[E] {
-	return &Inbox[E]{config: config, ready: make(chan struct{}, 1), quit: make(chan struct{})}
+	return &Inbox[E]{config: config, ready: wake.New(), quit: make(chan struct{})}
 }
 
 // Push queues events, and keeps them but not the slice. If they do not
@@ -63,7 +65,7 @@ func (b *Inbox[E]) Push(events []E, lost E) bool {
 	b.mu.Lock()
 	kept := b.push(events, lost)
 	b.mu.Unlock()
-	b.signal()
+	b.ready.Set()
 	return kept
 }
 
@@ -102,7 +104,7 @@ func (b *Inbox[E]) Down(e E) {
 	b.begin(e)
 	b.down = true
 	b.mu.Unlock()
-	b.signal()
+	b.ready.Set()
 }
 
 // Restore ends the gap that Down began.
@@ -113,7 +115,7 @@ func (b *Inbox[E]) Restore() {
 		b.end()
 	}
 	b.mu.Unlock()
-	b.signal()
+	b.ready.Set()
 }
 
 // DownPart begins the gap of a part with the event down, which restored is
@@ -138,7 +140,7 @@ func (b *Inbox[E]) DownPart(i int, down, restored, lost E) {
 		}
 	}
 	b.mu.Unlock()
-	b.signal()
+	b.ready.Set()
 }
 
 // RestorePart ends the gap that DownPart began, if there is one.
@@ -152,7 +154,7 @@ func (b *Inbox[E]) RestorePart(i int) {
 		}
 	}
 	b.mu.Unlock()
-	b.signal()
+	b.ready.Set()
 }
 
 // covered says that nothing is told of other gaps: that of everything is open,
@@ -277,12 +279,5 @@ func (b *Inbox[E]) Close(err error) {
 	b.mu.Unlock()
 	if first {
 		close(b.quit)
-	}
-}
-
-func (b *Inbox[E]) signal() {
-	select {
-	case b.ready <- struct{}{}:
-	default:
 	}
 }
