@@ -85,7 +85,7 @@ func (h *Hub) Nodes(ctx context.Context) ([]Node, error) {
 	}
 	nodes, _, err := h.presence.listNodes(ctx)
 	if err == nil {
-		err = h.presence.missing()
+		err = once(h.presence.missing())
 	}
 	if err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ func (h *Hub) ask(ctx context.Context, what string, call func(Lease) error) erro
 	if err != nil {
 		err = fmt.Errorf("%s: %w", what, err)
 	}
-	return err
+	return once(err)
 }
 
 func isClosed(ch <-chan struct{}) bool {

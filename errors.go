@@ -3,6 +3,7 @@ package herald
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/heraldgo/herald/internal/errs"
@@ -95,8 +96,50 @@ type PartialError struct {
 
 // Error tells which nodes, and why one of them.
 func (e *PartialError) Error() string {
-	return fmt.Sprintf("herald: not acknowledged by %s: %v", strings.Join(e.Missing, ", "), e.Err)
+	return onceText(fmt.Sprintf("herald: not acknowledged by %s: %v", strings.Join(e.Missing, ", "), e.Err))
 }
 
 // Unwrap returns Err.
 func (e *PartialError) Unwrap() error { return e.Err }
+
+// A onceError is an error in words that do not repeat themselves.
+type onceError struct {
+	err  error
+	text string
+}
+
+func (e *onceError) Error() string { return e.text }
+func (e *onceError) Unwrap() error { return e.err }
+
+// once returns err in words that name herald, and each cause, once. What is in its
+// chain was written by parts that know nothing of each other.
+func once(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	if said := onceText(text); said != text {
+		return &onceError{err, said}
+	}
+	return err
+}
+
+// onceText leaves out of a text what it has said before: parts between colons, and
+// lines whose cause, the last part, is that of another.
+func onceText(text string) string {
+	said := make(map[string]bool)
+	var lines []string
+	for line := range strings.SplitSeq(text, "\n") {
+		parts := strings.Split(line, ": ")
+		if said[parts[len(parts)-1]] {
+			continue
+		}
+		parts = slices.DeleteFunc(parts, func(part string) bool {
+			again := said[part]
+			said[part] = true
+			return again
+		})
+		lines = append(lines, strings.Join(parts, ": "))
+	}
+	return strings.Join(lines, "; ")
+}

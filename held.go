@@ -82,9 +82,10 @@ func (p *presence) announce() {
 // listNodes asks the Registry which nodes there are, if it is to be believed.
 func (p *presence) listNodes(ctx context.Context) ([]Node, time.Time, error) {
 	if err := p.held(); err != nil {
-		return nil, time.Time{}, fmt.Errorf("list nodes: %w", err)
+		return nil, time.Time{}, once(fmt.Errorf("list nodes: %w", err))
 	}
-	return p.askNodes(ctx)
+	nodes, now, err := p.askNodes(ctx)
+	return nodes, now, once(err)
 }
 
 // askNodes asks the Registry which nodes there are, and looks for this one

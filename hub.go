@@ -98,7 +98,7 @@ func New(config Config) (*Hub, error) {
 	h.handshakeEnds = deadline.New(min(config.HandshakeTimeout, farFuture), errHandshakeTimeout)
 	if err := h.connectParts(); err != nil {
 		h.closeParts()
-		return nil, err
+		return nil, once(err)
 	}
 	h.follower = follow.New(h.bus, config.Linger, config.SendTimeout)
 	h.gaps = newGaps(h.index.nameOf, &h.stats, h.config.Logger, h.tellGap())
@@ -117,7 +117,7 @@ func New(config Config) (*Hub, error) {
 	}
 	if err != nil {
 		h.abort()
-		return nil, err
+		return nil, once(err)
 	}
 	return h, nil
 }
@@ -283,7 +283,7 @@ func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
 	if err != nil && !errors.Is(err, ErrUnknown) && context.Cause(ctx) == errSendTimeout {
 		err = fmt.Errorf("%w: %w", ErrBusDown, err)
 	}
-	return err
+	return once(err)
 }
 
 // Join makes the connections that the target has now members of the groups.
@@ -359,10 +359,9 @@ func (h *Hub) Health() error {
 	if draining {
 		errs = append(errs, ErrDraining)
 	}
-	errs = append(errs, h.gaps.failing(), blame(ErrBusDown, h.follower.Failing()),
-		blame(ErrRegistryDown, h.presence.health()), blame(ErrRegistryDown, h.presence.ailing()), blame(ErrBusDown, h.heartbeat.failing()),
-		blame(ErrBusDown, h.bus.Health()))
-	return errors.Join(errs...)
+	errs = append(errs, h.gaps.failing(), blame(ErrBusDown, h.follower.Failing()), blame(ErrBusDown, h.heartbeat.failing()),
+		blame(ErrBusDown, h.bus.Health()), blame(ErrRegistryDown, h.presence.health()), blame(ErrRegistryDown, h.presence.ailing()))
+	return once(errors.Join(errs...))
 }
 
 // blame has err name the part that it is about, if it does not yet.
