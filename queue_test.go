@@ -301,6 +301,23 @@ func TestVolatileNeverCloses(t *testing.T) {
 	}
 }
 
+// What a full queue gives up is counted, and what a large one holds is charged.
+func TestQueueCounts(t *testing.T) {
+	h := newHub(t, Config{QueueMessages: 2, DropOldest: true})
+	c := newBareConn(t, h)
+	for range 3 {
+		if err := c.Send(Binary(make([]byte, smallQueue))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := h.Stats(); s.Dropped != 1 {
+		t.Errorf("%d messages were dropped, want 1", s.Dropped)
+	}
+	if charged := h.budget.in.Load() - h.budget.out.Load(); charged < 2*smallQueue {
+		t.Errorf("%d bytes are charged", charged)
+	}
+}
+
 // However many find a queue full at once, its Conn is closed for it once. One
 // that is closing already is not too slow.
 func TestTooSlowCountsOnce(t *testing.T) {
