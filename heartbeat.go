@@ -230,3 +230,42 @@ func (b *heartbeat) wall(at int64) time.Time {
 	}
 	return t
 }
+
+// real says whether the node is more than a record in the Registry, which
+// somebody else may have put there: it was heard, or has sessions there, or has
+// been listed if there are no heartbeats. Until then its silence means nothing.
+func (p *peer) real() bool { return p.heard != 0 || p.answered || p.holds }
+
+// unheard returns the leases of nodes that are listed and have never been heard.
+func (b *heartbeat) unheard() map[string]Lease {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	unheard := make(map[string]Lease)
+	for node, p := range b.peers {
+		if p.alive && p.heard == 0 && !p.answered && node != b.node {
+			unheard[node] = Lease{node, p.generation}
+		}
+	}
+	return unheard
+}
+
+// answered notes that a node has answered a call.
+func (b *heartbeat) answered(node string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.peers[node]; p != nil {
+		p.answered = true
+	}
+}
+
+// holds notes whether the Registry has entries of a node.
+func (b *heartbeat) holds(node string, holds bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.peers[node]; p != nil {
+		p.holds = holds || b.mute()
+	}
+}
+
+// mute says whether no node sends heartbeats, so that every listed node counts.
+func (b *heartbeat) mute() bool { return b.config.ProbeInterval == off }

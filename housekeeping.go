@@ -313,37 +313,74 @@ func (k *housekeeping) check(e Entry) {
 	k.p.sync(c, false) // what it has joined meanwhile
 }
 
-// collectOffline tells offline, which is OnOffline or nil, of the users who are due.
-func (p *presence) collectOffline(ctx context.Context, offline func(user string)) {
-	delay := p.config.OfflineDelay
-	if offline == nil {
-		delay += time.Minute // for the nodes that have one
-	}
-	every := min(max(p.config.OfflineDelay/5, 50*time.Millisecond), time.Second)
-	timer := time.NewTimer(every)
-	defer timer.Stop()
-	for {
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return
+// tellRefused tells of nodes whose records cannot be understood: of each once,
+// and of one in the name of all that have come since it looked last.
+func (k *housekeeping) tellRefused(nodes []Node) {
+	refused := make(map[string]bool)
+	var one Node
+	fresh := 0
+	for _, n := range nodes {
+		if n.Err == nil {
+			continue
 		}
-		callCtx, cancel := context.WithTimeout(ctx, p.config.SendTimeout)
-		users, err := p.reg.Offline(callCtx, delay)
-		cancel()
-		if err != nil {
-			// A failover may have lost what was written last. This asks more
-			// often than the lease is renewed, and so notices a short one.
-			p.doubt()
-		}
-		for _, u := range users {
-			if offline != nil {
-				offline(u)
-			}
-		}
-		timer.Reset(every)
-		if err == nil && len(users) > 0 {
-			timer.Reset(0) // there may be more
+		refused[n.ID] = true
+		if !k.refused[n.ID] {
+			one = n
+			fresh++
 		}
 	}
+	k.refused = refused
+	if fresh > 0 {
+		k.p.config.Logger.Warn("herald: a node in the Registry cannot be understood, and counts as dead",
+			slog.String("node", one.ID[:min(len(one.ID), 128)]), slog.Any("err", one.Err), slog.Int("nodes", fresh))
+	}
+}
+
+// tellStrays tells of the first stray, and of the next after a lease without one.
+// What was in a key that was taken away is put back soon.
+func (k *housekeeping) tellStrays() {
+	r, ok := k.p.reg.(*RedisRegistry)
+	if !ok {
+		return
+	}
+	n, last := r.unreadable()
+	if n == k.strays {
+		k.straying = max(0, k.straying-1)
+		return
+	}
+	k.strays = n
+	if k.straying == 0 {
+		k.p.doubt()
+		k.p.config.Logger.Warn("herald: somebody else writes under the Prefix in Redis: what cannot be understood is passed over, and keys of a wrong type are deleted", slog.String("key", last), slog.Uint64("times", n))
+	}
+	k.straying = 3 // thirds of a lease
+}
+
+// unheardStep is how many nodes are looked for at a time, in any order.
+const unheardStep = 64
+
+// lookForUnheard looks whether nodes that were never heard have sessions: only of
+// such is it a fault of the Bus that they are not heard. It tells once while
+// there are any that are not new.
+func (k *housekeeping) lookForUnheard(ctx context.Context) {
+	p := k.p
+	before := k.unheard
+	k.unheard = make(map[string]bool)
+	n, old := 0, ""
+	for node, lease := range p.heartbeat.unheard() {
+		k.unheard[node] = true
+		if before[node] {
+			old = node
+		}
+		if n++; n > unheardStep {
+			continue
+		}
+		if holds, err := p.holds(ctx, lease); err == nil {
+			p.heartbeat.holds(node, holds)
+		}
+	}
+	if old != "" && !k.haunted && p.config.ProbeInterval != off {
+		p.config.Logger.Warn("herald: the Registry lists nodes that were never heard: somebody else has put them there, or the Bus does not reach them", slog.String("node", old), slog.Int("nodes", n))
+	}
+	k.haunted = old != ""
 }

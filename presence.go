@@ -323,3 +323,38 @@ func (p *presence) sync(c *Conn, back bool) bool {
 	}
 	return true
 }
+
+// collectOffline tells offline, which is OnOffline or nil, of the users who are due.
+func (p *presence) collectOffline(ctx context.Context, offline func(user string)) {
+	delay := p.config.OfflineDelay
+	if offline == nil {
+		delay += time.Minute // for the nodes that have one
+	}
+	every := min(max(p.config.OfflineDelay/5, 50*time.Millisecond), time.Second)
+	timer := time.NewTimer(every)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		callCtx, cancel := context.WithTimeout(ctx, p.config.SendTimeout)
+		users, err := p.reg.Offline(callCtx, delay)
+		cancel()
+		if err != nil {
+			// A failover may have lost what was written last. This asks more
+			// often than the lease is renewed, and so notices a short one.
+			p.doubt()
+		}
+		for _, u := range users {
+			if offline != nil {
+				offline(u)
+			}
+		}
+		timer.Reset(every)
+		if err == nil && len(users) > 0 {
+			timer.Reset(0) // there may be more
+		}
+	}
+}

@@ -1,9 +1,12 @@
 package herald
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/heraldgo/herald/internal/clock"
@@ -131,4 +134,93 @@ func (p *presence) missing() error {
 		p.heartbeat.tellLost()
 	}
 	return err
+}
+
+// holds says whether the Registry has entries under the lease.
+func (p *presence) holds(ctx context.Context, lease Lease) (bool, error) {
+	entries, next, err := p.reg.Entries(ctx, lease, "")
+	return len(entries) > 0 || next != "", err
+}
+
+// ailment is why the Registry fails although the lease can be renewed: a slot
+// that is half moved, a command that is denied. It goes on while no lease passes
+// without a failure.
+type ailment struct {
+	mu          sync.Mutex
+	first, last int64 // on clock: when it failed; 0 is not
+	err         error
+	told        bool
+}
+
+// ail takes note of a failure, and tells once of those that last for a lease.
+func (p *presence) ail(err error) {
+	if err == nil || p.health() != nil { // that is told of already
+		return
+	}
+	lease := int64(p.config.Lease)
+	a := &p.ailment
+	a.mu.Lock()
+	now := clock.Now()
+	if now-a.last >= lease {
+		a.first, a.told = now, false
+	}
+	a.last, a.err = now, err
+	tell := now-a.first >= lease && !a.told
+	a.told = a.told || tell
+	a.mu.Unlock()
+	if tell {
+		p.config.Logger.Warn("herald: the Registry renews the lease, and fails otherwise", slog.Any("err", err))
+	}
+}
+
+// ailing returns an error if the ailment has lasted for a lease.
+func (p *presence) ailing() error {
+	a := &p.ailment
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	lease := int64(p.config.Lease)
+	if a.last == 0 || clock.Now()-a.last >= lease || a.last-a.first < lease {
+		return nil
+	}
+	return a.err
+}
+
+// busError returns why this node cannot publish or follow what it needs,
+// or nil. It does not say whether messages may be getting lost.
+func (h *Hub) busError() error {
+	return blame(ErrBusDown, cmp.Or(h.follower.Failing(), h.heartbeat.failing(), h.bus.Health()))
+}
+
+// watchBus tells the log once when the Bus does not do what it should, and once
+// when it does again, until ctx is done. If messages may be getting lost, gaps has
+// told of that already. A fault that passes by itself within ProbeTimeout is no
+// news.
+func (h *Hub) watchBus(ctx context.Context) {
+	timer := time.NewTicker(max(h.config.ProbeTimeout/4, time.Millisecond))
+	defer timer.Stop()
+	var since time.Time // when it began; zero is not
+	told := false
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		err := h.busError()
+		switch {
+		case err == nil:
+			if told {
+				h.config.Logger.Info("herald: the Bus works again")
+			}
+			since, told = time.Time{}, false
+		case told:
+		case h.gaps.failing() != nil:
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
+		case time.Since(since) >= h.config.ProbeTimeout:
+			h.config.Logger.Warn("herald: the Bus does not work", "err", err)
+			told = true
+		}
+	}
 }
