@@ -89,7 +89,9 @@ func newFollower(t *testing.T, takes time.Duration) (*Follower, *fakeBus) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { f.Run(ctx) })
-	t.Cleanup(func() { cancel(); running.Wait() })
+	// Its timer goes on for ever in a bubble, whatever a test waits for.
+	never := time.AfterFunc(1000*time.Hour, func() { panic("what is awaited does not come") })
+	t.Cleanup(func() { never.Stop(); cancel(); running.Wait() })
 	return f, bus
 }
 
