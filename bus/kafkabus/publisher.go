@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/errs"
 )
 
 // A link is one Kafka client that publishes, and asks the cluster whatever is
@@ -198,8 +199,8 @@ func (p *publisher) publish(ctx context.Context, packets []herald.Packet) error 
 		what := publications.Get().(*publication)
 		packets = what.fill(p.topic, packets)
 		if err := p.send(ctx, what); err != nil {
-			if !first && !errors.Is(err, herald.ErrUnknown) {
-				err = fmt.Errorf("%w: part of the packets: %w", herald.ErrUnknown, err)
+			if !first {
+				err = errs.InPart(err)
 			}
 			return err
 		}

@@ -24,6 +24,7 @@ import (
 	"github.com/eclipse/paho.golang/packets"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/errs"
 )
 
 // Options configures a [Bus]. The zero value of each field has the default
@@ -194,8 +195,8 @@ func (b *Bus) Publish(ctx context.Context, packets ...herald.Packet) error {
 		}
 		first := sent == len(p.parts)
 		if err := b.pub.publish(ctx, p); err != nil {
-			if !first && !errors.Is(err, herald.ErrUnknown) {
-				err = fmt.Errorf("%w: part of the packets: %w", herald.ErrUnknown, err)
+			if !first {
+				err = errs.InPart(err)
 			}
 			return fmt.Errorf("publish: %w", err)
 		}

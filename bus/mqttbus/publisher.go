@@ -15,6 +15,7 @@ import (
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/backoff"
 	"github.com/heraldgo/herald/internal/batch"
+	"github.com/heraldgo/herald/internal/errs"
 )
 
 // A publication is what one call publishes, encoded by the caller, so that
@@ -134,16 +135,10 @@ func newPublisher(ctx context.Context, d *dialer, qos byte, id uint64) *publishe
 // publish waits until what is published, and owns it.
 func (p *publisher) publish(ctx context.Context, what *publication) error {
 	err := p.batch.Do(ctx, what)
-	if errors.Is(err, batch.ErrTaken) {
-		return fmt.Errorf("%w: %w", herald.ErrUnknown, err)
+	if !errors.Is(err, batch.ErrTaken) {
+		what.free()
 	}
-	what.free()
-	if err != nil && ctx.Err() != nil && !errors.Is(err, herald.ErrClosed) {
-		if down := p.health(); down != nil {
-			return fmt.Errorf("%w: %w: %w", herald.ErrBusDown, err, down)
-		}
-	}
-	return err
+	return errs.OfPublish(ctx, err, p.health)
 }
 
 // ready connects the link if it is dead, unless that has just failed.

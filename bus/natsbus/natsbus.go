@@ -32,6 +32,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/inbox"
 )
 
@@ -202,8 +203,8 @@ func (b *Bus) Publish(ctx context.Context, packets ...herald.Packet) error {
 		}
 		first := sent == p.packets
 		if err := b.pub.publish(ctx, p); err != nil {
-			if !first && !errors.Is(err, herald.ErrUnknown) {
-				err = fmt.Errorf("%w: part of the packets: %w", herald.ErrUnknown, err)
+			if !first {
+				err = errs.InPart(err)
 			}
 			return fmt.Errorf("publish: %w", err)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/backoff"
 	"github.com/heraldgo/herald/internal/batch"
+	"github.com/heraldgo/herald/internal/errs"
 )
 
 // How much of a large call of Publish goes out together.
@@ -87,18 +88,10 @@ func newPublisher(ctx context.Context, dialer *dialer, near func() *server) *pub
 // publish waits until p is published, and owns it.
 func (p *publisher) publish(ctx context.Context, what *publication) error {
 	err := p.batch.Do(ctx, what)
-	if errors.Is(err, batch.ErrTaken) {
-		return fmt.Errorf("%w: %w", herald.ErrUnknown, err)
-	}
-	if cap(what.bytes) <= keepPublication {
+	if cap(what.bytes) <= keepPublication && !errors.Is(err, batch.ErrTaken) {
 		publications.Put(what)
 	}
-	if err != nil && err == ctx.Err() {
-		if down := p.health(); down != nil {
-			return fmt.Errorf("%w: %w: %w", herald.ErrBusDown, err, down)
-		}
-	}
-	return err
+	return errs.OfPublish(ctx, err, p.health)
 }
 
 // ready makes sure that there is a link. It tries once; after a failure it

@@ -14,6 +14,7 @@ import (
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/backoff"
 	"github.com/heraldgo/herald/internal/batch"
+	"github.com/heraldgo/herald/internal/errs"
 )
 
 // Bounds of what is published and not yet confirmed.
@@ -79,16 +80,7 @@ func newPublisher(ctx context.Context, dialer *dialer) *publisher {
 // publish waits until what is published. If batch.ErrTaken is in the chain
 // of its error, what is still in use.
 func (p *publisher) publish(ctx context.Context, what *publication) error {
-	err := p.batch.Do(ctx, what)
-	if errors.Is(err, batch.ErrTaken) {
-		return fmt.Errorf("%w: %w", herald.ErrUnknown, err)
-	}
-	if err != nil && err == ctx.Err() {
-		if down := p.health(); down != nil {
-			return fmt.Errorf("%w: %w: %w", herald.ErrBusDown, err, down)
-		}
-	}
-	return err
+	return errs.OfPublish(ctx, p.batch.Do(ctx, what), p.health)
 }
 
 // ready makes sure that there is a link that may be written to. It dials

@@ -25,6 +25,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/batch"
+	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/inbox"
 )
 
@@ -200,8 +201,8 @@ func (b *Bus) Publish(ctx context.Context, packets ...herald.Packet) error {
 			p.free()
 		}
 		if err != nil {
-			if !first && !errors.Is(err, herald.ErrUnknown) {
-				err = fmt.Errorf("%w: part of the packets: %w", herald.ErrUnknown, err)
+			if !first {
+				err = errs.InPart(err)
 			}
 			return fmt.Errorf("publish: %w", err)
 		}

@@ -1,5 +1,6 @@
 // Package errs has the sentinel errors of package herald that its internal
-// packages return. Their documentation is there.
+// packages return, and what several Buses make of them. Their documentation is
+// there.
 package errs
 
 import "errors"

@@ -58,20 +58,12 @@ func publishTo[P packet](ctx context.Context, p *partition, packets []P) error {
 		first := sent == what.packets
 		if err := p.pub.publish(ctx, what); err != nil {
 			if !first {
-				err = inPart(err)
+				err = errs.InPart(err)
 			}
 			return err
 		}
 	}
 	return nil
-}
-
-// inPart is err if other packets of the call have been taken.
-func inPart(err error) error {
-	if errors.Is(err, errs.Unknown) {
-		return err
-	}
-	return fmt.Errorf("%w: part of the packets: %w", errs.Unknown, err)
 }
 
 func (p *partition) drop(why error) {

@@ -89,18 +89,10 @@ func newPublisher(ctx context.Context, dialer *dialer, alive <-chan struct{}) *p
 // publish waits until p is published, and owns it.
 func (p *publisher) publish(ctx context.Context, what *publication) error {
 	err := p.batch.Do(ctx, what)
-	if errors.Is(err, batch.ErrTaken) {
-		return fmt.Errorf("%w: %w", errs.Unknown, err)
-	}
-	if cap(what.bytes) <= keepPublication {
+	if cap(what.bytes) <= keepPublication && !errors.Is(err, batch.ErrTaken) {
 		publications.Put(what)
 	}
-	if err != nil && err == ctx.Err() {
-		if down := p.health(); down != nil {
-			return fmt.Errorf("%w: %w: %w", errs.BusDown, err, down)
-		}
-	}
-	return err
+	return errs.OfPublish(ctx, err, p.health)
 }
 
 // ready makes sure that there is a link. It tries once, after a failure when

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
@@ -44,7 +45,7 @@ func publish[P packet](ctx context.Context, b *Bus, packets []P) error {
 	}
 	err := joinTexts(results)
 	if err != nil && taken {
-		err = inPart(err)
+		err = errs.InPart(err)
 	}
 	return err
 }
