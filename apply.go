@@ -20,7 +20,7 @@ type incomingCall struct {
 	local  *Conn // that asked, if no node did
 	done   chan error
 
-	// Of one that is being applied.
+	// Only while it is applied.
 
 	conns   []*Conn // that it is about
 	problem error

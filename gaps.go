@@ -21,9 +21,9 @@ type Gap struct {
 	Until time.Time // by this node's clock
 	Cause error     // what the Bus or the Hub noticed
 
-	// All says that messages of every target may have been lost. Otherwise
-	// only those to the users and groups listed, of those this node has
-	// connections of; and, with Everyone, those to everyone.
+	// All says that messages to every target may have been lost. Otherwise only
+	// those to the listed users and groups, which have connections on this node,
+	// may have; with Everyone those to everyone, too.
 	All      bool
 	Users    []string
 	Groups   []string
@@ -192,9 +192,9 @@ func (g *gaps) restored(e Event) {
 	g.report(gap)
 }
 
-// end ends the gaps of the topics, or of all if it is nil. It returns what is to
-// be reported, which as yet covers none of those that were lost. No message
-// travels with the heartbeats.
+// end ends the gaps of the topics, or of all if it is nil. It returns the Gap to be
+// reported, which does not cover the lost topics yet. The topic of the heartbeats
+// carries no message.
 func (g *gaps) end(topics []string) (gap Gap, lost []string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 
 // held returns nil while the Registry can be believed to hold this node's
 // lease: it was renewed less than a Lease ago by this node's own clock, and
-// nothing since has said that it is lost.
+// nothing has said since that it is lost.
 func (p *presence) held() error {
 	age := time.Duration(clock.Now() - p.renewed.Load())
 	switch {
@@ -59,8 +59,8 @@ func (p *presence) renewSoon() {
 	p.wake.Set()
 }
 
-// hasten makes the renewal due that renewSoon has asked for. One that failed is
-// tried again soon anyhow.
+// hasten makes the renewal due that renewSoon has asked for. A renewal that failed
+// is tried again soon anyhow.
 func (p *presence) hasten() {
 	if p.hasty.Swap(false) && p.failing() == nil {
 		due := time.Now().Add(time.Second - time.Duration(clock.Now()-p.renewed.Load()))

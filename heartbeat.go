@@ -37,7 +37,7 @@ type heartbeat struct {
 	split    int64            // on clock: since when a part of the open gap is over; 0 is none
 	isolated error            // why Health is red although the Bus says nothing
 
-	// Of our own heartbeats.
+	// Our own heartbeats.
 
 	number uint64 // the last one that the Bus has taken
 	notice notice // for the next
@@ -88,7 +88,7 @@ func (b *heartbeat) interval() time.Duration {
 }
 
 // run sends heartbeats until ctx is done. The first is asked for when the node
-// has its lease: who hears it finds it listed.
+// has its lease, so that those who hear it find the node listed.
 func (b *heartbeat) run(ctx context.Context) {
 	config := b.config
 	if config.ProbeInterval == off {
@@ -108,8 +108,8 @@ func (b *heartbeat) run(ctx context.Context) {
 		pause := b.interval()
 		b.mu.Unlock()
 		if !sent {
-			// As soon as it can be: the others would take their own Bus for deaf,
-			// while it is ours that was down.
+			// Send it as soon as possible: the others would take their own Bus for
+			// deaf, while it was ours that was down.
 			pause = min(pause, config.ProbeTimeout/4)
 		}
 		timer.Reset(pause)
@@ -144,8 +144,8 @@ func (b *heartbeat) send(ctx context.Context, also notice) bool {
 	return err == nil
 }
 
-// leave says goodbye, and waits a moment for it to come back: by then the
-// others have most likely heard it, and do not miss us in the Registry.
+// leave says goodbye, and waits a moment until the goodbye has come back. By then
+// the others have most likely heard it, and do not miss us in the Registry.
 func (b *heartbeat) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, heartbeatGrace)
 	defer cancel()
@@ -175,8 +175,8 @@ func (b *heartbeat) lastProof() time.Time {
 	return b.wall(b.proved)
 }
 
-// watch looks for the coming back of our heartbeats, and for nodes that live
-// and are not heard, until ctx is done.
+// watch looks whether our heartbeats come back, and whether living nodes are
+// heard, until ctx is done.
 func (b *heartbeat) watch(ctx context.Context) {
 	config := b.config
 	if config.ProbeInterval == off {
@@ -221,8 +221,8 @@ func (b *heartbeat) failing() error {
 	return cmp.Or(b.isolated, b.failed)
 }
 
-// wall returns the time of a moment on clock, or that in which this was made if
-// it was before.
+// wall returns the time of a moment on clock. It is not before the heartbeat was
+// made.
 func (b *heartbeat) wall(at int64) time.Time {
 	t := time.Now().Add(-time.Duration(clock.Now() - at))
 	if t.Before(b.made) {

@@ -359,9 +359,9 @@ func (k *housekeeping) tellStrays() {
 // unheardStep is how many nodes are looked for at a time, in any order.
 const unheardStep = 64
 
-// lookForUnheard looks whether nodes that were never heard have sessions: only of
-// such is it a fault of the Bus that they are not heard. It tells once while
-// there are any that are not new.
+// lookForUnheard looks whether nodes that were never heard have sessions: only
+// then is their silence a fault of the Bus. It tells once while there are any that
+// are not new.
 func (k *housekeeping) lookForUnheard(ctx context.Context) {
 	p := k.p
 	before := k.unheard

@@ -62,8 +62,8 @@ func (b *heartbeat) peer(node string) *peer {
 }
 
 // hear takes note of a node's heartbeat, and answers whether it is one that
-// counts. A number that was left out is a loss: who could not hear the heartbeat
-// may not have heard messages either.
+// counts. A number that was left out is a loss: a node that could not hear the
+// heartbeat may not have heard messages either.
 func (b *heartbeat) hear(e *envelope) bool {
 	now := clock.Now()
 	b.mu.Lock()
@@ -81,7 +81,7 @@ func (b *heartbeat) hear(e *envelope) bool {
 	// ours to miss, however late this one is taken from the Bus.
 	lost := e.id > 1 && !b.fresh(now) && (b.forgot || p.born > b.restored)
 	if p.heard != 0 {
-		// What comes after a heartbeat may have been sent before it was heard.
+		// A message after a heartbeat may have been sent before that was heard.
 		since = p.heard - int64(b.interval())
 		lost = e.id > p.number+1
 	}
@@ -128,7 +128,7 @@ func (b *heartbeat) any(is func(*peer) bool) bool {
 	return false
 }
 
-// settle looks who is not heard, and ends their gap if nobody is.
+// settle looks for nodes that are not heard, and ends their gap if there is none.
 func (b *heartbeat) settle() {
 	alive, silent, own := 0, 0, false
 	for node, p := range b.peers {
@@ -162,8 +162,8 @@ func (b *heartbeat) fresh(now int64) bool {
 	return now-b.restored <= 2*int64(often+heartbeatGrace)
 }
 
-// restart starts anew after the Bus has. A gap of all topics goes on until
-// everybody has been heard who was before, or for a moment: a broker of several
+// restart starts anew after the Bus has. A gap of all topics goes on until all
+// nodes are heard that were heard before, or for a moment: a broker of several
 // servers may take what others publish a little later than it confirms.
 func (b *heartbeat) restart(all bool) {
 	if b.config.ProbeInterval == off {
@@ -185,8 +185,8 @@ func (b *heartbeat) restart(all bool) {
 	b.wake.Set()
 }
 
-// checkGap ends what waits for others no longer, and reports what is over of
-// the gap of those that are not heard.
+// checkGap ends the gap that no longer waits for others, and reports as much as is
+// over of the gap of those that are not heard.
 func (b *heartbeat) checkGap() {
 	now := clock.Now()
 	if !b.fresh(now) && b.any(func(p *peer) bool { return p.echo }) {
@@ -201,8 +201,8 @@ func (b *heartbeat) checkGap() {
 	}
 }
 
-// checkPeers answers true if a node that lives has not been heard for too
-// long, for which the Bus has not been reset yet.
+// checkPeers answers true if a living node has not been heard for too long, and
+// the Bus has not been reset for it yet.
 func (b *heartbeat) checkPeers() (deaf bool) {
 	now := clock.Now()
 	if b.gaps.deaf() {
@@ -248,7 +248,8 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 			}
 		}
 	}
-	// Others may not know yet how many they are, and may know more than this node.
+	// The others may not know yet how many nodes there are, or may know of more
+	// than this node does.
 	often = max(often, b.interval(), time.Duration(min(b.listing, maxPeers))*heartbeatPace)
 	for _, n := range nodes {
 		if !n.Alive {
@@ -271,9 +272,8 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 	b.forget()
 }
 
-// forget takes those who are neither listed nor heard out of peers, and keeps
-// most of them in mind: if they are heard again, what they sent meanwhile is
-// lost.
+// forget takes nodes that are neither listed nor heard out of peers. It keeps most
+// of them in mind: if they are heard again, what they sent meanwhile is lost.
 func (b *heartbeat) forget() {
 	for node, p := range b.peers {
 		if p.alive || node == b.node {
@@ -340,9 +340,9 @@ func (b *heartbeat) listedSince(at int64) bool {
 	return b.from > at
 }
 
-// missing returns why the Registry's answers may lack sessions, or nil: a node
-// lives that it did not list, or has not put back yet what the Registry had lost
-// of it.
+// missing returns why the Registry's answers may lack sessions, or nil. They may
+// if a living node is not listed, or has not yet put back what the Registry had
+// lost.
 func (b *heartbeat) missing() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -360,8 +360,8 @@ func (b *heartbeat) missing() error {
 	return nil
 }
 
-// living returns the nodes that are to be asked: that are listed, or live
-// although they are not, and have not said goodbye.
+// living returns the nodes that are to be asked: those that are listed, or live
+// although they are not listed, and have not said goodbye.
 func (b *heartbeat) living() map[string]bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

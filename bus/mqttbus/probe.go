@@ -28,8 +28,8 @@ func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 		link := b.sub.uplink.Link()
 		err := b.ping(ctx, timeout)
 		start, looped := b.loop(ctx, link, tick, timeout)
-		// Not errors.Is: that a link is down because of errDeaf, and not up
-		// again, is no news.
+		// Not errors.Is: it is no news that a link is down because of errDeaf and
+		// not up again.
 		if looped == errDeaf {
 			link.fail(errDeaf)
 			b.pub.drop(errDeaf)

@@ -83,7 +83,7 @@ type publisher struct {
 	qos    byte
 	batch  *batch.Batcher[*publication]
 
-	// Of the committing goroutine.
+	// The committing goroutine's.
 
 	ledger  ledger
 	bytes   []byte

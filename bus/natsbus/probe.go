@@ -30,13 +30,13 @@ func (b *Bus) proveLinks(ctx context.Context, tick, timeout time.Duration) {
 		link := b.sub.uplink.Link()
 		err := b.sub.prove(ctx)
 		looped := b.loop(ctx, link, timeout)
-		// Not errors.Is: that a link is down because of errDeaf, and not up
-		// again, is no news.
+		// Not errors.Is: it is no news that a link is down because of errDeaf and
+		// not up again.
 		if looped == errDeaf {
 			link.fail(errDeaf)
 			b.pub.drop(errDeaf)
 		} else if err == nil {
-			// That publishing failed is no fault of the subscription.
+			// The subscription is not at fault if publishing failed.
 			b.sub.uplink.Prove(link, start)
 		}
 		b.mu.Lock()

@@ -59,7 +59,7 @@ type publisher struct {
 	near   func() *server // the one that the Bus is subscribed at, or nil
 	batch  *batch.Batcher[*publication]
 
-	// Of the committing goroutine.
+	// The committing goroutine's.
 
 	bytes   []byte
 	backoff backoff.Backoff

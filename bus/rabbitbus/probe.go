@@ -35,8 +35,8 @@ func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 		switch {
 		case err == nil:
 			b.sub.uplink.Prove(link, start)
-		// Not errors.Is: that a link is down because of errDeaf, and not up
-		// again, is no news.
+		// Not errors.Is: it is no news that a link is down because of errDeaf and
+		// not up again.
 		case err == errDeaf || err == errGone:
 			link.fail(err)
 			b.pub.drop(err)

@@ -39,7 +39,7 @@ type publisher struct {
 	batch  *batch.Batcher[*publication]
 	id     uint64 // this publisher's, in each of its messages
 
-	// Of the committing goroutine.
+	// The committing goroutine's.
 
 	seq      uint64 // the last message sent
 	taken    uint64 // the last message that RabbitMQ has confirmed

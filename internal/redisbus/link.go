@@ -31,8 +31,8 @@ func astray(said redisconn.Error) bool {
 // asks says whether the slot is moving out, and a key is not there any more.
 func asks(said redisconn.Error) bool { return strings.HasPrefix(string(said), "ASK ") }
 
-// closing says whether Redis closes the connection after this error. What was
-// behind the command that it refuses is not carried out, either.
+// closing says whether Redis closes the connection after this error. Commands
+// behind the refused one are not carried out, either.
 func closing(said redisconn.Error) bool {
 	return strings.HasPrefix(string(said), "ERR Protocol error")
 }
@@ -98,8 +98,9 @@ type outcome struct {
 	err      error // why the link died
 }
 
-// maxPatience is for how many timeouts an answer may be awaited while others
-// are read, or messages: who sends those without end would keep the link for ever.
+// maxPatience is for how many timeouts an answer may be awaited while other
+// answers or messages are read: a server that sends those without end would keep
+// the link for ever.
 const maxPatience = 10
 
 // do writes commands and waits until all are answered, or the link is dead.
@@ -170,8 +171,8 @@ func (l *link) fail(err error) {
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn() // tls.Conn.Close writes, and may block
 	}
-	// What the kernel has not sent of a publish would come late, behind others
-	// on the next link: a reset drops it.
+	// A reset drops what the kernel has not sent yet of a publish. It would come
+	// late, behind publishes on the next link.
 	if t, ok := conn.(*net.TCPConn); ok && waiting {
 		t.SetLinger(0)
 	}

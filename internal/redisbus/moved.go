@@ -44,8 +44,8 @@ func (p *publisher) noteTaken(l *link) {
 	p.last = lastTaken{l.server, proved, now}
 }
 
-// tellMoved publishes on a new link that what was published on the last one
-// may be lost, if that led to another server.
+// tellMoved publishes a notice on a new link: if the last one led to another
+// server, what was published there may be lost.
 func (p *publisher) tellMoved(l *link) error {
 	if p.last.server == "" || p.last.server == l.server {
 		return nil
@@ -59,8 +59,9 @@ func (p *publisher) tellMoved(l *link) error {
 	return l.do(q).err
 }
 
-// tookMoved takes another Bus' notice. What was published elsewhere before we
-// came to this server we have heard there, or it lies in the gap of the move.
+// tookMoved takes another Bus' notice. If something was published elsewhere before
+// we came to this server, we have heard it there, or it lies in the gap of our
+// move.
 func (in *inbound) tookMoved(data []byte) {
 	if len(data) != 16 {
 		return

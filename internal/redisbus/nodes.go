@@ -29,7 +29,7 @@ func (d *dialer) find(ctx context.Context) (*redis.Options, error) {
 	if d.cluster == nil {
 		return d.options, nil
 	}
-	// It does not wait, but for the client's first look at the Cluster.
+	// It waits for nothing but the client's first look at the Cluster.
 	var master *redis.Client
 	err := redisconn.Calm(func() (err error) {
 		master, err = d.cluster.client.MasterForKey(ctx, cmp.Or(d.way.slot, "0"))
@@ -88,9 +88,9 @@ func (d *dialer) follow(why error) bool {
 }
 
 // movedTo returns the address that MOVED names, or "". A node that does not
-// know its own host leaves it out, a TLS port can be 0, and a loopback address
-// of a node that is reached from elsewhere is of no use: go-redis replaces the
-// same in CLUSTER SLOTS (https://redis.io/docs/latest/commands/cluster-slots).
+// know its own host leaves it out, a TLS port can be 0, and a loopback address is
+// of no use if the node is reached from elsewhere: go-redis replaces the same in
+// CLUSTER SLOTS (https://redis.io/docs/latest/commands/cluster-slots).
 func movedTo(said, from string) string {
 	words := strings.Fields(said)
 	if len(words) != 3 || words[0] != "MOVED" {

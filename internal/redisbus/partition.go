@@ -83,14 +83,14 @@ func (p *partition) health() error {
 	return cmp.Or(p.sub.uplink.Health(), p.pub.health(), p.pub.dialer.master.Health(p.sub.uplink.Link().server), err)
 }
 
-// errDeaf is why links are dropped that look well: a dead subscription, or
-// links to two servers after a failover.
+// errDeaf is why links are dropped although they look well: the subscription is
+// dead, or they lead to two servers after a failover.
 var errDeaf = errors.New("herald: Redis took a message, and did not hand it over to this node's subscription")
 
-// prove proves at every tick that both links are well: that each leads to a
-// master, that Redis counts the subscriptions that there should be, and that
-// what one link publishes the other receives. What was published before
-// the questions were asked has then arrived before the answers.
+// prove proves at every tick that both links are well: each leads to a master,
+// Redis counts as many subscriptions as there should be, and one link receives
+// what the other publishes. All that was published before the questions has
+// then arrived before the answers.
 func (p *partition) prove(ctx context.Context, tick, timeout time.Duration) {
 	timer := time.NewTicker(tick)
 	defer timer.Stop()
@@ -112,13 +112,13 @@ func (p *partition) prove(ctx context.Context, tick, timeout time.Duration) {
 			through = nil // it need not be subscribed to anything yet
 		}
 		looped := p.loop(ctx, through, timeout, p.sub.prove)
-		// Not errors.Is: that a link is down because of errDeaf, and not up
-		// again, is no news.
+		// Not errors.Is: it is no news that a link is down because of errDeaf and
+		// not up again.
 		if looped == errDeaf {
 			link.fail(errDeaf)
 			p.pub.drop(errDeaf)
 		} else if err == nil {
-			// That publishing failed is no fault of the subscription.
+			// The subscription is not at fault if publishing failed.
 			p.sub.proveSince(link, start)
 		}
 		p.mu.Lock()
@@ -135,8 +135,8 @@ func (p *partition) proveNew(l *link, timeout time.Duration) error {
 		return l.do(q).err
 	}
 	return p.sub.uplink.ProveNew(l, l.dead, errDeaf, func() error {
-		// What the publisher's link has taken may be lost with that: once more
-		// each second.
+		// What the publisher's link has taken may be lost with that link, so we
+		// publish once more each second.
 		for began := time.Now(); ; {
 			err := p.loop(p.sub.ctx, l, min(timeout, time.Second), ask)
 			if err != errDeaf {
@@ -176,8 +176,8 @@ func (p *partition) loop(ctx context.Context, l *link, timeout time.Duration, as
 		case <-l.dead:
 			return fmt.Errorf("probe: %w", l.reason())
 		case <-timer.C:
-			// It may have much to read: the answer to what is asked now comes
-			// behind the number.
+			// The link may have much to read: the answer to a question that is asked
+			// now comes behind the number.
 			if err := ask(ctx); err != nil {
 				return fmt.Errorf("probe: %w", err)
 			}
@@ -199,9 +199,9 @@ type proofs struct {
 	parts []proof
 }
 
-// A proof is when the last proof began, and the one before that. The
-// last is not enough on a Cluster: a master that another one has just replaced
-// may not know it yet, and proves well.
+// A proof is when the last proof began, and the one before that. On a Cluster the
+// last one is not enough: a master that has just been replaced may not know it yet,
+// and proves well.
 type proof struct {
 	last, before time.Time
 	down         bool

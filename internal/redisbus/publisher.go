@@ -42,7 +42,7 @@ func (p *publication) add(command, prefix string, packet Packet) {
 	p.packets++
 }
 
-// ask puts before the packets what shows that the link is well.
+// ask puts commands before the packets that show whether the link is well.
 func (p *publication) ask(w *way) {
 	q := query{bytes: p.bytes}
 	q.add(commandHello, "HELLO")
@@ -60,7 +60,7 @@ type publisher struct {
 	alive  <-chan struct{} // tells that the subscriber has just connected
 	batch  *batch.Batcher[*publication]
 
-	// Of the committing goroutine.
+	// The committing goroutine's.
 
 	bytes    []byte
 	commands []command
@@ -120,8 +120,8 @@ func (p *publisher) ready() error {
 	return p.connect()
 }
 
-// lost notes when the link may be replaced. That Redis has closed it for one
-// message that was too large is no sign that Redis is not well.
+// lost notes when the link may be replaced. If Redis has closed it because one
+// message was too large, Redis is well all the same.
 func (p *publisher) lost(why error) {
 	if said, ok := why.(redisconn.Error); ok && closing(said) {
 		return
@@ -196,9 +196,9 @@ func (p *publisher) commit(items []*publication) []error {
 	return results
 }
 
-// exchange carries commands out, and doubts what a node has taken that has not
-// said afterwards that the slot is still its own. A replica hands an SPUBLISH on
-// to its master, where it arrives late: behind what has been published there.
+// exchange carries commands out. What a node has taken is in doubt unless the node
+// says afterwards that the slot is still its own: a replica hands an SPUBLISH on to
+// its master, where it arrives late, behind what has been published there.
 func (p *publisher) exchange(l *link, bytes []byte, commands []command) outcome {
 	q := query{bytes, commands}
 	p.dialer.way.addStill(&q)
@@ -223,9 +223,9 @@ func (p *publisher) exchange(l *link, bytes []byte, commands []command) outcome 
 	return out
 }
 
-// follow publishes what a node has refused whose slot it is no longer, which
-// is no second time, where that has moved to. A node that refuses for another
-// reason of the Cluster's is left.
+// follow publishes what a node has refused because the slot is no longer its own,
+// at the node to which the slot has moved. It is no second publishing, because the
+// first was refused. A node that refuses for another reason of the Cluster's is left.
 func (p *publisher) follow(bytes []byte, commands []command) {
 	for hops := 0; ; hops++ {
 		var refused []int

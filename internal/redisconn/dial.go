@@ -22,7 +22,7 @@ func Dial(ctx context.Context, o *redis.Options) (conn net.Conn, err error) {
 	return conn, DialError(err)
 }
 
-// DialError is an error of a client's Dialer. Of one that asks Sentinels
+// DialError is an error of a client's Dialer. If the Dialer asks Sentinels,
 // redis.Nil is their answer that they have not heard of the master.
 func DialError(err error) error {
 	if errors.Is(err, redis.Nil) {
@@ -32,9 +32,8 @@ func DialError(err error) error {
 }
 
 // Session lets go-redis authenticate, select the database and run the user's
-// OnConnect on conn. It dials nothing: a failed dial inside go-redis would be
-// logged by it, at each attempt. What check says of the server, if it is not nil,
-// is the error.
+// OnConnect on conn. It dials nothing, because go-redis would log each failed dial
+// of its own. If check is not nil, what it says of the server is the error.
 func Session(ctx context.Context, conn net.Conn, o redis.Options, check Check) (*redis.Client, error) {
 	var dialed atomic.Bool
 	o.Dialer = func(context.Context, string, string) (net.Conn, error) {
@@ -69,6 +68,6 @@ func Session(ctx context.Context, conn net.Conn, o redis.Options, check Check) (
 // A Check looks whether a server is the right one, by its answer to HELLO.
 type Check func(ctx context.Context, session *redis.Conn, hello any) error
 
-// ErrClusterNode is why a client of one server is refused that leads to a
-// Cluster: there a failover, or another node's client, would go past it.
+// ErrClusterNode refuses a client of one server if that is a node of a Cluster: a
+// failover, or another node's client, would go past it.
 var ErrClusterNode = fmt.Errorf("%w: Redis: the server is a node of a Cluster: use a *redis.ClusterClient", errs.Invalid)

@@ -15,11 +15,12 @@ import (
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// A frankConn is a connection to Redis for go-redis. What the server sends is
-// metered before go-redis parses it, which would overflow the stack, or ask for
-// memory that there is not. If it breaks at the beginning it says why: a Redis that takes no more connections writes that, unasked, and
-// closes; a client that writes meanwhile is told of a broken pipe. What is read
-// after the first time shows that the connection was taken.
+// A frankConn is a connection to Redis for go-redis. It meters what the server
+// sends before go-redis parses it, because go-redis may overflow the stack, or ask
+// for memory that there is not. If the connection breaks at the beginning, it says
+// why: a Redis that takes no more connections writes that, unasked, and closes,
+// but a client that writes meanwhile is only told of a broken pipe. A second read
+// shows that Redis has taken the connection.
 type frankConn struct {
 	net.Conn
 	heard bool   // something has been read
@@ -27,8 +28,8 @@ type frankConn struct {
 	meter resp.Meter
 }
 
-// frank makes a connection frank. What can tell go-redis that it has died still
-// does.
+// frank makes a connection frank. It still lets go-redis find out that it has
+// died.
 func frank(conn net.Conn) net.Conn {
 	c := &frankConn{Conn: conn}
 	c.meter.Asked() // a server may speak first
@@ -99,8 +100,8 @@ func (hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPip
 // ErrGoRedis says that go-redis panicked.
 var ErrGoRedis = errors.New("herald: go-redis panicked at what Redis sent")
 
-// Calm calls go-redis, and returns an error if that panics: a server can make it
-// do so, and it is no reason for the process to end. go-redis drops the connection.
+// Calm calls go-redis, and returns an error if that panics. A server can make it
+// panic, which is no reason for the process to end. go-redis drops the connection.
 func Calm(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

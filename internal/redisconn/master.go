@@ -60,7 +60,7 @@ type Master struct {
 	timeout time.Duration  // for an answer
 	age     time.Duration  // at which their word is old
 
-	// Of the goroutine that listens.
+	// The listening goroutine's.
 
 	votes   sentinelVotes
 	ear     *sentinelEar
@@ -174,9 +174,9 @@ func (m *Master) Open(ctx context.Context) error {
 	return err
 }
 
-// Follow asks at every tick who the master is, tells lead the address, which
-// moves what is linked to another server, and listens to what the Sentinels
-// say there. It returns when ctx ends.
+// Follow asks at every tick who the master is, and tells lead its address, so that
+// lead moves what is linked to another server. It also listens to what the
+// Sentinels say on the master. It returns when ctx ends.
 func (m *Master) Follow(ctx context.Context, tick time.Duration, lead func(server string)) {
 	conns := make(chan net.Conn, 1)
 	var asking sync.WaitGroup
@@ -208,9 +208,9 @@ func (m *Master) Follow(ctx context.Context, tick time.Duration, lead func(serve
 	}
 }
 
-// ask asks go-redis, as often as it can: one Sentinel that is cut off keeps it
-// for half a minute. So the others are not kept waiting; and it is given no
-// deadline: if one strikes, it does not go on to another Sentinel.
+// ask asks go-redis, as often as it can. One Sentinel that is cut off may keep
+// go-redis for half a minute, so nothing else waits for it. It gets no deadline,
+// because after that it would not go on to another Sentinel.
 func (m *Master) ask(ctx context.Context, tick time.Duration, lead func(server string), conns chan<- net.Conn) {
 	timer := time.NewTicker(tick)
 	defer timer.Stop()
@@ -239,10 +239,10 @@ func (m *Master) ask(ctx context.Context, tick time.Duration, lead func(server s
 	}
 }
 
-// isNamed says whether the server is the one that Sentinels name. A Dialer of
-// the user's may reach it at an address that they do not know. That is learned,
-// the first one only if the name is settled, for in the middle of a failover it
-// may be that of another server. Until then it is not known.
+// isNamed says whether the server is the one that Sentinels name. The user's
+// Dialer may reach it at an address that they do not know. That address is learned.
+// The first one is learned only once the name is settled, because in the middle of
+// a failover it may be that of another server. Until then it is not known.
 func (m *Master) isNamed(ctx context.Context, server, name string, settled bool) (is, known bool) {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()

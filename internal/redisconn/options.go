@@ -1,6 +1,6 @@
-// Package redisconn is what herald's Bus and Registry on Redis share: what they
-// are configured with, how topics are spread over a Cluster, how a connection is
-// made and what Redis says on it, and whom Sentinels call the master.
+// Package redisconn is what herald's Bus and Registry on Redis share: their
+// options, how topics are spread over a Cluster, how a connection is made, what
+// Redis says on it, and which master the Sentinels name.
 package redisconn
 
 import (
@@ -23,7 +23,7 @@ type Options struct {
 	ProbeTimeout  time.Duration
 }
 
-// Off is the interval of what never happens, which is what a negative one means.
+// Off is the interval of what never happens. A negative interval means it.
 const Off = time.Duration(math.MaxInt64)
 
 // WithDefaults returns a copy with every field set.
@@ -44,9 +44,9 @@ func (o Options) WithDefaults() (Options, error) {
 	return o, errors.Join(faults...)
 }
 
-// NotInPrefix is what a prefix must not contain. ":{" follows it in all keys and
-// channels, so that none of another prefix begins as they do; and a pattern of an
-// ACL that names a prefix matches no other.
+// NotInPrefix is what a prefix must not contain. ":{" follows the prefix in all
+// keys and channels. So those of another prefix never begin in the same way, and
+// a pattern of an ACL that names a prefix matches no other.
 const NotInPrefix = `{}*?[]\`
 
 // ValidPrefix says whether prefix contains none of NotInPrefix.

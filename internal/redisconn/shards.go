@@ -6,10 +6,9 @@ import (
 )
 
 // Tags are the hash tags of the shards of the Registry, and of the partitions of
-// the Bus, on a Cluster. Their slots lie one
-// in the middle of each sixteenth of all slots, so that masters which share the
-// slots evenly share the shards evenly. They and ShardOf are part of what nodes
-// must agree on.
+// the Bus, on a Cluster. One of their slots lies in the middle of each sixteenth of
+// all slots, so that masters that share the slots evenly share the shards evenly.
+// Nodes must agree on Tags and on ShardOf.
 var Tags = []string{"0", "66", "48", "18", "3", "65", "140", "19", "2", "64", "141", "106", "1", "67", "49", "107"}
 
 // ShardOf returns which of n shards or partitions a topic belongs to.

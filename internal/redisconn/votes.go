@@ -105,8 +105,8 @@ func (m *Master) stopListening() {
 	}
 }
 
-// listen subscribes, once more if that has been done, for the confirmation
-// shows that the server is well, and that all that came before it is read.
+// listen subscribes, even if it has done so before: the confirmation shows that
+// the server is well, and that all that came before it has been read.
 func (e *sentinelEar) listen(ctx context.Context, timeout time.Duration, hear func(text string, after time.Time)) error {
 	stop := context.AfterFunc(ctx, func() { e.conn.Close() })
 	defer stop()
@@ -140,8 +140,8 @@ func (e *sentinelEar) listen(ctx context.Context, timeout time.Duration, hear fu
 // maxSentinels bounds what a server that is not to be trusted can fill.
 const maxSentinels = 100
 
-// forgetSentinel is after what time one does not count that says nothing, while
-// most others do. Those that are cut off together are not forgotten.
+// forgetSentinel is how long a Sentinel counts that says nothing while most others
+// do. Sentinels that are cut off together are not forgotten.
 const forgetSentinel = time.Hour
 
 // sentinelVotes are the last words of the Sentinels, by their ids.
@@ -158,9 +158,10 @@ type sentinelVote struct {
 // hear takes what a Sentinel has published, after the time after: its host, port,
 // id and epoch, then the master's name, host, port and epoch.
 //
-// When a network is whole again what a Sentinel had sent before it changed its
-// mind arrives late, all at once. So after a silence a word of the same epoch
-// does not count, nor what comes with it, but the next one in the usual time.
+// When a network is whole again, the words that a Sentinel had sent before it
+// changed its mind arrive late, all at once. So after a silence a word of the same
+// epoch does not count, nor do those that come with it. The next one in the usual
+// time counts.
 func (v sentinelVotes) hear(text string, after time.Time) {
 	words := strings.Split(text, ",")
 	if len(words) != 8 {
