@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald/internal/redisconn"
+	"github.com/heraldgo/herald/internal/redisregistry"
 	"github.com/heraldgo/herald/internal/wsframe"
 )
 
@@ -335,8 +336,8 @@ func (c *Config) defaultTimes(fault func(field string, value any, rule string)) 
 			*d.field = off
 		}
 	}
-	if c.Lease > maxLease {
-		fault("Lease", c.Lease, fmt.Sprintf("must be at most %v", maxLease))
+	if c.Lease > redisregistry.MaxLease {
+		fault("Lease", c.Lease, fmt.Sprintf("must be at most %v", redisregistry.MaxLease))
 	}
 	// A delay that is off is no delay.
 	for _, d := range []*time.Duration{&c.Linger, &c.OfflineDelay} {

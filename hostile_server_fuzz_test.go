@@ -120,6 +120,24 @@ func cutCommand(b []byte) (words []string, rest []byte) {
 	return words, b
 }
 
+// everyMethod calls all methods of a Registry.
+func everyMethod(ctx context.Context, r *RedisRegistry) {
+	lease := Lease{"n", 1}
+	entry := Entry{Session: Session{ID: "n.1", User: "u"}, UserTopic: "u", Topics: []string{"g", "h", "i"}}
+	r.Add(ctx, lease, entry)
+	r.Remove(ctx, lease, entry)
+	r.Sessions(ctx, Lease{}, "u", "g")
+	r.Online(ctx, Lease{}, "u", "g")
+	r.Check(ctx, lease, entry)
+	r.KeepAlive(ctx, Node{ID: "n"}, time.Second)
+	r.KeepAlive(ctx, Node{ID: "n", Generation: 1}, time.Second)
+	r.Release(ctx, lease)
+	r.Nodes(ctx)
+	r.Sweep(ctx, lease)
+	r.Offline(ctx, 0)
+	r.Entries(ctx, lease, "")
+}
+
 // tryServer has a Bus and a Registry work with a server, and closes them.
 func tryServer(t testing.TB, s *badserver.Server) (registryErr, busErr error) {
 	const timeout = 30 * time.Millisecond
@@ -128,7 +146,7 @@ func tryServer(t testing.TB, s *badserver.Server) (registryErr, busErr error) {
 	defer cancel()
 	registry, registryErr := NewRedisRegistry(client, nil)
 	if registryErr == nil {
-		everyMethod(registry)
+		everyMethod(context.Background(), registry)
 		registry.Close()
 	}
 	bus, busErr := NewRedisBus(client, &RedisOptions{ProbeTimeout: timeout})

@@ -343,7 +343,7 @@ func (k *housekeeping) tellStrays() {
 	if !ok {
 		return
 	}
-	n, last := r.unreadable()
+	n, last := r.redis.Unreadable()
 	if n == k.strays {
 		k.straying = max(0, k.straying-1)
 		return

@@ -2,6 +2,7 @@ package herald
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -144,5 +145,5 @@ type strangeRegistry struct{ *MemoryRegistry }
 
 func (r *strangeRegistry) Nodes(ctx context.Context) ([]Node, time.Time, error) {
 	nodes, now, err := r.MemoryRegistry.Nodes(ctx)
-	return append(nodes, decodeNode("later-1", "2 what ever")), now, err
+	return append(nodes, Node{ID: "later-1", Err: errors.New("its lease has format 2")}), now, err
 }

@@ -156,7 +156,7 @@ func (h *Hub) connectParts() error {
 		h.closers = append(h.closers, r.Close)
 	}
 	if r, ok := h.registry.(*RedisRegistry); ok {
-		if policy := r.evicts(context.Background()); policy != "" {
+		if policy := r.redis.Evicts(context.Background()); policy != "" {
 			c.Logger.Warn("herald: this Redis may evict presence when its memory is full; set maxmemory-policy to noeviction, or give herald a Redis of its own", slog.String("policy", policy))
 		}
 	}

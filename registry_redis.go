@@ -2,16 +2,15 @@ package herald
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net"
-	"strings"
-	"sync"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/heraldgo/herald/internal/redisconn"
+	"github.com/heraldgo/herald/internal/netstring"
+	"github.com/heraldgo/herald/internal/places"
+	"github.com/heraldgo/herald/internal/redisregistry"
 )
 
 // A RedisRegistry keeps the Registry in hashes of Redis, from version 6.2 on:
@@ -64,47 +63,7 @@ import (
 // While a slot is moved to another master key by key, its shard goes on being
 // read, and leases are renewed. Calls that add or remove wait for the end of the
 // move, as long as their contexts let them.
-type RedisRegistry struct {
-	prefix string
-	shards []redisShard
-	seen   *sightings
-	steps  clockSteps
-	strays strays
-	latest []latest // by shard
-	open   func() redisStore
-	master *redisconn.Master // nil without Sentinels
-	cancel context.CancelFunc
-
-	mu    sync.Mutex
-	store redisStore // nil after Close
-	calls sync.WaitGroup
-}
-
-// A redisShard begins the keys of a shard. It has one hash tag, so that a script
-// may use all of them on a Cluster.
-type redisShard string
-
-func newShards(prefix string, tags ...string) []redisShard {
-	shards := make([]redisShard, len(tags))
-	for i, tag := range tags {
-		shards[i] = redisShard(prefix + ":{" + tag + "}:")
-	}
-	return shards
-}
-
-func (s redisShard) nodesKey() string         { return string(s) + "nodes" }
-func (s redisShard) dyingKey() string         { return string(s) + "dying" }
-func (s redisShard) goneKey() string          { return string(s) + "gone" }
-func (s redisShard) clockKey() string         { return string(s) + "clock" }
-func (s redisShard) generationKey() string    { return string(s) + "generation" } // in the first shard alone
-func (s redisShard) shardsKey() string        { return string(s) + "shards" }     // in the first shard alone
-func (s redisShard) topicKey(t string) string { return string(s) + "t:" + t }
-func (s redisShard) indexKey(l Lease) string {
-	return fmt.Sprintf("%si:%d:%s", string(s), l.Generation, l.Node)
-}
-
-// shardOf returns the index of the shard that a topic belongs to.
-func (r *RedisRegistry) shardOf(topic string) int { return redisconn.ShardOf(topic, len(r.shards)) }
+type RedisRegistry struct{ redis *redisregistry.Registry }
 
 // NewRedisRegistry returns a Registry in the Redis of rdb, which is a
 // *redis.Client, from NewClient or NewFailoverClient, or a
@@ -123,154 +82,186 @@ func (r *RedisRegistry) shardOf(topic string) int { return redisconn.ShardOf(top
 // for longer than ProbeTimeout (at least 5 s), that server may have been replaced,
 // and all methods return ErrRegistryDown.
 func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegistry, error) {
-	options, err := opts.conn().WithDefaults()
+	r, err := redisregistry.New(rdb, opts.conn())
 	if err != nil {
 		return nil, err
 	}
-	client, cluster, err := redisconn.ClientOf(rdb)
-	if err != nil {
-		return nil, err
-	}
-	r := &RedisRegistry{}
-	var master *redisconn.Master
-	tags := redisconn.Tags[:1]
-	if cluster != nil {
-		own := redisconn.ClusterOptions(cluster.Options())
-		tags = redisconn.Tags
-		r.open = func() redisStore { return newClusterStore(own, r.shards) }
-	} else {
-		own := redisconn.ClientOptions(client.Options())
-		master = redisconn.NewMaster(client.Options(), options.ProbeTimeout)
-		r.open = func() redisStore { return newSingleStore(own) }
-		if master != nil {
-			r.open = func() redisStore { return newSentinelStore(*own) }
-		}
-	}
-	r.prefix, r.shards = options.Prefix, newShards(options.Prefix, tags...)
-	r.seen = newSightings(len(r.shards))
-	r.steps.shards = make([]clockOffset, len(r.shards))
-	r.latest = make([]latest, len(r.shards))
-	r.store = r.open()
-	ctx, cancel := context.WithCancel(context.Background())
-	r.cancel = cancel
-	if err := r.probe(ctx); err != nil {
-		r.Close()
-		return nil, err
-	}
-	if r.master = master; master != nil {
-		if err := master.Open(ctx); err != nil {
-			r.Close()
-			return nil, fmt.Errorf("redis registry: %w", err)
-		}
-		r.calls.Go(func() { r.followMaster(ctx) })
-	}
-	return r, nil
+	return &RedisRegistry{r}, nil
 }
 
 // Close ends the calls that are under way, which then answer ErrClosed as
 // later ones do, and waits for them. It may be called twice.
-func (r *RedisRegistry) Close() error {
-	r.mu.Lock()
-	store := r.store
-	r.store = nil
-	r.mu.Unlock()
-	r.cancel()
-	var err error
-	if store != nil {
-		err = store.Close()
+func (r *RedisRegistry) Close() error { return r.redis.Close() }
+
+// Add implements [Registry.Add]: one script for each shard of an Entry, in
+// pipelines. The Node of a Session is the lease's.
+func (r *RedisRegistry) Add(ctx context.Context, lease Lease, entries ...Entry) ([]Added, error) {
+	answers, err := r.redis.Add(ctx, redisregistry.Lease(lease), encodeEntries(entries)...)
+	if err != nil {
+		return nil, err
 	}
-	r.calls.Wait()
-	return err
+	added := make([]Added, len(answers))
+	for i, a := range answers {
+		older := r.decodeSessions(entries[i].UserTopic, a.Older)
+		strange := len(a.Older) - len(older)
+		added[i] = Added{Since: a.Since, Older: older, OlderTotal: a.OlderTotal - strange, Online: a.Online}
+	}
+	return added, nil
 }
 
-// redisCall runs f, which may go on after ctx is done, because go-redis does not
-// notice that a context is cancelled while it waits for an answer. The result of f
-// is lost then. f must not touch what the caller owns.
-func redisCall[T any](ctx context.Context, r *RedisRegistry, what string, f func(redisStore) (T, error)) (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	var none T
-	if err := ctx.Err(); err != nil {
-		return none, fmt.Errorf("redis registry: %s: %w", what, err)
-	}
-	r.mu.Lock()
-	store := r.store
-	if store == nil {
-		r.mu.Unlock()
-		return none, ErrClosed
-	}
-	done := make(chan result, 1)
-	r.calls.Go(func() {
-		var value T
-		err := r.doubt(store) // before f, too: what Offline takes is gone
-		if err == nil {
-			value, err = f(mendingStore{store, &r.strays})
-		}
-		if isReadOnly(err) {
-			r.reconnect(store)
-		}
-		if err == nil {
-			err = r.doubt(store)
-		}
-		done <- result{value, err}
-	})
-	r.mu.Unlock()
-
-	select {
-	case res := <-done:
-		if res.err == nil {
-			return res.value, nil
-		}
-		return none, fmt.Errorf("redis registry: %s: %w", what, r.cause(ctx, res.err))
-	case <-ctx.Done():
-		return none, fmt.Errorf("redis registry: %s: %w", what, ctx.Err())
-	}
+// Remove implements [Registry.Remove].
+func (r *RedisRegistry) Remove(ctx context.Context, lease Lease, entries ...Entry) error {
+	return r.redis.Remove(ctx, redisregistry.Lease(lease), encodeEntries(entries)...)
 }
 
-// reconnect puts a new client in the place of one whose server is no longer the
-// master. The other connections of the old client would go on reading stale data
-// there.
-func (r *RedisRegistry) reconnect(old redisStore) {
-	r.mu.Lock()
-	if r.store != old {
-		r.mu.Unlock()
-		return
+// Sessions implements [Registry.Sessions].
+func (r *RedisRegistry) Sessions(ctx context.Context, lease Lease, topics ...string) ([][]Session, error) {
+	found, err := r.redis.Sessions(ctx, redisregistry.Lease(lease), topics...)
+	if err != nil {
+		return nil, err
 	}
-	r.store = r.open()
-	r.mu.Unlock()
-	old.Close()
+	all := make([][]Session, len(found))
+	for i, sessions := range found {
+		all[i] = r.decodeSessions(topics[i], sessions)
+	}
+	return all, nil
 }
 
-// cause says what err means for the caller.
-func (r *RedisRegistry) cause(ctx context.Context, err error) error {
-	if errors.Is(err, ErrLeaseLost) {
-		return err
-	}
-	// The deadline of ctx is also one of the connection, and may strike there
-	// first.
-	var timeout net.Error
-	if deadline, ok := ctx.Deadline(); ok && errors.As(err, &timeout) && timeout.Timeout() && !time.Now().Before(deadline) {
-		return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
-	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("%w: %w", ctx.Err(), err)
-	}
-	r.mu.Lock()
-	closed := r.store == nil
-	r.mu.Unlock()
-	if closed {
-		return ErrClosed
-	}
-	if reply, ok := errors.AsType[redis.Error](err); ok && !redisconn.IsRefusal(reply.Error()) && !isMoving(err) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", ErrRegistryDown, err)
+// Online implements [Registry.Online].
+func (r *RedisRegistry) Online(ctx context.Context, lease Lease, topics ...string) ([]bool, error) {
+	return r.redis.Online(ctx, redisregistry.Lease(lease), topics...)
 }
 
-// isReadOnly says whether the server is a replica.
-func isReadOnly(err error) bool {
-	reply, ok := errors.AsType[redis.Error](err)
-	return ok && strings.HasPrefix(redisconn.ScriptError(reply.Error()), "READONLY")
+// KeepAlive implements [Registry.KeepAlive].
+func (r *RedisRegistry) KeepAlive(ctx context.Context, node Node, ttl time.Duration) (int64, error) {
+	return r.redis.KeepAlive(ctx, redisregistry.Node(node), ttl)
+}
+
+// Release implements [Registry.Release].
+func (r *RedisRegistry) Release(ctx context.Context, lease Lease) error {
+	return r.redis.Release(ctx, redisregistry.Lease(lease))
+}
+
+// Nodes implements [Registry.Nodes]. The time is the latest of all masters'.
+func (r *RedisRegistry) Nodes(ctx context.Context) ([]Node, time.Time, error) {
+	found, now, err := r.redis.Nodes(ctx)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	nodes := make([]Node, len(found))
+	for i, n := range found {
+		nodes[i] = Node(n)
+	}
+	slices.SortFunc(nodes, compareNodes)
+	return nodes, now, nil
+}
+
+// Sweep implements [Registry.Sweep]. It goes in steps, each a round trip, so
+// its context should allow for the entries of a whole node.
+func (r *RedisRegistry) Sweep(ctx context.Context, lease Lease) error {
+	return r.redis.Sweep(ctx, redisregistry.Lease(lease))
+}
+
+// Offline implements [Registry.Offline], at most 1,000 users of a shard a call.
+// If one shard fails and another has users due, it returns these.
+func (r *RedisRegistry) Offline(ctx context.Context, delay time.Duration) ([]string, error) {
+	return r.redis.Offline(ctx, delay)
+}
+
+// Check implements [Registry.Check].
+func (r *RedisRegistry) Check(ctx context.Context, lease Lease, entries ...Entry) ([]Entry, error) {
+	all := make([][]places.Place, len(entries))
+	for i, e := range entries {
+		all[i] = e.places()
+	}
+	lost, err := r.redis.Check(ctx, redisregistry.Lease(lease), all)
+	if err != nil {
+		return nil, err
+	}
+	return lostEntries(entries, lost), nil
+}
+
+// Entries implements [Registry.Entries].
+func (r *RedisRegistry) Entries(ctx context.Context, lease Lease, cursor string) ([]Entry, string, error) {
+	placed, next, err := r.redis.Entries(ctx, redisregistry.Lease(lease), cursor)
+	if err != nil {
+		return nil, "", err
+	}
+	var at []places.Place
+	var sessions []Session // at each of these
+	for _, p := range placed {
+		if s, ok := decodeSession(p.Session); ok {
+			at, sessions = append(at, p.Place), append(sessions, s)
+		}
+	}
+	return entriesAt(at, func(i int) Session { return sessions[i] }), next, nil
+}
+
+// encodeEntries returns the entries as the Registry in Redis takes them.
+func encodeEntries(entries []Entry) []redisregistry.Entry {
+	encoded := make([]redisregistry.Entry, len(entries))
+	for i, e := range entries {
+		encoded[i] = redisregistry.Entry{Session: encodeSession(e.Session), Places: e.places(), Older: e.Older}
+	}
+	return encoded
+}
+
+// decodeSessions returns what lies under a topic, oldest first. What cannot be
+// understood is passed over, and counted.
+func (r *RedisRegistry) decodeSessions(topic string, encoded []redisregistry.Session) []Session {
+	var sessions []Session
+	for _, e := range encoded {
+		if s, ok := decodeSession(e); ok {
+			sessions = append(sessions, s)
+		} else {
+			r.redis.NoteStray(topic)
+		}
+	}
+	slices.SortFunc(sessions, compareSessions)
+	return sessions
+}
+
+// encodeSession puts what the Registry in Redis need not know of a Session into
+// its body, which is these netstrings:
+//
+//	body    <device><platform><remote address><meta>
+//	meta    {<key><value>}
+//
+// A later version of herald may append fields to a body, which this one skips.
+func encodeSession(s Session) redisregistry.Session {
+	var b, meta []byte
+	for _, field := range []string{s.Device, s.Platform, s.RemoteAddr} {
+		b = netstring.Append(b, field)
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.Meta)) {
+		meta = netstring.Append(netstring.Append(meta, key), s.Meta[key])
+	}
+	body := string(netstring.Append(b, string(meta)))
+	return redisregistry.Session{ID: s.ID, User: s.User, Node: s.Node, Since: s.Since, Body: body}
+}
+
+// decodeSession is the opposite of encodeSession, or false if the body is none of
+// herald's.
+func decodeSession(e redisregistry.Session) (s Session, ok bool) {
+	s = Session{ID: e.ID, User: e.User, Node: e.Node, Since: e.Since}
+	rest, meta := e.Body, ""
+	for _, field := range []*string{&s.Device, &s.Platform, &s.RemoteAddr, &meta} {
+		if *field, rest, ok = netstring.Cut(rest); !ok {
+			return Session{}, false
+		}
+	}
+	for meta != "" {
+		var key, value string
+		if key, meta, ok = netstring.Cut(meta); !ok {
+			return Session{}, false
+		}
+		if value, meta, ok = netstring.Cut(meta); !ok {
+			return Session{}, false
+		}
+		if s.Meta == nil {
+			s.Meta = make(map[string]string)
+		}
+		s.Meta[key] = value
+	}
+	return s, true
 }

@@ -141,7 +141,7 @@ func (h *Hub) Stats() Stats {
 // unreadable returns how often the Registry has met what is none of herald's.
 func (h *Hub) unreadable() uint64 {
 	if r, ok := h.registry.(*RedisRegistry); ok {
-		n, _ := r.unreadable()
+		n, _ := r.redis.Unreadable()
 		return n
 	}
 	return 0

@@ -1,4 +1,4 @@
-package herald
+package redisregistry
 
 import (
 	"sync"
@@ -52,7 +52,7 @@ func (s *sightings) look(shard int, records map[string]string, now time.Time, as
 			continue
 		}
 		age := now.Sub(n.Renewed)
-		old, known := before.seen[n.Lease()]
+		old, known := before.seen[n.lease()]
 		v := renewal{record: record, renewed: n.Renewed, ttl: n.TTL, at: answered - int64(min(age, n.TTL)), first: answered}
 		switch {
 		case known && old.record == record:
@@ -62,7 +62,7 @@ func (s *sightings) look(shard int, records map[string]string, now time.Time, as
 		case age < 0: // from the future: that does not count as renewed
 			v.at = answered - int64(n.TTL)
 		}
-		seen[n.Lease()] = v
+		seen[n.lease()] = v
 	}
 	s.shards[shard] = shardSightings{asked, seen}
 }

@@ -1,24 +1,22 @@
-package herald
+package redisregistry
 
 import (
 	"fmt"
-	"maps"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/heraldgo/herald/internal/netstring"
 	"github.com/heraldgo/herald/internal/places"
 )
 
 // What a Redis Registry writes. Names may be any bytes, so each is a
-// netstring, <length>:<bytes>.
+// netstring, <length>:<bytes>. The body is what the owner of a Session gave.
 //
-//	value   1 <generation> <since µs> <answer> <node><user><device><platform><remote address><meta>
-//	meta    {<key><value>}
+//	value   1 <generation> <since µs> <answer> <node><user><body>
 //	lease   1 <generation> <renewed µs> <ttl µs> <connections> <version>
-//	member  u|o <connection id> <topic>, the last two netstrings without a space
+//	member  u|o <id> <topic>, the last two netstrings without a space
 //
 // The 1 is the format. A later version of herald may append fields to a value
 // and to a lease, which this one skips; what it cannot read without knowing
@@ -30,38 +28,14 @@ import (
 // registryFormat begins every value and lease; lua/common.lua has it, too.
 const registryFormat = "1"
 
-// maxLease is the longest that a lease may be: what lies under it lasts no longer.
+// MaxLease is the longest that a lease may be: what lies under it lasts no longer.
 // A record that claims more is not believed; lua/common.lua has it, too.
-const maxLease = keyLasts
+const MaxLease = keyLasts
 
-func appendNetstring(b []byte, s string) []byte {
-	b = strconv.AppendInt(b, int64(len(s)), 10)
-	b = append(b, ':')
-	return append(b, s...)
-}
-
-// cutNetstring cuts the first netstring off s.
-func cutNetstring(s string) (field, rest string, ok bool) {
-	length, rest, ok := strings.Cut(s, ":")
-	n, err := strconv.ParseUint(length, 10, 31)
-	if !ok || err != nil || n > uint64(len(rest)) {
-		return "", "", false
-	}
-	return rest[:n], rest[n:], true
-}
-
-// encodeBody returns the part of a value that a node knows: all but
-// generation, since and answer.
-func encodeBody(s Session) string {
-	var b []byte
-	for _, field := range []string{s.Node, s.User, s.Device, s.Platform, s.RemoteAddr} {
-		b = appendNetstring(b, field)
-	}
-	var meta []byte
-	for _, key := range slices.Sorted(maps.Keys(s.Meta)) {
-		meta = appendNetstring(appendNetstring(meta, key), s.Meta[key])
-	}
-	return string(appendNetstring(b, string(meta)))
+// bodyOf returns the part of a value that a node knows: all but generation, since
+// and answer.
+func bodyOf(s Session) string {
+	return string(append(netstring.Append(netstring.Append(nil, s.Node), s.User), s.Body...))
 }
 
 // decodeValue returns the Session with this id and its lease's generation,
@@ -77,24 +51,11 @@ func decodeValue(id, value string) (s Session, generation int64, ok bool) {
 		return Session{}, 0, false
 	}
 	s = Session{ID: id, Since: time.UnixMicro(since)}
-	rest, meta := head[4], ""
-	for _, field := range []*string{&s.Node, &s.User, &s.Device, &s.Platform, &s.RemoteAddr, &meta} {
-		if *field, rest, ok = cutNetstring(rest); !ok {
-			return Session{}, 0, false
-		}
+	if s.Node, s.Body, ok = netstring.Cut(head[4]); ok {
+		s.User, s.Body, ok = netstring.Cut(s.Body)
 	}
-	for meta != "" {
-		var key, val string
-		if key, meta, ok = cutNetstring(meta); !ok {
-			return Session{}, 0, false
-		}
-		if val, meta, ok = cutNetstring(meta); !ok {
-			return Session{}, 0, false
-		}
-		if s.Meta == nil {
-			s.Meta = make(map[string]string)
-		}
-		s.Meta[key] = val
+	if !ok {
+		return Session{}, 0, false
 	}
 	return s, generation, true
 }
@@ -107,7 +68,7 @@ func decodeHolder(value string) (Lease, bool) {
 	_, rest, _ = strings.Cut(rest, " ") // since
 	_, rest, _ = strings.Cut(rest, " ") // answer
 	g, err := strconv.ParseInt(generation, 10, 64)
-	node, _, ok := cutNetstring(rest)
+	node, _, ok := netstring.Cut(rest)
 	return Lease{node, g}, ok && err == nil && format == registryFormat
 }
 
@@ -145,7 +106,7 @@ func decodeNode(id, record string) Node {
 		ID:         id,
 		Generation: n[0],
 		Renewed:    time.UnixMicro(n[1]),
-		TTL:        time.Duration(min(n[2], maxLease.Microseconds())) * time.Microsecond,
+		TTL:        time.Duration(min(n[2], MaxLease.Microseconds())) * time.Microsecond,
 		Conns:      int(n[3]),
 		Version:    int(n[4]),
 	}
@@ -157,7 +118,7 @@ func memberOf(p places.Place) string {
 	if p.User {
 		b[0] = 'u'
 	}
-	return string(appendNetstring(appendNetstring(b, p.ID), p.Topic))
+	return string(netstring.Append(netstring.Append(b, p.ID), p.Topic))
 }
 
 // decodePlace returns false if the member is none of herald's.
@@ -167,9 +128,9 @@ func decodePlace(member string) (p places.Place, ok bool) {
 	}
 	p.User = member[0] == 'u'
 	rest := member[1:]
-	if p.ID, rest, ok = cutNetstring(rest); !ok {
+	if p.ID, rest, ok = netstring.Cut(rest); !ok {
 		return places.Place{}, false
 	}
-	p.Topic, _, ok = cutNetstring(rest)
+	p.Topic, _, ok = netstring.Cut(rest)
 	return p, ok
 }

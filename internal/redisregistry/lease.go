@@ -1,20 +1,21 @@
-package herald
+package redisregistry
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/errs"
 )
 
-// KeepAlive implements [Registry.KeepAlive].
-func (r *RedisRegistry) KeepAlive(ctx context.Context, node Node, ttl time.Duration) (int64, error) {
-	return redisCall(ctx, r, "keep alive", func(store redisStore) (int64, error) {
+// KeepAlive implements herald.Registry.KeepAlive.
+func (r *Registry) KeepAlive(ctx context.Context, node Node, ttl time.Duration) (int64, error) {
+	return call(ctx, r, "keep alive", func(store shardStore) (int64, error) {
 		if node.Generation == 0 {
 			return r.takeLease(ctx, store, node, ttl)
 		}
@@ -24,7 +25,7 @@ func (r *RedisRegistry) KeepAlive(ctx context.Context, node Node, ttl time.Durat
 		}
 		for _, reply := range replies {
 			if errors.Is(reply.Err(), redis.Nil) {
-				return 0, ErrLeaseLost
+				return 0, errs.LeaseLost
 			}
 		}
 		return node.Generation, nil
@@ -33,7 +34,7 @@ func (r *RedisRegistry) KeepAlive(ctx context.Context, node Node, ttl time.Durat
 
 // takeLease takes a new lease in the first shard, which makes its generation,
 // and then in the others.
-func (r *RedisRegistry) takeLease(ctx context.Context, store redisStore, node Node, ttl time.Duration) (int64, error) {
+func (r *Registry) takeLease(ctx context.Context, store shardStore, node Node, ttl time.Duration) (int64, error) {
 	first := r.shards[0]
 	reply, err := runOne(ctx, store, takeScript, scriptCall{
 		keys: []string{first.nodesKey(), first.dyingKey(), first.generationKey()},
@@ -61,15 +62,15 @@ func (r *RedisRegistry) takeLease(ctx context.Context, store redisStore, node No
 	// An index that loses this was lost, even if it has been made anew since.
 	pipe := newShardPipe(store)
 	for i, s := range r.shards {
-		pipe.on(i).SAdd(ctx, s.indexKey(node.Lease()), "")
-		pipe.on(i).PExpire(ctx, s.indexKey(node.Lease()), keyLasts)
+		pipe.on(i).SAdd(ctx, s.indexKey(node.lease()), "")
+		pipe.on(i).PExpire(ctx, s.indexKey(node.lease()), keyLasts)
 	}
 	_, err = pipe.exec(ctx)
 	return node.Generation, err
 }
 
 // keepLease runs take.lua or renew.lua in every shard from one on.
-func (r *RedisRegistry) keepLease(ctx context.Context, store redisStore, s luaScript, from int, node Node, ttl time.Duration) ([]*redis.Cmd, error) {
+func (r *Registry) keepLease(ctx context.Context, store shardStore, s luaScript, from int, node Node, ttl time.Duration) ([]*redis.Cmd, error) {
 	calls := make([]scriptCall, 0, len(r.shards))
 	for i := from; i < len(r.shards); i++ {
 		call := scriptCall{shard: i, keys: []string{r.shards[i].nodesKey()}, args: leaseArgs(node, ttl)}
@@ -85,9 +86,9 @@ func leaseArgs(node Node, ttl time.Duration) []any {
 	return []any{node.ID, node.Generation, ttl.Microseconds(), node.Conns, node.Version}
 }
 
-// Release implements [Registry.Release].
-func (r *RedisRegistry) Release(ctx context.Context, lease Lease) error {
-	_, err := redisCall(ctx, r, "release", func(store redisStore) ([]*redis.Cmd, error) {
+// Release implements herald.Registry.Release.
+func (r *Registry) Release(ctx context.Context, lease Lease) error {
+	_, err := call(ctx, r, "release", func(store shardStore) ([]*redis.Cmd, error) {
 		calls := make([]scriptCall, len(r.shards))
 		for i := range calls {
 			calls[i] = r.releaseCall(i, lease)
@@ -97,7 +98,7 @@ func (r *RedisRegistry) Release(ctx context.Context, lease Lease) error {
 	return err
 }
 
-func (r *RedisRegistry) releaseCall(shard int, lease Lease) scriptCall {
+func (r *Registry) releaseCall(shard int, lease Lease) scriptCall {
 	s := r.shards[shard]
 	return scriptCall{
 		shard: shard,
@@ -106,13 +107,13 @@ func (r *RedisRegistry) releaseCall(shard int, lease Lease) scriptCall {
 	}
 }
 
-// Nodes implements [Registry.Nodes]. The time is the latest of all masters'.
-func (r *RedisRegistry) Nodes(ctx context.Context) ([]Node, time.Time, error) {
+// Nodes implements herald.Registry.Nodes. The time is the latest of all masters'.
+func (r *Registry) Nodes(ctx context.Context) ([]Node, time.Time, error) {
 	type answer struct {
 		nodes []Node
 		now   time.Time
 	}
-	a, err := redisCall(ctx, r, "nodes", func(store redisStore) (a answer, err error) {
+	a, err := call(ctx, r, "nodes", func(store shardStore) (a answer, err error) {
 		look := newLook(r, store)
 		lists := make([]leaseList, len(r.shards))
 		dying := make([]*redis.ScanCmd, len(r.shards))
@@ -145,18 +146,17 @@ type leaseList struct {
 	clock        *redis.StringCmd
 }
 
-// mergeLeases returns every lease once, ordered by id and generation, with the
-// latest time. Its record is that of the first shard that has it: while nothing
+// mergeLeases returns every lease once, with the latest time. Its record is that of the first shard that has it: while nothing
 // goes wrong all are of one clock, and a lease that nobody renews has the same
 // Renewed each time. Alive is a lease that is alive and that no shard sweeps.
-func (r *RedisRegistry) mergeLeases(lists []leaseList) (nodes []Node, now time.Time) {
+func (r *Registry) mergeLeases(lists []leaseList) (nodes []Node, now time.Time) {
 	merged := make(map[Lease]*Node)
 	dying := make(map[Lease]bool)
 	see := func(n Node) Lease {
-		if merged[n.Lease()] == nil {
-			merged[n.Lease()] = &n
+		if merged[n.lease()] == nil {
+			merged[n.lease()] = &n
 		}
-		return n.Lease()
+		return n.lease()
 	}
 	for i, list := range lists {
 		if at := r.timeOf(i, list.time.Val(), list.clock); at.After(now) {
@@ -190,7 +190,6 @@ func (r *RedisRegistry) mergeLeases(lists []leaseList) (nodes []Node, now time.T
 		n.Alive = n.Err == nil && !dying[l] && r.seen.alive(l)
 		nodes = append(nodes, *n)
 	}
-	slices.SortFunc(nodes, compareNodes)
 	return nodes, now
 }
 
@@ -198,10 +197,10 @@ func (r *RedisRegistry) mergeLeases(lists []leaseList) (nodes []Node, now time.T
 // client of the server is served.
 const sweepStep = 200
 
-// Sweep implements [Registry.Sweep]. It goes in steps, each a round trip, so
+// Sweep implements herald.Registry.Sweep. It goes in steps, each a round trip, so
 // its context should allow for the entries of a whole node.
-func (r *RedisRegistry) Sweep(ctx context.Context, lease Lease) error {
-	_, err := redisCall(ctx, r, "sweep", func(store redisStore) (struct{}, error) {
+func (r *Registry) Sweep(ctx context.Context, lease Lease) error {
+	_, err := call(ctx, r, "sweep", func(store shardStore) (struct{}, error) {
 		var none struct{}
 		first, record, err := r.sweepable(ctx, store, lease)
 		if err != nil || first < 0 {
@@ -236,7 +235,7 @@ func (r *RedisRegistry) Sweep(ctx context.Context, lease Lease) error {
 
 // markCall marks a lease as dying: one that has the record and no newer one,
 // or any, if the record is empty.
-func (r *RedisRegistry) markCall(shard int, lease Lease, record string) scriptCall {
+func (r *Registry) markCall(shard int, lease Lease, record string) scriptCall {
 	s := r.shards[shard]
 	return scriptCall{
 		shard: shard,
@@ -248,7 +247,7 @@ func (r *RedisRegistry) markCall(shard int, lease Lease, record string) scriptCa
 // sweepable returns the shard that decides whether the lease is lost, and the
 // record that it has: one if it is dying already, or, if it has run out, the
 // first that has it. It returns -1 if there is nothing to sweep.
-func (r *RedisRegistry) sweepable(ctx context.Context, store redisStore, lease Lease) (first int, record string, err error) {
+func (r *Registry) sweepable(ctx context.Context, store shardStore, lease Lease) (first int, record string, err error) {
 	look := newLook(r, store)
 	dying := make([]*redis.BoolCmd, len(r.shards))
 	for i, s := range r.shards {
@@ -277,7 +276,7 @@ func (r *RedisRegistry) sweepable(ctx context.Context, store redisStore, lease L
 }
 
 // sweepShard removes the entries of a lost lease from a shard, and forgets it.
-func (r *RedisRegistry) sweepShard(ctx context.Context, store redisStore, shard int, lease Lease) error {
+func (r *Registry) sweepShard(ctx context.Context, store shardStore, shard int, lease Lease) error {
 	s := r.shards[shard]
 	for {
 		pipe := newShardPipe(store)

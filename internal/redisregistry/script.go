@@ -1,4 +1,4 @@
-package herald
+package redisregistry
 
 import (
 	"context"
@@ -86,8 +86,8 @@ var (
 	mendScript    = script("mend", answersList)
 )
 
-// redisBatch is the most commands of one pipeline.
-const redisBatch = 500
+// maxBatch is the most commands of one pipeline.
+const maxBatch = 500
 
 // A scriptCall is one script to run.
 type scriptCall struct {
@@ -99,9 +99,9 @@ type scriptCall struct {
 // runScript runs a script once for each call, those of a shard in order, and
 // returns the replies. Each has an error of its own; what runScript returns is
 // the first that is no answer of the script's.
-func runScript(ctx context.Context, store redisStore, s luaScript, calls []scriptCall) ([]*redis.Cmd, error) {
+func runScript(ctx context.Context, store shardStore, s luaScript, calls []scriptCall) ([]*redis.Cmd, error) {
 	replies := make([]*redis.Cmd, 0, len(calls))
-	for batch := range slices.Chunk(calls, redisBatch) {
+	for batch := range slices.Chunk(calls, maxBatch) {
 		pipe := newShardPipe(store)
 		sent := len(replies)
 		for _, c := range batch {
@@ -120,7 +120,7 @@ func runScript(ctx context.Context, store redisStore, s luaScript, calls []scrip
 }
 
 // runOne runs a script once.
-func runOne(ctx context.Context, store redisStore, s luaScript, call scriptCall) (*redis.Cmd, error) {
+func runOne(ctx context.Context, store shardStore, s luaScript, call scriptCall) (*redis.Cmd, error) {
 	replies, err := runScript(ctx, store, s, []scriptCall{call})
 	if err != nil {
 		return nil, err

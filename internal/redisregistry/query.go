@@ -1,4 +1,4 @@
-package herald
+package redisregistry
 
 import (
 	"context"
@@ -11,15 +11,16 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald/internal/clock"
+	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/places"
 )
 
-// Sessions implements [Registry.Sessions].
-func (r *RedisRegistry) Sessions(ctx context.Context, lease Lease, topics ...string) ([][]Session, error) {
+// Sessions implements herald.Registry.Sessions.
+func (r *Registry) Sessions(ctx context.Context, lease Lease, topics ...string) ([][]Session, error) {
 	topics = slices.Clone(topics)
-	return redisCall(ctx, r, "sessions", func(store redisStore) ([][]Session, error) {
+	return call(ctx, r, "sessions", func(store shardStore) ([][]Session, error) {
 		all := make([][]Session, 0, len(topics))
-		for batch := range slices.Chunk(topics, redisBatch) {
+		for batch := range slices.Chunk(topics, maxBatch) {
 			sessions, err := r.sessions(ctx, store, lease, batch)
 			if err != nil {
 				return nil, err
@@ -31,7 +32,7 @@ func (r *RedisRegistry) Sessions(ctx context.Context, lease Lease, topics ...str
 }
 
 // sessions is one round trip of Sessions.
-func (r *RedisRegistry) sessions(ctx context.Context, store redisStore, lease Lease, topics []string) ([][]Session, error) {
+func (r *Registry) sessions(ctx context.Context, store shardStore, lease Lease, topics []string) ([][]Session, error) {
 	look := newLook(r, store)
 	hashes := make([]*redis.MapStringStringCmd, len(topics))
 	for i, topic := range topics {
@@ -69,17 +70,16 @@ func (r *RedisRegistry) sessions(ctx context.Context, store redisStore, lease Le
 				all[i] = append(all[i], h.Session)
 			}
 		}
-		slices.SortFunc(all[i], compareSessions)
 	}
 	return all, nil
 }
 
-// Online implements [Registry.Online].
-func (r *RedisRegistry) Online(ctx context.Context, lease Lease, topics ...string) ([]bool, error) {
+// Online implements herald.Registry.Online.
+func (r *Registry) Online(ctx context.Context, lease Lease, topics ...string) ([]bool, error) {
 	topics = slices.Clone(topics)
-	return redisCall(ctx, r, "online", func(store redisStore) ([]bool, error) {
+	return call(ctx, r, "online", func(store shardStore) ([]bool, error) {
 		online := make([]bool, 0, len(topics))
-		for batch := range slices.Chunk(topics, redisBatch) {
+		for batch := range slices.Chunk(topics, maxBatch) {
 			some, err := r.online(ctx, store, lease, batch)
 			if err != nil {
 				return nil, err
@@ -92,7 +92,7 @@ func (r *RedisRegistry) Online(ctx context.Context, lease Lease, topics ...strin
 
 // online is one round trip of Online. It decodes no more of a session than
 // what says whether that lives.
-func (r *RedisRegistry) online(ctx context.Context, store redisStore, lease Lease, topics []string) ([]bool, error) {
+func (r *Registry) online(ctx context.Context, store shardStore, lease Lease, topics []string) ([]bool, error) {
 	look := newLook(r, store)
 	values := make([]*redis.StringSliceCmd, len(topics))
 	for i, topic := range topics {
@@ -126,7 +126,7 @@ func (r *RedisRegistry) online(ctx context.Context, store redisStore, lease Leas
 
 // A look reads the leases of shards, together with what else is asked there.
 type look struct {
-	r     *RedisRegistry
+	r     *Registry
 	pipe  *shardPipe
 	asked int64 // on clock
 	nodes []*redis.ScanCmd
@@ -135,7 +135,7 @@ type look struct {
 	records []map[string]string // by shard: what nodes had
 }
 
-func newLook(r *RedisRegistry, store redisStore) *look {
+func newLook(r *Registry, store shardStore) *look {
 	return &look{
 		r: r, pipe: newShardPipe(store), asked: clock.Now(),
 		nodes:   make([]*redis.ScanCmd, len(r.shards)),
@@ -177,7 +177,7 @@ const maxRecords = 10_000
 // records returns what a scan of leases has found. A hash that somebody has
 // stuffed is taken away, as a key of the wrong type is: what real nodes had in it
 // they put back.
-func (r *RedisRegistry) records(ctx context.Context, store redisStore, shard int, scan *redis.ScanCmd) (map[string]string, error) {
+func (r *Registry) records(ctx context.Context, store shardStore, shard int, scan *redis.ScanCmd) (map[string]string, error) {
 	fields, next := scan.Val()
 	if next != 0 {
 		key := scan.Args()[1].(string)
@@ -195,7 +195,7 @@ func (r *RedisRegistry) records(ctx context.Context, store redisStore, shard int
 }
 
 // look looks at all shards.
-func (r *RedisRegistry) look(ctx context.Context, store redisStore) (*look, error) {
+func (r *Registry) look(ctx context.Context, store shardStore) (*look, error) {
 	l := newLook(r, store)
 	for s := range r.shards {
 		l.at(ctx, s)
@@ -205,19 +205,19 @@ func (r *RedisRegistry) look(ctx context.Context, store redisStore) (*look, erro
 }
 
 // listed says whether a shard has the lease, as it was last seen.
-func (r *RedisRegistry) listed(shard int, l Lease) bool {
+func (r *Registry) listed(shard int, l Lease) bool {
 	_, ok := r.seen.in(shard, l)
 	return ok
 }
 
 // holds says whether a shard has the lease, and it lives.
-func (r *RedisRegistry) holds(shard int, l Lease) bool {
+func (r *Registry) holds(shard int, l Lease) bool {
 	return r.listed(shard, l) && r.seen.alive(l)
 }
 
 // settle looks at the other shards if there is doubt who lives, and answers
 // ErrLeaseLost if the asker's own lease is not held in a shard that was asked.
-func (r *RedisRegistry) settle(ctx context.Context, store redisStore, asked *look, lease Lease, doubt bool) error {
+func (r *Registry) settle(ctx context.Context, store shardStore, asked *look, lease Lease, doubt bool) error {
 	own := lease != Lease{}
 	if (doubt || own && !r.seen.alive(lease)) && len(r.shards) > 1 {
 		if _, err := r.look(ctx, store); err != nil {
@@ -226,16 +226,17 @@ func (r *RedisRegistry) settle(ctx context.Context, store redisStore, asked *loo
 	}
 	for s, nodes := range asked.nodes {
 		if own && nodes != nil && !r.holds(s, lease) {
-			return fmt.Errorf("%w: it is not held, so that others may not be: who asks cannot tell who has gone", ErrLeaseLost)
+			return fmt.Errorf("%w: it is not held, so that others may not be: who asks cannot tell who has gone", errs.LeaseLost)
 		}
 	}
 	return nil
 }
 
-// Check implements [Registry.Check].
-func (r *RedisRegistry) Check(ctx context.Context, lease Lease, entries ...Entry) ([]Entry, error) {
+// Check returns, by index of entries, which of their places have lost what was
+// added there.
+func (r *Registry) Check(ctx context.Context, lease Lease, entries [][]places.Place) ([][]places.Place, error) {
 	calls, checked := r.planCheck(lease, entries)
-	lost, err := redisCall(ctx, r, "check", func(store redisStore) ([][]places.Place, error) {
+	return call(ctx, r, "check", func(store shardStore) ([][]places.Place, error) {
 		replies, err := runScript(ctx, store, checkScript, calls)
 		if err != nil {
 			return nil, err
@@ -244,7 +245,7 @@ func (r *RedisRegistry) Check(ctx context.Context, lease Lease, entries ...Entry
 		for n, reply := range replies {
 			missing, err := reply.Int64Slice()
 			if errors.Is(err, redis.Nil) {
-				return nil, ErrLeaseLost
+				return nil, errs.LeaseLost
 			}
 			if err != nil {
 				return nil, err
@@ -259,17 +260,13 @@ func (r *RedisRegistry) Check(ctx context.Context, lease Lease, entries ...Entry
 		}
 		return lost, nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return lostEntries(entries, lost), nil
 }
 
 // checkStep is how many places one run of check.lua compares, while no other
 // client of the server is served.
 const checkStep = 200
 
-// An entryPlace is a place, and the index of the Entry that should be there.
+// An entryPlace is a place, and the index of the entry that should be there.
 type entryPlace struct {
 	places.Place
 	entry int
@@ -277,10 +274,10 @@ type entryPlace struct {
 
 // planCheck returns what Check runs: one script at least in each shard, which
 // has an index that may be lost.
-func (r *RedisRegistry) planCheck(lease Lease, entries []Entry) (calls []scriptCall, checked [][]entryPlace) {
+func (r *Registry) planCheck(lease Lease, entries [][]places.Place) (calls []scriptCall, checked [][]entryPlace) {
 	byShard := make([][]entryPlace, len(r.shards))
-	for i, e := range entries {
-		for _, p := range e.places() {
+	for i, all := range entries {
+		for _, p := range all {
 			s := r.shardOf(p.Topic)
 			byShard[s] = append(byShard[s], entryPlace{p, i})
 		}
@@ -307,7 +304,7 @@ func (r *RedisRegistry) planCheck(lease Lease, entries []Entry) (calls []scriptC
 // timeOf returns the Registry's time in a shard: that of the server, but not
 // before any Since that was given. What this process has seen of those counts
 // though the shard's clock may have been lost, or been set back by others.
-func (r *RedisRegistry) timeOf(shard int, server time.Time, clock *redis.StringCmd) time.Time {
+func (r *Registry) timeOf(shard int, server time.Time, clock *redis.StringCmd) time.Time {
 	most := server.Add(clockTrust)
 	if clock.Val() != "" {
 		last, err := clock.Int64()

@@ -1,4 +1,4 @@
-package herald
+package redisregistry
 
 import (
 	"context"
@@ -53,7 +53,7 @@ func (s *sentinelStore) leads(server string) bool {
 }
 
 // doubt returns why the server that has answered may have been replaced, or nil.
-func (r *RedisRegistry) doubt(store redisStore) error {
+func (r *Registry) doubt(store shardStore) error {
 	s, ok := store.(*sentinelStore)
 	if !ok {
 		return nil
@@ -72,7 +72,7 @@ func (r *RedisRegistry) doubt(store redisStore) error {
 
 // followMaster asks the Sentinels, until Close, who the master is, and goes
 // there.
-func (r *RedisRegistry) followMaster(ctx context.Context) {
+func (r *Registry) followMaster(ctx context.Context) {
 	r.master.Follow(ctx, redisconn.SentinelLag/2, func(server string) {
 		r.mu.Lock()
 		store, ok := r.store.(*sentinelStore)

@@ -1,4 +1,4 @@
-package herald
+package redisregistry
 
 import (
 	"context"
@@ -11,14 +11,15 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald/internal/clock"
+	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 // probe tries every command in every shard, in one round trip, and looks
 // whether the nodes agree about the number of shards.
-func (r *RedisRegistry) probe(ctx context.Context) error {
+func (r *Registry) probe(ctx context.Context) error {
 	denied := make([][]string, len(r.shards))
-	count, err := redisCall(ctx, r, "probe", func(store redisStore) (string, error) {
+	count, err := call(ctx, r, "probe", func(store shardStore) (string, error) {
 		pipe := newShardPipe(store)
 		tried := make([]*redis.Cmd, len(r.shards))
 		times := make([]*redis.TimeCmd, len(r.shards))
@@ -73,14 +74,14 @@ func (r *RedisRegistry) probe(ctx context.Context) error {
 	}
 	if count != "" && count != strconv.Itoa(len(r.shards)) {
 		return fmt.Errorf("%w: Redis: a Registry of %s shards lies under the prefix %q, and this client gives %d: use a *redis.ClusterClient on every node, or on none",
-			ErrInvalid, count, r.prefix, len(r.shards))
+			errs.Invalid, count, r.prefix, len(r.shards))
 	}
 	return nil
 }
 
 // agreeAnew replaces what somebody else has put in the place of the number of
 // shards.
-func (r *RedisRegistry) agreeAnew(ctx context.Context, store redisStore) error {
+func (r *Registry) agreeAnew(ctx context.Context, store shardStore) error {
 	key := r.shards[0].shardsKey()
 	r.strays.note(1, key)
 	pipe := newShardPipe(store)
@@ -123,10 +124,10 @@ func deniedCommands(cmds []redis.Cmder, tried *redis.Cmd) (denied []string, err 
 	return slices.Compact(denied), nil
 }
 
-// evicts returns the policy by which a server may evict any key, or "": also
+// Evicts returns the policy by which a server may evict any key, or "": also
 // if it does not tell.
-func (r *RedisRegistry) evicts(ctx context.Context) string {
-	policy, _ := redisCall(ctx, r, "read the policy", func(store redisStore) (string, error) {
+func (r *Registry) Evicts(ctx context.Context) string {
+	policy, _ := call(ctx, r, "read the policy", func(store shardStore) (string, error) {
 		pipe := newShardPipe(store)
 		infos := make([]*redis.StringCmd, len(r.shards))
 		for i := range r.shards {

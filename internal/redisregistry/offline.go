@@ -1,4 +1,4 @@
-package herald
+package redisregistry
 
 import (
 	"context"
@@ -15,10 +15,10 @@ import (
 // offlineBatch is the most users that one call of Offline takes from a shard.
 const offlineBatch = 1000
 
-// Offline implements [Registry.Offline], at most 1,000 users of a shard a call.
+// Offline implements herald.Registry.Offline, at most 1,000 users of a shard a call.
 // If one shard fails and another has users due, it returns these.
-func (r *RedisRegistry) Offline(ctx context.Context, delay time.Duration) ([]string, error) {
-	return redisCall(ctx, r, "offline", func(store redisStore) ([]string, error) {
+func (r *Registry) Offline(ctx context.Context, delay time.Duration) ([]string, error) {
+	return call(ctx, r, "offline", func(store shardStore) ([]string, error) {
 		// A shard that does not answer must not take the time in which those
 		// that others have taken can still be returned.
 		ctx := ctx

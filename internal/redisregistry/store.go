@@ -1,4 +1,4 @@
-package herald
+package redisregistry
 
 import (
 	"context"
@@ -10,9 +10,9 @@ import (
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
-// A redisStore is the Registry's own client of Redis: of one server that
+// A shardStore is the Registry's own client of Redis: of one server that
 // holds the one shard there is, or of a Cluster that holds many.
-type redisStore interface {
+type shardStore interface {
 	Pipeline() redis.Pipeliner
 	Close() error
 
@@ -25,11 +25,11 @@ type redisStore interface {
 
 // A shardPipe lists commands for shards, and sends them in one go.
 type shardPipe struct {
-	store redisStore
+	store shardStore
 	pipes []redis.Pipeliner // by shard; nil if there is nothing to do
 }
 
-func newShardPipe(store redisStore) *shardPipe { return &shardPipe{store: store} }
+func newShardPipe(store shardStore) *shardPipe { return &shardPipe{store: store} }
 
 // on returns the list of a shard.
 func (p *shardPipe) on(shard int) redis.Pipeliner {
@@ -42,7 +42,7 @@ func (p *shardPipe) on(shard int) redis.Pipeliner {
 	return p.pipes[shard]
 }
 
-// exec sends the commands, and returns what redisStore.exec does and the first
+// exec sends the commands, and returns what shardStore.exec does and the first
 // error that is no answer.
 func (p *shardPipe) exec(ctx context.Context) (servers []string, err error) {
 	for _, pipe := range p.pipes {

@@ -1,4 +1,4 @@
-package herald
+package redisregistry
 
 import (
 	"context"
@@ -29,18 +29,23 @@ func (s *strays) note(n int, key string) {
 	s.last = key[:min(len(key), 128)]
 }
 
-// unreadable returns how often a stray was met, and in which key the last.
-func (r *RedisRegistry) unreadable() (n uint64, last string) {
+// Unreadable returns how often a stray was met, and in which key the last.
+func (r *Registry) Unreadable() (n uint64, last string) {
 	r.strays.mu.Lock()
 	defer r.strays.mu.Unlock()
 	return r.strays.n, r.strays.last
+}
+
+// NoteStray notes a Session whose owner cannot understand it, under a topic.
+func (r *Registry) NoteStray(topic string) {
+	r.strays.note(1, r.shards[r.shardOf(topic)].topicKey(topic))
 }
 
 // A mendingStore takes away keys of the wrong type when commands meet them, and
 // runs these commands again. All keys under a Registry's prefix are its own, and
 // what was lost of it in such a key is put back as what Redis loses is.
 type mendingStore struct {
-	redisStore
+	shardStore
 	strays *strays
 }
 
@@ -48,7 +53,7 @@ type mendingStore struct {
 const mendAttempts = 3
 
 func (s mendingStore) exec(ctx context.Context, pipes []redis.Pipeliner) (servers []string) {
-	servers = s.redisStore.exec(ctx, pipes)
+	servers = s.shardStore.exec(ctx, pipes)
 	for range mendAttempts {
 		again := s.spoilt(pipes)
 		if again == nil {
@@ -60,7 +65,7 @@ func (s mendingStore) exec(ctx context.Context, pipes []redis.Pipeliner) (server
 				markUnanswered(pipe.Cmds())
 			}
 		}
-		for shard, server := range s.redisStore.exec(ctx, again) {
+		for shard, server := range s.shardStore.exec(ctx, again) {
 			if again[shard] != nil {
 				servers[shard] = server
 			}
@@ -105,13 +110,13 @@ func (s mendingStore) mend(ctx context.Context, spoilt []redis.Pipeliner) {
 			keys := keysOf(cmd)
 			types := make([]any, len(keys))
 			for i, key := range keys {
-				types[i] = redisTypeOf(key)
+				types[i] = typeOf(key)
 			}
 			mending[shard].EvalSha(ctx, mendScript.sha, keys, types...)
 		}
 		markUnanswered(mending[shard].Cmds())
 	}
-	s.redisStore.exec(ctx, mending)
+	s.shardStore.exec(ctx, mending)
 	for _, pipe := range mending {
 		if pipe == nil {
 			continue
@@ -143,8 +148,8 @@ func keysOf(cmd redis.Cmder) []string {
 	return names
 }
 
-// redisTypeOf returns the type that Redis gives a key of a shard.
-func redisTypeOf(key string) string {
+// typeOf returns the type that Redis gives a key of a shard.
+func typeOf(key string) string {
 	_, name, _ := strings.Cut(key, "}:")
 	switch name, _, _ = strings.Cut(name, ":"); name {
 	case "gone":

@@ -1,4 +1,4 @@
-package herald
+package redisregistry
 
 import (
 	"context"
@@ -10,14 +10,15 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/places"
 )
 
-// Add implements [Registry.Add]: one script for each shard of an Entry, in
+// Add implements herald.Registry.Add: one script for each shard of an Entry, in
 // pipelines. The Node of a Session is the lease's.
-func (r *RedisRegistry) Add(ctx context.Context, lease Lease, entries ...Entry) ([]Added, error) {
+func (r *Registry) Add(ctx context.Context, lease Lease, entries ...Entry) ([]Added, error) {
 	plan := r.planAdd(lease, entries)
-	return redisCall(ctx, r, "add", func(store redisStore) ([]Added, error) {
+	return call(ctx, r, "add", func(store shardStore) ([]Added, error) {
 		replies, err := runScript(ctx, store, addScript, plan.now)
 		if err != nil {
 			return nil, err
@@ -26,7 +27,7 @@ func (r *RedisRegistry) Add(ctx context.Context, lease Lease, entries ...Entry) 
 		candidates := make([]olderSessions, len(entries))
 		for i, reply := range replies {
 			if errors.Is(reply.Err(), redis.Nil) {
-				return nil, ErrLeaseLost
+				return nil, errs.LeaseLost
 			}
 			if i >= len(entries) { // it is a further shard's
 				continue
@@ -47,7 +48,7 @@ func (r *RedisRegistry) Add(ctx context.Context, lease Lease, entries ...Entry) 
 		}
 		for _, reply := range replies {
 			if errors.Is(reply.Err(), redis.Nil) {
-				return nil, ErrLeaseLost
+				return nil, errs.LeaseLost
 			}
 		}
 		return added, nil
@@ -72,7 +73,7 @@ const (
 // It is longer than any outage in which users shall still be told to have gone.
 const keyLasts = 24 * time.Hour
 
-func (r *RedisRegistry) planAdd(lease Lease, entries []Entry) addPlan {
+func (r *Registry) planAdd(lease Lease, entries []Entry) addPlan {
 	plan := addPlan{now: make([]scriptCall, len(entries))}
 	for i, e := range entries {
 		s := e.Session
@@ -81,10 +82,10 @@ func (r *RedisRegistry) planAdd(lease Lease, entries []Entry) addPlan {
 		if !s.Since.IsZero() {
 			since = strconv.FormatInt(s.Since.UnixMicro(), 10)
 		}
-		body := encodeBody(s)
+		body := bodyOf(s)
 		for n, part := range r.parts(e) {
 			shard := r.shards[part.shard]
-			isUser := n == 0 && e.UserTopic != ""
+			isUser := part.isUser()
 			call := scriptCall{
 				shard: part.shard,
 				keys:  []string{shard.nodesKey(), shard.dyingKey(), shard.indexKey(lease), shard.goneKey(), shard.clockKey()},
@@ -114,10 +115,13 @@ type part struct {
 	places []places.Place
 }
 
+// isUser says whether its first topic is the user's.
+func (p part) isUser() bool { return len(p.places) > 0 && p.places[0].User }
+
 // parts returns the parts of an Entry, that of the user's topic first, with
 // that topic first. An Entry without topics has one all the same.
-func (r *RedisRegistry) parts(e Entry) []part {
-	all := e.places()
+func (r *Registry) parts(e Entry) []part {
+	all := e.Places
 	if len(all) == 0 {
 		return []part{{}}
 	}
@@ -139,7 +143,7 @@ func (r *RedisRegistry) parts(e Entry) []part {
 
 // decodeAdded decodes the answer of add.lua to a call. The user's older
 // sessions may yet be of dead nodes.
-func (r *RedisRegistry) decodeAdded(reply *redis.Cmd, call scriptCall) (Added, olderSessions, error) {
+func (r *Registry) decodeAdded(reply *redis.Cmd, call scriptCall) (Added, olderSessions, error) {
 	older := olderSessions{shard: call.shard}
 	parts, err := reply.Slice()
 	if err != nil {
@@ -188,7 +192,7 @@ func (s heldSession) lease() Lease { return Lease{s.Node, s.generation} }
 
 // keepLive makes Older of the candidates that live. It asks who lives only if
 // that is not known of all of them.
-func (r *RedisRegistry) keepLive(ctx context.Context, store redisStore, added []Added, candidates []olderSessions) error {
+func (r *Registry) keepLive(ctx context.Context, store shardStore, added []Added, candidates []olderSessions) error {
 	doubt := slices.ContainsFunc(candidates, func(o olderSessions) bool {
 		return slices.ContainsFunc(o.sessions, func(s heldSession) bool { return !r.holds(o.shard, s.lease()) })
 	})
@@ -204,23 +208,22 @@ func (r *RedisRegistry) keepLive(ctx context.Context, store redisStore, added []
 				a.Older = append(a.Older, s.Session)
 			}
 		}
-		slices.SortFunc(a.Older, compareSessions)
 		a.OlderTotal = len(a.Older) + o.more
 	}
 	return nil
 }
 
-// Remove implements [Registry.Remove].
-func (r *RedisRegistry) Remove(ctx context.Context, lease Lease, entries ...Entry) error {
+// Remove implements herald.Registry.Remove.
+func (r *Registry) Remove(ctx context.Context, lease Lease, entries ...Entry) error {
 	var calls []scriptCall
 	for _, e := range entries {
-		for n, part := range r.parts(e) {
+		for _, part := range r.parts(e) {
 			shard := r.shards[part.shard]
-			isUser := n == 0 && e.UserTopic != ""
+			isUser := part.isUser()
 			call := scriptCall{
 				shard: part.shard,
 				keys:  []string{shard.goneKey(), shard.indexKey(lease)},
-				args:  []any{string(shard) + "i:", e.Session.ID, isUser},
+				args:  []any{string(shard) + "i:", e.ID, isUser},
 			}
 			for _, p := range part.places {
 				call.keys = append(call.keys, shard.topicKey(p.Topic))
@@ -229,7 +232,7 @@ func (r *RedisRegistry) Remove(ctx context.Context, lease Lease, entries ...Entr
 			calls = append(calls, call)
 		}
 	}
-	_, err := redisCall(ctx, r, "remove", func(store redisStore) ([]*redis.Cmd, error) {
+	_, err := call(ctx, r, "remove", func(store shardStore) ([]*redis.Cmd, error) {
 		return runScript(ctx, store, removeScript, calls)
 	})
 	return err

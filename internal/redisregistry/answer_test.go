@@ -1,4 +1,4 @@
-package herald
+package redisregistry
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/heraldgo/herald/internal/errs"
+	"github.com/heraldgo/herald/internal/places"
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
@@ -30,32 +32,32 @@ func (s fakeStore) exec(_ context.Context, pipes []redis.Pipeliner) []string {
 	return make([]string, len(pipes))
 }
 
-func answeringRegistry(t *testing.T, shards int, answer func(redis.Cmder)) *RedisRegistry {
+func answeringRegistry(t *testing.T, shards int, answer func(redis.Cmder)) *Registry {
 	client := redis.NewClient(&redis.Options{Dialer: nil})
 	t.Cleanup(func() { client.Close() })
-	return &RedisRegistry{store: fakeStore{client, answer}, shards: newShards("herald", redisconn.Tags[:shards]...), seen: newSightings(shards), latest: make([]latest, shards), steps: clockSteps{shards: make([]clockOffset, shards)}}
+	return &Registry{store: fakeStore{client, answer}, shards: newShards("herald", redisconn.Tags[:shards]...), seen: newSightings(shards), latest: make([]latest, shards), steps: clockSteps{shards: make([]clockOffset, shards)}}
 }
 
 // everyMethod calls all methods of a Registry.
-func everyMethod(r *RedisRegistry) map[string]error {
+func everyMethod(r *Registry) map[string]error {
 	ctx := context.Background()
-	errs := make(map[string]error)
+	failed := make(map[string]error)
 	lease := Lease{"n", 1}
-	entry := Entry{Session: Session{ID: "n.1", User: "u"}, UserTopic: "u", Topics: []string{"g", "h", "i"}}
-	_, errs["Add"] = r.Add(ctx, lease, entry)
-	errs["Remove"] = r.Remove(ctx, lease, entry)
-	_, errs["Sessions"] = r.Sessions(ctx, Lease{}, "u", "g")
-	_, errs["Online"] = r.Online(ctx, Lease{}, "u", "g")
-	_, errs["Check"] = r.Check(ctx, lease, entry)
-	_, errs["KeepAlive of a new lease"] = r.KeepAlive(ctx, Node{ID: "n"}, time.Second)
-	_, errs["KeepAlive"] = r.KeepAlive(ctx, Node{ID: "n", Generation: 1}, time.Second)
-	errs["Release"] = r.Release(ctx, lease)
-	_, _, errs["Nodes"] = r.Nodes(ctx)
-	errs["Sweep"] = r.Sweep(ctx, lease)
-	_, errs["Offline"] = r.Offline(ctx, 0)
-	_, _, errs["Entries"] = r.Entries(ctx, lease, "")
-	errs["probe"] = r.probe(ctx)
-	return errs
+	entry := Entry{Session: Session{ID: "n.1", User: "u"}, Places: places.Of("n.1", "u", []string{"g", "h", "i"})}
+	_, failed["Add"] = r.Add(ctx, lease, entry)
+	failed["Remove"] = r.Remove(ctx, lease, entry)
+	_, failed["Sessions"] = r.Sessions(ctx, Lease{}, "u", "g")
+	_, failed["Online"] = r.Online(ctx, Lease{}, "u", "g")
+	_, failed["Check"] = r.Check(ctx, lease, [][]places.Place{entry.Places})
+	_, failed["KeepAlive of a new lease"] = r.KeepAlive(ctx, Node{ID: "n"}, time.Second)
+	_, failed["KeepAlive"] = r.KeepAlive(ctx, Node{ID: "n", Generation: 1}, time.Second)
+	failed["Release"] = r.Release(ctx, lease)
+	_, _, failed["Nodes"] = r.Nodes(ctx)
+	failed["Sweep"] = r.Sweep(ctx, lease)
+	_, failed["Offline"] = r.Offline(ctx, 0)
+	_, _, failed["Entries"] = r.Entries(ctx, lease, "")
+	failed["probe"] = r.probe(ctx)
+	return failed
 }
 
 // What is no answer of Redis' to the question is an error: no answer at all,
@@ -110,14 +112,14 @@ func TestRedisRegistryAnswers(t *testing.T) {
 			for method, err := range everyMethod(answeringRegistry(t, 1, test.answer)) {
 				switch {
 				case strings.Contains(test.lost, method) && method != "KeepAlive of a new lease":
-					if !errors.Is(err, ErrLeaseLost) {
+					if !errors.Is(err, errs.LeaseLost) {
 						t.Errorf("%s: %v, want ErrLeaseLost", method, err)
 					}
 				case test.name == "well" || strings.Contains(" "+test.well+" ", " "+method+" "):
 					if err != nil {
 						t.Errorf("%s: %v", method, err)
 					}
-				case !errors.Is(err, ErrRegistryDown):
+				case !errors.Is(err, errs.RegistryDown):
 					t.Errorf("%s: %v, want ErrRegistryDown", method, err)
 				}
 			}

@@ -1,4 +1,4 @@
-package herald_test
+package redisregistry_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package herald
+package redisregistry
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/places"
 )
 
@@ -45,35 +46,41 @@ const (
 	maxScans    = 1000
 )
 
-// A walkPage is a page of Entries. Its next is nil at the end.
-type walkPage struct {
-	places  []places.Place
-	entries []Entry
-	next    *walkCursor
+// Placed is what lies at a place.
+type Placed struct {
+	places.Place
+	Session Session
 }
 
-// Entries implements [Registry.Entries].
-func (r *RedisRegistry) Entries(ctx context.Context, lease Lease, cursor string) ([]Entry, string, error) {
+// A walkPage is a page of Entries. Its next is nil at the end.
+type walkPage struct {
+	places []places.Place
+	placed []Placed
+	next   *walkCursor
+}
+
+// Entries implements herald.Registry.Entries.
+func (r *Registry) Entries(ctx context.Context, lease Lease, cursor string) ([]Placed, string, error) {
 	at, ok := parseCursor(cursor, len(r.shards))
 	if !ok {
-		return nil, "", fmt.Errorf("%w: cursor %q: must be one that Entries returned", ErrInvalid, cursor)
+		return nil, "", fmt.Errorf("%w: cursor %q: must be one that Entries returned", errs.Invalid, cursor)
 	}
-	page, err := redisCall(ctx, r, "entries", func(store redisStore) (walkPage, error) {
+	page, err := call(ctx, r, "entries", func(store shardStore) (walkPage, error) {
 		page, err := r.scan(ctx, store, lease, at)
 		if err == nil {
-			page.entries, err = r.readPlaces(ctx, store, lease, page.places)
+			page.placed, err = r.readPlaces(ctx, store, lease, page.places)
 		}
 		return page, err
 	})
 	if err != nil || page.next == nil {
-		return page.entries, "", err
+		return page.placed, "", err
 	}
-	return page.entries, page.next.String(), nil
+	return page.placed, page.next.String(), nil
 }
 
 // scan walks through the lease's indexes, from shard to shard, until a page is
 // full.
-func (r *RedisRegistry) scan(ctx context.Context, store redisStore, lease Lease, at walkCursor) (page walkPage, err error) {
+func (r *Registry) scan(ctx context.Context, store shardStore, lease Lease, at walkCursor) (page walkPage, err error) {
 	for scans := 0; at.shard < len(r.shards) && len(page.places) < entriesPage && scans < maxScans; scans++ {
 		pipe := newShardPipe(store)
 		scan := pipe.on(at.shard).SScan(ctx, r.shards[at.shard].indexKey(lease), at.scan, "", entriesPage)
@@ -108,11 +115,9 @@ func (r *RedisRegistry) scan(ctx context.Context, store redisStore, lease Lease,
 	return page, nil
 }
 
-// readPlaces returns the entries of the lease that lie at the places.
-func (r *RedisRegistry) readPlaces(ctx context.Context, store redisStore, lease Lease, all []places.Place) ([]Entry, error) {
-	var there []places.Place
-	var sessions []Session                                          // at each of these
-	for batch := range slices.Chunk(places.Sort(all), redisBatch) { // SSCAN may repeat one
+// readPlaces returns what the lease has at the places.
+func (r *Registry) readPlaces(ctx context.Context, store shardStore, lease Lease, all []places.Place) (placed []Placed, err error) {
+	for batch := range slices.Chunk(places.Sort(all), maxBatch) { // SSCAN may repeat one
 		values := make([]*redis.StringCmd, len(batch))
 		pipe := newShardPipe(store)
 		for i, p := range batch {
@@ -125,9 +130,9 @@ func (r *RedisRegistry) readPlaces(ctx context.Context, store redisStore, lease 
 		for i, p := range batch {
 			s, generation, ok := decodeValue(p.ID, values[i].Val())
 			if ok && generation == lease.Generation && s.Node == lease.Node {
-				there, sessions = append(there, p), append(sessions, s)
+				placed = append(placed, Placed{p, s})
 			}
 		}
 	}
-	return entriesAt(there, func(i int) Session { return sessions[i] }), nil
+	return placed, nil
 }

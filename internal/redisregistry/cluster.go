@@ -1,4 +1,4 @@
-package herald
+package redisregistry
 
 import (
 	"context"
@@ -21,10 +21,10 @@ import (
 // masters and follows an ASK, and clusterStore does the rest.
 type clusterStore struct {
 	*redis.ClusterClient
-	shards []redisShard
+	shards []shardKeys
 }
 
-func newClusterStore(options *redis.ClusterOptions, shards []redisShard) *clusterStore {
+func newClusterStore(options *redis.ClusterOptions, shards []shardKeys) *clusterStore {
 	return &clusterStore{redisconn.NewClusterClient(options), shards}
 }
 
