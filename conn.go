@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
 	"github.com/heraldgo/herald/internal/rate"
 )
 
@@ -394,43 +395,4 @@ func (c *Conn) depart() {
 	if registered {
 		c.hub.presence.remove(c.entry(topics), nil)
 	}
-}
-
-// A connSet is a set of Conns.
-type connSet struct {
-	mu  sync.Mutex
-	set map[*Conn]struct{}
-}
-
-func (s *connSet) add(c *Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.set[c] = struct{}{}
-}
-
-func (s *connSet) remove(c *Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.set, c)
-}
-
-func (s *connSet) list() []*Conn {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.set))
-}
-
-// entry returns what the Registry knows, or is to know, about the Conn under
-// those of its topics.
-func (c *Conn) entry(topics []string) Entry {
-	e := Entry{Session: c.Session()}
-	for _, t := range topics {
-		switch {
-		case isUserTopic(t):
-			e.UserTopic = t
-		case isGroupTopic(t):
-			e.Topics = append(e.Topics, t)
-		}
-	}
-	return e
 }

@@ -1,9 +1,12 @@
 package herald
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/heraldgo/herald/internal/wire"
 	"github.com/heraldgo/herald/internal/wsframe"
@@ -231,4 +234,75 @@ func skipExtensions(d *wire.Decoder) error {
 		}
 	}
 	return nil
+}
+
+// An outgoing is the packets of one Send. A Bus keeps nothing of them (promise
+// 7), so their memory is used again.
+type outgoing struct {
+	packets []Packet
+	data    []byte
+}
+
+var outgoings = sync.Pool{New: func() any { return new(outgoing) }}
+
+// keepData and keepPackets bound the memory that is used again.
+const (
+	keepData    = 64 << 10
+	keepPackets = 64
+)
+
+func (o *outgoing) release() {
+	clear(o.packets)
+	if cap(o.data) <= keepData && cap(o.packets) <= keepPackets {
+		outgoings.Put(o)
+	}
+}
+
+// pack makes what carries m to the target: one packet a topic.
+func (h *Hub) pack(o *outgoing, t Target, m Message) {
+	o.packets = o.packets[:0]
+	e := envelope{kind: kindMessage, volatile: m.volatile, filter: t.filter(), message: m}
+	ids := t.ids
+	if len(ids) > 1 {
+		ids = slices.Compact(slices.Sorted(slices.Values(ids)))
+	}
+	switch t.kind {
+	case targetEveryone:
+		o.data = e.append(o.data[:0])
+		o.packets = append(o.packets, Packet{topicEveryone, o.data})
+		return
+	case targetConnection:
+		e.kind = kindDirect
+		byNode := make(map[string][]string)
+		for _, id := range ids {
+			node, _ := cutID(id)
+			byNode[node] = append(byNode[node], id)
+		}
+		for node, ids := range byNode {
+			e.conns = ids
+			o.packets = append(o.packets, Packet{nodeTopic(node), e.encode()})
+		}
+		return
+	}
+	name := userTopic
+	if t.kind == targetGroup {
+		name = groupTopic
+		if len(ids) > 1 { // a Conn may belong to several
+			e.copies, e.sender, e.id = true, h.id, h.calls.nextID.Add(1)
+		}
+	}
+	o.data = e.append(o.data[:0])
+	for _, id := range ids {
+		o.packets = append(o.packets, Packet{name(id), o.data})
+	}
+}
+
+// publish hands packets to the Bus. Its error tells our timeout from the
+// caller's.
+func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
+	err := h.bus.Publish(ctx, packets...)
+	if err != nil && !errors.Is(err, ErrUnknown) && context.Cause(ctx) == errSendTimeout {
+		err = fmt.Errorf("%w: %w", ErrBusDown, err)
+	}
+	return once(err)
 }

@@ -14,59 +14,6 @@ import (
 	"github.com/heraldgo/herald/internal/deadline"
 )
 
-// ServeHTTP upgrades a WebSocket request and returns when the connection
-// lives, or has been refused; see the package's documentation for the steps. At
-// Debug the Logger is told why a request was refused. The answer is
-//
-//   - 501 if there is no Authenticate;
-//   - 426 to a request that is no WebSocket upgrade, 400, 405 or 431 to a bad one;
-//   - 403 to another site's page;
-//   - 503 with Retry-After while the Bus or the Registry is down, the Hub drains,
-//     or a limit of the node is reached;
-//   - 429 with Retry-After if a limit of the address or the user is reached.
-func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if h.config.Authenticate == nil {
-		http.Error(w, "this node takes no connections", http.StatusNotImplemented)
-		return
-	}
-	addr, err := h.screen(w, r)
-	if err == nil && !h.enter() {
-		err = fmt.Errorf("%w: %w", ErrClosed, &HTTPError{http.StatusServiceUnavailable, "shutting down"})
-	}
-	if err != nil {
-		h.logRefused(slog.LevelDebug, "", r.RemoteAddr, err)
-		h.rejectPlain(w, answer(err))
-		return
-	}
-	defer h.handshakes.Done()
-	defer h.wg.Done()
-	// It ends with the handshake, whatever the host does with r's.
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	ends := h.handshakeEnds.Now()
-	ctx, release := ends.Bound(ctx)
-	defer release()
-	var identity Identity
-	if err = h.begin(addr); err == nil {
-		defer h.door.end(addr)
-		identity, err = h.identify(r.WithContext(ctx))
-	} else if err == tooManyOfAddr {
-		h.suspectProxy(r)
-	}
-	if err == nil {
-		err = h.ready(w)
-	}
-	if err == nil {
-		err = h.connect(w, r, identity, ends)
-	}
-	if err != nil {
-		h.logRefused(slog.LevelDebug, identity.User, r.RemoteAddr, err)
-		h.reject(w, r, answer(err))
-	}
-}
-
-var errHandshakeTimeout = fmt.Errorf("HandshakeTimeout: %w", context.DeadlineExceeded)
-
 // farFuture stands for a deadline if there is none.
 const farFuture = 100 * 365 * 24 * time.Hour
 

@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"net/http"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -180,6 +180,79 @@ func (h *Hub) closeParts() {
 	}
 }
 
+// ServeHTTP upgrades a WebSocket request and returns when the connection
+// lives, or has been refused; see the package's documentation for the steps. At
+// Debug the Logger is told why a request was refused. The answer is
+//
+//   - 501 if there is no Authenticate;
+//   - 426 to a request that is no WebSocket upgrade, 400, 405 or 431 to a bad one;
+//   - 403 to another site's page;
+//   - 503 with Retry-After while the Bus or the Registry is down, the Hub drains,
+//     or a limit of the node is reached;
+//   - 429 with Retry-After if a limit of the address or the user is reached.
+func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h.config.Authenticate == nil {
+		http.Error(w, "this node takes no connections", http.StatusNotImplemented)
+		return
+	}
+	addr, err := h.screen(w, r)
+	if err == nil && !h.enter() {
+		err = fmt.Errorf("%w: %w", ErrClosed, &HTTPError{http.StatusServiceUnavailable, "shutting down"})
+	}
+	if err != nil {
+		h.logRefused(slog.LevelDebug, "", r.RemoteAddr, err)
+		h.rejectPlain(w, answer(err))
+		return
+	}
+	defer h.handshakes.Done()
+	defer h.wg.Done()
+	// It ends with the handshake, whatever the host does with r's.
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	ends := h.handshakeEnds.Now()
+	ctx, release := ends.Bound(ctx)
+	defer release()
+	var identity Identity
+	if err = h.begin(addr); err == nil {
+		defer h.door.end(addr)
+		identity, err = h.identify(r.WithContext(ctx))
+	} else if err == tooManyOfAddr {
+		h.suspectProxy(r)
+	}
+	if err == nil {
+		err = h.ready(w)
+	}
+	if err == nil {
+		err = h.connect(w, r, identity, ends)
+	}
+	if err != nil {
+		h.logRefused(slog.LevelDebug, identity.User, r.RemoteAddr, err)
+		h.reject(w, r, answer(err))
+	}
+}
+
+var errHandshakeTimeout = fmt.Errorf("HandshakeTimeout: %w", context.DeadlineExceeded)
+
+// Shutdown ends the Hub: at once it takes no more connections and Health is
+// red; then the connections are closed with 1012, spread over 80% of the time
+// that ctx gives (DrainTime if it has no deadline), so that their clients
+// do not all come to the other nodes at once; at last the node leaves the
+// Registry and the Bus is closed. Send works until then. Connections that have
+// not gone after 90% of the time are cut, and the error counts them and wraps
+// context.DeadlineExceeded; if ctx is done early they are cut then. If a
+// callback does not return, or the Registry does not answer, Shutdown may take
+// two seconds longer than ctx, and leaves that callback's goroutine behind.
+// Shutdown may be called several times, and returns the same to all; it must
+// not be called from a callback.
+func (h *Hub) Shutdown(ctx context.Context) error {
+	h.shutdownOnce.Do(func() {
+		if err := h.shutdown(ctx); err != nil {
+			h.shutdownErr = fmt.Errorf("herald: shutdown: %w", err)
+		}
+	})
+	return h.shutdownErr
+}
+
 // NodeID returns the id of this Hub's node: Config.Name and a random part.
 func (h *Hub) NodeID() string { return h.id }
 
@@ -213,77 +286,6 @@ func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 	}
 	h.stats.sent.Add(1)
 	return nil
-}
-
-// An outgoing is the packets of one Send. A Bus keeps nothing of them (promise
-// 7), so their memory is used again.
-type outgoing struct {
-	packets []Packet
-	data    []byte
-}
-
-var outgoings = sync.Pool{New: func() any { return new(outgoing) }}
-
-// keepData and keepPackets bound the memory that is used again.
-const (
-	keepData    = 64 << 10
-	keepPackets = 64
-)
-
-func (o *outgoing) release() {
-	clear(o.packets)
-	if cap(o.data) <= keepData && cap(o.packets) <= keepPackets {
-		outgoings.Put(o)
-	}
-}
-
-// pack makes what carries m to the target: one packet a topic.
-func (h *Hub) pack(o *outgoing, t Target, m Message) {
-	o.packets = o.packets[:0]
-	e := envelope{kind: kindMessage, volatile: m.volatile, filter: t.filter(), message: m}
-	ids := t.ids
-	if len(ids) > 1 {
-		ids = slices.Compact(slices.Sorted(slices.Values(ids)))
-	}
-	switch t.kind {
-	case targetEveryone:
-		o.data = e.append(o.data[:0])
-		o.packets = append(o.packets, Packet{topicEveryone, o.data})
-		return
-	case targetConnection:
-		e.kind = kindDirect
-		byNode := make(map[string][]string)
-		for _, id := range ids {
-			node, _ := cutID(id)
-			byNode[node] = append(byNode[node], id)
-		}
-		for node, ids := range byNode {
-			e.conns = ids
-			o.packets = append(o.packets, Packet{nodeTopic(node), e.encode()})
-		}
-		return
-	}
-	name := userTopic
-	if t.kind == targetGroup {
-		name = groupTopic
-		if len(ids) > 1 { // a Conn may belong to several
-			e.copies, e.sender, e.id = true, h.id, h.calls.nextID.Add(1)
-		}
-	}
-	o.data = e.append(o.data[:0])
-	for _, id := range ids {
-		o.packets = append(o.packets, Packet{name(id), o.data})
-	}
-}
-
-// publish hands packets to the Bus. Its error tells our timeout from the
-// caller's.
-func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
-	err := h.bus.Publish(ctx, packets...)
-	if err != nil && !errors.Is(err, ErrUnknown) && context.Cause(ctx) == errSendTimeout {
-		err = fmt.Errorf("%w: %w", ErrBusDown, err)
-	}
-	return once(err)
 }
 
 // Join makes the connections that the target has now members of the groups.

@@ -132,6 +132,21 @@ func (p *presence) add(c *Conn) (done <-chan presenceResult, ok bool) {
 	return result, registered
 }
 
+// entry returns what the Registry knows, or is to know, about the Conn under
+// those of its topics.
+func (c *Conn) entry(topics []string) Entry {
+	e := Entry{Session: c.Session()}
+	for _, t := range topics {
+		switch {
+		case isUserTopic(t):
+			e.UserTopic = t
+		case isGroupTopic(t):
+			e.Topics = append(e.Topics, t)
+		}
+	}
+	return e
+}
+
 // entry returns the Conn's Entry, under the topics the index has it in. Only
 // Admit is worth reading the user's older sessions.
 func (p *presence) entry(c *Conn) Entry {

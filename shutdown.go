@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -28,26 +30,6 @@ func (h *Hub) start() {
 	for _, f := range []func(context.Context){h.follower.Run, h.receive, h.gaps.run} {
 		h.last.Go(func() { f(last) })
 	}
-}
-
-// Shutdown ends the Hub: at once it takes no more connections and Health is
-// red; then the connections are closed with 1012, spread over 80% of the time
-// that ctx gives (DrainTime if it has no deadline), so that their clients
-// do not all come to the other nodes at once; at last the node leaves the
-// Registry and the Bus is closed. Send works until then. Connections that have
-// not gone after 90% of the time are cut, and the error counts them and wraps
-// context.DeadlineExceeded; if ctx is done early they are cut then. If a
-// callback does not return, or the Registry does not answer, Shutdown may take
-// two seconds longer than ctx, and leaves that callback's goroutine behind.
-// Shutdown may be called several times, and returns the same to all; it must
-// not be called from a callback.
-func (h *Hub) Shutdown(ctx context.Context) error {
-	h.shutdownOnce.Do(func() {
-		if err := h.shutdown(ctx); err != nil {
-			h.shutdownErr = fmt.Errorf("herald: shutdown: %w", err)
-		}
-	})
-	return h.shutdownErr
 }
 
 func (h *Hub) shutdown(ctx context.Context) error {
@@ -156,4 +138,28 @@ func waitFor(ctx context.Context, wg *sync.WaitGroup) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// A connSet is a set of Conns.
+type connSet struct {
+	mu  sync.Mutex
+	set map[*Conn]struct{}
+}
+
+func (s *connSet) add(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.set[c] = struct{}{}
+}
+
+func (s *connSet) remove(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.set, c)
+}
+
+func (s *connSet) list() []*Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.set))
 }

@@ -98,7 +98,6 @@ func TestLengths(t *testing.T) {
 	const most = 400
 	exceptions := map[string]string{ // file: why
 		"bench/measure.go": "one table of measurements",
-		"conn.go":          "to be divided",
 	}
 	for _, file := range product(t) {
 		n := bytes.Count(read(t, file), []byte("\n"))
