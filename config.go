@@ -192,7 +192,7 @@ type Config struct {
 	Linger           time.Duration // a topic is followed for so long after its last Conn. Default 5 s
 	Lease            time.Duration // a crashed node's sessions vanish within it. Default 15 s
 	OfflineDelay     time.Duration // a user may come back for so long without being offline. Default 5 s
-	ProbeInterval    time.Duration // once in it the links to Redis are proved healthy, and by a heartbeat any Bus is; negative: neither. Default 1 s
+	ProbeInterval    time.Duration // between two proofs of each link to Redis, and between two heartbeats; negative: neither. Default 1 s
 	ProbeTimeout     time.Duration // for such a proof, and for a heartbeat. Default 5 s
 	DrainTime        time.Duration // for Shutdown, if its context has no deadline. Default 30 s
 
