@@ -114,3 +114,22 @@ func TestLengths(t *testing.T) {
 		t.Errorf("there is no %s", file)
 	}
 }
+
+// The root is small enough to be seen at once, and the backends are behind
+// doors of their own.
+func TestRoot(t *testing.T) {
+	const most = 36
+	n := 0
+	for _, file := range product(t) {
+		if path.Dir(file) != "." {
+			continue
+		}
+		n++
+		if strings.Contains(file, "redis") && file != "bus_redis.go" && file != "registry_redis.go" {
+			t.Errorf("%s belongs to an internal package", file)
+		}
+	}
+	if n > most {
+		t.Errorf("the root has %d files, more than %d", n, most)
+	}
+}
