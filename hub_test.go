@@ -2,30 +2,215 @@ package herald_test
 
 import (
 	"context"
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/heraldtest"
 )
 
-func TestSendReachesEveryDeviceOnEveryNode(t *testing.T) {
-	cluster := heraldtest.NewCluster(t, 3, herald.Config{})
-	var clients []*heraldtest.Client
-	for i := range 3 {
-		clients = append(clients, cluster.Connect(i, herald.Identity{User: "42"}))
+// What a Hub does, seen from outside, each on three nodes. What it promises in
+// bad times is tried beside the code that keeps it.
+
+// family is three nodes, with a device of user 42 on each.
+func family(t *testing.T, config herald.Config) (*heraldtest.Cluster, []*heraldtest.Client) {
+	t.Helper()
+	cluster := heraldtest.NewCluster(t, 3, config)
+	var devices []*heraldtest.Client
+	for i := range cluster.Nodes {
+		devices = append(devices, cluster.Connect(i, herald.Identity{User: "42", Groups: []string{"family"}}))
 	}
-	stranger := cluster.Connect(0, herald.Identity{User: "43"})
-	ctx := context.Background()
-	for i, node := range cluster.Nodes {
-		if err := node.Hub.Send(ctx, herald.User("42"), herald.Text("hello from "+string(rune('0'+i)))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, c := range clients {
-		c.Expect("hello from 0", "hello from 1", "hello from 2")
-	}
-	if err := cluster.Nodes[2].Hub.Send(ctx, herald.Everyone(), herald.Text("all")); err != nil {
+	return cluster, devices
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// await waits until done says so.
+func await(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+func TestSendReachesEveryDeviceOnEveryNode(t *testing.T) {
+	cluster, devices := family(t, herald.Config{})
+	stranger := cluster.Connect(0, herald.Identity{User: "43"})
+	texts := []string{"hello from 0", "hello from 1", "hello from 2"}
+	for i, node := range cluster.Nodes {
+		must(t, node.Hub.Send(t.Context(), herald.User("42"), herald.Text(texts[i])))
+	}
+	for _, d := range devices {
+		d.Expect(texts...)
+	}
+	stranger.ExpectNothing()
+	must(t, cluster.Nodes[2].Hub.Send(t.Context(), herald.Everyone(), herald.Text("all")))
 	stranger.Expect("all")
+}
+
+// A Target is a user, a group, a connection or everyone, without some of them.
+func TestSendReachesItsTarget(t *testing.T) {
+	cluster, devices := family(t, herald.Config{})
+	hub := cluster.Nodes[1].Hub
+	sessions, err := hub.Sessions(t.Context(), herald.User("42"))
+	must(t, err)
+	on := func(node int) string {
+		for _, s := range sessions {
+			if s.Node == cluster.Nodes[node].Hub.NodeID() {
+				return s.ID
+			}
+		}
+		t.Fatalf("node %d has none of %v", node, sessions)
+		return ""
+	}
+	for _, send := range []struct {
+		to   herald.Target
+		text string
+	}{
+		{herald.Group("family"), "to the group"},
+		{herald.Group("family").Except(on(1)), "to the others"},
+		{herald.Connection(on(2)), "to one"},
+		{herald.Everyone().ExceptUser("42"), "to nobody"},
+		{herald.Group("family"), "to the group again"},
+	} {
+		must(t, hub.Send(t.Context(), send.to, herald.Text(send.text)))
+	}
+	devices[0].Expect("to the group", "to the others", "to the group again")
+	devices[1].Expect("to the group", "to the group again")
+	devices[2].Expect("to the group", "to the others", "to one", "to the group again")
+}
+
+// Join, Leave and Disconnect have been done on every node when they return nil.
+func TestCallsAreDoneEverywhere(t *testing.T) {
+	cluster, devices := family(t, herald.Config{})
+	first, last := cluster.Nodes[0].Hub, cluster.Nodes[2].Hub
+	must(t, first.Join(t.Context(), herald.User("42"), "news"))
+	must(t, last.Send(t.Context(), herald.Group("news"), herald.Text("you are in")))
+	for _, d := range devices {
+		d.Expect("you are in")
+	}
+	must(t, last.Leave(t.Context(), herald.User("42"), "news"))
+	must(t, first.Send(t.Context(), herald.Group("news"), herald.Text("you are out")))
+	for _, d := range devices {
+		d.ExpectNothing()
+	}
+	must(t, first.Disconnect(t.Context(), herald.User("42"), 4001, "logged out"))
+	for _, d := range devices {
+		d.ExpectClose(4001)
+	}
+	online, err := last.Online(t.Context(), "42")
+	must(t, err)
+	if online["42"] {
+		t.Error("a user whose connections are all closed is online")
+	}
+}
+
+// Online, Sessions, Count and Nodes say the same on every node.
+func TestEveryNodeKnowsTheSame(t *testing.T) {
+	cluster, devices := family(t, herald.Config{})
+	devices[0].Close()
+	await(t, "two connections", func() bool {
+		n, err := cluster.Nodes[1].Hub.Count(t.Context())
+		return err == nil && n == 2
+	})
+	for i, node := range cluster.Nodes {
+		online, err := node.Hub.Online(t.Context(), "42", "43")
+		must(t, err)
+		if !online["42"] || online["43"] {
+			t.Errorf("node %d: online is %v, want 42 alone", i, online)
+		}
+		sessions, err := node.Hub.Sessions(t.Context(), herald.Group("family"))
+		must(t, err)
+		if len(sessions) != 2 {
+			t.Errorf("node %d: the sessions are %v, want two", i, sessions)
+		}
+		nodes, err := node.Hub.Nodes(t.Context())
+		must(t, err)
+		if len(nodes) != 3 {
+			t.Errorf("node %d: the nodes are %v, want three", i, nodes)
+		}
+	}
+}
+
+// The callbacks of a connection run one after the other, and those of a user
+// once, on whichever node.
+func TestCallbacks(t *testing.T) {
+	said := make(chan string, 100)
+	config := herald.Config{
+		OnOnline:  func(user string) { said <- "online " + user },
+		OnConnect: func(_ context.Context, c *herald.Conn) error { said <- "connect " + c.User(); return nil },
+		OnMessage: func(_ context.Context, c *herald.Conn, m herald.Message) {
+			said <- "message " + m.String()
+			c.Send(m)
+		},
+		OnDisconnect: func(c *herald.Conn, _ error) { said <- "disconnect " + c.User() },
+		OnOffline:    func(user string) { said <- "offline " + user },
+	}
+	cluster := heraldtest.NewCluster(t, 2, config)
+	expect := func(want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if got := <-said; got != w {
+				t.Errorf("%s, want %s", got, w)
+			}
+		}
+	}
+	first := cluster.Connect(0, herald.Identity{User: "42"})
+	expect("online 42", "connect 42")
+	second := cluster.Connect(1, herald.Identity{User: "42"})
+	expect("connect 42")
+	second.Send("echo")
+	second.Expect("echo")
+	first.Close()
+	expect("message echo", "disconnect 42")
+	second.Close()
+	expect("disconnect 42", "offline 42")
+}
+
+// What may have been lost is told by OnGap, and by Health while it lasts.
+func TestLossesAreTold(t *testing.T) {
+	gaps := make(chan herald.Gap, 10)
+	cluster, devices := family(t, herald.Config{OnGap: func(g herald.Gap) { gaps <- g }})
+	node := cluster.Nodes[0]
+	node.Bus.Cut()
+	node.AwaitHealth(herald.ErrBusDown)
+	if err := node.Hub.Send(t.Context(), herald.User("42"), herald.Text("lost")); !errors.Is(err, herald.ErrBusDown) {
+		t.Errorf("Send without a Bus: %v, want ErrBusDown", err)
+	}
+	node.Bus.Heal()
+	node.AwaitHealth(nil)
+	if g := <-gaps; !g.All || !g.Since.Before(g.Until) {
+		t.Errorf("the gap is %+v, want one in which all may be lost", g)
+	}
+	must(t, node.Hub.Send(t.Context(), herald.User("42"), herald.Text("found")))
+	for _, d := range devices {
+		d.Expect("found")
+	}
+}
+
+// Shutdown tells every client to come back elsewhere, and ends all callbacks.
+func TestShutdownEndsEverything(t *testing.T) {
+	ended := make(chan string, 10)
+	cluster, devices := family(t, herald.Config{OnDisconnect: func(c *herald.Conn, _ error) { ended <- c.User() }})
+	shut := make(chan error)
+	go func() { shut <- cluster.Nodes[0].Hub.Shutdown(context.Background()) }()
+	devices[0].ExpectClose(herald.StatusServiceRestart)
+	must(t, <-shut)
+	if len(ended) != 1 {
+		t.Errorf("%d callbacks have run when Shutdown returned, want one", len(ended))
+	}
+	if err := cluster.Nodes[0].Hub.Send(t.Context(), herald.User("42"), herald.Text("x")); !errors.Is(err, herald.ErrClosed) {
+		t.Errorf("Send after Shutdown: %v, want ErrClosed", err)
+	}
+	must(t, cluster.Nodes[1].Hub.Send(t.Context(), herald.User("42"), herald.Text("we stay")))
+	devices[1].Expect("we stay")
+	devices[2].Expect("we stay")
 }
