@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/heraldgo/herald/internal/rawio"
 )
@@ -151,6 +152,97 @@ func BenchmarkSend(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
+		})
+	}
+}
+
+// A client that does not read, of a Hub that drops the oldest messages.
+func BenchmarkDropOldest(b *testing.B) {
+	h := newHub(b, Config{DropOldest: true})
+	c := h.users(b, 1)[0]
+	frame := Text("x").frame()
+	for range h.config.QueueMessages {
+		c.enqueue(frame, false)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		c.enqueue(frame, false)
+	}
+}
+
+// Sends to several groups, of which as many are remembered as may be.
+func BenchmarkCopies(b *testing.B) {
+	var s copies
+	id := uint64(0)
+	for ; id < maxCopies; id++ {
+		s.of("node", id)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		s.of("node", id)
+		id++
+	}
+}
+
+// A message to everyone but its sender, for 5,000 clients that are too busy
+// for it.
+func BenchmarkExcept(b *testing.B) {
+	h := benchHub(b)
+	conns := h.users(b, 5000)
+	for _, c := range conns {
+		h.index.add(c, 0, 0)
+		c.queue.blocked = true
+	}
+	e := envelope{kind: kindMessage, volatile: true, message: Text(payload), filter: Everyone().Except(conns[0].ID()).filter()}
+	packet := Packet{topicEveryone, e.encode()}
+	var scratch []*Conn
+	b.ReportAllocs()
+	for b.Loop() {
+		scratch = h.take(packet, scratch)
+	}
+	for _, c := range conns {
+		h.index.remove(c) // or Shutdown would close them
+	}
+}
+
+// A Conn that belongs to many groups, each with another Conn: what joining,
+// leaving and going cost each, and for how long others wait for the index.
+func BenchmarkManyGroups(b *testing.B) {
+	conns := benchHub(b).users(b, 2)
+	for _, n := range []int{1, 10, 100, 1_000, 50_000} {
+		groups := make([]string, n)
+		for i := range groups {
+			groups[i] = fmt.Sprint("group ", i)
+		}
+		b.Run(fmt.Sprint("groups=", n), func(b *testing.B) {
+			x := newIndex()
+			x.add(conns[1], 0, 0)
+			x.joinGroups(conns[1], groups, 0)
+			stop, waited := make(chan struct{}), make(chan time.Duration)
+			go func() {
+				var worst time.Duration
+				var found []*Conn
+				for {
+					select {
+					case <-stop:
+						waited <- worst
+						return
+					default:
+					}
+					begun := time.Now()
+					found = x.appendConns(found[:0], topicEveryone)
+					worst = max(worst, time.Since(begun))
+					time.Sleep(100 * time.Microsecond)
+				}
+			}()
+			for b.Loop() {
+				x.add(conns[0], 0, 0)
+				x.joinGroups(conns[0], groups, 0)
+				x.remove(conns[0])
+			}
+			close(stop)
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/group")
+			b.ReportMetric(float64((<-waited).Microseconds()), "us-waited")
 		})
 	}
 }

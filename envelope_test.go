@@ -3,10 +3,22 @@ package herald
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http/httptest"
+	"reflect"
+	"runtime"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/heraldgo/herald/internal/test/badserver"
 	"github.com/heraldgo/herald/internal/wire"
+	"github.com/heraldgo/herald/internal/wsframe"
 )
 
 // extend puts extensions into an encoded envelope: tags with their values.
@@ -51,4 +63,471 @@ func TestExtensions(t *testing.T) {
 			}
 		}
 	}
+}
+
+// envelopes are one of each kind.
+func envelopes() []envelope {
+	f := filter{[]string{"n.1", "n.2"}, []string{"42"}, []string{"ios", ""}, true}
+	text := Message{data: []byte("héllo"), text: true} // as it is decoded
+	return []envelope{
+		{kind: kindMessage, message: text},
+		{kind: kindMessage, volatile: true, filter: f, message: Binary(make([]byte, 126))},
+		{kind: kindMessage, filter: filter{on: true}, message: Binary(make([]byte, 1<<16))},
+		{kind: kindMessage, copies: true, sender: "node-1", id: 1<<64 - 1, message: text},
+		{kind: kindDirect, conns: []string{"n.1", "n.2"}, message: Message{data: []byte{}, text: true}},
+		{kind: kindCall, sender: "node", id: 7, filter: f, call: call{op: opJoin, target: targetUser, ids: []string{"42", "a\x00b"}, groups: []string{"room"}}},
+		{kind: kindCall, sender: "node", call: call{op: opLeave, target: targetEveryone, groups: []string{"room"}}},
+		{kind: kindCall, sender: "node", id: 8, call: call{op: opDisconnect, target: targetGroup, ids: []string{"g"}, code: StatusReplaced, reason: "bye", before: 1 << 60}},
+		{kind: kindAnswer, sender: "node", id: 9, err: "no"},
+		{kind: kindHeartbeat, sender: "node", id: 300, notice: noticeLost, whole: 1 << 50},
+	}
+}
+
+// fuzzFrame is the largest frame that these tests take.
+const fuzzFrame = 1 << 17
+
+// decodeAgain is decodeEnvelope, with the message in place of its frame: what
+// encode would make b from.
+func decodeAgain(b []byte) (envelope, error) {
+	e, err := decodeEnvelope(b, fuzzFrame)
+	if err == nil && e.kind <= kindDirect {
+		payload, _ := wsframe.Payload(e.frame)
+		e.message = Message{data: payload, text: e.frame[0] == wsframe.Text}
+		e.frame = nil
+	}
+	return e, err
+}
+
+// What a node writes, every node reads as it was; what is cut or has more at
+// its end is refused, or is another whole message, and never a panic.
+func TestEnvelope(t *testing.T) {
+	for _, e := range envelopes() {
+		b := e.encode()
+		got, err := decodeAgain(b)
+		if err != nil {
+			t.Fatalf("%+v: %v", e, err)
+		}
+		if !reflect.DeepEqual(got, e) && !(len(e.message.data) > 100 && bytes.Equal(got.encode(), b)) {
+			t.Errorf("got %+v, want %+v", got, e)
+		}
+		for n := range min(len(b), 200) {
+			if _, err := decodeEnvelope(b[:n], fuzzFrame); err == nil {
+				t.Errorf("kind %d cut to %d of %d bytes was taken", e.kind, n, len(b))
+			}
+		}
+		if _, err := decodeEnvelope(append(b, 0), fuzzFrame); err == nil {
+			t.Errorf("kind %d with a byte more was taken", e.kind)
+		}
+		b[0]++
+		if _, err := decodeEnvelope(b, fuzzFrame); err == nil {
+			t.Errorf("kind %d of another version was taken", e.kind)
+		}
+	}
+}
+
+func FuzzEnvelope(f *testing.F) {
+	for _, e := range envelopes() {
+		f.Add(e.encode())
+		f.Add(extend(e.encode(), 2, "skipped"))
+	}
+	f.Add([]byte{})
+	f.Add([]byte{envelopeVersion, byte(kindDirect), 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Add(append([]byte{envelopeVersion, byte(kindDirect), 0}, emptyNames(fuzzFrame)...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		e, err := decodeEnvelope(b, fuzzFrame)
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 64*uint64(len(b))+1<<20 {
+			t.Fatalf("%d bytes were allocated for %d", n, len(b))
+		}
+		if err != nil {
+			return
+		}
+		if e.names() > maxListed || len(e.frame) > fuzzFrame {
+			t.Fatalf("taken with %d names and a frame of %d bytes", e.names(), len(e.frame))
+		}
+		e, _ = decodeAgain(b)
+		again, err := decodeAgain(e.encode())
+		if err != nil {
+			t.Fatalf("what was decoded is refused when encoded again: %v\n%+v", err, e)
+		}
+		if !reflect.DeepEqual(again, e) {
+			t.Fatalf("got %+v\nwant %+v", again, e)
+		}
+		if e.kind <= kindDirect {
+			if !wsframe.Valid(e.message.frame()) {
+				t.Fatalf("the frame of message %q is not valid", e.message.data[:min(len(e.message.data), 20)])
+			}
+		}
+	})
+}
+
+// Nobody can change a text by its bytes.
+func TestMessageBytes(t *testing.T) {
+	for _, m := range []Message{Text("text"), Text(""), Binary([]byte("text")), JSON("text")} {
+		want := m.String()
+		if got := string(m.Bytes()); got != want || m.len() != len(want) {
+			t.Errorf("Bytes: %q, String: %q, length %d", got, want, m.len())
+		}
+	}
+	m := Text("text")
+	m.Bytes()[0] = 'n'
+	if m.String() != "text" {
+		t.Errorf("the text has become %q", m)
+	}
+}
+
+// A close frame is read as it was written.
+func TestCloseFrame(t *testing.T) {
+	for _, reason := range []string{"", "too slow", strings.Repeat("r", 123)} {
+		b := closeFrame(StatusTooSlow, reason)
+		payload, ok := wsframe.Payload(b)
+		if !ok || b[0] != wsframe.Close {
+			t.Fatalf("close frame % x", b)
+		}
+		c := parseClose(payload)
+		if c.Code != StatusTooSlow || c.Reason != reason || !bytes.Equal(closeFrame(c.Code, c.Reason), b) {
+			t.Errorf("reason %q is read as %v", reason, c)
+		}
+	}
+	if c := parseClose(nil); c.Code != statusNone || c.Reason != "" {
+		t.Errorf("no code is read as %v", c)
+	}
+}
+
+// A filter lets through, and leaves out, the same Conns as by its words, and
+// makes nothing anew for each of them.
+func TestSieve(t *testing.T) {
+	h := newHub(t, Config{})
+	for counter := range uint64(20) {
+		c := &Conn{hub: h, counter: counter, identity: Identity{User: fmt.Sprint("u", counter%3), Platform: []string{"web", "ios"}[counter%2]}}
+		id := func(n int) string { return fmt.Sprint(h.id, ".", n) }
+		for i, target := range []Target{
+			Everyone(),
+			Everyone().Except(id(7), id(3), "other.5", id(11), id(0)),
+			Everyone().Except("other.5"),
+			Everyone().ExceptUser("u1", "nobody").Except(id(4)),
+			Everyone().On("ios").Except(id(1)),
+			Everyone().On(),
+		} {
+			f := target.filter()
+			want := f.passesSession(Session{ID: c.ID(), User: c.identity.User, Platform: c.identity.Platform})
+			s := newSieve(h.id, &f)
+			if got := s.passes(c); got != want {
+				t.Errorf("target %d, Conn %d: passes %v, want %v", i, counter, got, want)
+			}
+			if n := testing.AllocsPerRun(10, func() { s.passes(c) }); n > 0 {
+				t.Errorf("target %d: %v allocations a Conn", i, n)
+			}
+		}
+	}
+}
+
+// emptyNames is a list of n empty names, as wire.AppendStrings would write it.
+func emptyNames(n int) []byte {
+	return append(binary.AppendUvarint(nil, uint64(n)), make([]byte, n)...)
+}
+
+func names(n int) []string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprint(i)
+	}
+	return list
+}
+
+// hostilePackets are what no node sends, whatever its application asks for.
+func hostilePackets(h *Hub) map[string]Packet {
+	frame := Text("x").frame()
+	const many = 16 << 20
+	join := envelope{kind: kindCall, sender: h.id, id: 1, call: call{op: opJoin, target: targetEveryone, groups: names(20_000)}}
+	except := envelope{kind: kindMessage, filter: filter{exceptUsers: names(20_000)}, message: Text("x")}
+	long := envelope{kind: kindDirect, conns: []string{strings.Repeat("x", 2<<20) + ".1"}, message: Text("x")}
+	return map[string]Packet{
+		"16 million empty ids":         {h.nodeTopic, append(append([]byte{envelopeVersion, byte(kindDirect), 0}, emptyNames(many)...), frame...)},
+		"16 million users left out":    {topicEveryone, append(append([]byte{envelopeVersion, byte(kindMessage), flagFilter, 0}, emptyNames(many)...), append([]byte{0}, frame...)...)},
+		"an empty user left out":       {topicEveryone, append([]byte{envelopeVersion, byte(kindMessage), flagFilter, 0, 1, 0, 0}, frame...)},
+		"20,000 users left out":        {topicEveryone, except.encode()},
+		"a Join of 20,000 groups":      {h.nodeTopic, join.encode()},
+		"an id of 2 MB":                {h.nodeTopic, long.encode()},
+		"a message over MaxSendSize":   {topicEveryone, (&envelope{kind: kindMessage, message: Binary(make([]byte, 1<<20+1))}).encode()},
+		"an answer of 16 MB":           {h.nodeTopic, (&envelope{kind: kindAnswer, sender: h.id, id: 1, err: strings.Repeat("x", 16<<20)}).encode()},
+		"a heartbeat of 16 MB of node": {topicHeartbeat, (&envelope{kind: kindHeartbeat, sender: strings.Repeat("x", 16<<20), id: 1}).encode()},
+	}
+}
+
+// They are counted and make a Gap, and cost neither memory nor time.
+func TestHostilePackets(t *testing.T) {
+	var gaps atomic.Uint64
+	r := newRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: NewMemoryRegistry(), OnGap: func(Gap) { gaps.Add(1) }})
+	r.connect("user=a")
+	r.only()
+	for name, p := range hostilePackets(r.Hub) {
+		t.Run(name, func(t *testing.T) {
+			before := r.Stats()
+			var malformed uint64
+			n := badserver.Grown(func() {
+				if err := r.bus.Publish(t.Context(), p); err != nil {
+					t.Fatal(err)
+				}
+				r.await("the packet", func() bool { return r.Stats().Received > before.Received })
+				r.Send(t.Context(), User("a"), Text("behind it"))
+				r.await("the message behind it", func() bool { return r.Stats().Delivered > before.Delivered })
+				malformed = r.Stats().Malformed - before.Malformed
+			})
+			if malformed != 1 {
+				t.Errorf("%d packets were refused, of %d bytes", malformed, len(p.Data))
+			}
+			if n > 64<<20 {
+				t.Errorf("the process grew by %d MB", n>>20)
+			}
+		})
+	}
+	if malformed := r.Stats().Malformed; malformed > 0 {
+		r.await("a gap for each", func() bool { return r.Stats().Gaps >= malformed && gaps.Load() > 0 })
+	}
+}
+
+// What a node would refuse is not sent: the caller is told which rule it is.
+func TestCallsOverTheBounds(t *testing.T) {
+	h := newHub(t, Config{})
+	ctx := t.Context()
+	ids := make([]string, maxListed+1)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("node.%d", i)
+	}
+	many, long := names(maxListed+1), strings.Repeat("x", maxListedBytes+1)
+	for name, err := range map[string]error{
+		"Send to connections":      h.Send(ctx, Connection(ids...), Text("x")),
+		"Send with Except":         h.Send(ctx, Everyone().Except(ids...), Text("x")),
+		"Send with ExceptUser":     h.Send(ctx, User("a").ExceptUser(many...), Text("x")),
+		"Send with both":           h.Send(ctx, User("a").ExceptUser(many[1:]...).Except(ids[0]), Text("x")),
+		"Send with On":             h.Send(ctx, User("a").On(many...), Text("x")),
+		"Send with a long user":    h.Send(ctx, Everyone().ExceptUser(long), Text("x")),
+		"Join of users":            h.Join(ctx, User(many...), "g"),
+		"Join of groups":           h.Join(ctx, User("a"), many...),
+		"Leave of a long group":    h.Leave(ctx, User("a"), long),
+		"Disconnect of groups":     h.Disconnect(ctx, Group(many...), 4000, ""),
+		"Disconnect with a filter": h.Disconnect(ctx, Everyone().ExceptUser(many...), 4000, ""),
+	} {
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(fmt.Sprint(err), "must be at most") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// Each user's message is a packet of its own.
+	if err := h.Send(ctx, User(many...), Text("x")); err != nil {
+		t.Errorf("Send to many users: %v", err)
+	}
+	if err := h.Disconnect(ctx, Connection(ids[1:]...), 4000, ""); err != nil {
+		t.Errorf("Disconnect of as many as there may be: %v", err)
+	}
+	if err := h.Send(ctx, Everyone().ExceptUser(many[1:]...), Text("x")); err != nil {
+		t.Errorf("Send past as many as there may be: %v", err)
+	}
+}
+
+// A call that would change more than a node's share of memberships is answered
+// with an error, and changes none.
+func TestCallOverTheChanges(t *testing.T) {
+	rigs := newPair(t, false, Config{})
+	const conns = 200
+	for i := range conns {
+		rigs[0].connect(fmt.Sprint("user=", i%10))
+	}
+	rigs[0].await("the clients", func() bool { return rigs[0].Stats().Accepted == conns })
+	err := rigs[1].Join(t.Context(), Everyone(), names(maxChanges/conns+1)...)
+	var partial *PartialError
+	if !errors.As(err, &partial) || !strings.Contains(err.Error(), "at most") {
+		t.Errorf("Join: %v", err)
+	}
+	if topics := rigs[0].Stats().Topics; topics != 11 {
+		t.Errorf("%d topics have connections", topics)
+	}
+	if refused := rigs[0].Stats().CallsRefused; refused != 1 {
+		t.Errorf("CallsRefused is %d", refused)
+	}
+}
+
+// A call that names a Conn many times is about it once.
+func TestConcernedOnce(t *testing.T) {
+	r := newRig(t, Config{})
+	r.connect("user=a&groups=g,h")
+	c := r.only()
+	for name, what := range map[string]call{
+		"connection": {target: targetConnection, ids: []string{c.ID(), c.ID()}},
+		"user":       {target: targetUser, ids: []string{"a", "a", "a"}},
+		"groups":     {target: targetGroup, ids: []string{"g", "h", "g"}},
+	} {
+		if conns, err := r.calls.concerned(incomingCall{call: what}); len(conns) != 1 || err != nil {
+			t.Errorf("%s: %d, %v", name, len(conns), err)
+		}
+	}
+}
+
+// What waits to be applied is bounded in bytes: calls over that are counted, and
+// not answered.
+func TestFloodOfCalls(t *testing.T) {
+	h := newHub(t, Config{})
+	s := newCalls(h.id, &h.config, h.index, h.follower, h.presence, h.publish, h.stopped, &h.stats) // nobody applies what it gets
+	user := strings.Repeat("x", 1<<10)
+	ids := make([]string, 1000)
+	for i := range ids {
+		ids[i] = user
+	}
+	e := envelope{kind: kindCall, sender: h.id, call: call{op: opLeave, target: targetUser, ids: ids, groups: []string{"g"}}}
+	const calls = 200
+	h.calls, s = s, h.calls
+	defer func() { h.calls = s }()
+	for i := range calls {
+		e.id = uint64(i)
+		h.take(Packet{h.nodeTopic, e.encode()}, nil)
+	}
+	if n := len(h.calls.queue); n < 10 || n > maxCallBytes>>20 {
+		t.Errorf("%d calls of 1 MB wait", n)
+	}
+	if n := h.Stats().CallsRefused; n != uint64(calls-len(h.calls.queue)) {
+		t.Errorf("CallsRefused is %d, and %d wait of %d", n, len(h.calls.queue), calls)
+	}
+}
+
+// A small message behind a large header does not hold that while it waits.
+func TestQueuedFrameHoldsNoHeader(t *testing.T) {
+	r := newRig(t, Config{WriteTimeout: time.Hour})
+	r.connect("user=a")
+	c := r.only()
+	c.mu.Lock() // nothing is written meanwhile
+	c.queue.owner = ownerDrain
+	c.mu.Unlock()
+	filter := filter{exceptUsers: []string{strings.Repeat("x", maxListedBytes)}}
+	e := envelope{kind: kindMessage, filter: filter, message: Text("x")}
+	data := e.encode()
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for range 100 {
+		r.take(Packet{userTopic("a"), append([]byte(nil), data...)}, nil)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if n := int64(after.HeapAlloc) - int64(before.HeapAlloc); n > 10<<20 {
+		t.Errorf("100 messages of a byte hold %d MB", n>>20)
+	}
+	c.kill(ErrClosed)
+}
+
+// Conns join and leave groups, some of them many, in any order. The index says
+// of each Conn and of each topic what a plain map says.
+func TestIndexAgainstMaps(t *testing.T) {
+	h := newHub(t, Config{})
+	for seed := range uint64(20) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		x := newIndex()
+		conns := make([]*Conn, 5)
+		want := make([]map[string]bool, len(conns))
+		enter := func(i int) {
+			conns[i] = &Conn{hub: h, counter: h.counter.Add(1), identity: Identity{User: fmt.Sprint("u", i%3)}}
+			want[i] = map[string]bool{topicEveryone: true, userTopic(conns[i].User()): true}
+			if !x.add(conns[i], 0, 0) {
+				t.Fatal("not added")
+			}
+		}
+		for i := range conns {
+			enter(i)
+		}
+		spread := []int{5, 3 * fewTopics, 2 * indexStep}[seed%3]
+		for range 300 {
+			i := random.IntN(len(conns))
+			switch c := conns[i]; random.IntN(10) {
+			case 0:
+				topics := x.remove(c)
+				slices.Sort(topics)
+				if !slices.Equal(topics, slices.Sorted(maps.Keys(want[i]))) {
+					t.Fatalf("seed %d: removed from %d topics, want %d", seed, len(topics), len(want[i]))
+				}
+				if joined, _ := x.joinGroups(c, []string{"g"}, 0); len(joined) > 0 || x.remove(c) != nil {
+					t.Fatalf("seed %d: joined after the removal", seed)
+				}
+				enter(i)
+			case 1, 2, 3, 4:
+				group := fmt.Sprint(random.IntN(spread))
+				if x.leaveGroup(c, group) != want[i][groupTopic(group)] {
+					t.Fatalf("seed %d: left %q", seed, group)
+				}
+				delete(want[i], groupTopic(group))
+			default:
+				groups := make([]string, random.IntN(spread))
+				fresh := make(map[string]bool)
+				for j := range groups {
+					groups[j] = fmt.Sprint(random.IntN(spread))
+					if !want[i][groupTopic(groups[j])] {
+						fresh[groupTopic(groups[j])] = true
+					}
+				}
+				limit := random.IntN(2 * spread)
+				joined, err := x.joinGroups(c, groups, limit)
+				if over := limit > 0 && len(want[i])-2+len(fresh) > limit; over != (err != nil) {
+					t.Fatalf("seed %d: %d groups and %d more with a limit of %d: %v", seed, len(want[i])-2, len(fresh), limit, err)
+				} else if over {
+					fresh = nil
+				}
+				if slices.Sort(joined); !slices.Equal(joined, slices.Sorted(maps.Keys(fresh))) {
+					t.Fatalf("seed %d: joined %q, want %q", seed, joined, slices.Sorted(maps.Keys(fresh)))
+				}
+				maps.Copy(want[i], fresh)
+			}
+			checkIndex(t, x, conns, want)
+		}
+	}
+}
+
+func checkIndex(t *testing.T, x *index, conns []*Conn, want []map[string]bool) {
+	t.Helper()
+	members := make(map[string][]*Conn)
+	for i, c := range conns {
+		topics := x.topicsOf(c)
+		if slices.Sort(topics); !slices.Equal(topics, slices.Sorted(maps.Keys(want[i]))) {
+			t.Fatalf("conn %d has topics %q, want %q", i, topics, slices.Sorted(maps.Keys(want[i])))
+		}
+		if s := x.strays(c, append(topics, "gnot there")); !slices.Equal(s, []string{"gnot there"}) {
+			t.Fatalf("strays %q", s)
+		}
+		for topic := range want[i] {
+			members[topic] = append(members[topic], c)
+		}
+	}
+	if _, _, topics := x.size(); topics != len(members) {
+		t.Fatalf("%d topics, want %d", topics, len(members))
+	}
+	for topic, want := range members {
+		found := x.appendConns(nil, topic)
+		slices.SortFunc(found, func(a, b *Conn) int { return int(a.counter) - int(b.counter) })
+		slices.SortFunc(want, func(a, b *Conn) int { return int(a.counter) - int(b.counter) })
+		if !slices.Equal(found, want) {
+			t.Fatalf("topic %q has %d Conns, want %d", topic, len(found), len(want))
+		}
+	}
+}
+
+// Who is in many groups, and joins them one by one, makes no list of them for
+// each.
+func TestManyGroupsAreCountedInPlace(t *testing.T) {
+	h := newHub(t, Config{})
+	c := h.newConn(httptest.NewRequest("GET", "/", nil), Identity{User: "u"})
+	h.index.add(c, 0, 0)
+	var groups []string
+	for i := range 500 {
+		groups = append(groups, fmt.Sprint("g", i))
+	}
+	if _, err := h.index.joinGroups(c, groups, 500); err != nil {
+		t.Fatal(err)
+	}
+	one := groupTopics([]string{"g500", "g0"})
+	if n := h.index.countWith(c, one); n != 501 {
+		t.Errorf("counted %d", n)
+	}
+	if n := testing.AllocsPerRun(100, func() { h.index.countWith(c, one) }); n > 2 {
+		t.Errorf("%v allocations", n)
+	}
+	h.index.remove(c)
 }

@@ -3,14 +3,20 @@ package herald
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/heraldgo/herald/internal/clock"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // A muteBus takes nothing while it is mute.
@@ -181,7 +187,7 @@ func TestHeartbeatRuns(t *testing.T) {
 		}
 		time.Sleep(b.interval() - 1)
 		expect("a moment before the next")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		expect("an interval later", 2)
 		bus.mute.Store(true)
 		time.Sleep(b.interval())
@@ -191,7 +197,7 @@ func TestHeartbeatRuns(t *testing.T) {
 		}
 		time.Sleep(2*time.Second - 1)
 		expect("a moment before it is repeated")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		expect("repeated", 3)
 		b.tellLost()
 		expect("told", 3)
@@ -235,7 +241,7 @@ func TestHeartbeatIsAwaited(t *testing.T) {
 			if b.checkOwn() {
 				t.Error("missed too early")
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			if told {
 				b.gaps.down(Event{Err: errMute})
 			}
@@ -344,4 +350,220 @@ func TestHeartbeatOff(t *testing.T) {
 			t.Errorf("%d heartbeats", len(bus.tried))
 		}
 	})
+}
+
+// Nodes that somebody makes up are forgotten, and hide no real one.
+func TestMadeUpNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, registry := NewMemoryNetwork(), NewMemoryRegistry()
+		h := newHub(t, Config{Bus: network.Bus(), Registry: registry.Handle()})
+		attacker := network.Bus()
+		defer attacker.Close()
+		flood := func() {
+			for i := range 100_000 {
+				e := envelope{kind: kindHeartbeat, sender: fmt.Sprintf("made-up-%d", i), id: 1}
+				for attacker.Publish(t.Context(), Packet{topicHeartbeat, e.encode()}) != nil {
+					time.Sleep(time.Millisecond)
+				}
+				if i%1000 == 0 {
+					synctest.Wait()
+				}
+			}
+			synctest.Wait()
+		}
+		flood()
+		h.heartbeat.mu.Lock()
+		known := len(h.heartbeat.peers)
+		h.heartbeat.mu.Unlock()
+		if known > maxStrangers+2 {
+			t.Errorf("%d nodes are known after heartbeats of 100,000", known)
+		}
+		if n := h.Stats().Strangers; n < 90_000 {
+			t.Errorf("Strangers is %d", n)
+		}
+		second := newHub(t, Config{Bus: network.Bus(), Registry: registry.Handle(), Name: "second"})
+		time.Sleep(h.config.Lease)
+		h.heartbeat.mu.Lock()
+		p := h.heartbeat.peers[second.NodeID()]
+		believed := p != nil && p.heard != 0 && p.alive
+		h.heartbeat.mu.Unlock()
+		if !believed {
+			t.Error("a node that came meanwhile is not believed to live")
+		}
+		if err := h.Disconnect(t.Context(), User("nobody"), 4000, ""); err != nil {
+			t.Errorf("Disconnect: %v", err)
+		}
+	})
+}
+
+// A gap that waits to hear a node ends when that node is forgotten.
+func TestGapWaitsForNoForgottenNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := NewMemoryNetwork()
+		bus := network.Bus()
+		var gaps atomic.Uint64
+		h := newHub(t, Config{Bus: bus, Registry: NewMemoryRegistry(), OnGap: func(Gap) { gaps.Add(1) }})
+		other := network.Bus()
+		defer other.Close()
+		time.Sleep(time.Second)
+		e := envelope{kind: kindHeartbeat, sender: "gone", id: 1}
+		if err := other.Publish(context.Background(), Packet{topicHeartbeat, e.encode()}); err != nil {
+			t.Fatal(err)
+		}
+		// Half a lease later it is not believed to live any more: just then the
+		// nodes are listed, and the Bus has only just been restored.
+		time.Sleep(h.config.Lease/2 - 500*time.Millisecond)
+		bus.cutOff()
+		bus.heal()
+		time.Sleep(time.Second)
+		h.presence.housekeep()
+		time.Sleep(time.Minute)
+		if n := gaps.Load(); n == 0 {
+			t.Error("the gap has not ended in a minute")
+		}
+	})
+}
+
+// A journal keeps what is logged at Info or above.
+type journal struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.lines = append(j.lines, string(p))
+	return len(p), nil
+}
+
+// count returns how many lines have text since the last call of cut.
+func (j *journal) count(text string) int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	n := 0
+	for _, line := range j.lines {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// cut forgets the lines, and returns them.
+func (j *journal) cut() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	all := strings.Join(j.lines, "")
+	j.lines = nil
+	return all
+}
+
+// A Hub whose Redis refuses says so: Health and every question, the log once, and
+// once when all is well again.
+func TestHubWhileRedisRefuses(t *testing.T) {
+	server := redistest.Start(t)
+	admin := server.Client()
+	do := func(lines ...string) {
+		t.Helper()
+		for _, line := range lines {
+			var args []any
+			for _, word := range strings.Fields(line) {
+				args = append(args, word)
+			}
+			if err := admin.Do(t.Context(), args...).Err(); err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+		}
+	}
+	const well = "ACL SETUSER app reset on >old ~* &* +@all"
+	do(well)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "app", Password: "old"})
+	t.Cleanup(func() { client.Close() })
+	log := new(journal)
+	r := newRig(t, Config{Redis: client, Lease: 6 * time.Second, ProbeInterval: time.Second / 10, ProbeTimeout: 2 * time.Second,
+		Logger: slog.New(slog.NewTextHandler(log, nil))})
+	r.connect("user=a&groups=g")
+	registry := map[string]func(context.Context) error{
+		"Online":     func(ctx context.Context) error { _, err := r.Online(ctx, "a"); return err },
+		"Sessions":   func(ctx context.Context) error { _, err := r.Sessions(ctx, User("a")); return err },
+		"Count":      func(ctx context.Context) error { _, err := r.Count(ctx); return err },
+		"Nodes":      func(ctx context.Context) error { _, err := r.Nodes(ctx); return err },
+		"Join":       func(ctx context.Context) error { return r.Join(ctx, User("a"), "other") },
+		"Disconnect": func(ctx context.Context) error { return r.Disconnect(ctx, User("b"), 4000, "") },
+	}
+	send := map[string]func(context.Context) error{
+		"Send": func(ctx context.Context) error { return r.Send(ctx, User("a"), Text("x")) },
+	}
+	const (
+		busDown, busBack           = `msg="herald: the Bus does not work"`, `msg="herald: the Bus works again"`
+		lossBegun, loss            = `msg="herald: messages may be getting lost"`, `msg="herald: messages may have been lost"`
+		registryDown, registryBack = `msg="herald: the Registry is down"`, `msg="herald: the Registry is back"`
+	)
+	for _, test := range []struct {
+		name       string
+		begin, end []string
+		word       string
+		down       []error
+		calls      []map[string]func(context.Context) error
+		during     []string // lines of the log, each once
+		after      []string
+	}{
+		{"password changed", []string{"ACL SETUSER app resetpass >new", "CLIENT KILL USER app"}, []string{well}, "WRONGPASS",
+			[]error{ErrBusDown, ErrRegistryDown}, []map[string]func(context.Context) error{registry, send},
+			[]string{lossBegun, registryDown}, []string{loss, registryBack}},
+		{"no PUBLISH", []string{"ACL SETUSER app -publish"}, []string{well}, "NOPERM",
+			[]error{ErrBusDown}, []map[string]func(context.Context) error{send},
+			[]string{busDown}, []string{busBack}},
+		{"no SUBSCRIBE", []string{"ACL SETUSER app -subscribe"}, []string{well}, "NOPERM",
+			[]error{ErrBusDown}, nil,
+			[]string{busDown}, []string{busBack}},
+		{"no HSCAN", []string{"ACL SETUSER app -hscan"}, []string{well}, "NOPERM",
+			[]error{ErrRegistryDown}, []map[string]func(context.Context) error{registry},
+			[]string{registryDown}, []string{registryBack}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			await(t, "health", func() bool { return r.Health() == nil })
+			log.cut()
+			do(test.begin...)
+			for _, down := range test.down {
+				await(t, down.Error(), func() bool {
+					err := r.Health()
+					return errors.Is(err, down) && strings.Contains(err.Error(), test.word)
+				})
+			}
+			for _, calls := range test.calls {
+				for name, call := range calls {
+					err := call(t.Context())
+					t.Logf("%s | %s | %v", name, test.name, err)
+					if !errors.Is(err, ErrRegistryDown) && !errors.Is(err, ErrBusDown) || !strings.Contains(err.Error(), test.word) {
+						t.Errorf("%s: %v", name, err)
+					}
+				}
+			}
+			for _, line := range test.during {
+				await(t, line, func() bool { return log.count(line) > 0 })
+			}
+			do(test.end...)
+			await(t, "health", func() bool { return r.Health() == nil })
+			for _, line := range test.after {
+				await(t, line, func() bool { return log.count(line) > 0 })
+			}
+			all := append(test.during, test.after...)
+			for _, line := range all {
+				if n := log.count(line); n != 1 {
+					t.Errorf("%s: logged %d times", line, n)
+				}
+			}
+			// What was under way when the connections were closed knows nothing of why.
+			if text := log.cut(); !strings.Contains(text, test.word) && test.name != "password changed" {
+				t.Errorf("%s is not in the log:\n%s", test.word, text)
+			} else if t.Failed() {
+				t.Log(text)
+			}
+			if online, err := r.Online(t.Context(), "a"); err != nil || !online["a"] {
+				t.Errorf("afterwards: online %v, %v", online, err)
+			}
+		})
+	}
 }

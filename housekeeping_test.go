@@ -4,6 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -155,6 +160,376 @@ func TestShortOutageIsNoticed(t *testing.T) {
 		synctest.Wait()
 		if sessions, err := r.Sessions(t.Context(), User("u")); err != nil || len(sessions) != n {
 			t.Errorf("%d sessions are listed (%v), want %d", len(sessions), err, n)
+		}
+	})
+}
+
+// lostRig is a rig whose Registry can lose things behind its back.
+func lostRig(t *testing.T, n int, config Config) (r *rig, behind *MemoryRegistry, lines logLines) {
+	logger, lines := newLog()
+	behind = NewMemoryRegistry()
+	config.Bus, config.Logger, config.MaxConnsPerUser, config.PingInterval = NewMemoryNetwork().Bus(), logger, -1, -1
+	if config.Registry == nil {
+		config.Registry = behind.Handle()
+	}
+	r = newPipeRig(t, config)
+	for i := range n {
+		go r.pipe(fmt.Sprintf("user=u%d&groups=g", i))
+	}
+	r.await("Conns", func() bool { return r.Stats().Conns == n })
+	// Audits are due at the same time from here on, and find nothing.
+	time.Sleep(2 * r.config.Lease)
+	if s := r.Stats(); s.Mended != 0 {
+		t.Errorf("%d sessions were put back, before any was lost", s.Mended)
+	}
+	return r, behind, lines
+}
+
+// told counts the lines of the log that have the text.
+func told(lines logLines, text string) (n int) {
+	for {
+		select {
+		case line := <-lines:
+			if strings.Contains(line, text) {
+				n++
+			}
+		default:
+			return n
+		}
+	}
+}
+
+// Whatever the Registry loses, without an error or a new link, is found within
+// a lease, however many Conns there are. It is put back at once, counted, and
+// told of once.
+func TestLossIsMendedWithinALease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 5*auditStep + 7
+		r, behind, lines := lostRig(t, n, Config{})
+		for round := range 3 {
+			entries := entriesOf(t, r.Hub)
+			lost := entries[round*100 : round*100+100]
+			for i := range lost {
+				if i%2 == 0 { // of some the group alone
+					lost[i].UserTopic = ""
+				}
+			}
+			if err := behind.Remove(t.Context(), Lease{}, lost...); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(r.config.Lease + time.Second)
+			synctest.Wait()
+			if sessions, err := r.Sessions(t.Context(), Group("g")); err != nil || len(sessions) != n {
+				t.Errorf("after a lease %d sessions are listed (%v), want %d", len(sessions), err, n)
+			}
+			if got, want := r.Stats().Mended, uint64(100*(round+1)); got != want {
+				t.Errorf("%d sessions were put back, want %d", got, want)
+			}
+		}
+		if got := told(lines, "the Registry had lost sessions"); got != 1 {
+			t.Errorf("told %d times, want once", got)
+		}
+		if err := r.Health(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A lost index, or lease, is a lost lease: everything comes under a new one,
+// and nothing of the old one stays.
+func TestLostLeaseIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := &indexLoser{MemoryRegistry: NewMemoryRegistry()}
+		const n = auditStep + 7
+		r, _, lines := lostRig(t, n, Config{Registry: registry})
+		old := r.presence.current()
+		registry.lost.Store(true)
+		time.Sleep(r.config.Lease + time.Second)
+		synctest.Wait()
+		if now := r.presence.current(); now.Generation <= old.Generation {
+			t.Errorf("the lease is %v, and was %v", now, old)
+		}
+		if entries := entriesOf(t, r.Hub); len(entries) != n {
+			t.Errorf("%d entries under the new lease, want %d", len(entries), n)
+		}
+		if got := r.Stats().Mended; got != n {
+			t.Errorf("%d sessions were put back, want %d", got, n)
+		}
+		if got := told(lines, "had lost this node's lease"); got != 1 {
+			t.Errorf("told %d times, want once", got)
+		}
+		time.Sleep(3 * r.config.Lease)
+		nodes, _, err := registry.Nodes(t.Context())
+		if err != nil || len(nodes) != 1 {
+			t.Errorf("nodes are %v (%v), want the one", nodes, err)
+		}
+	})
+}
+
+// An indexLoser says once that it has lost the index of a lease.
+type indexLoser struct {
+	*MemoryRegistry
+	lost atomic.Bool
+}
+
+func (r *indexLoser) Check(ctx context.Context, l Lease, entries ...Entry) ([]Entry, error) {
+	if r.lost.Swap(false) {
+		return nil, fmt.Errorf("check: %w", ErrLeaseLost)
+	}
+	return r.MemoryRegistry.Check(ctx, l, entries...)
+}
+
+// A node whose record cannot be understood is told of once.
+func TestUnknownNodeIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := &strangeRegistry{MemoryRegistry: NewMemoryRegistry()}
+		r, _, lines := lostRig(t, 1, Config{Registry: registry})
+		time.Sleep(5 * r.config.Lease)
+		if got := told(lines, "node=later-1 err=\"its lease has format 2"); got != 1 {
+			t.Errorf("told %d times, want once", got)
+		}
+		if nodes, err := r.Nodes(t.Context()); err != nil || len(nodes) != 1 {
+			t.Errorf("nodes that live: %v (%v), want this one", nodes, err)
+		}
+	})
+}
+
+type strangeRegistry struct{ *MemoryRegistry }
+
+func (r *strangeRegistry) Nodes(ctx context.Context) ([]Node, time.Time, error) {
+	nodes, now, err := r.MemoryRegistry.Nodes(ctx)
+	return append(nodes, Node{ID: "later-1", Err: errors.New("its lease has format 2")}), now, err
+}
+
+// A Conn that is evicted before its client has the 101 tells it so, and is no
+// 503: the client would come again.
+func TestEvictedBeforeThe101(t *testing.T) {
+	for name, result := range map[string]error{"added": nil, "not added": ErrRegistryDown} {
+		t.Run(name, func(t *testing.T) {
+			online := make(chan string, 1)
+			registry := &hookedRegistry{MemoryRegistry: NewMemoryRegistry()}
+			r := newRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: registry, OnOnline: func(user string) { online <- user }})
+			registry.afterAdd = func(entries []Entry) error {
+				r.index.withID(r.id, entries[0].Session.ID).shut(&CloseError{Code: StatusReplaced, Reason: "newer"})
+				return result
+			}
+			ws := r.connect("")
+			if closed, err := ws.ReadClose(); err != nil || StatusCode(closed.Code) != StatusReplaced {
+				t.Errorf("%v, %v", closed, err)
+			}
+			ws.Close()
+			if result == nil { // OnOffline will be told, so OnOnline is
+				<-online
+			}
+			r.clean()
+		})
+	}
+}
+
+// A handshake that gives up while the Registry takes its Conn is followed by
+// OnOnline and OnOffline all the same.
+func TestOnOnlineOfAHandshakeThatFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		events := make(chan string, 2)
+		registry := &hookedRegistry{MemoryRegistry: NewMemoryRegistry()}
+		r := newPipeRig(t, Config{
+			Bus: NewMemoryNetwork().Bus(), Registry: registry,
+			HandshakeTimeout: time.Second,
+			OnOnline:         func(user string) { events <- user + " on" },
+			OnOffline:        func(user string) { events <- user + " off" },
+		})
+		registry.afterAdd = func([]Entry) error { time.Sleep(3 * time.Second); return nil }
+		if status := r.pipeRefused("user=a"); status != http.StatusServiceUnavailable {
+			t.Errorf("status %d", status)
+		}
+		for _, want := range []string{"a on", "a off"} {
+			if got := <-events; got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		}
+		r.clean()
+	})
+}
+
+// Where the Registry fails the client is told to come again: by 503, or by
+// 1013 under RejectAfterUpgrade.
+func TestRefusedByTheRegistry(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		registry := &hookedRegistry{MemoryRegistry: NewMemoryRegistry(), afterAdd: func([]Entry) error { return ErrRegistryDown }}
+		r := newRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: registry, RejectAfterUpgrade: after})
+		if !after {
+			r.refusedWith(http.StatusServiceUnavailable, "")
+		} else {
+			ws := r.connect("")
+			if closed, err := ws.ReadClose(); err != nil || StatusCode(closed.Code) != StatusTryAgainLater {
+				t.Errorf("%v, %v", closed, err)
+			}
+			ws.Close()
+		}
+		r.clean()
+		if n := r.Stats().Rejected; n != 1 {
+			t.Errorf("Rejected is %d", n)
+		}
+	}
+}
+
+// A watchedContext counts what waits for its end.
+type watchedContext struct {
+	context.Context
+	done    chan struct{}
+	waiting atomic.Int32
+}
+
+func (c *watchedContext) Done() <-chan struct{} { return c.done }
+
+func (c *watchedContext) Err() error {
+	select {
+	case <-c.done:
+		return context.Canceled
+	default:
+		return nil
+	}
+}
+
+// AfterFunc is what package context uses where a parent has it.
+func (c *watchedContext) AfterFunc(f func()) func() bool {
+	c.waiting.Add(1)
+	stop := make(chan struct{})
+	go func() {
+		select {
+		case <-c.done:
+			f()
+		case <-stop:
+		}
+	}()
+	return sync.OnceValue(func() bool {
+		c.waiting.Add(-1)
+		close(stop)
+		return true
+	})
+}
+
+// ConnContext gives values. That its context ends does not end the Conn, and
+// no request leaves anything on it.
+func TestConnContextGivesValuesOnly(t *testing.T) {
+	type key struct{}
+	for _, after := range []bool{false, true} {
+		parent := &watchedContext{Context: context.WithValue(context.Background(), key{}, "value"), done: make(chan struct{})}
+		r := newRig(t, Config{
+			MaxConnsPerUser: 1, RejectAfterUpgrade: after,
+			ConnContext: func(*http.Request) context.Context { return parent },
+			OnMessage: func(ctx context.Context, c *Conn, m Message) {
+				if ctx.Value(key{}) != "value" || ctx.Err() != nil {
+					t.Errorf("value %v, error %v", ctx.Value(key{}), ctx.Err())
+				}
+				c.Send(m)
+			},
+		})
+		ws := r.connect("")
+		close(parent.done)
+		ws.WriteFrames(textFrame("still here"))
+		if b, err := ws.ReadMessage(); err != nil || string(b) != "still here" {
+			t.Errorf("%q, %v", b, err)
+		}
+		for range 10 {
+			if !after {
+				r.refusedWith(http.StatusTooManyRequests, "")
+				continue
+			}
+			late := r.connect("")
+			if _, err := late.ReadClose(); err != nil {
+				t.Error(err)
+			}
+			late.Close()
+		}
+		ws.Close()
+		r.ended(1)
+		r.clean()
+		if n := parent.waiting.Load(); n != 0 {
+			t.Errorf("%d are left on the context", n)
+		}
+	}
+}
+
+// Writes are taken in the order in which they were asked for, each once, no
+// Conn twice in a batch. The memory of a long list does not stay.
+func TestPresenceNext(t *testing.T) {
+	p := newPresence("", nil, nil, nil, nil, nil, nil, nil)
+	id := func(i int) string { return strconv.Itoa(i) }
+	for _, count := range []int{1, 2, presenceBatch, presenceBatch + 1, 40 * presenceBatch, 3} {
+		p.ops = make([]presenceOp, 0, count+1)
+		long := addresses(p.ops[:count+1])
+		for i := range count {
+			p.append(presenceOp{entry: Entry{Session: Session{ID: id(i)}}})
+		}
+		p.append(presenceOp{entry: Entry{Session: Session{ID: id(count - 1)}}}) // the same once more
+		want := 0
+		for ops := p.next(); len(ops) > 0; ops = p.next() {
+			for _, op := range ops {
+				if op.entry.Session.ID != id(min(want, count-1)) {
+					t.Fatalf("of %d writes: %q came as number %d", count, op.entry.Session.ID, want)
+				}
+				want++
+			}
+			if n := len(ops); n > 1 && ops[n-1].entry.Session.ID == ops[n-2].entry.Session.ID {
+				t.Errorf("of %d writes: a Conn twice in a batch", count)
+			}
+			p.recycle(ops)
+		}
+		if want != count+1 {
+			t.Errorf("of %d writes %d came", count+1, want)
+		}
+		if kept := p.spare[:1]; count > 2*presenceBatch && slices.Contains(long, &kept[0]) {
+			t.Error("the memory of a long list is kept for its end")
+		}
+	}
+	p.append(presenceOp{entry: Entry{Session: Session{ID: "a"}}})
+	ops := p.next()
+	p.append(presenceOp{entry: Entry{Session: Session{ID: "b"}}})
+	if ops[0].entry.Session.ID != "a" || len(ops) != 1 {
+		t.Errorf("what is being written has become %+v", ops)
+	}
+}
+
+// addresses are those of the elements of ops.
+func addresses(ops []presenceOp) (all []*presenceOp) {
+	for i := range ops {
+		all = append(all, &ops[i])
+	}
+	return all
+}
+
+// An entry that the Registry refuses, as one does whose key in Redis somebody
+// else spoils all the time, fails its own handshake, and none of those that
+// are written together with it.
+func TestRefusedEntryFailsAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := &hookedRegistry{MemoryRegistry: NewMemoryRegistry()}
+		registry.afterAdd = func(entries []Entry) error {
+			if slices.ContainsFunc(entries, func(e Entry) bool { return e.Session.User == "victim" }) {
+				return errors.New("WRONGTYPE")
+			}
+			return nil
+		}
+		r := newPipeRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: registry})
+		users := []string{"a", "b", "victim", "c", "d"}
+		ops := make([]presenceOp, len(users))
+		for i, user := range users {
+			c := &Conn{hub: r.Hub, counter: uint64(100 + i), identity: Identity{User: user}}
+			ops[i] = presenceOp{c: c, add: true, entry: c.entry([]string{userTopic(user)}), done: make(chan presenceResult, 1)}
+		}
+		r.presence.mu.Lock() // all come together
+		r.presence.ops = append(r.presence.ops, ops...)
+		r.presence.mu.Unlock()
+		r.presence.wake.Set()
+		for i, op := range ops {
+			result := <-op.done
+			if refused := users[i] == "victim"; (result.err != nil) != refused {
+				t.Errorf("%s: %v", users[i], result.err)
+			}
+			if result.err == nil && result.added.Since.IsZero() {
+				t.Errorf("%s has no Since", users[i])
+			}
 		}
 	})
 }

@@ -3,11 +3,16 @@ package herald_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/heraldtest"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // What a Hub does, seen from outside, each on three nodes. What it promises in
@@ -213,4 +218,195 @@ func TestShutdownEndsEverything(t *testing.T) {
 	must(t, cluster.Nodes[1].Hub.Send(t.Context(), herald.User("42"), herald.Text("we stay")))
 	devices[1].Expect("we stay")
 	devices[2].Expect("we stay")
+}
+
+// olderSessions makes one Session for each word, device/platform, oldest first.
+// Its ID is the word.
+func olderSessions(words string) []herald.Session {
+	var sessions []herald.Session
+	for _, word := range strings.Fields(words) {
+		device, platform, _ := strings.Cut(word, "/")
+		sessions = append(sessions, herald.Session{ID: word, Device: device, Platform: platform})
+	}
+	return sessions
+}
+
+func TestAdmitAll(t *testing.T) {
+	spoil := func(_ context.Context, _ herald.Session, older []herald.Session, _ int) ([]herald.Session, error) {
+		clear(older) // it owns them
+		return []herald.Session{{ID: "stranger"}}, nil
+	}
+	for name, test := range map[string]struct {
+		admit herald.AdmitFunc
+		total int // 0 is that of older
+		want  string
+	}{
+		"none":                          {herald.AdmitAll(), 0, ""},
+		"one":                           {herald.AdmitAll(herald.MaxPerUser(2)), 0, "a/web b/ios"},
+		"a rule, then a limit":          {herald.AdmitAll(herald.OnePerPlatform(), herald.MaxPerUser(3)), 0, "a/web c/web"},
+		"a rule, then a lower limit":    {herald.AdmitAll(herald.OnePerPlatform(), herald.MaxPerUser(1)), 0, "a/web c/web b/ios"},
+		"a limit, then a rule":          {herald.AdmitAll(herald.MaxPerUser(3), herald.OnePerPlatform()), 0, "a/web c/web"},
+		"more than are given":           {herald.AdmitAll(herald.OnePerPlatform(), herald.MaxPerUser(3)), 5, "a/web c/web b/ios"},
+		"one that spoils what it gets":  {herald.AdmitAll(spoil, herald.OnePerPlatform()), 0, "stranger a/web c/web"},
+		"a stranger counts for nothing": {herald.AdmitAll(spoil, herald.MaxPerUser(2)), 0, "stranger a/web b/ios"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			older := olderSessions("a/web b/ios c/web")
+			evict, err := test.admit(t.Context(), herald.Session{ID: "new", Device: "d", Platform: "web"}, older, max(test.total, len(older)))
+			var got []string
+			for _, s := range evict {
+				got = append(got, s.ID)
+			}
+			if err != nil || strings.Join(got, " ") != test.want {
+				t.Errorf("evicts %q, want %q: %v", got, test.want, err)
+			}
+		})
+	}
+}
+
+func TestAdmitAllRefuses(t *testing.T) {
+	refusal := &herald.CloseError{Code: 4003}
+	refuse := func(context.Context, herald.Session, []herald.Session, int) ([]herald.Session, error) {
+		return nil, fmt.Errorf("banned: %w", refusal)
+	}
+	last := func(context.Context, herald.Session, []herald.Session, int) ([]herald.Session, error) {
+		t.Error("one was asked behind the refusal")
+		return nil, nil
+	}
+	evict, err := herald.AdmitAll(herald.MaxPerUser(1), refuse, last)(t.Context(), herald.Session{}, olderSessions("a/web"), 1)
+	if !errors.Is(err, refusal) || len(evict) > 0 {
+		t.Errorf("evicts %v: %v", evict, err)
+	}
+}
+
+// saidOnce checks that an error is target, or any if that is nil, and that its text
+// has no part twice.
+func saidOnce(t *testing.T, what string, err, target error) {
+	t.Helper()
+	if err == nil || target != nil && !errors.Is(err, target) {
+		t.Errorf("%s: %v; want %v in its chain", what, err, target)
+		return
+	}
+	t.Logf("%s: %v", what, err)
+	seen := make(map[string]bool)
+	for reason := range strings.SplitSeq(strings.ReplaceAll(err.Error(), "\n", "; "), "; ") {
+		for part := range strings.SplitSeq(reason, ": ") {
+			if seen[part] {
+				t.Errorf("%s says %q twice: %v", what, part, err)
+			}
+			seen[part] = true
+		}
+	}
+}
+
+func send(ctx context.Context, hub *herald.Hub) error {
+	return hub.Send(ctx, herald.User("42"), herald.Text("x"))
+}
+
+func join(ctx context.Context, hub *herald.Hub) error {
+	return hub.Join(ctx, herald.User("42"), "room")
+}
+
+// askOnce checks what a Hub answers whose Registry is down.
+func askOnce(t *testing.T, hub *herald.Hub, target error) {
+	t.Helper()
+	saidOnce(t, "Join", join(t.Context(), hub), target)
+	_, err := hub.Online(t.Context(), "42")
+	saidOnce(t, "Online", err, target)
+	_, err = hub.Sessions(t.Context(), herald.User("42"))
+	saidOnce(t, "Sessions", err, target)
+	_, err = hub.Count(t.Context())
+	saidOnce(t, "Count", err, target)
+}
+
+func TestErrorsOfNew(t *testing.T) {
+	server := redistest.Start(t)
+	if err := server.Client().ConfigSet(t.Context(), "requirepass", "secret").Err(); err != nil {
+		t.Fatal(err)
+	}
+	for name, options := range map[string]*redis.Options{
+		"wrong address": {Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1},
+		"no login":      {Addr: server.Addr},
+		"refused login": {Addr: server.Addr, Password: "wrong"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rdb := redis.NewClient(options)
+			defer rdb.Close()
+			_, err := herald.New(herald.Config{Redis: rdb})
+			saidOnce(t, "New", err, herald.ErrRegistryDown)
+			if err != nil && !strings.Contains(err.Error(), "Config.Redis: ") {
+				t.Errorf("New does not name Config.Redis: %v", err)
+			}
+		})
+	}
+}
+
+func TestErrorsOfRedisThatHangs(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr})
+	defer rdb.Close()
+	hub, err := herald.New(herald.Config{
+		Redis: rdb, Lease: 3 * time.Second, ProbeInterval: time.Second / 10, ProbeTimeout: time.Second, SendTimeout: time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Pause()
+	deadline := time.Now().Add(30 * time.Second)
+	for !errors.Is(hub.Health(), herald.ErrRegistryDown) || !errors.Is(hub.Health(), herald.ErrBusDown) {
+		if time.Now().After(deadline) {
+			t.Fatalf("Health: %v", hub.Health())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	saidOnce(t, "Health", hub.Health(), herald.ErrBusDown)
+	saidOnce(t, "Send", send(t.Context(), hub), herald.ErrBusDown)
+	askOnce(t, hub, nil)
+	server.Continue()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	hub.Shutdown(ctx)
+}
+
+func TestErrorsInMemory(t *testing.T) {
+	node := heraldtest.NewCluster(t, 1, herald.Config{Lease: 3 * time.Second}).Nodes[0]
+	node.Bus.Cut()
+	node.AwaitHealth(herald.ErrBusDown)
+	saidOnce(t, "Health", node.Hub.Health(), herald.ErrBusDown)
+	saidOnce(t, "Send", send(t.Context(), node.Hub), herald.ErrBusDown)
+	saidOnce(t, "Join", join(t.Context(), node.Hub), herald.ErrBusDown)
+	node.Registry.Cut()
+	node.AwaitHealth(herald.ErrRegistryDown)
+	saidOnce(t, "Health", node.Hub.Health(), herald.ErrBusDown)
+	askOnce(t, node.Hub, herald.ErrRegistryDown)
+}
+
+func TestMemoryRegistryCut(t *testing.T) {
+	b := herald.NewMemoryRegistry()
+	a := heraldtest.NewFaultyRegistry(b)
+	generation, err := a.KeepAlive(t.Context(), herald.Node{ID: "n"}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease := herald.Lease{Node: "n", Generation: generation}
+	entry := herald.Entry{Session: herald.Session{ID: "n.1", User: "u"}, UserTopic: "u"}
+	wantOnline := func(r herald.Registry, want bool) {
+		t.Helper()
+		if online, err := r.Online(t.Context(), lease, "u"); err != nil || online[0] != want {
+			t.Errorf("the user is online: %v (%v), want %v", online, err, want)
+		}
+	}
+	a.Cut()
+	if _, err := a.Add(t.Context(), lease, entry); !errors.Is(err, herald.ErrRegistryDown) {
+		t.Errorf("Add on a handle that is cut: %v, want ErrRegistryDown", err)
+	}
+	if _, _, err := a.Nodes(t.Context()); !errors.Is(err, herald.ErrRegistryDown) {
+		t.Errorf("Nodes on a handle that is cut: %v, want ErrRegistryDown", err)
+	}
+	wantOnline(b, false)
+	if _, err := b.Add(t.Context(), lease, entry); err != nil {
+		t.Fatal(err)
+	}
+	a.Heal()
+	wantOnline(a, true)
 }

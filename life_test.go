@@ -3,8 +3,10 @@ package herald
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -371,4 +373,181 @@ func TestExpiresFarAway(t *testing.T) {
 		r.ended(5)
 		r.clean()
 	})
+}
+
+// A slowCloser takes its time to close, and stops keepalive for so long, as
+// SIGSTOP does a process.
+type slowCloser struct {
+	net.Conn
+	pause time.Duration
+}
+
+func (c slowCloser) Close() error {
+	time.Sleep(c.pause)
+	return c.Conn.Close()
+}
+
+// After a pause of the process nobody is silent who could not be heard: not
+// the client that was never pinged, nor the one whose pong has not been read.
+func TestPauseKillsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const pause = time.Minute
+		r := newPipeRig(t, Config{
+			PingInterval: 25 * time.Second, PongTimeout: 10 * time.Second,
+			OnConnect: func(_ context.Context, c *Conn) error {
+				if c.User() == "stopper" { // nothing reads its socket yet
+					c.socket.conn = slowCloser{c.socket.conn, pause}
+				}
+				return nil
+			},
+		})
+		ping := func(ws *wsraw.Conn) {
+			t.Helper()
+			if f, err := ws.ReadFrame(); err != nil || f.Opcode != wsraw.Ping {
+				t.Fatalf("%+v, %v", f, err)
+			}
+		}
+		pong := wsraw.Frame{Fin: true, Opcode: wsraw.Pong}
+		stopper := r.pipe("user=stopper")
+		time.Sleep(5 * time.Second)
+		pinged := r.pipe("user=pinged")
+		time.Sleep(10 * time.Second)
+		quiet := r.pipe("user=quiet")
+		ping(stopper) // 25 s after the start, and it never answers
+		ping(pinged)  // 30 s
+		// At 36 s keepalive closes stopper, and stands still until 96 s.
+		time.Sleep(50 * time.Second)
+		for _, ws := range []*wsraw.Conn{pinged, quiet} {
+			ping(ws)
+			ws.WriteFrames(pong)
+		}
+		time.Sleep(20 * time.Second)
+		if cause := r.ended(1); len(cause) != 1 || !errors.Is(cause[0], ErrSilent) || r.Stats().Silent != 1 {
+			t.Errorf("ended are %v", cause)
+		}
+		for _, ws := range []*wsraw.Conn{stopper, pinged, quiet} {
+			ws.Close()
+		}
+		r.ended(3)
+		r.clean()
+	})
+}
+
+// A Disconnect whose node cannot take the Conns out of the Registry closes
+// them, and says that they may be listed still.
+func TestDisconnectWithoutTheRegistry(t *testing.T) {
+	rigs := newPair(t, false, Config{CloseTimeout: patience})
+	ws := rigs[0].connect("user=a")
+	conn := rigs[0].only()
+	registry := rigs[0].registry.(*MemoryRegistry)
+	registry.cut.Store(true)
+	err := rigs[1].Disconnect(t.Context(), User("a"), 4000, "out")
+	var partial *PartialError
+	if !errors.As(err, &partial) || !slices.Equal(partial.Missing, []string{rigs[0].NodeID()}) {
+		t.Errorf("Disconnect: %v", err)
+	}
+	<-conn.Done()
+	if closed, err := ws.ReadClose(); err != nil || closed.Code != 4000 {
+		t.Errorf("%v, %v", closed, err)
+	}
+	ws.Close()
+	registry.cut.Store(false)
+	rigs[0].ended(1)
+	rigs[0].clean()
+}
+
+// Whoever sees its 101 can be disconnected: its Since is known.
+func TestDisconnectRightAfterThe101(t *testing.T) {
+	rigs := newPair(t, false, Config{CloseTimeout: patience})
+	for i := range 200 {
+		ws := rigs[i%2].connect("user=a")
+		if err := rigs[i/2%2].Disconnect(t.Context(), User("a"), 4000, ""); err != nil {
+			t.Fatal(err)
+		}
+		if closed, err := ws.ReadClose(); err != nil || closed.Code != 4000 {
+			t.Fatalf("client %d: %v, %v", i, closed, err)
+		}
+		ws.WriteFrames(wsraw.CloseFrame(4000, ""))
+		ws.Close()
+	}
+}
+
+// So can a Conn that the Registry has taken, and whose node does not know its
+// Since yet.
+func TestDisconnectWhileAddIsUnderWay(t *testing.T) {
+	registry := &hookedRegistry{MemoryRegistry: NewMemoryRegistry()}
+	r := newRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: registry})
+	result := make(chan error, 1)
+	first := true
+	registry.afterAdd = func([]Entry) error {
+		if !first { // housekeeping adds it again
+			return nil
+		}
+		first = false
+		go func() { result <- r.Disconnect(t.Context(), User("a"), 4000, "") }()
+		r.await("the call", func() bool {
+			r.presence.mu.Lock()
+			defer r.presence.mu.Unlock()
+			return len(r.presence.ops) > 0 // its barrier
+		})
+		return nil
+	}
+	ws := r.connect("user=a")
+	if closed, err := ws.ReadClose(); err != nil || closed.Code != 4000 {
+		t.Errorf("%v, %v", closed, err)
+	}
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	ws.Close()
+	r.clean()
+}
+
+// One Bus given to two Hubs would halve the messages of both. New refuses the
+// second, and the first goes on as if nothing had been.
+func TestBusOfTwoHubs(t *testing.T) {
+	bus, registry := NewMemoryNetwork().Bus(), NewMemoryRegistry()
+	first, err := New(Config{Bus: bus, Registry: registry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused sync.WaitGroup
+	for range 10 {
+		refused.Go(func() {
+			second, err := New(Config{Bus: bus, Registry: registry})
+			if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "Config.Bus: another Hub has this *herald.MemoryBus") {
+				t.Errorf("New of a second Hub on the same Bus returned %v", err)
+			}
+			if err == nil {
+				second.Shutdown(t.Context())
+			}
+		})
+	}
+	refused.Wait()
+	if err := first.Send(t.Context(), User("42"), Text("hello")); err != nil {
+		t.Errorf("the first Hub, after that: %v", err)
+	}
+	first.Shutdown(t.Context())
+	if _, err := New(Config{Bus: bus, Registry: registry}); !errors.Is(err, ErrClosed) {
+		t.Errorf("New with a Bus that a Hub has closed returned %v", err)
+	}
+	busesInUse.Range(func(b, _ any) bool {
+		if b == any(bus) {
+			t.Error("the Bus of a Hub that has ended is kept")
+		}
+		return true
+	})
+}
+
+// A Bus that cannot be compared with others is taken as it is.
+func TestBusNotComparable(t *testing.T) {
+	type odd struct {
+		Bus
+		_ []int
+	}
+	h, err := New(Config{Bus: odd{Bus: NewMemoryNetwork().Bus()}, Registry: NewMemoryRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Shutdown(t.Context())
 }

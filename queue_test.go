@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/heraldgo/herald/internal/wsframe"
 )
@@ -347,5 +349,105 @@ func TestTooSlowCountsOnce(t *testing.T) {
 	// Dropped are the first one of each Conn, and all that came too many.
 	if s := h.Stats(); s.TooSlow != conns || s.Dropped != conns*(senders+1) {
 		t.Errorf("TooSlow %d, Dropped %d, of %d", s.TooSlow, s.Dropped, conns)
+	}
+}
+
+// A writer waits a moment before the first of many writes, so that what comes
+// meanwhile shares them, and neither before few nor again while it is busy.
+func TestWriterGathers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ws := newWriters(1)
+		defer ws.close()
+		w := ws.all[0]
+		// hand gives the writer so many Conns that have nothing to write, and
+		// returns the last of them.
+		hand := func(n int) (last *Conn) {
+			w.mu.Lock()
+			for range n {
+				last = &Conn{}
+				last.queue.owner = ownerWriter
+				w.list = append(w.list, last)
+			}
+			w.mu.Unlock()
+			w.wake.Set()
+			synctest.Wait()
+			return last
+		}
+		await := func(c *Conn) (waited time.Duration) {
+			for ; ; waited += gather / 10 {
+				c.mu.Lock()
+				done := c.queue.owner == ownerNone
+				c.mu.Unlock()
+				if done {
+					return waited
+				}
+				time.Sleep(gather / 10)
+				synctest.Wait()
+			}
+		}
+		for range 2 {
+			if d := await(hand(many - 1)); d != 0 {
+				t.Errorf("few Conns waited for %v", d)
+			}
+			first := hand(many)
+			second := hand(many)
+			if d := await(first); d != gather {
+				t.Errorf("many Conns waited for %v", d)
+			}
+			if d := await(second); d != 0 {
+				t.Errorf("many more waited for %v again", d)
+			}
+		}
+	})
+}
+
+// What is remembered of messages that come in several packets is bounded in
+// Conns, not in messages alone; the latest is remembered whole.
+func TestCopiesAreBounded(t *testing.T) {
+	for _, conns := range []uint64{0, 1, 2_000, maxCopyConns + 1} {
+		var s copies
+		messages := uint64(min(3*maxCopies, 4*maxCopyConns/(conns+1)+2))
+		for id := range messages {
+			had := s.of("node", id)
+			for c := range conns {
+				had[c] = struct{}{}
+			}
+			if again := s.of("node", id); len(again) != int(conns) {
+				t.Fatalf("%d of %d Conns are remembered of the latest", len(again), conns)
+			}
+			if len(s.had) != s.order.Len() || len(s.had) > maxCopies {
+				t.Fatalf("%d messages are remembered, %d in order", len(s.had), s.order.Len())
+			}
+		}
+		sum := 0
+		for _, had := range s.had {
+			sum += len(had)
+		}
+		if sum > int(max(maxCopyConns, conns)+conns) || s.conns != sum-int(conns) {
+			t.Errorf("%d Conns a message: %d are remembered, %d counted", conns, sum, s.conns)
+		}
+	}
+}
+
+// A message to somebody who has just left is counted as that, and not with
+// the packets of others that a Bus hands over too.
+func TestNobodyLeftIsCounted(t *testing.T) {
+	bus := NewMemoryNetwork().Bus()
+	r := newRig(t, Config{Bus: bus, Registry: NewMemoryRegistry(), Linger: 1 << 40})
+	client := r.connect(query("42"))
+	c := r.only()
+	client.Close()
+	r.await("its end", func() bool { return r.Stats().Disconnected == 1 && r.Stats().Topics == 0 })
+	if err := bus.Subscribe(t.Context(), userTopic("other")); err != nil { // as a Bus does that has no topics
+		t.Fatal(err)
+	}
+	for _, target := range []Target{User("42"), User("42"), User("other"), Connection(c.ID(), r.NodeID()+".999"), Connection("other.1")} {
+		if err := r.Send(t.Context(), target, Text("hello")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.await("the packets", func() bool { s := r.Stats(); return s.Lingering+s.Foreign == 3 && s.Gone > 0 })
+	if s := r.Stats(); s.Lingering != 2 || s.Foreign != 1 || s.Gone != 2 || s.Delivered != 0 {
+		t.Errorf("Lingering %d, Foreign %d, Gone %d, Delivered %d, want 2, 1, 2, 0", s.Lingering, s.Foreign, s.Gone, s.Delivered)
 	}
 }

@@ -1,4 +1,4 @@
-package herald
+package redisconn_test
 
 import (
 	"bytes"
@@ -9,8 +9,12 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/test/badserver"
 )
+
+// patience is how long a test waits for what must come.
+const patience = 30 * time.Second
 
 // hostileClient returns a client of a hostile server that does not wait long.
 func hostileClient(t testing.TB, s *badserver.Server, timeout time.Duration) *redis.Client {
@@ -66,13 +70,13 @@ func TestHostileReplies(t *testing.T) {
 				s := badserver.Start(t, func() (string, badserver.Answer) { return "", where.answer })
 				var registryErr, busErr error
 				n := badserver.Grown(func() {
-					_, registryErr = NewRedisRegistry(hostileClient(t, s, time.Second), nil)
-					_, busErr = NewRedisBus(hostileClient(t, s, time.Second), &RedisOptions{ProbeTimeout: time.Second})
+					_, registryErr = herald.NewRedisRegistry(hostileClient(t, s, time.Second), nil)
+					_, busErr = herald.NewRedisBus(hostileClient(t, s, time.Second), &herald.RedisOptions{ProbeTimeout: time.Second})
 				})
-				if !errors.Is(registryErr, ErrRegistryDown) {
+				if !errors.Is(registryErr, herald.ErrRegistryDown) {
 					t.Errorf("the Registry: %v", registryErr)
 				}
-				if !errors.Is(busErr, ErrBusDown) {
+				if !errors.Is(busErr, herald.ErrBusDown) {
 					t.Errorf("the Bus: %v", busErr)
 				}
 				if n > 256<<20 {
@@ -104,13 +108,13 @@ func TestHostileCluster(t *testing.T) {
 			defer client.Close()
 			var registryErr, busErr error
 			n := badserver.Grown(func() {
-				_, registryErr = NewRedisRegistry(client, nil)
-				_, busErr = NewRedisBus(client, &RedisOptions{ProbeTimeout: 250 * time.Millisecond})
+				_, registryErr = herald.NewRedisRegistry(client, nil)
+				_, busErr = herald.NewRedisBus(client, &herald.RedisOptions{ProbeTimeout: 250 * time.Millisecond})
 			})
-			if !errors.Is(registryErr, ErrRegistryDown) {
+			if !errors.Is(registryErr, herald.ErrRegistryDown) {
 				t.Errorf("the Registry: %v", registryErr)
 			}
-			if !errors.Is(busErr, ErrBusDown) {
+			if !errors.Is(busErr, herald.ErrBusDown) {
 				t.Errorf("the Bus: %v", busErr)
 			}
 			if n > 512<<20 {

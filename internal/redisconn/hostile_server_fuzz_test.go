@@ -1,4 +1,4 @@
-package herald
+package redisconn_test
 
 import (
 	"bytes"
@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/internal/test/badserver"
 )
 
@@ -121,16 +122,16 @@ func cutCommand(b []byte) (words []string, rest []byte) {
 }
 
 // everyMethod calls all methods of a Registry.
-func everyMethod(ctx context.Context, r *RedisRegistry) {
-	lease := Lease{"n", 1}
-	entry := Entry{Session: Session{ID: "n.1", User: "u"}, UserTopic: "u", Topics: []string{"g", "h", "i"}}
+func everyMethod(ctx context.Context, r *herald.RedisRegistry) {
+	lease := herald.Lease{Node: "n", Generation: 1}
+	entry := herald.Entry{Session: herald.Session{ID: "n.1", User: "u"}, UserTopic: "u", Topics: []string{"g", "h", "i"}}
 	r.Add(ctx, lease, entry)
 	r.Remove(ctx, lease, entry)
-	r.Sessions(ctx, Lease{}, "u", "g")
-	r.Online(ctx, Lease{}, "u", "g")
+	r.Sessions(ctx, herald.Lease{}, "u", "g")
+	r.Online(ctx, herald.Lease{}, "u", "g")
 	r.Check(ctx, lease, entry)
-	r.KeepAlive(ctx, Node{ID: "n"}, time.Second)
-	r.KeepAlive(ctx, Node{ID: "n", Generation: 1}, time.Second)
+	r.KeepAlive(ctx, herald.Node{ID: "n"}, time.Second)
+	r.KeepAlive(ctx, herald.Node{ID: "n", Generation: 1}, time.Second)
 	r.Release(ctx, lease)
 	r.Nodes(ctx)
 	r.Sweep(ctx, lease)
@@ -144,15 +145,15 @@ func tryServer(t testing.TB, s *badserver.Server) (registryErr, busErr error) {
 	client := hostileClient(t, s, timeout)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*timeout)
 	defer cancel()
-	registry, registryErr := NewRedisRegistry(client, nil)
+	registry, registryErr := herald.NewRedisRegistry(client, nil)
 	if registryErr == nil {
 		everyMethod(context.Background(), registry)
 		registry.Close()
 	}
-	bus, busErr := NewRedisBus(client, &RedisOptions{ProbeTimeout: timeout})
+	bus, busErr := herald.NewRedisBus(client, &herald.RedisOptions{ProbeTimeout: timeout})
 	if busErr == nil {
 		bus.Subscribe(ctx, "topic")
-		bus.Publish(ctx, Packet{"topic", []byte("data")})
+		bus.Publish(ctx, herald.Packet{Topic: "topic", Data: []byte("data")})
 		bus.Unsubscribe(ctx, "topic")
 		bus.Reset()
 		bus.Receive(ctx)
