@@ -129,7 +129,7 @@ type tellingBus struct {
 	Bus
 	mute   atomic.Bool
 	tried  []envelope
-	resets int
+	resets atomic.Int32
 }
 
 func (b *tellingBus) Publish(_ context.Context, packets ...Packet) error {
@@ -146,7 +146,7 @@ func (b *tellingBus) Publish(_ context.Context, packets ...Packet) error {
 	return nil
 }
 
-func (b *tellingBus) Reset() { b.resets++ }
+func (b *tellingBus) Reset() { b.resets.Add(1) }
 
 const maxEnvelopeInTests = 1 << 10
 
@@ -272,16 +272,16 @@ func TestHeartbeatWatch(t *testing.T) {
 		go b.watch(ctx)
 		due := b.config.ProbeTimeout + heartbeatGrace
 		time.Sleep(due)
-		if synctest.Wait(); bus.resets != 0 {
+		if synctest.Wait(); bus.resets.Load() != 0 {
 			t.Error("reset too early")
 		}
 		time.Sleep(b.config.ProbeTimeout / 4)
-		if synctest.Wait(); bus.resets != 1 || b.stats.resets.Load() != 1 {
-			t.Errorf("%d resets, %d counted", bus.resets, b.stats.resets.Load())
+		if synctest.Wait(); bus.resets.Load() != 1 || b.stats.resets.Load() != 1 {
+			t.Errorf("%d resets, %d counted", bus.resets.Load(), b.stats.resets.Load())
 		}
 		time.Sleep(time.Hour)
-		if synctest.Wait(); bus.resets != 1 {
-			t.Errorf("%d resets", bus.resets)
+		if synctest.Wait(); bus.resets.Load() != 1 {
+			t.Errorf("%d resets", bus.resets.Load())
 		}
 	})
 }
