@@ -128,8 +128,10 @@ func TestProbeIntervalIsTheInterval(t *testing.T) {
 type tellingBus struct {
 	Bus
 	mute   atomic.Bool
-	tried  []envelope
 	resets atomic.Int32
+
+	mu    sync.Mutex
+	tried []envelope
 }
 
 func (b *tellingBus) Publish(_ context.Context, packets ...Packet) error {
@@ -138,12 +140,21 @@ func (b *tellingBus) Publish(_ context.Context, packets ...Packet) error {
 		if err != nil {
 			return err
 		}
+		b.mu.Lock()
 		b.tried = append(b.tried, e)
+		b.mu.Unlock()
 	}
 	if b.mute.Load() {
 		return errMute
 	}
 	return nil
+}
+
+// said returns what was to be published.
+func (b *tellingBus) said() []envelope {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.tried)
 }
 
 func (b *tellingBus) Reset() { b.resets.Add(1) }
@@ -171,10 +182,10 @@ func TestHeartbeatRuns(t *testing.T) {
 			t.Helper()
 			synctest.Wait()
 			var got []uint64
-			for _, e := range bus.tried[said:] {
+			for _, e := range bus.said()[said:] {
 				got = append(got, e.id)
 			}
-			if said = len(bus.tried); !slices.Equal(got, ids) {
+			if said = len(bus.said()); !slices.Equal(got, ids) {
 				t.Errorf("%s: heartbeats %v, want %v", when, got, ids)
 			}
 		}
@@ -182,8 +193,8 @@ func TestHeartbeatRuns(t *testing.T) {
 		expect("before it has a lease")
 		b.announce(7)
 		expect("with the lease", 1)
-		if bus.tried[0].whole != 7 || bus.tried[0].sender != "n" {
-			t.Errorf("it says %+v", bus.tried[0])
+		if bus.said()[0].whole != 7 || bus.said()[0].sender != "n" {
+			t.Errorf("it says %+v", bus.said()[0])
 		}
 		time.Sleep(b.interval() - 1)
 		expect("a moment before the next")
@@ -206,8 +217,8 @@ func TestHeartbeatRuns(t *testing.T) {
 		expect("taken", 3)
 		time.Sleep(b.interval())
 		expect("the next", 4)
-		if n := len(bus.tried); bus.tried[n-3].notice != noticeLost || bus.tried[n-2].notice != noticeLost || bus.tried[n-1].notice != 0 || b.failing() != nil {
-			t.Errorf("the loss is told by %+v; failing: %v", bus.tried[n-3:], b.failing())
+		if n := len(bus.said()); bus.said()[n-3].notice != noticeLost || bus.said()[n-2].notice != noticeLost || bus.said()[n-1].notice != 0 || b.failing() != nil {
+			t.Errorf("the loss is told by %+v; failing: %v", bus.said()[n-3:], b.failing())
 		}
 	})
 }
@@ -317,8 +328,8 @@ func TestHeartbeatLeaves(t *testing.T) {
 			}
 			began := time.Now()
 			b.leave(t.Context())
-			if took := time.Since(began); took != test.want || bus.tried[0].notice != noticeLeaving {
-				t.Errorf("%s: it took %v, and said %b", name, took, bus.tried[0].notice)
+			if took := time.Since(began); took != test.want || bus.said()[0].notice != noticeLeaving {
+				t.Errorf("%s: it took %v, and said %b", name, took, bus.said()[0].notice)
 			}
 		})
 	}
@@ -346,8 +357,8 @@ func TestHeartbeatOff(t *testing.T) {
 		b.wake.Set()
 		b.run(t.Context())
 		b.watch(t.Context())
-		if len(bus.tried) != 0 {
-			t.Errorf("%d heartbeats", len(bus.tried))
+		if len(bus.said()) != 0 {
+			t.Errorf("%d heartbeats", len(bus.said()))
 		}
 	})
 }
