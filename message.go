@@ -9,45 +9,6 @@ import (
 	"github.com/heraldgo/herald/internal/wsframe"
 )
 
-// A StatusCode is a WebSocket close code (RFC 6455 section 7.4).
-type StatusCode uint16
-
-const (
-	StatusNormal          StatusCode = 1000 // done
-	StatusGoingAway       StatusCode = 1001 // the page or the app is left
-	StatusProtocolError   StatusCode = 1002 // the client broke the protocol
-	StatusUnsupportedData StatusCode = 1003 // text or binary that is not wanted; herald never sends it by itself
-	StatusInvalidPayload  StatusCode = 1007 // text that is not UTF-8
-	StatusPolicyViolation StatusCode = 1008 // refused, too many messages or bytes, or a message that took too long
-	StatusMessageTooBig   StatusCode = 1009 // above MaxMessageSize
-	StatusInternalError   StatusCode = 1011 // a callback panicked
-	StatusServiceRestart  StatusCode = 1012 // Shutdown: reconnect, elsewhere
-	StatusTryAgainLater   StatusCode = 1013 // not ready
-
-	// Codes of herald's own.
-
-	StatusUnauthorized StatusCode = 4401 // RejectAfterUpgrade: Authenticate said no
-	StatusTooSlow      StatusCode = 4408 // the Conn's queue was full, or one of the fullest when all queues together were full
-	StatusReplaced     StatusCode = 4409 // a newer connection took the place: do not reconnect
-	StatusExpired      StatusCode = 4410 // Identity.Expires has passed: reconnect with a new token
-)
-
-// check says whether the server may send the code (RFC 6455 section 7.4).
-func (c StatusCode) check(reason string) error {
-	switch {
-	case c >= 3000 && c <= 4999, c >= 1000 && c <= 1003, c >= 1007 && c <= 1014 && c != 1010:
-	default:
-		return fmt.Errorf("%w: code %d: must be 3000-4999, 1000-1003, 1007-1009 or 1011-1014", ErrInvalid, c)
-	}
-	if len(reason) > 123 {
-		return fmt.Errorf("%w: reason of %d bytes: must be at most 123", ErrInvalid, len(reason))
-	}
-	if !utf8.ValidString(reason) {
-		return fmt.Errorf("%w: reason: must be UTF-8", ErrInvalid)
-	}
-	return nil
-}
-
 // closeFrame returns a close frame. The code and reason have been checked.
 func closeFrame(code StatusCode, reason string) []byte {
 	if code == statusNone {
