@@ -149,7 +149,7 @@ func TestShutdownDuringHandshakes(t *testing.T) {
 		var twice sync.WaitGroup
 		for range 2 {
 			twice.Go(func() {
-				drain, cancel := context.WithTimeout(ctx, 2*time.Second)
+				drain, cancel := context.WithTimeout(ctx, 6*time.Second)
 				defer cancel()
 				if err := r.Shutdown(drain); err != nil {
 					t.Error(err)

@@ -32,10 +32,16 @@ func clusterRegistry(t testing.TB, c *redistest.Cluster, prefix string) *herald.
 	// What waits for a move waits for no longer than the context or this.
 	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: c.Addrs(), ReadTimeout: patience})
 	t.Cleanup(func() { rdb.Close() })
-	r, err := herald.NewRedisRegistry(rdb, &herald.RedisOptions{Prefix: prefix})
-	if err != nil {
-		t.Fatal(err)
-	}
+	// On a busy machine the nodes of a Cluster that is whole may call each other
+	// dead for a moment.
+	var r *herald.RedisRegistry
+	eventually(t, "a Registry on the Cluster", func() bool {
+		var err error
+		if r, err = herald.NewRedisRegistry(rdb, &herald.RedisOptions{Prefix: prefix}); err != nil {
+			t.Log(err)
+		}
+		return err == nil
+	})
 	t.Cleanup(func() { r.Close() })
 	return r
 }

@@ -133,7 +133,7 @@ func wrongType(t *testing.T, rdb *redis.Client, method, kind string, plant func(
 var oddNumbers = []string{
 	"", "abc", "nan", "inf", "-inf", "0x10", "1e400", "1e15", "-1", "0", "1.5", " 7 ",
 	"9007199254740991", "9007199254740992", "9223372036854775807", "-9223372036854775808",
-	strings.Repeat("9", 400), "-" + strings.Repeat("9", 400), strings.Repeat("7", 10<<20),
+	strings.Repeat("9", 400), "-" + strings.Repeat("9", 400), strings.Repeat("7", 1<<20),
 }
 
 func short(s string) string { return fmt.Sprintf("%.20q", s) }

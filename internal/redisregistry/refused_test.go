@@ -297,7 +297,7 @@ func (f *refusal) check(t *testing.T, s *refusing, down error, methods, refused 
 			}
 			continue
 		}
-		err := f.refusedBy(t, method, calls[method])
+		err := f.refusedBy(t, method, down, calls[method])
 		t.Logf("%s | %s | %s | %v", method, f.name, s.name, err)
 		isNew := strings.HasPrefix(method, "New")
 		isDown := errors.Is(err, down) || method == "Publish" && errors.Is(err, herald.ErrUnknown)
@@ -309,11 +309,13 @@ func (f *refusal) check(t *testing.T, s *refusing, down error, methods, refused 
 
 // refusedBy calls a method until the error is in Redis' words. A connection
 // that has just been cut may have other words first; nil it is never.
-func (f *refusal) refusedBy(t *testing.T, method string, call func(context.Context) error) error {
+// A call that its context ends while it is repeated gets more time.
+func (f *refusal) refusedBy(t *testing.T, method string, down error, call func(context.Context) error) error {
 	t.Helper()
 	var err error
+	wait := 300 * time.Millisecond
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), wait)
 		err = call(ctx)
 		cancel()
 		if err == nil {
@@ -321,7 +323,10 @@ func (f *refusal) refusedBy(t *testing.T, method string, call func(context.Conte
 			return nil
 		}
 		if slices.ContainsFunc(f.words, func(word string) bool { return strings.Contains(err.Error(), word) }) {
-			return err
+			if errors.Is(err, down) || !errors.Is(err, context.DeadlineExceeded) {
+				return err
+			}
+			wait *= 2
 		}
 	}
 	t.Fatalf("%s: %v, and none of %q", method, err, f.words)
