@@ -5,7 +5,7 @@ FUZZTIME ?= 60s
 .PHONY: test fuzz mutation modules
 
 # Everything CI checks, in every module. Installs the servers that the tests
-# need where it can, and says which tests were left out where it can not.
+# need if it can; otherwise it says which tests were left out.
 test:
 	@sh .ci/servers
 	@sh .ci/test
@@ -14,8 +14,8 @@ test:
 fuzz:
 	@FUZZTIME=$(FUZZTIME) sh .ci/fuzz
 
-# Whether the tests of what needs no server notice what is changed in it. Takes
-# most of an hour, and is no part of CI.
+# Changes the code that needs no server, at one place after the other, and says
+# which changes its tests do not notice. Takes most of an hour; not part of CI.
 mutation:
 	@sh .ci/mutation
 

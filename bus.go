@@ -31,7 +31,7 @@ const (
 	EventRestored
 )
 
-// An Event is what [Bus.Receive] hands over.
+// An Event is what [Bus.Receive] returns.
 type Event struct {
 	Kind   EventKind // which of the fields below count
 	Packet Packet    // EventPacket only
@@ -59,56 +59,56 @@ type Event struct {
 //  4. Order: packets of one topic that one Bus published one after the other
 //     arrive in that order, and every subscriber sees the packets of a topic
 //     in the same order. A packet whose Publish returned ErrUnknown may come
-//     late, behind packets that were published after it: a link that is given
-//     up keeps back what has not left this machine, but not what is on its way
-//     to the broker. If the broker does not give one order to the packets of
-//     several publishers (core NATS), or gives none while topics move (Kafka),
-//     the documentation of the Bus says so.
-//  5. Topics are exact: any bytes, no wildcard, no separator, nothing that
-//     one prefix or database could see of another.
+//     late, behind packets that were published after it. The Bus gave up the
+//     link: that keeps what had not left this machine from ever arriving, but
+//     not what was on its way to the broker. The documentation of the Bus says
+//     if the broker does not give one order to the packets of several publishers
+//     (core NATS), or gives none while topics move (Kafka).
+//  5. Topics are exact: they may have any bytes, none of which is a wildcard or
+//     a separator. A Bus sees nothing of another prefix or database.
 //  6. Publish returns nil when the broker has taken every packet. This says
-//     nothing of the subscribers: what the broker loses afterwards is a loss as
-//     in promise 9. If errors.Is(err, ErrUnknown), some of the packets may have
-//     been taken. Any other error says that none was; it is ErrBusDown if the
-//     broker could not be reached or does not serve us now.
-//     A Bus never publishes again what may have been published: there are no
-//     duplicates.
+//     nothing about the subscribers: if the broker loses a packet afterwards,
+//     promise 9 applies. If errors.Is(err, ErrUnknown), some of the packets may
+//     have been taken. Any other error says that none was; it is ErrBusDown if
+//     the broker could not be reached or does not serve us now. A Bus never
+//     publishes again what may have been published: there are no duplicates.
 //  7. Ownership: Publish keeps no slice after it has returned. The Data that
 //     Receive hands over is the caller's, and is never changed.
 //  8. Blocking: Publish, Subscribe, Unsubscribe and Receive return when ctx
-//     is done, with its error in the chain. Their batches may be large.
-//     Publish of no packets does nothing, nor does Subscribe of no topics. The
-//     ctx that a Hub gives Publish may end later than the call that it is
-//     for, but not later than the SendTimeout of that call.
+//     is done, with its error in the chain. They may be given many packets or
+//     topics at once; given none, Publish and Subscribe do nothing. The ctx
+//     that a Hub gives Publish may end later than the Send that it is for,
+//     but not later than the SendTimeout of that Send.
 //  9. Loss is never silent: every packet that may have been lost lies
 //     between an EventDown and an EventRestored for its topic, and was
-//     published after Event.Since. EventDown comes when the loss is noticed.
-//     That may be some proofs after the loss, but it is before any packet of the
+//     published after Event.Since. EventDown comes when the Bus notices the loss.
+//     That may be some probes after the loss, but it is before any packet of the
 //     new link. EventRestored comes after all subscriptions are confirmed again
-//     and a packet of the Bus' own has come back, because some brokers confirm
-//     what they do not give. Quick flaps may share one pair. What the Bus has to
-//     drop because Receive is called too slowly is reported in the same way.
-//     No Bus can report what a broker hides from all its clients. Examples are
-//     servers of NATS that no longer hear each other (the Hub notices by its
-//     heartbeats), and one topic that MQTT denies at QoS 0. The documentation of
-//     a Bus says what its broker hides.
-//  10. The Bus reconnects by itself, for ever, with jittered backoff, and
-//     subscribes again to all it was subscribed to.
-//  11. Memory is bounded, and the broker is never blocked for ever. This holds
-//     whatever the caller of Receive does.
-//  12. Reset drops the links and builds them anew, between an EventDown and
-//     an EventRestored. It does not wait for them.
+//     and a packet of the Bus' own has come back, because some brokers confirm a
+//     subscription and then deliver nothing. If a link breaks several times in
+//     quick succession, one EventDown and one EventRestored may cover them all.
+//     If the Bus has to drop packets because Receive is called too slowly, it
+//     reports them in the same way. No Bus can report what a broker hides from
+//     all its clients. Examples are NATS servers that no longer hear each other
+//     (the Hub notices by its heartbeats), and one topic that an MQTT broker
+//     denies at QoS 0. The documentation of a Bus says what its broker hides.
+//  10. The Bus reconnects by itself, without giving up, with jittered backoff,
+//     and subscribes again to all it was subscribed to.
+//  11. Memory is bounded, and the broker is never blocked for ever, whatever the
+//     caller of Receive does.
+//  12. Reset drops the connections to the broker and makes new ones, between an
+//     EventDown and an EventRestored. It does not wait for them.
 //  13. Concurrency: all methods may be called at the same time, except
 //     Receive, which has one caller.
 //  14. Close makes every call, under way or later, return ErrClosed, leaves
 //     no goroutine, and may be called twice.
-//  15. One receiver: while a Receive waits another one takes nothing, and
+//  15. One receiver: while one Receive waits, another one takes nothing and
 //     returns ErrReceiving at once.
-//  16. Health returns nil while the Bus can publish, and what it is subscribed to
-//     arrives, as far as it knows; else why not. It is red while the broker
-//     cannot be reached, from the time when the Bus has noticed it, and nil again
-//     once all is restored. After Close it is ErrClosed. It returns at once and
-//     does no I/O.
+//  16. Health returns nil if, as far as the Bus knows, it can publish and gets
+//     what it is subscribed to. Otherwise it returns the reason. It returns an
+//     error from the time when the Bus notices that the broker cannot be reached
+//     until all is restored. After Close it returns ErrClosed. It returns at
+//     once and does no I/O.
 //
 // A Bus does not log.
 type Bus interface {
@@ -121,13 +121,13 @@ type Bus interface {
 	Close() error
 }
 
-// busesInUse has the Buses of all Hubs of the process, each from New until
-// its Bus is closed.
+// busesInUse has the Buses of all Hubs of the process, each from New until the
+// Hub closes it.
 var busesInUse sync.Map
 
-// claimBus says whether the Bus is this Hub's alone. Two Hubs on one Bus would
-// each get a part of the messages, and it would be a matter of luck whose
-// Receive is refused.
+// claimBus says whether no other Hub has the Bus, and takes it if so. Of two
+// Hubs on one Bus each would get a part of the messages, and it would be a
+// matter of luck whose Receive is refused.
 func claimBus(b Bus) bool {
 	if !reflect.ValueOf(b).Comparable() {
 		return true // nobody can tell

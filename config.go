@@ -26,27 +26,27 @@ import (
 // MaxHandshakes, HandshakeRatePerAddr, HandshakeRatePerUser, MaxMessageSize,
 // MessageRate, ByteRate, MaxQueuedBytes, MaxIdentitySize, MaxGroups,
 // HandshakeTimeout, MessageTimeout, PingInterval
-// or ProbeInterval switches that limit off. A negative Linger or
-// OfflineDelay is no delay. The other numbers must be above 0, the other
-// durations at least a millisecond. Lease is from 100 ms to a day.
+// or ProbeInterval switches that limit off. A negative Linger or OfflineDelay
+// means no delay. The other numbers must be above 0, the other durations at
+// least a millisecond. Lease is from 100 ms to a day.
 type Config struct {
 	// Where messages and presence travel.
 
 	// Redis gives the Bus and the Registry, if those are nil. It is a
 	// *redis.Client of one server or of Sentinel, or a *redis.ClusterClient.
 	// herald opens connections of its own with the client's options, and leaves
-	// the client as it is. The caller closes the client. If Redis and Bus are
-	// both nil the Hub is alone: it works in memory, as one node.
+	// the client as it is. The caller closes the client. If Redis, Bus and
+	// Registry are all nil the Hub is alone: it works in memory, as one node.
 	Redis redis.UniversalClient
 
 	// Prefix begins every key and channel in Redis, and ":{" follows it.
-	// Services with different prefixes see nothing of each other. It has none of
-	// {}*?[]\. Default "herald".
+	// Services with different prefixes see nothing of each other. It may have
+	// none of the characters {}*?[]\. Default "herald".
 	Prefix string
 
-	// Bus carries messages between nodes. It is this Hub's alone: another Hub
-	// on it would take half of the messages away. The Hub closes it, also if
-	// New fails to connect. If New refuses the Config the Bus is not touched.
+	// Bus carries messages between nodes. It belongs to this Hub alone: another
+	// Hub on it would take half of the messages away. The Hub closes it, also if
+	// New fails to connect. If New refuses the Config, the Bus stays open.
 	Bus Bus
 
 	// Registry knows who is online. The caller closes it.
@@ -58,57 +58,57 @@ type Config struct {
 
 	// Who may connect.
 
-	// Authenticate says who a request comes from, before the upgrade. An
-	// error is answered with 401, or with the status of an [HTTPError] in its
-	// chain; the client never sees its text. An Identity without a User is
-	// nobody: 401. An Identity that is above MaxIdentitySize or MaxGroups, or has
-	// a group that is empty or longer than 1 KiB, is a mistake: 500, and logged.
-	// Without Authenticate the Hub takes no connections: it sends and asks, and
-	// answers requests with 501.
+	// Authenticate says who a request comes from, before the upgrade. If it
+	// returns an error, the client gets 401, or the status of an [HTTPError] in
+	// the error's chain, and never the error's text. An Identity without a User
+	// is 401 too. An Identity that is above MaxIdentitySize or MaxGroups, or has
+	// a group that is empty or longer than 1 KiB, is a mistake of the service:
+	// the client gets 500, and it is logged. Without Authenticate the Hub takes
+	// no connections and answers requests with 501, but it can send and ask.
 	Authenticate func(r *http.Request) (Identity, error)
 
-	// OriginPatterns are hosts whose pages may connect beside those of the
+	// OriginPatterns are hosts whose pages may connect, besides those of the
 	// request's own host: "localhost:*", "*.example.com", "https://example.com".
-	// They are patterns of path.Match on the Origin's host with its port, or on
+	// They are patterns of path.Match for the Origin's host with its port, or for
 	// scheme://host if the pattern has a scheme. "*" lets every site use your
 	// users' cookies. A page is of the request's own host if its Origin has the
-	// name and port of that host, and the scheme https; http will do if the
-	// request came without TLS, because a proxy may have ended it. Other pages
-	// get 403, under RejectAfterUpgrade too.
+	// name and port of that host and the scheme https. The scheme http is allowed
+	// too if the request came without TLS. Pages of other hosts get 403, even with
+	// RejectAfterUpgrade.
 	OriginPatterns []string
 
 	// Subprotocols are offered in this order of preference.
 	Subprotocols []string
 
-	// RejectAfterUpgrade accepts the upgrade of requests that are refused, and
-	// then closes them with 4000 + the HTTP status (4401), or 1013 for 503,
-	// because a browser's script sees no HTTP status. A request gets the plain
-	// status all the same if it is no handshake, comes from a page that may not
-	// connect, or is over HandshakeRatePerAddr. So does every request while 1,000
-	// that were refused have not gone.
+	// RejectAfterUpgrade accepts the upgrade of a request that is refused, and
+	// then closes the connection with 4000 + the HTTP status (4401 for 401), or
+	// with 1013 for 503, because a browser's script sees no HTTP status. A request
+	// still gets the plain status if it is no handshake, comes from a page that
+	// may not connect, or is over HandshakeRatePerAddr. So does every refused
+	// request while 1,000 connections of earlier ones are still being closed.
 	RejectAfterUpgrade bool
 
-	// ConnContext makes the context that the Conn's callbacks get, with
-	// values that outlive the request. It must not keep r or r's context.
-	// Default: context.Background().
+	// ConnContext returns the context that the Conn's callbacks get. It may have
+	// values of the request, but must not keep r or r's context. Default:
+	// context.Background().
 	ConnContext func(r *http.Request) context.Context
 
-	// Admit decides about a new connection, knowing the user's older ones,
-	// on all nodes. See [AdmitFunc], MaxPerUser, OnePerPlatform, OnePerDevice and
-	// AdmitAll. Without it nobody's older connections are read.
+	// Admit decides about a new connection. It gets the user's older ones, on all
+	// nodes. See [AdmitFunc], MaxPerUser, OnePerPlatform, OnePerDevice and
+	// AdmitAll. Without Admit herald does not read the older ones.
 	Admit AdmitFunc
 
 	// What happens. Callbacks of one Conn never run at the same time; those of
 	// different Conns do. A panic in one is logged and counted, and closes its
 	// Conn with 1011. A panic in Authenticate is answered with 500.
 
-	// OnConnect runs before the Conn gets any message; messages sent
-	// meanwhile wait for it. An error refuses the connection, as in Admit.
+	// OnConnect runs before the Conn gets any message; messages sent meanwhile
+	// wait until it returns. An error refuses the connection, as in Admit.
 	OnConnect func(ctx context.Context, c *Conn) error
 
-	// OnMessage gets the client's messages, one after the other. While it
-	// runs nothing is read from the client. The message is OnMessage's to keep.
-	// The context ends when the connection does.
+	// OnMessage gets the client's messages, one after the other. While it runs
+	// nothing is read from the client. It may keep the message. The context is
+	// done when the connection ends.
 	OnMessage func(ctx context.Context, c *Conn, m Message)
 
 	// OnDisconnect runs once for each Conn whose OnConnect returned nil.
@@ -123,9 +123,9 @@ type Config struct {
 	// OnOnline runs when a user's first connection comes, and OnOffline when the
 	// last has been gone for OfflineDelay, each on one node of the cluster. The
 	// handshake waits for OnOnline, which runs before Admit and OnConnect. So a
-	// user whom they refuse is online until OfflineDelay is over. After a crash a
-	// call may be missed, and if the Registry has lost its data, users come
-	// online again. Sessions is the truth.
+	// user whom they refuse is online until OfflineDelay is over. If a node
+	// crashes, a call may be missed. If the Registry has lost its data, OnOnline
+	// may run again for users who are online. If in doubt, ask Hub.Sessions.
 	OnOnline, OnOffline func(user string)
 
 	// Limits.
@@ -135,22 +135,23 @@ type Config struct {
 	HandshakeRate   int   // handshakes a second on this node, then 503. Default 10,000
 	MaxHandshakes   int   // handshakes under way on this node, half of them from one address, then 503. Default 1,000
 	MaxMessageSize  int64 // bytes of a message from a client, then close 1009. Default 64 KiB
-	MaxSendSize     int64 // bytes of a message to clients, then an error; the same on all nodes: none takes a larger one from another. Default 1 MiB
+	MaxSendSize     int64 // bytes of a message to clients, then an error. Must be the same on all nodes: they refuse larger ones of each other. Default 1 MiB
 	MessageRate     int   // messages, pings and pongs a second from one client, then close 1008. Default 1,000
-	ByteRate        int64 // bytes a second from one client, and a message of MaxMessageSize at once, then close 1008. Default 1 MiB
+	ByteRate        int64 // bytes a second from one client, or one message of MaxMessageSize if that is more; then close 1008. Default 1 MiB
 
-	// HandshakeRatePerAddr bounds the requests of one address a second, good and
-	// bad, then 429. The addresses of an IPv6 /64 count as one.
-	// HandshakeRatePerUser bounds the handshakes of one user on this node a
-	// second, then 429; ten times as many may come at once. Defaults 1,000 and 10.
+	// HandshakeRatePerAddr bounds how many requests, good and bad, one address
+	// makes a second; more get 429. The addresses of an IPv6 /64 count as one.
+	// HandshakeRatePerUser bounds how many handshakes one user makes on this node
+	// a second; more get 429. Ten times as many may come at once after a pause.
+	// Defaults 1,000 and 10.
 	HandshakeRatePerAddr int
 	HandshakeRatePerUser int
 
-	// ClientAddr returns the address that HandshakeRatePerAddr counts a request
-	// for, with a port or without one. Behind a proxy it must be set, or all
-	// clients are one. Return what the proxy says of the client, such as the last
-	// element of X-Forwarded-For, and never what a client may write there itself.
-	// "" means the request's RemoteAddr, as does no ClientAddr.
+	// ClientAddr returns the address that HandshakeRatePerAddr and MaxHandshakes
+	// count a request for, with or without a port. Behind a proxy it must be set,
+	// or all clients count as one address. Return what the proxy says of the
+	// client, such as the last element of X-Forwarded-For, and never what a client
+	// can write itself. If it returns "" or is nil, RemoteAddr counts.
 	ClientAddr func(r *http.Request) string
 
 	// QueueMessages and QueueBytes bound what waits to be written to one
@@ -162,16 +163,17 @@ type Config struct {
 	// MaxQueuedBytes bounds what waits in all queues of this node. A message
 	// that waits in many of them is in memory once, and counts once. Above the
 	// bound the Conns with the fullest queues are closed with StatusTooSlow, until
-	// an eighth is free. With DropOldest their queues lose the older half instead,
-	// unless all they have is being written. While less than that eighth is free,
-	// volatile messages are dropped. The kernel's buffers come on top, and queues
-	// of less than 4 KiB. Default 256 MiB.
+	// an eighth of it is free. With DropOldest their queues lose the older half of
+	// their messages instead, unless all that they have is being written. While
+	// less than that eighth is free, volatile messages are dropped. The kernel's
+	// buffers and queues of less than 4 KiB are not counted. Default 256 MiB.
 	MaxQueuedBytes int64
 
 	// MaxIdentitySize bounds the bytes of the User, Device, Platform and Meta
-	// that Authenticate returns. The Registry has a copy of them for each group of
-	// the connection. MaxGroups bounds the groups of one connection: an Identity
-	// with more is refused, and a Join returns ErrLimit. Defaults 8 KiB and 1,000.
+	// that Authenticate returns. The Registry keeps a copy of them for each group
+	// of the connection. MaxGroups bounds the groups of one connection: an
+	// Identity with more is refused, and a Join returns ErrLimit. Defaults 8 KiB
+	// and 1,000.
 	MaxIdentitySize int
 	MaxGroups       int
 
@@ -182,38 +184,40 @@ type Config struct {
 
 	// Times.
 
-	HandshakeTimeout time.Duration // for Authenticate to OnConnect. Default 10 s
-	MessageTimeout   time.Duration // for one message to come in whole, then close 1008. Default 30 s
+	HandshakeTimeout time.Duration // from Authenticate to the end of OnConnect. Default 10 s
+	MessageTimeout   time.Duration // for one message to arrive whole, then close 1008. Default 30 s
 	WriteTimeout     time.Duration // for a client to take a piece of its queue. Default 10 s
 	CloseTimeout     time.Duration // for a client to answer a close frame. Default 5 s
-	PingInterval     time.Duration // a client quiet for so long is pinged. Default 25 s
-	PongTimeout      time.Duration // after a ping, then the connection is closed. Default 10 s
-	SendTimeout      time.Duration // for Send, Join, Leave, Disconnect and questions. Default 5 s
-	Linger           time.Duration // a topic is followed for so long after its last Conn. Default 5 s
+	PingInterval     time.Duration // a client that was quiet for so long is pinged. Default 25 s
+	PongTimeout      time.Duration // for a client to answer a ping, then the connection is closed. Default 10 s
+	SendTimeout      time.Duration // for Send, Join, Leave, Disconnect, Online, Sessions, Count and Nodes. Default 5 s
+	Linger           time.Duration // a node stays subscribed to a topic for so long after its last Conn has left. Default 5 s
 	Lease            time.Duration // a crashed node's sessions vanish within it. Default 15 s
-	OfflineDelay     time.Duration // a user may come back for so long without being offline. Default 5 s
-	ProbeInterval    time.Duration // between two proofs of each link to Redis, and between two heartbeats; negative: neither. Default 1 s
-	ProbeTimeout     time.Duration // for such a proof, and for a heartbeat. Default 5 s
+	OfflineDelay     time.Duration // a user who comes back within it was never offline. Default 5 s
+	ProbeInterval    time.Duration // between two probes of each link to Redis, and between two heartbeats; negative: neither. Default 1 s
+	ProbeTimeout     time.Duration // for the answer to such a probe, and for a heartbeat to come back. Default 5 s
 	DrainTime        time.Duration // for Shutdown, if its context has no deadline. Default 30 s
 
 	// Logger gets what no caller gets as an error. It never gets a message of a
-	// client. At Debug it says why each connection was refused; at Warn it has those
-	// whose Admit or OnConnect returned an error without a CloseError for the
-	// client. No client can fill the log: ten lines of one level and text a second
-	// are written, and the next one has left_out, the number of those that were
-	// not. Values are cut after 1 KiB, stacks after 16. Default slog.Default().
+	// client. At Debug it says why each connection was refused. If Admit or
+	// OnConnect refused it with an error that has no CloseError in its chain, that
+	// is logged at Warn. No client can fill the log: at most ten lines of one level
+	// and text are written a second, and the next one has the attribute left_out,
+	// the number of lines that were not. Values are cut after 1 KiB, stacks after
+	// 16 KiB. Default slog.Default().
 	Logger *slog.Logger
 }
 
-// Anonymous is an Authenticate that takes everyone, as a user of their own
-// with a random name.
+// Anonymous is an Authenticate that lets everyone in. Each connection is a user of
+// its own with a random name.
 func Anonymous(*http.Request) (Identity, error) {
 	return Identity{User: "anonymous-" + rand.Text()}, nil
 }
 
 const off = redisconn.Off
 
-// withDefaults returns a copy with every field set, and every fault found.
+// withDefaults returns a copy with its defaults set. The error has every fault of
+// the Config.
 func (c Config) withDefaults() (Config, error) {
 	var faults []error
 	fault := func(field string, value any, rule string) {
@@ -222,7 +226,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.checkNames(fault)
 	c.checkParts(fault)
 	if c.Authenticate == nil && (c.Admit != nil || c.OnConnect != nil || c.OnMessage != nil || c.OnDisconnect != nil) {
-		fault("Authenticate", "nil:", "must be set where Admit, OnConnect, OnMessage or OnDisconnect is: without it there are no connections")
+		fault("Authenticate", "nil:", "must be set if Admit, OnConnect, OnMessage or OnDisconnect is: without it there are no connections")
 	}
 	defaultInt(&c.MaxConns, 100_000)
 	defaultInt(&c.MaxConnsPerUser, 100)
@@ -249,7 +253,7 @@ func (c Config) withDefaults() (Config, error) {
 		fault("MaxQueuedBytes", c.MaxQueuedBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, wsframe.MaxHeader))
 	}
 	if c.MaxSendSize < 0 {
-		fault("MaxSendSize", c.MaxSendSize, "must be above 0: it can not be switched off, for QueueBytes must hold it")
+		fault("MaxSendSize", c.MaxSendSize, "must be above 0: it cannot be switched off, because QueueBytes must hold a message")
 	}
 	c.defaultTimes(fault)
 	if c.ConnContext == nil {
@@ -261,7 +265,7 @@ func (c Config) withDefaults() (Config, error) {
 	return c, errors.Join(faults...)
 }
 
-// checkNames checks what is written somewhere, and sets the defaults of it.
+// checkNames checks the fields that are names or patterns, and sets their defaults.
 func (c *Config) checkNames(fault func(field string, value any, rule string)) {
 	c.Prefix = cmp.Or(c.Prefix, "herald")
 	if !redisconn.ValidPrefix(c.Prefix) {
@@ -287,13 +291,13 @@ func (c *Config) checkNames(fault func(field string, value any, rule string)) {
 	}
 }
 
-// checkParts checks what the Hub is to work with.
+// checkParts checks Redis, Bus and Registry.
 func (c *Config) checkParts(fault func(field string, value any, rule string)) {
 	if c.Redis != nil && c.Bus != nil && c.Registry != nil {
 		fault("Redis", "a client", "is of no use beside both Bus and Registry")
 	}
 	if c.Redis == nil && (c.Bus == nil) != (c.Registry == nil) {
-		fault("Redis", "nil:", "must be set where only one of Bus and Registry is, for the other")
+		fault("Redis", "nil:", "must be set if only one of Bus and Registry is, to give the other")
 	}
 	for _, f := range []struct {
 		field string
@@ -339,7 +343,7 @@ func (c *Config) defaultTimes(fault func(field string, value any, rule string)) 
 	if c.Lease > redisregistry.MaxLease {
 		fault("Lease", c.Lease, fmt.Sprintf("must be at most %v", redisregistry.MaxLease))
 	}
-	// A delay that is off is no delay.
+	// To switch a delay off is to make it 0.
 	for _, d := range []*time.Duration{&c.Linger, &c.OfflineDelay} {
 		if *d == off {
 			*d = 0
@@ -347,8 +351,8 @@ func (c *Config) defaultTimes(fault func(field string, value any, rule string)) 
 	}
 }
 
-// validToken says whether s is a token, which the name of a subprotocol is
-// (RFC 6455, section 4.1).
+// validToken says whether s is a token. The name of a subprotocol must be one (RFC
+// 6455, section 4.1).
 func validToken(s string) bool {
 	for _, c := range []byte(s) {
 		if c <= ' ' || c > '~' || strings.IndexByte("\"(),/:;<=>?@[\\]{}", c) >= 0 {
@@ -364,14 +368,14 @@ func defaultInt[T int | int64](field *T, value T) {
 	}
 }
 
-// hostName returns the host's name, with what a node's id may not have
+// hostName returns the host's name. Characters that a node's id may not have are
 // replaced.
 func hostName() string {
 	name, _ := os.Hostname()
 	return cmp.Or(safeName(name), "node")
 }
 
-// safeName returns what of name a node's id may have.
+// safeName returns name in at most 64 characters that a node's id may have.
 func safeName(name string) string {
 	name = strings.Map(func(r rune) rune {
 		switch {

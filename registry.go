@@ -26,9 +26,9 @@ type Session struct {
 type Entry struct {
 	Session Session // what is placed
 
-	// UserTopic is the topic of the Session's user. The Registry keeps
-	// presence for it alone: what is older, who is online. If it is empty
-	// the user stays as it is.
+	// UserTopic is the topic of the Session's user. For it alone the Registry
+	// keeps presence: which Sessions are older, and whether the user is online.
+	// If it is empty nothing changes for the user.
 	UserTopic string
 
 	// Topics are further topics, the groups, of the Session.
@@ -99,7 +99,7 @@ func compareNodes(a, b Node) int {
 type Added struct {
 	Since      time.Time // the Session's
 	Older      []Session // the user's other live Sessions with an earlier Since, oldest first
-	OlderTotal int       // how many there are, if they are more than were asked for; else the length of Older
+	OlderTotal int       // how many there are, if that is more than were asked for; else the length of Older
 	Online     bool      // the user had no Session before, and was not about to go offline
 }
 
@@ -117,7 +117,7 @@ type Node struct {
 	Version    int           // the newest envelope it understands
 	Renewed    time.Time     // when it last renewed its Lease, by the Registry's clock
 	TTL        time.Duration // how long the Lease lasts from Renewed on
-	Alive      bool          // the Lease has not run out and nobody is sweeping it
+	Alive      bool          // the Lease has not run out, and nobody is sweeping it
 	Err        error         // why the Registry's record of this node cannot be understood; all but ID is zero then
 }
 
@@ -128,68 +128,70 @@ func (n Node) Lease() Lease { return Lease{n.ID, n.Generation} }
 // and where. It may be shared by the Hubs of a process. A Registry keeps the
 // promises numbered here; heraldtest.TestRegistry tries to break each.
 //
-//  1. Add places each Entry under its topics, in one step an Entry. It needs
-//     a lease that is not lost; otherwise nothing is added and the error is
-//     ErrLeaseLost. Adding again is no error: it replaces.
+//  1. Add places each Entry under all of its topics in one step. It needs a
+//     lease that is not lost; otherwise nothing is added and the error is
+//     ErrLeaseLost. Adding an Entry again is no error: it replaces the old one.
 //  2. Since: a Session whose Since is zero gets the Registry's time, later
 //     than that of every Session under its UserTopic. A Since that is set
 //     is kept. A Session that is there already keeps the one it has. The
 //     Session's Node becomes the lease's.
-//  3. Added answers each Entry, in order. It has Older, of live nodes only, if
-//     the Entry asks for it; if there are more, the oldest of them. Online
-//     is true if there never was a Session of the user, or if the last one had
-//     gone and Offline has reported it. An Entry that is added again under the
-//     same lease gets the same answer for Online as the first time, so that an
+//  3. Add returns one Added for each Entry, in order. Its Older has the user's
+//     older Sessions on live nodes, at most Entry.Older of them, the oldest
+//     first. Online is true if the user never had a Session, or if the last
+//     one had gone and Offline has reported it. If an Entry is added again
+//     under the same lease, Online is what it was the first time, so that an
 //     answer that was lost can be asked for again.
 //  4. Remove takes the Sessions with exactly these ids away from their
-//     topics. A Session that is not there is no error; another id is never
-//     touched. Remove needs no lease.
-//  5. Sessions lists the Sessions of live nodes for each topic asked, oldest
+//     topics, and touches no other. A Session that is not there is no error.
+//     Remove needs no lease.
+//  5. Sessions lists the Sessions of live nodes for each of the topics, oldest
 //     first. It sees what was added before the call, from any node. Online says
-//     for each topic whether there is one. Both need a lease of the asker's that
-//     has not run out; otherwise the error is ErrLeaseLost. A Registry that has
-//     lost one lease may have lost others, and their Sessions must not look
-//     as if they had gone. The zero Lease asks without one.
+//     for each topic whether there is one. Both need a lease of the caller's node
+//     that has not run out; otherwise the error is ErrLeaseLost. This is because
+//     a Registry that has lost one lease may have lost others, and their Sessions
+//     must not look as if they had gone. The zero Lease is not checked.
 //  6. KeepAlive with Generation 0 takes a new Lease, with a generation that
 //     the node never had. With another Generation it renews that one only, and
 //     returns ErrLeaseLost if that lease was swept, released, or forgotten.
-//     A lease that has merely run out is renewed.
-//  7. Nodes lists all nodes whose leases are not gone, dead ones with Alive
-//     false. A node that took a new lease is listed once more for each old one
-//     that is not swept. A node whose record cannot be understood, because it is
-//     of a later version for instance, is listed with Err. Nobody sees a dead
-//     node's Sessions, even before they are swept. Nodes also returns the
-//     Registry's time, which is not before any Since that was given.
+//     A lease that has only run out is renewed.
+//  7. Nodes lists each node once for each of its leases that the Registry has:
+//     the present one, and old ones that are not swept yet. Alive is false for a
+//     dead node. If the record of a node cannot be understood, for instance
+//     because it is of a later version, the node is listed with Err. A dead
+//     node's Sessions are never listed, even before they are swept. Nodes also
+//     returns the Registry's time, which is not before any Since that was given.
 //  8. Sweep does nothing to a lease that has not run out. Otherwise it marks
 //     the lease as lost in one step, removes the entries of that generation
-//     only, then forgets the lease. Anyone may finish what another began.
-//     Entries that the node added under a newer generation stay.
-//  9. Offline takes, in one step, the users whose last Session went at least
-//     delay ago and who have not come back. Each user is handed to one caller.
-//     Remove and Sweep make a user go; Add brings one back. There may be
-//     more: only an answer without users says that nobody is due.
+//     only, then forgets the lease. Any node may finish a sweep that another one
+//     began. Entries that the node added under a newer generation stay.
+//  9. Offline takes, in one step, users whose last Session went at least delay
+//     ago and who have not come back. Each user is returned to one caller only.
+//     Remove and Sweep make a user go; Add brings one back. A call need not
+//     return all such users: only an answer without users says that there are
+//     none.
 //  10. Entries walks the entries that a lease's node has under that
 //     generation. Call it with cursor "" first, and then with the cursor that it
-//     returned, until that is "" again. What is there all the time is returned at
-//     least once; an entry of many topics may come in parts.
+//     returned, until that is "" again. An entry that is there during the whole
+//     walk is returned at least once; one of many topics may come in parts.
 //  11. Release forgets a lease whose entries have been removed. If the lease has
-//     entries left it is lost and remains to be swept, even if it had been
-//     forgotten. Releasing twice is no error.
-//  12. Names are any bytes, and stay themselves. Nothing is seen under
-//     another prefix or database.
+//     entries left, it is lost instead and remains to be swept, even if it had
+//     been forgotten. Releasing twice is no error.
+//  12. Names may have any bytes, and come back unchanged. Nothing of another
+//     prefix or database is seen.
 //  13. Time: Since is the Registry's own time, never that of the callers. A
-//     lease has run out if it has not been renewed for its TTL. The monotonic
-//     clock of the process that looks decides this, and the Registry's clock at
-//     first sight alone. So if the Registry's clock steps, forward or back, it
-//     neither ends a lease that is being renewed nor keeps one that is not.
+//     lease has run out if it has not been renewed for its TTL. The process that
+//     looks measures this by its own monotonic clock. Only when it sees a lease
+//     for the first time does it go by the Registry's clock. So if the
+//     Registry's clock steps, forward or back, it neither ends a lease that is
+//     being renewed nor keeps one that is not.
 //  14. Concurrency: all methods may be called at the same time. They return
 //     when ctx is done, with its error in the chain. After an error it is
 //     unknown how much has been done; doing it again is safe.
 //  15. Ownership: slices and maps that are passed in are not kept, and those
 //     that are returned are the caller's.
-//  16. Check finds what the Registry has lost since it was added under the
-//     lease. It returns those of the entries that lack something, each with the
-//     topics concerned. If the Registry has lost what it needs to sweep the
+//  16. Check compares entries that were added under the lease with what the
+//     Registry still has. It returns those that lack something, each with the
+//     topics that it lacks. If the Registry has lost what it needs to sweep the
 //     lease, the error is ErrLeaseLost, and the node has to take a new one.
 //
 // A Registry does not log.

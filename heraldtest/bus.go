@@ -1,5 +1,6 @@
-// Package heraldtest checks that a herald.Bus or a herald.Registry keeps its
-// promises, and helps to test what is built on herald.
+// Package heraldtest helps to test what is built on herald: [NewCluster] runs
+// several nodes in memory, with clients and faults. [TestBus] and [TestRegistry]
+// check that an implementation of herald.Bus or herald.Registry keeps its promises.
 package heraldtest
 
 import (
@@ -25,25 +26,25 @@ type BusNetwork struct {
 	Interrupt func()
 
 	// Stop makes the broker unreachable for the Buses that Open returned, until
-	// start is called. Where it is nil, nobody tries that their Health is red
-	// meanwhile.
+	// start is called. If it is nil, TestBus does not check that their Health
+	// returns an error meanwhile.
 	Stop func() (start func())
 
 	// Other returns a Bus on the same broker that must see nothing of the
-	// others: another prefix or database. TestBus closes it. If it is nil
-	// that is not tried.
+	// others: another prefix or database. TestBus closes it. If it is nil,
+	// TestBus does not check that.
 	Other func() herald.Bus
 
 	// PublisherOrder says that the broker keeps the order of what one Bus
-	// publishes, but hands over the packets of several Buses in an order of each
-	// subscriber's own, so that this part of promise 4 cannot be kept. The
-	// documentation of such a Bus has to tell.
+	// publishes, but each subscriber may see the packets of several Buses in a
+	// different order. TestBus then does not check that part of promise 4. The
+	// documentation of such a Bus has to say so.
 	PublisherOrder bool
 }
 
 // TestBus tries to break each of the numbered promises of [herald.Bus], in a
-// subtest that is named after it. newNetwork is called once for each. What does
-// not come within 10 s, or 30 s after an interruption, has failed.
+// subtest that is named after it. newNetwork is called once for each. A subtest
+// fails if what it awaits does not come within 10 s, or 30 s after an interruption.
 func TestBus(t *testing.T, newNetwork func(t testing.TB) BusNetwork) {
 	hung := false
 	for _, p := range busPromises {

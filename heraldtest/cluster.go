@@ -19,8 +19,8 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// A Cluster is some hubs on one network in memory, for tests of your own code:
-// no broker, no ports to choose, and faults at will.
+// A Cluster is several hubs on one network in memory, for tests of your own code.
+// It needs no broker and no ports to choose, and can have faults.
 type Cluster struct {
 	Nodes []*Node // the hubs
 
@@ -40,9 +40,9 @@ type Node struct {
 	t testing.TB
 }
 
-// AwaitHealth waits until the Hub's Health is target, by errors.Is: nil, or
-// herald.ErrBusDown or herald.ErrRegistryDown. It waits for at most 30 s, and then
-// fails the test by FailNow.
+// AwaitHealth waits until errors.Is(Hub.Health(), target). target is nil,
+// herald.ErrBusDown or herald.ErrRegistryDown. After 30 s it fails the test by
+// FailNow.
 func (n *Node) AwaitHealth(target error) {
 	n.t.Helper()
 	for deadline := time.Now().Add(recovery); ; time.Sleep(5 * time.Millisecond) {
@@ -59,27 +59,27 @@ func (n *Node) AwaitHealth(target error) {
 // tokenHeader carries the token of a Client's Identity.
 const tokenHeader = "Herald-Test-Token"
 
-// NewCluster starts n hubs, at least one, with the configuration, whose Redis,
-// Bus and Registry it sets. They are shut down when the test ends.
+// NewCluster starts n hubs, at least one, with the configuration. It sets Redis,
+// Bus and Registry itself. The hubs are shut down when the test ends.
 //
-// If config has no Authenticate, clients are who Connect says. If it has
-// one, the Identity given to Connect and Dial is not used: with the headers or
-// cookies that your Authenticate wants, dial Node.URL yourself. For hubs that
-// your own code makes and mounts, give each a Bus and a Registry as NewCluster
-// does: by NewFaultyBus and NewFaultyRegistry.
+// If config has no Authenticate, clients are who Connect says. If it has one, the
+// Identity given to Connect and Dial is not used. Then dial Node.URL yourself,
+// with the headers or cookies that your Authenticate wants. If your own code
+// makes and mounts the hubs, do not use a Cluster: give each hub a Bus by
+// NewFaultyBus and a Registry by NewFaultyRegistry.
 //
-// If config has no Logger, what the hubs log stands in the test's output.
+// If config has no Logger, the hubs log to the test's output.
 //
 // MaxHandshakes, HandshakeRatePerAddr and HandshakeRatePerUser are off if
-// config does not set them: all clients of a test are one address, and often one
-// user.
+// config does not set them, because all clients of a test have one address, and
+// often one user.
 //
-// A Bus that is Cut says so at once; a Registry that is Cut is noticed when the
-// lease is renewed, every Lease/3. A Bus that Loses packets says nothing, and its
-// Hub finds out when a heartbeat, sent once in ProbeInterval, has not come back
-// within ProbeTimeout: with the defaults that takes up to 8 s. Shorten both in
-// config to test it. A gap ends when the Bus is well and the other nodes are heard
-// again. Node.AwaitHealth waits for all that.
+// A Hub notices at once that its Bus is Cut, and that its Registry is Cut when it
+// renews its lease, every Lease/3. If its Bus Loses packets, it notices when a
+// heartbeat, sent every ProbeInterval, has not come back within ProbeTimeout:
+// with the defaults that takes up to 8 s. Shorten both in config to test it. A gap
+// ends when the Bus works and the other nodes are heard again. Node.AwaitHealth
+// waits for all that.
 func NewCluster(t testing.TB, n int, config herald.Config) *Cluster {
 	t.Helper()
 	if n < 1 {
@@ -196,11 +196,11 @@ func (l *testLog) Write(p []byte) (int, error) {
 // 10 s, and fail the test if something goes wrong: by FailNow, so call them
 // in the test's goroutine.
 //
-// One that does not Receive is a slow client: when the kernel's buffers are full,
-// some megabytes, what is sent to it waits in its queue. Make QueueMessages small
-// in the configuration and send large messages to see it overflow. It does not
-// answer a close either, for which Shutdown waits; Close clients if that second
-// counts.
+// A Client that does not Receive is a slow client: when the kernel's buffers are
+// full, after some megabytes, what is sent to it waits in its queue. To see the
+// queue overflow, make QueueMessages small in the configuration and send large
+// messages. A slow client does not answer a close either, and Shutdown waits a
+// second for the answer; Close it first to save that second.
 type Client struct {
 	t        testing.TB
 	identity herald.Identity
@@ -218,8 +218,8 @@ func (c *Cluster) Connect(i int, id herald.Identity) *Client {
 	return client
 }
 
-// Dial is Connect for tests of refusals: the response and the error are as
-// the node gave them.
+// Dial is Connect for tests of refusals: it returns the response and the error
+// that it got from the node.
 func (c *Cluster) Dial(i int, id herald.Identity) (*Client, *http.Response, error) {
 	c.t.Helper()
 	node := c.node(i)
@@ -250,7 +250,7 @@ func (c *Client) Send(text string) {
 	}
 }
 
-// Receive returns the next message. It waits for it for at most 10 s.
+// Receive returns the next message. It waits for at most 10 s.
 func (c *Client) Receive() []byte {
 	c.t.Helper()
 	data, err := c.receive()
@@ -292,10 +292,11 @@ func (c *Client) Expect(texts ...string) {
 	}
 }
 
-// ExpectNothing checks that no message waits for the client: that it has been sent
-// none, by any node, whose Send had returned before. It does not wait for one to
-// come: it has the client's node send a message of its own behind them, whatever
-// fault there is, and receives that first. What a fault still delays has not come.
+// ExpectNothing checks that no message waits for the client. It takes into account
+// every Send, on any node, that had returned before. It does not wait for some time
+// to see whether a message comes: it has the client's node send a message of its
+// own behind all others, whatever fault there is, and checks that the client
+// receives that one first. A message that Delay still holds back has not come.
 func (c *Client) ExpectNothing() {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)

@@ -26,12 +26,11 @@ func NewFaultyBus(network *herald.MemoryNetwork) *FaultyBus {
 // gap.
 func (b *FaultyBus) Cut() { b.faults.Cut() }
 
-// Lose makes the Bus lose, or lose no longer, what would arrive, and say
-// nothing of it, as a dead subscription does. The next Reset, Cut or Heal
-// reports the loss.
+// Lose(true) makes the Bus silently lose what would arrive, as a dead subscription
+// does; Lose(false) ends that. The next Reset, Cut or Heal reports the loss.
 func (b *FaultyBus) Lose(lose bool) { b.faults.Lose(lose) }
 
-// Delay makes packets arrive d later than they would, in their order.
+// Delay makes packets arrive later by d, in their order.
 func (b *FaultyBus) Delay(d time.Duration) { b.faults.Delay(d) }
 
 // Heal ends Cut, Lose and Delay.
@@ -41,7 +40,7 @@ func (b *FaultyBus) Heal() { b.faults.Heal() }
 // Bus alone, whatever fault it has.
 type fence struct{}
 
-// Publish is that of the MemoryBus.
+// Publish is MemoryBus.Publish.
 func (b *FaultyBus) Publish(ctx context.Context, packets ...herald.Packet) error {
 	if ctx.Value(fence{}) == nil {
 		return b.MemoryBus.Publish(ctx, packets...)

@@ -12,27 +12,27 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// A RegistryStore is where the handles of one test keep their entries: empty
-// at first, and of no other test.
+// A RegistryStore is where the handles of one test keep their entries. It is empty
+// at first, and no other test uses it.
 type RegistryStore struct {
 	// Open returns another node's handle on the store.
 	Open func() herald.Registry
 
-	// Other returns a handle on the same server under another prefix. Nil
-	// skips what needs it.
+	// Other returns a handle on the same server under another prefix. If it is
+	// nil, the suite skips what needs it.
 	Other func() herald.Registry
 
-	// Advance lets time pass, for a store inside testing/synctest. Nil: the
-	// suite waits, with short leases.
+	// Advance lets time pass, for a store inside testing/synctest. If it is nil,
+	// the suite waits, with short leases.
 	Advance func(time.Duration)
 
-	// Step steps the store's clock, also back, while no time passes. Nil skips
-	// what needs it.
+	// Step steps the store's clock, also back, while no time passes. If it is nil,
+	// the suite skips what needs it.
 	Step func(time.Duration)
 }
 
 // TestRegistry tries to break each of the promises that [herald.Registry]
-// makes, in a subtest that bears its number, each with a new store.
+// makes, in a subtest that has its number, each with a new store.
 func TestRegistry(t *testing.T, newStore func(t testing.TB) RegistryStore) {
 	for _, p := range registryPromises {
 		t.Run(p.name, func(t *testing.T) { p.try(t, newStore(t)) })
