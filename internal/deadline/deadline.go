@@ -124,8 +124,10 @@ func (c *boundContext) Err() error {
 		c.err = c.Context.Err()
 	}
 	if c.err == nil {
-		if c.err = c.shared.ctx.Err(); c.err != nil && c.merged == nil {
-			c.merge(context.WithoutCancel(c.Context)) // for context.Cause, whatever the caller's says later
+		if c.err = c.shared.ctx.Err(); c.err != nil {
+			// For context.Cause, whatever the caller's says later. If there is a
+			// merged one its timer is due, too, but may not have run yet.
+			c.merge(context.WithoutCancel(c.Context))
 		}
 	}
 	return c.err

@@ -146,6 +146,27 @@ func TestCauseWithoutDone(t *testing.T) {
 	})
 }
 
+// The shared deadline may come just before the timer of a context whose Done was
+// asked for. It is the cause all the same, and nothing is left waiting.
+func TestCauseAtTie(t *testing.T) {
+	callers, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	d := New(50*time.Millisecond, errTimeout).Now()
+	ctx, release := d.Bound(callers)
+	defer release()
+	before := ctx.Done()
+	d.ctx, d.cancel = context.WithDeadlineCause(context.Background(), time.Now(), errTimeout)
+	defer d.cancel()
+	if err := ctx.Err(); err != context.DeadlineExceeded {
+		t.Error(err)
+	}
+	if err := context.Cause(ctx); err != errTimeout {
+		t.Errorf("the cause is %v", err)
+	}
+	<-ctx.Done()
+	<-before
+}
+
 // A function is not called if it was stopped, and release ends what waits.
 func TestAfterFunc(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
