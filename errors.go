@@ -164,22 +164,34 @@ func once(err error) error {
 	return err
 }
 
-// onceText leaves out of a text what it has said before: parts between colons, and
-// lines whose cause, the last part, is that of another.
+// onceText leaves out of a text what it has said before: parts between colons. Of a
+// line whose cause, the last part, is that of another it leaves what is down.
 func onceText(text string) string {
 	said := make(map[string]bool)
 	var lines []string
 	for line := range strings.SplitSeq(text, "\n") {
 		parts := strings.Split(line, ": ")
 		if said[parts[len(parts)-1]] {
-			continue
+			parts = sentinels(parts)
 		}
 		parts = slices.DeleteFunc(parts, func(part string) bool {
 			again := said[part]
 			said[part] = true
 			return again
 		})
-		lines = append(lines, strings.Join(parts, ": "))
+		if len(parts) > 0 {
+			lines = append(lines, strings.Join(parts, ": "))
+		}
 	}
 	return strings.Join(lines, "; ")
+}
+
+// sentinels returns the parts that herald's prefix stands before.
+func sentinels(parts []string) (found []string) {
+	for i, part := range parts[1:] {
+		if parts[i] == "herald" {
+			found = append(found, part)
+		}
+	}
+	return found
 }

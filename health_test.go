@@ -590,3 +590,29 @@ func TestHubTellsOfEviction(t *testing.T) {
 		}
 	}
 }
+
+// A text says each part once, and all that is down, even if one cause has brought
+// down several.
+func TestOnce(t *testing.T) {
+	refused := errors.New("dial: connection refused")
+	bus, registry := fmt.Errorf("%w: %w", ErrBusDown, refused), fmt.Errorf("redis registry: %w: %w", ErrRegistryDown, refused)
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{refused, "dial: connection refused"},
+		{errors.Join(bus, bus), "herald: bus is down: dial: connection refused"},
+		{errors.Join(bus, fmt.Errorf("publish: %w", bus)), "herald: bus is down: dial: connection refused"},
+		{errors.Join(bus, registry), "herald: bus is down: dial: connection refused; registry is down"},
+		{errors.Join(ErrDraining, ErrDraining, bus), "herald: draining; bus is down: dial: connection refused"},
+		{fmt.Errorf("%w: %w", ErrBusDown, bus), "herald: bus is down: dial: connection refused"},
+	} {
+		err := once(c.err)
+		if err.Error() != c.want {
+			t.Errorf("got %q, want %q", err, c.want)
+		}
+		if !errors.Is(err, c.err) {
+			t.Errorf("%q has lost its chain", err)
+		}
+	}
+}
