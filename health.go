@@ -39,7 +39,7 @@ func (p *presence) heldWhole() error {
 }
 
 // isWhole says whether all entries of this node are under its lease.
-func (p *presence) isWhole() bool { return p.whole.Load() == p.generation.Load() }
+func (p *presence) isWhole() bool { return p.heartbeat.announced() == p.generation.Load() }
 
 // heldLong says whether this node holds its lease, and has for a whole one.
 func (p *presence) heldLong() bool {
@@ -76,7 +76,6 @@ func (p *presence) announce() {
 	generation, failures := p.generation.Load(), p.failures.Load()
 	p.background(func() {
 		if p.barrier(context.Background()) == nil && p.failures.Load() == failures && p.generation.Load() == generation {
-			p.whole.Store(generation)
 			p.heartbeat.announce(generation)
 		}
 	})

@@ -79,6 +79,13 @@ func (b *heartbeat) announce(generation int64) {
 	b.wake.Set()
 }
 
+// announced returns the generation that was announced last.
+func (b *heartbeat) announced() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.whole
+}
+
 // interval returns the time between two heartbeats. It grows with the number
 // of nodes, so that what a node hears does not.
 func (b *heartbeat) interval() time.Duration {

@@ -14,7 +14,6 @@ func (p *presence) start(ctx context.Context) error {
 	if err := p.renew(ctx); err != nil {
 		return err
 	}
-	p.whole.Store(p.generation.Load())
 	p.heartbeat.announce(p.generation.Load())
 	running, stopping := context.WithCancel(context.Background())
 	writes, cut := context.WithCancel(context.Background())

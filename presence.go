@@ -53,7 +53,6 @@ type presence struct {
 	generation atomic.Int64 // lease.Generation
 	forgotten  atomic.Int64 // the generation that is to be given up
 	lost       atomic.Int64 // the generation that the Registry has lost, as somebody has found out
-	whole      atomic.Int64 // the generation under which all entries are
 	hasty      atomic.Bool  // a renewal is asked for
 	ailment    ailment
 	renewed    atomic.Int64 // on clock: when the lease was last renewed
