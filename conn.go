@@ -192,8 +192,9 @@ func (c *Conn) SetExpiry(t time.Time) {
 //	                     │                                      │
 //	                     └── the library hangs up ──────────────┴─▶ hangup
 //
-// From each of them kill leads to dead. That is where half and hangup end once
-// all is written, closing at CloseTimeout, and each at an error of the socket.
+// From each of them kill leads to dead: from hangup once all is written, from half
+// once the client has closed its side, from all three at CloseTimeout, and from
+// each at an error of the socket.
 type connState uint8
 
 const (

@@ -84,7 +84,7 @@ func newPresence(node string, config *Config, reg Registry, index *index, heartb
 }
 
 // append puts a write on the list, and answers false after the end. The
-// caller calls poke, after unlocking what it holds.
+// caller sets wake, after unlocking what it holds.
 func (p *presence) append(op presenceOp) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
