@@ -60,7 +60,7 @@ type Conn struct {
 func (c *Conn) ID() string { return c.hub.id + "." + strconv.FormatUint(c.counter, 10) }
 
 // cutID cuts a connection's id into its node and its counter. It returns "" if
-// it is none.
+// the id is not one.
 func cutID(id string) (node string, counter uint64) {
 	i := strings.LastIndexByte(id, '.')
 	if i <= 0 || i > maxNodeID {
@@ -76,9 +76,9 @@ func cutID(id string) (node string, counter uint64) {
 // User returns the user that Authenticate named.
 func (c *Conn) User() string { return c.identity.User }
 
-// Identity returns what Authenticate said. Its Groups and Expires are as they
-// were then, each group once, sorted; its slice and map are the caller's, and its
-// Local is the one that Authenticate returned.
+// Identity returns what Authenticate returned, also if groups or the expiry have
+// changed since. Groups are sorted, each once. The slice and the map are the
+// caller's; Local is not copied.
 func (c *Conn) Identity() Identity {
 	id := c.identity
 	id.Groups = slices.Clone(id.Groups)
@@ -131,8 +131,8 @@ func (c *Conn) Groups() []string { return c.hub.index.groupsOf(c) }
 func (c *Conn) Subprotocol() string { return c.ws.Subprotocol() }
 
 // Send queues a message for this socket alone. It never blocks. The error is
-// ErrClosed, ErrTooSlow if the queue is full, and the connection is
-// closed for it, or of ErrInvalid.
+// ErrClosed, or ErrTooSlow if the queue is full, in which case the connection is
+// closed, or it wraps ErrInvalid.
 func (c *Conn) Send(m Message) error {
 	if err := m.check(c.hub.config.MaxSendSize); err != nil {
 		return err
@@ -140,8 +140,8 @@ func (c *Conn) Send(m Message) error {
 	return c.enqueue(m.frame(), m.volatile)
 }
 
-// Join makes the connection a member of the groups, on which all nodes agree
-// when it returns. It may be called from OnConnect and OnMessage. Once the
+// Join makes the connection a member of the groups. When it returns nil, a Send to
+// them from any node reaches the connection. It may be called from OnConnect and OnMessage. Once the
 // connection has begun to close the error is ErrClosed. If it would have more than
 // MaxGroups the error is ErrLimit, and it has joined none of them.
 func (c *Conn) Join(ctx context.Context, groups ...string) error {
@@ -156,7 +156,7 @@ func (c *Conn) Leave(ctx context.Context, groups ...string) error {
 // Close begins to close the connection: what is queued is written, then a
 // close frame, and the client has CloseTimeout to answer. It does not wait.
 // Until OnConnect has returned nil, what is queued is dropped instead.
-// The first close wins; later ones do nothing. The error is of ErrInvalid.
+// The first close wins; later ones do nothing. An error wraps ErrInvalid.
 func (c *Conn) Close(code StatusCode, reason string) error {
 	if err := code.check(reason); err != nil {
 		return err
@@ -192,9 +192,9 @@ func (c *Conn) SetExpiry(t time.Time) {
 //	                     │                                      │
 //	                     └── the library hangs up ──────────────┴─▶ hangup
 //
-// From each of them kill leads to dead: from hangup once all is written, from half
-// once the client has closed its side, from all three at CloseTimeout, and from
-// each at an error of the socket.
+// kill takes a Conn from any of these states to dead: after an error of the
+// socket, CloseTimeout after the close began, from hangup once all is written, and
+// from half once the client has closed its side.
 type connState uint8
 
 const (

@@ -12,7 +12,7 @@ import (
 
 var (
 	// ErrBusDown says that nothing was sent, because the broker could not be
-	// reached, or does not serve us now (in its own words).
+	// reached or does not serve us now. The text then has what the broker says.
 	ErrBusDown = errs.BusDown
 
 	// ErrUnknown says that the broker may or may not have taken a message:
@@ -20,8 +20,8 @@ var (
 	ErrUnknown = errs.Unknown
 
 	// ErrRegistryDown says that the Registry could not be reached, or does not
-	// serve us now (in the words of Redis), or is not to be believed, because it
-	// has lost this node's lease or does not list a node that lives.
+	// serve us now (the text has what Redis says), or cannot be believed because
+	// it has lost this node's lease or does not list a living node.
 	ErrRegistryDown = errs.RegistryDown
 
 	// ErrLeaseLost says that a node's lease was swept, released or
@@ -47,8 +47,8 @@ var (
 	// connection, or on calls that wait.
 	ErrLimit = errors.New("herald: limit reached")
 
-	// ErrReceiving says that a Bus already has a caller of Receive: it was
-	// given to two Hubs, or something beside its Hub receives from it.
+	// ErrReceiving says that another call of Receive waits on the Bus: it was
+	// given to two Hubs, or something besides its Hub receives from it.
 	ErrReceiving = errs.Receiving
 
 	// ErrInvalid says that an argument of a call breaks a rule, which the

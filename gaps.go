@@ -13,9 +13,9 @@ import (
 	"github.com/heraldgo/herald/internal/wake"
 )
 
-// A Gap is a stretch of time in which the Bus may have lost messages.
-// A message that was lost was sent inside a reported Gap, or its Send
-// returned an error, or it is one of the drops that Stats counts.
+// A Gap is a period in which the Bus may have lost messages for a node. If a
+// message was lost, it was sent inside a reported Gap, or its Send returned an
+// error, or Stats counts it as dropped.
 type Gap struct {
 	Since time.Time // by this node's clock
 	Until time.Time // by this node's clock

@@ -101,7 +101,7 @@ func TestStatusOfRefusals(t *testing.T) {
 }
 
 // What Authenticate began with the request's context ends with the handshake,
-// also where the host never ends that.
+// even if the host never ends that.
 func TestAuthenticateContextEnds(t *testing.T) {
 	for _, timeout := range []time.Duration{time.Minute, -1} {
 		synctest.Test(t, func(t *testing.T) {

@@ -52,7 +52,7 @@ func (r *ailingRegistry) KeepAlive(ctx context.Context, n Node, lease time.Durat
 	return r.MemoryRegistry.KeepAlive(ctx, n, lease)
 }
 
-// Health tells whose error it is, also where the Bus or the Registry does not.
+// Health tells whose error it is, even if the Bus or the Registry does not.
 func TestHealthTellsWhose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Config{Bus: ailingBus{NewMemoryNetwork().Bus()}, Registry: &ailingRegistry{MemoryRegistry: NewMemoryRegistry()}})

@@ -351,7 +351,7 @@ func TestOnOnlineOfAHandshakeThatFailed(t *testing.T) {
 	})
 }
 
-// Where the Registry fails the client is told to come again: by 503, or by
+// If the Registry fails the client is told to come again: by 503, or by
 // 1013 under RejectAfterUpgrade.
 func TestRefusedByTheRegistry(t *testing.T) {
 	for _, after := range []bool{false, true} {
@@ -391,7 +391,7 @@ func (c *watchedContext) Err() error {
 	}
 }
 
-// AfterFunc is what package context uses where a parent has it.
+// AfterFunc is what package context uses if a parent has it.
 func (c *watchedContext) AfterFunc(f func()) func() bool {
 	c.waiting.Add(1)
 	stop := make(chan struct{})

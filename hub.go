@@ -20,9 +20,9 @@ import (
 	"github.com/heraldgo/herald/internal/loglimit"
 )
 
-// A Hub is the local end of herald: an http.Handler that takes WebSocket
-// connections, and the methods to reach the connections of every node. Make
-// it with New, end it with Shutdown. Any goroutine may call its methods at any
+// A Hub is what a service uses of herald: an http.Handler that takes WebSocket
+// connections, with methods to reach the connections of every node. Make it
+// with New, end it with Shutdown. Any goroutine may call its methods at any
 // time. Callbacks may too, except for Shutdown.
 type Hub struct {
 	config    Config
@@ -233,17 +233,19 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 var errHandshakeTimeout = fmt.Errorf("HandshakeTimeout: %w", context.DeadlineExceeded)
 
-// Shutdown ends the Hub: at once it takes no more connections and Health is
-// red; then the connections are closed with 1012, spread over 80% of the time
-// that ctx gives (DrainTime if it has no deadline), so that their clients
-// do not all come to the other nodes at once; at last the node leaves the
-// Registry and the Bus is closed. Send works until then. Connections that have
-// not gone after 90% of the time are cut, and the error counts them and wraps
-// context.DeadlineExceeded; if ctx is done early they are cut then. If a
-// callback does not return, or the Registry does not answer, Shutdown may take
-// two seconds longer than ctx, and leaves that callback's goroutine behind.
-// Shutdown may be called several times, and returns the same to all; it must
-// not be called from a callback.
+// Shutdown ends the Hub. At once it takes no more connections, and Health
+// returns ErrDraining. Then it closes the connections with 1012, spread over
+// 80% of the time that ctx gives (DrainTime if it has no deadline), so that
+// their clients do not all come to the other nodes at once. At last the node
+// leaves the Registry, and the Bus is closed. Send works until then.
+//
+// Connections are cut if they are still there shortly before the deadline (a
+// tenth of the time, or two seconds if that is less), or when ctx is canceled.
+// The error then counts them and wraps context.DeadlineExceeded or
+// context.Canceled. If a callback does not return, or the Registry does not
+// answer, Shutdown may take two seconds longer than ctx, and leaves that
+// callback's goroutine behind. All calls return the same. A callback must not
+// call it.
 func (h *Hub) Shutdown(ctx context.Context) error {
 	h.shutdownOnce.Do(func() {
 		if err := h.shutdown(ctx); err != nil {
@@ -324,10 +326,10 @@ func (h *Hub) regroup(ctx context.Context, t Target, op callOp, groups []string)
 	return h.calls.ask(ctx, t, call{op: op, groups: groups})
 }
 
-// Disconnect closes the connections that the target has now, with a code and
-// a reason, and spares those that come later. It returns when every node that
-// Join would ask has taken them out of the Registry. The clients then have
-// CloseTimeout to answer the close frame. Its errors are those of Join.
+// Disconnect closes the connections that the target has now, with a code and a
+// reason, and spares those that come later. It returns when every node that
+// Join would ask has said that they are out of the Registry. The clients then
+// have CloseTimeout to answer the close frame. Its errors are those of Join.
 func (h *Hub) Disconnect(ctx context.Context, t Target, code StatusCode, reason string) error {
 	if err := cmp.Or(t.check(), code.check(reason), t.checkNames(t.ids, nil)); err != nil {
 		return err

@@ -17,7 +17,7 @@ type Identity struct {
 	Expires  time.Time         // when the connection is closed with StatusExpired; zero is never, in the past it is refused with 401
 	Meta     map[string]string // seen by Sessions on every node
 
-	// Local is what callbacks want to know of the connection, such as the
+	// Local is what your callbacks want to know of the connection, such as the
 	// account that Authenticate has loaded. [Conn.Identity] returns it as it is. It
 	// stays on the connection's node: the Registry, Sessions and other nodes
 	// never see it. What it holds stays in memory as long as the connection does;
@@ -89,8 +89,8 @@ func (h *Hub) joinFirst(c *Conn) {
 	h.follower.Unfollow(slices.DeleteFunc(groupTopics(c.identity.Groups), func(t string) bool { return has[t] })...)
 }
 
-// An AdmitFunc decides about a new connection, s, knowing the older ones of its
-// user, on all nodes.
+// An AdmitFunc decides about a new connection, s. It gets the user's older
+// ones, on all nodes.
 //
 //  1. older has the older connections, oldest first, but no more than 1,000;
 //     total is how many there are.
@@ -116,9 +116,9 @@ func MaxPerUser(n int) AdmitFunc {
 	}
 }
 
-// AdmitAll asks one AdmitFunc after the other, each about the connections that
-// those before it leave. Whom any of them evicts is evicted; the first error
-// refuses the new connection. AdmitAll of none admits everybody.
+// AdmitAll calls one AdmitFunc after the other. Each gets the older connections
+// that those before it did not evict. All that any of them evicts are evicted;
+// the first error refuses the new connection. AdmitAll() admits everybody.
 //
 //	Admit: herald.AdmitAll(herald.OnePerDevice(), herald.MaxPerUser(5))
 func AdmitAll(all ...AdmitFunc) AdmitFunc {

@@ -7,11 +7,11 @@ import (
 	"slices"
 )
 
-// Online says which of the users have a live connection, on any node. The
-// map has an entry for each. While the Registry has lost what it knew of a
-// node that lives, as a Redis that restarts empty has, Online, Sessions, Count
-// and Nodes answer ErrRegistryDown: until the nodes have put their sessions back,
-// about a second after they reach it again.
+// Online says which of the users have a live connection, on any node. The map
+// has an entry for each. If the Registry has lost the sessions of a living
+// node, as a Redis has that restarts empty, Online, Sessions, Count and Nodes
+// return ErrRegistryDown until the nodes have put them back. That takes about a
+// second from when they reach the Registry again.
 func (h *Hub) Online(ctx context.Context, users ...string) (map[string]bool, error) {
 	if slices.Contains(users, "") {
 		return nil, fmt.Errorf("%w: Online: a user's id must not be empty", ErrInvalid)
@@ -65,8 +65,8 @@ func (h *Hub) Sessions(ctx context.Context, t Target) ([]Session, error) {
 	return slices.DeleteFunc(sessions, func(s Session) bool { return !f.passesSession(s) }), nil
 }
 
-// Count returns the number of connections of all nodes, as each told the
-// Registry, which it does about a second after the number changed.
+// Count returns the number of connections of all nodes. Each node tells the
+// Registry its number, about a second after it has changed.
 func (h *Hub) Count(ctx context.Context) (int, error) {
 	nodes, err := h.Nodes(ctx)
 	count := 0

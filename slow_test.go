@@ -24,7 +24,7 @@ func numbered(i, n int) Message {
 	return Text(string(append(b, bytes.Repeat([]byte{'x'}, n-len(b))...)))
 }
 
-// number returns the number of a message, or fails where it is not whole.
+// number returns the number of a message, or fails if it is not whole.
 func number(b []byte) (i int, err error) {
 	if _, err := fmt.Sscanf(string(b[:min(len(b), 8)]), "%08d", &i); err != nil {
 		return 0, err

@@ -25,11 +25,11 @@ type Target struct {
 	on          bool // On was called
 }
 
-// User is every connection of these users. Without ids it is nobody.
+// User is every connection of these users. Without ids it is no connection.
 func User(ids ...string) Target { return Target{kind: targetUser, ids: slices.Clone(ids)} }
 
-// Group is every connection that belongs to one of these groups. Without
-// names it is nobody.
+// Group is every connection that belongs to one of these groups. Without names
+// it is no connection.
 func Group(names ...string) Target { return Target{kind: targetGroup, ids: slices.Clone(names)} }
 
 // Connection is the connections with these ids, on whichever nodes.

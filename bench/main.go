@@ -107,7 +107,7 @@ func choose(only string) ([]string, error) {
 	return kinds, nil
 }
 
-// prepareSocketIO installs Socket.IO, from npm, where Node is present.
+// prepareSocketIO installs Socket.IO, from npm, if Node is present.
 func prepareSocketIO() error {
 	if _, err := exec.LookPath("node"); err != nil {
 		return errors.New("node is not installed")

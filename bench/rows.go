@@ -44,7 +44,7 @@ type row struct {
 	Herald   float64 `json:"herald"`
 	Peer     float64 `json:"peer"`
 	PeerName string  `json:"peer_name"`
-	Ratio    float64 `json:"ratio"` // herald over peer; 0 where the peer is 0
+	Ratio    float64 `json:"ratio"` // herald over peer; 0 if the peer is 0
 }
 
 // medians returns the median of each figure over the rounds, by contestant.
@@ -66,7 +66,7 @@ func medians(seen map[string][]figures) map[string]figures {
 	return result
 }
 
-// compare makes a row of each figure and peer. Where herald was not measured
+// compare makes a row of each figure and peer. If herald was not measured
 // its column is 0.
 func compare(median map[string]figures, withHerald bool) []row {
 	var rows []row

@@ -156,7 +156,7 @@ func readFull(r *bufio.Reader, b []byte) error {
 	return nil
 }
 
-// frameHeader reads the header of a server's frame; ok is false where b
+// frameHeader reads the header of a server's frame; ok is false if b
 // is too short for it.
 func frameHeader(b []byte) (opcode byte, size, length int, ok bool) {
 	if len(b) < 2 {

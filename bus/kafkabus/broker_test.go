@@ -19,7 +19,7 @@ import (
 // them to the proxies.
 type broker struct {
 	t       testing.TB
-	cluster *kfake.Cluster // nil where it is real
+	cluster *kfake.Cluster // nil if it is real
 	opts    []kfake.Opt
 	addrs   []string
 	proxies map[string]*netproxy.Proxy // by address

@@ -148,7 +148,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// The connections are TLS where Options.Opts say so.
+// The connections are TLS if Options.Opts say so.
 func TestTLS(t *testing.T) {
 	web := httptest.NewTLSServer(nil) // for its certificate
 	defer web.Close()

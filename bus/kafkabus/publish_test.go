@@ -39,7 +39,7 @@ func (p *pair) publish(data string) error {
 	return p.from.Publish(p.Context(), herald.Packet{Topic: "topic", Data: []byte(data)})
 }
 
-// expect receives packets, and fails where they are others.
+// expect receives packets, and fails if they are others.
 func (p *pair) expect(want ...string) {
 	p.T.Helper()
 	ctx, cancel := context.WithTimeout(p.Context(), patience)
@@ -87,7 +87,7 @@ func TestAnswerLost(t *testing.T) {
 	p.expect("third")
 }
 
-// Where no answer comes at all, the outcome is unknown, and nothing comes
+// If no answer comes at all, the outcome is unknown, and nothing comes
 // twice or late.
 func TestNoAnswer(t *testing.T) {
 	o := quick

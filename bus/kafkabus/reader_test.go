@@ -118,7 +118,7 @@ func TestReaderCompares(t *testing.T) {
 				t.Errorf("step %d: %d places", i, len(r.places))
 			}
 		}
-	} // Where fetches do not tell which topic is read, it is not read anew.
+	} // If fetches do not tell which topic is read, it is not read anew.
 	r.byName = true
 	r.adopt(layout{id(3), 2}, recreated)
 	if offsets, err := r.set(&session{}); err == nil || r.session != nil {

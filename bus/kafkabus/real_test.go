@@ -20,7 +20,7 @@ import (
 
 // The same tests against a real Kafka, that $KAFKA_BROKERS names: addresses
 // without TLS and authentication. They create topics and delete them.
-// Debian has no Kafka, so that there is none where these tests usually run.
+// Debian has no Kafka, so there is usually none on the machine of these tests.
 func TestRealKafka(t *testing.T) {
 	seeds := os.Getenv("KAFKA_BROKERS")
 	if seeds == "" {

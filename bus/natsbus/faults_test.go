@@ -168,7 +168,7 @@ func TestConfirmationLost(t *testing.T) {
 	}
 }
 
-// A server that asks for signs of life gets them, also where no proofs are made.
+// A server that asks for signs of life gets them, also if no proofs are made.
 func TestServerPings(t *testing.T) {
 	server := servertest.NATS(t, "-c", config(t, `ping_interval: "50ms", ping_max: 1`))
 	options := quick()
@@ -238,7 +238,7 @@ type stallingConn struct {
 
 	mu      sync.Mutex
 	written string        // the beginnings of what was written
-	gate    chan struct{} // closed to read on; nil where nothing stops
+	gate    chan struct{} // closed to read on; nil if nothing stops
 }
 
 func (d *stallingDialer) Dial(network, address string) (net.Conn, error) {

@@ -135,7 +135,7 @@ func TestExchangeDiffers(t *testing.T) {
 	}
 }
 
-// The links are TLS where the URL says so, with the certificates of Config.
+// The links are TLS if the URL says so, with the certificates of Config.
 func TestTLS(t *testing.T) {
 	server := broker(t)
 	web := httptest.NewTLSServer(nil) // for its certificate

@@ -18,7 +18,7 @@ func newInbox(items, bytes int) *inbox.Inbox[string] {
 	})
 }
 
-// take receives n events, or all that wait where n is 0.
+// take receives n events, or all that wait if n is 0.
 func take(b *inbox.Inbox[string], n int) string {
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()

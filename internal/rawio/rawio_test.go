@@ -140,7 +140,7 @@ func TestRawWriteAfterReset(t *testing.T) {
 	}
 }
 
-// Where it works, WakeAt keeps a reader asleep until so much has come.
+// If it works, WakeAt keeps a reader asleep until so much has come.
 func TestRawWakeAt(t *testing.T) {
 	peer, _, raw := pair(t)
 	raw.Control(func(fd uintptr) { WakeAt(fd, 100) })

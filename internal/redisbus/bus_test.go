@@ -68,7 +68,7 @@ func awaitRestored(t *testing.T, bus herald.Bus) {
 	}
 }
 
-// The links are TLS where the client's are.
+// The links are TLS if the client's are.
 func TestRedisBusTLS(t *testing.T) {
 	server := redistest.Start(t)
 	web := httptest.NewTLSServer(nil) // for its certificate

@@ -33,7 +33,7 @@ func heard(t testing.TB, from, to *herald.RedisBus, topic string) {
 }
 
 // Nodes that would not share the partitions find out at New, and the first
-// decides where there is a choice.
+// decides if there is a choice.
 func TestRedisBusClusterAgreement(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0)
 	client := cluster.Client()
@@ -143,7 +143,7 @@ func TestRedisBusClusterClientOfOneServer(t *testing.T) {
 	heard(t, bus, openRedis(t, server.Addr, 0, nil), "topic")
 }
 
-// Where the nodes call themselves by addresses that lead nowhere, the user's
+// If the nodes call themselves by addresses that lead nowhere, the user's
 // client knows the way, for the links as well.
 func TestRedisBusClusterMappedAddresses(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0)

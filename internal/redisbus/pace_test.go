@@ -61,7 +61,7 @@ func TestPace(t *testing.T) {
 	})
 }
 
-// A rest is longer where the last ones took longer than asked.
+// A rest is longer if the last ones took longer than asked.
 func TestPaceLate(t *testing.T) {
 	p := pace{late: 300 * time.Microsecond}
 	synctest.Test(t, func(t *testing.T) {

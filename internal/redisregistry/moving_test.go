@@ -233,7 +233,7 @@ func testClusterStuckMove(t *testing.T, cluster *redistest.Cluster) {
 	}
 	setSlot(to, "IMPORTING", from.ID)
 	setSlot(from, "MIGRATING", to.ID)
-	// What finds all its keys goes on, even where it removes one.
+	// What finds all its keys goes on, even if it removes one.
 	if err := r.Remove(t.Context(), lease, lonely[1]); err != nil {
 		t.Errorf("remove: %v", err)
 	}

@@ -15,7 +15,7 @@ func clientFrame(first byte, payload []byte) []byte {
 	return b
 }
 
-// A ping or pong is taken off the front only where all of it is there, and
+// A ping or pong is taken off the front only if all of it is there, and
 // nothing is wrong with it; its pong has the ping's payload.
 func TestCutControl(t *testing.T) {
 	next := clientFrame(Text, []byte("next"))

@@ -45,8 +45,8 @@ const hung = 60 * time.Second
 type cluster struct {
 	t        *testing.T
 	settings settings
-	redis    *redistest.Server    // nil where there is a set
-	set      *redistest.Sentinels // nil where there is one Redis
+	redis    *redistest.Server    // nil if there is a set
+	set      *redistest.Sentinels // nil if there is one Redis
 	rdb      *redis.Client        // past the proxies
 	nodes    []*node
 	devices  []*device

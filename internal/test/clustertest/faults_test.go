@@ -176,7 +176,7 @@ func (c *cluster) loseReplies() {
 			if n.stats().SendErrors > errs {
 				return nil
 			}
-			// Again and again: where the Bus' own probe was under way when the
+			// Again and again: if the Bus' own probe was under way when the
 			// answers ended, it is the probe that gives up, and the link is new.
 			n.proxy.Find("PUBLISH").Mute(true)
 			return errors.New("no error")

@@ -27,7 +27,7 @@ const nodeEnv = "HERALD_CLUSTERTEST_NODE"
 // settings are what a node's process is told at its start.
 type settings struct {
 	Name          string
-	Redis         string // address; empty where there are Sentinels
+	Redis         string // address; empty if there are Sentinels
 	Master        string // its name
 	Sentinels     []string
 	Via           map[string]string // addresses of proxies, by those of servers

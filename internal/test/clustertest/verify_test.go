@@ -72,7 +72,7 @@ func (c *cluster) fence() {
 	}
 }
 
-// verify fails the test where a message that was sent since the start of the
+// verify fails the test if a message that was sent since the start of the
 // cluster is not accounted for, or a device was disconnected.
 func (c *cluster) verify() load.Tally {
 	c.t.Helper()

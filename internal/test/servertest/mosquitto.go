@@ -11,7 +11,7 @@ import (
 
 // Mosquitto starts an MQTT broker that is stopped when the test ends: on a
 // loopback port, open to everyone, with nothing kept on disk. The lines conf
-// are added to its configuration, where they overrule ours
+// are added to its configuration, and there overrule ours
 // (https://mosquitto.org/man/mosquitto-conf-5.html).
 func Mosquitto(t testing.TB, conf ...string) *Server {
 	t.Helper()
