@@ -128,7 +128,8 @@ func (n Node) Lease() Lease { return Lease{n.ID, n.Generation} }
 // and where. It may be shared by the Hubs of a process. A Registry keeps the
 // promises numbered here; heraldtest.TestRegistry tries to break each.
 //
-//  1. Add places each Entry under all of its topics in one step. It needs a
+//  1. Add places each Entry under all of its topics in one step; if a Registry
+//     needs several, as on a Redis Cluster, its documentation says so. It needs a
 //     lease that is not lost; otherwise nothing is added and the error is
 //     ErrLeaseLost. Adding an Entry again is no error: it replaces the old one.
 //  2. Since: a Session whose Since is zero gets the Registry's time, later
