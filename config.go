@@ -340,6 +340,9 @@ func (c *Config) defaultTimes(fault func(field string, value any, rule string)) 
 			*d.field = off
 		}
 	}
+	if c.ProbeInterval < time.Millisecond {
+		fault("ProbeInterval", c.ProbeInterval, "must be at least 1ms, or negative for no proofs")
+	}
 	if c.Lease > redisregistry.MaxLease {
 		fault("Lease", c.Lease, fmt.Sprintf("must be at most %v", redisregistry.MaxLease))
 	}

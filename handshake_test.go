@@ -352,10 +352,10 @@ func TestConfigFaultsAllAtOnce(t *testing.T) {
 	defer bus.Close() // New has not taken it
 	_, err := New(Config{
 		Prefix: "{a}", Name: "a b", OriginPatterns: []string{"["}, Bus: bus,
-		QueueMessages: -1, QueueBytes: 10, MaxSendSize: -1, WriteTimeout: -1, Lease: time.Millisecond,
+		QueueMessages: -1, QueueBytes: 10, MaxSendSize: -1, WriteTimeout: -1, Lease: time.Millisecond, ProbeInterval: 1,
 		Subprotocols: []string{"a b"},
 	})
-	for _, field := range []string{"Prefix", "Name", "OriginPatterns", "Subprotocols", "Redis", "QueueMessages", "MaxSendSize", "WriteTimeout", "Lease"} {
+	for _, field := range []string{"Prefix", "Name", "OriginPatterns", "Subprotocols", "Redis", "QueueMessages", "MaxSendSize", "WriteTimeout", "Lease", "ProbeInterval"} {
 		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "Config."+field+": ") {
 			t.Errorf("%s is not named: %v", field, err)
 		}

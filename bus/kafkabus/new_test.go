@@ -38,6 +38,7 @@ func TestNewInvalid(t *testing.T) {
 		{"host:1", kafkabus.Options{Topic: "a b"}, "Options.Topic"},
 		{"host:1", kafkabus.Options{Topic: ".."}, "Options.Topic"},
 		{"host:1", kafkabus.Options{Topic: strings.Repeat("x", 250)}, "Options.Topic"},
+		{"host:1", kafkabus.Options{ProbeInterval: 1}, "Options.ProbeInterval"},
 		{"host:1", kafkabus.Options{ProbeTimeout: 1}, "Options.ProbeTimeout"},
 		{"host:1", kafkabus.Options{ProbeTimeout: -1}, "Options.ProbeTimeout"},
 		{"host:1", kafkabus.Options{Create: &kafkabus.Create{Partitions: -1}}, "Options.Create.Partitions"},

@@ -92,6 +92,9 @@ func (o *Options) withDefaults(topic string) (Options, error) {
 	if !validTopic.MatchString(c.Topic) || c.Topic == "." || c.Topic == ".." {
 		fault("Options.Topic", fmt.Sprintf("%q", c.Topic), "must be 1 to 249 of a-z, A-Z, 0-9, '.', '_', '-'")
 	}
+	if c.ProbeInterval < time.Millisecond {
+		fault("Options.ProbeInterval", c.ProbeInterval, "must be at least 1ms, or negative for no proofs")
+	}
 	if c.ProbeTimeout < time.Second || c.ProbeTimeout > time.Minute {
 		fault("Options.ProbeTimeout", c.ProbeTimeout, "must be 1s to 1m")
 	}

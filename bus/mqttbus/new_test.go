@@ -45,6 +45,7 @@ func TestNewInvalid(t *testing.T) {
 		{"mqtt://user:secret@localhost/secret", mqttbus.Options{}, "url:"},
 		{good, mqttbus.Options{TLS: &tls.Config{}}, "Options.TLS:"},
 		{good, mqttbus.Options{QoS: 2}, "Options.QoS: 2:"},
+		{good, mqttbus.Options{ProbeInterval: 1}, "Options.ProbeInterval:"},
 		{good, mqttbus.Options{ProbeTimeout: -1}, "Options.ProbeTimeout:"},
 		{good, mqttbus.Options{Prefix: "a/#"}, `Options.Prefix: "a/#"`},
 		{good, mqttbus.Options{Prefix: "+"}, "Options.Prefix:"},

@@ -36,6 +36,9 @@ func (o *Options) withDefaults() (Options, error) {
 	if c.QoS > 1 {
 		faults = append(faults, fmt.Errorf("%w: Options.QoS: %d: must be 0 or 1", herald.ErrInvalid, c.QoS))
 	}
+	if c.ProbeInterval < time.Millisecond {
+		faults = append(faults, fmt.Errorf("%w: Options.ProbeInterval: %v: must be at least 1ms, or negative for no proofs", herald.ErrInvalid, c.ProbeInterval))
+	}
 	if c.ProbeTimeout < time.Millisecond {
 		faults = append(faults, fmt.Errorf("%w: Options.ProbeTimeout: %v: must be at least 1ms", herald.ErrInvalid, c.ProbeTimeout))
 	}

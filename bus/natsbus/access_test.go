@@ -44,6 +44,7 @@ func TestNewInvalid(t *testing.T) {
 		{"localhost", "Prefix", natsbus.Options{Prefix: "a b"}},
 		{"localhost", "Prefix", natsbus.Options{Prefix: "$SYS"}},
 		{"localhost", "Prefix", natsbus.Options{Prefix: strings.Repeat("x", 201)}},
+		{"localhost", "ProbeInterval", natsbus.Options{ProbeInterval: 1}},
 		{"localhost", "ProbeTimeout", natsbus.Options{ProbeTimeout: -1}},
 		{"localhost", "NATS", natsbus.Options{NATS: []nats.Option{nats.RootCAs("no such file")}}},
 	} {

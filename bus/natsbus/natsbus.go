@@ -72,6 +72,9 @@ func (o *Options) withDefaults() (Options, error) {
 		faults = append(faults, fmt.Errorf("%w: Options.Prefix: %q: must be tokens with a dot between them, without '*', '>', a '$' at the beginning, "+
 			"white space or control characters, and have at most %d bytes", herald.ErrInvalid, c.Prefix, maxPrefix))
 	}
+	if c.ProbeInterval >= 0 && c.ProbeInterval < time.Millisecond {
+		faults = append(faults, fmt.Errorf("%w: Options.ProbeInterval: %v: must be at least 1ms, or negative for no proofs", herald.ErrInvalid, c.ProbeInterval))
+	}
 	if c.ProbeTimeout < time.Millisecond {
 		faults = append(faults, fmt.Errorf("%w: Options.ProbeTimeout: %v: must be at least 1ms", herald.ErrInvalid, c.ProbeTimeout))
 	}

@@ -45,6 +45,7 @@ func TestNewInvalid(t *testing.T) {
 	for _, options := range []rabbitbus.Options{
 		{Exchange: "amq.fanout"},
 		{Exchange: strings.Repeat("x", 250)},
+		{ProbeInterval: 1},
 		{ProbeTimeout: -1},
 		{Config: amqp091.Config{Recovery: &amqp091.Recovery{}}},
 	} {

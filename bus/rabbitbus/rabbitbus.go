@@ -77,6 +77,9 @@ func (o *Options) withDefaults() (Options, error) {
 	if c.Config.Recovery != nil {
 		faults = append(faults, fmt.Errorf("%w: Options.Config.Recovery: must be nil, for the Bus reconnects by itself", herald.ErrInvalid))
 	}
+	if c.ProbeInterval >= 0 && c.ProbeInterval < time.Millisecond {
+		faults = append(faults, fmt.Errorf("%w: Options.ProbeInterval: %v: must be at least 1ms, or negative for no proofs", herald.ErrInvalid, c.ProbeInterval))
+	}
 	if c.ProbeTimeout < time.Millisecond {
 		faults = append(faults, fmt.Errorf("%w: Options.ProbeTimeout: %v: must be at least 1ms", herald.ErrInvalid, c.ProbeTimeout))
 	}

@@ -141,7 +141,7 @@ func TestNewRedisBusErrors(t *testing.T) {
 			t.Errorf("%T: %v, want ErrInvalid", client, err)
 		}
 	}
-	for _, options := range []herald.RedisOptions{{Prefix: "a{b"}, {Prefix: "a*"}, {ProbeTimeout: -1}} {
+	for _, options := range []herald.RedisOptions{{Prefix: "a{b"}, {Prefix: "a*"}, {ProbeInterval: 1}, {ProbeTimeout: -1}} {
 		if _, err := herald.NewRedisBus(dead, &options); err == nil || errors.Is(err, herald.ErrBusDown) {
 			t.Errorf("%+v: %v, want a fault", options, err)
 		}

@@ -38,6 +38,9 @@ func (o Options) WithDefaults() (Options, error) {
 	if !ValidPrefix(o.Prefix) {
 		faults = append(faults, fmt.Errorf("%w: RedisOptions.Prefix: %q: must contain none of %s", errs.Invalid, o.Prefix, NotInPrefix))
 	}
+	if o.ProbeInterval < time.Millisecond {
+		faults = append(faults, fmt.Errorf("%w: RedisOptions.ProbeInterval: %v: must be at least 1ms, or negative for no proofs", errs.Invalid, o.ProbeInterval))
+	}
 	if o.ProbeTimeout < time.Millisecond {
 		faults = append(faults, fmt.Errorf("%w: RedisOptions.ProbeTimeout: %v: must be at least 1ms", errs.Invalid, o.ProbeTimeout))
 	}
