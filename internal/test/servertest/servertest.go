@@ -5,7 +5,6 @@ package servertest
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -81,23 +80,6 @@ func Missing(t testing.TB, program, debian string) {
 	}
 	fmt.Fprintln(os.Stderr, message)
 	t.Skip(message)
-}
-
-// FreeAddr returns a loopback address that nobody listens on. Its port is
-// below those that Linux gives to connections, one of which could have taken
-// it by the time that the server listens.
-func FreeAddr(t testing.TB) string {
-	t.Helper()
-	var err error
-	for range 100 {
-		var l net.Listener
-		if l, err = net.Listen("tcp", fmt.Sprint("127.0.0.1:", 10_000+rand.N(22_000))); err == nil {
-			defer l.Close()
-			return l.Addr().String()
-		}
-	}
-	t.Fatal(err)
-	return ""
 }
 
 // Dial returns nil if something listens on addr.
