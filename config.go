@@ -16,9 +16,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/redisconn"
 	"github.com/heraldgo/herald/internal/redisregistry"
-	"github.com/heraldgo/herald/internal/wsframe"
 )
 
 // Config configures a Hub. The zero value of a field means the default that
@@ -246,11 +246,11 @@ func (c Config) withDefaults() (Config, error) {
 	if c.QueueMessages < 0 {
 		fault("QueueMessages", c.QueueMessages, "must be above 0: a queue has a bound")
 	}
-	if c.QueueBytes < 0 || int64(c.QueueBytes) < c.MaxSendSize+wsframe.MaxHeader {
-		fault("QueueBytes", c.QueueBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, wsframe.MaxHeader))
+	if c.QueueBytes < 0 || int64(c.QueueBytes) < c.MaxSendSize+frame.MaxHeader {
+		fault("QueueBytes", c.QueueBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, frame.MaxHeader))
 	}
-	if c.MaxQueuedBytes > 0 && c.MaxQueuedBytes < c.MaxSendSize+wsframe.MaxHeader {
-		fault("MaxQueuedBytes", c.MaxQueuedBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, wsframe.MaxHeader))
+	if c.MaxQueuedBytes > 0 && c.MaxQueuedBytes < c.MaxSendSize+frame.MaxHeader {
+		fault("MaxQueuedBytes", c.MaxQueuedBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, frame.MaxHeader))
 	}
 	if c.MaxSendSize < 0 {
 		fault("MaxSendSize", c.MaxSendSize, "must be above 0: it cannot be switched off, because QueueBytes must hold a message")

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/wire"
-	"github.com/heraldgo/herald/internal/wsframe"
 )
 
 // envelopeVersion is the newest envelope that this code understands, and
@@ -203,7 +203,7 @@ func decodeEnvelope(b []byte, maxFrame int) (envelope, error) {
 		}
 		return e, nil
 	}
-	if !wsframe.Valid(d.Rest) {
+	if !frame.Valid(d.Rest) {
 		return envelope{}, errMalformed
 	}
 	e.frame = d.Rest

@@ -16,9 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/test/badserver"
 	"github.com/heraldgo/herald/internal/wire"
-	"github.com/heraldgo/herald/internal/wsframe"
 )
 
 // extend puts extensions into an encoded envelope: tags with their values.
@@ -91,8 +91,8 @@ const fuzzFrame = 1 << 17
 func decodeAgain(b []byte) (envelope, error) {
 	e, err := decodeEnvelope(b, fuzzFrame)
 	if err == nil && e.kind <= kindDirect {
-		payload, _ := wsframe.Payload(e.frame)
-		e.message = Message{data: payload, text: e.frame[0] == wsframe.Text}
+		payload, _ := frame.Payload(e.frame)
+		e.message = Message{data: payload, text: e.frame[0] == frame.Text}
 		e.frame = nil
 	}
 	return e, err
@@ -156,7 +156,7 @@ func FuzzEnvelope(f *testing.F) {
 			t.Fatalf("got %+v\nwant %+v", again, e)
 		}
 		if e.kind <= kindDirect {
-			if !wsframe.Valid(e.message.frame()) {
+			if !frame.Valid(e.message.frame()) {
 				t.Fatalf("the frame of message %q is not valid", e.message.data[:min(len(e.message.data), 20)])
 			}
 		}
@@ -182,8 +182,8 @@ func TestMessageBytes(t *testing.T) {
 func TestCloseFrame(t *testing.T) {
 	for _, reason := range []string{"", "too slow", strings.Repeat("r", 123)} {
 		b := closeFrame(StatusTooSlow, reason)
-		payload, ok := wsframe.Payload(b)
-		if !ok || b[0] != wsframe.Close {
+		payload, ok := frame.Payload(b)
+		if !ok || b[0] != frame.Close {
 			t.Fatalf("close frame % x", b)
 		}
 		c := parseClose(payload)

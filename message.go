@@ -6,16 +6,16 @@ import (
 	"fmt"
 	"unicode/utf8"
 
-	"github.com/heraldgo/herald/internal/wsframe"
+	"github.com/heraldgo/herald/internal/frame"
 )
 
 // closeFrame returns a close frame. The code and reason have been checked.
 func closeFrame(code StatusCode, reason string) []byte {
 	if code == statusNone {
-		return []byte{wsframe.Close, 0}
+		return []byte{frame.Close, 0}
 	}
 	b := make([]byte, 0, 4+len(reason))
-	b = wsframe.AppendHeader(b, wsframe.Close, 2+len(reason))
+	b = frame.AppendHeader(b, frame.Close, 2+len(reason))
 	b = binary.BigEndian.AppendUint16(b, uint16(code))
 	return append(b, reason...)
 }
@@ -107,14 +107,14 @@ func (m Message) check(limit int64) error {
 
 // frame returns the frame that carries the message to a client.
 func (m Message) frame() []byte {
-	return m.appendFrame(make([]byte, 0, wsframe.MaxHeader+m.len()))
+	return m.appendFrame(make([]byte, 0, frame.MaxHeader+m.len()))
 }
 
 func (m Message) appendFrame(b []byte) []byte {
-	first := byte(wsframe.Binary)
+	first := byte(frame.Binary)
 	if m.text {
-		first = wsframe.Text
+		first = frame.Text
 	}
-	b = wsframe.AppendHeader(b, first, m.len())
+	b = frame.AppendHeader(b, first, m.len())
 	return append(append(b, m.data...), m.words...)
 }

@@ -1,8 +1,7 @@
 package herald
 
 import (
-	"github.com/heraldgo/herald/internal/wsframe"
-
+	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/ring"
 )
 
@@ -216,7 +215,7 @@ func (q *queue) take(buf []byte) (p []byte, joined bool) {
 		buf, q.pong = append(buf, q.pong...), nil
 	}
 	if q.ping {
-		buf, q.ping = append(buf, wsframe.Ping, 0), false
+		buf, q.ping = append(buf, frame.Ping, 0), false
 	}
 	if alone := q.frames.Len() == 1 && q.closeFrame == nil; len(buf) == 0 && q.frames.Len() > 0 && (alone || len(*q.frames.At(0)) >= flushSize/2) {
 		return q.takeFrame(), false

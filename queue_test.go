@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/heraldgo/herald/internal/wsframe"
+	"github.com/heraldgo/herald/internal/frame"
 )
 
 // A queue is put through any order of what may happen to it. What it gives
@@ -76,7 +76,7 @@ func TestQueue(t *testing.T) {
 		for range 100 {
 			switch random.IntN(10) {
 			case 0:
-				q.pong = []byte{wsframe.Pong, 0}
+				q.pong = []byte{frame.Pong, 0}
 			case 1:
 				q.ping = true
 			case 2, 3, 4, 5:
@@ -124,7 +124,7 @@ func checkStream(got []byte, want [][]byte) error {
 			got, i = got[len(want[i]):], i+1
 			continue
 		}
-		if len(got) >= 2 && (got[0] == wsframe.Ping || got[0] == wsframe.Pong) && got[1] == 0 && i < len(want) {
+		if len(got) >= 2 && (got[0] == frame.Ping || got[0] == frame.Pong) && got[1] == 0 && i < len(want) {
 			got = got[2:]
 			continue
 		}
@@ -286,7 +286,7 @@ func newBareConn(t *testing.T, h *Hub) *Conn {
 // room there is: it closes no Conn, and evicts nobody.
 func TestVolatileNeverCloses(t *testing.T) {
 	for _, dropOldest := range []bool{false, true} {
-		h := newHub(t, Config{MaxSendSize: 1 << 20, QueueBytes: 1<<20 + wsframe.MaxHeader, DropOldest: dropOldest})
+		h := newHub(t, Config{MaxSendSize: 1 << 20, QueueBytes: 1<<20 + frame.MaxHeader, DropOldest: dropOldest})
 		c := newBareConn(t, h)
 		if err := c.Send(Binary(make([]byte, 100))); err != nil {
 			t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/heraldgo/herald/internal/clock"
-	"github.com/heraldgo/herald/internal/wsframe"
+	"github.com/heraldgo/herald/internal/frame"
 )
 
 // inCallback is the lastRead of a Conn whose OnMessage runs: nobody reads
@@ -41,16 +41,16 @@ func (c *Conn) read() {
 func (c *Conn) readControl() bool {
 	s := &c.socket
 	for len(s.ahead) > 0 {
-		frame, ok := wsframe.CutControl(s.ahead)
+		control, ok := frame.CutControl(s.ahead)
 		if !ok {
 			return false
 		}
-		if frame[0] == wsframe.Pong {
+		if control[0] == frame.Pong {
 			c.allow()
 		} else if c.ctx.Err() == nil && c.allow() {
-			c.pong(wsframe.PongFor(frame))
+			c.pong(frame.PongFor(control))
 		}
-		s.skip(len(frame))
+		s.skip(len(control))
 	}
 	return true
 }
@@ -119,7 +119,7 @@ func (c *Conn) spend(n int) {
 // byteRate returns ByteRate, and how many bytes may come at once.
 func (c *Conn) byteRate() (limit, burst int64) {
 	config := &c.hub.config
-	return config.ByteRate, max(config.ByteRate, config.MaxMessageSize+wsframe.MaxClientHeader)
+	return config.ByteRate, max(config.ByteRate, config.MaxMessageSize+frame.MaxClientHeader)
 }
 
 // tooFast closes a Conn whose client sends more than it may.

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/ring"
-	"github.com/heraldgo/herald/internal/wsframe"
 )
 
 // receive takes what the Bus hands over, until the Bus is closed. It never
@@ -47,7 +47,7 @@ func (h *Hub) receive(ctx context.Context) {
 }
 
 // maxFrame returns the most bytes that the frame of a message has.
-func (h *Hub) maxFrame() int { return int(h.config.MaxSendSize) + wsframe.MaxHeader }
+func (h *Hub) maxFrame() int { return int(h.config.MaxSendSize) + frame.MaxHeader }
 
 // keepHeader is how many bytes of an envelope, more than its frame has, may wait
 // with that in queues, which count the frame alone.

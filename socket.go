@@ -16,8 +16,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/heraldgo/herald/internal/clock"
+	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/rawio"
-	"github.com/heraldgo/herald/internal/wsframe"
 )
 
 // The sizes of the buffers between the WebSocket library and the socket. The
@@ -145,9 +145,9 @@ func (s *socket) Write(p []byte) (int, error) {
 	switch {
 	case len(p) < 2:
 		return 0, errors.New("not a control frame")
-	case p[0] == wsframe.Pong:
+	case p[0] == frame.Pong:
 		s.c.pong(p)
-	case p[0] == wsframe.Close:
+	case p[0] == frame.Close:
 		s.c.shut(s.c.libraryClose(p[2:]))
 	default:
 		return 0, errors.New("not a frame that the library should write")

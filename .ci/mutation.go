@@ -51,7 +51,7 @@ var rooms = []room{
 	{dir: "internal/resp"},
 	{dir: "internal/ring"},
 	{dir: "internal/uplink"},
-	{dir: "internal/wsframe"},
+	{dir: "internal/frame"},
 	{file: "queue.go", run: "^(TestQueue|TestVolatileNeverCloses|TestTooSlowCountsOnce)"},
 	{file: "gaps.go", run: "^(TestMalformedMakesGap|TestHeartbeatIsNoGap|TestSilenceInEveryOrder|TestGaps)"},
 	{file: "heartbeat.go", run: "^(TestHealth|TestHeartbeat|TestProbeInterval)"},

@@ -1,7 +1,7 @@
-// Package wsframe makes and takes apart frames of the WebSocket protocol (RFC
-// 6455 section 5): those of a server, which are final and not masked, and a
-// client's pings and pongs.
-package wsframe
+// Package frame has the frames of the WebSocket protocol (RFC 6455 section 5): those
+// of a server, which are final and not masked, made and looked into; and the Parser
+// of what a client sends.
+package frame
 
 import (
 	"encoding/binary"

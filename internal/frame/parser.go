@@ -1,0 +1,225 @@
+package frame
+
+import (
+	"cmp"
+	"encoding/binary"
+	"math"
+)
+
+// The opcodes of RFC 6455 section 5.2.
+const (
+	opContinuation = 0
+	opText         = 1
+	opBinary       = 2
+	opClose        = 8
+	opPing         = 9
+	opPong         = 10
+)
+
+const (
+	final    = 0x80 // of a frame's first byte
+	reserved = 0x70
+	opcode   = 0x0f
+	masked   = 0x80 // of its second
+	length   = 0x7f
+)
+
+// A Parser takes apart what a client sends (RFC 6455), however it is cut into
+// pieces. It neither reads nor keeps the bytes: whoever reads them gives them to
+// Next, and gets slices of them back. The zero Parser is ready to use and has no
+// limit. It is for one goroutine at a time.
+//
+// It is as strict as the RFC with one exception: a length may be written in more
+// bytes than it needs (section 5.2), which harms nobody.
+type Parser struct {
+	MaxMessage int64 // bytes of a message; 0 is no limit
+
+	// The header that is coming in.
+
+	head [MaxClientHeader]byte
+	have uint8 // bytes of it
+
+	// The frame whose payload is coming in.
+
+	inside  bool
+	short   bool   // see Piece
+	mask    uint32 // for the next byte
+	left    int64  // bytes of the payload that are still to come
+	control []byte // what has come of a control frame's; nil if nothing has
+
+	// The message that is coming in.
+
+	kind byte // Text or Binary; 0 is none
+	size int64
+	text text
+
+	err *Error
+}
+
+// A Piece is what Next has found: a part of a message, or a control frame.
+type Piece struct {
+	Kind    byte   // Text, Binary, Ping, Pong or Close; 0 is nothing yet
+	Last    bool   // its message ends with it; a control frame is one piece
+	Short   bool   // a fragment ends with it that has fewer bytes than ShortFragment and is not its message's last
+	Payload []byte // unmasked; of a control frame it is valid until the next call of Next
+}
+
+// ShortFragment is below what a fragment of a message should have. Such a fragment
+// costs about as much as a message.
+const ShortFragment = 16
+
+// Next takes the next piece off b, whose payload it unmasks in place, and returns
+// it with the rest of b. If its Kind is 0, there is no rest, and the next bytes that
+// the client sends are needed. An error is an *Error, and there will be nothing
+// else: Next goes on to return it. What follows a close frame is not to be given to
+// Next.
+func (p *Parser) Next(b []byte) (piece Piece, rest []byte, err error) {
+	if p.err == nil && !p.inside {
+		b = p.header(b)
+	}
+	switch {
+	case p.err != nil:
+		return Piece{}, nil, p.err
+	case !p.inside, p.left > 0 && len(b) == 0:
+		return Piece{}, nil, nil
+	}
+	n := min(p.left, int64(len(b)))
+	payload, rest := b[:n:n], b[n:]
+	p.mask = unmask(payload, p.mask)
+	p.left -= n
+	p.inside = p.left > 0
+	if p.head[0]&opcode >= opClose {
+		piece = p.controlPiece(payload)
+	} else {
+		piece = p.messagePiece(payload)
+	}
+	if p.err != nil {
+		return Piece{}, nil, p.err
+	}
+	return piece, rest, nil
+}
+
+// Idle says whether nothing has begun that has not come whole: neither a frame nor
+// a message.
+func (p *Parser) Idle() bool { return p.have == 0 && !p.inside && p.kind == 0 }
+
+// Left returns how many of the bytes that come next belong to the payload of a
+// message, as far as is known.
+func (p *Parser) Left() int64 {
+	if !p.inside || p.head[0]&opcode >= opClose {
+		return 0
+	}
+	return p.left
+}
+
+// header takes a header, or what b has of it, off b. It is judged as it comes.
+func (p *Parser) header(b []byte) (rest []byte) {
+	for len(b) > 0 && p.err == nil {
+		p.head[p.have] = b[0]
+		p.have++
+		b = b[1:]
+		switch {
+		case p.have == 1:
+			p.err = p.checkFirst(p.head[0])
+		case p.have == 2 && p.head[1]&masked == 0:
+			p.err = errUnmasked
+		case p.have >= 2 && p.have == headerSize(p.head[1]):
+			p.begin()
+			return b
+		}
+	}
+	return nil
+}
+
+// checkFirst judges the first byte of a frame.
+func (p *Parser) checkFirst(b byte) *Error {
+	if b&reserved != 0 {
+		return errReserved
+	}
+	switch op := b & opcode; {
+	case op == opContinuation && p.kind == 0:
+		return errContinuation
+	case op == opText && p.kind != 0, op == opBinary && p.kind != 0:
+		return errInterrupted
+	case op > opBinary && op < opClose, op > opPong:
+		return errOpcode
+	case op >= opClose && b&final == 0:
+		return errFragmented
+	}
+	return nil
+}
+
+// headerSize returns how many bytes a masked frame's header has, by its second
+// byte.
+func headerSize(second byte) uint8 {
+	switch second & length {
+	case 126:
+		return 8
+	case 127:
+		return MaxClientHeader
+	}
+	return 6
+}
+
+// begin begins the payload of the frame whose header is in p.head.
+func (p *Parser) begin() {
+	size := uint64(p.head[1] & length)
+	switch size {
+	case 126:
+		size = uint64(binary.BigEndian.Uint16(p.head[2:]))
+	case 127:
+		size = binary.BigEndian.Uint64(p.head[2:])
+	}
+	p.mask = binary.LittleEndian.Uint32(p.head[p.have-4:])
+	p.have = 0
+	p.inside = true
+	first := p.head[0]
+	switch op := first & opcode; {
+	case size > math.MaxInt64:
+		p.err = errLength
+	case op >= opClose:
+		if size > maxControl {
+			p.err = errControlSize
+		}
+	default:
+		if op != opContinuation {
+			p.kind, p.size = final|op, 0
+		}
+		if limit := cmp.Or(p.MaxMessage, math.MaxInt64); int64(size) > limit-p.size {
+			p.err = errTooBig
+		}
+		p.size += int64(size)
+		p.short = first&final == 0 && size < ShortFragment
+	}
+	p.left = int64(size)
+}
+
+// controlPiece returns a control frame once it is whole.
+func (p *Parser) controlPiece(payload []byte) Piece {
+	if p.inside || p.control != nil {
+		p.control = append(p.control, payload...)
+		payload = p.control
+	}
+	if p.inside {
+		return Piece{}
+	}
+	p.control = nil
+	kind := p.head[0]
+	if kind == Close {
+		p.err = checkClose(payload)
+	}
+	return Piece{Kind: kind, Last: true, Payload: payload}
+}
+
+// messagePiece returns what has come of the message.
+func (p *Parser) messagePiece(payload []byte) Piece {
+	last := !p.inside && p.head[0]&final != 0
+	if p.kind == Text && !p.text.take(payload, last) {
+		p.err = errText
+	}
+	piece := Piece{Kind: p.kind, Last: last, Short: p.short && !p.inside, Payload: payload}
+	if last {
+		p.kind = 0
+	}
+	return piece
+}
