@@ -70,7 +70,7 @@ func (d *Decoder) Text() string { return string(d.Bytes()) }
 // Names takes strings of which none is empty.
 func (d *Decoder) Names() []string {
 	list := d.Strings()
-	if len(list) > 0 && slices.Contains(list, "") {
+	if slices.Contains(list, "") {
 		d.Bad = true
 	}
 	return list
