@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -40,8 +41,11 @@ func (b *fakeBus) Unsubscribe(ctx context.Context, topics ...string) error {
 func (b *fakeBus) change(ctx context.Context, to bool, topics []string) error {
 	b.mu.Lock()
 	err := b.err
-	if b.busy {
+	switch {
+	case b.busy:
 		b.t.Error("two calls at the same time")
+	case len(topics) == 0, len(b.calls) > 10_000: // which would go on for ever
+		panic(fmt.Sprintf("call %d is about %d topics", len(b.calls), len(topics)))
 	}
 	b.busy = true
 	b.calls = append(b.calls, fmt.Sprint(to, len(topics)))
@@ -93,6 +97,33 @@ func newFollower(t *testing.T, takes time.Duration) (*Follower, *fakeBus) {
 	never := time.AfterFunc(1000*time.Hour, func() { panic("what is awaited does not come") })
 	t.Cleanup(func() { never.Stop(); cancel(); running.Wait() })
 	return f, bus
+}
+
+// A topic is handed to the Bus once, if it is wanted by then, and no later than
+// it has lingered.
+func TestPlan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := New(nil, linger, timeout)
+		f.Follow("a", "b", "a")
+		f.Unfollow("b")
+		subscribe, unsubscribe, _ := f.plan(time.Now())
+		if !slices.Equal(subscribe, []string{"a"}) || unsubscribe != nil {
+			t.Errorf("at first %q and %q are handed to the Bus", subscribe, unsubscribe)
+		}
+		f.settle(subscribe, on, nil)
+		f.Unfollow("a", "a")
+		start := time.Now()
+		if subscribe, unsubscribe, next := f.plan(start); subscribe != nil || unsubscribe != nil || next != linger {
+			t.Errorf("then %q and %q, and nothing for %v", subscribe, unsubscribe, next)
+		}
+		subscribe, unsubscribe, next := f.plan(start.Add(linger))
+		if subscribe != nil || !slices.Equal(unsubscribe, []string{"a"}) || next != time.Hour {
+			t.Errorf("at last %q and %q, and nothing for %v", subscribe, unsubscribe, next)
+		}
+		if f.settle(unsubscribe, off, nil); f.Len() != 0 {
+			t.Errorf("%d topics are left", f.Len())
+		}
+	})
 }
 
 // Follow waits for the Bus, once for all who want a topic, and what nobody wants

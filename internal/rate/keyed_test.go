@@ -35,8 +35,13 @@ func TestKeyed(t *testing.T) {
 				t.Errorf("%+v: got %d", step, got)
 			}
 		}
-		if off := NewKeyed(-1, time.Second); !off.Allow(1) || off.sets != nil {
-			t.Error("a limit that is off is one")
+		for _, limit := range []int{0, -1} {
+			if off := NewKeyed(limit, time.Second); !off.Allow(1) || off.sets != nil {
+				t.Errorf("a limit of %d is one", limit)
+			}
+		}
+		if one := NewKeyed(1, time.Second); !one.Allow(1) || one.Allow(1) {
+			t.Error("a limit of 1 is not one a second")
 		}
 	})
 }
