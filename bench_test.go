@@ -193,7 +193,8 @@ func BenchmarkExcept(b *testing.B) {
 		h.index.add(c, 0, 0)
 		c.queue.blocked = true
 	}
-	e := envelope{kind: kindMessage, volatile: true, message: Text(payload), filter: Everyone().Except(conns[0].ID()).filter()}
+	target := Everyone().Except(conns[0].ID())
+	e := envelope{kind: kindMessage, volatile: true, message: Text(payload), filter: target.filter()}
 	packet := Packet{topicEveryone, e.encode()}
 	var scratch []*Conn
 	b.ReportAllocs()

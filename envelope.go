@@ -259,9 +259,9 @@ func (o *outgoing) release() {
 }
 
 // pack makes what carries m to the target: one packet a topic.
-func (h *Hub) pack(o *outgoing, t Target, m Message) {
+func (h *Hub) pack(o *outgoing, t *Target, m *Message) {
 	o.packets = o.packets[:0]
-	e := envelope{kind: kindMessage, volatile: m.volatile, filter: t.filter(), message: m}
+	e := envelope{kind: kindMessage, volatile: m.volatile, filter: t.filter(), message: *m}
 	ids := t.ids
 	if len(ids) > 1 {
 		ids = slices.Compact(slices.Sorted(slices.Values(ids)))

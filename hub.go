@@ -279,7 +279,7 @@ func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 	}
 	o := outgoings.Get().(*outgoing)
 	defer o.release()
-	h.pack(o, t, m)
+	h.pack(o, &t, &m)
 	ctx, release := h.sendEnds.Now().Bound(ctx)
 	defer release()
 	if err := h.publish(ctx, o.packets...); err != nil {

@@ -89,10 +89,10 @@ func (m Message) String() string {
 	return string(m.data)
 }
 
-func (m Message) len() int { return len(m.data) + len(m.words) }
+func (m *Message) len() int { return len(m.data) + len(m.words) }
 
 // check says whether the message can be sent.
-func (m Message) check(limit int64) error {
+func (m *Message) check(limit int64) error {
 	if m.err != nil {
 		return m.err
 	}
@@ -110,7 +110,7 @@ func (m Message) frame() []byte {
 	return m.appendFrame(make([]byte, 0, frame.MaxHeader+m.len()))
 }
 
-func (m Message) appendFrame(b []byte) []byte {
+func (m *Message) appendFrame(b []byte) []byte {
 	first := byte(frame.Binary)
 	if m.text {
 		first = frame.Text

@@ -59,7 +59,7 @@ func (t Target) On(platforms ...string) Target {
 }
 
 // nobody says whether the target has no connections, whoever is online.
-func (t Target) nobody() bool {
+func (t *Target) nobody() bool {
 	return t.kind != targetEveryone && len(t.ids) == 0 || t.on && len(t.platforms) == 0
 }
 
@@ -75,7 +75,7 @@ func (t Target) topics() []string {
 }
 
 // check says whether the target can be used.
-func (t Target) check() error {
+func (t *Target) check() error {
 	if t.kind == 0 {
 		return fmt.Errorf("%w: target: must come from User, Group, Connection or Everyone", ErrInvalid)
 	}
@@ -102,7 +102,7 @@ func (t Target) check() error {
 }
 
 // checkNames says whether one call may have the ids, the groups and the filter.
-func (t Target) checkNames(ids, groups []string) error {
+func (t *Target) checkNames(ids, groups []string) error {
 	return checkNames(t.except, t.exceptUsers, t.platforms, ids, groups)
 }
 
@@ -126,7 +126,7 @@ type filter struct {
 	on          bool
 }
 
-func (t Target) filter() filter {
+func (t *Target) filter() filter {
 	return filter{t.except, t.exceptUsers, t.platforms, t.on}
 }
 
