@@ -106,9 +106,12 @@ type Config struct {
 	// wait until it returns. An error refuses the connection, as in Admit.
 	OnConnect func(ctx context.Context, c *Conn) error
 
-	// OnMessage gets the client's messages, one after the other. While it runs
-	// nothing is read from the client. It may keep the message. The context is
-	// done when the connection ends.
+	// OnMessage gets the client's messages, one after the other. It may keep the
+	// message. While it runs at most 64 KiB more are read from the client, once
+	// PingInterval has passed: its pings are answered, and its end is noticed
+	// within PingInterval and PongTimeout. The context is done when the
+	// connection ends. Messages that came before the client ended it are still
+	// delivered.
 	OnMessage func(ctx context.Context, c *Conn, m Message)
 
 	// OnDisconnect runs once for each Conn whose OnConnect returned nil.
@@ -136,7 +139,7 @@ type Config struct {
 	MaxHandshakes   int   // handshakes under way on this node, half of them from one address, then 503. Default 1,000
 	MaxMessageSize  int64 // bytes of a message from a client, then close 1009. Default 64 KiB
 	MaxSendSize     int64 // bytes of a message to clients, then an error. Must be the same on all nodes: they refuse larger ones of each other. Default 1 MiB
-	MessageRate     int   // messages, pings and pongs a second from one client, then close 1008. Default 1,000
+	MessageRate     int   // messages, pings, pongs and fragments of fewer than 16 bytes a second from one client, then close 1008. Default 1,000
 	ByteRate        int64 // bytes a second from one client, or one message of MaxMessageSize if that is more; then close 1008. Default 1 MiB
 
 	// HandshakeRatePerAddr bounds how many requests, good and bad, one address
@@ -185,7 +188,7 @@ type Config struct {
 	// Times.
 
 	HandshakeTimeout time.Duration // from Authenticate to the end of OnConnect. Default 10 s
-	MessageTimeout   time.Duration // for one message to arrive whole, then close 1008. Default 30 s
+	MessageTimeout   time.Duration // for one message, ping, pong or close frame to arrive whole, then close 1008. Default 30 s
 	WriteTimeout     time.Duration // for a client to take a piece of its queue. Default 10 s
 	CloseTimeout     time.Duration // for a client to answer a close frame. Default 5 s
 	PingInterval     time.Duration // a client that was quiet for so long is pinged. Default 25 s

@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/coder/websocket"
-
 	"github.com/heraldgo/herald/internal/rate"
 )
 
@@ -32,8 +30,8 @@ type Conn struct {
 
 	// The connection, from the upgrade on.
 
-	ws     *websocket.Conn
-	socket socket
+	subprotocol string
+	socket      socket
 
 	memberships memberships // guarded by index.mu
 
@@ -49,9 +47,9 @@ type Conn struct {
 	// Limits.
 
 	expires atomic.Int64 // Unix nanoseconds; 0 is never
-	reading atomic.Int64 // on clock: since when a message has been coming in; 0 is none
+	reading atomic.Int64 // on clock: since when a message or a control frame has been coming in; 0 is none
 	pinged  atomic.Int64 // on clock: when it was pinged, since bytes last came; 0 is not
-	rate    rate.Bucket  // the reader's alone
+	rate    rate.Bucket  // of whoever has the turn to read
 	flow    rate.Bucket  // for bytes; the reader's alone
 }
 
@@ -128,7 +126,7 @@ func (c *Conn) Done() <-chan struct{} { return c.ctx.Done() }
 func (c *Conn) Groups() []string { return c.hub.index.groupsOf(c) }
 
 // Subprotocol returns the subprotocol that was agreed on, or "".
-func (c *Conn) Subprotocol() string { return c.ws.Subprotocol() }
+func (c *Conn) Subprotocol() string { return c.subprotocol }
 
 // Send queues a message for this socket alone. It never blocks. The error is
 // ErrClosed, or ErrTooSlow if the queue is full, in which case the connection is
@@ -190,7 +188,7 @@ func (c *Conn) SetExpiry(t time.Time) {
 //	                     │
 //	                     ├── the client broke the protocol ──▶ half
 //	                     │                                      │
-//	                     └── the library hangs up ──────────────┴─▶ hangup
+//	                     └── the client has closed ─────────────┴─▶ hangup
 //
 // kill takes a Conn from any of these states to dead: after an error of the
 // socket, CloseTimeout after the close began, from hangup once all is written, and

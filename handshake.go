@@ -184,15 +184,13 @@ func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
 }
 
 // upgrade makes the request's connection the Conn's, if the request is
-// right and ready says so.
+// right and ready says so. The library sees to the handshake and to nothing else.
 func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, ready func() *HTTPError) error {
 	config := &c.hub.config
-	ws, err := websocket.Accept(&upgradeWriter{ResponseWriter: w, socket: &c.socket, ready: ready}, r, &websocket.AcceptOptions{
+	ws, err := websocket.Accept(&upgradeWriter{ResponseWriter: w, c: c, ready: ready}, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // checkRequest has verified the Origin
 		Subprotocols:       config.Subprotocols,
 		CompressionMode:    websocket.CompressionDisabled,
-		OnPingReceived:     c.pingReceived,
-		OnPongReceived:     c.pongReceived,
 	})
 	if err != nil {
 		if errors.Is(err, http.ErrNotSupported) { // the ResponseWriter only looked like a Hijacker
@@ -203,8 +201,8 @@ func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, ready func() *HTT
 		}
 		return err
 	}
-	ws.SetReadLimit(max(config.MaxMessageSize, -1))
-	c.ws = ws
+	ws.CloseNow() // it has a finalizer
+	c.socket.in.MaxMessage = max(config.MaxMessageSize, 0)
 	c.attach()
 	return nil
 }

@@ -3,6 +3,7 @@ package herald
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"runtime"
@@ -204,8 +205,9 @@ func TestKeepalive(t *testing.T) {
 	})
 }
 
-// While a callback runs nobody reads, so the client's silence is ours.
-func TestClockStandsStillInCallbacks(t *testing.T) {
+// While OnConnect runs nobody reads, so the client's silence is ours. While OnMessage
+// runs a client that answers pings is not silent, and loses nothing.
+func TestLongCallbacks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPipeRig(t, Config{
 			HandshakeTimeout: -1,
@@ -219,18 +221,25 @@ func TestClockStandsStillInCallbacks(t *testing.T) {
 			},
 		})
 		ws := r.pipe("")
-		for range 2 {
-			ws.WriteFrames(textFrame("work"))
+		for i := range 2 {
+			ws.WriteFrames(textFrame(fmt.Sprint("work ", i)))
 		}
-		for range 2 {
-			var b []byte
-			var err error
-			for b == nil && (err == nil || strings.Contains(err.Error(), "timeout")) {
-				b, err = ws.ReadMessage()
+		pings := 0
+		for next := 0; next < 2; {
+			switch f, err := ws.ReadFrame(); {
+			case err != nil:
+				t.Fatalf("message %d: %v", next, err)
+			case f.Opcode == wsraw.Ping:
+				pings++
+				ws.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Pong, Payload: f.Payload})
+			case string(f.Payload) != fmt.Sprint("work ", next):
+				t.Fatalf("message %d: %+v", next, f)
+			default:
+				next++
 			}
-			if string(b) != "work" {
-				t.Fatalf("%q, %v", b, err)
-			}
+		}
+		if pings < 2*60 || pings > 2*60*60/25 {
+			t.Errorf("%d pings in two hours", pings)
 		}
 		ws.WriteFrames(wsraw.CloseFrame(1000, ""))
 		if closed, err := ws.ReadClose(); err != nil || closed.Code != 1000 {

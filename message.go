@@ -37,6 +37,7 @@ const statusNone StatusCode = 1005
 type Message struct {
 	data     []byte
 	words    string // if Text made it; instead of data
+	header   uint8  // bytes of a frame's header that data begins with, if a client has sent it
 	text     bool
 	volatile bool
 	err      error // what encoding/json returned
@@ -59,6 +60,13 @@ func JSON(v any) Message {
 	return Message{data: b, text: true, err: err}
 }
 
+// received returns the message that came from a client, by the frame that would carry
+// it to another. Text has been checked.
+func received(b []byte) Message {
+	payload, _ := frame.Payload(b)
+	return Message{data: b, header: uint8(len(b) - len(payload)), text: b[0] == frame.Text}
+}
+
 // Volatile returns a copy of m that is dropped, and counted, if the client is
 // busy, so that it never closes one: a typing notice, a cursor's position. A
 // client is busy while its socket takes no more, or while a quarter of its queue's
@@ -78,7 +86,7 @@ func (m Message) Bytes() []byte {
 	if m.data == nil {
 		return []byte(m.words)
 	}
-	return m.data
+	return m.data[m.header:]
 }
 
 // String returns the payload as a string.
@@ -86,10 +94,10 @@ func (m Message) String() string {
 	if m.words != "" {
 		return m.words
 	}
-	return string(m.data)
+	return string(m.data[m.header:])
 }
 
-func (m *Message) len() int { return len(m.data) + len(m.words) }
+func (m *Message) len() int { return len(m.data) - int(m.header) + len(m.words) }
 
 // check says whether the message can be sent.
 func (m *Message) check(limit int64) error {
@@ -99,18 +107,25 @@ func (m *Message) check(limit int64) error {
 	if limit > 0 && int64(m.len()) > limit {
 		return fmt.Errorf("%w: message of %d bytes: must be at most MaxSendSize (%d)", ErrInvalid, m.len(), limit)
 	}
-	if m.text && !(utf8.Valid(m.data) && utf8.ValidString(m.words)) {
+	if m.text && m.header == 0 && !(utf8.Valid(m.data) && utf8.ValidString(m.words)) {
 		return fmt.Errorf("%w: text message: must be UTF-8", ErrInvalid)
 	}
 	return nil
 }
 
-// frame returns the frame that carries the message to a client.
+// frame returns the frame that carries the message to a client. It must not be
+// changed.
 func (m Message) frame() []byte {
+	if m.header > 0 {
+		return m.data
+	}
 	return m.appendFrame(make([]byte, 0, frame.MaxHeader+m.len()))
 }
 
 func (m *Message) appendFrame(b []byte) []byte {
+	if m.header > 0 {
+		return append(b, m.data...)
+	}
 	first := byte(frame.Binary)
 	if m.text {
 		first = frame.Text

@@ -34,7 +34,7 @@ type queue struct {
 
 	// Control frames. The first two go before the others.
 
-	pong       []byte // the latest wins (RFC 6455 section 5.5.3)
+	pongs      []byte // frames
 	ping       bool
 	closeFrame []byte // goes last
 
@@ -135,11 +135,18 @@ func (c *Conn) ping() {
 	c.start(start)
 }
 
-// pong queues the answer to a ping.
-func (c *Conn) pong(frame []byte) {
+// maxPongs is how many bytes of pongs wait at most: sixteen of the longest.
+const maxPongs = 2 << 10
+
+// pong queues the answer to a ping. If too many wait, it goes for all of them (RFC
+// 6455 section 5.5.3).
+func (c *Conn) pong(payload []byte) {
 	c.mu.Lock()
-	if !c.state.closing() {
-		c.queue.pong = append(c.queue.pong[:0], frame...)
+	if q := &c.queue; !c.state.closing() {
+		if len(q.pongs)+2+len(payload) > maxPongs {
+			q.pongs = q.pongs[:0]
+		}
+		q.pongs = append(frame.AppendHeader(q.pongs, frame.Pong, len(payload)), payload...)
 	}
 	start := c.claim()
 	c.mu.Unlock()
@@ -159,7 +166,7 @@ func (q *queue) empty() (dropped int) {
 	dropped = q.size()
 	q.forget()
 	q.bytes, q.out, q.outBytes, q.rest = 0, 0, 0, nil
-	q.pong, q.ping, q.closeFrame = nil, false, nil
+	q.pongs, q.ping, q.closeFrame = nil, false, nil
 	return dropped
 }
 
@@ -167,7 +174,7 @@ func (q *queue) empty() (dropped int) {
 func (q *queue) forget() { q.frames, q.first[0] = ring.Ring[[]byte]{}, nil }
 
 func (q *queue) hasWork() bool {
-	return len(q.rest) > 0 || q.frames.Len() > 0 || q.ping || q.pong != nil || q.closeFrame != nil
+	return len(q.rest) > 0 || q.frames.Len() > 0 || q.ping || q.pongs != nil || q.closeFrame != nil
 }
 
 // claim makes the Conn someone's, if it is nobody's and there is something
@@ -211,8 +218,8 @@ func (q *queue) take(buf []byte) (p []byte, joined bool) {
 		return q.rest, false
 	}
 	buf = buf[:0]
-	if q.pong != nil {
-		buf, q.pong = append(buf, q.pong...), nil
+	if q.pongs != nil {
+		buf, q.pongs = append(buf, q.pongs...), nil
 	}
 	if q.ping {
 		buf, q.ping = append(buf, frame.Ping, 0), false

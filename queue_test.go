@@ -76,7 +76,7 @@ func TestQueue(t *testing.T) {
 		for range 100 {
 			switch random.IntN(10) {
 			case 0:
-				q.pong = []byte{frame.Pong, 0}
+				q.pongs = []byte{frame.Pong, 0}
 			case 1:
 				q.ping = true
 			case 2, 3, 4, 5:

@@ -2,98 +2,228 @@ package herald
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
-	"math"
 	"time"
-	"unicode/utf8"
-
-	"github.com/coder/websocket"
 
 	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/frame"
 )
 
-// inCallback is the lastRead of a Conn whose OnMessage runs: nobody reads
-// then, so the time does not count against the client.
-const inCallback = math.MaxInt64
-
 // read is the one goroutine of an idle Conn. It reads until the connection
-// ends, then reports the end.
+// ends, then reports the end. It waits in fill, which few calls lead to, so that 2 KB
+// of stack are enough.
 func (c *Conn) read() {
 	defer c.disconnected()
-	// The library keeps a finalizer, which would keep the Conn for ever.
-	defer c.ws.CloseNow()
-	c.socket.lastRead.Store(clock.Now()) // nobody has read until now
-	try := c.socket.try
+	s := &c.socket
+	s.lastRead.Store(clock.Now()) // nobody has read until now
+	try := s.try
 	for {
-		for c.socket.fill(try) && c.readControl() {
+		for m, ok := c.next(); ok; m, ok = c.next() {
+			c.deliver(m)
 		}
-		if !c.readMessage() {
-			return
+		if s.readErr != nil {
+			break
+		}
+		c.resume()
+		s.fill(try)
+		c.spend(len(s.ahead))
+	}
+	s.in = frame.Assembler{}
+	if s.readErr == errPeerBroke {
+		// A close with unread bytes resets the connection, and the client might
+		// never see the close frame: so read on, until the client has closed its
+		// side, or the timer of the close ends it.
+		for s.readErr = nil; s.readErr == nil; {
+			s.fill(try)
+			s.skip(len(s.ahead))
 		}
 	}
+	c.readEnded()
 }
 
-// readControl takes pings and pongs off the front of what was read ahead, so
-// that a Conn that is idle but for them never waits in the library, on a larger
-// stack. It answers false at anything else: that is for the library.
-func (c *Conn) readControl() bool {
+// next returns the next message of those that have been read.
+func (c *Conn) next() (m Message, ok bool) {
+	if b := &c.socket.backlog; len(b.messages) > 0 {
+		return b.pop(), true
+	}
+	return c.parse()
+}
+
+// parse takes apart what has been read, up to the end of a message. What comes
+// before that it answers.
+func (c *Conn) parse() (m Message, ok bool) {
 	s := &c.socket
 	for len(s.ahead) > 0 {
-		control, ok := frame.CutControl(s.ahead)
-		if !ok {
-			return false
-		}
-		if control[0] == frame.Pong {
+		got, rest, err := s.in.Next(s.ahead)
+		taken := len(s.ahead) - len(rest)
+		switch got.Kind {
+		case frame.Text, frame.Binary:
+			m, ok = received(got.Data), true
+		case frame.Ping:
+			if c.ctx.Err() == nil && c.allow() {
+				c.pong(got.Data)
+			}
+		case frame.Pong: // a client may send some that nobody asked for (RFC 6455 section 5.5.3)
 			c.allow()
-		} else if c.ctx.Err() == nil && c.allow() {
-			c.pong(frame.PongFor(control))
+		case frame.Close:
+			c.shut(parseClose(got.Data))
+			c.advance(connHangup)
+			s.readErr, taken = errPeerClosed, len(s.ahead)
+		default:
+			if got.Short {
+				c.allow()
+			}
 		}
-		s.skip(len(control))
+		if err != nil {
+			c.broke(err)
+			s.readErr, taken = errPeerBroke, len(s.ahead)
+		}
+		if got.Kind != 0 && s.in.Idle() && c.reading.Load() != 0 {
+			c.reading.Store(0)
+		}
+		if s.skip(taken); ok {
+			return m, true
+		}
 	}
+	if !s.in.Idle() && c.reading.Load() == 0 {
+		c.reading.Store(clock.Now())
+	}
+	return Message{}, false
+}
+
+// broke begins the close of a Conn whose client has broken the protocol.
+func (c *Conn) broke(err error) {
+	cause := &CloseError{Code: StatusProtocolError, Reason: err.Error()}
+	var rule *frame.Error
+	if errors.As(err, &rule) {
+		cause.Code = StatusCode(rule.Code)
+	}
+	if cause.Code == StatusMessageTooBig {
+		cause.Reason = fmt.Sprintf("message of more than %d bytes", c.hub.config.MaxMessageSize)
+	}
+	c.shut(cause)
+	c.advance(connHalf)
+}
+
+// deliver hands a message to OnMessage.
+func (c *Conn) deliver(m Message) {
+	s, h := &c.socket, c.hub
+	// If the Conn is closing, messages are ignored until the client's close frame
+	// comes; but not those before it.
+	if c.ctx.Err() != nil && !s.backlog.heardOut || !c.allow() {
+		return
+	}
+	h.stats.messagesReceived.Add(1)
+	if h.config.OnMessage == nil {
+		return
+	}
+	began := s.lastRead.Load()
+	if s.unread.Load() == 0 {
+		s.unread.Store(began)
+	}
+	s.lend()
+	h.guard(c, "OnMessage", func() { h.config.OnMessage(c.ctx, c, m) })
+	s.reclaim()
+	now := clock.Now()
+	s.lastRead.Store(now) // nobody had to read: the time does not count against the client
+	if limit, burst := c.byteRate(); limit > 0 {
+		c.flow.Unread(began, now, limit, burst)
+	}
+	c.spend(s.backlog.takeUnspent())
+}
+
+// resume takes note that the reader reads on.
+func (c *Conn) resume() {
+	if c.socket.unread.Load() == 0 {
+		return
+	}
+	c.socket.unread.Store(0)
+	if c.reading.Load() != 0 {
+		c.reading.Store(clock.Now())
+	}
+}
+
+// maxWaiting is how many bytes are read ahead while OnMessage runs, with
+// messageCost for each message; and what was read at once with the last of them.
+const (
+	maxWaiting  = 64 << 10
+	messageCost = 128
+)
+
+// A backlog is what was read while OnMessage ran, and is not delivered.
+type backlog struct {
+	messages []Message
+	size     int
+	unspent  int  // bytes that have not been counted against ByteRate
+	heardOut bool // the client has ended the connection, and they came before that
+}
+
+func (b *backlog) push(m Message) {
+	b.messages = append(b.messages, m)
+	b.size += m.len() + messageCost
+}
+
+func (b *backlog) pop() Message {
+	m := b.messages[0]
+	b.messages[0] = Message{}
+	b.size -= m.len() + messageCost
+	if b.messages = b.messages[1:]; len(b.messages) == 0 {
+		b.messages = nil
+	}
+	return m
+}
+
+func (b *backlog) takeUnspent() int {
+	n := b.unspent
+	b.unspent = 0
+	return n
+}
+
+// readAhead reads what the client has sent while OnMessage runs: it answers pings
+// and finds the end of the connection. Messages wait. It answers false if it cannot
+// tell whether the client is silent.
+func (c *Conn) readAhead() bool {
+	s := &c.socket
+	if !s.beginAhead() {
+		return s.isAhead()
+	}
+	if s.raw != nil {
+		return c.runAhead(s.tryOnce)
+	}
+	c.hub.wg.Go(func() { c.runAhead(nil) }) // the reader, which is counted too, will wait for it
 	return true
 }
 
-// readMessage reads one message and hands it to OnMessage. It answers false
-// when there will be no more.
-func (c *Conn) readMessage() bool {
-	// With context.Background() the library sets up no timers.
-	kind, r, err := c.ws.Reader(context.Background())
-	if err != nil {
-		c.readFailed(err)
-		return false
-	}
-	c.reading.Store(clock.Now())
-	data, err := io.ReadAll(r)
-	c.reading.Store(0)
-	if err != nil {
-		c.readFailed(err)
-		return false
-	}
-	if c.ctx.Err() != nil {
-		return true // closing: until the client's close frame, messages are ignored
-	}
-	h := c.hub
-	m := Message{data: data, text: kind == websocket.MessageText}
-	switch {
-	case m.text && !utf8.Valid(data):
-		c.shut(&CloseError{Code: StatusInvalidPayload, Reason: "text is not UTF-8"})
-		return true
-	case !c.allow():
-		return true
-	}
-	h.stats.messagesReceived.Add(1)
-	if h.config.OnMessage != nil {
-		began := c.socket.lastRead.Swap(inCallback)
-		h.guard(c, "OnMessage", func() { h.config.OnMessage(c.ctx, c, m) })
-		now := clock.Now()
-		c.socket.lastRead.Store(now)
-		if limit, burst := c.byteRate(); limit > 0 {
-			c.flow.Unread(began, now, limit, burst)
+// runAhead reads until nothing more has come, or, if the connection is not plain
+// TCP, until the reader wants to read. It answers false if too much waits.
+func (c *Conn) runAhead(try func(fd uintptr) bool) bool {
+	s := &c.socket
+	open := c.ctx.Err() == nil
+	full := false
+	for {
+		for m, ok := c.parse(); ok; m, ok = c.parse() {
+			s.backlog.push(m)
+		}
+		full = s.backlog.size+s.in.Held() > maxWaiting
+		if full || s.readErr != nil || s.awaited() {
+			break
+		}
+		s.fill(try)
+		s.backlog.unspent += len(s.ahead)
+		if len(s.ahead) == 0 && s.readErr == nil {
+			break
 		}
 	}
-	return true
+	err := s.readErr
+	s.backlog.heardOut = s.backlog.heardOut || open && err != nil
+	s.endAhead()
+	switch err {
+	case nil, errPeerClosed, errPeerBroke, errOverran:
+	default:
+		c.kill(lost(err))
+	}
+	return !full
 }
 
 // allow counts a message, a ping or a pong of the client's against
@@ -129,48 +259,19 @@ func (c *Conn) tooFast(rule string, limit any) {
 	}
 }
 
-// pingReceived is called by the library for each ping, and says whether to
-// answer it.
-func (c *Conn) pingReceived(context.Context, []byte) bool {
-	return c.ctx.Err() == nil && c.allow()
-}
-
-// pongReceived is called by the library for each pong. A client may send some
-// that nobody asked for (RFC 6455 section 5.5.3).
-func (c *Conn) pongReceived(context.Context, []byte) { c.allow() }
-
-// readFailed sees to the end of the connection after the library's reader
-// failed.
-func (c *Conn) readFailed(err error) {
-	switch {
-	case websocket.CloseStatus(err) != -1:
-		// The client's close frame: the library has answered it, and hung up.
-	case c.socket.readErr != nil:
-		c.readEnded()
-	default:
-		// A breach of the protocol. The library has sent a close frame for
-		// most. A close with unread bytes resets the connection, and the
-		// client might never see the frame: so read on, until the client has
-		// closed its side, or the timer of the close ends it.
-		c.shut(&CloseError{Code: StatusProtocolError, Reason: "protocol error"})
-		c.advance(connHalf)
-		var b [512]byte
-		for c.socket.readErr == nil {
-			c.socket.Read(b[:])
-		}
-		c.readEnded()
-	}
-}
-
-// readEnded sees to the end of the connection after its socket's.
+// readEnded sees to the end of the connection after that of reading.
 func (c *Conn) readEnded() {
-	if c.socket.readErr == errOverran {
+	switch err := c.socket.readErr; err {
+	case errPeerClosed: // the close frame has been answered
+	case errOverran:
 		c.hub.stats.overran.Add(1)
 		c.awaitKill()
-		return
+	default:
+		c.kill(lost(err))
 	}
-	c.kill(fmt.Errorf("herald: connection lost: %w", c.socket.readErr))
 }
+
+func lost(err error) error { return fmt.Errorf("herald: connection lost: %w", err) }
 
 // disconnected reports the end of a Conn whose OnConnect has returned nil.
 func (c *Conn) disconnected() {
@@ -232,15 +333,23 @@ func (c *Conn) tick(now, wall int64, paused bool) {
 	if last == 0 { // nobody reads yet: OnConnect runs
 		return
 	}
-	if since := c.reading.Load(); since != 0 && config.MessageTimeout != off && now-since > int64(config.MessageTimeout) {
+	unread := c.socket.unread.Load()
+	if since := c.reading.Load(); unread == 0 && since != 0 && config.MessageTimeout != off && now-since > int64(config.MessageTimeout) {
 		c.shut(&CloseError{Code: StatusPolicyViolation, Reason: "message took too long"})
 		return
 	}
 	if config.PingInterval == off {
 		return
 	}
+	if unread != 0 { // OnMessage runs
+		if now-unread < int64(config.PingInterval) || !c.readAhead() {
+			c.pinged.Store(0)
+			return
+		}
+		last = c.socket.lastRead.Load()
+	}
 	switch pinged := c.pinged.Load(); {
-	case last == inCallback || now-last < int64(config.PingInterval):
+	case now-last < int64(config.PingInterval):
 		c.pinged.Store(0)
 	case pinged == 0 || paused:
 		c.pinged.Store(now)

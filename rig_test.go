@@ -354,6 +354,6 @@ func queueOf(c *Conn) queue {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	q := c.queue
-	q.frames.Buf, q.pong = slices.Clone(q.frames.Buf), slices.Clone(q.pong)
+	q.frames.Buf, q.pongs = slices.Clone(q.frames.Buf), slices.Clone(q.pongs)
 	return q
 }

@@ -4,69 +4,99 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
+	"io"
 	"math"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unicode/utf8"
 
 	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/rawio"
 )
 
-// The sizes of the buffers between the WebSocket library and the socket. The
-// library writes control frames only, of at most 127 bytes, each in one Write;
-// longer reads go past the read buffer, which is small if what is read
-// comes out of a buffer of readBuffers.
 const (
-	socketReadBuffer  = 256
-	aheadReadBuffer   = 16
-	socketWriteBuffer = 128
+	readSize  = 4 << 10 // of the buffers that plain TCP is read into
+	otherRead = 256     // of the buffer that each other connection has
 )
 
 // readBuffers are for what comes from plain TCP connections. Only those of
 // which something is being read have one.
-var readBuffers = sync.Pool{New: func() any { return new([4 << 10]byte) }}
+var readBuffers = sync.Pool{New: func() any { return new([readSize]byte) }}
 
-// A socket stands between the WebSocket library and the connection. The
-// library reads through it. The library's writes join the Conn's queue, so that
-// there is one writer at any time.
+// A socket is the connection of a Conn, as it is read.
 type socket struct {
 	c    *Conn
 	conn net.Conn
 	raw  syscall.RawConn // nil if conn is not plain TCP
 
-	lastRead atomic.Int64 // when bytes last came, on clock
+	lastRead atomic.Int64 // on clock: when bytes last came; 0 is not yet
+	unread   atomic.Int64 // on clock: since when the reader has not read, for OnMessage runs; 0 is that it reads
 	left     atomic.Int64 // bytes that are still read of a Conn that is closing; 0 while it is not
 
-	// Of the reader's goroutine.
+	mu   sync.Mutex
+	turn turn
+	over chan struct{} // closed at the end of the reading ahead that is under way
 
-	library *bufio.Reader  // that the library reads with
-	ahead   []byte         // what has been read, and the library has not
-	buffer  *[4 << 10]byte // from readBuffers; ahead lies in it, or it is nil
-	readErr error          // after it there is nothing more to read
+	// Of whoever has the turn.
+
+	in      frame.Assembler
+	other   []byte          // the memory of ahead, if conn is not plain TCP
+	buffer  *[readSize]byte // from readBuffers; ahead lies in it, or it is nil
+	ahead   []byte          // what has been read, and is not taken apart
+	readErr error           // after it there is nothing more to read
+	backlog backlog
 }
 
-// Read is called by the library, in the Conn's reader.
-func (s *socket) Read(p []byte) (int, error) {
-	if len(s.ahead) > 0 {
-		n := copy(p, s.ahead)
-		s.skip(n)
-		return n, nil
+// fill reads once, and waits until something can be read. What came before has been
+// taken apart.
+func (s *socket) fill(try func(fd uintptr) bool) {
+	if s.raw != nil {
+		if err := s.raw.Read(try); err != nil && s.readErr == nil {
+			s.readErr = err
+		}
+		return
 	}
-	if s.readErr != nil {
-		return 0, s.readErr
+	b := s.in.Room(len(s.other))
+	if b == nil {
+		b = s.other
 	}
-	n, err := s.conn.Read(p)
+	n, err := s.conn.Read(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) && s.awaited() {
+		err = nil
+	}
+	s.ahead = b[:n]
 	s.came(n, err)
-	s.c.spend(n)
-	return n, err
+}
+
+// try makes one read of what has come; a buffer is had only for that.
+func (s *socket) try(fd uintptr) bool {
+	if b := s.in.Room(readSize); b != nil {
+		n, err, ok := rawio.Read(fd, b)
+		s.ahead = b[:n]
+		s.came(n, err)
+		return ok
+	}
+	b := readBuffers.Get().(*[readSize]byte)
+	n, err, ok := rawio.Read(fd, b[:])
+	if n == 0 {
+		readBuffers.Put(b)
+	} else {
+		s.buffer, s.ahead = b, b[:n]
+	}
+	s.came(n, err)
+	return ok
+}
+
+// tryOnce is try for those who do not wait.
+func (s *socket) tryOnce(fd uintptr) bool {
+	s.try(fd)
+	return true
 }
 
 func (s *socket) came(n int, err error) {
@@ -78,6 +108,18 @@ func (s *socket) came(n int, err error) {
 	}
 	if err != nil {
 		s.readErr = err
+	}
+}
+
+// skip takes n bytes off what was read ahead.
+func (s *socket) skip(n int) {
+	if s.ahead = s.ahead[n:]; len(s.ahead) > 0 {
+		return
+	}
+	s.ahead = nil
+	if s.buffer != nil {
+		readBuffers.Put(s.buffer)
+		s.buffer = nil
 	}
 }
 
@@ -98,99 +140,96 @@ func (c *Conn) mayStillSend() int64 {
 	return closingReads
 }
 
-var errOverran = errors.New("more than a closing connection may send")
+// Why nothing more is read, besides the errors of the connection.
+var (
+	errOverran    = errors.New("more than a closing connection may send")
+	errPeerClosed = errors.New("the client has closed")
+	errPeerBroke  = errors.New("the client has broken the protocol")
+)
 
-// skip takes n bytes off what was read ahead.
-func (s *socket) skip(n int) {
-	if s.ahead = s.ahead[n:]; len(s.ahead) > 0 {
-		return
+// A turn says who may read from the socket. There is one at any time, who goes on
+// where the last has stopped: the Conn's reader, or keepalive, which reads ahead.
+//
+//	       OnMessage begins           keepalive begins
+//	reader ────────────────▶ nobody ──────────────────▶ ahead
+//	 ▲  ▲                     │  ▲                      │  │
+//	 │  └──OnMessage returns──┘  └──────it has read─────┘  │ OnMessage returns
+//	 │                                                     ▼
+//	 └────────────────────────it has read────────────── awaited
+type turn uint8
+
+const (
+	turnReader turn = iota
+	turnNobody
+	turnAhead
+	turnAwaited // ahead, and the reader waits for the end
+)
+
+// lend is for the reader, which will not read for a while.
+func (s *socket) lend() {
+	s.mu.Lock()
+	s.turn = turnNobody
+	s.mu.Unlock()
+}
+
+// reclaim gives the turn back to the reader.
+func (s *socket) reclaim() {
+	s.mu.Lock()
+	ahead := s.turn == turnAhead
+	if ahead {
+		s.turn = turnAwaited
+	} else {
+		s.turn = turnReader
 	}
-	s.ahead = nil
-	if s.buffer != nil {
-		readBuffers.Put(s.buffer)
-		s.buffer = nil
+	s.mu.Unlock()
+	switch {
+	case !ahead:
+	case s.raw != nil:
+		<-s.over
+	default: // it waits for bytes
+		s.conn.SetReadDeadline(time.Unix(1, 0))
+		<-s.over
+		s.conn.SetReadDeadline(time.Time{})
 	}
 }
 
-// fill reads ahead, once all that came before has gone to the library. The
-// goroutine of an idle Conn waits in here, and not in the library, because here
-// 2 KB of stack are enough. It answers false if there is nothing to be had
-// this way.
-func (s *socket) fill(try func(fd uintptr) bool) bool {
-	if s.raw == nil || len(s.ahead) > 0 || s.readErr != nil || s.library.Buffered() > 0 {
+// beginAhead takes the turn, if it is nobody's.
+func (s *socket) beginAhead() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.turn != turnNobody {
 		return false
 	}
-	if err := s.raw.Read(try); err != nil && s.readErr == nil {
-		s.readErr = err
-	}
-	s.c.spend(len(s.ahead))
-	return s.readErr == nil
+	s.turn, s.over = turnAhead, make(chan struct{})
+	return true
 }
 
-// try makes one read of what has come; a buffer is had only for that.
-func (s *socket) try(fd uintptr) bool {
-	b := readBuffers.Get().(*[4 << 10]byte)
-	n, err, ok := rawio.Read(fd, b[:])
-	if n == 0 {
-		readBuffers.Put(b)
+func (s *socket) endAhead() {
+	s.mu.Lock()
+	if s.turn == turnAwaited {
+		s.turn = turnReader
 	} else {
-		s.buffer, s.ahead = b, b[:n]
+		s.turn = turnNobody
 	}
-	s.came(n, err)
-	return ok
+	over := s.over
+	s.mu.Unlock()
+	close(over)
 }
 
-// Write takes a control frame of the library's.
-func (s *socket) Write(p []byte) (int, error) {
-	switch {
-	case len(p) < 2:
-		return 0, errors.New("not a control frame")
-	case p[0] == frame.Pong:
-		s.c.pong(p)
-	case p[0] == frame.Close:
-		s.c.shut(s.c.libraryClose(p[2:]))
-	default:
-		return 0, errors.New("not a frame that the library should write")
-	}
-	return len(p), nil
+func (s *socket) isAhead() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.turn == turnAhead
 }
 
-// libraryClose is the cause of a close that the library begins: the client has
-// closed, or broken the protocol.
-func (c *Conn) libraryClose(payload []byte) *CloseError {
-	cause := parseClose(payload)
-	switch { // the library's reasons tell more than a client need know
-	case !utf8.ValidString(cause.Reason): // RFC 6455 section 8.1; the library does not look
-		return &CloseError{Code: StatusInvalidPayload, Reason: "close reason is not UTF-8"}
-	case cause.Code == StatusProtocolError:
-		cause.Reason = "protocol error"
-	case cause.Code == StatusMessageTooBig:
-		cause.Reason = fmt.Sprintf("message of more than %d bytes", c.hub.config.MaxMessageSize)
-	}
-	return cause
+func (s *socket) awaited() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.turn == turnAwaited
 }
-
-// Close is the library's wish; the Conn closes the connection when its queue
-// has gone, or at the deadline. If no close has begun, the library hangs up
-// because a control frame has not come in whole within the five seconds that it
-// gives it: then the client is told.
-func (s *socket) Close() error {
-	if !s.c.advance(connHangup) {
-		s.c.shut(&CloseError{Code: StatusPolicyViolation, Reason: "message took too long"})
-	}
-	return nil
-}
-
-// LocalAddr and the rest are those of the connection.
-
-func (s *socket) LocalAddr() net.Addr                { return s.conn.LocalAddr() }
-func (s *socket) RemoteAddr() net.Addr               { return s.conn.RemoteAddr() }
-func (s *socket) SetDeadline(t time.Time) error      { return s.conn.SetDeadline(t) }
-func (s *socket) SetReadDeadline(t time.Time) error  { return s.conn.SetReadDeadline(t) }
-func (s *socket) SetWriteDeadline(t time.Time) error { return s.conn.SetWriteDeadline(t) }
 
 // An upgradeWriter is the ResponseWriter that the library upgrades. Its Hijack
-// gives the library the Conn's socket, with small buffers.
+// gives the connection to the Conn, and to the library one that it can only close.
 //
 // It holds back the 101 until ready, which runs when the library has found
 // nothing wrong with the request, has returned nil: so a client whose
@@ -199,8 +238,8 @@ func (s *socket) SetWriteDeadline(t time.Time) error { return s.conn.SetWriteDea
 // a body comes, which is never.
 type upgradeWriter struct {
 	http.ResponseWriter
-	socket *socket
-	ready  func() *HTTPError
+	c     *Conn
+	ready func() *HTTPError
 
 	refusal *HTTPError // ready's
 }
@@ -212,7 +251,7 @@ func (w *upgradeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // has gone, and the library's 500 with it: net/http would log each of them.
 func (w *upgradeWriter) WriteHeader(status int) {
 	switch {
-	case status == http.StatusSwitchingProtocols, w.socket.conn != nil:
+	case status == http.StatusSwitchingProtocols, w.c.socket.conn != nil:
 	case w.refusal != nil: // the library's 500 for the Hijack that failed
 		w.ResponseWriter.WriteHeader(w.refusal.Status)
 	default:
@@ -222,7 +261,7 @@ func (w *upgradeWriter) WriteHeader(status int) {
 
 // Write writes the body of a refusal.
 func (w *upgradeWriter) Write(p []byte) (int, error) {
-	if w.socket.conn != nil {
+	if w.c.socket.conn != nil {
 		return 0, http.ErrHijacked
 	}
 	return w.ResponseWriter.Write(p)
@@ -241,39 +280,50 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if p := w.Header().Get("Sec-WebSocket-Protocol"); p != "" { // a part of the request's, and the library keeps it
-		w.Header().Set("Sec-WebSocket-Protocol", strings.Clone(p))
-	}
-	s := w.socket
+	s := &w.c.socket
 	if n := brw.Reader.Buffered(); n > 0 {
 		b, _ := brw.Reader.Peek(n)
-		s.ahead = append([]byte(nil), b...)
+		s.ahead = bytes.Clone(b)
 	}
 	s.conn = conn
-	s.raw = rawio.Conn(conn)
+	if s.raw = rawio.Conn(conn); s.raw == nil {
+		s.other = make([]byte, otherRead)
+	}
+	w.c.subprotocol = strings.Clone(w.Header().Get("Sec-WebSocket-Protocol")) // a part of the request's
 	var memory []byte
 	if brw.Writer != nil {
 		memory = brw.AvailableBuffer() // 4 KB of net/http's that nobody else wants
 	}
 	head := bytes.NewBuffer(memory)
 	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
-	w.Header().WriteSubset(head, noBody)
+	w.Header().WriteSubset(head, notAsIs)
+	for _, name := range []string{"Sec-WebSocket-Accept", "Sec-WebSocket-Protocol"} { // as RFC 6455 spells them: some clients compare bytes
+		if v := w.Header().Get(name); v != "" {
+			head.WriteString(name + ": " + v + "\r\n")
+		}
+	}
 	head.WriteString("\r\n")
 	conn.SetWriteDeadline(time.Now().Add(s.c.hub.config.WriteTimeout))
 	if _, err := conn.Write(head.Bytes()); err != nil {
 		return nil, nil, err
 	}
 	conn.SetDeadline(time.Time{}) // the host's too; from now on drain sets its own
-	size := socketReadBuffer
-	if s.raw != nil {
-		size = aheadReadBuffer
-	}
-	s.library = bufio.NewReaderSize(s, size)
-	return s, bufio.NewReadWriter(s.library, bufio.NewWriterSize(s, socketWriteBuffer)), nil
+	stub := finished{conn}
+	return stub, bufio.NewReadWriter(bufio.NewReaderSize(stub, 1), bufio.NewWriterSize(io.Discard, 1)), nil
 }
 
-// noBody is what a 101 must not have (RFC 9110 sections 6.4.1 and 8.6).
-var noBody = map[string]bool{"Content-Length": true, "Transfer-Encoding": true}
+// A finished connection is what the library has after the handshake, and closes.
+type finished struct{ net.Conn }
+
+func (finished) Read([]byte) (int, error) { return 0, io.EOF }
+func (finished) Close() error             { return nil }
+
+// notAsIs are the headers that a 101 must not have (RFC 9110 sections 6.4.1 and 8.6),
+// and those that it has in another spelling.
+var notAsIs = map[string]bool{
+	"Content-Length": true, "Transfer-Encoding": true,
+	"Sec-Websocket-Accept": true, "Sec-Websocket-Protocol": true,
+}
 
 // canHijack says whether Hijack will find a connection, without trying.
 func canHijack(w http.ResponseWriter) bool {

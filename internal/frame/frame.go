@@ -23,10 +23,8 @@ const (
 	MaxClientHeader = MaxHeader + 4 // if it is a client's, with its mask
 )
 
-const (
-	maxControl   = 125 // bytes of a control frame's payload (RFC 6455 section 5.5)
-	maskedHeader = 6   // a client's control frame has two bytes and the mask
-)
+// maxControl is the most bytes of a control frame's payload (RFC 6455 section 5.5).
+const maxControl = 125
 
 // AppendHeader appends the header of a frame whose payload has n bytes.
 func AppendHeader(b []byte, first byte, n int) []byte {
@@ -38,6 +36,17 @@ func AppendHeader(b []byte, first byte, n int) []byte {
 	default:
 		return binary.BigEndian.AppendUint64(append(b, first, 127), uint64(n))
 	}
+}
+
+// headerSize returns how many bytes AppendHeader appends.
+func headerSize(n int) int {
+	switch {
+	case n < 126:
+		return 2
+	case n < 1<<16:
+		return 4
+	}
+	return MaxHeader
 }
 
 // Payload returns the payload of b, if b is one whole unmasked frame
@@ -69,27 +78,4 @@ func Payload(b []byte) (payload []byte, ok bool) {
 func Valid(b []byte) bool {
 	payload, ok := Payload(b)
 	return ok && (b[0] == Binary || b[0] == Text && utf8.Valid(payload))
-}
-
-// CutControl returns the ping or pong of a client's that b begins with, if all
-// of it is there and nothing is wrong with it.
-func CutControl(b []byte) (frame []byte, ok bool) {
-	if len(b) < maskedHeader || b[0] != Ping && b[0] != Pong || b[1]&0x80 == 0 {
-		return nil, false
-	}
-	n := int(b[1] & 0x7f)
-	if n > maxControl || len(b) < maskedHeader+n {
-		return nil, false
-	}
-	return b[:maskedHeader+n], true
-}
-
-// PongFor answers a ping that CutControl returned.
-func PongFor(ping []byte) []byte {
-	mask := ping[2:maskedHeader]
-	pong := append([]byte{Pong, byte(len(ping) - maskedHeader)}, ping[maskedHeader:]...)
-	for i := range pong[2:] {
-		pong[2+i] ^= mask[i%len(mask)]
-	}
-	return pong
 }

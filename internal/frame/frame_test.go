@@ -5,63 +5,6 @@ import (
 	"testing"
 )
 
-// clientFrame makes a masked frame (RFC 6455 section 5.3).
-func clientFrame(first byte, payload []byte) []byte {
-	mask := []byte{0x12, 0x34, 0xff, 0x00}
-	b := append([]byte{first, 0x80 | byte(len(payload))}, mask...)
-	for i, c := range payload {
-		b = append(b, c^mask[i%4])
-	}
-	return b
-}
-
-// A ping or pong is taken off the front only if all of it is there, and
-// nothing is wrong with it; its pong has the ping's payload.
-func TestCutControl(t *testing.T) {
-	next := clientFrame(Text, []byte("next"))
-	for n := range maxControl + 1 {
-		payload := bytes.Repeat([]byte("0123456789"), 13)[:n]
-		for _, first := range []byte{Ping, Pong} {
-			whole := clientFrame(first, payload)
-			frame, ok := CutControl(append(bytes.Clone(whole), next...))
-			if !ok || !bytes.Equal(frame, whole) {
-				t.Fatalf("%#x of %d bytes: got %x, %t", first, n, frame, ok)
-			}
-			if _, ok := CutControl(whole); !ok {
-				t.Fatalf("%#x of %d bytes was not taken alone", first, n)
-			}
-			for cut := range whole {
-				if _, ok := CutControl(whole[:cut]); ok {
-					t.Fatalf("%#x of %d bytes, of which %d are there, was taken", first, n, cut)
-				}
-			}
-			if pong := PongFor(frame); !bytes.Equal(pong, append([]byte{Pong, byte(n)}, payload...)) {
-				t.Fatalf("the pong for %d bytes is %x", n, pong)
-			}
-		}
-	}
-}
-
-// Anything else is for the library, which answers it as it deserves.
-func TestCutControlLeaves(t *testing.T) {
-	unmasked := clientFrame(Ping, []byte("0123456789"))
-	unmasked[1] &^= 0x80
-	for name, b := range map[string][]byte{
-		"text":             clientFrame(Text, nil),
-		"close":            clientFrame(Close, nil),
-		"unmasked ping":    unmasked,
-		"fragmented ping":  clientFrame(Ping&^0x80, nil),
-		"RSV1 on a ping":   clientFrame(Ping|0x40, nil),
-		"ping of 16 bits":  append(clientFrame(Ping, make([]byte, 126)), make([]byte, 100)...),
-		"ping of 64 bits":  append(clientFrame(Ping, make([]byte, 127)), make([]byte, 100)...),
-		"reserved control": clientFrame(0x8b, nil),
-	} {
-		if frame, ok := CutControl(b); ok {
-			t.Errorf("%s was taken: %x", name, frame)
-		}
-	}
-}
-
 // A payload has the header that its length asks for, and no other is taken.
 func TestPayload(t *testing.T) {
 	for _, test := range []struct {

@@ -112,6 +112,14 @@ func (p *Parser) Left() int64 {
 	return p.left
 }
 
+// most returns how many bytes the message that is coming in has at most.
+func (p *Parser) most() int64 {
+	if p.head[0]&final != 0 {
+		return p.size
+	}
+	return cmp.Or(p.MaxMessage, math.MaxInt64)
+}
+
 // header takes a header, or what b has of it, off b. It is judged as it comes.
 func (p *Parser) header(b []byte) (rest []byte) {
 	for len(b) > 0 && p.err == nil {
@@ -123,7 +131,7 @@ func (p *Parser) header(b []byte) (rest []byte) {
 			p.err = p.checkFirst(p.head[0])
 		case p.have == 2 && p.head[1]&masked == 0:
 			p.err = errUnmasked
-		case p.have >= 2 && p.have == headerSize(p.head[1]):
+		case p.have >= 2 && p.have == maskedHeaderSize(p.head[1]):
 			p.begin()
 			return b
 		}
@@ -149,9 +157,9 @@ func (p *Parser) checkFirst(b byte) *Error {
 	return nil
 }
 
-// headerSize returns how many bytes a masked frame's header has, by its second
+// maskedHeaderSize returns how many bytes a masked frame's header has, by its second
 // byte.
-func headerSize(second byte) uint8 {
+func maskedHeaderSize(second byte) uint8 {
 	switch second & length {
 	case 126:
 		return 8

@@ -14,7 +14,7 @@ import (
 // another library, changes little.
 var know = map[string][]string{
 	"github.com/coder/websocket": {
-		"conn.go", "handshake.go", "reader.go", // the server's side
+		"handshake.go",                                    // the server's side
 		"heraldtest/cluster.go", "internal/test/hubtest/", // clients
 	},
 	"github.com/redis/go-redis/v9": {

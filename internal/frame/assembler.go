@@ -1,0 +1,93 @@
+package frame
+
+// An Assembler is a Parser that puts the messages together, each in memory of its
+// own. That grows as the bytes come, whatever length is announced. The zero
+// Assembler is ready to use. It is for one goroutine at a time.
+type Assembler struct {
+	Parser
+	b []byte // room for a header, and what has come of the message's payload
+}
+
+// A Received is what a client has sent: a message, a control frame, or nothing yet.
+type Received struct {
+	Kind  byte   // Text, Binary, Ping, Pong or Close; 0 is nothing yet
+	Short bool   // a short fragment has ended: see ShortFragment
+	Data  []byte // of a message: a frame of a server's that carries it; of a control frame its payload, until the next call of Next
+}
+
+// smallRead is how many bytes are worth a read of their own.
+const smallRead = 2 << 10
+
+// Held returns how much memory the message has that is coming in.
+func (a *Assembler) Held() int { return cap(a.b) }
+
+// Next is Parser.Next for what is whole.
+func (a *Assembler) Next(b []byte) (got Received, rest []byte, err error) {
+	piece, rest, err := a.Parser.Next(b)
+	got = Received{Kind: piece.Kind, Short: piece.Short, Data: piece.Payload}
+	switch {
+	case piece.Kind != Text && piece.Kind != Binary:
+	case piece.Last && a.b == nil:
+		b := make([]byte, 0, headerSize(len(piece.Payload))+len(piece.Payload))
+		got.Data = append(AppendHeader(b, piece.Kind, len(piece.Payload)), piece.Payload...)
+	case piece.Last:
+		a.add(piece.Payload)
+		got.Data = a.finish(piece.Kind)
+	default:
+		a.add(piece.Payload)
+		got.Kind, got.Data = 0, nil
+	}
+	return got, rest, err
+}
+
+// Room returns memory for what is read next, if that is at least n bytes of a
+// message: what is read into it and then given to Next is not copied. Otherwise it
+// returns nil.
+func (a *Assembler) Room(n int) []byte {
+	left := a.Left()
+	if left < int64(n) {
+		return nil
+	}
+	a.grow(int(min(left, smallRead)))
+	room := a.b[len(a.b):cap(a.b)]
+	return room[:min(left, int64(len(room)))]
+}
+
+func (a *Assembler) add(payload []byte) {
+	if len(payload) == 0 {
+		return
+	}
+	a.grow(len(payload))
+	n := len(a.b)
+	a.b = a.b[:n+len(payload)]
+	copy(a.b[n:], payload) // which does nothing if it was read into Room
+}
+
+// grow makes room for n bytes, and for as many again as there are then, if the
+// message may have so many.
+func (a *Assembler) grow(n int) {
+	if a.b == nil {
+		a.b = make([]byte, MaxHeader, a.roomFor(MaxHeader+n))
+	}
+	if len(a.b)+n > cap(a.b) {
+		b := make([]byte, len(a.b), a.roomFor(len(a.b)+n))
+		copy(b, a.b)
+		a.b = b
+	}
+}
+
+func (a *Assembler) roomFor(n int) int {
+	return max(n, MaxHeader+int(min(int64(2*n-MaxHeader), a.most())))
+}
+
+// finish returns the frame of the message that is whole, and forgets it.
+func (a *Assembler) finish(kind byte) []byte {
+	size := len(a.b) - MaxHeader
+	whole := a.b[MaxHeader-headerSize(size):]
+	if cap(a.b) > len(a.b)+len(a.b)/4 {
+		whole = append(make([]byte, 0, len(whole)), whole...)
+	}
+	AppendHeader(whole[:0], kind, size)
+	a.b = nil
+	return whole[:len(whole):len(whole)]
+}
