@@ -163,9 +163,33 @@ func FuzzEnvelope(f *testing.F) {
 	})
 }
 
+// A message that a client has sent goes to others without being copied or checked
+// again.
+func TestMessageReceived(t *testing.T) {
+	for _, sent := range []Message{Text(""), Text("é"), Binary([]byte("\xff")), Text(strings.Repeat("x", 126)), Text(strings.Repeat("x", 1<<16))} {
+		b := sent.frame()
+		m := received(b)
+		if m.String() != sent.String() || !bytes.Equal(m.Bytes(), sent.Bytes()) || m.IsText() != sent.IsText() || m.len() != sent.len() {
+			t.Errorf("%.20q is received as %.20q", sent, m)
+		}
+		if got := m.frame(); &got[0] != &b[0] || len(got) != len(b) {
+			t.Errorf("%.20q is copied", sent)
+		}
+		if got := m.appendFrame([]byte("x")); string(got) != "x"+string(b) {
+			t.Errorf("%.20q is encoded as % .20x", sent, got)
+		}
+		if err := m.check(int64(sent.len())); err != nil {
+			t.Error(err)
+		}
+		if err := m.check(int64(sent.len() - 1)); sent.len() > 1 && !errors.Is(err, ErrInvalid) {
+			t.Errorf("one byte too long: %v", err)
+		}
+	}
+}
+
 // Nobody can change a text by its bytes.
 func TestMessageBytes(t *testing.T) {
-	for _, m := range []Message{Text("text"), Text(""), Binary([]byte("text")), JSON("text")} {
+	for _, m := range []Message{Text("text"), Text(""), Binary([]byte("text")), JSON("text"), received(Text("text").frame())} {
 		want := m.String()
 		if got := string(m.Bytes()); got != want || m.len() != len(want) {
 			t.Errorf("Bytes: %q, String: %q, length %d", got, want, m.len())

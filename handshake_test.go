@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -169,6 +170,34 @@ func TestOriginPatternsAndSubprotocols(t *testing.T) {
 	}
 	r.ended(2)
 	r.clean()
+}
+
+// The 101 spells its headers as RFC 6455 does, because some clients compare bytes;
+// and a request that would rather have another protocol, too, is an upgrade.
+func TestUpgrade101(t *testing.T) {
+	r := newRig(t, Config{Subprotocols: []string{"v1"}})
+	for _, upgrade := range []string{"Upgrade: websocket", "upgrade: WebSocket", "Upgrade: websocket, h2c", "Upgrade: h2c,websocket", "Upgrade: h2c\r\nUpgrade: websocket", "Upgrade: websocket\r\nUpgrade: h2c"} {
+		c := r.dialTCP(0)
+		fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: test\r\n%s\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: v1\r\n\r\n", upgrade)
+		c.SetReadDeadline(time.Now().Add(patience))
+		var head []string
+		for br := bufio.NewReader(c); ; {
+			line, err := br.ReadString('\n')
+			if err != nil {
+				t.Fatalf("%q: %v, after %q", upgrade, err, head)
+			}
+			if line == "\r\n" {
+				break
+			}
+			head = append(head, strings.TrimSuffix(line, "\r\n"))
+		}
+		slices.Sort(head[1:])
+		want := []string{"HTTP/1.1 101 Switching Protocols", "Connection: Upgrade", "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "Sec-WebSocket-Protocol: v1", "Upgrade: websocket"}
+		if !slices.Equal(head, want) {
+			t.Errorf("%q: %q", upgrade, head)
+		}
+		c.Close()
+	}
 }
 
 // A browser's script sees no HTTP status, but a close code.

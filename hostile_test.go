@@ -3,6 +3,7 @@ package herald
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
@@ -36,6 +39,11 @@ var hostile = []struct {
 		wsraw.Frame{Opcode: wsraw.Text, Payload: []byte("\xe2\x82")}.Bytes(),
 		wsraw.Frame{Opcode: wsraw.Continuation}.Bytes(),
 		wsraw.Frame{Fin: true, Opcode: wsraw.Continuation, Payload: []byte("a")}.Bytes()), 1007},
+	{"not UTF-8, and the rest does not come", wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: append([]byte("\xf4\x90"), make([]byte, 99)...)}.Bytes()[:8], 1007},
+	{"not UTF-8, and no end of the message comes", slices.Concat(
+		wsraw.Frame{Opcode: wsraw.Text, Payload: []byte("\xed")}.Bytes(),
+		wsraw.Frame{Opcode: wsraw.Continuation, Payload: []byte("\xa0")}.Bytes()), 1007},
+	{"header of a message over the limit", wsraw.Frame{Fin: true, Opcode: wsraw.Binary, Payload: make([]byte, 1001)}.Bytes()[:8], 1009},
 	{"unmasked frame", wsraw.Frame{Fin: true, Opcode: wsraw.Text, Unmasked: true, Payload: []byte("hi")}.Bytes(), 1002},
 	{"unmasked ping", wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Unmasked: true}.Bytes(), 1002},
 	{"RSV1", wsraw.Frame{Fin: true, RSV: 4, Opcode: wsraw.Text}.Bytes(), 1002},
@@ -242,6 +250,68 @@ func TestPingsWithoutReading(t *testing.T) {
 	})
 }
 
+// Ten pings at once get ten pongs in their order.
+func TestTenPings(t *testing.T) {
+	r := newRig(t, Config{})
+	c := r.connect("")
+	var pings []wsraw.Frame
+	for i := range 10 {
+		pings = append(pings, wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: bytes.Repeat([]byte{byte('0' + i)}, 125)})
+	}
+	if err := c.WriteFrames(pings...); err != nil {
+		t.Fatal(err)
+	}
+	for i, ping := range pings {
+		if f, err := c.ReadFrame(); err != nil || f.Opcode != wsraw.Pong || !bytes.Equal(f.Payload, ping.Payload) {
+			t.Fatalf("pong %d: %+v, %v", i, f, err)
+		}
+	}
+	c.Close()
+	// A client of the library waits for the pong of each of its own.
+	conn, _, err := websocket.Dial(t.Context(), r.server.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.CloseNow()
+	ctx, cancel := context.WithTimeout(conn.CloseRead(t.Context()), patience)
+	defer cancel()
+	var pinging sync.WaitGroup
+	for range 10 {
+		pinging.Go(func() {
+			if err := conn.Ping(ctx); err != nil {
+				t.Errorf("ping: %v", err)
+			}
+		})
+	}
+	pinging.Wait()
+}
+
+// A fragment of fewer than 16 bytes counts against MessageRate; others do not.
+func TestFragments(t *testing.T) {
+	got := make(chan int, 1)
+	r := newRig(t, Config{MessageRate: 100, MessageTimeout: -1, ByteRate: -1, CloseTimeout: patience, OnMessage: func(_ context.Context, _ *Conn, m Message) {
+		got <- len(m.Bytes())
+	}})
+	for _, size := range []int{0, 15, 16} {
+		c := r.connect("")
+		frames := []wsraw.Frame{{Opcode: wsraw.Binary, Payload: make([]byte, 16)}}
+		for range 1000 {
+			frames = append(frames, wsraw.Frame{Opcode: wsraw.Continuation, Payload: make([]byte, size)})
+		}
+		c.WriteFrames(append(frames, wsraw.Frame{Fin: true, Opcode: wsraw.Continuation})...)
+		if size < 16 {
+			if closed, err := c.ReadClose(); err != nil || closed.Code != 1008 || closed.Reason != "more than 100 messages a second" {
+				t.Errorf("fragments of %d: %v, %v", size, closed, err)
+			}
+		} else if n := <-got; n != 16+1000*size {
+			t.Errorf("fragments of %d: a message of %d", size, n)
+		}
+		c.Close()
+	}
+	r.ended(3)
+	r.clean()
+}
+
 // dribbled are the ways to never end what was begun.
 var dribbled = []struct {
 	name  string
@@ -355,4 +425,240 @@ func TestResetInEveryPhase(t *testing.T) {
 	}
 	r.clean()
 	r.shutdown(patience)
+}
+
+// A busyRig is a rig whose OnMessage, of a message "work", goes on until it is
+// released. Its clients have one connection each.
+type busyRig struct {
+	*rig
+	secure  bool
+	began   chan context.Context // of "work"
+	release chan struct{}
+	got     chan string // the other messages
+}
+
+// busyRigs runs a test over plain TCP and over TLS, with a PingInterval that is over
+// soon.
+func busyRigs(t *testing.T, test func(t *testing.T, r *busyRig)) {
+	for _, secure := range []bool{false, true} {
+		t.Run(map[bool]string{false: "TCP", true: "TLS"}[secure], func(t *testing.T) {
+			r := &busyRig{secure: secure, began: make(chan context.Context, 1), release: make(chan struct{}), got: make(chan string, 10_000)}
+			r.rig = newRigOver(t, secure, Config{
+				PingInterval: 20 * time.Millisecond, PongTimeout: patience, CloseTimeout: patience, MessageRate: -1, ByteRate: -1,
+				OnMessage: r.onMessage,
+			})
+			test(t, r)
+		})
+	}
+}
+
+func (r *busyRig) onMessage(ctx context.Context, _ *Conn, m Message) {
+	if m.String() != "work" {
+		r.got <- m.String()
+		return
+	}
+	r.began <- ctx
+	<-r.release
+}
+
+// work connects a client, whose OnMessage begins to work.
+func (r *busyRig) work() (*wsraw.Conn, context.Context) {
+	r.t.Helper()
+	c := r.connectOver(r.secure, "")
+	c.WriteFrames(textFrame("work"))
+	return c, <-r.began
+}
+
+func TestBusyHandlerAnswersPing(t *testing.T) {
+	busyRigs(t, func(t *testing.T, r *busyRig) {
+		c, ctx := r.work()
+		c.WriteFrames(textFrame("first"))
+		for i := range 3 {
+			ping := fmt.Sprint("ping ", i)
+			c.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: []byte(ping)}, textFrame(ping))
+			for {
+				f, err := c.ReadFrame()
+				if err != nil || f.Opcode == wsraw.Pong && string(f.Payload) != ping {
+					t.Fatalf("%+v, %v", f, err)
+				}
+				if f.Opcode == wsraw.Pong {
+					break
+				}
+			}
+		}
+		if ctx.Err() != nil || len(r.got) > 0 {
+			t.Errorf("%v, %d messages while OnMessage ran", ctx.Err(), len(r.got))
+		}
+		r.release <- struct{}{}
+		c.WriteFrames(textFrame("last"))
+		for _, want := range []string{"first", "ping 0", "ping 1", "ping 2", "last"} {
+			if m := <-r.got; m != want {
+				t.Errorf("got %q, want %q", m, want)
+			}
+		}
+		c.Close()
+		r.ended(1)
+		r.clean()
+	})
+}
+
+// The close frame is answered, and the connection ends, while OnMessage runs. What
+// came before it is not lost.
+func TestBusyHandlerNoticesClose(t *testing.T) {
+	busyRigs(t, func(t *testing.T, r *busyRig) {
+		c, ctx := r.work()
+		c.WriteFrames(textFrame("last"), wsraw.CloseFrame(4000, "bye"))
+		if closed, err := c.ReadClose(); err != nil || closed.Code != 4000 {
+			t.Errorf("%v, %v", closed, err)
+		}
+		if err := c.ReadEnd(); err != nil {
+			t.Error(err)
+		}
+		<-ctx.Done()
+		if closeCode(context.Cause(ctx)) != 4000 {
+			t.Errorf("the cause is %v", context.Cause(ctx))
+		}
+		r.release <- struct{}{}
+		if m := <-r.got; m != "last" {
+			t.Errorf("got %q", m)
+		}
+		if cause := r.ended(1)[0]; closeCode(cause) != 4000 {
+			t.Errorf("the cause is %v", cause)
+		}
+		r.clean()
+	})
+}
+
+func TestBusyHandlerNoticesReset(t *testing.T) {
+	busyRigs(t, func(t *testing.T, r *busyRig) {
+		c, ctx := r.work()
+		conn := c.Conn
+		if secure, ok := conn.(*tls.Conn); ok {
+			conn = secure.NetConn()
+		}
+		wsraw.Reset(conn)
+		<-ctx.Done()
+		if closed := (*CloseError)(nil); errors.As(context.Cause(ctx), &closed) {
+			t.Errorf("the cause is %v", closed)
+		}
+		r.release <- struct{}{}
+		r.ended(1)
+		r.clean()
+	})
+}
+
+// What breaks the protocol is told while OnMessage runs.
+func TestBusyHandlerNoticesBreach(t *testing.T) {
+	busyRigs(t, func(t *testing.T, r *busyRig) {
+		c, ctx := r.work()
+		c.WriteFrames(textFrame("last"), textFrame("\xff"))
+		if closed, err := c.ReadClose(); err != nil || closed.Code != 1007 {
+			t.Errorf("%v, %v", closed, err)
+		}
+		<-ctx.Done()
+		r.release <- struct{}{}
+		if m := <-r.got; m != "last" {
+			t.Errorf("got %q", m)
+		}
+		c.Close()
+		if cause := r.ended(1)[0]; closeCode(cause) != 1007 {
+			t.Errorf("the cause is %v", cause)
+		}
+		r.clean()
+	})
+}
+
+// However much the client sends while OnMessage runs, only so much of it is in
+// memory. All of it comes, in its order.
+func TestBusyHandlerBoundsReadAhead(t *testing.T) {
+	busyRigs(t, func(t *testing.T, r *busyRig) {
+		c, _ := r.work()
+		s := &r.only().socket
+		const messages, size = 5000, 1000
+		var sending sync.WaitGroup
+		sending.Go(func() {
+			for i := range messages {
+				if err := c.WriteFrames(textFrame(numbered(i, size).String())); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+		held := func() (n int) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.turn == turnNobody { // so nobody touches what was read
+				n = s.backlog.size + s.in.Held()
+			}
+			return n
+		}
+		r.await("as much as may be read", func() bool { return held() > maxWaiting })
+		for range 100 {
+			if n := held(); n > maxWaiting+2*(size+messageCost) {
+				t.Fatalf("%d bytes are held", n)
+			}
+			time.Sleep(time.Millisecond) // keepalive goes on
+		}
+		r.release <- struct{}{}
+		for i := range messages {
+			if n, err := number([]byte(<-r.got)); n != i || err != nil {
+				t.Fatalf("message %d: %d, %v", i, n, err)
+			}
+		}
+		sending.Wait()
+		c.Close()
+		r.ended(1)
+		r.clean()
+	})
+}
+
+// While OnMessage runs a client that says nothing is found silent, but not one that
+// has said more than may be read ahead.
+func TestBusyHandlerNoticesSilence(t *testing.T) {
+	for _, talks := range []bool{false, true} {
+		t.Run(fmt.Sprint("talks ", talks), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				done := make(chan time.Duration)
+				r := newPipeRig(t, Config{PingInterval: 25 * time.Second, PongTimeout: 10 * time.Second, OnMessage: func(ctx context.Context, _ *Conn, _ Message) {
+					began := time.Now()
+					select {
+					case <-ctx.Done():
+					case <-time.After(time.Hour):
+					}
+					done <- time.Since(began)
+				}})
+				c := r.pipe("")
+				var client sync.WaitGroup
+				client.Go(func() { io.Copy(io.Discard, c.Conn) })
+				client.Go(func() {
+					c.WriteFrames(textFrame("work"))
+					for i := 0; talks; i++ {
+						if c.WriteFrames(textFrame(numbered(i, 1000).String())) != nil {
+							return
+						}
+					}
+				})
+				switch took := <-done; {
+				case talks && took != time.Hour:
+					t.Errorf("the context was done after %v: %v", took, r.ended(1))
+				case !talks && (took < 35*time.Second || took > 38*time.Second):
+					t.Errorf("the context was done after %v", took)
+				}
+				c.Close()
+				if talks {
+					go func() {
+						for range done {
+						}
+					}()
+				}
+				cause := r.ended(1)[0]
+				if !talks && !errors.Is(cause, ErrSilent) {
+					t.Errorf("the cause is %v", cause)
+				}
+				client.Wait()
+				r.clean()
+				close(done)
+			})
+		})
+	}
 }

@@ -144,8 +144,8 @@ func (c *Conn) resume() {
 	}
 }
 
-// maxWaiting is how many bytes are read ahead while OnMessage runs, with
-// messageCost for each message; and what was read at once with the last of them.
+// maxWaiting is how many bytes of messages are read ahead while OnMessage runs, with
+// messageCost for each.
 const (
 	maxWaiting  = 64 << 10
 	messageCost = 128
@@ -181,39 +181,44 @@ func (b *backlog) takeUnspent() int {
 }
 
 // readAhead reads what the client has sent while OnMessage runs: it answers pings
-// and finds the end of the connection. Messages wait. It answers false if it cannot
-// tell whether the client is silent.
+// and finds the end of the connection. Messages wait. It answers false if too many
+// do: then nobody can tell whether the client is silent.
 func (c *Conn) readAhead() bool {
 	s := &c.socket
-	if !s.beginAhead() {
+	switch {
+	case !s.beginAhead():
 		return s.isAhead()
+	case s.full():
+		s.endAhead()
+		return false
+	case s.raw != nil:
+		c.runAhead(s.tryOnce)
+	default:
+		c.hub.wg.Go(func() { c.runAhead(nil) }) // its end is awaited by the reader, which is counted too
 	}
-	if s.raw != nil {
-		return c.runAhead(s.tryOnce)
-	}
-	c.hub.wg.Go(func() { c.runAhead(nil) }) // the reader, which is counted too, will wait for it
 	return true
 }
 
+// full says whether no more may be read ahead.
+func (s *socket) full() bool { return s.backlog.size+s.in.Held() > maxWaiting }
+
 // runAhead reads until nothing more has come, or, if the connection is not plain
-// TCP, until the reader wants to read. It answers false if too much waits.
-func (c *Conn) runAhead(try func(fd uintptr) bool) bool {
+// TCP, until the reader wants to read.
+func (c *Conn) runAhead(try func(fd uintptr) bool) {
 	s := &c.socket
 	open := c.ctx.Err() == nil
-	full := false
-	for {
-		for m, ok := c.parse(); ok; m, ok = c.parse() {
+	for !s.full() {
+		if m, ok := c.parse(); ok {
 			s.backlog.push(m)
+			continue
 		}
-		full = s.backlog.size+s.in.Held() > maxWaiting
-		if full || s.readErr != nil || s.awaited() {
+		if s.readErr != nil || s.awaited() {
 			break
 		}
-		s.fill(try)
+		if s.fill(try); len(s.ahead) == 0 && s.readErr == nil {
+			break
+		}
 		s.backlog.unspent += len(s.ahead)
-		if len(s.ahead) == 0 && s.readErr == nil {
-			break
-		}
 	}
 	err := s.readErr
 	s.backlog.heardOut = s.backlog.heardOut || open && err != nil
@@ -223,7 +228,6 @@ func (c *Conn) runAhead(try func(fd uintptr) bool) bool {
 	default:
 		c.kill(lost(err))
 	}
-	return !full
 }
 
 // allow counts a message, a ping or a pong of the client's against
