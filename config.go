@@ -114,7 +114,10 @@ type Config struct {
 	// delivered.
 	OnMessage func(ctx context.Context, c *Conn, m Message)
 
-	// OnDisconnect runs once for each Conn whose OnConnect returned nil.
+	// OnDisconnect runs once for each Conn whose OnConnect returned nil. By then
+	// Sessions and Online, asked on any node, have it no more; if the Registry
+	// does not answer, OnDisconnect waits for SendTimeout at most. Conn.Groups
+	// still returns the groups that the Conn belonged to.
 	// cause is a *CloseError if a close code was sent or received; otherwise it
 	// is the error that ended the connection.
 	OnDisconnect func(c *Conn, cause error)

@@ -44,6 +44,8 @@ type Conn struct {
 	timer      *time.Timer   // that kills it, if it is closing and has a socket
 	killed     chan struct{} // closed by kill, if somebody waits for it
 
+	unlisted chan presenceResult // gets the answer to its removal from the Registry; nil before the end
+
 	// Limits.
 
 	expires atomic.Int64 // Unix nanoseconds; 0 is never
@@ -121,8 +123,8 @@ func (c *Conn) Context() context.Context { return c.ctx }
 // Done is closed when the connection ends or begins to be closed.
 func (c *Conn) Done() <-chan struct{} { return c.ctx.Done() }
 
-// Groups returns the groups that the connection belongs to, in no order. It
-// is empty once the connection ends.
+// Groups returns the groups that the connection belongs to, in no order. Once it
+// begins to close, they are those that it belonged to then.
 func (c *Conn) Groups() []string { return c.hub.index.groupsOf(c) }
 
 // Subprotocol returns the subprotocol that was agreed on, or "".
@@ -255,6 +257,7 @@ func (c *Conn) shut(cause *CloseError) bool {
 		return false
 	}
 	c.cause = cause
+	c.unlisted = make(chan presenceResult, 1)
 	c.socket.left.Store(c.mayStillSend())
 	q := &c.queue
 	dropped := 0
@@ -335,6 +338,9 @@ func (c *Conn) kill(cause error) {
 		return
 	}
 	c.state = connDead
+	if !state.closing() {
+		c.unlisted = make(chan presenceResult, 1)
+	}
 	if c.cause == nil {
 		c.cause = cause
 	}
@@ -364,23 +370,11 @@ func (c *Conn) kill(cause error) {
 	c.depart()
 }
 
-// awaitKill waits until a Conn that is closing is dead.
-func (c *Conn) awaitKill() {
-	killed := make(chan struct{})
-	c.mu.Lock()
-	dead := c.state == connDead
-	c.killed = killed
-	c.mu.Unlock()
-	if !dead {
-		<-killed
-	}
-}
-
 // depart takes the Conn out of everything that others find it by. It does
 // not wait, and may be called twice.
 func (c *Conn) depart() {
 	c.mu.Lock()
-	cause, registered := c.cause, c.registered
+	cause, registered, unlisted := c.cause, c.registered, c.unlisted
 	c.mu.Unlock()
 	c.cancel(cause)
 	if cancel := c.handshake.Load(); cancel != nil {
@@ -392,6 +386,6 @@ func (c *Conn) depart() {
 	}
 	c.hub.follower.Unfollow(topics...)
 	if registered {
-		c.hub.presence.remove(c.entry(topics), nil)
+		c.hub.presence.remove(c.entry(topics), unlisted)
 	}
 }

@@ -3,6 +3,7 @@ package herald
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -182,6 +183,14 @@ func (p *presence) ailing() error {
 		return nil
 	}
 	return a.err
+}
+
+// blame has err name the part that it is about, if it does not yet.
+func blame(sentinel, err error) error {
+	if err == nil || errors.Is(err, sentinel) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", sentinel, err)
 }
 
 // busError returns why this node cannot publish or follow what it needs,

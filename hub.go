@@ -65,6 +65,7 @@ type Hub struct {
 	last         sync.WaitGroup     // what ends with the Bus
 	cancelLast   context.CancelFunc // ends last
 	drained      chan struct{}      // closed when Shutdown has begun to close all Conns
+	cut          chan struct{}      // closed when Shutdown has cut the Conns that were left
 	stopped      chan struct{}      // closed when no more calls are applied
 	shutdownOnce sync.Once
 	shutdownErr  error
@@ -90,6 +91,7 @@ func New(config Config) (*Hub, error) {
 		index:   newIndex(),
 		closing: connSet{set: make(map[*Conn]struct{})},
 		drained: make(chan struct{}),
+		cut:     make(chan struct{}),
 		stopped: make(chan struct{}),
 	}
 	h.config.Logger = slog.New(loglimit.New(config.Logger.Handler(), &h.stats.logsLeftOut))
@@ -366,14 +368,6 @@ func (h *Hub) Health() error {
 	errs = append(errs, h.gaps.failing(), blame(ErrBusDown, h.follower.Failing()), blame(ErrBusDown, h.heartbeat.failing()),
 		blame(ErrBusDown, h.bus.Health()), blame(ErrRegistryDown, h.presence.health()), blame(ErrRegistryDown, h.presence.ailing()))
 	return once(errors.Join(errs...))
-}
-
-// blame has err name the part that it is about, if it does not yet.
-func blame(sentinel, err error) error {
-	if err == nil || errors.Is(err, sentinel) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", sentinel, err)
 }
 
 // guard runs a callback. A panic in it closes the Conn, and is logged and

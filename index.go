@@ -63,6 +63,7 @@ type membership struct {
 type memberships struct {
 	list []membership
 	at   map[*members]int // places in list, if there are more than a few
+	last []string         // the groups of a Conn that has been removed
 }
 
 // fewTopics is how many topics of a Conn are found as fast in a list as in a
@@ -241,14 +242,18 @@ func (x *index) remove(c *Conn) (topics []string) {
 	delete(x.conns, c.counter) // so that nobody lets it join meanwhile
 	for n := 1; len(c.memberships.list) > 0; n++ {
 		last := len(c.memberships.list) - 1
-		topics = append(topics, c.memberships.list[last].topic)
+		m := c.memberships.list[last].members
+		topics = append(topics, m.topic)
+		if isGroupTopic(m.topic) {
+			c.memberships.last = append(c.memberships.last, m.name)
+		}
 		x.leave(c, last)
 		if n%indexStep == 0 {
 			x.mu.Unlock()
 			x.mu.Lock()
 		}
 	}
-	c.memberships = memberships{}
+	c.memberships = memberships{last: c.memberships.last}
 	return topics
 }
 
@@ -302,10 +307,12 @@ func (x *index) strays(c *Conn, topics []string) (strays []string) {
 	return strays
 }
 
-// groupsOf returns the names of the groups of c.
+// groupsOf returns the names of the groups of c; if it has been removed, of those
+// that it had then.
 func (x *index) groupsOf(c *Conn) (groups []string) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
+	groups = slices.Clone(c.memberships.last)
 	for _, s := range c.memberships.list {
 		if isGroupTopic(s.topic) {
 			groups = append(groups, s.name)

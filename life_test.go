@@ -560,3 +560,94 @@ func TestBusNotComparable(t *testing.T) {
 	}
 	h.Shutdown(t.Context())
 }
+
+// A lateRegistry removes late: after a pause, or not before its context ends.
+type lateRegistry struct {
+	*MemoryRegistry
+	pause time.Duration
+}
+
+func (r lateRegistry) Remove(ctx context.Context, l Lease, entries ...Entry) error {
+	select {
+	case <-time.After(r.pause):
+		return r.MemoryRegistry.Remove(ctx, l, entries...)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// OnDisconnect finds the session out of the Registry, and its groups still
+// there, whichever way the connection ends. It does not wait for ever.
+func TestOnDisconnectIsAfterTheRegistry(t *testing.T) {
+	const hour = time.Hour
+	for _, end := range []string{"closed", "lost", "the Registry hangs", "Shutdown"} {
+		t.Run(end, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pause := time.Second
+				if end == "the Registry hangs" || end == "Shutdown" {
+					pause = hour
+				}
+				registry := NewMemoryRegistry()
+				asker := newHub(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: registry.Handle()})
+				ended := make(chan bool, 1)
+				r := newPipeRig(t, Config{
+					Bus: NewMemoryNetwork().Bus(), Registry: lateRegistry{registry.Handle(), pause},
+					OnDisconnect: func(c *Conn, _ error) {
+						sessions, err := asker.registry.Sessions(t.Context(), Lease{}, userTopic(c.User()))
+						if err != nil {
+							t.Error(err)
+						}
+						if groups := slices.Sorted(slices.Values(c.Groups())); !slices.Equal(groups, []string{"blue", "red"}) {
+							t.Errorf("its groups were %v", groups)
+						}
+						ended <- len(sessions[0]) > 0
+					},
+				})
+				ws := r.pipe("user=a&groups=red,blue")
+				conn := r.only()
+				begun := time.Now()
+				switch end {
+				case "closed":
+					conn.Close(4000, "")
+					ws.ReadClose()
+					ws.WriteFrames(wsraw.CloseFrame(4000, ""))
+				case "Shutdown":
+					ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+					defer cancel()
+					r.Shutdown(ctx)
+					if len(ended) != 1 {
+						t.Error("OnDisconnect had not run when Shutdown returned")
+					}
+				default:
+					ws.Close()
+				}
+				if listed := <-ended; listed != (pause == hour) {
+					t.Errorf("the session is listed: %v", listed)
+				}
+				if took := time.Since(begun); took > r.config.SendTimeout {
+					t.Errorf("OnDisconnect ran after %v", took)
+				}
+				ws.Close()
+			})
+		})
+	}
+}
+
+// Many that end at once share the Registry's round trips.
+func TestManyDisconnectsShareRoundTrips(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const conns = 1_000
+		r := newPipeRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: lateRegistry{NewMemoryRegistry(), 100 * time.Millisecond}, MaxConnsPerUser: -1})
+		for range conns {
+			r.pipe("")
+		}
+		begun := time.Now()
+		for c := range r.Conns() {
+			c.kill(ErrSilent)
+		}
+		r.ended(conns)
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("%d ends took %v", conns, took)
+		}
+	})
+}

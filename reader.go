@@ -277,6 +277,18 @@ func (c *Conn) readEnded() {
 
 func lost(err error) error { return fmt.Errorf("herald: connection lost: %w", err) }
 
+// awaitKill waits until a Conn that is closing is dead.
+func (c *Conn) awaitKill() {
+	killed := make(chan struct{})
+	c.mu.Lock()
+	dead := c.state == connDead
+	c.killed = killed
+	c.mu.Unlock()
+	if !dead {
+		<-killed
+	}
+}
+
 // disconnected reports the end of a Conn whose OnConnect has returned nil.
 func (c *Conn) disconnected() {
 	c.mu.Lock()
@@ -288,7 +300,21 @@ func (c *Conn) disconnected() {
 	h := c.hub
 	h.stats.disconnected.Add(1)
 	if h.config.OnDisconnect != nil {
+		c.awaitUnlisted()
 		h.guard(c, "OnDisconnect", func() { h.config.OnDisconnect(c, cause) })
+	}
+}
+
+// awaitUnlisted waits until the Registry has answered the removal of a Conn that
+// has ended, for SendTimeout at most.
+func (c *Conn) awaitUnlisted() {
+	c.mu.Lock()
+	unlisted := c.unlisted
+	c.mu.Unlock()
+	select {
+	case <-unlisted:
+	case <-c.hub.sendEnds.Now().Context().Done():
+	case <-c.hub.cut:
 	}
 }
 

@@ -64,6 +64,7 @@ func (h *Hub) shutdown(ctx context.Context) error {
 		if len(open) > 0 {
 			err = fmt.Errorf("%d connections had not gone and were cut: %w", len(open), err)
 		}
+		close(h.cut)
 		// For their readers and OnDisconnect.
 		end, cancel := context.WithDeadline(context.WithoutCancel(ctx), time.Now().Add(min(stopGrace, total/20)))
 		defer cancel()
