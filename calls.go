@@ -95,6 +95,8 @@ func (s *calls) settle(p *pendingCall, node string) {
 
 // ask asks every node that the call concerns, and waits for their answers.
 func (s *calls) ask(ctx context.Context, t Target, c call) error {
+	ctx, release := c.outlive(ctx)
+	defer release()
 	ctx, cancel := s.config.timeout(ctx)
 	defer cancel()
 	if isClosed(s.stopped) {
@@ -149,6 +151,33 @@ func (s *calls) ask(ctx context.Context, t Target, c call) error {
 		p.err = timedOut
 	}
 	return &PartialError{Missing: missing, Err: p.err}
+}
+
+// outlive returns ctx as it would be if the call closed no Conn: OnConnect and
+// OnMessage may disconnect the Conn whose context they have.
+func (c *call) outlive(ctx context.Context) (free context.Context, release func()) {
+	closes := func() bool {
+		end, ok := context.Cause(ctx).(*CloseError)
+		return ok && c.op == opDisconnect && end.Code == c.code && end.Reason == c.reason
+	}
+	if c.op != opDisconnect || ctx.Err() != nil && !closes() {
+		return ctx, func() {}
+	}
+	free, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	drop := func() {}
+	if at, ok := ctx.Deadline(); ok {
+		free, drop = context.WithDeadline(free, at)
+	}
+	stop := context.AfterFunc(ctx, func() {
+		if cause := context.Cause(ctx); !closes() && ctx.Err() == context.Canceled {
+			cancel(cause)
+		}
+	})
+	return free, func() {
+		stop()
+		drop()
+		cancel(nil)
+	}
 }
 
 // asked returns the nodes that a call about the target concerns: all that live,

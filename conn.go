@@ -26,7 +26,7 @@ type Conn struct {
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
 
-	handshake atomic.Pointer[context.CancelFunc] // ends what the handshake waits for; nil after it
+	handshake atomic.Pointer[context.CancelCauseFunc] // ends what the handshake waits for; nil after it
 
 	// The connection, from the upgrade on.
 
@@ -156,7 +156,8 @@ func (c *Conn) Leave(ctx context.Context, groups ...string) error {
 // Close begins to close the connection: what is queued is written, then a
 // close frame, and the client has CloseTimeout to answer. It does not wait.
 // Until OnConnect has returned nil, what is queued is dropped instead.
-// The first close wins; later ones do nothing. An error wraps ErrInvalid.
+// The first close wins; later ones do nothing. The code and the reason are those
+// that [Hub.Disconnect] takes; for others the error wraps ErrInvalid.
 func (c *Conn) Close(code StatusCode, reason string) error {
 	if err := code.check(reason); err != nil {
 		return err
@@ -378,7 +379,7 @@ func (c *Conn) depart() {
 	c.mu.Unlock()
 	c.cancel(cause)
 	if cancel := c.handshake.Load(); cancel != nil {
-		(*cancel)()
+		(*cancel)(cause)
 	}
 	topics := c.hub.index.remove(c)
 	if len(topics) == 0 {

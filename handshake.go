@@ -98,8 +98,8 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 		return &HTTPError{http.StatusInternalServerError, "internal error"}
 	}
 	// A child of c.ctx would leave it a map and a channel for life.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(c.ctx))
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(c.ctx))
+	defer cancel(nil)
 	ctx, release := ends.Bound(ctx)
 	defer release()
 	c.handshake.Store(&cancel)

@@ -331,7 +331,12 @@ func (h *Hub) regroup(ctx context.Context, t Target, op callOp, groups []string)
 // Disconnect closes the connections that the target has now, with a code and a
 // reason, and spares those that come later. It returns when every node that
 // Join would ask has said that they are out of the Registry. The clients then
-// have CloseTimeout to answer the close frame. Its errors are those of Join.
+// have CloseTimeout to answer the close frame. Its errors are those of Join. A
+// callback may disconnect its own Conn, with the context that it got.
+//
+// The code is 3000 to 4999, 1000 to 1003, 1007 to 1009 or 1011 to 1014, and the
+// reason at most 123 bytes of UTF-8 (RFC 6455 sections 5.5 and 7.4); else the
+// error wraps ErrInvalid.
 func (h *Hub) Disconnect(ctx context.Context, t Target, code StatusCode, reason string) error {
 	if err := cmp.Or(t.check(), code.check(reason), t.checkNames(t.ids, nil)); err != nil {
 		return err

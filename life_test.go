@@ -651,3 +651,73 @@ func TestManyDisconnectsShareRoundTrips(t *testing.T) {
 		}
 	})
 }
+
+// A callback may disconnect its own Conn, among others, with the context that it
+// got: that ends, and the call succeeds all the same.
+func TestDisconnectOfOneself(t *testing.T) {
+	results := make(chan error, 1)
+	out := func(ctx context.Context, c *Conn) {
+		if err := c.Hub().Disconnect(ctx, User("a"), 4000, "out"); err != nil {
+			results <- err
+		} else if err := c.Close(4001, "again"); err != nil {
+			results <- err
+		} else {
+			results <- c.Hub().Disconnect(ctx, User("a"), 4000, "out")
+		}
+	}
+	rigs := newPair(t, false, Config{
+		CloseTimeout: patience,
+		OnConnect: func(ctx context.Context, c *Conn) error {
+			if c.identity.Platform == "early" {
+				out(ctx, c)
+			}
+			return nil
+		},
+		OnMessage: func(ctx context.Context, c *Conn, _ Message) {
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			out(ctx, c)
+		},
+	})
+	for range 20 {
+		other := rigs[1].connect("user=a")
+		ws := rigs[0].connect("user=a")
+		ws.WriteFrames(textFrame("out"))
+		if err := <-results; err != nil {
+			t.Errorf("from OnMessage: %v", err)
+		}
+		early := rigs[0].connect("user=a&platform=early")
+		if err := <-results; err != nil {
+			t.Errorf("from OnConnect: %v", err)
+		}
+		for _, ws := range []*wsraw.Conn{other, ws, early} {
+			if closed, err := ws.ReadClose(); err != nil || closed.Code != 4000 {
+				t.Errorf("%v, %v", closed, err)
+			}
+			ws.Close()
+		}
+	}
+}
+
+// Any other end of the context ends the call.
+func TestDisconnectEndsWithItsContext(t *testing.T) {
+	ended := make(chan error, 1)
+	r := newRig(t, Config{
+		Bus: NewMemoryNetwork().Bus(), Registry: lateRegistry{NewMemoryRegistry(), 10 * patience},
+		OnMessage: func(ctx context.Context, c *Conn, _ Message) {
+			ended <- c.Hub().Disconnect(ctx, User("b"), 4000, "out")
+		},
+	})
+	r.connect("user=b")
+	r.await("the Conn of b", func() bool { return r.Stats().Accepted == 1 })
+	ws := r.connect("user=a")
+	ws.WriteFrames(textFrame("out b"))
+	r.await("the end of b", func() bool { return r.Stats().Conns == 1 })
+	for c := range r.Conns() {
+		c.Close(4000, "something else")
+	}
+	var partial *PartialError
+	if err := <-ended; !errors.As(err, &partial) || closeCode(err) != 4000 {
+		t.Errorf("Disconnect: %v", err)
+	}
+}
