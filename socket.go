@@ -20,14 +20,19 @@ import (
 	"github.com/heraldgo/herald/internal/rawio"
 )
 
+// How much is read at once.
 const (
-	readSize  = 4 << 10 // of the buffers that plain TCP is read into
-	otherRead = 256     // of the buffer that each other connection has
+	readSize  = 4 << 10  // from plain TCP
+	largeRead = 64 << 10 // from plain TCP, of a message of which so much is to come
+	otherRead = 256      // from what is not plain TCP
 )
 
-// readBuffers are for what comes from plain TCP connections. Only those of
-// which something is being read have one.
-var readBuffers = sync.Pool{New: func() any { return new([readSize]byte) }}
+// readBuffers and largeBuffers are for what comes from plain TCP connections. Only
+// those of which something is being read have one.
+var (
+	readBuffers  = sync.Pool{New: func() any { b := make([]byte, readSize); return &b }}
+	largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeRead); return &b }}
+)
 
 // A socket is the connection of a Conn, as it is read.
 type socket struct {
@@ -46,10 +51,10 @@ type socket struct {
 	// Of whoever has the turn.
 
 	in      frame.Assembler
-	other   []byte          // the memory of ahead, if conn is not plain TCP
-	buffer  *[readSize]byte // from readBuffers; ahead lies in it, or it is nil
-	ahead   []byte          // what has been read, and is not taken apart
-	readErr error           // after it there is nothing more to read
+	other   []byte  // the memory of ahead, if conn is not plain TCP
+	buffer  *[]byte // from a pool; ahead lies in it, or it is nil
+	ahead   []byte  // what has been read, and is not taken apart
+	readErr error   // after it there is nothing more to read
 	backlog backlog
 }
 
@@ -76,18 +81,26 @@ func (s *socket) fill(try func(fd uintptr) bool) {
 
 // try makes one read of what has come; a buffer is had only for that.
 func (s *socket) try(fd uintptr) bool {
-	if b := s.in.Room(readSize); b != nil {
+	left := s.in.Left()
+	if left > readSize && s.in.Held() >= largeRead {
+		b := s.in.Room(readSize)
 		n, err, ok := rawio.Read(fd, b)
 		s.ahead = b[:n]
 		s.came(n, err)
 		return ok
 	}
-	b := readBuffers.Get().(*[readSize]byte)
-	n, err, ok := rawio.Read(fd, b[:])
+	// A large message gets its own memory after it has come: how much, nobody
+	// knows before.
+	pool, most := &readBuffers, int64(readSize)
+	if left > readSize {
+		pool, most = &largeBuffers, min(left, largeRead)
+	}
+	b := pool.Get().(*[]byte)
+	n, err, ok := rawio.Read(fd, (*b)[:most])
 	if n == 0 {
-		readBuffers.Put(b)
+		pool.Put(b)
 	} else {
-		s.buffer, s.ahead = b, b[:n]
+		s.buffer, s.ahead = b, (*b)[:n]
 	}
 	s.came(n, err)
 	return ok
@@ -117,10 +130,14 @@ func (s *socket) skip(n int) {
 		return
 	}
 	s.ahead = nil
-	if s.buffer != nil {
+	switch {
+	case s.buffer == nil:
+	case len(*s.buffer) == readSize:
 		readBuffers.Put(s.buffer)
-		s.buffer = nil
+	default:
+		largeBuffers.Put(s.buffer)
 	}
+	s.buffer = nil
 }
 
 // closingReads is how many bytes are read of a Conn that is closing, beside a

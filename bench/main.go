@@ -27,7 +27,15 @@ func main() {
 	rounds := flag.Int("rounds", 5, "measure each contestant so many times, and take medians")
 	only := flag.String("only", "", "measure these contestants alone, separated by commas; leaves RESULTS.md as it is")
 	profiles := flag.String("profile", "", "write CPU profiles of every node and step into this `directory`; the figures suffer")
+	echoes := flag.Bool("echo", false, "compare the CPU of an echo with coder/websocket's, and nothing else")
 	flag.Parse()
+	if *echoes {
+		if err := echo(*rounds); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(*asJSON, *short, *rounds, *only, *profiles); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)

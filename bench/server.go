@@ -80,6 +80,9 @@ type answer struct {
 func serve(kind, redisAddr string, useTLS bool) error {
 	make, ok := makers[kind]
 	if !ok {
+		make, ok = echoMakers[kind]
+	}
+	if !ok {
 		return fmt.Errorf("no contestant is called %q", kind)
 	}
 	s, err := make(redisAddr)
