@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"text/tabwriter"
@@ -90,7 +91,7 @@ const (
 
 // echo compares the CPU that herald and a coder/websocket server take to send back
 // what they get. They take turns, for whatever else the machine does is to hit both.
-func echo(rounds int) error {
+func echo(rounds int, profiles string) error {
 	nodes := make(map[string]*node)
 	for _, kind := range []string{echoHerald, echoCoder} {
 		n, err := startNode(kind, "", false)
@@ -102,7 +103,13 @@ func echo(rounds int) error {
 	}
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(out, "µs of CPU a message\therald\tcoder/websocket\tratio, median of %d pairs\tleast\tmost\t\n", rounds)
-	for _, e := range echoes {
+	for n, e := range echoes {
+		if profiles != "" {
+			c := command{Do: "profile", Path: filepath.Join(profiles, fmt.Sprintf("echo.%d.pprof", n))}
+			if _, err := nodes[echoHerald].do(c); err != nil {
+				return err
+			}
+		}
 		message := clientMessage(e.size, e.fragment)
 		cpu := make(map[string][]float64)
 		var ratios []float64
@@ -126,6 +133,9 @@ func echo(rounds int) error {
 		}
 		slices.Sort(ratios)
 		fmt.Fprintf(out, "%s\t%.1f\t%.1f\t%.2f\t%.2f\t%.2f\t\n", e.name, middle(cpu[echoHerald]), middle(cpu[echoCoder]), middle(ratios), ratios[0], ratios[len(ratios)-1])
+	}
+	if _, err := nodes[echoHerald].do(command{Do: "profile"}); err != nil {
+		return err
 	}
 	for _, kind := range []string{echoHerald, echoCoder} {
 		if err := idle(out, nodes[kind], kind); err != nil {

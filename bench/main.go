@@ -30,7 +30,7 @@ func main() {
 	echoes := flag.Bool("echo", false, "compare the CPU of an echo with coder/websocket's, and nothing else")
 	flag.Parse()
 	if *echoes {
-		if err := echo(*rounds); err != nil {
+		if err := echo(*rounds, *profiles); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}

@@ -122,21 +122,28 @@ func (p *Parser) most() int64 {
 
 // header takes a header, or what b has of it, off b. It is judged as it comes.
 func (p *Parser) header(b []byte) (rest []byte) {
-	for len(b) > 0 && p.err == nil {
+	for ; p.have < 2; p.have++ {
+		if len(b) == 0 {
+			return nil
+		}
 		p.head[p.have] = b[0]
-		p.have++
 		b = b[1:]
-		switch {
-		case p.have == 1:
+		if p.have == 0 {
 			p.err = p.checkFirst(p.head[0])
-		case p.have == 2 && p.head[1]&masked == 0:
+		} else if p.head[1]&masked == 0 {
 			p.err = errUnmasked
-		case p.have >= 2 && p.have == maskedHeaderSize(p.head[1]):
-			p.begin()
-			return b
+		}
+		if p.err != nil {
+			return nil
 		}
 	}
-	return nil
+	size := maskedHeaderSize(p.head[1])
+	n := copy(p.head[p.have:size], b)
+	if p.have += uint8(n); p.have < size {
+		return nil
+	}
+	p.begin()
+	return b[n:]
 }
 
 // checkFirst judges the first byte of a frame.
