@@ -77,7 +77,9 @@ type Config struct {
 	// RejectAfterUpgrade.
 	OriginPatterns []string
 
-	// Subprotocols are offered in this order of preference.
+	// Subprotocols are those that the service speaks. The first of them that the
+	// client offers, in whichever order, is agreed on (Conn.Subprotocol); if there
+	// is none the connection has none. Identity.Subprotocol overrides it.
 	Subprotocols []string
 
 	// RejectAfterUpgrade accepts the upgrade of a request that is refused, and

@@ -306,7 +306,9 @@ func (h *Hub) reject(w http.ResponseWriter, r *http.Request, e *HTTPError) {
 		return
 	}
 	h.stats.rejected.Add(1)
-	if err := c.upgrade(w, r, func() *HTTPError { return nil }); err != nil { // and answered
+	// A browser that has offered some gets no close code unless one is agreed on.
+	subprotocols := slices.Concat(h.config.Subprotocols, offered(r))
+	if err := c.upgrade(w, r, subprotocols, func() *HTTPError { return nil }); err != nil { // and answered
 		h.endRefused()
 		c.cancel(err)
 		return

@@ -1,6 +1,7 @@
 package herald
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,7 +58,7 @@ func (h *Hub) identify(r *http.Request) (id Identity, err error) {
 	if id.User == "" {
 		return id, &HTTPError{http.StatusUnauthorized, "unauthorized"}
 	}
-	if err := h.config.checkIdentity(id); err != nil {
+	if err := cmp.Or(h.config.checkIdentity(id), checkSubprotocol(r, id.Subprotocol)); err != nil {
 		h.stats.badIdentities.Add(1)
 		h.config.Logger.Error("herald: Authenticate returned an Identity that breaks a rule", slog.Any("err", err))
 		return id, &HTTPError{http.StatusInternalServerError, "internal error"}
@@ -132,7 +133,11 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 		}
 		return notReady
 	}
-	if failed := c.upgrade(w, r, register); failed != nil { // and answered
+	subprotocols := h.config.Subprotocols
+	if id.Subprotocol != "" {
+		subprotocols = []string{id.Subprotocol}
+	}
+	if failed := c.upgrade(w, r, subprotocols, register); failed != nil { // and answered
 		h.stats.rejected.Add(1)
 		h.logRefused(slog.LevelDebug, id.User, r.RemoteAddr, errors.Join(failed, err))
 		c.kill(failed)
@@ -184,12 +189,12 @@ func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
 }
 
 // upgrade makes the request's connection the Conn's, if the request is
-// right and ready says so. The library sees to the handshake and to nothing else.
-func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, ready func() *HTTPError) error {
-	config := &c.hub.config
+// right and ready says so. It agrees on the first of the subprotocols that the
+// request offers. The library sees to the handshake and to nothing else.
+func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, subprotocols []string, ready func() *HTTPError) error {
 	ws, err := websocket.Accept(&upgradeWriter{ResponseWriter: w, c: c, ready: ready}, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // checkRequest has verified the Origin
-		Subprotocols:       config.Subprotocols,
+		Subprotocols:       subprotocols,
 		CompressionMode:    websocket.CompressionDisabled,
 	})
 	if err != nil {
@@ -202,7 +207,7 @@ func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, ready func() *HTT
 		return err
 	}
 	ws.CloseNow() // it has a finalizer
-	c.socket.in.MaxMessage = max(config.MaxMessageSize, 0)
+	c.socket.in.MaxMessage = max(c.hub.config.MaxMessageSize, 0)
 	c.attach()
 	return nil
 }

@@ -2,7 +2,9 @@ package herald
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -12,10 +14,19 @@ import (
 type Identity struct {
 	User     string            // who it is; any bytes, not empty
 	Device   string            // which device, for OnePerDevice and Sessions; may be empty
-	Platform string            // "web", "ios", …, for Target.On; may be empty
+	Platform string            // "web", "ios", …, for Target.On, which knows a connection by nothing else; may be empty
 	Groups   []string          // the groups the connection belongs to from the start
 	Expires  time.Time         // when the connection is closed with StatusExpired; zero is never, in the past it is refused with 401
 	Meta     map[string]string // seen by Sessions on every node
+
+	// Subprotocol is the subprotocol that the handshake is answered with, in place
+	// of Config.Subprotocols' choice. It must be one of those that the request
+	// offers in Sec-WebSocket-Protocol (RFC 6455 section 4.2.2); otherwise the
+	// client gets 500, and it is logged. A browser's script cannot set headers, so
+	// some hide their token among the subprotocols, and a browser gives up if it
+	// has offered some and gets none: to ["bearer", token] return "bearer", to
+	// [token] the token itself. What is returned is in the response's header.
+	Subprotocol string
 
 	// Local is what your callbacks want to know of the connection, such as the
 	// account that Authenticate has loaded. [Conn.Identity] returns it as it is. It
@@ -55,6 +66,27 @@ func (c *Config) checkIdentity(id Identity) error {
 	return nil
 }
 
+// checkSubprotocol says whether the client may be answered with the subprotocol,
+// if there is one. The error does not have it, because it may be a secret.
+func checkSubprotocol(r *http.Request, subprotocol string) error {
+	if subprotocol == "" || validToken(subprotocol) && slices.Contains(offered(r), subprotocol) {
+		return nil
+	}
+	return errors.New("Subprotocol: must be a token of RFC 9110 that the request offers in Sec-WebSocket-Protocol")
+}
+
+// offered returns the subprotocols that a request offers, in its order.
+func offered(r *http.Request) (subprotocols []string) {
+	for _, list := range r.Header["Sec-Websocket-Protocol"] {
+		for p := range strings.SplitSeq(list, ",") {
+			if p = strings.TrimSpace(p); p != "" {
+				subprotocols = append(subprotocols, p)
+			}
+		}
+	}
+	return subprotocols
+}
+
 // clone returns a copy of the Identity that shares nothing with id: its
 // strings may be parts of the request, which would stay in memory as a whole.
 // In the copy each group is there once.
@@ -62,6 +94,7 @@ func (id Identity) clone() Identity {
 	id.User = strings.Clone(id.User)
 	id.Device = strings.Clone(id.Device)
 	id.Platform = strings.Clone(id.Platform)
+	id.Subprotocol = strings.Clone(id.Subprotocol)
 	id.Groups = slices.Compact(slices.Sorted(slices.Values(id.Groups)))
 	for i, g := range id.Groups {
 		id.Groups[i] = strings.Clone(g)

@@ -451,3 +451,69 @@ func TestRefusedAreBounded(t *testing.T) {
 		r.clean()
 	})
 }
+
+// Authenticate may choose the subprotocol, among those that the client offers. A
+// refusal after the upgrade agrees on any of them, because a browser that has
+// offered some and gets none sees no close code.
+func TestIdentitySubprotocol(t *testing.T) {
+	var log journal
+	agreed := make(chan string, 1)
+	r := newRig(t, Config{
+		Subprotocols: []string{"chat"}, RejectAfterUpgrade: true, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		Authenticate: func(r *http.Request) (Identity, error) {
+			id, err := fromQuery(r)
+			if id.User == "nobody" {
+				err = errors.New("a bad token")
+			}
+			id.Subprotocol = r.URL.Query().Get("answer")
+			return id, err
+		},
+		OnConnect: func(_ context.Context, c *Conn) error { agreed <- c.Subprotocol(); return nil },
+	})
+	for _, test := range []struct {
+		name, query string
+		offers      []string
+		want        string
+		code        uint16 // of the refusal
+	}{
+		{"none, none offered", "", nil, "", 0},
+		{"none", "", []string{"bearer, secret"}, "", 0},
+		{"Config's", "", []string{"secret, chat"}, "chat", 0},
+		{"bearer", "answer=bearer", []string{"chat, bearer, secret"}, "bearer", 0},
+		{"bearer in two lines", "answer=bearer", []string{"secret", "bearer"}, "bearer", 0},
+		{"a lone token", "answer=secret", []string{"secret"}, "secret", 0},
+		{"not offered", "answer=bearer", []string{"secret"}, "secret", 4500},
+		{"nothing offered", "answer=bearer", nil, "", 4500},
+		{"no token", "answer=se/cret", []string{"chat, se/cret"}, "chat", 4500},
+		{"refused", "user=nobody", []string{"bearer, secret"}, "bearer", 4401},
+		{"refused, one of Config's", "user=nobody", []string{"bearer, secret, chat"}, "chat", 4401},
+	} {
+		header := http.Header{}
+		if test.offers != nil {
+			header["Sec-Websocket-Protocol"] = test.offers
+		}
+		logged := log.count("breaks a rule")
+		ws, response, err := wsraw.Handshake(r.dialTCP(0), "/?"+test.query, header)
+		if err != nil {
+			t.Errorf("%s: %v", test.name, err)
+			continue
+		}
+		if got := response.Header.Get("Sec-WebSocket-Protocol"); got != test.want {
+			t.Errorf("%s: answered with %q, want %q", test.name, got, test.want)
+		}
+		if logged = log.count("breaks a rule") - logged; (logged == 1) != (test.code == 4500) {
+			t.Errorf("%s: told the log %d times", test.name, logged)
+		}
+		if test.code != 0 {
+			if closed, err := ws.ReadClose(); err != nil || closed.Code != test.code {
+				t.Errorf("%s: %v, %v", test.name, closed, err)
+			}
+		} else if got := <-agreed; got != test.want {
+			t.Errorf("%s: Conn.Subprotocol is %q", test.name, got)
+		}
+		ws.Close()
+	}
+	if log.count("secret") > 0 {
+		t.Error("the log has the client's token")
+	}
+}

@@ -50,8 +50,9 @@ func (t Target) ExceptUser(ids ...string) Target {
 	return t
 }
 
-// On leaves only the connections whose Identity has one of these platforms; ""
-// stands for those without a platform. Without arguments it leaves nobody.
+// On leaves only the connections whose Identity.Platform, as Authenticate set it,
+// is one of these platforms; "" stands for those without a platform. Without
+// arguments it leaves nobody.
 func (t Target) On(platforms ...string) Target {
 	t.platforms = slices.Concat(t.platforms, platforms)
 	t.on = true
