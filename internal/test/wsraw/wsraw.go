@@ -32,12 +32,12 @@ type Frame struct {
 	Fin      bool
 	RSV      byte // three bits
 	Opcode   byte
-	Unmasked bool // for a frame to be written
+	Unmasked bool    // for a frame to be written
+	Mask     [4]byte // for a frame to be written
 	Payload  []byte
 }
 
-// Bytes returns the frame as a client writes it, masked with zeros, which is
-// as good as any mask to a server.
+// Bytes returns the frame as a client writes it.
 func (f Frame) Bytes() []byte {
 	first := f.RSV<<4 | f.Opcode
 	if f.Fin {
@@ -56,10 +56,18 @@ func (f Frame) Bytes() []byte {
 	default:
 		b = binary.BigEndian.AppendUint64(append(b, mask|127), uint64(n))
 	}
-	if !f.Unmasked {
-		b = append(b, 0, 0, 0, 0)
+	if f.Unmasked {
+		return append(b, f.Payload...)
 	}
-	return append(b, f.Payload...)
+	b = append(b, f.Mask[:]...)
+	header := len(b)
+	b = append(b, f.Payload...)
+	if f.Mask != [4]byte{} {
+		for i := range b[header:] {
+			b[header+i] ^= f.Mask[i%4]
+		}
+	}
+	return b
 }
 
 // CloseFrame returns a close frame with a code and a reason.
