@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"path"
 	"reflect"
 	"strings"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/origin"
 	"github.com/heraldgo/herald/internal/redisconn"
 	"github.com/heraldgo/herald/internal/redisregistry"
 )
@@ -67,14 +67,17 @@ type Config struct {
 	// no connections and answers requests with 501, but it can send and ask.
 	Authenticate func(r *http.Request) (Identity, error)
 
-	// OriginPatterns are hosts whose pages may connect, besides those of the
-	// request's own host: "localhost:*", "*.example.com", "https://example.com".
-	// They are patterns of path.Match for the Origin's host with its port, or for
-	// scheme://host if the pattern has a scheme. "*" lets every site use your
-	// users' cookies. A page is of the request's own host if its Origin has the
-	// name and port of that host and the scheme https. The scheme http is allowed
-	// too if the request came without TLS. Pages of other hosts get 403, even with
-	// RejectAfterUpgrade.
+	// OriginPatterns are the pages that may connect, besides those of the
+	// request's own host: "localhost:*", "*.example.com", "https://example.com",
+	// and for apps "capacitor://localhost", "file://" or "null". Each is a pattern
+	// of path.Match for the Origin's host with its port, or for scheme://host if
+	// it has a scheme. An Origin without a port has its scheme's default port, as
+	// the Host has (RFC 6454). "*" lets every site use your users' cookies, and so
+	// does "null", which any site can send from a sandboxed frame. New refuses
+	// what could never match. A page is of the request's own host if its Origin
+	// has the name and port of that host and the scheme https. The scheme http is
+	// allowed too if the request came without TLS. Pages of other hosts get 403,
+	// even with RejectAfterUpgrade.
 	OriginPatterns []string
 
 	// Subprotocols are those that the service speaks. The first of them that the
@@ -285,11 +288,8 @@ func (c *Config) checkNames(fault func(field string, value any, rule string)) {
 		fault("Name", fmt.Sprintf("%q", c.Name), "must be at most 64 letters, digits, '-' and '_'")
 	}
 	for _, p := range c.OriginPatterns {
-		if _, err := path.Match(p, ""); err != nil {
-			fault("OriginPatterns", fmt.Sprintf("%q", p), "must be a pattern of path.Match")
-		}
-		if _, host, ok := strings.Cut(p, "://"); strings.Contains(cmp.Or(host, p), "/") || ok && host == "" || p == "" {
-			fault("OriginPatterns", fmt.Sprintf("%q", p), "must be a host or scheme://host, with no path: an Origin has none")
+		if _, err := origin.Parse(p); err != nil {
+			fault("OriginPatterns", fmt.Sprintf("%q", p), err.Error())
 		}
 	}
 	for _, p := range c.Subprotocols {

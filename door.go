@@ -10,23 +10,24 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
-	"net/url"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/heraldgo/herald/internal/origin"
 	"github.com/heraldgo/herald/internal/rate"
 )
 
-// A door bounds what handshakes may take of a node: how many a second, all
-// together and of each address and user, and how many at once.
+// A door knows whose pages may connect, and bounds what handshakes may take of
+// a node: how many a second, all together and of each address and user, and how
+// many at once.
 type door struct {
-	seed  maphash.Seed // for the keys
-	addrs *rate.Keyed
-	users *rate.Keyed
+	origins []origin.Pattern
+	seed    maphash.Seed // for the keys
+	addrs   *rate.Keyed
+	users   *rate.Keyed
 
 	mu        sync.Mutex
 	rate      rate.Bucket
@@ -40,12 +41,17 @@ type door struct {
 const userBurst = 10 * time.Second
 
 func newDoor(c *Config) *door {
-	return &door{
+	d := &door{
 		seed:     maphash.MakeSeed(),
 		addrs:    rate.NewKeyed(c.HandshakeRatePerAddr, time.Second),
 		users:    rate.NewKeyed(c.HandshakeRatePerUser, userBurst),
 		insideOf: make(map[uint64]int),
 	}
+	for _, text := range c.OriginPatterns {
+		p, _ := origin.Parse(text) // New has refused what it refuses
+		d.origins = append(d.origins, p)
+	}
+	return d
 }
 
 // key returns the key of an address, with a port or without one, as headers
@@ -182,7 +188,7 @@ var handshakeHeaders = [...]string{
 // of a page that may connect. The library says that too, but only at the upgrade,
 // and then Authenticate, the Bus and the Registry have been asked for nothing. The
 // header is the answer's.
-func checkRequest(header http.Header, r *http.Request, origins []string) error {
+func checkRequest(header http.Header, r *http.Request, origins []origin.Pattern) error {
 	for _, name := range handshakeHeaders {
 		if isLong(r.Header[name]) {
 			return &HTTPError{http.StatusRequestHeaderFieldsTooLarge, name + " is too long"}
@@ -202,7 +208,9 @@ func checkRequest(header http.Header, r *http.Request, origins []string) error {
 	case !validKey(r.Header["Sec-Websocket-Key"]):
 		return &HTTPError{http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64"}
 	}
-	if values := r.Header["Origin"]; !validOrigin(r, values, origins) {
+	// A client that is no browser sends no Origin.
+	values := r.Header["Origin"]
+	if len(values) > 1 || len(values) == 1 && values[0] != "" && !origin.Allowed(values[0], r.Host, r.TLS != nil, origins) {
 		return fmt.Errorf("origin %q on host %q: %w", values, r.Host, &HTTPError{http.StatusForbidden, "this origin may not connect"})
 	}
 	return nil
@@ -237,32 +245,6 @@ func validKey(values []string) bool {
 	}
 	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(values[0]))
 	return err == nil && len(key) == 16
-}
-
-// validOrigin says whether a page of the Origin may connect: see
-// Config.OriginPatterns. A client that is no browser sends no Origin.
-func validOrigin(r *http.Request, values, patterns []string) bool {
-	if len(values) == 0 || len(values) == 1 && values[0] == "" {
-		return true
-	}
-	origin, err := url.Parse(values[0])
-	if err != nil || len(values) > 1 {
-		return false
-	}
-	// Without TLS here a proxy may have ended it, so that the page's scheme is
-	// either.
-	if strings.EqualFold(origin.Host, r.Host) && (origin.Scheme == "https" || origin.Scheme == "http" && r.TLS == nil) {
-		return true
-	}
-	host := strings.ToLower(origin.Host)
-	return slices.ContainsFunc(patterns, func(p string) bool {
-		target := host
-		if strings.Contains(p, "://") {
-			target = origin.Scheme + "://" + host
-		}
-		ok, _ := path.Match(strings.ToLower(p), target) // New has checked the patterns
-		return ok
-	})
 }
 
 // notReady is the answer if the node is not fit, or could not do in time what

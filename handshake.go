@@ -37,7 +37,7 @@ func (h *Hub) screen(w http.ResponseWriter, r *http.Request) (addr uint64, err e
 	if addr, err = h.knock(r); err != nil {
 		return 0, err
 	}
-	if err := checkRequest(w.Header(), r, h.config.OriginPatterns); err != nil {
+	if err := checkRequest(w.Header(), r, h.door.origins); err != nil {
 		h.stats.badRequests.Add(1)
 		return 0, err
 	}

@@ -393,8 +393,8 @@ func TestConfigFaultsAllAtOnce(t *testing.T) {
 
 func TestConfigOfNames(t *testing.T) {
 	for pattern, ok := range map[string]bool{
-		"*": true, "localhost:*": true, "*.example.com": true, "https://example.com:8443": true, "https://*": true,
-		"": false, "https://": false, "example.com/": false, "https://example.com/": false, "https://example.com/app": false, "[": false,
+		"*": true, "localhost:*": true, "*.example.com": true, "https://example.com:8443": true, "https://*": true, "null": true, "file://": true, "[::1]:3000": true,
+		"": false, "https://": false, "example.com/": false, "https://example.com/": false, "https://example.com/app": false, "[": false, "wss://example.com": false,
 	} {
 		if _, err := (Config{OriginPatterns: []string{pattern}}).withDefaults(); (err == nil) != ok {
 			t.Errorf("origin pattern %q: %v", pattern, err)
