@@ -105,7 +105,8 @@ type Config struct {
 
 	// What happens. Callbacks of one Conn never run at the same time; those of
 	// different Conns do. A panic in one is logged and counted, and closes its
-	// Conn with 1011. A panic in Authenticate is answered with 500.
+	// Conn with 1011. A panic in Authenticate is answered with 500. A call that
+	// takes longer than 30 s is logged once.
 
 	// OnConnect runs before the Conn gets any message; messages sent meanwhile
 	// wait until it returns. An error refuses the connection, as in Admit.

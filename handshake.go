@@ -162,8 +162,8 @@ func (h *Hub) register(ctx context.Context, c *Conn) (Added, error) {
 		return Added{}, ErrClosed
 	}
 	tell := func(r presenceResult) {
-		if h.config.OnOnline != nil && r.added.Online {
-			h.guard(nil, "OnOnline", func() { h.config.OnOnline(c.identity.User) })
+		if online := h.presence.online; online != nil && r.added.Online {
+			online(c.identity.User)
 		}
 	}
 	select {

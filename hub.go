@@ -10,11 +10,11 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/heraldgo/herald/internal/callbacks"
 	"github.com/heraldgo/herald/internal/deadline"
 	"github.com/heraldgo/herald/internal/follow"
 	"github.com/heraldgo/herald/internal/loglimit"
@@ -46,6 +46,7 @@ type Hub struct {
 	writers   *writers
 	copies    copies // the receiving goroutine's alone
 	budget    budget
+	callbacks callbacks.Set
 
 	sendEnds      *deadline.Source // for Sends
 	handshakeEnds *deadline.Source // for handshakes
@@ -122,22 +123,6 @@ func New(config Config) (*Hub, error) {
 		return nil, once(err)
 	}
 	return h, nil
-}
-
-// tellGap returns what tells OnGap, or nil.
-func (h *Hub) tellGap() func(Gap) {
-	if h.config.OnGap == nil {
-		return nil
-	}
-	return func(g Gap) { h.guard(nil, "OnGap", func() { h.config.OnGap(g) }) }
-}
-
-// telling returns what calls OnOnline or OnOffline, or nil if that is not set.
-func (h *Hub) telling(name string, callback func(user string)) func(user string) {
-	if callback == nil {
-		return nil
-	}
-	return func(user string) { h.guard(nil, name, func() { callback(user) }) }
 }
 
 // connectParts makes or takes the Bus and the Registry.
@@ -246,7 +231,7 @@ var errHandshakeTimeout = fmt.Errorf("HandshakeTimeout: %w", context.DeadlineExc
 // The error then counts them and wraps context.DeadlineExceeded or
 // context.Canceled. If a callback does not return, or the Registry does not
 // answer, Shutdown may take two seconds longer than ctx, and leaves that
-// callback's goroutine behind. All calls return the same. A callback must not
+// callback's goroutine behind. The error then names such callbacks. All calls return the same. A callback must not
 // call it.
 func (h *Hub) Shutdown(ctx context.Context) error {
 	h.shutdownOnce.Do(func() {
@@ -373,27 +358,4 @@ func (h *Hub) Health() error {
 	errs = append(errs, h.gaps.failing(), blame(ErrBusDown, h.follower.Failing()), blame(ErrBusDown, h.heartbeat.failing()),
 		blame(ErrBusDown, h.bus.Health()), blame(ErrRegistryDown, h.presence.health()), blame(ErrRegistryDown, h.presence.ailing()))
 	return once(errors.Join(errs...))
-}
-
-// guard runs a callback. A panic in it closes the Conn, and is logged and
-// counted; guard then answers false. runtime.Goexit counts as a panic, but
-// does end the goroutine. c may be nil.
-func (h *Hub) guard(c *Conn, name string, callback func()) (ok bool) {
-	defer func() {
-		if ok {
-			return
-		}
-		v := recover() // nil of runtime.Goexit
-		h.stats.panics.Add(1)
-		args := []any{slog.String("callback", name), slog.Any("panic", v), slog.String("stack", string(debug.Stack()))}
-		if c != nil {
-			args = append(args, slog.String("conn", c.ID()))
-		}
-		h.config.Logger.Error("herald: panic in a callback", args...)
-		if c != nil {
-			c.shut(&CloseError{Code: StatusInternalError, Reason: "internal error"})
-		}
-	}()
-	callback()
-	return true
 }

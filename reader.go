@@ -339,6 +339,7 @@ func (h *Hub) keepalive(ctx context.Context) {
 		// A process that was paused has not read what its peers sent.
 		paused := clock.Now()-walked > 4*int64(every)
 		walked = clock.Now()
+		h.tellSlow()
 		for i := 0; ; i += len(conns) {
 			clear(conns)
 			if conns = h.index.appendSlice(conns[:0], i, 1024); len(conns) == 0 {

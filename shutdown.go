@@ -4,10 +4,15 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/heraldgo/herald/internal/callbacks"
 )
 
 // start sets the Hub's own goroutines going. Shutdown waits for them.
@@ -71,7 +76,7 @@ func (h *Hub) shutdown(ctx context.Context) error {
 		waitFor(end, &h.wg)
 	}
 	stopErr := h.stop(ctx)
-	return cmp.Or(err, stopErr)
+	return h.nameRunning(cmp.Or(err, stopErr))
 }
 
 var restarting = &CloseError{Code: StatusServiceRestart, Reason: "the service restarts"}
@@ -163,4 +168,87 @@ func (s *connSet) list() []*Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Keys(s.set))
+}
+
+// tellGap returns what tells OnGap, or nil.
+func (h *Hub) tellGap() func(Gap) {
+	if h.config.OnGap == nil {
+		return nil
+	}
+	return func(g Gap) { h.guard(nil, "OnGap", func() { h.config.OnGap(g) }) }
+}
+
+// telling returns what calls OnOnline or OnOffline, or nil if that is not set.
+func (h *Hub) telling(name string, callback func(user string)) func(user string) {
+	if callback == nil {
+		return nil
+	}
+	return func(user string) { h.run(nil, callbacks.Call{Name: name, User: user}, func() { callback(user) }) }
+}
+
+// guard runs a callback. A panic in it closes the Conn, and is logged and
+// counted; guard then answers false. runtime.Goexit counts as a panic, but
+// does end the goroutine. c may be nil.
+func (h *Hub) guard(c *Conn, name string, callback func()) (ok bool) {
+	call := callbacks.Call{Name: name}
+	if c != nil {
+		call.User, call.Conn, call.Key = c.identity.User, c, c.counter
+	}
+	return h.run(c, call, callback)
+}
+
+func (h *Hub) run(c *Conn, call callbacks.Call, callback func()) (ok bool) {
+	running := h.callbacks.Begin(call)
+	defer func() {
+		running.End()
+		if ok {
+			return
+		}
+		v := recover() // nil of runtime.Goexit
+		h.stats.panics.Add(1)
+		args := []any{slog.String("callback", call.Name), slog.Any("panic", v), slog.String("stack", string(debug.Stack()))}
+		if c != nil {
+			args = append(args, slog.String("conn", c.ID()))
+		}
+		h.config.Logger.Error("herald: panic in a callback", args...)
+		if c != nil {
+			c.shut(&CloseError{Code: StatusInternalError, Reason: "internal error"})
+		}
+	}()
+	callback()
+	return true
+}
+
+// slowCallback is how long a callback may run before the log is told.
+const slowCallback = 30 * time.Second
+
+// tellSlow tells of the callbacks that run for too long, of each once.
+func (h *Hub) tellSlow() {
+	for _, r := range h.callbacks.Slow(slowCallback) {
+		h.config.Logger.Warn("herald: a callback has not returned", slog.String("callback", r.Name),
+			slog.String("user", r.User), slog.String("conn", r.Conn), slog.Duration("for", r.For.Round(time.Second)))
+	}
+}
+
+// maxNamed is how many callbacks Shutdown names that it has waited for in vain.
+const maxNamed = 5
+
+// nameRunning returns err with the callbacks that run.
+func (h *Hub) nameRunning(err error) error {
+	running := h.callbacks.Running()
+	if err == nil || len(running) == 0 {
+		return err
+	}
+	var names []string
+	for _, r := range running[:min(len(running), maxNamed)] {
+		name := r.Name
+		if r.User != "" {
+			name += fmt.Sprintf(" of user %q", r.User)
+		}
+		names = append(names, fmt.Sprintf("%s (%v)", name, r.For.Round(time.Millisecond)))
+	}
+	if more := len(running) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	return fmt.Errorf("callbacks have not returned: %s: %w", strings.Join(names, ", "), err)
 }

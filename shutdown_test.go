@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -177,8 +178,9 @@ func TestShutdownWithStuckCallbacks(t *testing.T) {
 						<-release
 					}
 				}
+				var log journal
 				r := newPipeRig(t, Config{
-					OfflineDelay: -1, HandshakeTimeout: -1,
+					OfflineDelay: -1, HandshakeTimeout: -1, Logger: slog.New(slog.NewTextHandler(&log, nil)),
 					OnConnect:    func(context.Context, *Conn) error { hold("OnConnect"); return nil },
 					OnMessage:    func(context.Context, *Conn, Message) { hold("OnMessage") },
 					OnDisconnect: func(*Conn, error) { hold("OnDisconnect") },
@@ -195,11 +197,20 @@ func TestShutdownWithStuckCallbacks(t *testing.T) {
 				}
 				r.bus.Reset() // makes a gap
 				<-begun
+				time.Sleep(slowCallback + 2*time.Second)
 				before := time.Now()
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
-				if err := r.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
-					t.Errorf("Shutdown: %v", err)
+				err := r.Shutdown(ctx)
+				named := "callbacks have not returned: " + stuck
+				if stuck != "OnGap" {
+					named += ` of user "u"`
+				}
+				if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(fmt.Sprint(err), named+" (1m") {
+					t.Errorf("Shutdown: %v, which does not name %s", err, named)
+				}
+				if n := log.count("a callback has not returned"); n != 1 || log.count("callback="+stuck) != 1 || log.count("for=30s")+log.count("for=31s") != 1 {
+					t.Errorf("the log was told %d times: %s", n, log.cut())
 				}
 				if took := time.Since(before); took < time.Minute || took > time.Minute+2*stopGrace {
 					t.Errorf("Shutdown took %v", took)

@@ -1,0 +1,78 @@
+package callbacks
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+type conn string
+
+func (c conn) ID() string { return string(c) }
+
+// Calls are told from their beginning to their end, the oldest first, and the slow
+// ones once, whichever of them ends.
+func TestSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s Set
+		var calls []*Call
+		for i := range uint64(5) {
+			calls = append(calls, s.Begin(Call{Name: "OnMessage", User: fmt.Sprint(i), Conn: conn(fmt.Sprint("n.", i)), Key: i % 2 * 16}))
+			time.Sleep(time.Second)
+		}
+		names := func(all []Running) (names []string) {
+			for _, r := range all {
+				names = append(names, fmt.Sprintf("%s %s %s %v", r.Name, r.User, r.Conn, r.For))
+			}
+			return names
+		}
+		if got, want := names(s.Slow(4*time.Second)), []string{"OnMessage 0 n.0 5s"}; !slices.Equal(got, want) {
+			t.Errorf("slow are %q, want %q", got, want)
+		}
+		if got, want := names(s.Slow(3*time.Second)), []string{"OnMessage 1 n.1 4s"}; !slices.Equal(got, want) {
+			t.Errorf("slow are %q then, want %q", got, want)
+		}
+		for _, i := range []int{2, 0, 4} { // in the middle, first and last of their list
+			calls[i].End()
+		}
+		s.Begin(Call{Name: "OnGap"})
+		if got, want := names(s.Running()), []string{"OnMessage 1 n.1 4s", "OnMessage 3 n.3 2s", "OnGap   0s"}; !slices.Equal(got, want) {
+			t.Errorf("running are %q, want %q", got, want)
+		}
+		calls[3].End()
+		calls[1].End()
+		totals := s.Totals()
+		if want := (Total{5, (3 + 5 + 1 + 2 + 4) * time.Second}); len(totals) != 1 || totals["OnMessage"] != want {
+			t.Errorf("totals are %v, want %v", totals, want)
+		}
+	})
+}
+
+func TestSetAtOnce(t *testing.T) {
+	var s Set
+	var all sync.WaitGroup
+	for i := range uint64(40) {
+		all.Go(func() {
+			for range 100 {
+				c := s.Begin(Call{Name: "OnMessage", Key: i})
+				s.Slow(0)
+				c.End()
+			}
+		})
+	}
+	all.Wait()
+	if n := len(s.Running()); n != 0 || s.Totals()["OnMessage"].Calls != 4_000 {
+		t.Errorf("%d run, totals are %v", n, s.Totals())
+	}
+}
+
+func BenchmarkCall(b *testing.B) {
+	var s Set
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Begin(Call{Name: "OnMessage", User: "42", Key: 7}).End()
+	}
+}
