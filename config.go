@@ -114,10 +114,10 @@ type Config struct {
 
 	// OnMessage gets the client's messages, one after the other. It may keep the
 	// message. While it runs at most 64 KiB more are read from the client, once
-	// PingInterval has passed: its pings are answered, and its end is noticed
-	// within PingInterval and PongTimeout. The context is done when the
-	// connection ends. Messages that came before the client ended it are still
-	// delivered.
+	// PingInterval has passed (never if that is off): its pings are answered, and
+	// its end is noticed within PingInterval and PongTimeout. The context is done
+	// when the connection ends. Messages that came before the client ended it are
+	// still delivered.
 	OnMessage func(ctx context.Context, c *Conn, m Message)
 
 	// OnDisconnect runs once for each Conn whose OnConnect returned nil. By then

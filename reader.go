@@ -8,6 +8,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/ring"
 )
 
 // read is the one goroutine of an idle Conn. It reads until the connection
@@ -44,7 +45,7 @@ func (c *Conn) read() {
 
 // next returns the next message of those that have been read.
 func (c *Conn) next() (m Message, ok bool) {
-	if b := &c.socket.backlog; len(b.messages) > 0 {
+	if b := &c.socket.backlog; b.messages.Len() > 0 {
 		return b.pop(), true
 	}
 	return c.parse()
@@ -67,7 +68,7 @@ func (c *Conn) parse() (m Message, ok bool) {
 		case frame.Pong: // a client may send some that nobody asked for (RFC 6455 section 5.5.3)
 			c.allow()
 		case frame.Close:
-			c.shut(parseClose(got.Data))
+			s.heardOut = c.shut(parseClose(got.Data))
 			c.advance(connHangup)
 			s.readErr, taken = errPeerClosed, len(s.ahead)
 		default:
@@ -76,7 +77,7 @@ func (c *Conn) parse() (m Message, ok bool) {
 			}
 		}
 		if err != nil {
-			c.broke(err)
+			s.heardOut = c.broke(err)
 			s.readErr, taken = errPeerBroke, len(s.ahead)
 		}
 		if got.Kind != 0 && s.in.Idle() && c.reading.Load() != 0 {
@@ -92,8 +93,9 @@ func (c *Conn) parse() (m Message, ok bool) {
 	return Message{}, false
 }
 
-// broke begins the close of a Conn whose client has broken the protocol.
-func (c *Conn) broke(err error) {
+// broke begins the close of a Conn whose client has broken the protocol. It answers
+// false if the Conn is closing already.
+func (c *Conn) broke(err error) bool {
 	cause := &CloseError{Code: StatusProtocolError, Reason: err.Error()}
 	var rule *frame.Error
 	if errors.As(err, &rule) {
@@ -102,16 +104,17 @@ func (c *Conn) broke(err error) {
 	if cause.Code == StatusMessageTooBig {
 		cause.Reason = fmt.Sprintf("message of more than %d bytes", c.hub.config.MaxMessageSize)
 	}
-	c.shut(cause)
+	first := c.shut(cause)
 	c.advance(connHalf)
+	return first
 }
 
 // deliver hands a message to OnMessage.
 func (c *Conn) deliver(m Message) {
 	s, h := &c.socket, c.hub
 	// If the Conn is closing, messages are ignored until the client's close frame
-	// comes; but not those before it.
-	if c.ctx.Err() != nil && !s.backlog.heardOut || !c.allow() {
+	// comes; but not those that were read ahead before the client began the close.
+	if c.ctx.Err() != nil && !s.heardOut || !c.allow() {
 		return
 	}
 	h.stats.messagesReceived.Add(1)
@@ -130,7 +133,8 @@ func (c *Conn) deliver(m Message) {
 	if limit, burst := c.byteRate(); limit > 0 {
 		c.flow.Unread(began, now, limit, burst)
 	}
-	c.spend(s.backlog.takeUnspent())
+	c.spend(s.backlog.unspent)
+	s.backlog.unspent = 0
 }
 
 // resume takes note that the reader reads on.
@@ -153,31 +157,23 @@ const (
 
 // A backlog is what was read while OnMessage ran, and is not delivered.
 type backlog struct {
-	messages []Message
+	messages ring.Ring[Message]
 	size     int
-	unspent  int  // bytes that have not been counted against ByteRate
-	heardOut bool // the client has ended the connection, and they came before that
+	unspent  int // bytes that have not been counted against ByteRate
 }
 
 func (b *backlog) push(m Message) {
-	b.messages = append(b.messages, m)
+	b.messages.Push(m)
 	b.size += m.len() + messageCost
 }
 
 func (b *backlog) pop() Message {
-	m := b.messages[0]
-	b.messages[0] = Message{}
+	m := b.messages.Pop()
 	b.size -= m.len() + messageCost
-	if b.messages = b.messages[1:]; len(b.messages) == 0 {
-		b.messages = nil
+	if b.messages.Len() == 0 {
+		b.messages = ring.Ring[Message]{}
 	}
 	return m
-}
-
-func (b *backlog) takeUnspent() int {
-	n := b.unspent
-	b.unspent = 0
-	return n
 }
 
 // readAhead reads what the client has sent while OnMessage runs: it answers pings
@@ -206,7 +202,6 @@ func (s *socket) full() bool { return s.backlog.size+s.in.Held() > maxWaiting }
 // TCP, until the reader wants to read.
 func (c *Conn) runAhead(try func(fd uintptr) bool) {
 	s := &c.socket
-	open := c.ctx.Err() == nil
 	for !s.full() {
 		if m, ok := c.parse(); ok {
 			s.backlog.push(m)
@@ -220,14 +215,13 @@ func (c *Conn) runAhead(try func(fd uintptr) bool) {
 		}
 		s.backlog.unspent += len(s.ahead)
 	}
-	err := s.readErr
-	s.backlog.heardOut = s.backlog.heardOut || open && err != nil
-	s.endAhead()
-	switch err {
+	switch err := s.readErr; err {
 	case nil, errPeerClosed, errPeerBroke, errOverran:
 	default:
-		c.kill(lost(err))
+		s.heardOut = c.ctx.Err() == nil
+		defer c.kill(lost(err)) // after the turn is given back, for it may take its time
 	}
+	s.endAhead()
 }
 
 // allow counts a message, a ping or a pong of the client's against

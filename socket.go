@@ -50,12 +50,13 @@ type socket struct {
 
 	// Of whoever has the turn.
 
-	in      frame.Assembler
-	other   []byte  // the memory of ahead, if conn is not plain TCP
-	buffer  *[]byte // from a pool; ahead lies in it, or it is nil
-	ahead   []byte  // what has been read, and is not taken apart
-	readErr error   // after it there is nothing more to read
-	backlog backlog
+	in       frame.Assembler
+	other    []byte  // the memory of ahead, if conn is not plain TCP
+	buffer   *[]byte // from a pool; ahead lies in it, or it is nil
+	ahead    []byte  // what has been read, and is not taken apart
+	readErr  error   // after it there is nothing more to read
+	heardOut bool    // it was the client that began the close
+	backlog  backlog
 }
 
 // fill reads once, and waits until something can be read. What came before has been
@@ -203,7 +204,7 @@ func (s *socket) reclaim() {
 	case !ahead:
 	case s.raw != nil:
 		<-s.over
-	default: // it waits for bytes
+	default: // it waits for bytes; net/http ends its own reads in this way
 		s.conn.SetReadDeadline(time.Unix(1, 0))
 		<-s.over
 		s.conn.SetReadDeadline(time.Time{})
