@@ -19,10 +19,13 @@ func assemble(t *testing.T, a *Assembler, b []byte, n int) (messages []string) {
 		}
 		part = part[:copy(part, b)]
 		b = b[len(part):]
+		if len(part) == 0 {
+			t.Fatal("no room")
+		}
 		for len(part) > 0 {
 			got, rest, err := a.Next(part)
-			if err != nil {
-				t.Fatal(err)
+			if err != nil || len(rest) == len(part) {
+				t.Fatalf("%v, %d bytes left of %d", err, len(rest), len(part))
 			}
 			part = rest
 			switch got.Kind {
@@ -97,13 +100,65 @@ func TestAssemblerGrowsAsBytesCome(t *testing.T) {
 	}
 }
 
-// A message that came at once costs one allocation.
+// Room is for at least as much as is asked for, and no more than the frame has.
+func TestAssemblerRoom(t *testing.T) {
+	var a Assembler
+	if a.Room(1) != nil {
+		t.Error("there is room before a message")
+	}
+	a.Next([]byte(client(Binary, strings.Repeat("x", 1000)))[:8+600])
+	if a.Room(401) != nil || len(a.Room(400)) != 400 {
+		t.Errorf("room for %d bytes of 400", len(a.Room(400)))
+	}
+}
+
+// A message takes the memory that it can need, if that is less than twice of what
+// has come, and in the end no more than a quarter too much.
+func TestAssemblerMemory(t *testing.T) {
+	for _, test := range []struct {
+		limit int64
+		sent  string
+		want  int
+	}{
+		{0, client(Binary, strings.Repeat("x", 1000))[:8+600], 1000},
+		{0, client(Binary, strings.Repeat("x", 1000))[:8+400], 2*400 + MaxHeader},
+		{0, client(2, strings.Repeat("x", 600)), 2*600 + MaxHeader},
+		{700, client(2, strings.Repeat("x", 600)), 700},
+	} {
+		a := Assembler{Parser: Parser{MaxMessage: test.limit}}
+		if a.Next([]byte(test.sent)); a.Held() != test.want+MaxHeader {
+			t.Errorf("%d bytes are held, want %d", a.Held()-MaxHeader, test.want)
+		}
+	}
+	for size, copied := range map[int]bool{65: true, 108: true, 109: false, 138: false} {
+		var a Assembler
+		a.Next([]byte(client(2, strings.Repeat("x", 64))))
+		if a.Held() != 148 {
+			t.Fatalf("%d bytes are held", a.Held())
+		}
+		memory := &a.b[MaxHeader]
+		got, _, err := a.Next([]byte(client(end, strings.Repeat("x", size-64))))
+		if payload, ok := Payload(got.Data); err != nil || !ok || len(payload) != size || (&payload[0] != memory) != copied {
+			t.Errorf("a message of %d bytes in 148 is copied: %v, %v", size, !copied, err)
+		}
+	}
+}
+
+// A message that came at once costs one allocation; in two reads it costs no more, if
+// the first had more than half.
 func TestAssemblerAllocates(t *testing.T) {
 	var a Assembler
 	sent := []byte(client(Text, strings.Repeat("x", 1000)))
 	b := make([]byte, len(sent))
-	if n := testing.AllocsPerRun(100, func() { a.Next(b[:copy(b, sent)]) }); n != 1 {
-		t.Errorf("%v allocations", n)
+	for _, cut := range []int{len(sent), 600} {
+		n := testing.AllocsPerRun(100, func() {
+			copy(b, sent)
+			a.Next(b[:cut])
+			a.Next(b[cut:])
+		})
+		if n != 1 {
+			t.Errorf("cut at %d: %v allocations", cut, n)
+		}
 	}
 }
 

@@ -203,7 +203,7 @@ func TestParserLeft(t *testing.T) {
 		want int64
 	}{
 		{"", 0}, {"\x02", 0}, {"\x85\x00\x00\x00\x00", 5}, {"12", 3}, {"345", 0},
-		{client(Ping, "1")[:7-1], 0}, {"1", 0}, {client(end, "123456789")[:8], 7},
+		{client(Ping, "12")[:7], 0}, {"2", 0}, {client(end, "123456789")[:8], 7}, {"3456789", 0}, {client(Close, "\x03\xe8")[:7], 0},
 	} {
 		if p.Next([]byte(test.sent)); p.Left() != test.want {
 			t.Errorf("after %q: %d, want %d", test.sent, p.Left(), test.want)
@@ -281,8 +281,12 @@ func TestParserAllocates(t *testing.T) {
 	sent := []byte(client(1, "some") + client(Ping, "ping") + client(end, "text"))
 	b := make([]byte, len(sent))
 	n := testing.AllocsPerRun(100, func() {
-		for rest := b[:copy(b, sent)]; len(rest) > 0; {
+		rest := b[:copy(b, sent)]
+		for range 3 {
 			_, rest, _ = p.Next(rest)
+		}
+		if len(rest) > 0 || !p.Idle() {
+			t.Fatalf("%d bytes are left", len(rest))
 		}
 	})
 	if n > 0 {
