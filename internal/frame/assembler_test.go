@@ -122,11 +122,15 @@ func TestAssemblerMemory(t *testing.T) {
 	}{
 		{0, client(Binary, strings.Repeat("x", 1000))[:8+600], 1000},
 		{0, client(Binary, strings.Repeat("x", 1000))[:8+400], 2*400 + MaxHeader},
+		{0, client(2, "") + client(0, ""), -MaxHeader},
 		{0, client(2, strings.Repeat("x", 600)), 2*600 + MaxHeader},
 		{700, client(2, strings.Repeat("x", 600)), 700},
 	} {
 		a := Assembler{Parser: Parser{MaxMessage: test.limit}}
-		if a.Next([]byte(test.sent)); a.Held() != test.want+MaxHeader {
+		for rest := []byte(test.sent); len(rest) > 0; {
+			_, rest, _ = a.Next(rest)
+		}
+		if a.Held() != test.want+MaxHeader {
 			t.Errorf("%d bytes are held, want %d", a.Held()-MaxHeader, test.want)
 		}
 	}
