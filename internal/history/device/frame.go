@@ -1,0 +1,72 @@
+package device
+
+import "github.com/heraldgo/herald/internal/history"
+
+// A Kind says what a Frame is.
+type Kind uint8
+
+const (
+	Message Kind = iota + 1
+	Mark         // everything up to At has been sent
+	Welcome      // the first frame
+	Gap          // something may be missing: fetch it
+)
+
+// A Verdict ends a resume.
+type Verdict uint8
+
+const (
+	NoVerdict Verdict = iota
+	Complete
+	Incomplete
+)
+
+// A Frame is one message to a client that knows the protocol.
+type Frame struct {
+	Kind      Kind
+	Partition int
+
+	// Of a Message and a Mark. A Message that is not kept has no position. That
+	// of a Message says that everything before it has been sent too.
+	At history.Point
+
+	// Of a Message.
+
+	ID   string // of one that has copies in other partitions, or ""
+	Body []byte
+
+	// Of a Welcome.
+
+	Conn      string
+	Positions history.Positions
+
+	Verdict Verdict // of a Mark
+	Dropped bool    // of a Gap: the queue was full, and it is of every partition
+}
+
+// A Letter is what a Device has to know of a message.
+type Letter struct {
+	ID     string   // of one that has copies in other partitions, or ""
+	Except []string // connections that do not get it
+}
+
+// ids remembers the last 64 messages that have copies.
+type ids struct {
+	last [64]string
+	next int
+}
+
+// again says whether the id is remembered, and remembers it.
+func (s *ids) again(id string) bool {
+	if id == "" {
+		return false
+	}
+	for _, had := range s.last {
+		if had == id {
+			return true
+		}
+	}
+	s.last[s.next] = id
+	s.next = (s.next + 1) % len(s.last)
+	return false
+}

@@ -1,0 +1,125 @@
+package device
+
+import "github.com/heraldgo/herald/internal/history"
+
+func (c *cursor) ask(most int) Ask {
+	c.state = asked
+	c.round++
+	return Ask{Round: c.round, From: c.at, Most: most}
+}
+
+// Join says that the device is about to hold one more topic of the partition: it
+// does already, but the subscription is not confirmed. A survey that is under way
+// was asked for without the topic, and is asked for again: it could pass what is
+// sent to the topic meanwhile.
+func (d *Device) Join(partition int) Step {
+	if d.cursors[partition].state != asked {
+		return Step{}
+	}
+	return d.Start(partition)
+}
+
+// Surveyed takes the answer to a survey.
+func (d *Device) Surveyed(partition int, round uint64, survey history.Survey) Step {
+	var s Step
+	c := &d.cursors[partition]
+	if c.state != asked || round != c.round {
+		return s
+	}
+	if !survey.Whole {
+		c.miss(&s, partition)
+	}
+	c.at = history.Point{Epoch: survey.End.Epoch, Offset: survey.From}
+	c.backlog = history.Backlog{Survey: survey}
+	d.read(&s, partition)
+	return s
+}
+
+// miss tells that something may be missing, before anything that lies behind it:
+// the connection may end before the verdict.
+func (c *cursor) miss(s *Step, partition int) {
+	c.told = true
+	s.Frames = append(s.Frames, Frame{Kind: Gap, Partition: partition})
+}
+
+// read asks for the next page. If there is none the cursor goes live, or there
+// has come more meanwhile than it may take at once.
+func (d *Device) read(s *Step, partition int) {
+	c := &d.cursors[partition]
+	if page := c.backlog.Page(d.limits.Page); len(page) > 0 {
+		c.state = reading
+		c.round++
+		s.Ask = Ask{Round: c.round, From: c.at, Offsets: page}
+		return
+	}
+	c.at.Offset = c.backlog.End.Offset
+	left, ok := d.recent(partition)
+	if !ok {
+		s.Ask = c.ask(d.limits.Survey)
+		return
+	}
+	end := Frame{Kind: Mark, Partition: partition, At: c.at, Verdict: Complete}
+	if c.told {
+		end.Verdict = Incomplete
+	}
+	s.Frames = append(s.Frames, end)
+	for _, p := range left {
+		if f, ok := d.take(partition, p, d.host.Open(p.Body)); ok {
+			s.Frames = append(s.Frames, f)
+		}
+	}
+	c.state = live
+}
+
+// recent returns what is left for the device if it goes live now, if that is
+// known and little enough.
+func (d *Device) recent(partition int) (left []history.Packet, ok bool) {
+	packets, ok := d.host.Recent(partition, d.cursors[partition].at)
+	for _, p := range packets {
+		if d.host.Holds(p.Topic) {
+			left = append(left, p)
+		}
+	}
+	return left, ok && len(left) <= d.limits.Live
+}
+
+// Entries takes what was read. If it could not be, because the epoch is another
+// one, ok is false.
+func (d *Device) Entries(partition int, round uint64, entries []history.Entry, ok bool) Step {
+	var s Step
+	c := &d.cursors[partition]
+	if c.state != reading || round != c.round {
+		return s
+	}
+	if !ok {
+		s.Ask = c.ask(d.limits.Survey)
+		return s
+	}
+	through, whole := c.backlog.Took(entries)
+	if !whole {
+		c.miss(&s, partition)
+	}
+	for _, e := range entries {
+		p := history.Packet{Body: e.Body, Kept: true, At: history.Point{Epoch: c.at.Epoch, Offset: e.Offset}}
+		if !d.holds(e) {
+			continue
+		}
+		if f, ok := d.take(partition, p, d.host.Open(e.Body)); ok {
+			s.Frames = append(s.Frames, f)
+		}
+	}
+	c.at.Offset = through
+	d.read(&s, partition)
+	return s
+}
+
+// holds says whether the device holds a topic of the entry, now: it may have left
+// the others while it was away.
+func (d *Device) holds(e history.Entry) bool {
+	for _, link := range e.Links {
+		if d.host.Holds(link.Topic) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,112 @@
+package node
+
+import (
+	"maps"
+
+	"github.com/heraldgo/herald/internal/history"
+)
+
+// chains knows how far the chain of each followed topic has been handed on.
+type chains struct {
+	base  history.Offset   // all of them, at least
+	ahead map[string]chain // those that are further, or new
+}
+
+// A chain is how far one topic is. What was sent before a topic was followed is
+// not missing, so a chain shows holes only behind the first Mark that was asked for
+// after the subscription. That is the second one at the latest.
+type chain struct {
+	at  history.Offset
+	new int // Marks that it takes
+}
+
+const newMarks = 2
+
+func newChains() chains { return chains{ahead: make(map[string]chain)} }
+
+// had says whether a packet is a second copy.
+func (c *chains) had(p history.Packet) bool {
+	return p.At.Offset <= max(c.base, c.ahead[p.Topic].at)
+}
+
+// hole says whether something is missing before a packet.
+func (c *chains) hole(p history.Packet) bool {
+	chain := c.ahead[p.Topic]
+	return chain.new == 0 && p.Prev > max(c.base, chain.at)
+}
+
+func (c *chains) advance(topic string, to history.Offset) {
+	c.ahead[topic] = chain{at: to, new: c.ahead[topic].new}
+}
+
+// renew notes that a topic is followed from now on, or not any more.
+func (c *chains) renew(topic string) {
+	c.ahead[topic] = chain{at: c.ahead[topic].at, new: newMarks}
+}
+
+// reach advances all chains.
+func (c *chains) reach(to history.Offset) {
+	c.base = to
+	maps.DeleteFunc(c.ahead, func(_ string, chain chain) bool { return chain.new == 0 && chain.at <= to })
+}
+
+// mark advances all chains to a Mark.
+func (c *chains) mark(to history.Offset) {
+	for topic, chain := range c.ahead {
+		if chain.new > 0 {
+			chain.new--
+			c.ahead[topic] = chain
+		}
+	}
+	c.reach(to)
+}
+
+// cross takes back what lies above the fork of a new epoch: what has these
+// offsets now is something else.
+func (c *chains) cross(base, fork history.Offset) {
+	c.base = base
+	for topic, chain := range c.ahead {
+		if chain.at > fork {
+			chain.at = 0
+			c.ahead[topic] = chain
+		}
+	}
+}
+
+// recent has what was handed on last, for devices that go live.
+type recent struct {
+	most    int
+	since   history.Offset   // all behind it that was handed on is there
+	packets []history.Packet // rising
+}
+
+func (r *recent) add(p history.Packet) {
+	if len(r.packets) == r.most {
+		r.since = r.packets[0].At.Offset
+		r.packets = r.packets[1:]
+	}
+	r.packets = append(r.packets, p)
+}
+
+func (r *recent) behind(at history.Offset) (packets []history.Packet, ok bool) {
+	if at < r.since {
+		return nil, false
+	}
+	for i, p := range r.packets {
+		if p.At.Offset > at {
+			return r.packets[i:], true
+		}
+	}
+	return nil, true
+}
+
+// last returns the last offset that was handed on.
+func (r *recent) last() history.Offset {
+	if len(r.packets) == 0 {
+		return r.since
+	}
+	return r.packets[len(r.packets)-1].At.Offset
+}
+
+// begin forgets what was handed on before.
+func (r *recent) begin(at history.Offset) { r.since, r.packets = at, nil }

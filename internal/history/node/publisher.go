@@ -1,0 +1,65 @@
+// Package node has a node's side of a partition: what it appends to the log, and
+// what it hands on to its devices.
+//
+//	             Restored            Surveyed
+//	  ┌─ down ──────────────> asked ──────────> reading ─┐
+//	  │    ^                   ^ │ ^               │     │ the last Entries
+//	Down   └─── Down, always ──┘ │ └─ other epoch ─┘     │
+//	  │                          │ Surveyed: nothing     │
+//	  │                          v                       v
+//	  └─────────────────────── flowing <─────────────────┘
+//	                             │
+//	                             └── a hole, another epoch ──> asked
+//
+// While a Feed is flowing it hands on what comes. Otherwise it holds what comes,
+// and makes no Mark.
+package node
+
+import (
+	"slices"
+
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/store"
+)
+
+// A Publisher keeps what the node's calls bring with them.
+type Publisher struct {
+	known   history.Point
+	segment uint64
+}
+
+// Known returns the epoch that the node knows, and the last offset that was
+// acknowledged to it there.
+func (p *Publisher) Known() history.Point { return p.known }
+
+// Segment returns the one that the next batch probably goes to.
+func (p *Publisher) Segment() uint64 { return p.segment }
+
+// Met takes note of the log's end, as any call but an append returns it.
+func (p *Publisher) Met(end history.Point) {
+	if end.Epoch != p.known.Epoch {
+		// If the log lacks what was acknowledged in the old epoch, this call has
+		// begun the new one for it.
+		p.known = history.Point{Epoch: end.Epoch}
+	}
+}
+
+// Replied takes the answer to an append, and says whether the batch has to go
+// again. An append that nobody answered is not repeated.
+func (p *Publisher) Replied(r store.Reply) (again bool) {
+	switch r.Outcome {
+	case store.Taken:
+		p.known = r.End
+		return false
+	case store.WrongSegment:
+		p.segment = r.Segment
+	}
+	p.Met(r.End)
+	return true
+}
+
+// Alone returns what of a batch goes out by PUBLISH when the log cannot take the
+// batch. What is to be kept does not.
+func Alone(batch []store.Draft) []store.Draft {
+	return slices.DeleteFunc(slices.Clone(batch), func(d store.Draft) bool { return !d.Unkept })
+}

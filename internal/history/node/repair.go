@@ -1,0 +1,177 @@
+package node
+
+import (
+	"slices"
+
+	"github.com/heraldgo/herald/internal/history"
+)
+
+// ask begins to fill what is missing: a new round.
+func (f *Feed) ask(s *Step) {
+	f.state, f.spilt = asked, false
+	f.round++
+	s.Ask = Ask{Round: f.round, From: f.at, Most: f.limits.Survey}
+}
+
+// Surveyed takes the answer to a survey.
+func (f *Feed) Surveyed(round uint64, survey history.Survey) Step {
+	var s Step
+	if f.state != asked || round != f.round {
+		return s
+	}
+	switch {
+	case f.at.Epoch == 0: // nothing was followed before
+		survey.Whole, survey.Offsets = true, nil
+		f.enter(history.Fork{Epoch: survey.End.Epoch, At: survey.End.Offset}, survey.End.Offset)
+	case survey.End.Epoch != f.at.Epoch:
+		s.Fork = survey.Fork
+		if first, ok := f.firstHeld(survey.End.Epoch); ok && s.Fork.Parent != f.at.Epoch {
+			// Nobody can tell what survived. But of the new epoch all has come since.
+			s.Fork.At = min(s.Fork.At, first-1)
+			survey.From = s.Fork.At
+		}
+		f.enter(s.Fork, survey.From)
+	default:
+		f.at.Offset = max(f.at.Offset, survey.From) // the horizon may have come nearer
+	}
+	s.Gap = f.doubt || !survey.Whole
+	f.doubt = false
+	f.backlog = history.Backlog{Survey: survey}
+	f.read(&s)
+	return s
+}
+
+// firstHeld returns the first kept packet of an epoch that is held.
+func (f *Feed) firstHeld(epoch history.Epoch) (at history.Offset, ok bool) {
+	for _, p := range f.held {
+		if p.Kept && p.At.Epoch == epoch {
+			return p.At.Offset, true
+		}
+	}
+	return 0, false
+}
+
+// maxLeft is how many epochs a Feed remembers, in case it meets them again: the
+// old master may still answer while a new one is there.
+const maxLeft = 4
+
+// enter goes on in another epoch, behind from and behind what it has handed on
+// there before.
+func (f *Feed) enter(fork history.Fork, from history.Offset) {
+	f.left = append(f.left, history.Point{Epoch: f.at.Epoch, Offset: f.recent.last()})
+	f.left = f.left[max(0, len(f.left)-maxLeft):]
+	for _, left := range f.left {
+		if left.Epoch == fork.Epoch {
+			from = max(from, left.Offset)
+		}
+	}
+	f.at = history.Point{Epoch: fork.Epoch, Offset: from}
+	f.chains.cross(from, fork.At)
+	f.recent.begin(from)
+}
+
+// read asks for the next page, or ends the repair if there is none.
+func (f *Feed) read(s *Step) {
+	page := f.backlog.Page(f.limits.Page)
+	if len(page) == 0 {
+		f.merge(s, nil, f.backlog.End.Offset)
+		f.flow(s)
+		return
+	}
+	f.state = reading
+	f.round++
+	s.Ask = Ask{Round: f.round, From: f.at, Offsets: page}
+}
+
+// Entries takes what was read. If it could not be, because the epoch is another
+// one, ok is false.
+func (f *Feed) Entries(round uint64, entries []history.Entry, ok bool) Step {
+	var s Step
+	if f.state != reading || round != f.round {
+		return s
+	}
+	if !ok {
+		f.ask(&s)
+		return s
+	}
+	through, whole := f.backlog.Took(entries)
+	s.Gap = !whole // before what lies behind it
+	f.merge(&s, entries, through)
+	f.read(&s)
+	return s
+}
+
+// merge hands on the entries, and what is held, up to an offset, in order. What
+// comes twice is handed on once.
+func (f *Feed) merge(s *Step, entries []history.Entry, through history.Offset) {
+	for _, e := range entries {
+		f.release(s, e.Offset-1)
+		for _, link := range e.Links {
+			p := history.Packet{
+				Topic: link.Topic, Body: e.Body, Kept: true,
+				At: history.Point{Epoch: f.at.Epoch, Offset: e.Offset}, Prev: link.Prev,
+			}
+			if !f.chains.had(p) {
+				f.hand(s, p)
+			}
+		}
+	}
+	f.release(s, through)
+	f.reach(through)
+}
+
+// release hands on what is held up to an offset. What is kept and of another
+// epoch is left out: the log has it, or nobody does.
+func (f *Feed) release(s *Step, through history.Offset) {
+	for len(f.held) > 0 {
+		p := f.held[0]
+		present := p.At.Epoch == f.at.Epoch
+		if present && p.At.Offset > through {
+			return
+		}
+		f.held = f.held[1:]
+		if !p.Kept || present && !f.chains.had(p) {
+			f.hand(s, p)
+		}
+	}
+}
+
+// flow ends the repair: what is held goes on, as if it came now.
+func (f *Feed) flow(s *Step) {
+	f.state = flowing
+	if f.spilt {
+		f.ask(s)
+		return
+	}
+	for len(f.held) > 0 {
+		if !f.pass(s, f.held[0]) {
+			f.ask(s)
+			return
+		}
+		f.held = f.held[1:]
+	}
+	f.held = nil
+}
+
+// GaveUp says that the log does not answer. What is missing is told, and what is
+// held goes on: a message must not wait for one that may never come.
+func (f *Feed) GaveUp(round uint64) Step {
+	var s Step
+	if (f.state != asked && f.state != reading) || round != f.round {
+		return s
+	}
+	s.Gap = true
+	f.doubt = false
+	if i := slices.IndexFunc(f.held, func(p history.Packet) bool { return p.Kept }); i >= 0 {
+		at := f.held[i].At
+		at.Offset--
+		if at.Epoch != f.at.Epoch {
+			s.Fork = history.Fork{Epoch: at.Epoch, At: at.Offset}
+			f.enter(s.Fork, at.Offset)
+		} else if at.Offset > f.at.Offset {
+			f.reach(at.Offset)
+		}
+	}
+	f.flow(&s)
+	return s
+}

@@ -1,0 +1,221 @@
+// Package store has the log of a partition as the scripts in Redis are to keep
+// it. A differential test will hold the scripts to it, and the Bus in memory can
+// use it as it is.
+//
+// A log has two kinds of keys. The table, one sorted set in Redis, has the last
+// offset of each topic, the counter, the epoch with the server under which it
+// began and its parents, the horizon, and which segments there are. A
+// segment, a stream in Redis, has entries. Each key is there as a whole, or lost as a
+// whole (evicted, expired, flushed). A call touches the table and the segments
+// that its caller names, and is refused before its first write if they are not
+// the right ones.
+package store
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/heraldgo/herald/internal/history"
+)
+
+// Limits say how much a Log keeps. Times are in milliseconds, by the server's
+// clock: they decide when something goes, never whether a reader has all.
+type Limits struct {
+	Segment history.Offset // offsets of a segment
+	Age     int64          // of what is kept
+	Bytes   int            // of all segments
+}
+
+// A Log is the log of one partition. Its methods are the scripts.
+type Log struct {
+	limits   Limits
+	table    *table // nil: the key is not there
+	segments map[uint64][]history.Entry
+}
+
+// A table is the key that every call reads.
+type table struct {
+	epoch   history.Epoch
+	parents []history.Point // the epochs before it, oldest first, and where each ended
+	server  string          // the replication id under which the epoch began
+
+	counter history.Offset            // the last one that was given
+	horizon history.Offset            // nothing up to here is kept
+	last    map[string]history.Offset // by topic; above the horizon
+	spans   []span                    // the segments, oldest first
+	sealed  bool                      // the next entry begins a segment
+}
+
+// A span is what the table knows of a segment.
+type span struct {
+	n     uint64
+	began int64
+	bytes int
+}
+
+// A Caller is what each call brings with it. Server and Now are what the server
+// itself says inside the script, by INFO replication and TIME.
+type Caller struct {
+	Server string
+	Now    int64
+
+	// Known is what the node has been told of the log: the epoch, and the last
+	// offset that was acknowledged to it there.
+	Known history.Point
+
+	Fresh history.Epoch // random: the new epoch, if one has to begin
+}
+
+// New returns an empty Log.
+func New(limits Limits) *Log {
+	return &Log{limits: limits, segments: make(map[uint64][]history.Entry)}
+}
+
+// begin sees to it that the log has an epoch in which it has lost nothing. Every
+// call goes through it first.
+func (l *Log) begin(c Caller) *table {
+	switch t := l.table; {
+	case t == nil:
+		l.table = &table{
+			epoch: c.Fresh, server: c.Server,
+			last: make(map[string]history.Offset),
+		}
+	case t.server != c.Server, t.contradicts(c.Known):
+		t.parents = append(t.parents, t.end())
+		t.parents = t.parents[max(0, len(t.parents)-maxParents):]
+		t.epoch, t.server = c.Fresh, c.Server
+		t.sealed = true
+	}
+	return l.table
+}
+
+// maxParents is how many epochs a log remembers. What survives of each is a
+// prefix, so none ended after one that came later.
+const maxParents = 8
+
+// survived returns up to where the log still has what an epoch had. Of one that
+// is neither its own nor a parent it does not know that.
+func (t *table) survived(epoch history.Epoch) (at history.Offset, ok bool) {
+	if epoch == t.epoch {
+		return t.counter, true
+	}
+	for _, parent := range t.parents {
+		if parent.Epoch == epoch {
+			return parent.Offset, true
+		}
+	}
+	return 0, false
+}
+
+// contradicts says whether something may have been acknowledged to a node that
+// the log does not have.
+func (t *table) contradicts(known history.Point) bool {
+	at, ok := t.survived(known.Epoch)
+	return known.Offset > 0 && (!ok || known.Offset > at)
+}
+
+func (t *table) end() history.Point { return history.Point{Epoch: t.epoch, Offset: t.counter} }
+
+// A Draft is a message to be appended.
+type Draft struct {
+	Topics []string
+	Body   []byte
+	Unkept bool // published, in its place, and not kept
+}
+
+// An Outcome is how an append ended.
+type Outcome uint8
+
+const (
+	Taken        Outcome = iota + 1
+	WrongEpoch           // the caller did not know the log's
+	WrongSegment         // the caller did not name the one that the batch goes to
+)
+
+// A Reply answers an append.
+type Reply struct {
+	Outcome Outcome
+	End     history.Point // of the log, now
+	Segment uint64        // if WrongSegment: the one to name
+
+	// Published goes out in the same step: to each topic of each message its
+	// packet, in this order.
+	Published []history.Packet
+}
+
+// Append appends a batch, all of it or nothing. Its entries lie in one segment,
+// which the caller has to name: one that is too full for the batch ends.
+func (l *Log) Append(c Caller, segment uint64, batch []Draft) Reply {
+	t := l.begin(c)
+	if c.Known.Epoch != t.epoch {
+		return Reply{Outcome: WrongEpoch, End: t.end()}
+	}
+	if kept, bytes := count(batch); kept > 0 {
+		n, fresh := l.next(history.Offset(kept), c.Now)
+		if n != segment {
+			return Reply{Outcome: WrongSegment, End: t.end(), Segment: n}
+		}
+		if fresh {
+			l.enter(n, c.Now)
+		}
+		t.spans[len(t.spans)-1].bytes += bytes
+	}
+	reply := Reply{Outcome: Taken}
+	for _, d := range batch {
+		var links []history.Link
+		if !d.Unkept {
+			links = l.add(segment, d)
+		}
+		for i, topic := range d.Topics {
+			p := history.Packet{Topic: topic, Body: d.Body, Kept: !d.Unkept, At: t.end()}
+			if p.Kept {
+				p.Prev = links[i].Prev
+			}
+			reply.Published = append(reply.Published, p)
+		}
+	}
+	reply.End = t.end()
+	return reply
+}
+
+func count(batch []Draft) (kept, bytes int) {
+	for _, d := range batch {
+		if !d.Unkept {
+			kept++
+			bytes += len(d.Body)
+		}
+	}
+	return kept, bytes
+}
+
+// add gives a message an offset and links it into the chains of its topics.
+func (l *Log) add(segment uint64, d Draft) []history.Link {
+	t := l.table
+	t.counter++
+	e := history.Entry{Offset: t.counter, Body: d.Body, Links: make([]history.Link, len(d.Topics))}
+	for i, topic := range d.Topics {
+		prev, ok := t.last[topic]
+		if !ok {
+			prev = t.horizon
+		}
+		e.Links[i] = history.Link{Topic: topic, Prev: prev}
+		t.last[topic] = t.counter
+	}
+	l.segments[segment] = append(l.segments[segment], e)
+	return e.Links
+}
+
+// Clone returns a copy, as a replica or a snapshot has it.
+func (l *Log) Clone() *Log {
+	c := &Log{limits: l.limits, segments: make(map[uint64][]history.Entry, len(l.segments))}
+	for n, entries := range l.segments {
+		c.segments[n] = slices.Clone(entries)
+	}
+	if l.table != nil {
+		t := *l.table
+		t.parents = slices.Clone(t.parents)
+		t.last, t.spans = maps.Clone(t.last), slices.Clone(t.spans)
+		c.table = &t
+	}
+	return c
+}

@@ -1,0 +1,91 @@
+package store
+
+import (
+	"slices"
+
+	"github.com/heraldgo/herald/internal/history"
+)
+
+// Fence returns the end of the log. The script publishes it to the node that
+// asks, so that it comes behind what was published before.
+func (l *Log) Fence(c Caller) history.Point { return l.begin(c).end() }
+
+// Survey says what was kept for the topics since from. Of more than most entries
+// it has the last ones, and is not whole.
+func (l *Log) Survey(c Caller, from history.Point, topics []string, most int) history.Survey {
+	t := l.begin(c)
+	s := history.Survey{End: t.end()}
+	s.From, s.Whole, s.Fork = t.start(from)
+	for _, topic := range topics {
+		for at := t.last[topic]; at > s.From; {
+			e, ok := l.entry(at)
+			if !ok {
+				s.Whole = false
+				break
+			}
+			s.Offsets = append(s.Offsets, at)
+			at = prev(e, topic)
+		}
+	}
+	slices.Sort(s.Offsets)
+	s.Offsets = slices.Compact(s.Offsets)
+	if over := len(s.Offsets) - most; over > 0 {
+		s.From, s.Whole = s.Offsets[over-1], false
+		s.Offsets = s.Offsets[over:]
+	}
+	return s
+}
+
+// start returns where to go on from p, and whether nothing that p has not had
+// was lost before that.
+func (t *table) start(p history.Point) (from history.Offset, whole bool, fork history.Fork) {
+	at, known := t.survived(p.Epoch)
+	switch {
+	case !known:
+		// Somewhere else, or nowhere. What it has had of this epoch is unknown.
+		return t.counter, false, history.Fork{Epoch: t.epoch, At: t.counter}
+	case p.Epoch != t.epoch:
+		// What survived is served. It is never whole, even if it looks so: nobody
+		// can know what else was acknowledged, by a server that is gone to a node
+		// that is gone.
+		fork = history.Fork{Epoch: t.epoch, Parent: p.Epoch, At: at}
+		return max(fork.Cross(p).Offset, t.horizon), false, fork
+	case p.Offset > t.counter:
+		return t.counter, false, fork // in the future
+	}
+	return max(p.Offset, t.horizon), p.Offset >= t.horizon, fork
+}
+
+// Read returns the entries at the offsets, as far as they are there. If the log
+// is not in the epoch of the survey any more, ok is false.
+func (l *Log) Read(c Caller, epoch history.Epoch, offsets []history.Offset) (entries []history.Entry, ok bool) {
+	if l.begin(c).epoch != epoch {
+		return nil, false
+	}
+	for _, at := range offsets {
+		if e, ok := l.entry(at); ok {
+			entries = append(entries, e)
+		}
+	}
+	return entries, true
+}
+
+func (l *Log) entry(at history.Offset) (e history.Entry, ok bool) {
+	entries := l.segments[uint64((at-1)/l.limits.Segment)]
+	i, ok := slices.BinarySearchFunc(entries, at, func(e history.Entry, at history.Offset) int {
+		return int(e.Offset) - int(at)
+	})
+	if !ok {
+		return e, false
+	}
+	return entries[i], true
+}
+
+func prev(e history.Entry, topic string) history.Offset {
+	for _, link := range e.Links {
+		if link.Topic == topic {
+			return link.Prev
+		}
+	}
+	return 0
+}

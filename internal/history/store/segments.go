@@ -1,0 +1,74 @@
+package store
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/heraldgo/herald/internal/history"
+)
+
+// next returns the segment that so many entries go to, and whether they begin
+// it.
+func (l *Log) next(entries history.Offset, now int64) (n uint64, fresh bool) {
+	t := l.table
+	if len(t.spans) == 0 {
+		return uint64((t.counter + l.limits.Segment - 1) / l.limits.Segment), true
+	}
+	s := t.spans[len(t.spans)-1]
+	switch {
+	case t.sealed,
+		t.counter+entries > l.limits.Segment*history.Offset(s.n+1),
+		now-s.began >= l.limits.Age/8, // or what is kept would be up to twice as old
+		s.bytes >= l.limits.Bytes/8:
+		return s.n + 1, true
+	}
+	return s.n, false
+}
+
+// enter begins a segment. A key that is there already is of a log whose table
+// was lost.
+func (l *Log) enter(n uint64, now int64) {
+	t := l.table
+	delete(l.segments, n)
+	t.counter = l.limits.Segment * history.Offset(n) // chains need no dense offsets
+	t.spans = append(t.spans, span{n: n, began: now})
+	t.sealed = false
+}
+
+// Due returns the oldest segment, if retention wants to remove it. The last one
+// stays.
+func (l *Log) Due(now int64) (n uint64, ok bool) {
+	t := l.table
+	if t == nil || len(t.spans) < 2 {
+		return 0, false
+	}
+	bytes := 0
+	for _, s := range t.spans {
+		bytes += s.bytes
+	}
+	// What it has is older than the segment after it.
+	return t.spans[0].n, bytes > l.limits.Bytes || now-t.spans[1].began >= l.limits.Age
+}
+
+// Trim removes the segment that the caller saw to be due, if it still is. That,
+// and nothing else, moves the horizon.
+func (l *Log) Trim(c Caller, n uint64) bool {
+	t := l.begin(c)
+	if due, ok := l.Due(c.Now); !ok || due != n {
+		return false
+	}
+	delete(l.segments, n)
+	t.spans = slices.Delete(t.spans, 0, 1)
+	t.horizon = l.limits.Segment * history.Offset(n+1)
+	maps.DeleteFunc(t.last, func(_ string, last history.Offset) bool { return last <= t.horizon })
+	return true
+}
+
+// Segments returns the keys of the segments, those of a lost table included.
+func (l *Log) Segments() []uint64 { return slices.Sorted(maps.Keys(l.segments)) }
+
+// LoseTable loses the table.
+func (l *Log) LoseTable() { l.table = nil }
+
+// LoseSegment loses one segment.
+func (l *Log) LoseSegment(n uint64) { delete(l.segments, n) }
