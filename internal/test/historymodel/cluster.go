@@ -1,0 +1,186 @@
+package historymodel
+
+import (
+	"fmt"
+
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/store"
+)
+
+// limits of the logs: small, so that a short run meets them all.
+var limits = store.Limits{Segment: 4, Age: 1_000, Bytes: 400}
+
+// A server is one Redis.
+type server struct {
+	log   *store.Log
+	runID string // new with each start
+	repl  string // master_replid: new when it starts, or begins to be a master
+	dead  bool
+	stale bool // it was replaced as master, and does not know
+	gone  bool // the partition has moved away: it answers MOVED
+}
+
+// A cluster is what one partition lies on: a master and a replica, which change
+// places. A master that was replaced may live on for a while, and nodes with it.
+type cluster struct {
+	w       *world
+	servers [2]*server
+	master  int
+	disk    *store.Log // what the master saved last
+	moving  bool       // the slot migrates: what needs keys is refused
+	full    bool       // OOM: a script that writes is refused, PUBLISH is not
+}
+
+func newCluster(w *world) *cluster {
+	c := &cluster{w: w, disk: store.New(limits)}
+	for i := range c.servers {
+		c.servers[i] = &server{log: store.New(limits)}
+		c.start(c.servers[i])
+	}
+	return c
+}
+
+func (c *cluster) serving() *server { return c.servers[c.master] }
+func (c *cluster) replica() *server { return c.servers[1-c.master] }
+
+func (c *cluster) start(s *server) {
+	s.runID, s.repl = c.w.name("run"), c.w.name("repl")
+	s.dead, s.stale, s.gone = false, false, false
+}
+
+// answers says whether a server runs scripts for the partition now.
+func (c *cluster) answers(s *server) bool {
+	return !s.dead && !c.moving && (s == c.serving() || s.stale)
+}
+
+// caller returns what a script of the node brings, and finds on the server.
+func (w *world) caller(s *server, known history.Point) store.Caller {
+	w.epochs++
+	return store.Caller{Server: s.repl, Now: w.now, Known: known, Fresh: history.Epoch(w.epochs)}
+}
+
+// replicate has the replica catch up. Until then it has a prefix.
+func (c *cluster) replicate() {
+	if r := c.replica(); !r.dead && !r.stale {
+		r.log = c.serving().log.Clone()
+		r.repl, r.gone = c.serving().repl, false
+	}
+}
+
+// restart restarts the master: with its data, with what it had saved, or with
+// nothing.
+func (c *cluster) restart(how int) {
+	s := c.serving()
+	switch how % 3 {
+	case 0:
+		c.w.hit(restartWithData)
+	case 1:
+		s.log = c.disk.Clone()
+		c.w.hit(restartFromDisk)
+	case 2:
+		s.log = store.New(limits)
+		c.w.hit(restartEmpty)
+	}
+	c.start(s)
+	c.w.cutLinks(s)
+}
+
+// failover promotes the replica, with whatever it has. The old master dies, or
+// lingers.
+func (c *cluster) failover(linger bool) {
+	old, next := c.serving(), c.replica()
+	if next.dead || next.stale || next.gone || c.moving {
+		return
+	}
+	old.dead, old.stale = !linger, linger
+	if linger {
+		c.w.hit(split)
+	} else {
+		c.w.cutLinks(old)
+		c.w.hit(failover)
+	}
+	c.master = 1 - c.master
+	next.repl = c.w.name("repl")
+}
+
+// demote makes the old master a replica: what it had beyond is gone.
+func (c *cluster) demote() {
+	r := c.replica()
+	if r.dead {
+		c.start(r)
+	}
+	r.stale, r.gone = false, false
+	c.w.cutLinks(r)
+	c.replicate()
+}
+
+// back makes a failover there and back, before anybody has noticed.
+func (c *cluster) back() {
+	if r := c.replica(); r.dead || r.stale || r.gone || c.moving {
+		return
+	}
+	c.failover(true)
+	c.demote()
+	c.failover(true)
+	c.demote()
+	c.w.hit(thereAndBack)
+}
+
+// migrate begins to move the slot, or aborts that, or ends it.
+func (c *cluster) migrate(how int) {
+	switch {
+	case c.replica().stale:
+	case !c.moving:
+		c.moving = true
+	case how%2 == 0:
+		c.moving = false
+		c.w.hit(migrationAborted)
+	default:
+		c.moving = false
+		old, next := c.serving(), c.replica()
+		next.log = old.log
+		c.start(next) // a master in its own right
+		old.log, old.gone = store.New(limits), true
+		c.master = 1 - c.master
+		c.w.cutLinks(old)
+		c.w.cutLinks(next)
+		c.w.hit(migrated)
+	}
+}
+
+// evict loses a key, or all of them.
+func (c *cluster) evict(which int) {
+	log := c.serving().log
+	segments := log.Segments()
+	switch {
+	case which%4 == 0:
+		log.LoseTable()
+		c.w.hit(tableEvicted)
+	case which%4 == 1:
+		log.LoseTable()
+		for _, n := range segments {
+			log.LoseSegment(n)
+		}
+		c.w.hit(flushed)
+	case len(segments) > 0:
+		log.LoseSegment(segments[which/4%len(segments)])
+		c.w.hit(segmentEvicted)
+	}
+}
+
+// trim removes what retention wants to remove.
+func (c *cluster) trim() {
+	s := c.serving()
+	if !c.answers(s) {
+		return
+	}
+	if n, ok := s.log.Due(c.w.now); ok && s.log.Trim(c.w.caller(s, history.Point{}), n) {
+		c.w.hit(trimmed)
+	}
+}
+
+// name returns a name that nobody else has.
+func (w *world) name(kind string) string {
+	w.names++
+	return fmt.Sprint(kind, w.names)
+}

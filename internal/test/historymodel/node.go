@@ -1,0 +1,327 @@
+package historymodel
+
+import (
+	"slices"
+
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/device"
+	"github.com/heraldgo/herald/internal/history/node"
+)
+
+var feedLimits = node.Limits{Held: 6, Recent: 8, Page: 3, Survey: 64}
+
+// A hub is one node.
+type hub struct {
+	w        *world
+	sides    [partitions]*side
+	sessions []*session
+}
+
+// A side is what a node has of one partition.
+type side struct {
+	h         *hub
+	partition int
+	feed      *node.Feed
+	publisher node.Publisher
+
+	calls *server // where scripts go
+	link  *server // where the subscriptions are
+	up    bool    // the link is
+	deaf  bool    // it is, and brings nothing
+
+	followed map[string]int // topic: sessions
+	wire     []event        // on its way to the node
+	inbox    []event        // read from the link
+	asks     []ask          // to be run
+	replies  []func()       // to be taken
+
+	strays []*message // acknowledged by a master that had been replaced
+}
+
+// An event is what a link brings.
+type event struct {
+	kind   eventKind
+	packet history.Packet
+	end    history.Point
+}
+
+type eventKind uint8
+
+const (
+	packet eventKind = iota
+	fence
+	down
+	doubtful // down, because it was deaf
+	restored
+)
+
+// An ask is a question of the node or of one of its devices.
+type ask struct {
+	session *session // nil: the node's
+	topics  []string
+	round   uint64
+	from    history.Point
+	offsets []history.Offset
+	most    int
+	epoch   history.Epoch
+}
+
+func newHub(w *world) *hub {
+	h := &hub{w: w}
+	for i := range h.sides {
+		h.sides[i] = &side{
+			h: h, partition: i, feed: node.NewFeed(feedLimits),
+			calls: w.clusters[i].serving(), followed: make(map[string]int),
+		}
+	}
+	return h
+}
+
+func (s *side) cluster() *cluster { return s.h.w.clusters[s.partition] }
+
+// subscribed says whether a subscription would be confirmed now.
+func (s *side) subscribed() bool { return s.up && !s.deaf && !s.link.dead && !s.link.gone }
+
+// publish is PUBLISH on a server.
+func (w *world) publish(partition int, on *server, packets []history.Packet) {
+	for _, h := range w.hubs {
+		s := h.sides[partition]
+		if s.link != on || !s.subscribed() {
+			continue
+		}
+		for _, p := range packets {
+			if s.followed[p.Topic] > 0 {
+				s.wire = append(s.wire, event{kind: packet, packet: p})
+			}
+		}
+	}
+}
+
+// cut breaks the link. Only some of what is on its way arrives.
+func (s *side) cut(arrives int) {
+	if !s.up {
+		return
+	}
+	why := down
+	if s.deaf {
+		why = doubtful
+	}
+	s.up, s.deaf = false, false
+	s.wire = append(s.wire[:min(arrives, len(s.wire))], event{kind: why})
+}
+
+// cutLinks breaks the links to a server.
+func (w *world) cutLinks(on *server) {
+	for _, h := range w.hubs {
+		for _, s := range h.sides {
+			if s.link == on {
+				s.cut(w.names % 4)
+			}
+		}
+	}
+}
+
+// connect makes a new link.
+func (s *side) connect() {
+	if to := s.cluster().serving(); !s.up && !to.dead && !to.gone {
+		s.link, s.calls, s.up = to, to, true
+		s.wire = append(s.wire, event{kind: restored})
+	}
+}
+
+// arrive reads from the link.
+func (s *side) arrive() {
+	e := s.wire[0]
+	s.wire = s.wire[1:]
+	s.inbox = append(s.inbox, e)
+}
+
+// work takes what was read.
+func (s *side) work() {
+	e := s.inbox[0]
+	s.inbox = s.inbox[1:]
+	switch e.kind {
+	case packet:
+		if s.followed[e.packet.Topic] > 0 {
+			s.do(s.feed.Take(e.packet))
+		}
+	case fence:
+		s.do(s.feed.Mark(e.end))
+	case down:
+		s.feed.Down()
+	case doubtful:
+		s.feed.Down()
+		s.do(s.feed.Doubt())
+		s.h.w.hit(deafLink)
+	case restored:
+		s.do(s.feed.Restored())
+	}
+}
+
+// do does what the feed says.
+func (s *side) do(step node.Step) {
+	w := s.h.w
+	for _, c := range slices.Clone(s.h.sessions) {
+		if step.Fork.Epoch != 0 {
+			c.device.Cross(s.partition, step.Fork)
+			w.hit(crossedLive)
+		}
+		if step.Gap {
+			c.queue(c.device.Gap(s.partition))
+			w.hit(gapTold)
+		}
+	}
+	for _, p := range step.Hand {
+		for _, c := range slices.Clone(s.h.sessions) {
+			if !c.topics[p.Topic] {
+				continue
+			}
+			if f, ok := c.device.Take(s.partition, p, c.Open(p.Body)); ok {
+				c.queue(f)
+			} else if p.Kept && c.device.Live(s.partition) {
+				w.hit(belowFloor)
+			}
+		}
+	}
+	if step.Mark.Epoch != 0 {
+		for _, c := range slices.Clone(s.h.sessions) {
+			if f, ok := c.device.Mark(s.partition, step.Mark); ok {
+				c.queue(f)
+				w.hit(markTold)
+			}
+		}
+	}
+	if a := step.Ask; a.Round != 0 {
+		s.asks = append(s.asks, ask{
+			topics: topicsOf(s.followed), round: a.Round, from: a.From,
+			offsets: a.Offsets, most: a.Most, epoch: s.feed.At().Epoch,
+		})
+	}
+}
+
+// answers says whether scripts of the node run now. A server from which the slot
+// has gone names the new one.
+func (s *side) answers() bool {
+	if s.calls.gone {
+		s.calls = s.cluster().serving()
+	}
+	return s.cluster().answers(s.calls)
+}
+
+// redirect leaves a server that is no master any more for the one that is.
+func (s *side) redirect() {
+	if !s.calls.stale || s.link != s.calls {
+		s.calls = s.cluster().serving()
+	}
+}
+
+// fence has the end of the log published to the node.
+func (s *side) fence() {
+	if !s.answers() {
+		return
+	}
+	end := s.calls.log.Fence(s.h.w.caller(s.calls, s.publisher.Known()))
+	s.met(end)
+	if s.link == s.calls && s.subscribed() && !s.fenced() {
+		s.wire = append(s.wire, event{kind: fence, end: end})
+	}
+}
+
+// fenced says whether a fence is on its way.
+func (s *side) fenced() bool {
+	is := func(e event) bool { return e.kind == fence }
+	return slices.ContainsFunc(s.wire, is) || slices.ContainsFunc(s.inbox, is)
+}
+
+// met takes note of the log's epoch.
+func (s *side) met(end history.Point) {
+	if end.Epoch != s.publisher.Known().Epoch {
+		s.strays = nil
+	}
+	s.publisher.Met(end)
+	s.do(s.feed.Met(end.Epoch))
+}
+
+// run runs the script of a question.
+func (s *side) run() {
+	if !s.answers() {
+		return
+	}
+	a := s.asks[0]
+	if a.session != nil && !a.session.room() {
+		s.asks = append(s.asks[1:], a)
+		return
+	}
+	s.asks = s.asks[1:]
+	log, caller := s.calls.log, s.h.w.caller(s.calls, s.publisher.Known())
+	if len(a.offsets) > 0 {
+		entries, ok := log.Read(caller, a.epoch, a.offsets)
+		if !ok {
+			s.h.w.hit(readOtherEpoch)
+		} else if len(entries) < len(a.offsets) {
+			s.h.w.hit(readMissing)
+		}
+		s.reply(a, func() node.Step { return s.feed.Entries(a.round, entries, ok) },
+			func(d *device.Device) device.Step { return d.Entries(s.partition, a.round, entries, ok) })
+		return
+	}
+	survey := log.Survey(caller, a.from, a.topics, a.most)
+	s.met(survey.End)
+	s.h.w.hitSurvey(a, survey)
+	s.reply(a, func() node.Step { return s.feed.Surveyed(a.round, survey) },
+		func(d *device.Device) device.Step { return d.Surveyed(s.partition, a.round, survey) })
+}
+
+// reply has the answer taken, later, by whoever has asked.
+func (s *side) reply(a ask, feed func() node.Step, of func(*device.Device) device.Step) {
+	s.replies = append(s.replies, func() {
+		if a.session == nil {
+			s.do(feed())
+		} else if !a.session.dead {
+			a.session.do(s.partition, of(a.session.device))
+		}
+	})
+}
+
+// hear takes the oldest answer.
+func (s *side) hear() {
+	r := s.replies[0]
+	s.replies = s.replies[1:]
+	r()
+}
+
+// giveUp ends the node's question without an answer.
+func (s *side) giveUp() {
+	i := slices.IndexFunc(s.asks, func(a ask) bool { return a.session == nil })
+	if i < 0 {
+		return
+	}
+	round := s.asks[i].round
+	s.asks = slices.Delete(s.asks, i, i+1)
+	s.do(s.feed.GaveUp(round))
+	s.h.w.hit(gaveUp)
+}
+
+// follow counts a session that belongs to a topic.
+func (s *side) follow(topic string) {
+	s.followed[topic]++
+	if s.followed[topic] == 1 {
+		s.do(s.feed.Follow(topic))
+	}
+}
+
+func (s *side) unfollow(topic string) {
+	if s.followed[topic]--; s.followed[topic] == 0 {
+		delete(s.followed, topic)
+		s.feed.Unfollow(topic)
+	}
+}
+
+func topicsOf(m map[string]int) []string {
+	topics := make([]string, 0, len(m))
+	for topic := range m {
+		topics = append(topics, topic)
+	}
+	slices.Sort(topics)
+	return topics
+}

@@ -1,0 +1,254 @@
+// Package historymodel tries the rules of History (internal/history) in a small
+// world: two partitions, each on a master and a replica, three nodes, two
+// devices, and all the faults that the rules are for. A run is a list of actions
+// that a seed gives. Nothing in it is concurrent, so that a run repeats exactly,
+// and each part of it is a run too: a finding shrinks.
+//
+// At the end all is healed. Then each device must have had every message that
+// was kept for it, once and in order, unless it was told after the message was
+// acknowledged that something may be missing.
+package historymodel
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/device"
+	"github.com/heraldgo/herald/internal/history/node"
+	"github.com/heraldgo/herald/internal/history/store"
+)
+
+const (
+	partitions = 2
+	nodes      = 3
+	devices    = 2
+)
+
+// topics are in the partition that their last letter says.
+var topics = [...]string{"a0", "b0", "c1", "d0", "e1"}
+
+func partitionOf(topic string) int { return int(topic[len(topic)-1] - '0') }
+
+// A world is one run.
+type world struct {
+	clusters [partitions]*cluster
+	hubs     [nodes]*hub
+	phones   [devices]*phone
+	messages []*message
+
+	step   int
+	now    int64
+	epochs int // that were offered
+	names  int
+	tolds  int // how often a device was told
+
+	hits    *Hits
+	finding string
+}
+
+// A message is one Send.
+type message struct {
+	n      int
+	topics []string
+	letter device.Letter
+	unkept bool
+}
+
+// copies says whether a device may get the message more than once: an offset
+// tells only copies of one partition apart, and only what is kept has one.
+func (m *message) copies() bool {
+	return len(m.topics) > 1 && (m.unkept || slices.ContainsFunc(m.topics, func(t string) bool {
+		return partitionOf(t) != partitionOf(m.topics[0])
+	}))
+}
+
+func newWorld(hits *Hits) *world {
+	w := &world{hits: hits, now: 10_000}
+	for i := range w.clusters {
+		w.clusters[i] = newCluster(w)
+	}
+	for i := range w.hubs {
+		w.hubs[i] = newHub(w)
+	}
+	for i := range w.phones {
+		w.phones[i] = &phone{
+			w: w, had: make(map[int]*session), due: make(map[int]*[partitions]debt),
+			groups: map[string]bool{topics[0]: true, topics[1+2*i]: true, topics[4-2*i]: true},
+		}
+	}
+	return w
+}
+
+// fail notes what is wrong, if it is the first thing.
+func (w *world) fail(format string, args ...any) {
+	if w.finding == "" {
+		w.finding = fmt.Sprintf("step %d: ", w.step) + fmt.Sprintf(format, args...)
+	}
+}
+
+func (w *world) message(body []byte) *message {
+	return w.messages[binary.BigEndian.Uint32(body)]
+}
+
+// A flavour says what is special about a Send.
+type flavour struct {
+	unkept   bool
+	except   bool // the phone's last connection but one, or its last
+	unknown  bool // the answer is lost
+	many     int  // messages in the batch
+	size     int
+	topics   int // the first topic, and by how many more it goes on
+	more     int
+	phoneNum int
+}
+
+// send sends messages from a node, in one batch for each partition.
+func (w *world) send(h *hub, fl flavour) {
+	var sent []*message
+	for i := range fl.many {
+		m := &message{n: len(w.messages), unkept: fl.unkept && i == 0}
+		for j := range fl.more + 1 {
+			m.topics = append(m.topics, topics[(fl.topics+i+j)%len(topics)])
+		}
+		if m.copies() {
+			m.letter.ID = fmt.Sprint("m", m.n)
+		}
+		if conns := w.phones[fl.phoneNum].conns; fl.except && len(conns) > 0 {
+			m.letter.Except = conns[max(0, len(conns)-2):][:1]
+			w.hit(excepted)
+		}
+		w.messages = append(w.messages, m)
+		sent = append(sent, m)
+	}
+	for i, s := range h.sides {
+		s.send(draftsFor(i, sent, fl.size), fl.unknown)
+	}
+}
+
+// A letterDraft is a draft, and what it is of.
+type letterDraft struct {
+	store.Draft
+	m *message
+}
+
+func draftsFor(partition int, sent []*message, size int) []letterDraft {
+	var drafts []letterDraft
+	for _, m := range sent {
+		d := letterDraft{m: m}
+		for _, topic := range m.topics {
+			if partitionOf(topic) == partition {
+				d.Topics = append(d.Topics, topic)
+			}
+		}
+		if d.Body = binary.BigEndian.AppendUint32(make([]byte, 0, 4+size), uint32(m.n)); len(d.Topics) > 0 {
+			d.Body = append(d.Body, make([]byte, size)...)
+			d.Unkept = m.unkept
+			drafts = append(drafts, d)
+		}
+	}
+	return drafts
+}
+
+// send appends a batch. If the log refuses it, what is not kept goes alone.
+func (s *side) send(sent []letterDraft, unknown bool) {
+	w := s.h.w
+	if len(sent) == 0 || !s.answers() {
+		return
+	}
+	var drafts []store.Draft
+	for _, d := range sent {
+		drafts = append(drafts, d.Draft)
+	}
+	if s.cluster().full {
+		s.refused(sent, drafts)
+		return
+	}
+	for range 8 {
+		caller := w.caller(s.calls, s.publisher.Known())
+		reply := s.calls.log.Append(caller, s.publisher.Segment(), drafts)
+		w.hitReply(reply)
+		w.publish(s.partition, s.calls, reply.Published)
+		if reply.End.Epoch != caller.Known.Epoch {
+			s.strays = nil
+		}
+		if unknown && reply.Outcome == store.Taken {
+			w.hit(answerLost)
+			return
+		}
+		if !s.publisher.Replied(reply) {
+			s.acknowledged(sent)
+			return
+		}
+	}
+	w.fail("an append was refused eight times")
+}
+
+// refused has go what may go without being kept.
+func (s *side) refused(sent []letterDraft, drafts []store.Draft) {
+	w := s.h.w
+	w.hit(storeFull)
+	for _, d := range node.Alone(drafts) {
+		for _, topic := range d.Topics {
+			w.publish(s.partition, s.calls, []history.Packet{{Topic: topic, Body: d.Body}})
+		}
+		i := slices.IndexFunc(sent, func(o letterDraft) bool { return &o.Body[0] == &d.Body[0] })
+		s.acknowledged(sent[i : i+1])
+	}
+}
+
+// acknowledged notes that Send returned nil: what is due to the devices.
+func (s *side) acknowledged(sent []letterDraft) {
+	w := s.h.w
+	for _, d := range sent {
+		if d.m.unkept {
+			continue
+		}
+		if s.calls.stale {
+			s.strays = append(s.strays, d.m)
+		}
+		for _, p := range w.phones {
+			if !p.owed(d.m) {
+				continue
+			}
+			owed := debt{step: w.step}
+			for _, topic := range d.Topics {
+				if p.groups[topic] {
+					owed.by |= only(topic)
+				}
+			}
+			if p.due[d.m.n] == nil {
+				p.due[d.m.n] = new([partitions]debt)
+			}
+			p.due[d.m.n][s.partition] = owed
+		}
+	}
+}
+
+// owed says whether the phone is to have a message of its topics, sooner or
+// later.
+func (p *phone) owed(m *message) bool {
+	return p.covered && !p.liar && p.had[m.n] == nil &&
+		!slices.ContainsFunc(m.letter.Except, func(id string) bool { return slices.Contains(p.conns, id) })
+}
+
+// kill ends a node, with its devices' connections, and starts another. What a
+// master that had been replaced had acknowledged to it, nobody knows any more.
+func (w *world) kill(i int) {
+	h := w.hubs[i]
+	for _, c := range slices.Clone(h.sessions) {
+		c.phone.cut()
+	}
+	for part, s := range h.sides {
+		for _, m := range s.strays {
+			for _, p := range w.phones {
+				if due := p.due[m.n]; due != nil {
+					due[part] = debt{}
+				}
+			}
+		}
+	}
+	w.hubs[i] = newHub(w)
+	w.hit(nodeKilled)
+}
