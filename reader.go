@@ -20,7 +20,7 @@ func (c *Conn) read() {
 	s.lastRead.Store(clock.Now()) // nobody has read until now
 	try := s.try
 	for {
-		for m, ok := c.next(); ok; m, ok = c.next() {
+		for m := c.next(); m != nil; m = c.next() {
 			c.deliver(m)
 		}
 		if s.readErr != nil {
@@ -43,32 +43,32 @@ func (c *Conn) read() {
 	c.readEnded()
 }
 
-// next returns the next message of those that have been read.
-func (c *Conn) next() (m Message, ok bool) {
+// next returns the next message of those that have been read, by its frame, or nil.
+func (c *Conn) next() []byte {
 	if b := &c.socket.backlog; b.messages.Len() > 0 {
-		return b.pop(), true
+		return b.pop()
 	}
 	return c.parse()
 }
 
-// parse takes apart what has been read, up to the end of a message. What comes
-// before that it answers.
-func (c *Conn) parse() (m Message, ok bool) {
+// parse takes apart what has been read, up to the end of a message, and returns its
+// frame, or nil. What comes before that it answers.
+func (c *Conn) parse() (message []byte) {
 	s := &c.socket
 	for len(s.ahead) > 0 {
 		got, rest, err := s.in.Next(s.ahead)
 		taken := len(s.ahead) - len(rest)
 		switch got.Kind {
 		case frame.Text, frame.Binary:
-			m, ok = received(got.Data), true
+			message = got.Payload
 		case frame.Ping:
 			if c.ctx.Err() == nil && c.allow() {
-				c.pong(got.Data)
+				c.pong(got.Payload)
 			}
 		case frame.Pong: // a client may send some that nobody asked for (RFC 6455 section 5.5.3)
 			c.allow()
 		case frame.Close:
-			s.heardOut = c.shut(parseClose(got.Data))
+			s.heardOut = c.shut(parseClose(got.Payload))
 			c.advance(connHangup)
 			s.readErr, taken = errPeerClosed, len(s.ahead)
 		default:
@@ -83,14 +83,14 @@ func (c *Conn) parse() (m Message, ok bool) {
 		if got.Kind != 0 && s.in.Idle() && c.reading.Load() != 0 {
 			c.reading.Store(0)
 		}
-		if s.skip(taken); ok {
-			return m, true
+		if s.skip(taken); message != nil {
+			return message
 		}
 	}
 	if !s.in.Idle() && c.reading.Load() == 0 {
 		c.reading.Store(clock.Now())
 	}
-	return Message{}, false
+	return nil
 }
 
 // broke begins the close of a Conn whose client has broken the protocol. It answers
@@ -110,7 +110,7 @@ func (c *Conn) broke(err error) bool {
 }
 
 // deliver hands a message to OnMessage.
-func (c *Conn) deliver(m Message) {
+func (c *Conn) deliver(message []byte) {
 	s, h := &c.socket, c.hub
 	// If the Conn is closing, messages are ignored until the client's close frame
 	// comes; but not those that were read ahead before the client began the close.
@@ -125,6 +125,7 @@ func (c *Conn) deliver(m Message) {
 	if s.unread.Load() == 0 {
 		s.unread.Store(began)
 	}
+	m := received(message)
 	s.lend()
 	h.guard(c, "OnMessage", func() { h.config.OnMessage(c.ctx, c, m) })
 	s.reclaim()
@@ -157,21 +158,21 @@ const (
 
 // A backlog is what was read while OnMessage ran, and is not delivered.
 type backlog struct {
-	messages ring.Ring[Message]
+	messages ring.Ring[[]byte] // frames
 	size     int
 	unspent  int // bytes that have not been counted against ByteRate
 }
 
-func (b *backlog) push(m Message) {
+func (b *backlog) push(m []byte) {
 	b.messages.Push(m)
-	b.size += m.len() + messageCost
+	b.size += len(m) + messageCost
 }
 
-func (b *backlog) pop() Message {
+func (b *backlog) pop() []byte {
 	m := b.messages.Pop()
-	b.size -= m.len() + messageCost
+	b.size -= len(m) + messageCost
 	if b.messages.Len() == 0 {
-		b.messages = ring.Ring[Message]{}
+		b.messages = ring.Ring[[]byte]{}
 	}
 	return m
 }
@@ -203,7 +204,7 @@ func (s *socket) full() bool { return s.backlog.size+s.in.Held() > maxWaiting }
 func (c *Conn) runAhead(try func(fd uintptr) bool) {
 	s := &c.socket
 	for !s.full() {
-		if m, ok := c.parse(); ok {
+		if m := c.parse(); m != nil {
 			s.backlog.push(m)
 			continue
 		}

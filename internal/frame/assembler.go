@@ -8,36 +8,25 @@ type Assembler struct {
 	b []byte // room for a header, and what has come of the message's payload
 }
 
-// A Received is what a client has sent: a message, a control frame, or nothing yet.
-type Received struct {
-	Kind  byte   // Text, Binary, Ping, Pong or Close; 0 is nothing yet
-	Short bool   // a short fragment has ended: see ShortFragment
-	Data  []byte // of a message: a frame of a server's that carries it; of a control frame its payload, until the next call of Next
-}
-
 // smallRead is how many bytes are worth a read of their own.
 const smallRead = 2 << 10
 
 // Held returns how much memory the message has that is coming in.
 func (a *Assembler) Held() int { return cap(a.b) }
 
-// Next is Parser.Next for what is whole.
-func (a *Assembler) Next(b []byte) (got Received, rest []byte, err error) {
-	piece, rest, err := a.Parser.Next(b)
-	got = Received{Kind: piece.Kind, Short: piece.Short, Data: piece.Payload}
-	switch {
-	case piece.Kind != Text && piece.Kind != Binary:
-	case piece.Last && a.b == nil:
-		b := make([]byte, 0, headerSize(len(piece.Payload))+len(piece.Payload))
-		got.Data = append(AppendHeader(b, piece.Kind, len(piece.Payload)), piece.Payload...)
-	case piece.Last:
-		a.add(piece.Payload)
-		got.Data = a.finish(piece.Kind)
-	default:
-		a.add(piece.Payload)
-		got.Kind, got.Data = 0, nil
+// Next is Parser.Next, but a message is one Piece. Its Payload is a frame of a
+// server's that carries it, in memory of its own.
+func (a *Assembler) Next(b []byte) (whole Piece, rest []byte, err error) {
+	whole, rest, err = a.Parser.Next(b)
+	if whole.Kind != Text && whole.Kind != Binary {
+		return whole, rest, err
 	}
-	return got, rest, err
+	if !whole.Last {
+		a.add(whole.Payload)
+		return Piece{Short: whole.Short}, rest, nil
+	}
+	whole.Payload = a.finish(whole.Kind, whole.Payload)
+	return whole, rest, nil
 }
 
 // Room returns memory for what is read next, if that is at least n bytes of a
@@ -80,8 +69,13 @@ func (a *Assembler) roomFor(n int) int {
 	return max(n, MaxHeader+int(min(int64(2*n-MaxHeader), a.most())))
 }
 
-// finish returns the frame of the message that is whole, and forgets it.
-func (a *Assembler) finish(kind byte) []byte {
+// finish returns the frame of the message that ends with the payload.
+func (a *Assembler) finish(kind byte, payload []byte) []byte {
+	if a.b == nil {
+		b := make([]byte, 0, headerSize(len(payload))+len(payload))
+		return append(AppendHeader(b, kind, len(payload)), payload...)
+	}
+	a.add(payload)
 	size := len(a.b) - MaxHeader
 	whole := a.b[MaxHeader-headerSize(size):]
 	if cap(a.b) > len(a.b)+len(a.b)/4 {

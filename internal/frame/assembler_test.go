@@ -30,12 +30,12 @@ func assemble(t *testing.T, a *Assembler, b []byte, n int) (messages []string) {
 			part = rest
 			switch got.Kind {
 			case Text, Binary:
-				if !Valid(got.Data) || cap(got.Data) != len(got.Data) {
-					t.Fatalf("% x of %d bytes is no frame, or has room for %d", got.Data[:min(len(got.Data), 20)], len(got.Data), cap(got.Data))
+				if !Valid(got.Payload) || cap(got.Payload) != len(got.Payload) {
+					t.Fatalf("% x of %d bytes is no frame, or has room for %d", got.Payload[:min(len(got.Payload), 20)], len(got.Payload), cap(got.Payload))
 				}
 				fallthrough
 			case Ping, Pong:
-				messages = append(messages, fmt.Sprintf("%x %s", got.Kind, got.Data))
+				messages = append(messages, fmt.Sprintf("%x %s", got.Kind, got.Payload))
 			}
 		}
 		clear(memory)
@@ -142,7 +142,7 @@ func TestAssemblerMemory(t *testing.T) {
 		}
 		memory := &a.b[MaxHeader]
 		got, _, err := a.Next([]byte(client(end, strings.Repeat("x", size-64))))
-		if payload, ok := Payload(got.Data); err != nil || !ok || len(payload) != size || (&payload[0] != memory) != copied {
+		if payload, ok := Payload(got.Payload); err != nil || !ok || len(payload) != size || (&payload[0] != memory) != copied {
 			t.Errorf("a message of %d bytes in 148 is copied: %v, %v", size, !copied, err)
 		}
 	}
