@@ -67,7 +67,7 @@ func TestAssembler(t *testing.T) {
 			}
 			sent = append(sent, client(Text, "next")...)
 			for _, n := range []int{1, 7, 4096, 1 << 20} {
-				if len(sent)/n > 100_000 {
+				if len(sent)/n > 20_000 {
 					continue
 				}
 				var a Assembler

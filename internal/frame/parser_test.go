@@ -267,7 +267,7 @@ func TestTextFailsEarly(t *testing.T) {
 			if whole.take(more, true) != utf8.Valid(more) {
 				t.Fatalf("% x alone: %v", more, !utf8.Valid(more))
 			}
-			if ok && len(more) < 5 {
+			if ok && len(more) < utf8.UTFMax {
 				try(more, one)
 			}
 		}
