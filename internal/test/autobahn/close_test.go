@@ -14,15 +14,15 @@ func closes() []testcase {
 	close := wsraw.CloseFrame
 	tests := []testcase{
 		{"7.1.1", []step{send(text(hello), close(normal, "")).want(text(hello))}, ok},
-		closing("7.1.2", ok, close(normal, ""), frame(wsraw.Close, "")),
+		closing("7.1.2", ok, close(normal, ""), single(wsraw.Close, "")),
 		closing("7.1.3", ok, close(normal, ""), ping("")),
 		closing("7.1.4", ok, close(normal, ""), text(hello)),
 		closing("7.1.5", ok, begun(text("1")), close(normal, ""), last("2")),
 		// The suite leaves open whether the messages come before the close frame.
 		closing("7.1.6", nil, text(string(payload[:256<<10])), text(hello), close(normal, ""), ping("")),
 
-		closing("7.3.1", []uint16{normal, noCode}, frame(wsraw.Close, "")),
-		closing("7.3.2", failed, frame(wsraw.Close, "a")),
+		closing("7.3.1", []uint16{normal, noCode}, single(wsraw.Close, "")),
+		closing("7.3.2", failed, single(wsraw.Close, "a")),
 		closing("7.3.3", ok, close(normal, "")),
 		closing("7.3.4", ok, close(normal, hello)),
 		closing("7.3.5", ok, close(normal, strings.Repeat("*", 123))),

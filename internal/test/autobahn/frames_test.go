@@ -70,22 +70,22 @@ var reservedBits = []testcase{
 	broken("3.4", protocolError, send(text(hello), reserved(4, text(hello)), ping("")).bytewise().want(text(hello))),
 	broken("3.5", protocolError, send(reserved(5, bin(bytes8)))),
 	broken("3.6", protocolError, send(reserved(6, ping(hello)))),
-	broken("3.7", protocolError, send(reserved(7, frame(wsraw.Close, "")))),
+	broken("3.7", protocolError, send(reserved(7, single(wsraw.Close, "")))),
 }
 
 // Section 4: reserved opcodes.
 var opcodes = []testcase{
-	broken("4.1.1", protocolError, send(frame(3, ""))),
-	broken("4.1.2", protocolError, send(frame(4, "payload"))),
-	broken("4.1.3", protocolError, send(text(hello), frame(5, ""), ping("")).want(text(hello))),
-	broken("4.1.4", protocolError, send(text(hello), frame(6, hello), ping("")).want(text(hello))),
-	broken("4.1.5", protocolError, send(text(hello), frame(7, hello), ping("")).bytewise().want(text(hello))),
+	broken("4.1.1", protocolError, send(single(3, ""))),
+	broken("4.1.2", protocolError, send(single(4, "payload"))),
+	broken("4.1.3", protocolError, send(text(hello), single(5, ""), ping("")).want(text(hello))),
+	broken("4.1.4", protocolError, send(text(hello), single(6, hello), ping("")).want(text(hello))),
+	broken("4.1.5", protocolError, send(text(hello), single(7, hello), ping("")).bytewise().want(text(hello))),
 
-	broken("4.2.1", protocolError, send(frame(11, ""))),
-	broken("4.2.2", protocolError, send(frame(12, "payload"))),
-	broken("4.2.3", protocolError, send(text(hello), frame(13, ""), ping("")).want(text(hello))),
-	broken("4.2.4", protocolError, send(text(hello), frame(14, hello), ping("")).want(text(hello))),
-	broken("4.2.5", protocolError, send(text(hello), frame(15, hello), ping("")).bytewise().want(text(hello))),
+	broken("4.2.1", protocolError, send(single(11, ""))),
+	broken("4.2.2", protocolError, send(single(12, "payload"))),
+	broken("4.2.3", protocolError, send(text(hello), single(13, ""), ping("")).want(text(hello))),
+	broken("4.2.4", protocolError, send(text(hello), single(14, hello), ping("")).want(text(hello))),
+	broken("4.2.5", protocolError, send(text(hello), single(15, hello), ping("")).bytewise().want(text(hello))),
 }
 
 // Section 5.

@@ -83,24 +83,24 @@ func (s step) writes(masks *rand.Rand) iter.Seq[[]byte] {
 
 // Frames.
 
-func text(s string) wsraw.Frame { return frame(wsraw.Text, s) }
+func text(s string) wsraw.Frame { return single(wsraw.Text, s) }
 
-func bin(s string) wsraw.Frame { return frame(wsraw.Binary, s) }
+func bin(s string) wsraw.Frame { return single(wsraw.Binary, s) }
 
-func ping(s string) wsraw.Frame { return frame(wsraw.Ping, s) }
+func ping(s string) wsraw.Frame { return single(wsraw.Ping, s) }
 
-func pong(s string) wsraw.Frame { return frame(wsraw.Pong, s) }
+func pong(s string) wsraw.Frame { return single(wsraw.Pong, s) }
 
-func frame(opcode byte, s string) wsraw.Frame {
+func single(opcode byte, s string) wsraw.Frame {
 	return wsraw.Frame{Fin: true, Opcode: opcode, Payload: []byte(s)}
 }
 
 // more is a continuation that is not its message's last frame, and last is one
 // that is (RFC 6455 section 5.4).
 
-func more(s string) wsraw.Frame { return begun(frame(wsraw.Continuation, s)) }
+func more(s string) wsraw.Frame { return begun(single(wsraw.Continuation, s)) }
 
-func last(s string) wsraw.Frame { return frame(wsraw.Continuation, s) }
+func last(s string) wsraw.Frame { return single(wsraw.Continuation, s) }
 
 // begun is a frame without FIN.
 func begun(f wsraw.Frame) wsraw.Frame { f.Fin = false; return f }
