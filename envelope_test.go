@@ -125,6 +125,100 @@ func TestEnvelope(t *testing.T) {
 	}
 }
 
+// A node takes all that another may send, and no more.
+func TestEnvelopeBounds(t *testing.T) {
+	padded := func(header int) []byte { // with a frame of 3 bytes
+		e := envelope{kind: kindMessage, filter: filter{exceptUsers: []string{"x"}}, message: Binary([]byte("x"))}
+		one := len(e.encode()) - 3
+		e.filter.exceptUsers[0] = strings.Repeat("x", header-one-1) // its length has two more bytes than that of one
+		return e.encode()
+	}
+	known := (&envelope{kind: kindMessage, volatile: true, copies: true, sender: "n", filter: filter{on: true}, message: Binary(nil)}).encode()
+	most := make([]string, maxListed)
+	for i := range most {
+		most[i] = strings.Repeat("x", maxListedBytes/maxListed)
+	}
+	for name, test := range map[string]struct {
+		b        []byte
+		maxFrame int
+		want     string // in the error
+	}{
+		"the longest header and frame":  {padded(maxHeader), 3, ""},
+		"a header that is too long":     {padded(maxHeader + 1), 100, "of 1179649 bytes and a frame of 3:"},
+		"a frame that is too long":      {padded(20_000), 2, "of 20000 bytes and a frame of 3:"},
+		"bytes for no frame":            {padded(maxHeader + 1), 2, "of 1179652 bytes and a frame of 0:"},
+		"all that may be listed":        {(&envelope{kind: kindDirect, conns: most, message: Binary(nil)}).encode(), 2, ""},
+		"the longest sender":            {(&envelope{kind: kindAnswer, sender: strings.Repeat("n", maxNodeID)}).encode(), 0, ""},
+		"a sender that is too long":     {(&envelope{kind: kindAnswer, sender: strings.Repeat("n", maxNodeID+1)}).encode(), 0, "malformed"},
+		"the longest answer":            {(&envelope{kind: kindAnswer, err: strings.Repeat("e", maxAnswer)}).encode(), 0, ""},
+		"an answer that is too long":    {(&envelope{kind: kindAnswer, err: strings.Repeat("e", maxAnswer+1)}).encode(), 0, "malformed"},
+		"all flags":                     {extend(known, 2, ""), 2, ""},
+		"a flag that is none":           {append([]byte{envelopeVersion, byte(kindMessage), flagsKnown + 1}, known[3:]...), 2, "malformed"},
+		"the longest extensions":        {extend(known, 2, strings.Repeat("x", maxExtensions-3)), 2, ""},
+		"extensions that are too long":  {extend(known, 2, strings.Repeat("x", maxExtensions-2)), 2, "malformed"},
+		"no more than another version":  {[]byte{envelopeVersion + 1, 0, 0}, 0, "version 2"},
+		"less than kind and flags need": {[]byte{envelopeVersion + 1, 0}, 0, "malformed"},
+	} {
+		_, err := decodeEnvelope(test.b, test.maxFrame)
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	longest := []string{strings.Repeat("x", maxListedBytes)}
+	if err := checkNames(longest); err != nil {
+		t.Error(err)
+	}
+	if err := checkNames(longest, []string{"x"}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a byte above the bound: %v", err)
+	}
+}
+
+// What was packed for a Send is packed into again, if it is not large.
+func TestOutgoingRelease(t *testing.T) {
+	again := func(data, packets int) bool {
+		for range 100 { // a pool may forget what it has
+			o := &outgoing{make([]Packet, packets), make([]byte, data)}
+			o.release()
+			if outgoings.Get() == any(o) {
+				return true
+			}
+		}
+		return false
+	}
+	if !again(keepData, keepPackets) || again(keepData+1, 1) || again(1, keepPackets+1) {
+		t.Error("memory of the wrong size is used again")
+	}
+}
+
+// Packets say that a Conn may get several of them only if there are several.
+func TestPack(t *testing.T) {
+	h := newHub(t, Config{})
+	for _, test := range []struct {
+		to      Target
+		packets int
+		copies  bool
+	}{
+		{Everyone(), 1, false},
+		{User("a"), 1, false},
+		{User("a", "b", "a"), 2, false},
+		{Group("g"), 1, false},
+		{Group("g", "h", "g"), 2, true},
+		{Connection("n.1", "n.2", "m.1"), 2, false},
+	} {
+		var o outgoing
+		m := Text("x")
+		h.pack(&o, &test.to, &m)
+		for _, p := range o.packets {
+			if e, err := decodeEnvelope(p.Data, fuzzFrame); err != nil || e.copies != test.copies {
+				t.Errorf("%+v: copies is %v (%v)", test.to, e.copies, err)
+			}
+		}
+		if len(o.packets) != test.packets {
+			t.Errorf("%+v: %d packets", test.to, len(o.packets))
+		}
+	}
+}
+
 func FuzzEnvelope(f *testing.F) {
 	for _, e := range envelopes() {
 		f.Add(e.encode())
