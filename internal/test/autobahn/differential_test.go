@@ -64,13 +64,24 @@ func FuzzDifferential(f *testing.F) {
 			f.Add(sent, []byte{1, 1, 7}, uint16(0))
 		}
 	}
-	f.Add([]byte("\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00a"), []byte{}, uint16(0))
-	f.Add([]byte("\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00a"), []byte{}, uint16(0))
-	f.Add([]byte("\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff"), []byte{}, uint16(0))
-	f.Add([]byte("\x01\x81\x00\x00\x00\x00a\x88\x83\x00\x00\x00\x00\x03\xe8\xff"), []byte{}, uint16(0))
-	f.Add([]byte("\x82\xfe\x00\x02\x00\x00\x00\x00ab"), []byte{5}, uint16(1))
-	f.Add([]byte("\x01\x82\x00\x00\x00\x00ab\x80\x81\x00\x00\x00\x00c"), []byte{8}, uint16(2))
-	f.Add([]byte("\x81\x01a"), []byte{}, uint16(0))
+	for _, s := range []struct {
+		sent  string
+		limit uint16
+	}{
+		{"\x81\x01a", 0}, // not masked
+		{"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00a", 0},     // the longest length
+		{"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00a", 0},     // a longer one
+		{"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff", 0},                      // of which the mask is missing
+		{"\x82\xfe\x00\x02\x00\x00\x00\x00ab", 2},                            // as long as the limit lets it be
+		{"\x82\xfe\x00\x02\x00\x00\x00\x00ab", 1},                            // one more
+		{"\x01\x82\x00\x00\x00\x00ab\x80\x81\x00\x00\x00\x00c", 2},           // one more with the last fragment
+		{"\x88\x82\x00\x00\x00\x00\x03\xf6", 0},                              // 1014, which came after the RFC
+		{"\x88\x82\x00\x00\x00\x00\x03\xf7", 0},                              // 1015, which is not sent
+		{"\x08\x82\x00\x00\x00\x00\x03\xe8", 0},                              // a fragmented close frame
+		{"\x01\x81\x00\x00\x00\x00a\x88\x83\x00\x00\x00\x00\x03\xe8\xff", 0}, // a bad reason inside a message
+	} {
+		f.Add([]byte(s.sent), []byte{2, 5, 1}, s.limit)
+	}
 	f.Fuzz(func(t *testing.T, sent, cuts []byte, limit uint16) {
 		if len(sent) > 8<<10 {
 			return
