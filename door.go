@@ -342,6 +342,7 @@ func retryAfter(header http.Header, status int) {
 
 // refusal is what the client is told of an error of Admit's or OnConnect's.
 func (c *Conn) refusal(callback string, err error) *CloseError {
+	c.hub.stats.denied.Add(1)
 	err = fmt.Errorf("%s: %w", callback, err)
 	var told *CloseError
 	if errors.As(err, &told) && told.Code.check(told.Reason) == nil {
@@ -358,6 +359,9 @@ func (c *Conn) refusedFor(err error) *CloseError {
 	var told *CloseError
 	if errors.As(err, &told) {
 		return told
+	}
+	if err != errPanic {
+		c.hub.stats.notReady.Add(1)
 	}
 	c.hub.logRefused(slog.LevelDebug, c.identity.User, c.remote, err)
 	return &CloseError{Code: StatusTryAgainLater, Reason: "not ready"}

@@ -107,7 +107,7 @@ func TestBadRequestsCostNothing(t *testing.T) {
 			if n, s := authenticated.Load(), bus.topics.Load()-before; n > 0 || s > 0 {
 				t.Errorf("%d requests cost %d Authenticates and %d topics, beside the node's %d", each, n, s, own)
 			}
-			if n := h.Stats().Rejected - rejected; n != each || h.Stats().BadRequests != h.Stats().Rejected {
+			if n := h.Stats().Rejected - rejected; n != each || h.Stats().BadRequests+h.Stats().Forbidden != h.Stats().Rejected {
 				t.Errorf("Rejected counts %d of %d", n, each)
 			}
 		})

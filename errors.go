@@ -113,7 +113,8 @@ type CloseError struct {
 	Code   StatusCode
 	Reason string // at most 123 bytes of UTF-8
 
-	err error // why herald closed: ErrTooSlow, …
+	err    error // why herald closed: ErrTooSlow, …
+	client bool  // the client began the close
 }
 
 // Unwrap returns the sentinel that stands for the code, or nil.

@@ -293,6 +293,25 @@ func (g *gaps) run(ctx context.Context) {
 	}
 }
 
+// openNow returns how many gaps are open, and since when the oldest is.
+func (g *gaps) openNow() (n int, age time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n = len(g.topics)
+	var since time.Time
+	for _, o := range g.topics {
+		since = earliest(since, o.since)
+	}
+	if g.all != nil {
+		n++
+		since = earliest(since, g.all.since)
+	}
+	if n > 0 {
+		age = time.Since(since)
+	}
+	return n, age
+}
+
 // failing returns why the Bus says that messages may be lost just now, or nil.
 func (g *gaps) failing() error {
 	g.mu.Lock()

@@ -38,10 +38,21 @@ func (h *Hub) screen(w http.ResponseWriter, r *http.Request) (addr uint64, err e
 		return 0, err
 	}
 	if err := checkRequest(w.Header(), r, h.door.origins); err != nil {
-		h.stats.badRequests.Add(1)
+		if answer(err).Status == http.StatusForbidden {
+			h.stats.forbidden.Add(1)
+		} else {
+			h.stats.badRequests.Add(1)
+		}
 		return 0, err
 	}
 	return addr, nil
+}
+
+// countNotReady counts a refusal because the node was not ready.
+func (h *Hub) countNotReady(err error) {
+	if errors.Is(err, notReady) || errors.Is(err, ErrClosed) {
+		h.stats.notReady.Add(1)
+	}
 }
 
 // identify asks Authenticate.
@@ -49,14 +60,17 @@ func (h *Hub) identify(r *http.Request) (id Identity, err error) {
 	if !h.guard(nil, "Authenticate", func() { id, err = h.config.Authenticate(r) }) {
 		return id, &HTTPError{http.StatusInternalServerError, "internal error"}
 	}
+	switch {
+	case err != nil:
+		err = fmt.Errorf("authenticate: %w", err)
+	case !id.Expires.IsZero() && !id.Expires.After(time.Now()):
+		err = &HTTPError{http.StatusUnauthorized, "expired"}
+	case id.User == "":
+		err = &HTTPError{http.StatusUnauthorized, "unauthorized"}
+	}
 	if err != nil {
-		return id, fmt.Errorf("authenticate: %w", err)
-	}
-	if !id.Expires.IsZero() && !id.Expires.After(time.Now()) {
-		return id, &HTTPError{http.StatusUnauthorized, "expired"}
-	}
-	if id.User == "" {
-		return id, &HTTPError{http.StatusUnauthorized, "unauthorized"}
+		h.stats.unauthorized.Add(1)
+		return id, err
 	}
 	if err := cmp.Or(h.config.checkIdentity(id), checkSubprotocol(r, id.Subprotocol)); err != nil {
 		h.stats.badIdentities.Add(1)
@@ -139,6 +153,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 	}
 	if failed := c.upgrade(w, r, subprotocols, register); failed != nil { // and answered
 		h.stats.rejected.Add(1)
+		h.countNotReady(failed)
 		h.logRefused(slog.LevelDebug, id.User, r.RemoteAddr, errors.Join(failed, err))
 		c.kill(failed)
 		return nil

@@ -45,6 +45,7 @@ type heartbeat struct {
 	told   int64  // on clock: when the others were last told of a loss
 	sent   int64  // on clock: our oldest that has not come back; 0 is none
 	proved int64  // on clock: when our last that came back was sent; 0 is none
+	took   int64  // how long that was under way
 	failed error  // what the last publishing returned
 }
 
@@ -180,6 +181,14 @@ func (b *heartbeat) lastProof() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.wall(b.proved)
+}
+
+// proof returns how long our last heartbeat that came back was under way, and
+// how long ago it was sent.
+func (b *heartbeat) proof() (roundTrip, age time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return time.Duration(b.took), since(b.proved)
 }
 
 // watch looks whether our heartbeats come back, and whether living nodes are

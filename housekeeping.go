@@ -339,7 +339,7 @@ func (k *housekeeping) tellRefused(nodes []Node) {
 // tellStrays tells of the first stray, and of the next after a lease without one.
 // What was in a key that was taken away is put back soon.
 func (k *housekeeping) tellStrays() {
-	r, ok := k.p.reg.(*RedisRegistry)
+	r, ok := k.p.reg.reg.(*RedisRegistry)
 	if !ok {
 		return
 	}

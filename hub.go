@@ -187,6 +187,7 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = fmt.Errorf("%w: %w", ErrClosed, &HTTPError{http.StatusServiceUnavailable, "shutting down"})
 	}
 	if err != nil {
+		h.countNotReady(err)
 		h.logRefused(slog.LevelDebug, "", r.RemoteAddr, err)
 		h.rejectPlain(w, answer(err))
 		return
@@ -213,6 +214,7 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = h.connect(w, r, identity, ends)
 	}
 	if err != nil {
+		h.countNotReady(err)
 		h.logRefused(slog.LevelDebug, identity.User, r.RemoteAddr, err)
 		h.reject(w, r, answer(err))
 	}

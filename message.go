@@ -21,12 +21,12 @@ func closeFrame(code StatusCode, reason string) []byte {
 }
 
 // parseClose returns the code and reason of a close frame's payload, which
-// the WebSocket library has checked.
+// internal/frame has checked.
 func parseClose(payload []byte) *CloseError {
 	if len(payload) < 2 {
-		return &CloseError{Code: statusNone}
+		return &CloseError{Code: statusNone, client: true}
 	}
-	return &CloseError{Code: StatusCode(binary.BigEndian.Uint16(payload)), Reason: string(payload[2:])}
+	return &CloseError{Code: StatusCode(binary.BigEndian.Uint16(payload)), Reason: string(payload[2:]), client: true}
 }
 
 // statusNone stands for a close frame without a code (RFC 6455 section 7.1.5).

@@ -108,6 +108,7 @@ func (b *heartbeat) hear(e *envelope) bool {
 
 func (b *heartbeat) hearOwn(e *envelope) {
 	if b.sent != 0 {
+		b.took = clock.Now() - b.sent
 		b.proved, b.sent = b.sent, 0
 	}
 	if e.notice&noticeLeaving != 0 {

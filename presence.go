@@ -17,7 +17,7 @@ import (
 type presence struct {
 	node       string // this one
 	config     *Config
-	reg        Registry
+	reg        *countedRegistry
 	index      *index
 	heartbeat  *heartbeat
 	stats      *counters
@@ -77,7 +77,7 @@ type presenceResult struct {
 
 func newPresence(node string, config *Config, reg Registry, index *index, heartbeat *heartbeat, stats *counters, online func(string), background func(func())) *presence {
 	return &presence{
-		node: node, config: config, reg: reg, index: index, heartbeat: heartbeat, stats: stats, online: online, background: background,
+		node: node, config: config, reg: &countedRegistry{reg, stats}, index: index, heartbeat: heartbeat, stats: stats, online: online, background: background,
 		wake: wake.New(), housekeepNow: wake.New(),
 		seen: make(map[string]bool, presenceBatch), lease: Lease{Node: node},
 	}

@@ -28,7 +28,7 @@ func (h *Hub) Online(ctx context.Context, users ...string) (map[string]bool, err
 	}
 	var found []bool
 	err := h.ask(ctx, "ask who is online", func(lease Lease) (err error) {
-		found, err = h.registry.Online(ctx, lease, topics...)
+		found, err = h.presence.reg.Online(ctx, lease, topics...)
 		return err
 	})
 	if err != nil {
@@ -97,7 +97,7 @@ func (h *Hub) Nodes(ctx context.Context) ([]Node, error) {
 
 func (h *Hub) listSessions(ctx context.Context, topics []string) (sessions [][]Session, err error) {
 	err = h.ask(ctx, "list sessions", func(lease Lease) error {
-		sessions, err = h.registry.Sessions(ctx, lease, topics...)
+		sessions, err = h.presence.reg.Sessions(ctx, lease, topics...)
 		return err
 	})
 	return sessions, err

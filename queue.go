@@ -43,6 +43,8 @@ type queue struct {
 	out      int    // frames
 	outBytes int    // their size
 	rest     []byte // what of them is not written yet
+	trying   int64  // on clock: since when the write that waits has; 0 is none
+	wrote    int64  // on clock: when something was last written; 0 is never
 }
 
 // enqueue hands a frame to the Conn, without waiting. The frame is shared

@@ -293,7 +293,7 @@ func (c *Conn) disconnected() {
 		return
 	}
 	h := c.hub
-	h.stats.disconnected.Add(1)
+	h.stats.ended(cause)
 	if h.config.OnDisconnect != nil {
 		c.awaitUnlisted()
 		h.guard(c, "OnDisconnect", func() { h.config.OnDisconnect(c, cause) })

@@ -116,6 +116,7 @@ func (s *socket) tryOnce(fd uintptr) bool {
 func (s *socket) came(n int, err error) {
 	if n > 0 {
 		s.lastRead.Store(clock.Now())
+		s.c.hub.stats.bytesReceived.Add(uint64(n))
 		if s.left.Load() != 0 && s.left.Add(-int64(n)) <= 0 {
 			s.readErr = errOverran
 		}

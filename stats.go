@@ -1,8 +1,14 @@
 package herald
 
 import (
+	"context"
+	"errors"
+	"maps"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/heraldgo/herald/internal/clock"
 )
 
 // Stats is a snapshot of a Hub's counters, since New, of this node.
@@ -18,11 +24,25 @@ type Stats struct {
 	Refused     int   // sockets that were upgraded only to be refused, and are open (RejectAfterUpgrade); at most 1,000
 	QueuedBytes int64 // what Queued takes; a message that waits in several queues counts in each
 
+	LongestQueue int           // messages in the longest queue
+	LongestWrite time.Duration // for how long the write has waited that has waited longest for its client
+
+	OpenGaps          int           // gaps that are not over: one for all topics, or one for each of some
+	OpenGapFor        time.Duration // since the first of them began
+	BusRoundTrip      time.Duration // of the heartbeat that came back last; 0 is none yet
+	ProofAge          time.Duration // since that heartbeat was sent, which proved that the Bus works
+	RegistryRoundTrip time.Duration // of the last call of the Registry
+	LeaseAge          time.Duration // since the lease was renewed; at Config.Lease it has run out
+
 	// Connections.
 
 	Accepted     uint64 // connections that OnConnect let in
 	Rejected     uint64 // requests and connections refused
-	BadRequests  uint64 // among those: no handshake, or from a page that may not connect
+	BadRequests  uint64 // among those: no handshake
+	Forbidden    uint64 // among those: from a page that may not connect (OriginPatterns)
+	Unauthorized uint64 // among those: Authenticate returned an error, nobody, or an Identity that has expired
+	NotReady     uint64 // among those: the node was not fit, shut down, or could not do in time what the connection needed
+	Denied       uint64 // among those: Admit or OnConnect returned an error
 	AddrLimited  uint64 // among those: over HandshakeRatePerAddr, or one address had half of MaxHandshakes
 	UserLimited  uint64 // among those: over HandshakeRatePerUser or MaxConnsPerUser
 	Crowded      uint64 // among those: over HandshakeRate, MaxHandshakes or MaxConns
@@ -37,6 +57,14 @@ type Stats struct {
 	OverBudget    uint64 // among TooSlow: closed because all queues together were above MaxQueuedBytes
 	TooFast       uint64 // closed because the client sent more than MessageRate or ByteRate
 	RefusedJoins  uint64 // connections that joined none of the groups of a call, because they would have had more than MaxGroups
+
+	Closed         map[StatusCode]uint64 // among Disconnected: closed by this side, by code
+	ClosedByClient uint64                // among Disconnected: closed by the client
+	Lost           uint64                // among Disconnected: the others, that ended without a close frame
+
+	// Callbacks, by the names of Config's fields.
+
+	Callbacks map[string]CallbackStats
 
 	// Messages.
 
@@ -53,8 +81,14 @@ type Stats struct {
 	Dropped          uint64 // messages that a Conn's queue had no room for, or that were left in it at the close
 	DroppedVolatile  uint64 // volatile messages dropped for a busy client
 	MessagesReceived uint64 // messages from clients
+	BytesReceived    uint64 // what has been read from clients' connections after the handshake
+	BytesWritten     uint64 // what the kernel has taken for clients after the handshake
 
 	// The Registry.
+
+	RegistryCalls  uint64        // its methods' calls that have returned
+	RegistryErrors uint64        // those of them that returned an error
+	RegistryTime   time.Duration // that they took together
 
 	Mended     uint64 // sessions that the Registry had lost, in whole or in part, and that were put back
 	Unreadable uint64 // times that a RedisRegistry, which Hubs may share, met a key or a value under its prefix that is none of herald's
@@ -67,6 +101,48 @@ type Stats struct {
 	Strangers uint64        // heartbeats of nodes that the Registry does not list, left out because there were too many of these
 }
 
+// CallbackStats are what the calls of one callback took.
+type CallbackStats struct {
+	Calls   uint64        // that have returned
+	Time    time.Duration // that these took together
+	Running int           // calls that have not returned
+}
+
+// ConnStats is a snapshot of one connection.
+type ConnStats struct {
+	Queued      int           // messages waiting to be written
+	QueuedBytes int           // what they take
+	WritingFor  time.Duration // for how long a write has waited for the client; 0 is not
+	LastWrite   time.Time     // when the kernel last took something; zero is never
+	LastRead    time.Time     // when something last came from the client; zero is never
+}
+
+// Stats returns a snapshot of the connection.
+func (c *Conn) Stats() ConnStats {
+	c.mu.Lock()
+	q := &c.queue
+	s := ConnStats{Queued: q.size(), QueuedBytes: q.bytes, WritingFor: since(q.trying), LastWrite: wallTime(q.wrote)}
+	c.mu.Unlock()
+	s.LastRead = wallTime(c.socket.lastRead.Load())
+	return s
+}
+
+// since returns how long ago a moment on clock was; 0 was never.
+func since(at int64) time.Duration {
+	if at == 0 {
+		return 0
+	}
+	return time.Duration(clock.Now() - at)
+}
+
+// wallTime returns the time of a moment on clock; 0 was never.
+func wallTime(at int64) time.Time {
+	if at == 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(-since(at))
+}
+
 // counters are what Stats is made from.
 type counters struct {
 	accepted, rejected, disconnected, tooSlow, silent, panics atomic.Uint64
@@ -74,15 +150,49 @@ type counters struct {
 	badRequests, addrLimited, userLimited, crowded, overran   atomic.Uint64
 
 	badIdentities, refusedJoins, overBudget, tooFast atomic.Uint64
+	forbidden, unauthorized, notReady, denied        atomic.Uint64
+	closedByClient, lost                             atomic.Uint64
 
 	sent, sendErrors, received, malformed                 atomic.Uint64
 	foreign, lingering, gone                              atomic.Uint64
 	delivered, dropped, droppedVolatile, messagesReceived atomic.Uint64
 	written                                               atomic.Uint64 // by drains; the writers count theirs
+	bytesReceived, bytesWritten                           atomic.Uint64 // bytesWritten too
 
 	gaps, resets, mended    atomic.Uint64
 	callsRefused, strangers atomic.Uint64
 	gapFor                  atomic.Int64
+
+	registryCalls, registryErrors   atomic.Uint64
+	registryTime, registryRoundTrip atomic.Int64
+
+	mu     sync.Mutex
+	closed map[StatusCode]uint64
+}
+
+// ended counts the end of a Conn that was let in.
+func (s *counters) ended(cause error) {
+	s.disconnected.Add(1)
+	var closed *CloseError
+	switch {
+	case !errors.As(cause, &closed):
+		s.lost.Add(1)
+	case closed.client:
+		s.closedByClient.Add(1)
+	default:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.closed == nil {
+			s.closed = make(map[StatusCode]uint64)
+		}
+		s.closed[closed.Code]++
+	}
+}
+
+func (s *counters) closedByCode() map[StatusCode]uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.closed)
 }
 
 // Stats returns a snapshot of the Hub's counters. Each is right; together
@@ -120,6 +230,19 @@ func (h *Hub) Stats() Stats {
 		Strangers:        c.strangers.Load(),
 		DroppedVolatile:  c.droppedVolatile.Load(),
 		MessagesReceived: c.messagesReceived.Load(),
+		Forbidden:        c.forbidden.Load(),
+		Unauthorized:     c.unauthorized.Load(),
+		NotReady:         c.notReady.Load(),
+		Denied:           c.denied.Load(),
+		Closed:           c.closedByCode(),
+		ClosedByClient:   c.closedByClient.Load(),
+		Lost:             c.lost.Load(),
+		BytesReceived:    c.bytesReceived.Load(),
+		BytesWritten:     c.bytesWritten.Load() + h.writers.bytesWritten(),
+		RegistryCalls:    c.registryCalls.Load(),
+		RegistryErrors:   c.registryErrors.Load(),
+		RegistryTime:     time.Duration(c.registryTime.Load()),
+		Callbacks:        h.callbackStats(),
 		Mended:           c.mended.Load(),
 		Unreadable:       h.unreadable(),
 		Gaps:             c.gaps.Load(),
@@ -129,13 +252,31 @@ func (h *Hub) Stats() Stats {
 	s.Conns, s.Users, s.Topics = h.index.size()
 	s.Handshakes = h.door.handshakes()
 	s.Refused = int(min(h.refused.Load(), maxRefused)) // one that is turned away is counted for a moment
+	s.OpenGaps, s.OpenGapFor = h.gaps.openNow()
+	s.BusRoundTrip, s.ProofAge = h.heartbeat.proof()
+	s.RegistryRoundTrip = time.Duration(c.registryRoundTrip.Load())
+	s.LeaseAge = since(h.presence.renewed.Load())
 	for conn := range h.Conns() {
-		conn.mu.Lock()
-		s.Queued += conn.queue.size()
-		s.QueuedBytes += int64(conn.queue.bytes)
-		conn.mu.Unlock()
+		cs := conn.Stats()
+		s.Queued += cs.Queued
+		s.QueuedBytes += int64(cs.QueuedBytes)
+		s.LongestQueue = max(s.LongestQueue, cs.Queued)
+		s.LongestWrite = max(s.LongestWrite, cs.WritingFor)
 	}
 	return s
+}
+
+func (h *Hub) callbackStats() map[string]CallbackStats {
+	stats := make(map[string]CallbackStats)
+	for name, t := range h.callbacks.Totals() {
+		stats[name] = CallbackStats{Calls: t.Calls, Time: t.Time}
+	}
+	for _, r := range h.callbacks.Running() {
+		s := stats[r.Name]
+		s.Running++
+		stats[r.Name] = s
+	}
+	return stats
 }
 
 // unreadable returns how often the Registry has met what is none of herald's.
@@ -145,4 +286,75 @@ func (h *Hub) unreadable() uint64 {
 		return n
 	}
 	return 0
+}
+
+// A countedRegistry counts the calls of a Registry.
+type countedRegistry struct {
+	reg   Registry
+	stats *counters
+}
+
+func (r *countedRegistry) count(began int64, err *error) {
+	took := clock.Now() - began
+	r.stats.registryCalls.Add(1)
+	r.stats.registryTime.Add(took)
+	r.stats.registryRoundTrip.Store(took)
+	if *err != nil {
+		r.stats.registryErrors.Add(1)
+	}
+}
+
+func (r *countedRegistry) Add(ctx context.Context, lease Lease, entries ...Entry) (added []Added, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Add(ctx, lease, entries...)
+}
+
+func (r *countedRegistry) Remove(ctx context.Context, lease Lease, entries ...Entry) (err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Remove(ctx, lease, entries...)
+}
+
+func (r *countedRegistry) Sessions(ctx context.Context, lease Lease, topics ...string) (sessions [][]Session, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Sessions(ctx, lease, topics...)
+}
+
+func (r *countedRegistry) Online(ctx context.Context, lease Lease, topics ...string) (online []bool, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Online(ctx, lease, topics...)
+}
+
+func (r *countedRegistry) KeepAlive(ctx context.Context, node Node, ttl time.Duration) (generation int64, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.KeepAlive(ctx, node, ttl)
+}
+
+func (r *countedRegistry) Release(ctx context.Context, lease Lease) (err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Release(ctx, lease)
+}
+
+func (r *countedRegistry) Nodes(ctx context.Context) (nodes []Node, now time.Time, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Nodes(ctx)
+}
+
+func (r *countedRegistry) Sweep(ctx context.Context, lease Lease) (err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Sweep(ctx, lease)
+}
+
+func (r *countedRegistry) Offline(ctx context.Context, delay time.Duration) (users []string, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Offline(ctx, delay)
+}
+
+func (r *countedRegistry) Entries(ctx context.Context, lease Lease, cursor string) (entries []Entry, next string, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Entries(ctx, lease, cursor)
+}
+
+func (r *countedRegistry) Check(ctx context.Context, lease Lease, entries ...Entry) (missing []Entry, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Check(ctx, lease, entries...)
 }

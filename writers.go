@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/rawio"
 	"github.com/heraldgo/herald/internal/wake"
 )
@@ -33,6 +34,9 @@ type writer struct {
 	raw  rawio.Writer
 	buf  []byte
 
+	now int64 // on clock: when the turn began
+
+	bytes   atomic.Uint64
 	written atomic.Uint64 // messages; each writer counts by itself, for many that share a counter wait for its memory
 }
 
@@ -78,6 +82,13 @@ func (ws *writers) written() (n uint64) {
 	return n
 }
 
+func (ws *writers) bytesWritten() (n uint64) {
+	for _, w := range ws.all {
+		n += w.bytes.Load()
+	}
+	return n
+}
+
 // close ends the writers when their lists are empty, and waits for them.
 func (ws *writers) close() {
 	for _, w := range ws.all {
@@ -116,6 +127,7 @@ func (w *writer) run() {
 			fresh = false
 			time.Sleep(gather)
 		}
+		w.now = clock.Now()
 		for i, c := range w.turn {
 			w.flush(c)
 			w.turn[i] = nil
@@ -141,7 +153,11 @@ func (w *writer) flush(c *Conn) {
 		return
 	}
 
+	w.bytes.Add(uint64(n))
 	c.mu.Lock()
+	if n > 0 {
+		c.queue.wrote = w.now
+	}
 	if n < len(p) {
 		if joined {
 			p = append([]byte(nil), p...)
@@ -222,6 +238,7 @@ func (c *Conn) drain() {
 			}
 			return
 		}
+		c.queue.trying = clock.Now()
 		c.mu.Unlock()
 		if err := c.writeAll(p); err != nil {
 			c.kill(c.writeError(err))
@@ -229,6 +246,7 @@ func (c *Conn) drain() {
 		}
 		c.mu.Lock()
 		frames := c.queue.written()
+		c.queue.trying, c.queue.wrote = 0, clock.Now()
 		change := c.queue.settle()
 		c.mu.Unlock()
 		if buf != nil {
@@ -247,6 +265,7 @@ func (c *Conn) writeAll(p []byte) error {
 			return err
 		}
 		n, err := c.socket.conn.Write(piece)
+		c.hub.stats.bytesWritten.Add(uint64(n))
 		if err != nil {
 			return err
 		}
