@@ -1,5 +1,7 @@
 package history
 
+import "slices"
+
 // An Epoch names a stretch of time in which a log has lost nothing: 64 random
 // bits. Zero is none.
 type Epoch uint64
@@ -25,6 +27,10 @@ type Packet struct {
 	Kept bool
 	At   Point
 
+	// Born is the epoch in which it was appended, for ever: its own position, with
+	// the offset of At. Only of a packet that is kept.
+	Born Epoch
+
 	// Prev is an offset before At, between which and At nothing of the topic
 	// lies. Only of a packet that is kept.
 	Prev Offset
@@ -34,6 +40,7 @@ type Packet struct {
 // was sent to.
 type Entry struct {
 	Offset Offset
+	Born   Epoch // see Packet
 	Links  []Link
 	Body   []byte
 }
@@ -42,6 +49,30 @@ type Entry struct {
 type Link struct {
 	Topic string
 	Prev  Offset // see Packet
+}
+
+// A Trail is where one has been in the epochs that it has left. It may come back
+// into one, if a master still answers that was replaced. The zero Trail is empty.
+type Trail struct {
+	left []Point // the last one that was left at the end
+}
+
+// maxTrail is how many epochs a Trail has.
+const maxTrail = 4
+
+// Leave notes how far one was in an epoch.
+func (t *Trail) Leave(at Point) {
+	if i := slices.IndexFunc(t.left, func(l Point) bool { return l.Epoch == at.Epoch }); i >= 0 {
+		at.Offset = max(at.Offset, t.left[i].Offset)
+		t.left = slices.Delete(t.left, i, i+1)
+	}
+	t.left = append(t.left, at)
+	t.left = t.left[max(0, len(t.left)-maxTrail):]
+}
+
+// Passed says whether one has been at a point, or behind it.
+func (t *Trail) Passed(at Point) bool {
+	return slices.ContainsFunc(t.left, func(l Point) bool { return l.Epoch == at.Epoch && l.Offset >= at.Offset })
 }
 
 // A Fork is the way from one epoch into a later one.

@@ -12,15 +12,8 @@ type Client struct {
 	positions history.Positions
 	conns     []string // the last ones, the newest first
 	had       ids
-
-	// Of each partition the last epochs before the present one, and how far the
-	// client was there. It may come back into one that it has left, if an old
-	// master still answers while a new one is there.
-	left [history.MaxPartitions][]history.Point
+	trails    [history.MaxPartitions]history.Trail
 }
-
-// maxLeft is how many epochs a client remembers.
-const maxLeft = 4
 
 // maxConns is how many of its last connections a client names.
 const maxConns = 4
@@ -54,13 +47,10 @@ func (c *Client) Receive(f Frame) (message, missing bool) {
 
 // move notes a position. It says whether the client has been there before.
 func (c *Client) move(partition int, to history.Point) (before bool) {
-	at, left := &c.positions[partition], c.left[partition]
+	at, trail := &c.positions[partition], &c.trails[partition]
 	if at.Epoch != to.Epoch {
-		left = append(left, *at)
-		c.left[partition] = left[max(0, len(left)-maxLeft):]
+		trail.Leave(*at)
 	}
 	*at = to
-	return slices.ContainsFunc(left, func(l history.Point) bool {
-		return l.Epoch == to.Epoch && l.Offset >= to.Offset
-	})
+	return trail.Passed(to)
 }

@@ -141,7 +141,7 @@ func (d *Device) take(partition int, p history.Packet, l Letter) (f Frame, ok bo
 		if !c.behind(p.At) {
 			return f, false
 		}
-		c.at, f.At = p.At, p.At
+		c.at, f.At = p.At, history.Point{Epoch: p.Born, Offset: p.At.Offset}
 	}
 	switch {
 	case slices.ContainsFunc(l.Except, d.Is):

@@ -27,7 +27,8 @@ type Frame struct {
 	Partition int
 
 	// Of a Message and a Mark. A Message that is not kept has no position. That
-	// of a Message says that everything before it has been sent too.
+	// of another one names the epoch in which it was born, and says that everything
+	// before it has been sent too.
 	At history.Point
 
 	// Of a Message.

@@ -100,7 +100,7 @@ func (d *Device) Entries(partition int, round uint64, entries []history.Entry, o
 		c.miss(&s, partition)
 	}
 	for _, e := range entries {
-		p := history.Packet{Body: e.Body, Kept: true, At: history.Point{Epoch: c.at.Epoch, Offset: e.Offset}}
+		p := history.Packet{Body: e.Body, Kept: true, Born: e.Born, At: history.Point{Epoch: c.at.Epoch, Offset: e.Offset}}
 		if !d.holds(e) {
 			continue
 		}

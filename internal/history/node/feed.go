@@ -40,7 +40,7 @@ type Feed struct {
 
 	backlog history.Backlog
 	recent  recent
-	left    []history.Point // the last epochs before this one, and how far the feed was there
+	trail   history.Trail
 }
 
 // NewFeed returns a Feed whose link is down.
@@ -186,6 +186,9 @@ func (f *Feed) hand(s *Step, p history.Packet) {
 	s.Hand = append(s.Hand, p)
 	if !p.Kept {
 		return
+	}
+	if p.Born != p.At.Epoch {
+		f.trail.Leave(history.Point{Epoch: p.Born, Offset: p.At.Offset})
 	}
 	f.chains.advance(p.Topic, p.At.Offset)
 	f.at.Offset = max(f.at.Offset, p.At.Offset-1)

@@ -1,10 +1,6 @@
 package node
 
-import (
-	"slices"
-
-	"github.com/heraldgo/herald/internal/history"
-)
+import "github.com/heraldgo/herald/internal/history"
 
 // ask begins to fill what is missing: a new round.
 func (f *Feed) ask(s *Step) {
@@ -25,10 +21,12 @@ func (f *Feed) Surveyed(round uint64, survey history.Survey) Step {
 		f.enter(history.Fork{Epoch: survey.End.Epoch, At: survey.End.Offset}, survey.End.Offset)
 	case survey.End.Epoch != f.at.Epoch:
 		s.Fork = survey.Fork
-		if first, ok := f.firstHeld(survey.End.Epoch); ok && s.Fork.Parent != f.at.Epoch {
+		if s.Fork.Parent != f.at.Epoch {
 			// Nobody can tell what survived. But of the new epoch all has come since.
-			s.Fork.At = min(s.Fork.At, first-1)
-			survey.From = s.Fork.At
+			if first, ok := f.firstHeld(func(e history.Epoch) bool { return e == s.Fork.Epoch }); ok {
+				s.Fork.At = min(s.Fork.At, first.Offset-1)
+				survey.From = s.Fork.At
+			}
 		}
 		f.enter(s.Fork, survey.From)
 	default:
@@ -41,30 +39,20 @@ func (f *Feed) Surveyed(round uint64, survey history.Survey) Step {
 	return s
 }
 
-// firstHeld returns the first kept packet of an epoch that is held.
-func (f *Feed) firstHeld(epoch history.Epoch) (at history.Offset, ok bool) {
+// firstHeld returns where the first kept packet is that is held, of the epochs
+// that count.
+func (f *Feed) firstHeld(counts func(history.Epoch) bool) (at history.Point, ok bool) {
 	for _, p := range f.held {
-		if p.Kept && p.At.Epoch == epoch {
-			return p.At.Offset, true
+		if p.Kept && counts(p.At.Epoch) {
+			return p.At, true
 		}
 	}
-	return 0, false
+	return at, false
 }
 
-// maxLeft is how many epochs a Feed remembers, in case it meets them again: the
-// old master may still answer while a new one is there.
-const maxLeft = 4
-
-// enter goes on in another epoch, behind from and behind what it has handed on
-// there before.
+// enter goes on in another epoch, behind from.
 func (f *Feed) enter(fork history.Fork, from history.Offset) {
-	f.left = append(f.left, history.Point{Epoch: f.at.Epoch, Offset: f.recent.last()})
-	f.left = f.left[max(0, len(f.left)-maxLeft):]
-	for _, left := range f.left {
-		if left.Epoch == fork.Epoch {
-			from = max(from, left.Offset)
-		}
-	}
+	f.trail.Leave(history.Point{Epoch: f.at.Epoch, Offset: f.recent.last()})
 	f.at = history.Point{Epoch: fork.Epoch, Offset: from}
 	f.chains.cross(from, fork.At)
 	f.recent.begin(from)
@@ -106,12 +94,13 @@ func (f *Feed) Entries(round uint64, entries []history.Entry, ok bool) Step {
 func (f *Feed) merge(s *Step, entries []history.Entry, through history.Offset) {
 	for _, e := range entries {
 		f.release(s, e.Offset-1)
+		before := f.trail.Passed(history.Point{Epoch: e.Born, Offset: e.Offset})
 		for _, link := range e.Links {
 			p := history.Packet{
 				Topic: link.Topic, Body: e.Body, Kept: true,
-				At: history.Point{Epoch: f.at.Epoch, Offset: e.Offset}, Prev: link.Prev,
+				At: history.Point{Epoch: f.at.Epoch, Offset: e.Offset}, Born: e.Born, Prev: link.Prev,
 			}
-			if !f.chains.had(p) {
+			if !before && !f.chains.had(p) {
 				f.hand(s, p)
 			}
 		}
@@ -162,8 +151,9 @@ func (f *Feed) GaveUp(round uint64) Step {
 	}
 	s.Gap = true
 	f.doubt = false
-	if i := slices.IndexFunc(f.held, func(p history.Packet) bool { return p.Kept }); i >= 0 {
-		at := f.held[i].At
+	// What still comes of an epoch that was left is of a master that was replaced.
+	fresh := func(e history.Epoch) bool { return !f.trail.Passed(history.Point{Epoch: e}) }
+	if at, ok := f.firstHeld(fresh); ok {
 		at.Offset--
 		if at.Epoch != f.at.Epoch {
 			s.Fork = history.Fork{Epoch: at.Epoch, At: at.Offset}

@@ -169,7 +169,7 @@ func (l *Log) Append(c Caller, segment uint64, batch []Draft) Reply {
 		for i, topic := range d.Topics {
 			p := history.Packet{Topic: topic, Body: d.Body, Kept: !d.Unkept, At: t.end()}
 			if p.Kept {
-				p.Prev = links[i].Prev
+				p.Born, p.Prev = t.epoch, links[i].Prev
 			}
 			reply.Published = append(reply.Published, p)
 		}
@@ -192,7 +192,7 @@ func count(batch []Draft) (kept, bytes int) {
 func (l *Log) add(segment uint64, d Draft) []history.Link {
 	t := l.table
 	t.counter++
-	e := history.Entry{Offset: t.counter, Body: d.Body, Links: make([]history.Link, len(d.Topics))}
+	e := history.Entry{Offset: t.counter, Born: t.epoch, Body: d.Body, Links: make([]history.Link, len(d.Topics))}
 	for i, topic := range d.Topics {
 		prev, ok := t.last[topic]
 		if !ok {

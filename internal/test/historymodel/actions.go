@@ -16,9 +16,9 @@ func (w *world) take(a action) {
 	case send, unknown:
 		w.send(w.hubs[p.of(nodes)], flavour{
 			unknown: a.verb == unknown, topics: p.of(len(topics)), more: p.of(3), many: 1 + p.of(3),
-			unkept: p.of(4) == 0, except: p.of(4) == 0, phoneNum: p.of(devices), size: p.of(4) * 8,
+			unkept: p.of(4) == 0, except: p.of(4) == 0, phoneNum: p.of(devices), size: p.of(2) * 4,
 		})
-	case drop, come, lose, forge, join, confirm, leave, socket:
+	case drop, come, visit, lose, forge, join, confirm, leave, socket:
 		w.takePhone(a.verb, w.phones[p.of(devices)], &p)
 	case kill:
 		w.kill(p.of(nodes))
@@ -39,7 +39,11 @@ func (w *world) takePhone(v verb, ph *phone, p *pick) {
 	case drop:
 		ph.cut()
 	case come:
+		ph.connect(w.hubs[p.of(nodes+1)%nodes]) // often the first
+	case visit:
+		ph.cut()
 		ph.connect(w.hubs[p.of(nodes)])
+		w.settlePhone(ph)
 	case lose:
 		ph.forget()
 	case forge:
@@ -173,6 +177,23 @@ func (w *world) settle() {
 		}
 	}
 	w.fail("there is no end to it")
+}
+
+// settlePhone lets everything happen that a phone and its node can do alone.
+func (w *world) settlePhone(p *phone) {
+	for range 20 {
+		if p.session == nil {
+			return
+		}
+		for _, s := range p.session.hub.sides {
+			for _, v := range []verb{link, work, script, answer} {
+				s.take(v, 8)
+			}
+		}
+		for p.session != nil && len(p.session.frames) > 0 {
+			p.receive()
+		}
+	}
 }
 
 // heal ends all faults, has every device come back twice, and checks what they

@@ -7,8 +7,8 @@ import (
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// limits of the logs: small, so that a short run meets them all.
-var limits = store.Limits{Segment: 4, Age: 1_000, Bytes: 400}
+// limits of the logs, but for the bytes: small, so that a short run meets them.
+var limits = store.Limits{Segment: 4, Age: 1_000}
 
 // A server is one Redis.
 type server struct {
@@ -32,9 +32,9 @@ type cluster struct {
 }
 
 func newCluster(w *world) *cluster {
-	c := &cluster{w: w, disk: store.New(limits)}
+	c := &cluster{w: w, disk: store.New(w.limits)}
 	for i := range c.servers {
-		c.servers[i] = &server{log: store.New(limits)}
+		c.servers[i] = &server{log: store.New(w.limits)}
 		c.start(c.servers[i])
 	}
 	return c
@@ -78,7 +78,7 @@ func (c *cluster) restart(how int) {
 		s.log = c.disk.Clone()
 		c.w.hit(restartFromDisk)
 	case 2:
-		s.log = store.New(limits)
+		s.log = store.New(c.w.limits)
 		c.w.hit(restartEmpty)
 	}
 	c.start(s)
@@ -140,7 +140,7 @@ func (c *cluster) migrate(how int) {
 		old, next := c.serving(), c.replica()
 		next.log = old.log
 		c.start(next) // a master in its own right
-		old.log, old.gone = store.New(limits), true
+		old.log, old.gone = store.New(c.w.limits), true
 		c.master = 1 - c.master
 		c.w.cutLinks(old)
 		c.w.cutLinks(next)
@@ -174,7 +174,11 @@ func (c *cluster) trim() {
 	if !c.answers(s) {
 		return
 	}
-	if n, ok := s.log.Due(c.w.now); ok && s.log.Trim(c.w.caller(s, history.Point{}), n) {
+	for {
+		n, ok := s.log.Due(c.w.now)
+		if !ok || !s.log.Trim(c.w.caller(s, history.Point{}), n) {
+			return
+		}
 		c.w.hit(trimmed)
 	}
 }

@@ -83,6 +83,13 @@ var mutants = []mutant{
 		"	if f.At.Epoch == 0 || d.dropped {", "	if true {"}}},
 	{"Except outlives a connection", []edit{{deviceFile,
 		"append([]string{conn}, last...)", "[]string{conn}"}}},
+	{"removing moves the horizon, not the clock", []edit{{segFile,
+		"	t.horizon = ",
+		"	if old := t.horizon; c.Now-t.spans[0].began < l.limits.Age {\n defer func() { t.horizon = old }()\n }\n t.horizon = "}}},
+	{"an offset may have more topics", []edit{{feedFile,
+		"p.At.Offset-1)", "p.At.Offset)"}}},
+	{"a client remembers the epochs that it has left", []edit{{clientFile,
+		"	return trail.Passed(to)\n", "	return false\n"}}},
 	{"a client leaves out second copies", []edit{{clientFile,
 		"again := c.had.again(f.ID)", "again := false"}}},
 }

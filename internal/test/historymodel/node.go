@@ -1,6 +1,7 @@
 package historymodel
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/heraldgo/herald/internal/history"
@@ -161,6 +162,9 @@ func (s *side) work() {
 // do does what the feed says.
 func (s *side) do(step node.Step) {
 	w := s.h.w
+	if w.trace != nil && (step.Gap || len(step.Hand) > 0 || step.Fork.Epoch != 0 || step.Mark.Epoch != 0) {
+		w.note("%s: gap %v, fork %v, mark %v, hand %v", s.name(), step.Gap, step.Fork, step.Mark, step.Hand)
+	}
 	for _, c := range slices.Clone(s.h.sessions) {
 		if step.Fork.Epoch != 0 {
 			c.device.Cross(s.partition, step.Fork)
@@ -268,8 +272,23 @@ func (s *side) run() {
 	survey := log.Survey(caller, a.from, a.topics, a.most)
 	s.met(survey.End)
 	s.h.w.hitSurvey(a, survey)
+	if s.h.w.trace != nil {
+		s.h.w.note("%s surveys %v since %v: up to %v, from %d, whole %v, fork %v: %v", s.whose(a), a.topics, a.from, survey.End, survey.From, survey.Whole, survey.Fork, survey.Offsets)
+	}
 	s.reply(a, func() node.Step { return s.feed.Surveyed(a.round, survey) },
 		func(d *device.Device) device.Step { return d.Surveyed(s.partition, a.round, survey) })
+}
+
+// whose names who asks.
+func (s *side) whose(a ask) string {
+	if a.session != nil {
+		return a.session.phone.name()
+	}
+	return s.name()
+}
+
+func (s *side) name() string {
+	return fmt.Sprintf("node %d.%d", slices.Index(s.h.w.hubs[:], s.h), s.partition)
 }
 
 // reply has the answer taken, later, by whoever has asked.

@@ -276,6 +276,9 @@ func (p *phone) receive() {
 	f, step := c.frames[0].Frame, c.frames[0].step
 	c.frames = c.frames[1:]
 	c.device.Sent(f)
+	if p.w.trace != nil {
+		p.w.note("%s gets %d of %d: at %v, verdict %d, id %q, body %v", p.name(), f.Kind, f.Partition, f.At, f.Verdict, f.ID, f.Body)
+	}
 	p.look(f)
 	message, missing := p.client.Receive(f)
 	if missing {

@@ -2,7 +2,9 @@ package historymodel
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 )
 
@@ -26,6 +28,7 @@ const (
 	mark
 	drop
 	come
+	visit
 	lose
 	join
 	confirm
@@ -57,7 +60,7 @@ const (
 )
 
 var verbNames = [verbs]string{
-	"send", "link", "work", "script", "answer", "socket", "mark", "drop", "come", "lose", "join", "confirm", "leave",
+	"send", "link", "work", "script", "answer", "socket", "mark", "drop", "come", "visit", "lose", "join", "confirm", "leave",
 	"kill", "cutLink", "connect", "roll", "copyLog", "save", "restart", "fail", "linger", "demote", "thereBack",
 	"migrate", "evict", "trim", "tick", "stepBack", "oom", "abandon", "deaf", "redirect", "unknown", "forge",
 }
@@ -66,76 +69,112 @@ func (a action) String() string { return fmt.Sprintf("%s %d", verbNames[a.verb],
 
 // weights say how often the verbs of life come.
 var weights = [roll]int{
-	send: 14, link: 16, work: 16, script: 14, answer: 14, socket: 16, mark: 6, drop: 4, come: 8, lose: 1, join: 2,
-	confirm: 3, leave: 1, kill: 1, cutLink: 2, connect: 5,
+	send: 14, link: 16, work: 16, script: 14, answer: 14, socket: 16, mark: 6, drop: 4, come: 8, visit: 3, lose: 1, join: 3,
+	confirm: 4, leave: 2, kill: 1, cutLink: 3, connect: 6,
+}
+
+// themes are what a run may have more of: what is rare otherwise.
+var themes = [][]verb{
+	{linger, visit, visit, cutLink, connect},  // devices go to and fro between two masters
+	{join, confirm, leave, cutLink, connect},  // what is asked for changes
+	{trim, evict, drop, come, come},           // the log loses what is still asked for
+	{fail, demote, drop, come, script},        // resumes across a move are cut
+	{send, cutLink, connect, connect, socket}, // links break within a message
 }
 
 // length is how many actions a run has.
 const length = 160
 
-// plan returns the actions of a seed. Each run has some kinds of faults, often, and
-// none of the others.
-func plan(seed uint64, calm bool) []action {
+// A plan is a run: a world, and what happens in it.
+type plan struct {
+	calm    bool // the log loses nothing, and no queue drops
+	bytes   int  // that a log keeps
+	groups  [devices]set
+	actions []action
+}
+
+// newPlan returns the plan of a seed. Each has some kinds of faults, often, and none of
+// the others.
+func newPlan(seed uint64, calm bool) plan {
 	rng := rand.New(rand.NewPCG(seed, 0x6865726c))
+	p := plan{calm: calm, bytes: 40, actions: make([]action, length)}
+	if rng.IntN(2) == 0 {
+		p.bytes = 400
+	}
+	for i := range p.groups {
+		p.groups[i] = set(1 + rng.IntN(1<<len(topics)-1))
+	}
 	var pool []verb
 	for v, n := range weights {
+		if verb(v) == visit && rng.IntN(2) == 0 {
+			continue
+		}
 		for range n {
 			pool = append(pool, verb(v))
 		}
 	}
 	for v := roll + 1; v < verbs && !calm; v++ {
 		if rng.IntN(4) == 0 {
-			pool = append(pool, v, v, v)
+			pool = append(pool, v, v, v, v)
 		}
 	}
-	actions := make([]action, length)
-	for i := range actions {
-		actions[i] = action{pool[rng.IntN(len(pool))], rng.Uint32()}
+	if theme := themes[rng.IntN(len(themes))]; !calm && rng.IntN(4) > 0 {
+		for range 5 {
+			pool = append(pool, theme...)
+		}
 	}
-	return actions
+	for i := range p.actions {
+		p.actions[i] = action{pool[rng.IntN(len(pool))], rng.Uint32()}
+	}
+	return p
 }
 
-// run takes the actions, heals all, and returns what it found to be wrong.
-func run(actions []action, hits *Hits, calm bool) (finding string) {
-	w := newWorld(hits)
-	w.phones[0].oldest = !calm
+// run carries the plan out, heals all, and returns what it found to be wrong.
+func (p plan) run(hits *Hits) (finding string) { return p.watch(hits, nil) }
+
+// watch is run, and writes what happens.
+func (p plan) watch(hits *Hits, trace io.Writer) (finding string) {
+	w := newWorld(p, hits)
 	w.start()
-	for _, a := range actions {
+	w.trace = trace
+	for _, a := range p.actions {
 		w.step++
+		if trace != nil {
+			fmt.Fprintf(trace, "\t%d: %v\n", w.step, a)
+		}
 		w.take(a)
 		if w.finding != "" {
 			return w.finding
 		}
 	}
 	w.heal()
-	if calm && w.tolds > 0 {
+	if p.calm && w.tolds > 0 {
 		w.fail("a device was told, and nothing had been lost")
 	}
 	return w.finding
 }
 
-// shrink returns a part of the actions that still finds something.
-func shrink(actions []action, calm bool) []action {
-	for size := len(actions) / 2; size > 0; size /= 2 {
-		for i := 0; i+size <= len(actions); {
-			part := append(append([]action(nil), actions[:i]...), actions[i+size:]...)
-			if run(part, new(Hits), calm) != "" {
-				actions = part
+// shrink returns a plan with fewer actions that still finds something.
+func (p plan) shrink() plan {
+	for size := len(p.actions) / 2; size > 0; size /= 2 {
+		for i := 0; i+size <= len(p.actions); {
+			part := p
+			part.actions = slices.Concat(p.actions[:i], p.actions[i+size:])
+			if part.run(new(Hits)) != "" {
+				p = part
 			} else {
 				i += size
 			}
 		}
 	}
-	return actions
+	return p
 }
 
-// report returns what a seed finds, and how to see it again.
-func report(seed uint64, calm bool) string {
-	actions := shrink(plan(seed, calm), calm)
+// report says what a plan finds, which of its actions suffice, and what happens.
+func (p plan) report() string {
+	p = p.shrink()
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %s\n%d actions of %d suffice:\n", seed, run(actions, new(Hits), calm), len(actions), length)
-	for _, a := range actions {
-		fmt.Fprintf(&b, "\t%v\n", a)
-	}
-	return b.String()
+	finding := p.watch(new(Hits), &b)
+	return fmt.Sprintf("%s\n%d actions of %d suffice; %d bytes are kept, the groups are %05b:\n%s",
+		finding, len(p.actions), length, p.bytes, p.groups, &b)
 }

@@ -12,6 +12,7 @@ package historymodel
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/heraldgo/herald/internal/history"
@@ -33,6 +34,7 @@ func partitionOf(topic string) int { return int(topic[len(topic)-1] - '0') }
 
 // A world is one run.
 type world struct {
+	limits   store.Limits
 	clusters [partitions]*cluster
 	hubs     [nodes]*hub
 	phones   [devices]*phone
@@ -46,6 +48,7 @@ type world struct {
 
 	hits    *Hits
 	finding string
+	trace   io.Writer // nil: nobody looks
 }
 
 // A message is one Send.
@@ -64,8 +67,9 @@ func (m *message) copies() bool {
 	}))
 }
 
-func newWorld(hits *Hits) *world {
-	w := &world{hits: hits, now: 10_000}
+func newWorld(p plan, hits *Hits) *world {
+	w := &world{limits: limits, hits: hits, now: 10_000}
+	w.limits.Bytes = p.bytes
 	for i := range w.clusters {
 		w.clusters[i] = newCluster(w)
 	}
@@ -73,10 +77,16 @@ func newWorld(hits *Hits) *world {
 		w.hubs[i] = newHub(w)
 	}
 	for i := range w.phones {
-		w.phones[i] = &phone{
-			w: w, had: make(map[int]*session), due: make(map[int]*[partitions]debt),
-			groups: map[string]bool{topics[0]: true, topics[1+2*i]: true, topics[4-2*i]: true},
+		ph := &phone{
+			w: w, oldest: i == 0 && !p.calm, had: make(map[int]*session), due: make(map[int]*[partitions]debt),
+			groups: make(map[string]bool),
 		}
+		for j, topic := range topics {
+			if p.groups[i]&(1<<j) != 0 {
+				ph.groups[topic] = true
+			}
+		}
+		w.phones[i] = ph
 	}
 	return w
 }
@@ -87,6 +97,9 @@ func (w *world) fail(format string, args ...any) {
 		w.finding = fmt.Sprintf("step %d: ", w.step) + fmt.Sprintf(format, args...)
 	}
 }
+
+// note tells of an event, if anybody looks.
+func (w *world) note(format string, args ...any) { fmt.Fprintf(w.trace, "\t\t"+format+"\n", args...) }
 
 func (w *world) message(body []byte) *message {
 	return w.messages[binary.BigEndian.Uint32(body)]
