@@ -235,8 +235,14 @@ func TestAges(t *testing.T) {
 	n.bus.Cut()
 	await(t, "a gap", func() bool { s := n.Stats(); return s.OpenGaps == 1 && s.OpenGapFor > 0 })
 	await(t, "an old proof", func() bool { return n.Stats().ProofAge > 200*time.Millisecond })
+	if err := n.Send(t.Context(), herald.User("a"), herald.Text("lost")); err == nil || n.Stats().SendErrors != 1 {
+		t.Errorf("Send: %v, SendErrors is %d", err, n.Stats().SendErrors)
+	}
 	n.bus.Heal()
 	await(t, "the end of the gap", func() bool { s := n.Stats(); return s.OpenGaps == 0 && s.OpenGapFor == 0 })
+	if s := n.Stats(); s.Gaps == 0 || s.GapFor <= 0 {
+		t.Errorf("Gaps %d, GapFor %v", s.Gaps, s.GapFor)
+	}
 	before := n.Stats().RegistryErrors
 	n.registry.Cut()
 	await(t, "errors of the Registry", func() bool { return n.Stats().RegistryErrors > before })
