@@ -3,7 +3,6 @@ package herald
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,8 +25,8 @@ import (
 // MaxHandshakes, HandshakeRatePerAddr, HandshakeRatePerUser, MaxMessageSize,
 // MessageRate, ByteRate, MaxQueuedBytes, MaxIdentitySize, MaxGroups,
 // HandshakeTimeout, MessageTimeout, PingInterval
-// or ProbeInterval switches that limit off. A negative Linger or OfflineDelay
-// means no delay. The other numbers must be above 0, the other durations at
+// or ProbeInterval switches that limit off. A negative Linger, OfflineDelay
+// or ShutdownDelay means no delay. The other numbers must be above 0, the other durations at
 // least a millisecond. Lease is from 100 ms to a day.
 type Config struct {
 	// Where messages and presence travel.
@@ -86,11 +85,12 @@ type Config struct {
 	Subprotocols []string
 
 	// RejectAfterUpgrade accepts the upgrade of a request that is refused, and
-	// then closes the connection with 4000 + the HTTP status (4401 for 401), or
-	// with 1013 for 503, because a browser's script sees no HTTP status. A request
-	// still gets the plain status if it is no handshake, comes from a page that
-	// may not connect, or is over HandshakeRatePerAddr. So does every refused
-	// request while 1,000 connections of earlier ones are still being closed.
+	// then closes the connection with 4000 + the HTTP status (4401 for 401),
+	// because a browser's script sees no HTTP status. A request still gets the
+	// plain status if that is 503, which proxies try again elsewhere, if it is no
+	// handshake, comes from a page that may not connect, or is over
+	// HandshakeRatePerAddr, and while 1,000 connections of earlier ones are still
+	// being closed.
 	RejectAfterUpgrade bool
 
 	// ConnContext returns the context that the Conn's callbacks get. It may have
@@ -208,7 +208,12 @@ type Config struct {
 	OfflineDelay     time.Duration // a user who comes back within it was never offline. Default 5 s
 	ProbeInterval    time.Duration // between two probes of each link to Redis, and between two heartbeats; negative: neither. Default 1 s
 	ProbeTimeout     time.Duration // for the answer to such a probe, and for a heartbeat to come back. Default 5 s
-	DrainTime        time.Duration // for Shutdown, if its context has no deadline. Default 30 s
+	DrainTime        time.Duration // for Shutdown, if its context has no deadline, after ShutdownDelay. Default 30 s
+
+	// ShutdownDelay is for how long Shutdown stays up at first: Health is red and
+	// handshakes get 503, so that load balancers notice, and connections stay. It
+	// takes at most half of the time that Shutdown's context gives. Default 0.
+	ShutdownDelay time.Duration
 
 	// Logger gets what no caller gets as an error. It never gets a message of a
 	// client. At Debug it says why each connection was refused. If Admit or
@@ -218,12 +223,6 @@ type Config struct {
 	// the number of lines that were not. Values are cut after 1 KiB, stacks after
 	// 16 KiB. Default slog.Default().
 	Logger *slog.Logger
-}
-
-// Anonymous is an Authenticate that lets everyone in. Each connection is a user of
-// its own with a random name.
-func Anonymous(*http.Request) (Identity, error) {
-	return Identity{User: "anonymous-" + rand.Text()}, nil
 }
 
 const off = redisconn.Off
@@ -339,6 +338,7 @@ func (c *Config) defaultTimes(fault func(field string, value any, rule string)) 
 		{&c.ProbeInterval, "ProbeInterval", time.Second, 0},
 		{&c.ProbeTimeout, "ProbeTimeout", 5 * time.Second, time.Millisecond},
 		{&c.DrainTime, "DrainTime", 30 * time.Second, time.Millisecond},
+		{&c.ShutdownDelay, "ShutdownDelay", 0, 0},
 	} {
 		switch {
 		case *d.field == 0:
@@ -356,7 +356,7 @@ func (c *Config) defaultTimes(fault func(field string, value any, rule string)) 
 		fault("Lease", c.Lease, fmt.Sprintf("must be at most %v", redisregistry.MaxLease))
 	}
 	// To switch a delay off is to make it 0.
-	for _, d := range []*time.Duration{&c.Linger, &c.OfflineDelay} {
+	for _, d := range []*time.Duration{&c.Linger, &c.OfflineDelay, &c.ShutdownDelay} {
 		if *d == off {
 			*d = 0
 		}

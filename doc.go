@@ -54,8 +54,8 @@
 // ServeHTTP handles a request in these steps:
 //
 //   - It counts the request for the client's address (HandshakeRatePerAddr). It
-//     checks that the request is a handshake, that its page may connect, and that
-//     the node has room for it. Only then is your code called.
+//     checks that the request is a handshake, that its page may connect, that the
+//     node has room for it, and its health. Only then is your code called.
 //   - It calls Authenticate, and counts the request for the user
 //     (HandshakeRatePerUser).
 //   - It checks health and limits, follows the user's topics on the Bus,

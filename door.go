@@ -275,9 +275,10 @@ const maxRefused = 1_000
 
 // reject answers a request that is refused before the upgrade. Under
 // RejectAfterUpgrade it is upgraded only to be closed, so that a browser's script
-// sees why.
+// sees why. A 503 stays one: a proxy can then try the next node, and a script that
+// begins its delays anew at each onopen goes on waiting longer.
 func (h *Hub) reject(w http.ResponseWriter, r *http.Request, e *HTTPError) {
-	if !h.config.RejectAfterUpgrade || !canHijack(w) || !h.beginRefused() {
+	if !h.config.RejectAfterUpgrade || e.Status == http.StatusServiceUnavailable || !canHijack(w) || !h.beginRefused() {
 		h.rejectPlain(w, e)
 		return
 	}
@@ -315,9 +316,6 @@ func (h *Hub) endRefused() { h.refused.Add(-1) }
 // closeError is what e is under RejectAfterUpgrade.
 func (e *HTTPError) closeError() *CloseError {
 	c := &CloseError{Code: StatusCode(4000 + e.Status), Reason: e.Message}
-	if e.Status == http.StatusServiceUnavailable {
-		c.Code = StatusTryAgainLater
-	}
 	if c.Code.check(c.Reason) != nil {
 		c.Reason = ""
 	}

@@ -279,6 +279,26 @@ func TestFullNodeAsksNobody(t *testing.T) {
 	r.clean()
 }
 
+// A node that is not ready answers with a plain 503, whatever RejectAfterUpgrade
+// says, and asks Authenticate for nobody.
+func TestNotReadyIsPlain(t *testing.T) {
+	bus := NewMemoryNetwork().Bus()
+	var asked atomic.Int64
+	r := newRig(t, Config{Bus: bus, Registry: NewMemoryRegistry(), RejectAfterUpgrade: true, Authenticate: func(*http.Request) (Identity, error) {
+		asked.Add(1)
+		return Identity{}, errors.New("no")
+	}})
+	bus.cutOff()
+	r.await("a red Health", func() bool { return r.Health() != nil })
+	r.refusedWith(http.StatusServiceUnavailable, "")
+	bus.heal()
+	r.await("a green Health", func() bool { return r.Health() == nil })
+	if n := asked.Load(); n != 0 {
+		t.Errorf("Authenticate was asked %d times", n)
+	}
+	r.clean()
+}
+
 // One account that comes and goes without end costs the cluster no more than
 // its rate.
 func TestOneAccountComesAndGoes(t *testing.T) {

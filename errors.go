@@ -58,7 +58,7 @@ var (
 
 // An HTTPError is an error for Config.Authenticate to answer a request with
 // a status of its own. Under RejectAfterUpgrade it becomes the close code
-// 4000 + Status.
+// 4000 + Status, unless that is 503.
 type HTTPError struct {
 	Status  int    // 400 to 599
 	Message string // sent to the client, so nothing internal

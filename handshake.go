@@ -19,7 +19,7 @@ import (
 const farFuture = 100 * 365 * 24 * time.Hour
 
 // enter counts a handshake in, unless the last Conns have gone. While the Hub
-// drains handshakes are counted in too: to refuse may take an upgrade.
+// drains handshakes are counted in too: one may be in Authenticate.
 func (h *Hub) enter() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -80,10 +80,18 @@ func (h *Hub) identify(r *http.Request) (id Identity, err error) {
 	return id, h.allowUser(id.User)
 }
 
-// ready says whether the node can take a connection, and w can be upgraded.
-func (h *Hub) ready(w http.ResponseWriter) error {
+// fit says whether the node can take a connection.
+func (h *Hub) fit() error {
 	if err := h.Health(); err != nil {
 		return fmt.Errorf("%w: %w", notReady, err)
+	}
+	return nil
+}
+
+// ready says whether the node can take a connection, and w can be upgraded.
+func (h *Hub) ready(w http.ResponseWriter) error {
+	if err := h.fit(); err != nil {
+		return err
 	}
 	if !canHijack(w) {
 		h.logHidden(w)
@@ -142,7 +150,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 	register := func() *HTTPError {
 		added, err = h.register(ends.Context(), c)
 		// If it was evicted meanwhile, the client is to see the code that says so.
-		if err == nil || c.ctx.Err() != nil || h.config.RejectAfterUpgrade {
+		if err == nil || c.ctx.Err() != nil {
 			return nil
 		}
 		return notReady

@@ -203,12 +203,14 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var identity Identity
 	if err = h.begin(addr); err == nil {
 		defer h.door.end(addr)
-		identity, err = h.identify(r.WithContext(ctx))
+		if err = h.fit(); err == nil {
+			identity, err = h.identify(r.WithContext(ctx))
+		}
 	} else if err == tooManyOfAddr {
 		h.suspectProxy(r)
 	}
 	if err == nil {
-		err = h.ready(w)
+		err = h.ready(w) // Authenticate may have taken a while
 	}
 	if err == nil {
 		err = h.connect(w, r, identity, ends)
@@ -221,28 +223,6 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 var errHandshakeTimeout = fmt.Errorf("HandshakeTimeout: %w", context.DeadlineExceeded)
-
-// Shutdown ends the Hub. At once it takes no more connections, and Health
-// returns ErrDraining. Then it closes the connections with 1012, spread over
-// 80% of the time that ctx gives (DrainTime if it has no deadline), so that
-// their clients do not all come to the other nodes at once. At last the node
-// leaves the Registry, and the Bus is closed. Send works until then.
-//
-// Connections are cut if they are still there shortly before the deadline (a
-// tenth of the time, or two seconds if that is less), or when ctx is canceled.
-// The error then counts them and wraps context.DeadlineExceeded or
-// context.Canceled. If a callback does not return, or the Registry does not
-// answer, Shutdown may take two seconds longer than ctx, and leaves that
-// callback's goroutine behind. The error then names such callbacks. All calls return the same. A callback must not
-// call it.
-func (h *Hub) Shutdown(ctx context.Context) error {
-	h.shutdownOnce.Do(func() {
-		if err := h.shutdown(ctx); err != nil {
-			h.shutdownErr = fmt.Errorf("herald: shutdown: %w", err)
-		}
-	})
-	return h.shutdownErr
-}
 
 // NodeID returns the id of this Hub's node: Config.Name and a random part.
 func (h *Hub) NodeID() string { return h.id }

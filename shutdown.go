@@ -37,7 +37,33 @@ func (h *Hub) start() {
 	}
 }
 
+// Shutdown ends the Hub. At once it takes no more connections, and Health
+// returns ErrDraining. It waits for ShutdownDelay. Then it closes the connections
+// with 1012, spread over 80% of the time that ctx gives (DrainTime if it has no
+// deadline), so that their clients do not all come to the other nodes at once. At
+// last the node leaves the Registry, and the Bus is closed. Send works until then.
+//
+// Connections are cut if they are still there shortly before the deadline (a
+// tenth of the time, or two seconds if that is less), or when ctx is canceled.
+// The error then counts them and wraps context.DeadlineExceeded or
+// context.Canceled. If a callback does not return, or the Registry does not
+// answer, Shutdown may take two seconds longer than ctx, and leaves that
+// callback's goroutine behind. The error then names such callbacks. All calls
+// return the same. A callback must not call it.
+func (h *Hub) Shutdown(ctx context.Context) error {
+	h.shutdownOnce.Do(func() {
+		if err := h.shutdown(ctx); err != nil {
+			h.shutdownErr = fmt.Errorf("herald: shutdown: %w", err)
+		}
+	})
+	return h.shutdownErr
+}
+
 func (h *Hub) shutdown(ctx context.Context) error {
+	h.mu.Lock()
+	h.draining = true
+	h.mu.Unlock()
+	h.delayShutdown(ctx)
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, h.config.DrainTime)
@@ -47,9 +73,6 @@ func (h *Hub) shutdown(ctx context.Context) error {
 	total := time.Until(deadline)
 	patient, cancel := context.WithDeadline(ctx, deadline.Add(-min(stopGrace, total/10)))
 	defer cancel()
-	h.mu.Lock()
-	h.draining = true
-	h.mu.Unlock()
 	h.drainConns(patient, total*8/10)
 	h.mu.Lock()
 	h.ended = true
@@ -77,6 +100,20 @@ func (h *Hub) shutdown(ctx context.Context) error {
 	}
 	stopErr := h.stop(ctx)
 	return h.nameRunning(cmp.Or(err, stopErr))
+}
+
+// delayShutdown waits for ShutdownDelay, or half of the time if that is less.
+func (h *Hub) delayShutdown(ctx context.Context) {
+	delay := h.config.ShutdownDelay
+	if deadline, ok := ctx.Deadline(); ok {
+		delay = min(delay, time.Until(deadline)/2)
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 var restarting = &CloseError{Code: StatusServiceRestart, Reason: "the service restarts"}

@@ -83,6 +83,62 @@ func TestShutdownIsSpread(t *testing.T) {
 	})
 }
 
+// Shutdown first stays up for ShutdownDelay, red and refusing, and its
+// connections with it; but not for more than half of its context's time, and not
+// if that is canceled.
+func TestShutdownDelay(t *testing.T) {
+	for _, test := range []struct {
+		timeout, cancel, want time.Duration
+	}{
+		{0, 0, 10 * time.Second},
+		{time.Minute, 0, 10 * time.Second},
+		{6 * time.Second, 0, 3 * time.Second},
+		{0, 2 * time.Second, 2 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newPipeRig(t, Config{PingInterval: -1, ShutdownDelay: 10 * time.Second})
+			ws := r.pipe("user=u")
+			synctest.Wait() // for OnConnect
+			ctx, cancel := context.WithCancel(t.Context())
+			if test.timeout > 0 {
+				ctx, cancel = context.WithTimeout(t.Context(), test.timeout)
+			}
+			defer cancel()
+			if test.cancel > 0 {
+				time.AfterFunc(test.cancel, cancel)
+			}
+			begun := time.Now()
+			done := make(chan error)
+			go func() { done <- r.Shutdown(ctx) }()
+			synctest.Wait()
+			if err := r.Health(); !errors.Is(err, ErrDraining) {
+				t.Errorf("Health: %v", err)
+			}
+			if status := r.pipeRefused(""); status != http.StatusServiceUnavailable {
+				t.Errorf("a handshake got %d", status)
+			}
+			if err := r.Send(t.Context(), User("u"), Text("still up")); err != nil {
+				t.Error(err)
+			}
+			if b, err := ws.ReadMessage(); err != nil || string(b) != "still up" || time.Since(begun) > 0 {
+				t.Errorf("got %q, %v after %v", b, err, time.Since(begun))
+			}
+			// With the time over they may be cut before they hear of it.
+			if closed, err := ws.ReadClose(); test.cancel == 0 && (err != nil || closed.Code != 1012) {
+				t.Errorf("%v, %v", closed, err)
+			}
+			if took := time.Since(begun); took != test.want {
+				t.Errorf("with %v, canceled after %v: closed after %v, want %v", test.timeout, test.cancel, took, test.want)
+			}
+			ws.WriteFrames(wsraw.CloseFrame(1012, ""))
+			ws.Close()
+			if err := <-done; err != nil && test.cancel == 0 {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // A client that does not answer is cut when the time is over. Nothing is left.
 func TestShutdownForced(t *testing.T) {
 	r := newRig(t, Config{CloseTimeout: time.Hour, WriteTimeout: time.Hour})
@@ -113,7 +169,7 @@ func TestShutdownForced(t *testing.T) {
 }
 
 // Shutdown while clients connect, with and without RejectAfterUpgrade: each
-// is refused, or lives and sees 1012; none is forgotten.
+// is refused with a plain 503, or lives and sees 1012; none is forgotten.
 func TestShutdownDuringHandshakes(t *testing.T) {
 	for _, after := range []bool{false, true} {
 		r := newRig(t, Config{RejectAfterUpgrade: after, CloseTimeout: time.Second})
@@ -132,7 +188,7 @@ func TestShutdownDuringHandshakes(t *testing.T) {
 					switch {
 					case ws != nil:
 						closed, err := ws.ReadClose()
-						if err != nil || closed.Code != 1012 && closed.Code != 1013 {
+						if err != nil || closed.Code != 1012 {
 							t.Errorf("%v, %v", closed, err)
 						}
 						ws.WriteFrames(wsraw.CloseFrame(1000, ""))
