@@ -75,11 +75,11 @@ var weights = [roll]int{
 
 // themes are what a run may have more of: what is rare otherwise.
 var themes = [][]verb{
-	{linger, visit, visit, cutLink, connect},  // devices go to and fro between two masters
-	{join, confirm, leave, cutLink, connect},  // what is asked for changes
-	{trim, evict, drop, come, come},           // the log loses what is still asked for
-	{fail, demote, drop, come, script},        // resumes across a move are cut
-	{send, cutLink, connect, connect, socket}, // links break within a message
+	{linger, visit, visit, cutLink, connect},                   // devices go to and fro between two masters
+	{join, leave, confirm, confirm, cutLink, connect, connect}, // what is asked for changes
+	{trim, evict, drop, come, come},                            // the log loses what is still asked for
+	{fail, demote, drop, come, script},                         // resumes across a move are cut
+	{send, cutLink, connect, connect, socket},                  // links break within a message
 }
 
 // length is how many actions a run has.
