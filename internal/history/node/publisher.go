@@ -1,18 +1,3 @@
-// Package node has a node's side of a partition: what it appends to the log, and
-// what it hands on to its devices.
-//
-//	             Restored            Surveyed
-//	  ┌─ down ──────────────> asked ──────────> reading ─┐
-//	  │    ^                   ^ │ ^               │     │ the last Entries
-//	Down   └─── Down, always ──┘ │ └─ other epoch ─┘     │
-//	  │                          │ Surveyed: nothing     │
-//	  │                          v                       v
-//	  └─────────────────────── flowing <─────────────────┘
-//	                             │
-//	                             └── a hole, another epoch ──> asked
-//
-// While a Feed is flowing it hands on what comes. Otherwise it holds what comes,
-// and makes no Mark.
 package node
 
 import (

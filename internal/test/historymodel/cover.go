@@ -101,8 +101,8 @@ var ruleNames = [rules]string{
 	tooSlow:           "a full queue ends the connection",
 }
 
-// Hits counts how often each rule was met.
-type Hits [rules]int
+// counts counts how often each rule was met.
+type counts [rules]int
 
 func (w *world) hit(r rule) { w.hits[r]++ }
 

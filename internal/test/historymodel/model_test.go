@@ -28,7 +28,7 @@ func runs(t *testing.T, otherwise int) int {
 }
 
 // find runs plans until one finds something.
-func find(t *testing.T, n int, hits *Hits, calm bool) {
+func find(t *testing.T, n int, hits *counts, calm bool) {
 	if text := os.Getenv(seedEnv); text != "" {
 		seed, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {
@@ -53,7 +53,7 @@ func TestModel(t *testing.T) {
 		findMutant(runs(t, 10_000))
 		return
 	}
-	var hits Hits
+	var hits counts
 	begin, n := time.Now(), runs(t, 10_000)
 	find(t, n, &hits, false)
 	fmt.Printf("%d runs, %.0f a second\n", n, float64(n)/time.Since(begin).Seconds())
@@ -68,7 +68,7 @@ func TestModel(t *testing.T) {
 // findMutant says after how many runs a mutant is found.
 func findMutant(n int) {
 	for seed := range uint64(n) {
-		if finding := newPlan(seed, false).run(new(Hits)); finding != "" {
+		if finding := newPlan(seed, false).run(new(counts)); finding != "" {
 			fmt.Printf("found after %d runs: %s\n", seed+1, finding)
 			return
 		}
@@ -78,5 +78,5 @@ func findMutant(n int) {
 // Clients and nodes come and go, links break, and the log loses nothing: nobody
 // is told that anything may be missing.
 func TestCalm(t *testing.T) {
-	find(t, runs(t, 2_000), new(Hits), true)
+	find(t, runs(t, 2_000), new(counts), true)
 }

@@ -130,10 +130,10 @@ func newPlan(seed uint64, calm bool) plan {
 }
 
 // run carries the plan out, heals all, and returns what it found to be wrong.
-func (p plan) run(hits *Hits) (finding string) { return p.watch(hits, nil) }
+func (p plan) run(hits *counts) (finding string) { return p.watch(hits, nil) }
 
 // watch is run, and writes what happens.
-func (p plan) watch(hits *Hits, trace io.Writer) (finding string) {
+func (p plan) watch(hits *counts, trace io.Writer) (finding string) {
 	w := newWorld(p, hits)
 	w.start()
 	w.trace = trace
@@ -160,7 +160,7 @@ func (p plan) shrink() plan {
 		for i := 0; i+size <= len(p.actions); {
 			part := p
 			part.actions = slices.Concat(p.actions[:i], p.actions[i+size:])
-			if part.run(new(Hits)) != "" {
+			if part.run(new(counts)) != "" {
 				p = part
 			} else {
 				i += size
@@ -174,7 +174,7 @@ func (p plan) shrink() plan {
 func (p plan) report() string {
 	p = p.shrink()
 	var b strings.Builder
-	finding := p.watch(new(Hits), &b)
+	finding := p.watch(new(counts), &b)
 	return fmt.Sprintf("%s\n%d actions of %d suffice; %d bytes are kept, the groups are %05b:\n%s",
 		finding, len(p.actions), length, p.bytes, p.groups, &b)
 }

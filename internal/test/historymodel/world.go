@@ -7,6 +7,9 @@
 // At the end all is healed. Then each device must have had every message that
 // was kept for it, once and in order, unless it was told after the message was
 // acknowledged that something may be missing.
+//
+// HERALD_HISTORY_RUNS says how many runs TestModel and TestCalm make.
+// HERALD_HISTORY_SEED makes one alone, as a finding says.
 package historymodel
 
 import (
@@ -46,7 +49,7 @@ type world struct {
 	names  int
 	tolds  int // how often a device was told
 
-	hits    *Hits
+	hits    *counts
 	finding string
 	trace   io.Writer // nil: nobody looks
 }
@@ -67,7 +70,7 @@ func (m *message) copies() bool {
 	}))
 }
 
-func newWorld(p plan, hits *Hits) *world {
+func newWorld(p plan, hits *counts) *world {
 	w := &world{limits: limits, hits: hits, now: 10_000}
 	w.limits.Bytes = p.bytes
 	for i := range w.clusters {

@@ -1,0 +1,16 @@
+// Package device has the server's side of a connection whose client can come back
+// to where it was, and the client's side.
+//
+// In each partition a Device has a cursor:
+//
+//	Begin ── no position ────────────────────────────────> live
+//	  │                                                     ^
+//	  │ position                      what is left is recent│
+//	  v                                                     │
+//	asked ──── Surveyed ────> reading ─── the last Entries ─┤
+//	  ^                          │                          │ more has come
+//	  └──── other epoch, Join ───┴──────────────────────────┘
+//
+// Only while it is live does it take what the node's Feed hands on. Before, the
+// log has it.
+package device

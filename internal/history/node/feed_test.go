@@ -1,0 +1,129 @@
+package node_test
+
+import (
+	"testing"
+
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/node"
+)
+
+func at(e history.Epoch, o history.Offset) history.Point { return history.Point{Epoch: e, Offset: o} }
+
+func kept(topic string, p history.Point, prev history.Offset) history.Packet {
+	return history.Packet{Topic: topic, Kept: true, At: p, Born: p.Epoch, Prev: prev}
+}
+
+// flowing returns a Feed that flows at a point, with a topic that shows holes.
+func flowing(t *testing.T, p history.Point) *node.Feed {
+	t.Helper()
+	f := node.NewFeed(node.Limits{Held: 4, Recent: 4, Page: 4, Survey: 4})
+	f.Follow("a")
+	s := f.Restored()
+	s = f.Surveyed(s.Ask.Round, history.Survey{End: p, From: p.Offset})
+	if s.Gap || s.Ask.Round != 0 || f.At() != p {
+		t.Fatalf("it begins with %+v at %v", s, f.At())
+	}
+	for i := range history.Offset(2) {
+		f.Mark(at(p.Epoch, p.Offset+i+1))
+	}
+	return f
+}
+
+// hands returns the offsets of what is handed on.
+func hands(s node.Step) (offsets []history.Offset) {
+	for _, p := range s.Hand {
+		offsets = append(offsets, p.At.Offset)
+	}
+	return offsets
+}
+
+func expect(t *testing.T, what string, s node.Step, gap bool, offsets ...history.Offset) {
+	t.Helper()
+	got := hands(s)
+	same := len(got) == len(offsets)
+	for i := range got {
+		same = same && got[i] == offsets[i]
+	}
+	if s.Gap != gap || !same {
+		t.Errorf("%s: gap %v, handed on %v, want %v and %v", what, s.Gap, got, gap, offsets)
+	}
+}
+
+// A hole is filled before what comes behind it, and nobody is told.
+func TestHole(t *testing.T) {
+	f := flowing(t, at(1, 0)) // and now at 2
+	expect(t, "the next", f.Take(kept("a", at(1, 3), 2)), false, 3)
+	s := f.Take(kept("a", at(1, 5), 4))
+	expect(t, "behind a hole", s, false)
+	if s.Ask.From != at(1, 2) {
+		t.Errorf("it asks for what came since %v", s.Ask.From)
+	}
+	expect(t, "while it asks", f.Take(kept("a", at(1, 6), 5)), false)
+	if s := f.Mark(at(1, 6)); s.Mark.Epoch != 0 {
+		t.Error("a Mark while something is held")
+	}
+	s = f.Surveyed(s.Ask.Round, history.Survey{End: at(1, 5), From: 2, Whole: true, Offsets: []history.Offset{3, 4, 5}})
+	var entries []history.Entry
+	for _, o := range s.Ask.Offsets {
+		entries = append(entries, history.Entry{Offset: o, Born: 1, Links: []history.Link{{Topic: "a", Prev: o - 1}}})
+	}
+	expect(t, "filled", f.Entries(s.Ask.Round, entries, true), false, 4, 5, 6)
+}
+
+// A hole that cannot be filled in order is told at once.
+func TestLateHole(t *testing.T) {
+	f := flowing(t, at(1, 0))
+	expect(t, "another topic", f.Take(kept("b", at(1, 5), 0)), false, 5)
+	expect(t, "behind a hole below it", f.Take(kept("a", at(1, 6), 3)), true, 6)
+}
+
+// What is missing of a backlog is told before what lies behind it.
+func TestLostEntry(t *testing.T) {
+	f := flowing(t, at(1, 0))
+	f.Down()
+	s := f.Restored()
+	s = f.Surveyed(s.Ask.Round, history.Survey{End: at(1, 9), From: 2, Whole: true, Offsets: []history.Offset{4, 7}})
+	there := []history.Entry{{Offset: 7, Born: 1, Links: []history.Link{{Topic: "a", Prev: 4}}}}
+	expect(t, "one of two", f.Entries(s.Ask.Round, there, true), true, 7)
+}
+
+// A doubt is told though the log looks whole.
+func TestDoubt(t *testing.T) {
+	f := flowing(t, at(1, 0))
+	expect(t, "while it flows", f.Doubt(), true)
+	f.Down()
+	expect(t, "while it is down", f.Doubt(), false)
+	s := f.Restored()
+	expect(t, "restored", f.Surveyed(s.Ask.Round, history.Survey{End: at(1, 2), From: 2, Whole: true}), true)
+	f.Down()
+	s = f.Restored()
+	expect(t, "the next time", f.Surveyed(s.Ask.Round, history.Survey{End: at(1, 2), From: 2, Whole: true}), false)
+}
+
+// What was handed on in an epoch is not handed on again where it has survived.
+func TestBack(t *testing.T) {
+	f := flowing(t, at(1, 0))
+	expect(t, "in the old epoch", f.Take(kept("a", at(1, 3), 2)), false, 3)
+	s := f.Mark(at(2, 8)) // of a log that does not know the old one
+	s = f.Surveyed(s.Ask.Round, history.Survey{End: at(2, 8), From: 8, Fork: history.Fork{Epoch: 2, At: 8}})
+	expect(t, "elsewhere", s, true)
+	s = f.Mark(at(3, 4)) // of one that has a part of it
+	s = f.Surveyed(s.Ask.Round, history.Survey{End: at(3, 4), From: 0, Fork: history.Fork{Epoch: 3, Parent: 2}, Offsets: []history.Offset{3, 4}})
+	expect(t, "back", s, true)
+	s = f.Entries(s.Ask.Round, []history.Entry{
+		{Offset: 3, Born: 1, Links: []history.Link{{Topic: "a", Prev: 0}}},
+		{Offset: 4, Born: 3, Links: []history.Link{{Topic: "a", Prev: 3}}},
+	}, true)
+	expect(t, "what survived", s, false, 4)
+}
+
+// When the log does not answer, what is held goes on.
+func TestGaveUp(t *testing.T) {
+	f := flowing(t, at(1, 0))
+	s := f.Take(kept("a", at(1, 5), 4))
+	expect(t, "given up", f.GaveUp(s.Ask.Round), true, 5)
+	expect(t, "the next", f.Take(kept("a", at(1, 6), 5)), false, 6)
+	if s := f.GaveUp(s.Ask.Round); s.Gap {
+		t.Error("an old question was given up once more")
+	}
+}

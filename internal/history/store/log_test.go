@@ -1,0 +1,106 @@
+package store_test
+
+import (
+	"testing"
+
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/store"
+)
+
+var caller = store.Caller{Server: "a", Fresh: 1}
+
+func drafts(topics ...string) (batch []store.Draft) {
+	for _, topic := range topics {
+		batch = append(batch, store.Draft{Topics: []string{topic}, Body: []byte("body")})
+	}
+	return batch
+}
+
+// Each topic has a chain, and an entry that is not kept has a place but no
+// offset.
+func TestAppend(t *testing.T) {
+	l := store.New(store.Limits{Segment: 8, Age: 100, Bytes: 1 << 10})
+	c := caller
+	c.Known = l.Fence(c)
+	batch := drafts("a", "b", "a")
+	batch[1].Unkept = true
+	r := l.Append(c, 0, batch)
+	if r.Outcome != store.Taken || r.End != (history.Point{Epoch: 1, Offset: 2}) || len(r.Published) != 3 {
+		t.Fatalf("%+v", r)
+	}
+	first, unkept, last := r.Published[0], r.Published[1], r.Published[2]
+	if first.At.Offset != 1 || first.Prev != 0 || unkept.Kept || unkept.At.Offset != 1 || last.At.Offset != 2 || last.Prev != 1 {
+		t.Errorf("%+v", r.Published)
+	}
+	s := l.Survey(c, history.Point{Epoch: 1}, []string{"a", "b"}, 8)
+	if !s.Whole || len(s.Offsets) != 2 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// What is refused has no effect.
+func TestRefused(t *testing.T) {
+	l := store.New(store.Limits{Segment: 4, Age: 100, Bytes: 1 << 10})
+	c := caller
+	c.Known = l.Fence(c)
+	if r := l.Append(c, 0, drafts("a", "a", "a")); r.Outcome != store.Taken {
+		t.Fatal(r.Outcome)
+	}
+	r := l.Append(c, 0, drafts("a", "a")) // of which one would fit
+	if r.Outcome != store.WrongSegment || r.Segment != 1 || r.End.Offset != 3 {
+		t.Errorf("a full segment: %+v", r)
+	}
+	c.Known.Epoch = 7
+	if r := l.Append(c, 1, drafts("a")); r.Outcome != store.WrongEpoch || r.End != (history.Point{Epoch: 1, Offset: 3}) {
+		t.Errorf("another epoch: %+v", r)
+	}
+	c.Known.Epoch = 1
+	if r := l.Append(c, 1, drafts("a", "a")); r.Outcome != store.Taken || r.Published[0].At.Offset != 5 || r.Published[0].Prev != 3 {
+		t.Errorf("the next segment: %+v", r)
+	}
+}
+
+// A position is whole only in its own epoch, above the horizon, and if it was
+// there.
+func TestSurvey(t *testing.T) {
+	l := store.New(store.Limits{Segment: 1, Age: 100, Bytes: 1 << 10})
+	c := caller
+	c.Known = l.Fence(c)
+	for n := range uint64(4) {
+		l.Append(c, n, drafts("a"))
+	}
+	c.Now = 1_000
+	if n, ok := l.Due(c.Now); ok && n != 0 || l.Trim(c, 1) {
+		t.Error("a segment went that is not the oldest")
+	}
+	l.Append(c, 4, drafts("a"))
+	for n := range uint64(2) {
+		if !l.Trim(c, n) {
+			t.Fatal("it is not due")
+		}
+	}
+	look := func(what string, e history.Epoch, o, from history.Offset, whole bool, entries int) {
+		t.Helper()
+		s := l.Survey(c, history.Point{Epoch: e, Offset: o}, []string{"a"}, 2)
+		if s.From != from || s.Whole != whole || len(s.Offsets) != entries {
+			t.Errorf("%s: %+v", what, s)
+		}
+	}
+	look("below the horizon", 1, 1, 3, false, 2) // two of three
+	look("above it", 1, 3, 3, true, 2)
+	look("at the end", 1, 5, 5, true, 0)
+	look("in the future", 1, 6, 5, false, 0)
+	look("nowhere", 0, 0, 5, false, 0)
+	look("somewhere else", 9, 2, 5, false, 0)
+
+	c.Server, c.Fresh = "b", 2
+	c.Known = history.Point{}
+	c.Known = l.Fence(c)
+	look("in the parent", 1, 4, 4, false, 1)
+	l.LoseSegment(4)
+	look("a lost segment", 2, 4, 4, false, 0)
+	c.Known, c.Fresh = history.Point{Epoch: 2, Offset: 9}, 3
+	if end := l.Fence(c); end.Epoch != 3 {
+		t.Errorf("what was acknowledged and is not there: %v", end)
+	}
+}
