@@ -9,8 +9,8 @@
 //	  v                                                     │
 //	asked ──── Surveyed ────> reading ─── the last Entries ─┤
 //	  ^                          │                          │ more has come
-//	  └──── other epoch, Join ───┴──────────────────────────┘
+//	  └────── other epoch ───────┴──────────────────────────┘
 //
-// Only while it is live does it take what the node's Feed hands on. Before, the
-// log has it.
+// A Join while it is asked asks again. Only while it is live does it take what the
+// node's Feed hands on and the log keeps. Before, it reads that from the log.
 package device
