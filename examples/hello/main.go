@@ -5,6 +5,7 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"time"
 
 	"github.com/heraldgo/herald"
 	"github.com/redis/go-redis/v9"
@@ -29,5 +30,6 @@ func main() {
 		log.Fatal(err)
 	}
 	http.Handle("/ws", hub)
-	log.Fatal(http.ListenAndServe(":8080", nil))
+	server := &http.Server{Addr: ":8080", ReadHeaderTimeout: 10 * time.Second}
+	log.Fatal(server.ListenAndServe())
 }
