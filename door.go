@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/heraldgo/herald/internal/loglimit"
 	"github.com/heraldgo/herald/internal/origin"
 	"github.com/heraldgo/herald/internal/rate"
 )
@@ -28,6 +29,9 @@ type door struct {
 	seed    maphash.Seed // for the keys
 	addrs   *rate.Keyed
 	users   *rate.Keyed
+
+	foreign  loglimit.Minute // pages of origins that may not connect
+	stripped loglimit.Minute // handshakes whose Upgrade a proxy has taken away
 
 	mu        sync.Mutex
 	rate      rate.Bucket
@@ -113,6 +117,25 @@ func (h *Hub) suspectProxy(r *http.Request) {
 	if !suspected {
 		h.config.Logger.Warn("herald: handshakes are refused because too many come from one address, which seems to be a proxy's; set Config.ClientAddr",
 			slog.String("remote", r.RemoteAddr), slog.Int("HandshakeRatePerAddr", h.config.HandshakeRatePerAddr))
+	}
+}
+
+// tellRefused tells the log, once a minute, of requests that a setting of the
+// service or of a proxy may have refused, and what to do.
+func (h *Hub) tellRefused(r *http.Request, status int) {
+	const foreign = "herald: pages of an origin that may not connect were refused: name it in Config.OriginPatterns if it is yours; a proxy must pass on the Host (nginx passes the upstream's name unless it has proxy_set_header Host $http_host)"
+	const stripped = "herald: handshakes were refused because their Upgrade is missing: a proxy must pass it on (nginx: proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade and Connection \"upgrade\")"
+	message, told := foreign, &h.door.foreign
+	switch {
+	case status == http.StatusForbidden:
+	case status == http.StatusUpgradeRequired && len(r.Header["Sec-Websocket-Key"]) > 0: // else it is no handshake
+		message, told = stripped, &h.door.stripped
+	default:
+		return
+	}
+	if n, ok := told.Tell(); ok {
+		h.config.Logger.Warn(message, slog.Int("refused", n), slog.Any("origin", r.Header["Origin"]),
+			slog.String("host", r.Host), slog.String("remote", r.RemoteAddr))
 	}
 }
 

@@ -409,6 +409,40 @@ func TestProxyIsSuspected(t *testing.T) {
 	}
 }
 
+// The log says once a minute what refuses a browser behind a proxy that is not
+// set up, and what to do.
+func TestRefusalsAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logger, log := newLog()
+		r := newPipeRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: NewMemoryRegistry(), Logger: logger})
+		for name, change := range map[string]func(r *http.Request){
+			"$http_host":    func(r *http.Request) { r.Host = "upstream"; r.Header.Set("Origin", "https://chat.example") },
+			"$http_upgrade": func(r *http.Request) { r.Header.Del("Upgrade") },
+			"":              func(r *http.Request) { r.Header.Del("Upgrade"); r.Header.Del("Sec-WebSocket-Key") },
+		} {
+			var warned []string
+			for range 3 {
+				for range 10 {
+					r.knock("10.0.0.1:1", change)
+				}
+				time.Sleep(time.Minute)
+			}
+			for len(log) > 0 {
+				if line := <-log; strings.Contains(line, "level=WARN") {
+					warned = append(warned, line)
+				}
+			}
+			if name == "" {
+				if len(warned) > 0 {
+					t.Errorf("what is no handshake: %q", warned)
+				}
+			} else if len(warned) != 3 || !strings.Contains(warned[0], name) || !strings.Contains(warned[0], "refused=1 ") || !strings.Contains(warned[1], "refused=10 ") {
+				t.Errorf("%s: warned with %q", name, warned)
+			}
+		}
+	})
+}
+
 // It says so too if it is slow handshakes, and not many, that are refused.
 func TestProxyIsSuspectedOfSlowHandshakes(t *testing.T) {
 	logger, log := newLog()

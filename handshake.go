@@ -43,6 +43,7 @@ func (h *Hub) screen(w http.ResponseWriter, r *http.Request) (addr uint64, err e
 		} else {
 			h.stats.badRequests.Add(1)
 		}
+		h.tellRefused(r, answer(err).Status)
 		return 0, err
 	}
 	return addr, nil

@@ -169,7 +169,8 @@ func (h *Hub) closeParts() {
 
 // ServeHTTP upgrades a WebSocket request and returns when the connection
 // lives, or has been refused; see the package's documentation for the steps. At
-// Debug the Logger is told why a request was refused. The answer is
+// Debug the Logger is told why a request was refused, and once a minute at Warn
+// of foreign origins and of an Upgrade that a proxy took away. The answer is
 //
 //   - 501 if there is no Authenticate;
 //   - 426 to a request that is no WebSocket upgrade, 400, 405 or 431 to a bad one;
