@@ -658,3 +658,31 @@ func TestBusyHandlerNoticesSilence(t *testing.T) {
 		})
 	}
 }
+
+// What a client has sent while OnMessage ran, no faster than it may, is no burst of
+// its own.
+func TestBusyHandlerIsNoBurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const messages = 40
+		got := 0
+		r := newPipeRig(t, Config{MessageRate: 5, PingInterval: time.Second, OnMessage: func(_ context.Context, _ *Conn, m Message) {
+			if m.String() == "work" {
+				time.Sleep(messages / 4 * time.Second)
+			} else {
+				got++
+			}
+		}})
+		c := r.pipe("")
+		go io.Copy(io.Discard, c.Conn)
+		c.WriteFrames(textFrame("work"))
+		for range messages {
+			time.Sleep(time.Second / 4)
+			c.WriteFrames(textFrame("more"))
+		}
+		c.WriteFrames(wsraw.CloseFrame(1000, ""))
+		if cause := r.ended(1)[0]; closeCode(cause) != 1000 || got != messages {
+			t.Errorf("%d messages of %d, %v", got, messages, cause)
+		}
+		r.clean()
+	})
+}

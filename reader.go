@@ -134,6 +134,9 @@ func (c *Conn) deliver(message []byte) {
 	if limit, burst := c.byteRate(); limit > 0 {
 		c.flow.Unread(began, now, limit, burst)
 	}
+	if limit := int64(h.config.MessageRate); limit > 0 {
+		c.rate.Unread(began, now, limit, limit)
+	}
 	c.spend(s.backlog.unspent)
 	s.backlog.unspent = 0
 }
