@@ -686,3 +686,43 @@ func TestBusyHandlerIsNoBurst(t *testing.T) {
 		r.clean()
 	})
 }
+
+// One client's flood during OnMessage does not keep keepalive from the others.
+func TestBusyHandlerSharesKeepalive(t *testing.T) {
+	r := &busyRig{began: make(chan context.Context, 1), release: make(chan struct{}), got: make(chan string, 10)}
+	r.rig = newRig(t, Config{PingInterval: 20 * time.Millisecond, PongTimeout: patience, MessageRate: -1, ByteRate: -1, OnMessage: r.onMessage})
+	flooder, _ := r.work()
+	other, ctx := r.work()
+	pong := wsraw.Frame{Fin: true, Opcode: wsraw.Pong}
+	flood := bytes.Repeat(pong.Bytes(), 10_000)
+	var flooding sync.WaitGroup
+	defer flooding.Wait()
+	defer flooder.Close()
+	flooding.Go(func() {
+		for {
+			if _, err := flooder.Conn.Write(flood); err != nil {
+				return
+			}
+		}
+	})
+	for range 20 {
+		other.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: []byte("there?")})
+		for {
+			f, err := other.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Opcode == wsraw.Pong {
+				break
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		t.Error(context.Cause(ctx))
+	}
+	flooder.Close()
+	other.Close()
+	close(r.release)
+	r.ended(2)
+	r.clean()
+}

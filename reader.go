@@ -181,14 +181,14 @@ func (b *backlog) pop() []byte {
 }
 
 // readAhead reads what the client has sent while OnMessage runs: it answers pings
-// and finds the end of the connection. Messages wait. It answers false if too many
-// do: then nobody can tell whether the client is silent.
+// and finds the end of the connection. Messages wait. It answers false if nothing
+// can be read: then nobody can tell whether the client is silent.
 func (c *Conn) readAhead() bool {
 	s := &c.socket
 	switch {
 	case !s.beginAhead():
 		return s.isAhead()
-	case s.full():
+	case s.full(), s.readErr != nil:
 		s.endAhead()
 		return false
 	case s.raw != nil:
@@ -203,15 +203,18 @@ func (c *Conn) readAhead() bool {
 func (s *socket) full() bool { return s.backlog.size+s.in.Held() > maxWaiting }
 
 // runAhead reads until nothing more has come, or, if the connection is not plain
-// TCP, until the reader wants to read.
+// TCP, until the reader wants to read. It stops after maxWaiting bytes, so that a
+// client that sends without end, pongs for instance, does not keep keepalive from
+// the others.
 func (c *Conn) runAhead(try func(fd uintptr) bool) {
 	s := &c.socket
+	began := s.backlog.unspent
 	for !s.full() {
 		if m := c.parse(); m != nil {
 			s.backlog.push(m)
 			continue
 		}
-		if s.readErr != nil || s.awaited() {
+		if s.readErr != nil || s.awaited() || s.backlog.unspent-began >= maxWaiting {
 			break
 		}
 		if s.fill(try); len(s.ahead) == 0 && s.readErr == nil {
