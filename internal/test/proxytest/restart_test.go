@@ -157,7 +157,7 @@ func TestRollingRestart(t *testing.T) {
 		stop()
 		f.running.Wait()
 		for i, n := range nodes {
-			if log := n.log.String(); strings.Contains(log, "level=WARN") || strings.Contains(log, "level=ERROR") {
+			if log := n.log.String(); strings.Contains(log, "refused=") || strings.Contains(log, "level=ERROR") {
 				t.Errorf("node %d has logged:\n%s", i, log)
 			}
 		}
