@@ -113,10 +113,10 @@ type Config struct {
 	OnConnect func(ctx context.Context, c *Conn) error
 
 	// OnMessage gets the client's messages, one after the other. It may keep the
-	// message. While it runs at most 64 KiB more are read from the client, once
-	// PingInterval has passed (never if that is off): its pings are answered, and
-	// its end is noticed within PingInterval and PongTimeout. The context is done
-	// when the connection ends. Messages that came before the client ended it are
+	// message. While it runs, once PingInterval has passed (never if that is off), up
+	// to 64 KiB more are read from the client. So its pings are answered, and its end
+	// is noticed within PingInterval and PongTimeout, unless it has sent more than
+	// that. The context is done when the connection ends. Messages that came before the client ended it are
 	// still delivered.
 	OnMessage func(ctx context.Context, c *Conn, m Message)
 
