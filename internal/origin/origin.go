@@ -130,12 +130,24 @@ func parseIPv6(name string) (address string, ok bool) {
 	return ip.String(), opened && closed && err == nil && ip.Is6() && !ip.Is4In6()
 }
 
-// split returns a host's name and port.
+// split returns a host's name and port. A colon in brackets is an address', or one
+// of a pattern's characters.
 func split(host string) (name, port string) {
-	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
-		return host[:i], host[i+1:]
+	colon, bracket := -1, false
+	for i, r := range host {
+		switch {
+		case r == '[':
+			bracket = true
+		case r == ']':
+			bracket = false
+		case r == ':' && !bracket:
+			colon = i
+		}
 	}
-	return host, ""
+	if colon < 0 {
+		return host, ""
+	}
+	return host[:colon], host[colon+1:]
 }
 
 // A page is where an Origin says that a script comes from.

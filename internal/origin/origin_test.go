@@ -62,6 +62,8 @@ func TestPatterns(t *testing.T) {
 		{"x:443", []string{"https://x", "http://x:443"}, []string{"http://x"}},
 		{"https://x:80", []string{"https://x:80"}, []string{"https://x", "http://x"}},
 		{"localhost:*", []string{"http://localhost:3000", "http://localhost", "https://localhost"}, []string{"http://localhost.evil:3000", "capacitor://localhost"}},
+		{"localhost:300[0-9]", []string{"http://localhost:3007"}, []string{"http://localhost:3010", "http://localhost"}},
+		{"http://[::1]:[0-9]*", []string{"http://[::1]:3000", "http://[::1]"}, []string{"https://[::1]:3000", "http://[::2]:3000"}},
 		{"*://x", []string{"http://x", "https://x", "app://x"}, []string{"http://x:81"}},
 		{"app[0-9].x", []string{"https://app7.x"}, []string{"https://appa.x"}},
 		{"[::1]:3000", []string{"http://[::1]:3000"}, []string{"http://1:3000", "http://[::1]"}},
