@@ -303,6 +303,7 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if n := brw.Reader.Buffered(); n > 0 {
 		b, _ := brw.Reader.Peek(n)
 		s.ahead = bytes.Clone(b)
+		s.c.hub.stats.bytesReceived.Add(uint64(n))
 	}
 	s.conn = conn
 	if s.raw = rawio.Conn(conn); s.raw == nil {

@@ -2,6 +2,7 @@
 package statstest_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -196,6 +197,27 @@ func TestBytesAndCallbacks(t *testing.T) {
 	await(t, "what was written", func() bool {
 		return n.Stats().BytesWritten == 8 && !n.conn("a").Stats().LastWrite.Before(before.Add(-time.Second))
 	})
+}
+
+// What comes with the request counts as what comes after it.
+func TestBytesBehindTheRequest(t *testing.T) {
+	n := newNode(t, herald.Config{})
+	c, err := net.Dial("tcp", n.server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var request bytes.Buffer
+	if err := wsraw.WriteRequest(&request, "/?user=a", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write(append(request.Bytes(), text("hello").Bytes()...)); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the message", func() bool { return n.Stats().MessagesReceived == 1 })
+	if s := n.Stats(); s.BytesReceived != 11 {
+		t.Errorf("BytesReceived %d, want 11", s.BytesReceived)
+	}
 }
 
 // A client that takes nothing shows by its queue and the age of its write.
