@@ -24,10 +24,10 @@ import (
 // its comment gives. A negative MaxConns, MaxConnsPerUser, HandshakeRate,
 // MaxHandshakes, HandshakeRatePerAddr, HandshakeRatePerUser, MaxMessageSize,
 // MessageRate, ByteRate, MaxQueuedBytes, MaxIdentitySize, MaxGroups,
-// HandshakeTimeout, MessageTimeout, PingInterval
-// or ProbeInterval switches that limit off. A negative Linger, OfflineDelay
-// or ShutdownDelay means no delay. The other numbers must be above 0, the other durations at
-// least a millisecond. Lease is from 100 ms to a day.
+// HandshakeTimeout, MessageTimeout, PingInterval or ProbeInterval switches that
+// limit off. A negative Linger, OfflineDelay or ShutdownDelay means no delay. The
+// other numbers must be above 0, the other durations at least a millisecond. Lease
+// is from 100 ms to a day.
 type Config struct {
 	// Where messages and presence travel.
 
@@ -86,11 +86,10 @@ type Config struct {
 
 	// RejectAfterUpgrade accepts the upgrade of a request that is refused, and
 	// then closes the connection with 4000 + the HTTP status (4401 for 401),
-	// because a browser's script sees no HTTP status. A request still gets the
-	// plain status if that is 503, which proxies try again elsewhere, if it is no
-	// handshake, comes from a page that may not connect, or is over
-	// HandshakeRatePerAddr, and while 1,000 connections of earlier ones are still
-	// being closed.
+	// because a browser's script sees no HTTP status. The status stays plain if it
+	// is 503, so that a proxy can try another node; if the request is no handshake,
+	// comes from a page that may not connect, or is over HandshakeRatePerAddr; and
+	// while 1,000 connections of earlier requests are still being closed.
 	RejectAfterUpgrade bool
 
 	// ConnContext returns the context that the Conn's callbacks get. It may have
@@ -113,17 +112,17 @@ type Config struct {
 	OnConnect func(ctx context.Context, c *Conn) error
 
 	// OnMessage gets the client's messages, one after the other. It may keep the
-	// message. While it runs, once PingInterval has passed (never if that is off), up
-	// to 64 KiB more are read from the client. So its pings are answered, and its end
-	// is noticed within PingInterval and PongTimeout, unless it has sent more than
-	// that. The context is done when the connection ends. Messages that came before the client ended it are
-	// still delivered.
+	// message. If it runs for longer than PingInterval, up to 64 KiB more are read
+	// meanwhile, so that the client's pings are answered and its end is noticed
+	// within PingInterval plus PongTimeout; but not if the client has sent more than
+	// that, or PingInterval is off. The context is done when the connection ends.
+	// Messages that came before the client ended it are still delivered.
 	OnMessage func(ctx context.Context, c *Conn, m Message)
 
-	// OnDisconnect runs once for each Conn whose OnConnect returned nil. By then
-	// Sessions and Online, asked on any node, have it no more; if the Registry
-	// does not answer, OnDisconnect waits for SendTimeout at most. Conn.Groups
-	// still returns the groups that the Conn belonged to.
+	// OnDisconnect runs once for each Conn whose OnConnect returned nil, when
+	// Sessions and Online, on every node, no longer have the Conn. If the Registry
+	// fails it runs all the same, after SendTimeout at most. Conn.Groups still
+	// returns the groups that the Conn belonged to.
 	// cause is a *CloseError if a close code was sent or received; otherwise it
 	// is the error that ended the connection.
 	OnDisconnect func(c *Conn, cause error)
@@ -210,9 +209,9 @@ type Config struct {
 	ProbeTimeout     time.Duration // for the answer to such a probe, and for a heartbeat to come back. Default 5 s
 	DrainTime        time.Duration // for Shutdown, if its context has no deadline, after ShutdownDelay. Default 30 s
 
-	// ShutdownDelay is for how long Shutdown stays up at first: Health is red and
-	// handshakes get 503, so that load balancers notice, and connections stay. It
-	// takes at most half of the time that Shutdown's context gives. Default 0.
+	// ShutdownDelay is how long Shutdown waits before it closes anything. Health
+	// is red and handshakes get 503 meanwhile, so that load balancers notice. It is
+	// at most half of the time that Shutdown's context gives. Default 0.
 	ShutdownDelay time.Duration
 
 	// Logger gets what no caller gets as an error. It never gets a message of a

@@ -24,9 +24,10 @@ type Identity struct {
 	// of Config.Subprotocols' choice. It must be one of those that the request
 	// offers in Sec-WebSocket-Protocol (RFC 6455 section 4.2.2); otherwise the
 	// client gets 500, and it is logged. A browser's script cannot set headers, so
-	// some hide their token among the subprotocols, and a browser gives up if it
-	// has offered some and gets none: to ["bearer", token] return "bearer", to
-	// [token] the token itself. What is returned is in the response's header.
+	// some scripts send their token as a subprotocol. A browser that has offered
+	// subprotocols and is answered with none drops the connection. For ["bearer",
+	// token] return "bearer"; for [token] return the token, which the response's
+	// header then shows.
 	Subprotocol string
 
 	// Local is what your callbacks want to know of the connection, such as the

@@ -25,12 +25,12 @@ type Stats struct {
 	QueuedBytes int64 // what Queued takes; a message that waits in several queues counts in each
 
 	LongestQueue int           // messages in the longest queue
-	LongestWrite time.Duration // for how long the write has waited that has waited longest for its client
+	LongestWrite time.Duration // how long the oldest write that waits for its client has waited
 
-	OpenGaps          int           // gaps that are not over: one for all topics, or one for each of some
+	OpenGaps          int           // gaps that are not over: one for all topics, or one for each topic concerned
 	OpenGapFor        time.Duration // since the first of them began
 	BusRoundTrip      time.Duration // of the heartbeat that came back last; 0 is none yet
-	ProofAge          time.Duration // since that heartbeat was sent, which proved that the Bus works
+	ProofAge          time.Duration // since that heartbeat was sent, which proved that the Bus works; 0 is none yet
 	RegistryRoundTrip time.Duration // of the last call of the Registry
 	LeaseAge          time.Duration // since the lease was renewed; at Config.Lease it has run out
 
@@ -60,7 +60,7 @@ type Stats struct {
 
 	Closed         map[StatusCode]uint64 // among Disconnected: closed by this side, by code
 	ClosedByClient uint64                // among Disconnected: closed by the client
-	Lost           uint64                // among Disconnected: the others, that ended without a close frame
+	Lost           uint64                // among Disconnected: ended without a close frame
 
 	// Callbacks, by the names of Config's fields.
 
@@ -81,8 +81,8 @@ type Stats struct {
 	Dropped          uint64 // messages that a Conn's queue had no room for, or that were left in it at the close
 	DroppedVolatile  uint64 // volatile messages dropped for a busy client
 	MessagesReceived uint64 // messages from clients
-	BytesReceived    uint64 // what has been read from clients' connections after the handshake
-	BytesWritten     uint64 // what the kernel has taken for clients after the handshake
+	BytesReceived    uint64 // bytes read from clients' connections, without their handshakes
+	BytesWritten     uint64 // bytes that the kernel has taken for clients, without their handshakes
 
 	// The Registry.
 
@@ -110,11 +110,11 @@ type CallbackStats struct {
 
 // ConnStats is a snapshot of one connection.
 type ConnStats struct {
-	Queued      int           // messages waiting to be written
-	QueuedBytes int           // what they take
-	WritingFor  time.Duration // for how long a write has waited for the client; 0 is not
+	Queued      int           // messages waiting to be written, with those under way
+	QueuedBytes int           // their bytes, with those under way
+	WritingFor  time.Duration // how long the write under way has waited for the client; 0 if none waits
 	LastWrite   time.Time     // when the kernel last took something; zero is never
-	LastRead    time.Time     // when something last came from the client; zero is never
+	LastRead    time.Time     // when something last came from the client, or herald last began to wait for it, after OnConnect or OnMessage; zero is not yet
 }
 
 // Stats returns a snapshot of the connection.
