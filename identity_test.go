@@ -268,7 +268,7 @@ func newLog() (*slog.Logger, logLines) {
 	return slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: slog.LevelDebug})), lines
 }
 
-// Why a connection was refused is logged, once.
+// Why a connection was refused is logged, once; a foreign origin is warned of, too.
 func TestRefusalsAreLogged(t *testing.T) {
 	logger, log := newLog()
 	r := newRig(t, Config{
@@ -307,6 +307,10 @@ func TestRefusalsAreLogged(t *testing.T) {
 			r.connect(query)
 		case "user=evil":
 			r.refused(query, http.Header{"Origin": {"https://evil.example"}})
+			r.await("a warning of the origin", func() bool { return len(log) > 0 })
+			if line := <-log; !strings.Contains(line, "level=WARN") || !strings.Contains(line, "Config.OriginPatterns") {
+				t.Errorf("%s: no warning: %q", query, line)
+			}
 		default:
 			r.refused(query, nil)
 		}
