@@ -18,22 +18,10 @@ import (
 // A Conn is one socket of one device of a user. Its methods may be called at
 // any time, by any goroutine, from callbacks too.
 type Conn struct {
-	hub      *Hub
-	counter  uint64
-	identity Identity
-	remote   string
-	since    atomic.Int64 // Unix microseconds, the Registry's; 0 before its answer
-	ctx      context.Context
-	cancel   context.CancelCauseFunc
+	hub *Hub
 
-	handshake atomic.Pointer[context.CancelCauseFunc] // ends what the handshake waits for; nil after it
-
-	// The connection, from the upgrade on.
-
-	subprotocol string
-	socket      socket
-
-	memberships memberships // guarded by index.mu
+	// What may happen, and what waits to be written. Each message that is enqueued
+	// looks at these, so they lie together.
 
 	mu         sync.Mutex
 	state      connState
@@ -45,6 +33,24 @@ type Conn struct {
 	killed     chan struct{} // closed by kill, if somebody waits for it
 
 	unlisted chan presenceResult // gets the answer to its removal from the Registry; nil before the end
+
+	// The connection, from the upgrade on.
+
+	socket      socket
+	subprotocol string
+
+	// Who it is.
+
+	counter  uint64
+	identity Identity
+	remote   string
+	since    atomic.Int64 // Unix microseconds, the Registry's; 0 before its answer
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+
+	handshake atomic.Pointer[context.CancelCauseFunc] // ends what the handshake waits for; nil after it
+
+	memberships memberships // guarded by index.mu
 
 	// Limits.
 
