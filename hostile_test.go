@@ -587,7 +587,7 @@ func TestBusyHandlerBoundsReadAhead(t *testing.T) {
 		held := func() (n int) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			if s.turn == turnNobody { // so nobody touches what was read
+			if s.turn == turnNobody && s.backlog != nil { // so nobody touches what was read
 				n = s.backlog.size + s.in.Held()
 			}
 			return n

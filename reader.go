@@ -45,7 +45,7 @@ func (c *Conn) read() {
 
 // next returns the next message of those that have been read, by its frame, or nil.
 func (c *Conn) next() []byte {
-	if b := &c.socket.backlog; b.messages.Len() > 0 {
+	if b := c.socket.backlog; b != nil && b.messages.Len() > 0 {
 		return b.pop()
 	}
 	return c.parse()
@@ -137,8 +137,10 @@ func (c *Conn) deliver(message []byte) {
 	if limit := int64(h.config.MessageRate); limit > 0 {
 		c.rate.Unread(began, now, limit, limit)
 	}
-	c.spend(s.backlog.unspent)
-	s.backlog.unspent = 0
+	if b := s.backlog; b != nil {
+		c.spend(b.unspent)
+		b.unspent = 0
+	}
 }
 
 // resume takes note that the reader reads on.

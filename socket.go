@@ -51,12 +51,12 @@ type socket struct {
 	// Of whoever has the turn.
 
 	in       frame.Assembler
-	other    []byte  // the memory of ahead, if conn is not plain TCP
-	buffer   *[]byte // from a pool; ahead lies in it, or it is nil
-	ahead    []byte  // what has been read, and is not taken apart
-	readErr  error   // after it there is nothing more to read
-	heardOut bool    // it was the client that began the close
-	backlog  backlog
+	other    []byte   // the memory of ahead, if conn is not plain TCP
+	buffer   *[]byte  // from a pool; ahead lies in it, or it is nil
+	ahead    []byte   // what has been read, and is not taken apart
+	readErr  error    // after it there is nothing more to read
+	heardOut bool     // it was the client that began the close
+	backlog  *backlog // nil until keepalive has read ahead
 }
 
 // fill reads once, and waits until something can be read. What came before has been
@@ -220,6 +220,9 @@ func (s *socket) beginAhead() bool {
 		return false
 	}
 	s.turn, s.over = turnAhead, make(chan struct{})
+	if s.backlog == nil {
+		s.backlog = new(backlog)
+	}
 	return true
 }
 
