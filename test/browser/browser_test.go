@@ -116,6 +116,21 @@ func (p tab) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
+// click clicks on an element. It tries again if the page has replaced the element
+// since the browser found it.
+func (p tab) click(what, selector string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	err := chromedp.Do(ctx, chromedp.Click(selector))
+	for err != nil && ctx.Err() == nil && strings.Contains(err.Error(), "Could not find node") {
+		err = chromedp.Do(ctx, chromedp.Click(selector))
+	}
+	if err != nil {
+		p.t.Fatalf("%s: %v\nthe page shows:\n%s", what, err, p.text("document.body.innerText"))
+	}
+}
+
 // until waits for a JavaScript expression to be true, and says what the page
 // shows when it never is.
 func (p tab) until(expression string) {
@@ -206,17 +221,17 @@ func TestTwoTabs(t *testing.T) {
 	// A direct message to bob comes to both tabs, and so does his answer.
 	bob := guest(t, door, "bob", "iPhone")
 	one.until(`[...document.querySelectorAll(".person")].some((e) => e.dataset.key === "bob")`)
-	one.do("choose bob", chromedp.Click(`.person[data-key="bob"]`))
+	one.click("choose bob", `.person[data-key="bob"]`)
 	one.say("just for you")
 	tell(t, bob, `{"type":"direct","to":"ann","text":"and for all your tabs"}`)
 	for _, p := range tabs {
 		p.hears("just for you")
 		p.hears("and for all your tabs")
 	}
-	one.do("back to everybody", chromedp.Click("#target"))
+	one.click("back to everybody", "#target")
 
 	// The node of the first tab stops, at the press of the second's button.
-	two.do("stop "+nodeOne, chromedp.Click(fmt.Sprintf(`button[aria-label="Stop node %s"]`, nodeOne)))
+	two.click("stop "+nodeOne, fmt.Sprintf(`button[aria-label="Stop node %s"]`, nodeOne))
 	one.until(`document.querySelector("#log .note.back") !== null`)
 	if now := one.node(); now == nodeOne {
 		t.Fatalf("the first tab is on node %s, which was stopped", now)
@@ -250,11 +265,11 @@ func TestNoNodeLeft(t *testing.T) {
 	p := open(t, first, start(t)+"/?user=ann")
 	p.node()
 	for _, n := range []string{"n1", "n2", "n3"} {
-		p.do("stop "+n, chromedp.Click(fmt.Sprintf(`button[aria-label="Stop node %s"]`, n)))
+		p.click("stop "+n, fmt.Sprintf(`button[aria-label="Stop node %s"]`, n))
 		p.until(fmt.Sprintf(`document.querySelector('button[aria-label="Start node %s"]') !== null`, n))
 	}
 	p.until(`document.getElementById("state-text").textContent === "No node is running"`)
-	p.do("start n2", chromedp.Click(`button[aria-label="Start node n2"]`))
+	p.click("start n2", `button[aria-label="Start node n2"]`)
 	if now := p.node(); now != "n2" {
 		t.Fatalf("the tab is on node %s", now)
 	}
