@@ -100,7 +100,7 @@ func TestDoubt(t *testing.T) {
 	expect(t, "the next time", f.Surveyed(s.Ask.Round, history.Survey{End: at(1, 2), From: 2, Whole: true}), false)
 }
 
-// What was handed on in an epoch is not handed on again where it has survived.
+// What was handed on in an epoch is not handed on again if it has survived.
 func TestBack(t *testing.T) {
 	f := flowing(t, at(1, 0))
 	expect(t, "in the old epoch", f.Take(kept("a", at(1, 3), 2)), false, 3)

@@ -44,7 +44,7 @@ func (e event) String() string { return fmt.Sprintf("%#x %q", e.kind, e.payload)
 
 // FuzzDifferential gives the same bytes, cut at the same places, to
 // internal/frame's Parser and to the WebSocket library. They must find the same
-// messages and control frames, and end in the same way. Where the library is
+// messages and control frames, and end in the same way. If the library is
 // laxer or later than RFC 6455, excused says so.
 //
 // The bytes are taken twice: as what a client sends, and as a recipe for frames,
