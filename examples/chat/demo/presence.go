@@ -47,19 +47,24 @@ func (n *node) lookAgain() {
 	}
 }
 
+// freshLooks is how many looks are told after somebody has come, even if nothing
+// has changed: the first may be over before OnConnect is, and the second, at a
+// tick, may follow at once.
+const freshLooks = 3
+
 // watch tells this node's clients who is there, whenever that changes, until
 // the node ends.
 func (n *node) watch() {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
 	var last []byte
+	fresh := 0 // looks that are to be told: somebody may have come who knows nothing yet
 	for {
-		fresh := false // somebody may have come who knows nothing yet
 		select {
 		case <-n.stopped.Done():
 			return
 		case <-n.changed:
-			fresh = true
+			fresh = freshLooks
 		case <-ticker.C:
 		}
 		now, err := n.look()
@@ -67,8 +72,8 @@ func (n *node) watch() {
 			continue // the next look may be luckier
 		}
 		text, err := json.Marshal(now)
-		if err == nil && (fresh || !bytes.Equal(text, last)) {
-			last = text
+		if err == nil && (fresh > 0 || !bytes.Equal(text, last)) {
+			last, fresh = text, max(fresh-1, 0)
 			n.tell(herald.Text(string(text)))
 		}
 	}
