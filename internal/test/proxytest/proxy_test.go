@@ -3,7 +3,6 @@
 package proxytest_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -86,7 +85,7 @@ type node struct {
 	addr     string
 	network  *herald.MemoryNetwork
 	registry *herald.MemoryRegistry
-	log      *lockedBuffer
+	log      *servertest.Buffer
 
 	hub    *herald.Hub
 	server *http.Server
@@ -96,30 +95,12 @@ type node struct {
 	ripe    chan struct{} // closed at the third time
 }
 
-// A lockedBuffer is a log that may be read at any time.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 func newNodes(t *testing.T) []*node {
 	t.Helper()
 	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
 	nodes := make([]*node, 3)
 	for i := range nodes {
-		nodes[i] = &node{addr: servertest.FreeAddr(t), network: network, registry: registry.Handle(), log: &lockedBuffer{}}
+		nodes[i] = &node{addr: servertest.FreeAddr(t), network: network, registry: registry.Handle(), log: &servertest.Buffer{}}
 		nodes[i].start(t)
 		t.Cleanup(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)

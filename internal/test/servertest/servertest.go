@@ -37,7 +37,7 @@ type Server struct {
 	t       testing.TB
 	command Command
 	path    string
-	log     lockedBuffer
+	log     Buffer
 	cmd     *exec.Cmd
 }
 
@@ -136,19 +136,19 @@ func (s *Server) PID() int { return s.cmd.Process.Pid }
 // Log returns all that the server has printed.
 func (s *Server) Log() string { return s.log.String() }
 
-// A lockedBuffer may be read while the process writes to it.
-type lockedBuffer struct {
+// A Buffer may be read while others write to it.
+type Buffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
 
-func (b *lockedBuffer) Write(p []byte) (int, error) {
+func (b *Buffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.Write(p)
 }
 
-func (b *lockedBuffer) String() string {
+func (b *Buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.String()
