@@ -15,7 +15,9 @@ import (
 
 // held returns nil while the Registry can be believed to hold this node's
 // lease: it was renewed less than a Lease ago by this node's own clock, and
-// nothing has said since that it is lost.
+// nothing has said since that it is lost. If it cannot be renewed half a Lease
+// counts: the others, who may have renewed theirs a third before this node, may
+// be unable to as well, and whose lease has run out for that has not gone.
 func (p *presence) held() error {
 	age := time.Duration(clock.Now() - p.renewed.Load())
 	switch {
@@ -24,6 +26,10 @@ func (p *presence) held() error {
 		return fmt.Errorf("%w: this node's lease has run out, %v after it was renewed", ErrRegistryDown, age.Round(time.Millisecond))
 	case p.lost.Load() == p.generation.Load():
 		return fmt.Errorf("%w: it has lost this node's lease", ErrRegistryDown)
+	case age >= p.config.Lease/2:
+		if err := p.failing(); err != nil {
+			return fmt.Errorf("%w: this node has not renewed its lease for %v: %w", ErrRegistryDown, age.Round(time.Millisecond), err)
+		}
 	}
 	return nil
 }

@@ -132,6 +132,78 @@ func TestLostLeasesAreNoAnswer(t *testing.T) {
 	}
 }
 
+// A frozenRegistry takes no writes while it is frozen, as a Redis that was made a
+// replica.
+type frozenRegistry struct {
+	*MemoryRegistry
+	frozen *atomic.Bool
+}
+
+func (r frozenRegistry) KeepAlive(ctx context.Context, n Node, ttl time.Duration) (int64, error) {
+	if r.frozen.Load() {
+		return 0, ErrRegistryDown
+	}
+	return r.MemoryRegistry.KeepAlive(ctx, n, ttl)
+}
+
+// What keeps a node from renewing its lease keeps the others from it, too. Whose
+// lease runs out first for that has not gone.
+func TestFrozenRegistryIsNoAnswer(t *testing.T) {
+	const lease = 6 * time.Second
+	for phase := time.Duration(0); phase < lease/3; phase += lease / 12 {
+		for outage := lease / 2; outage < lease*3/2; outage += lease / 8 {
+			t.Run(fmt.Sprint(phase, "/", outage), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var frozen atomic.Bool
+					network, registry := NewMemoryNetwork(), NewMemoryRegistry()
+					start := func(name string) *rig {
+						return newPipeRig(t, Config{
+							Name: name, Bus: network.Bus(), Registry: frozenRegistry{registry.Handle(), &frozen}, Lease: lease, PingInterval: -1,
+						})
+					}
+					holder := start("holder")
+					time.Sleep(phase)
+					asker := start("asker")
+					go holder.pipe("user=u").ReadClose()
+					time.Sleep(5 * lease)
+					ask := func() (ok bool) {
+						online, err := asker.Online(t.Context(), "u")
+						if ok = err == nil; ok && !online["u"] {
+							t.Errorf("%v: Online says no", time.Now())
+						}
+						nodes, err := asker.Nodes(t.Context())
+						if err == nil && len(nodes) != 2 {
+							t.Errorf("%v: Nodes lists %d", time.Now(), len(nodes))
+						}
+						return ok && err == nil
+					}
+					buses := []*MemoryBus{holder.bus.(*MemoryBus), asker.bus.(*MemoryBus)}
+					if !ask() {
+						t.Error("no answer while all is well")
+					}
+					frozen.Store(true)
+					for _, b := range buses {
+						b.cutOff()
+					}
+					for end := time.Now().Add(outage); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+						ask()
+					}
+					frozen.Store(false)
+					for _, b := range buses {
+						b.heal()
+					}
+					for end := time.Now().Add(lease); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+						ask()
+					}
+					if !ask() {
+						t.Error("no answer a lease later")
+					}
+				})
+			})
+		}
+	}
+}
+
 // A Disconnect that returns nil has closed the client, whatever the Registry
 // has lost, and however long it took no writes.
 func TestDisconnectIsNeverEmpty(t *testing.T) {

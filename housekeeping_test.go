@@ -51,7 +51,7 @@ func TestDroppedWritesAreMended(t *testing.T) {
 		r.await("Conns", func() bool { return r.Stats().Conns == n+1 })
 		cut := r.registry.(*MemoryRegistry)
 		cut.cut.Store(true)
-		time.Sleep(r.config.Lease / 2)
+		time.Sleep(r.config.Lease * 2 / 5)
 		if err := r.Health(); !errors.Is(err, ErrRegistryDown) {
 			t.Errorf("Health: %v", err)
 		}

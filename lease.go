@@ -64,7 +64,7 @@ func (p *presence) renew(ctx context.Context) error {
 		return err
 	}
 	p.renewDue, p.told = time.Now().Add(config.Lease/3), conns
-	if generation != p.lease.Generation || before-p.renewed.Load() > int64(config.Lease) {
+	if generation != p.lease.Generation || before-p.renewed.Load() >= int64(config.Lease/2) {
 		p.heartbeat.lapsed(p.renewed.Load(), before+int64(config.Lease))
 		p.heldSince.Store(before)
 	}

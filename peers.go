@@ -28,7 +28,7 @@ type peer struct {
 	renewed    time.Time
 	renewedAt  int64 // its last renewal that was seen, at the earliest
 	ttl        time.Duration
-	due        int64 // until then it may not be back yet, for this node's own lease had lapsed, too
+	due        int64 // until then it may not be back yet, for this node could not renew its lease either
 
 	echo    bool  // it is to be heard before what the Bus has lost is over
 	suspect int64 // since when it seems to live and not to be heard; 0 is not
@@ -312,9 +312,16 @@ func (p *peer) held(now int64) bool {
 	return p.real() && p.renewedAt != 0 && now-p.renewedAt < int64(p.ttl)
 }
 
-// lapsed notes that this node has its lease back. It had it last at the time last.
-// The fault that kept it from renewing may have kept the others from it too: those
-// that held their leases at that time may come back until the time until.
+// fades says whether the lease of a real node runs out in a moment unless it is
+// renewed, as far as the last listing says. An answer that comes after that moment
+// lacks the node's sessions.
+func (p *peer) fades(now int64) bool {
+	return p.real() && now-p.renewedAt >= int64(p.ttl-p.ttl/6)
+}
+
+// lapsed notes that this node has renewed its lease, for the first time since the
+// time last. The fault that kept it from renewing may have kept the others from it
+// too: those that held their leases at that time may come back until the time until.
 func (b *heartbeat) lapsed(last, until int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -334,11 +341,13 @@ func (b *heartbeat) heardLately(p *peer, now int64) bool {
 	return p.heard != 0 && now-p.heard < lease/2
 }
 
-// listedSince says whether nodes were listed later than at the time.
+// listedSince says whether nodes were listed later than at the time, and none of
+// those that lived is about to be dead.
 func (b *heartbeat) listedSince(at int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.from > at
+	now := clock.Now()
+	return b.from > at && !b.any(func(p *peer) bool { return p.alive && p.fades(now) })
 }
 
 // missing returns why the Registry's answers may lack sessions, or nil. They may
@@ -354,6 +363,8 @@ func (b *heartbeat) missing() error {
 		case !p.alive && p.generation == 0 && p.first > b.from: // it has only just come
 		case !p.alive:
 			return fmt.Errorf("%w: node %s lives, and is not listed", ErrRegistryDown, node)
+		case now < p.due && p.fades(now):
+			return fmt.Errorf("%w: node %s has not renewed its lease yet", ErrRegistryDown, node)
 		case p.heard != 0 && p.whole != p.generation && (b.heardLately(p, now) || now < p.due):
 			return fmt.Errorf("%w: node %s is putting its sessions back", ErrRegistryDown, node)
 		}
