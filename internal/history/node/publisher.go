@@ -20,18 +20,21 @@ func (p *Publisher) Known() history.Point { return p.known }
 // Segment returns the one that the next batch probably goes to.
 func (p *Publisher) Segment() uint64 { return p.segment }
 
-// Met takes note of the log's end, as any call but an append returns it.
-func (p *Publisher) Met(end history.Point) {
-	if end.Epoch != p.known.Epoch {
+// Met takes note of the log's end, as a call returned it that had brought asked
+// with it. Calls overlap: if more is known by now than the call brought, the log
+// has not heard all of it, and the next call will meet what this one has.
+func (p *Publisher) Met(asked, end history.Point) {
+	if end.Epoch != p.known.Epoch && asked == p.known {
 		// If the log lacks what was acknowledged in the old epoch, this call has
 		// begun the new one for it.
 		p.known = history.Point{Epoch: end.Epoch}
 	}
 }
 
-// Replied takes the answer to an append, and says whether the batch has to go
-// again. An append that nobody answered is not repeated.
-func (p *Publisher) Replied(r store.Reply) (again bool) {
+// Replied takes the answer to an append that had brought asked with it, and says
+// whether the batch has to go again. An append that nobody answered is not
+// repeated. No more than one is under way at a time.
+func (p *Publisher) Replied(asked history.Point, r store.Reply) (again bool) {
 	switch r.Outcome {
 	case store.Taken:
 		p.known = r.End
@@ -39,7 +42,7 @@ func (p *Publisher) Replied(r store.Reply) (again bool) {
 	case store.WrongSegment:
 		p.segment = r.Segment
 	}
-	p.Met(r.End)
+	p.Met(asked, r.End)
 	return true
 }
 

@@ -146,7 +146,7 @@ func (f *Feed) flow(s *Step) {
 // held goes on: a message must not wait for one that may never come.
 func (f *Feed) GaveUp(round uint64) Step {
 	var s Step
-	if (f.state != asked && f.state != reading) || round != f.round {
+	if !f.Repairing() || round != f.round {
 		return s
 	}
 	s.Gap = true

@@ -224,8 +224,9 @@ func (s *side) fence() {
 	if !s.answers() {
 		return
 	}
-	end := s.calls.log.Fence(s.h.w.caller(s.calls, s.publisher.Known()))
-	s.met(end)
+	known := s.publisher.Known()
+	end := s.calls.log.Fence(s.h.w.caller(s.calls, known))
+	s.met(known, end)
 	if s.link == s.calls && s.subscribed() && !s.fenced() {
 		s.wire = append(s.wire, event{kind: fence, end: end})
 	}
@@ -238,11 +239,11 @@ func (s *side) fenced() bool {
 }
 
 // met takes note of the log's epoch.
-func (s *side) met(end history.Point) {
+func (s *side) met(known, end history.Point) {
 	if end.Epoch != s.publisher.Known().Epoch {
 		s.strays = nil
 	}
-	s.publisher.Met(end)
+	s.publisher.Met(known, end)
 	s.do(s.feed.Met(end.Epoch))
 }
 
@@ -270,7 +271,7 @@ func (s *side) run() {
 		return
 	}
 	survey := log.Survey(caller, a.from, a.topics, a.most)
-	s.met(survey.End)
+	s.met(caller.Known, survey.End)
 	s.h.w.hitSurvey(a, survey)
 	if s.h.w.trace != nil {
 		s.h.w.note("%s surveys %v since %v: up to %v, from %d, whole %v, fork %v: %v", s.whose(a), a.topics, a.from, survey.End, survey.From, survey.Whole, survey.Fork, survey.Offsets)

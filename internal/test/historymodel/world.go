@@ -193,7 +193,7 @@ func (s *side) send(sent []letterDraft, unknown bool) {
 			w.hit(answerLost)
 			return
 		}
-		if !s.publisher.Replied(reply) {
+		if !s.publisher.Replied(caller.Known, reply) {
 			s.acknowledged(sent)
 			return
 		}
