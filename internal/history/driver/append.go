@@ -1,0 +1,99 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/heraldgo/herald/internal/batch"
+	"github.com/heraldgo/herald/internal/errs"
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/node"
+	"github.com/heraldgo/herald/internal/history/store"
+)
+
+const (
+	maxBatch    = 64 // drafts of one append, or it blocks the server
+	maxBytes    = 1 << 20
+	maxAttempts = 8 // of one batch that named the wrong epoch or segment
+)
+
+var errNotTaken = errors.New("the log moved under each attempt")
+
+// Append appends a message to the log of a partition, and publishes it. It waits
+// for the answer. Drafts of many callers go in one batch, in the order of the calls.
+// The Driver keeps the draft until it returns.
+//
+// If the error wraps errs.Unknown it may have been appended. After any other
+// error it was not published either; but what is Unkept needs no log, and goes
+// alone if the log refuses the batch.
+func (d *Driver) Append(ctx context.Context, partition int, draft store.Draft) error {
+	err := d.sides[partition].batcher.Do(ctx, draft)
+	return errs.OfPublish(ctx, err, d.Health)
+}
+
+func (s *side) newBatcher() *batch.Batcher[store.Draft] {
+	return batch.New(batch.Config[store.Draft]{
+		Commit: s.commit, Size: size, MaxItems: maxBatch, MaxBytes: maxBytes,
+	})
+}
+
+func size(d store.Draft) int {
+	n := len(d.Body)
+	for _, topic := range d.Topics {
+		n += len(topic)
+	}
+	return n
+}
+
+// commit appends a batch. The batcher runs one at a time.
+func (s *side) commit(drafts []store.Draft) []error {
+	ctx, cancel := context.WithTimeout(s.d.ctx, callTimeout)
+	defer cancel()
+	for range maxAttempts {
+		s.mu.Lock()
+		known, segment := s.publisher.Known(), s.publisher.Segment()
+		s.mu.Unlock()
+		reply, err := s.log.Append(ctx, known, segment, drafts)
+		if err != nil {
+			return s.refused(ctx, drafts, err)
+		}
+		s.mu.Lock()
+		again := s.publisher.Replied(known, reply)
+		s.mu.Unlock()
+		s.tellMet(reply.End.Epoch)
+		if !again {
+			return nil
+		}
+	}
+	return s.refused(ctx, drafts, errNotTaken)
+}
+
+// tellMet tells the feed of an epoch that an append has met.
+func (s *side) tellMet(epoch history.Epoch) {
+	if epoch != s.told {
+		s.told = epoch
+		s.d.post(func() { s.do(s.feed.Met(epoch)) })
+	}
+}
+
+// refused returns the errors of a batch that the log did not take for sure. What
+// it did not take at all and is not to be kept goes alone.
+func (s *side) refused(ctx context.Context, drafts []store.Draft, why error) []error {
+	var alone error
+	if !errors.Is(why, errs.Unknown) {
+		why = fmt.Errorf("%w: not kept, and so not sent: %w", errs.BusDown, why)
+		if rest := node.Alone(drafts); len(rest) > 0 {
+			alone = s.log.Publish(ctx, rest)
+		}
+	} else {
+		alone = why
+	}
+	results := make([]error, len(drafts))
+	for i, d := range drafts {
+		if results[i] = why; d.Unkept {
+			results[i] = alone
+		}
+	}
+	return results
+}

@@ -1,0 +1,31 @@
+// Package driver drives the machines of History over real I/O: for each
+// partition a node.Feed and a node.Publisher, and the device.Device of each
+// connection. What it needs of the rest of the node, it takes as interfaces: the
+// Log and the Bus of each partition, the Hub, and a Conn for each connection.
+//
+// # Who does what
+//
+// One goroutine, the owner, runs all machines of a node and waits for nothing: it
+// takes what the inbox brings (Push), what others ask of it, and the answers of
+// the logs, and then looks at the clock. Each call of a Log has a goroutine of its
+// own, and a deadline. Appends are made by a goroutine of each partition, which
+// shares nothing with the owner but the Publisher. Close waits for them all.
+//
+// # A question of a device
+//
+// A device that comes back asks the log until it is live: for surveys, and for
+// pages of entries. It has one question for each partition at most.
+//
+//	        the queue has room          its turn
+//	waiting ──────────────────> ready ───────────> running
+//	   ^ ^                                           │ │
+//	   │ │ a while          no answer, nothing new   │ │
+//	   │ └────────── paused <────────────────────────┘ │
+//	   └───────────── the device asks for more ────────┘
+//
+// Surveys take turns by rate, for any position asks for one. A partition reads
+// one batch at a time. It has what several devices wait for, each entry once. Nothing
+// is read while the pages that wait in queues take more than the node's budget.
+// Whoever has not been answered for long is told that something may be missing, and
+// goes on asking.
+package driver

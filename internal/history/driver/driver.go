@@ -1,0 +1,217 @@
+package driver
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/heraldgo/herald/internal/errs"
+	"github.com/heraldgo/herald/internal/history/device"
+	"github.com/heraldgo/herald/internal/history/node"
+	"github.com/heraldgo/herald/internal/wake"
+)
+
+// A Config says what a Driver drives. All of it has to be set.
+type Config struct {
+	Partitions []Partition // at most history.MaxPartitions
+	Hub        Hub
+
+	Feed   node.Limits
+	Device device.Limits
+
+	Retention time.Duration
+	Rate      int // surveys a second that devices may ask for
+	Bytes     int // of pages that wait in the queues of devices that come back
+}
+
+// A Partition is what a node has of one: its Log, and the Bus that subscribes.
+type Partition struct {
+	Log Log
+	Bus Bus
+}
+
+const (
+	callTimeout = 2 * time.Second        // for one call of a Log
+	giveUp      = 10 * time.Second       // how long a question may be without an answer
+	pause       = 100 * time.Millisecond // before a question goes again
+	fenceEvery  = time.Second
+)
+
+// A Driver is the History of one node. Its methods may be called at the same time,
+// but for Push, which has one caller. A Hub or a Conn that the owner is calling
+// calls none of them, and of a Session only those that do not wait.
+type Driver struct {
+	hub    Hub
+	sides  []*side
+	limits device.Limits
+
+	events chan event
+	calls  chan func()
+	look   wake.Signal // looks may have something
+	quit   chan struct{}
+	ended  chan struct{}  // the owner has
+	tasks  sync.WaitGroup // calls of Logs
+	once   sync.Once      // Close
+	ctx    context.Context
+	cancel context.CancelFunc // ends the calls of Logs
+
+	// The owner's.
+	sessions  map[*Session]struct{}
+	beginners []beginner
+	replays   replays
+	alarm     alarm
+
+	mu    sync.Mutex
+	looks []*Session // that the owner is to look at
+}
+
+// An event is an Event and its partition.
+type event struct {
+	Event
+	partition int
+}
+
+// maxEvents is how many events wait for the owner. Whoever has more waits too.
+const maxEvents = 256
+
+// New starts a Driver, which Close ends. All its links are down.
+func New(c Config) *Driver {
+	d := &Driver{
+		hub: c.Hub, limits: c.Device,
+		events: make(chan event, maxEvents), calls: make(chan func()), look: wake.New(),
+		quit: make(chan struct{}), ended: make(chan struct{}),
+		sessions: make(map[*Session]struct{}),
+		replays:  replays{rate: c.Rate, most: c.Bytes},
+		alarm:    alarm{timer: time.NewTimer(time.Hour)},
+	}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	for i, p := range c.Partitions {
+		d.sides = append(d.sides, newSide(d, i, p, c))
+	}
+	go d.run()
+	return d
+}
+
+// Close ends all calls, with errs.Closed, and waits until nothing of the Driver
+// runs. It may be called twice.
+func (d *Driver) Close() {
+	d.once.Do(func() {
+		d.cancel()
+		for _, s := range d.sides {
+			s.batcher.Close(errs.Closed)
+		}
+		close(d.quit)
+	})
+	<-d.ended
+	d.tasks.Wait()
+}
+
+// Push takes what the inbox hands over of a partition. It waits if the owner is
+// behind.
+func (d *Driver) Push(partition int, e Event) {
+	select {
+	case d.events <- event{e, partition}:
+	case <-d.ended:
+	}
+}
+
+// Health returns why the log of a partition does not answer, or nil.
+func (d *Driver) Health() error {
+	for _, s := range d.sides {
+		if err := s.failing.Load(); err != nil {
+			return *err
+		}
+	}
+	return nil
+}
+
+func (d *Driver) run() {
+	defer close(d.ended)
+	for {
+		select {
+		case e := <-d.events:
+			d.sides[e.partition].take(e.Event)
+		case f := <-d.calls:
+			f()
+		case <-d.look:
+			d.lookAt()
+		case <-d.alarm.timer.C:
+			d.tick(d.alarm.rings())
+		case <-d.quit:
+			return
+		}
+	}
+}
+
+// tick does all that is due.
+func (d *Driver) tick(now time.Time) {
+	for _, s := range d.sides {
+		s.tick(now)
+	}
+	d.resume(now)
+	d.turns()
+}
+
+// tell has the owner run f, and returns when it has.
+func (d *Driver) tell(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	select {
+	case d.calls <- func() { f(); close(done) }:
+		<-done
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.ended:
+		return errs.Closed
+	}
+}
+
+// wait waits for what the owner closes.
+func (d *Driver) wait(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.ended:
+		return errs.Closed
+	}
+}
+
+// call makes a call of a Log beside the owner, which runs the answer that it
+// returns.
+func (d *Driver) call(f func(ctx context.Context) (answer func())) {
+	d.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
+		defer cancel()
+		d.post(f(ctx))
+	})
+}
+
+// post has the owner run f.
+func (d *Driver) post(f func()) {
+	select {
+	case d.calls <- f:
+	case <-d.ended:
+	}
+}
+
+// An alarm wakes the owner when the first thing is due.
+type alarm struct {
+	timer *time.Timer
+	at    time.Time // zero: nothing is due
+}
+
+// by sees to it that the alarm rings at a time, or before.
+func (a *alarm) by(at time.Time) {
+	if a.at.IsZero() || at.Before(a.at) {
+		a.at = at
+		a.timer.Reset(time.Until(at))
+	}
+}
+
+// rings takes note that it has rung. What is due later has to say so again.
+func (a *alarm) rings() (now time.Time) {
+	a.at = time.Time{}
+	return time.Now()
+}

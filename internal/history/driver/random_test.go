@@ -1,0 +1,284 @@
+package driver_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/device"
+	"github.com/heraldgo/herald/internal/history/memlog"
+	"github.com/heraldgo/herald/internal/history/store"
+)
+
+var topics = []string{"a0", "b0", "c0", "d1", "e1"}
+
+const hubs = 3
+
+// A world is three nodes, devices that come and go, and senders.
+type world struct {
+	t       *testing.T
+	servers [partitions]*memlog.Server
+	hubs    [hubs]*hub
+	steps   atomic.Int64
+	names   atomic.Int64
+	running atomic.Bool
+	phones  []*phone
+
+	mu   sync.Mutex
+	sent []message // that were acknowledged
+}
+
+// A message is one Send that returned nil.
+type message struct {
+	n      int
+	topics []string
+	step   int64 // when it began
+}
+
+// A phone is one device: its client, and what it has seen.
+type phone struct {
+	w      *world
+	name   string
+	client device.Client
+	member map[string]int64 // topic: since which step it belongs to it for sure
+	had    map[int]bool
+	told   [partitions]int64
+	tolds  int
+	last   [partitions]history.Point
+	live   [partitions]bool // of this connection
+}
+
+func newWorld(t *testing.T, limits store.Limits) *world {
+	w := &world{t: t, servers: newServers(limits)}
+	for i := range w.hubs {
+		w.hubs[i] = newHub(t, w.servers, nil)
+	}
+	w.running.Store(true)
+	return w
+}
+
+// someTime lets up to a time pass.
+func someTime(most time.Duration) { time.Sleep(rand.N(most)) }
+
+// send sends until the world stops.
+func (w *world) send(h *hub) {
+	for w.running.Load() {
+		someTime(60 * time.Millisecond)
+		m := message{n: int(w.names.Add(1)), step: w.steps.Add(1)}
+		m.topics = topics[rand.IntN(len(topics)):][:1]
+		if partitionOf(m.topics[0]) == 0 && rand.IntN(3) == 0 {
+			m.topics = topics[:3]
+		}
+		draft := store.Draft{Topics: m.topics, Body: body(m.n), Unkept: rand.IntN(8) == 0}
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		err := h.driver.Append(ctx, partitionOf(m.topics[0]), draft)
+		cancel()
+		if err == nil && !draft.Unkept {
+			w.mu.Lock()
+			w.sent = append(w.sent, m)
+			w.mu.Unlock()
+		}
+	}
+}
+
+// roam has a phone come and go until the world stops.
+func (p *phone) roam(sleep time.Duration) {
+	for p.w.running.Load() {
+		p.visit(p.w.hubs[rand.IntN(hubs)], rand.N(3*time.Second), false)
+		someTime(sleep)
+	}
+}
+
+// visit is one connection. If it settles it ends once the phone is live.
+func (p *phone) visit(h *hub, stay time.Duration, settles bool) (live bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	c, err := h.begin(ctx, &p.w.steps, &p.client, fmt.Sprint("c", p.w.names.Add(1)), slices.Collect(maps.Keys(p.member))...)
+	if err != nil {
+		return false
+	}
+	defer c.end()
+	began := p.w.steps.Load() // all is subscribed
+	p.live = [partitions]bool{}
+	end := time.After(stay)
+	for first := true; ; {
+		for f, ok := c.next(); ok; f, ok = c.next() {
+			p.receive(f)
+			if first {
+				for topic, since := range p.member {
+					if since == 0 {
+						p.member[topic] = began
+					}
+				}
+				first = false
+			}
+			if rand.IntN(4) == 0 {
+				someTime(20 * time.Millisecond)
+			}
+		}
+		if rand.IntN(20) == 0 && !settles {
+			p.join(ctx, c)
+		}
+		select {
+		case <-c.wake:
+			if c.gone() {
+				return false
+			}
+		case <-end:
+			return p.live == [partitions]bool{true, true}
+		}
+	}
+}
+
+// join has a phone belong to one more topic, if it can be subscribed.
+func (p *phone) join(ctx context.Context, c *conn) {
+	topic := topics[rand.IntN(len(topics))]
+	if _, ok := p.member[topic]; ok || c.Holds(topic) {
+		return
+	}
+	if c.join(ctx, topic) == nil {
+		p.member[topic] = p.w.steps.Add(1)
+	}
+}
+
+// receive takes a frame, and looks whether it is in order.
+func (p *phone) receive(f stamped) {
+	message, missing := p.client.Receive(f.Frame)
+	if missing {
+		p.tolds++
+		p.told[f.Partition] = max(p.told[f.Partition], f.step)
+	}
+	if f.Kind == device.Welcome {
+		copy(p.last[:], f.Positions[:])
+		return
+	}
+	if f.Verdict != device.NoVerdict {
+		p.live[f.Partition] = true
+	}
+	if f.At.Epoch != 0 {
+		last := &p.last[f.Partition]
+		if f.At.Epoch == last.Epoch && (f.At.Offset < last.Offset || f.Kind == device.Message && f.At.Offset == last.Offset) {
+			p.w.t.Errorf("%s: a frame at %v after one at %v", p.name, f.At, *last)
+		}
+		*last = f.At
+	}
+	if message && f.At.Epoch != 0 {
+		n := number(f.Body)
+		if p.had[n] {
+			p.w.t.Errorf("%s: message %d twice", p.name, n)
+		}
+		p.had[n] = true
+	}
+}
+
+// check checks that the phone has all that it must have, or was told.
+func (p *phone) check() {
+	for _, m := range p.w.sent {
+		partition := partitionOf(m.topics[0])
+		due := slices.ContainsFunc(m.topics, func(topic string) bool {
+			since, ok := p.member[topic]
+			return ok && since != 0 && since <= m.step
+		})
+		if due && !p.had[m.n] && p.told[partition] < m.step {
+			p.w.t.Errorf("%s lacks message %d of step %d, and was told at %d", p.name, m.n, m.step, p.told[partition])
+		}
+	}
+}
+
+// reconnect brings up links that are down.
+func (w *world) reconnect(h *hub) {
+	for w.running.Load() {
+		someTime(300 * time.Millisecond)
+		for _, l := range h.links {
+			if rand.IntN(2) == 0 {
+				l.Up()
+			}
+		}
+	}
+}
+
+// mild has links break: nothing is lost by that.
+func (w *world) mild() {
+	for w.running.Load() {
+		someTime(400 * time.Millisecond)
+		l := w.hubs[rand.IntN(hubs)].links[rand.IntN(partitions)]
+		if rand.IntN(3) > 0 {
+			l.Cut(rand.IntN(4))
+		} else {
+			l.Break(memlog.Faults{Delay: rand.N(150*time.Millisecond) + 1})
+		}
+	}
+}
+
+// run runs the world for a while, with the faults, heals it, and checks the phones.
+func (w *world) run(sleep time.Duration, faults ...func()) {
+	var all sync.WaitGroup
+	for i, h := range w.hubs {
+		all.Go(func() { w.send(h) })
+		all.Go(func() { w.reconnect(h) })
+		for j := range 2 {
+			p := &phone{w: w, name: fmt.Sprintf("phone %d.%d", i, j), member: make(map[string]int64), had: make(map[int]bool)}
+			for _, topic := range topics {
+				if rand.IntN(3) == 0 {
+					p.member[topic] = 0
+				}
+			}
+			p.member[topics[rand.IntN(len(topics))]] = 0
+			w.phones = append(w.phones, p)
+			all.Go(func() { p.roam(sleep) })
+		}
+	}
+	for _, f := range faults {
+		all.Go(f)
+	}
+	time.Sleep(15 * time.Second)
+	w.running.Store(false)
+	all.Wait()
+	for _, h := range w.hubs {
+		for _, l := range h.links {
+			l.Break(memlog.Faults{})
+			l.Cut(4) // it may be deaf
+			l.Up()
+		}
+	}
+	time.Sleep(15 * time.Second)
+	for i, p := range w.phones {
+		// Twice, so that what was told once is not hidden by it.
+		p.visit(w.hubs[i%hubs], 10*time.Second, true)
+		if !p.visit(w.hubs[(i+1)%hubs], 10*time.Second, true) {
+			w.t.Errorf("%s never goes live", p.name)
+		}
+		p.check()
+	}
+}
+
+// Devices come and go, links break, calls are slow, and the log loses nothing:
+// nobody is told that anything may be missing.
+func TestCalm(t *testing.T) {
+	for range runs(t) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, store.Limits{Segment: 64, Age: 1 << 40, Bytes: 1 << 30})
+			w.run(time.Second, w.mild)
+			for _, p := range w.phones {
+				if p.tolds > 0 {
+					t.Errorf("%s was told %d times", p.name, p.tolds)
+				}
+			}
+		})
+	}
+}
+
+func runs(t *testing.T) int {
+	if testing.Short() {
+		return 2
+	}
+	return 10
+}

@@ -1,0 +1,248 @@
+package driver
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/device"
+	"github.com/heraldgo/herald/internal/rate"
+)
+
+const (
+	maxSurveys = 8   // of devices that are under way
+	maxRead    = 512 // entries of one read
+)
+
+// A stage of a question: see the diagram above.
+type stage uint8
+
+const (
+	waiting stage = iota
+	ready
+	running
+	paused
+)
+
+// A question is what a device asks of a log. It counts while it is in the open
+// ones of its session.
+type question struct {
+	*Session
+	side  *side
+	ask   device.Ask
+	stage stage
+	asked time.Time // for the first time
+	told  bool      // the client was, that there is no answer
+	until time.Time // if paused
+}
+
+// replays are what the questions of all partitions share.
+type replays struct {
+	surveys []*question // that are ready
+	running int         // surveys
+	paused  []*question // by time
+
+	rate   int // surveys a second
+	bucket rate.Bucket
+
+	bytes int // of the pages that wait in queues
+	most  int
+}
+
+// reads are the pages that a partition is to read, one batch at a time.
+type reads struct {
+	ready []*question
+	busy  bool
+}
+
+func (q *question) counts() bool { return q.open[q.side.partition] == q }
+
+// step does what the device says, and returns the question that it asks, if any.
+func (s *Session) step(partition int, step device.Step) (q *question) {
+	for _, f := range step.Frames {
+		s.conn.Queue(f)
+		s.bytes += len(f.Body)
+		s.d.replays.bytes += len(f.Body)
+	}
+	if step.Ask.Round != 0 {
+		q = s.ask(partition, step.Ask)
+	}
+	if len(s.open) == 0 {
+		s.release() // it is live, and its queue is like any other
+	}
+	return q
+}
+
+// ask puts a question in the place of the one that was open.
+func (s *Session) ask(partition int, ask device.Ask) *question {
+	if s.open == nil {
+		s.open = make(map[int]*question)
+	}
+	q := &question{Session: s, side: s.d.sides[partition], ask: ask}
+	s.open[partition] = q
+	return q
+}
+
+// proceed makes ready what waits for room, if there is room.
+func (s *Session) proceed() {
+	s.waits.Store(len(s.open) > 0) // before it looks: Drained may come in between
+	if len(s.open) == 0 || !s.conn.Room() {
+		return
+	}
+	s.release()
+	for _, q := range s.open {
+		if q.stage != waiting {
+			continue
+		}
+		q.stage = ready
+		if len(q.ask.Offsets) > 0 {
+			q.side.reads.ready = append(q.side.reads.ready, q)
+		} else {
+			s.d.replays.surveys = append(s.d.replays.surveys, q)
+		}
+	}
+}
+
+// release gives back what the pages of the session have taken of the budget.
+func (s *Session) release() {
+	s.d.replays.bytes -= s.bytes
+	s.bytes = 0
+}
+
+// turns puts those questions to the logs whose turn it is.
+func (d *Driver) turns() {
+	r := &d.replays
+	for len(r.surveys) > 0 && r.running < maxSurveys {
+		if q := r.surveys[0]; q.counts() {
+			if !r.bucket.Allow(r.rate) {
+				d.alarm.by(time.Now().Add(time.Second / time.Duration(r.rate)))
+				break
+			}
+			d.survey(q)
+		}
+		r.surveys = r.surveys[1:]
+	}
+	for _, s := range d.sides {
+		if len(s.reads.ready) > 0 && !s.reads.busy && r.bytes < r.most {
+			s.read()
+		}
+	}
+}
+
+// survey makes the survey that a device asks for.
+func (d *Driver) survey(q *question) {
+	q.run()
+	d.replays.running++
+	s, known, topics := q.side, q.side.known(), q.conn.Topics(q.side.partition)
+	d.call(func(ctx context.Context) func() {
+		survey, err := s.log.Survey(ctx, known, q.ask.From, topics, q.ask.Most)
+		return func() {
+			d.replays.running--
+			s.heard(err)
+			if err == nil {
+				s.met(known, survey.End)
+			}
+			q.answered(err, func() device.Step { return q.device.Surveyed(s.partition, q.ask.Round, survey) })
+			d.turns()
+		}
+	})
+}
+
+// read reads what several devices wait for, each entry once.
+func (s *side) read() {
+	var batch, later []*question
+	var offsets []history.Offset
+	for _, q := range s.reads.ready {
+		switch {
+		case !q.counts():
+		case len(batch) > 0 && (q.ask.From.Epoch != batch[0].ask.From.Epoch || len(offsets)+len(q.ask.Offsets) > maxRead):
+			later = append(later, q)
+		default:
+			q.run()
+			batch, offsets = append(batch, q), append(offsets, q.ask.Offsets...)
+		}
+	}
+	if s.reads.ready = later; len(batch) == 0 {
+		return
+	}
+	s.reads.busy = true
+	slices.Sort(offsets)
+	offsets = slices.Compact(offsets)
+	known, epoch := s.known(), batch[0].ask.From.Epoch
+	s.d.call(func(ctx context.Context) func() {
+		entries, ok, err := s.log.Read(ctx, known, epoch, offsets)
+		return func() {
+			s.reads.busy = false
+			s.heard(err)
+			for _, q := range batch {
+				q.answered(err, func() device.Step {
+					return q.device.Entries(s.partition, q.ask.Round, pick(entries, q.ask.Offsets), ok)
+				})
+			}
+			s.d.turns()
+		}
+	})
+}
+
+// pick returns the entries at the offsets, as far as they are there. Both rise.
+func pick(entries []history.Entry, offsets []history.Offset) (picked []history.Entry) {
+	for _, e := range entries {
+		if _, ok := slices.BinarySearch(offsets, e.Offset); ok {
+			picked = append(picked, e)
+		}
+	}
+	return picked
+}
+
+// run notes that the question is put to the log.
+func (q *question) run() {
+	q.stage = running
+	if q.asked.IsZero() {
+		q.asked = time.Now()
+	}
+}
+
+// answered takes the answer, or the error in its place, if the question counts.
+func (q *question) answered(err error, step func() device.Step) {
+	if !q.counts() {
+		return
+	}
+	if err != nil {
+		if !q.told && time.Since(q.asked) >= giveUp {
+			q.told = true
+			q.conn.Queue(q.device.Gap(q.side.partition))
+		}
+		q.pause()
+		return
+	}
+	delete(q.open, q.side.partition)
+	next := q.step(q.side.partition, step())
+	if next != nil && len(next.ask.Offsets) == 0 && next.ask.From == q.ask.From {
+		next.pause() // nothing new: the node's feed is behind
+	}
+	q.proceed()
+}
+
+// pause lets a while pass before the question goes again.
+func (q *question) pause() {
+	q.stage, q.until = paused, time.Now().Add(pause)
+	q.d.replays.paused = append(q.d.replays.paused, q)
+	q.d.alarm.by(q.until)
+}
+
+// resume has the questions go again whose while has passed.
+func (d *Driver) resume(now time.Time) {
+	r := &d.replays
+	for len(r.paused) > 0 {
+		q := r.paused[0]
+		if now.Before(q.until) {
+			d.alarm.by(q.until)
+			return
+		}
+		r.paused = r.paused[1:]
+		if q.stage = waiting; q.counts() {
+			q.proceed()
+		}
+	}
+}

@@ -1,0 +1,178 @@
+package driver
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/device"
+)
+
+// A Session is a connection whose client can come back. Its methods Begin, Start
+// and Join wait for the owner, in this order. Take is for Hub.Deliver alone.
+// Drained and End do not wait, and anybody may call them.
+type Session struct {
+	d    *Driver
+	conn Conn
+	id   string
+	from history.Positions
+	last []string
+
+	waits atomic.Bool // for room
+	ended atomic.Bool
+
+	// The owner's.
+	device *device.Device // nil: it has not begun, or has ended
+	open   map[int]*question
+	bytes  int // of the pages that wait in its queue
+
+	looked bool // guarded by Driver.mu: it is in looks
+}
+
+// A beginner is a Begin that waits for the feeds.
+type beginner struct {
+	*Session
+	begun chan struct{}
+}
+
+// NewSession returns the Session of a new connection. Its client may have given
+// positions and the ids of its last connections. Until it has begun it takes
+// nothing.
+func (d *Driver) NewSession(conn Conn, id string, from history.Positions, last []string) *Session {
+	return &Session{d: d, conn: conn, id: id, from: from, last: last}
+}
+
+// Begin begins the Session, and queues the frame that welcomes its client. The
+// connection is in the index, its topics need not be subscribed. It waits until
+// the node has a position in each partition.
+func (s *Session) Begin(ctx context.Context) error {
+	b := beginner{s, make(chan struct{})}
+	err := s.d.tell(ctx, func() {
+		s.d.beginners = append(s.d.beginners, b)
+		s.d.begin()
+	})
+	if err == nil {
+		err = s.d.wait(ctx, b.begun)
+	}
+	if err != nil {
+		s.End()
+	}
+	return err
+}
+
+// begin begins the sessions that wait, if the feeds have positions.
+func (d *Driver) begin() {
+	if len(d.beginners) == 0 {
+		return
+	}
+	var feeds history.Positions
+	for i, s := range d.sides {
+		if feeds[i] = s.feed.At(); feeds[i].Epoch == 0 {
+			return
+		}
+	}
+	for _, b := range d.beginners {
+		if !b.ended.Load() {
+			var welcome device.Frame
+			b.device, welcome = device.Begin(d.limits, host{b.Session}, b.id, b.from, b.last, feeds)
+			d.sessions[b.Session] = struct{}{}
+			b.conn.Queue(welcome)
+		}
+		close(b.begun)
+	}
+	d.beginners = nil
+}
+
+// Start begins the resume, if the client comes back. The topics that the
+// connection holds are subscribed.
+func (s *Session) Start(ctx context.Context) error {
+	return s.d.tell(ctx, func() {
+		for i := range s.d.sides {
+			if s.device != nil {
+				s.step(i, s.device.Start(i))
+			}
+		}
+		s.proceed()
+		s.d.turns()
+	})
+}
+
+// Join says that the connection is about to hold one more topic of a partition:
+// it does already, but the subscription is not confirmed.
+func (s *Session) Join(ctx context.Context, partition int) error {
+	return s.d.tell(ctx, func() {
+		if s.device != nil {
+			s.step(partition, s.device.Join(partition))
+		}
+		s.proceed()
+		s.d.turns()
+	})
+}
+
+// Take takes a packet for a topic that the connection holds.
+func (s *Session) Take(partition int, p history.Packet, l device.Letter) {
+	if s.device == nil {
+		return
+	}
+	if f, ok := s.device.Take(partition, p, l); ok {
+		s.conn.Queue(f)
+	}
+}
+
+// Drained says that there is room in the queue again. It is cheap if nobody waits
+// for that.
+func (s *Session) Drained() {
+	if s.waits.Load() {
+		s.look()
+	}
+}
+
+// End says that the connection is closing. It may be called before Begin, and
+// twice.
+func (s *Session) End() {
+	if !s.ended.Swap(true) {
+		s.look()
+	}
+}
+
+// look has the owner look at the session.
+func (s *Session) look() {
+	s.d.mu.Lock()
+	if !s.looked {
+		s.looked = true
+		s.d.looks = append(s.d.looks, s)
+	}
+	s.d.mu.Unlock()
+	s.d.look.Set()
+}
+
+// lookAt looks at the sessions that want it.
+func (d *Driver) lookAt() {
+	d.mu.Lock()
+	looks := d.looks
+	d.looks = nil
+	for _, s := range looks {
+		s.looked = false
+	}
+	d.mu.Unlock()
+	for _, s := range looks {
+		if s.ended.Load() {
+			s.device, s.open = nil, nil
+			delete(d.sessions, s)
+			s.release()
+		} else {
+			s.proceed()
+		}
+	}
+	d.turns()
+}
+
+// A host is what the Device asks of its connection.
+type host struct{ *Session }
+
+func (h host) Holds(topic string) bool        { return h.conn.Holds(topic) }
+func (h host) Open(body []byte) device.Letter { return h.conn.Open(body) }
+
+func (h host) Recent(partition int, at history.Point) ([]history.Packet, bool) {
+	return h.d.sides[partition].feed.Recent(at)
+}

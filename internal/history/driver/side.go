@@ -1,0 +1,263 @@
+package driver
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/heraldgo/herald/internal/batch"
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/node"
+	"github.com/heraldgo/herald/internal/history/store"
+)
+
+// A side is what a node has of one partition. But for what is marked, it is the
+// owner's.
+type side struct {
+	d         *Driver
+	partition int
+	log       Log // anybody's
+	bus       Bus // anybody's
+
+	feed     *node.Feed
+	up       bool                // the link is
+	followed map[string]struct{} // topics: subscribed, or about to be
+	heldBack []follower          // while the feed repairs
+
+	open  node.Ask // if it has a round
+	since time.Time
+	again time.Time // zero: it is under way
+
+	fence    fences
+	trimmed  time.Time // when that was last asked for
+	trimming time.Duration
+	marked   time.Time // when the devices had the last Mark
+	marking  time.Duration
+
+	reads reads
+
+	batcher *batch.Batcher[store.Draft] // anybody's
+	told    history.Epoch               // the batcher's: the last that the feed was told of
+	failing atomic.Pointer[error]       // why the log does not answer
+
+	mu        sync.Mutex
+	publisher node.Publisher
+}
+
+// fences are the fences of a partition. One that is not heard in time counts as
+// lost, and is no Mark if it comes.
+type fences struct {
+	number uint64 // of the last one
+	sent   time.Time
+	out    bool // it is on its way
+}
+
+// due returns when the next one is.
+func (f *fences) due() time.Time {
+	if f.out {
+		return f.sent.Add(giveUp)
+	}
+	return f.sent.Add(fenceEvery)
+}
+
+func newSide(d *Driver, partition int, p Partition, c Config) *side {
+	s := &side{
+		d: d, partition: partition, log: p.Log, bus: p.Bus,
+		feed: node.NewFeed(c.Feed), followed: make(map[string]struct{}),
+		trimming: c.Retention / 16, marking: c.Retention / 4,
+	}
+	s.batcher = s.newBatcher()
+	return s
+}
+
+// take takes what the inbox has handed over.
+func (s *side) take(e Event) {
+	switch e.Kind {
+	case Packet:
+		if _, ok := s.followed[e.Packet.Topic]; ok {
+			s.do(s.feed.Take(e.Packet))
+		}
+	case Fence:
+		if s.fence.out && e.Number == s.fence.number {
+			s.fence.out = false
+			s.d.alarm.by(s.fence.due())
+			s.do(s.feed.Mark(e.End))
+		}
+	case Down:
+		s.up, s.fence.out, s.open = false, false, node.Ask{}
+		s.feed.Down()
+		s.letFollow()
+	case Doubt:
+		s.do(s.feed.Doubt())
+	case Restored:
+		s.up = true
+		s.fence.sent = time.Now() // what the feed asks now does as well
+		s.d.alarm.by(s.fence.due())
+		s.do(s.feed.Restored())
+	}
+}
+
+// do does what the feed says.
+func (s *side) do(step node.Step) {
+	if step.Fork.Epoch != 0 {
+		for c := range s.d.sessions {
+			c.device.Cross(s.partition, step.Fork)
+		}
+	}
+	if step.Gap {
+		for c := range s.d.sessions {
+			c.conn.Queue(c.device.Gap(s.partition))
+		}
+		s.d.hub.Gap(s.partition)
+	}
+	for _, p := range step.Hand {
+		s.d.hub.Deliver(s.partition, p)
+	}
+	if step.Mark.Epoch != 0 {
+		s.mark(step.Mark)
+	}
+	if step.Ask.Round != 0 {
+		s.open, s.since = step.Ask, time.Now()
+		s.ask()
+	}
+	if !s.feed.Repairing() {
+		s.letFollow()
+		s.d.begin()
+	}
+}
+
+// mark has the devices get a Mark, from time to time.
+func (s *side) mark(at history.Point) {
+	now := time.Now()
+	if now.Sub(s.marked) < s.marking {
+		return
+	}
+	s.marked = now
+	for c := range s.d.sessions {
+		if f, ok := c.device.Mark(s.partition, at); ok {
+			c.conn.Queue(f)
+		}
+	}
+}
+
+// ask puts the feed's question to the log.
+func (s *side) ask() {
+	ask, known := s.open, s.known()
+	s.again = time.Time{}
+	s.d.alarm.by(s.since.Add(giveUp))
+	if len(ask.Offsets) > 0 {
+		s.d.call(func(ctx context.Context) func() {
+			entries, ok, err := s.log.Read(ctx, known, ask.From.Epoch, ask.Offsets)
+			return func() {
+				s.answered(ask.Round, err, func() node.Step { return s.feed.Entries(ask.Round, entries, ok) })
+			}
+		})
+		return
+	}
+	topics := make([]string, 0, len(s.followed))
+	for topic := range s.followed {
+		topics = append(topics, topic)
+	}
+	s.d.call(func(ctx context.Context) func() {
+		survey, err := s.log.Survey(ctx, known, ask.From, topics, ask.Most)
+		return func() {
+			if err == nil {
+				s.met(known, survey.End)
+			}
+			s.answered(ask.Round, err, func() node.Step { return s.feed.Surveyed(ask.Round, survey) })
+		}
+	})
+}
+
+// answered takes an answer to the feed's question, or the error in its place.
+func (s *side) answered(round uint64, err error, step func() node.Step) {
+	s.heard(err)
+	switch {
+	case round != s.open.Round:
+	case err != nil:
+		s.again = time.Now().Add(pause)
+		s.d.alarm.by(s.again)
+	default:
+		s.open = node.Ask{}
+		s.do(step())
+	}
+}
+
+// heard notes whether the log answers.
+func (s *side) heard(err error) {
+	if err != nil {
+		s.failing.Store(&err)
+	} else if s.failing.Load() != nil {
+		s.failing.Store(nil)
+	}
+}
+
+// tick does what is due.
+func (s *side) tick(now time.Time) {
+	if round := s.open.Round; round != 0 {
+		switch gives := s.since.Add(giveUp); {
+		case !now.Before(gives):
+			s.open = node.Ask{}
+			s.do(s.feed.GaveUp(round))
+		case s.again.IsZero():
+			s.d.alarm.by(gives)
+		case !now.Before(s.again):
+			s.ask()
+		default:
+			s.d.alarm.by(s.again)
+		}
+	}
+	if s.up {
+		if !now.Before(s.fence.due()) {
+			s.sendFence(now)
+		}
+		s.d.alarm.by(s.fence.due())
+		if now.Sub(s.trimmed) >= s.trimming {
+			s.trimmed = now
+			s.trim()
+		}
+	}
+}
+
+// sendFence has the end of the log published to this node, one at a time.
+func (s *side) sendFence(now time.Time) {
+	s.fence = fences{number: s.fence.number + 1, sent: now, out: true}
+	number, known := s.fence.number, s.known()
+	s.d.call(func(ctx context.Context) func() {
+		end, err := s.log.Fence(ctx, known, number)
+		return func() {
+			s.heard(err)
+			switch {
+			case err == nil:
+				s.met(known, end)
+			case number == s.fence.number && s.fence.out:
+				s.fence.out = false // and no Mark, if it comes after all
+				s.d.alarm.by(s.fence.due())
+			}
+		}
+	})
+}
+
+func (s *side) trim() {
+	known := s.known()
+	s.d.call(func(ctx context.Context) func() {
+		err := s.log.Trim(ctx, known)
+		return func() { s.heard(err) }
+	})
+}
+
+// met takes note of the log's end, as a call returned it.
+func (s *side) met(known, end history.Point) {
+	s.mu.Lock()
+	s.publisher.Met(known, end)
+	s.mu.Unlock()
+	s.do(s.feed.Met(end.Epoch))
+}
+
+// known returns what goes with each call.
+func (s *side) known() history.Point {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.publisher.Known()
+}
