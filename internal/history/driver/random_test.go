@@ -2,6 +2,7 @@ package driver_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -218,6 +219,41 @@ func (w *world) mild() {
 	}
 }
 
+var errFull = errors.New("OOM")
+
+// rough has all go wrong.
+func (w *world) rough() {
+	for w.running.Load() {
+		someTime(700 * time.Millisecond)
+		s := w.servers[rand.IntN(partitions)]
+		l := w.hubs[rand.IntN(hubs)].links[rand.IntN(partitions)]
+		switch rand.IntN(10) {
+		case 0:
+			s.Restart(memlog.Data(rand.IntN(3)))
+		case 1:
+			s.Flush()
+		case 2, 3:
+			s.Save()
+		case 4:
+			l.Deafen()
+			someTime(time.Second)
+			l.Cut(4)
+		case 5:
+			l.Break(memlog.Faults{Refuse: errFull})
+			someTime(time.Second)
+			l.Break(memlog.Faults{})
+		case 6:
+			l.Break(memlog.Faults{Forget: true})
+			someTime(500 * time.Millisecond)
+			l.Break(memlog.Faults{Delay: rand.N(time.Second) + 1})
+		case 7:
+			l.Break(memlog.Faults{Delay: rand.N(5*time.Second) + 1})
+		default:
+			l.Break(memlog.Faults{})
+		}
+	}
+}
+
 // run runs the world for a while, with the faults, heals it, and checks the phones.
 func (w *world) run(sleep time.Duration, faults ...func()) {
 	var all sync.WaitGroup
@@ -257,6 +293,24 @@ func (w *world) run(sleep time.Duration, faults ...func()) {
 			w.t.Errorf("%s never goes live", p.name)
 		}
 		p.check()
+	}
+}
+
+// Whatever happens, a device has each message once and in order, or it was told.
+func TestRandom(t *testing.T) {
+	var had, tolds int
+	for range runs(t) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, store.Limits{Segment: 64, Age: 4_000, Bytes: 1 << 20})
+			w.run(2*time.Second, w.rough, w.mild)
+			for _, p := range w.phones {
+				had, tolds = had+len(p.had), tolds+p.tolds
+			}
+		})
+	}
+	t.Logf("%d messages received, %d times told", had, tolds)
+	if had == 0 || tolds == 0 {
+		t.Error("that proves nothing")
 	}
 }
 

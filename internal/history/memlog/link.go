@@ -201,7 +201,8 @@ func (l *Link) Read(ctx context.Context, known history.Point, epoch history.Epoc
 // Trim implements driver.Log.
 func (l *Link) Trim(ctx context.Context, known history.Point) error {
 	return l.script(ctx, func(s *Server) {
-		for c := s.caller(known); ; {
+		s.log.Fence(s.caller(known)) // what the node knows may begin an epoch, once
+		for c := s.caller(history.Point{}); ; {
 			if n, due := s.log.Due(c.Now); !due || !s.log.Trim(c, n) {
 				return
 			}
