@@ -116,19 +116,17 @@ func (p tab) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// click clicks on an element. It tries again if the page has replaced the element
-// since the browser found it.
-func (p tab) click(what, selector string) {
+// click clicks on an element once it is there and enabled. The page itself does it,
+// in one step: it renders anew whenever a node comes or goes, and the mouse would
+// miss what has moved, or been replaced, since the browser looked where it is.
+func (p tab) click(selector string) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, patience)
-	defer cancel()
-	err := chromedp.Do(ctx, chromedp.Click(selector))
-	for err != nil && ctx.Err() == nil && strings.Contains(err.Error(), "Could not find node") {
-		err = chromedp.Do(ctx, chromedp.Click(selector))
-	}
-	if err != nil {
-		p.t.Fatalf("%s: %v\nthe page shows:\n%s", what, err, p.text("document.body.innerText"))
-	}
+	p.until(fmt.Sprintf(`(() => {
+		const e = document.querySelector(%q);
+		if (e === null || e.disabled) return false;
+		e.click();
+		return true;
+	})()`, selector))
 }
 
 // until waits for a JavaScript expression to be true, and says what the page
@@ -221,17 +219,17 @@ func TestTwoTabs(t *testing.T) {
 	// A direct message to bob comes to both tabs, and so does his answer.
 	bob := guest(t, door, "bob", "iPhone")
 	one.until(`[...document.querySelectorAll(".person")].some((e) => e.dataset.key === "bob")`)
-	one.click("choose bob", `.person[data-key="bob"]`)
+	one.click(`.person[data-key="bob"]`)
 	one.say("just for you")
 	tell(t, bob, `{"type":"direct","to":"ann","text":"and for all your tabs"}`)
 	for _, p := range tabs {
 		p.hears("just for you")
 		p.hears("and for all your tabs")
 	}
-	one.click("back to everybody", "#target")
+	one.click("#target")
 
 	// The node of the first tab stops, at the press of the second's button.
-	two.click("stop "+nodeOne, fmt.Sprintf(`button[aria-label="Stop node %s"]`, nodeOne))
+	two.click(fmt.Sprintf(`button[aria-label="Stop node %s"]`, nodeOne))
 	one.until(`document.querySelector("#log .note.back") !== null`)
 	if now := one.node(); now == nodeOne {
 		t.Fatalf("the first tab is on node %s, which was stopped", now)
@@ -265,11 +263,11 @@ func TestNoNodeLeft(t *testing.T) {
 	p := open(t, first, start(t)+"/?user=ann")
 	p.node()
 	for _, n := range []string{"n1", "n2", "n3"} {
-		p.click("stop "+n, fmt.Sprintf(`button[aria-label="Stop node %s"]`, n))
+		p.click(fmt.Sprintf(`button[aria-label="Stop node %s"]`, n))
 		p.until(fmt.Sprintf(`document.querySelector('button[aria-label="Start node %s"]') !== null`, n))
 	}
 	p.until(`document.getElementById("state-text").textContent === "No node is running"`)
-	p.click("start n2", `button[aria-label="Start node n2"]`)
+	p.click(`button[aria-label="Start node n2"]`)
 	if now := p.node(); now != "n2" {
 		t.Fatalf("the tab is on node %s", now)
 	}

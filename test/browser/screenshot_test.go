@@ -38,7 +38,7 @@ func scene(t *testing.T) tab {
 	tell(t, zoe, `{"type":"direct","to":"ann","text":"Shall we stop a node? Watch your sockets."}`)
 	one.hears("Shall we stop a node? Watch your sockets.")
 
-	two.click("stop", fmt.Sprintf(`button[aria-label="Stop node %s"]`, home))
+	two.click(fmt.Sprintf(`button[aria-label="Stop node %s"]`, home))
 	one.until(`document.querySelector("#log .note.back") !== null`)
 	one.node()
 	guest(t, door, "zoë", "iPad") // hers was the same
