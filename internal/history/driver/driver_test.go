@@ -1,0 +1,448 @@
+package driver_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heraldgo/herald/internal/errs"
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/device"
+	"github.com/heraldgo/herald/internal/history/driver"
+	"github.com/heraldgo/herald/internal/history/memlog"
+	"github.com/heraldgo/herald/internal/history/store"
+)
+
+var limits = store.Limits{Segment: 64, Age: 1 << 40, Bytes: 1 << 30}
+
+// A spy is a Log that counts, and that a test can have answer something else.
+type spy struct {
+	driver.Log
+	hole atomic.Bool // calls but Fence are not answered
+
+	mu      sync.Mutex
+	calls   map[string]int
+	batches [][]store.Draft
+	reply   func(store.Reply, error) (store.Reply, error)
+}
+
+func (s *spy) count(call string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls[call]
+}
+
+func (s *spy) call(ctx context.Context, name string) error {
+	s.mu.Lock()
+	s.calls[name]++
+	s.mu.Unlock()
+	if s.hole.Load() {
+		<-ctx.Done()
+	}
+	return ctx.Err()
+}
+
+func (s *spy) Append(ctx context.Context, known history.Point, segment uint64, batch []store.Draft) (store.Reply, error) {
+	if err := s.call(ctx, "append"); err != nil {
+		return store.Reply{}, err
+	}
+	s.mu.Lock()
+	s.batches = append(s.batches, slices.Clone(batch))
+	reply := s.reply
+	s.mu.Unlock()
+	if reply != nil {
+		return reply(s.Log.Append(ctx, known, segment, batch))
+	}
+	return s.Log.Append(ctx, known, segment, batch)
+}
+
+func (s *spy) Fence(ctx context.Context, known history.Point, number uint64) (history.Point, error) {
+	s.mu.Lock()
+	s.calls["fence"]++
+	s.mu.Unlock()
+	return s.Log.Fence(ctx, known, number)
+}
+
+func (s *spy) Survey(ctx context.Context, known, from history.Point, topics []string, most int) (history.Survey, error) {
+	if err := s.call(ctx, "survey"); err != nil {
+		return history.Survey{}, err
+	}
+	return s.Log.Survey(ctx, known, from, topics, most)
+}
+
+func (s *spy) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets []history.Offset) ([]history.Entry, bool, error) {
+	if err := s.call(ctx, "read"); err != nil {
+		return nil, false, err
+	}
+	return s.Log.Read(ctx, known, epoch, offsets)
+}
+
+// one runs a test with one node, whose partition 0 has a spy for a Log.
+func one(t *testing.T, edit func(*driver.Config), test func(t *testing.T, h *hub, s *spy)) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &spy{calls: make(map[string]int)}
+		h := newHub(t, newServers(limits), func(c *driver.Config) {
+			s.Log = c.Partitions[0].Log
+			c.Partitions[0].Log = s
+			if edit != nil {
+				edit(c)
+			}
+		})
+		synctest.Wait()
+		test(t, h, s)
+	})
+}
+
+func (h *hub) append(t *testing.T, topic string, n int) {
+	t.Helper()
+	if err := h.driver.Append(t.Context(), 0, store.Draft{Topics: []string{topic}, Body: body(n)}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var steps atomic.Int64
+
+// come has a client connect, and take what is sent to it at once.
+func (h *hub) come(t *testing.T, client *device.Client, id string, topics ...string) (c *conn, frames []device.Frame) {
+	t.Helper()
+	c, err := h.begin(t.Context(), &steps, client, id, topics...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, c.all(client)
+}
+
+// all takes all frames that come without any time.
+func (c *conn) all(client *device.Client) (frames []device.Frame) {
+	for {
+		synctest.Wait()
+		f, ok := c.next()
+		if !ok {
+			return frames
+		}
+		client.Receive(f.Frame)
+		frames = append(frames, f.Frame)
+	}
+}
+
+func kinds(frames []device.Frame) (text string) {
+	for _, f := range frames {
+		text += string(" mpwg"[f.Kind])
+	}
+	return text
+}
+
+func expect(t *testing.T, what string, got, want any) {
+	t.Helper()
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}
+
+// Fences go at an interval, and one at a time. One that is lost is replaced late,
+// and is no Mark if it comes then.
+func TestFences(t *testing.T) {
+	one(t, nil, func(t *testing.T, h *hub, s *spy) {
+		before := s.count("fence")
+		time.Sleep(10*time.Second + time.Millisecond)
+		expect(t, "fences in ten seconds", s.count("fence")-before, 10)
+		h.links[0].Deafen()
+		before = s.count("fence")
+		time.Sleep(9 * time.Second)
+		expect(t, "fences while one is out", s.count("fence")-before, 1)
+		time.Sleep(2 * time.Second)
+		expect(t, "fences after it was given up", s.count("fence")-before, 2)
+	})
+}
+
+// A fence that is not the one that is out makes no Mark.
+func TestForeignFence(t *testing.T) {
+	one(t, func(c *driver.Config) { c.Retention = 0 }, func(t *testing.T, h *hub, s *spy) {
+		var client device.Client
+		c, _ := h.come(t, &client, "1", "a0")
+		h.append(t, "b0", 1)
+		from, _ := client.Resume()
+		h.driver.Push(0, driver.Event{Kind: driver.Fence, Number: 99, End: history.Point{Epoch: from[0].Epoch, Offset: from[0].Offset + 1}})
+		expect(t, "of a foreign fence", kinds(c.all(&client)), "")
+		time.Sleep(time.Second)
+		expect(t, "of its own", kinds(c.all(&client)), "p")
+	})
+}
+
+// A quiet device gets a Mark about every quarter of the retention.
+func TestMarks(t *testing.T) {
+	one(t, nil, func(t *testing.T, h *hub, s *spy) {
+		var client device.Client
+		c, frames := h.come(t, &client, "1", "a0")
+		expect(t, "it begins with", kinds(frames), "w")
+		marks := 0
+		for i := range 60 {
+			h.append(t, "b0", i)
+			time.Sleep(time.Second)
+			marks += len(c.all(&client))
+		}
+		expect(t, "marks in a minute", marks, 4)
+	})
+}
+
+// A log that does not answer keeps nothing from those who are there, for longer
+// than the bound.
+func TestGaveUp(t *testing.T) {
+	one(t, nil, func(t *testing.T, h *hub, s *spy) {
+		var client device.Client
+		c, _ := h.come(t, &client, "1", "a0")
+		s.hole.Store(true)
+		h.links[0].Cut(0)
+		synctest.Wait()
+		h.links[0].Up()
+		if err := h.links[0].Publish(t.Context(), []store.Draft{{Topics: []string{"a0"}, Body: body(1)}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(9 * time.Second)
+		expect(t, "while it may answer", kinds(c.all(&client)), "")
+		time.Sleep(2 * time.Second)
+		expect(t, "given up", kinds(c.all(&client)), "gm")
+		if s.count("survey") < 4 {
+			t.Errorf("it asked %d times", s.count("survey"))
+		}
+		s.hole.Store(false)
+		time.Sleep(3 * time.Second)
+		expect(t, "health, once it answers", h.driver.Health(), nil)
+	})
+}
+
+// A subscription waits until the node has repaired.
+func TestHeldBack(t *testing.T) {
+	one(t, nil, func(t *testing.T, h *hub, s *spy) {
+		s.hole.Store(true)
+		h.links[0].Cut(0)
+		h.links[0].Up()
+		synctest.Wait()
+		done := make(chan error, 1)
+		go func() { done <- h.driver.Subscribe(t.Context(), 0, "a0") }()
+		time.Sleep(time.Second)
+		h.publish(t, "a0")
+		if len(done) > 0 || len(h.delivered()) > 0 {
+			t.Error("it was not held back")
+		}
+		s.hole.Store(false)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		h.append(t, "a0", 2)
+		synctest.Wait()
+		expect(t, "behind it", h.delivered(), "[a0 2]")
+	})
+}
+
+// publish publishes without the log.
+func (h *hub) publish(t *testing.T, topic string) {
+	t.Helper()
+	if err := h.links[0].Publish(t.Context(), []store.Draft{{Topics: []string{topic}, Body: body(9)}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Appends of many callers share batches of at most 64.
+func TestBatches(t *testing.T) {
+	one(t, nil, func(t *testing.T, h *hub, s *spy) {
+		h.links[0].Break(memlog.Faults{Delay: 100 * time.Millisecond})
+		var calls sync.WaitGroup
+		for i := range 201 {
+			calls.Go(func() { h.append(t, "a0", i) })
+		}
+		calls.Wait()
+		total := 0
+		for _, b := range s.batches {
+			total += len(b)
+			if len(b) > 64 {
+				t.Errorf("a batch of %d", len(b))
+			}
+		}
+		if len(s.batches) > 12 { // some go again
+			t.Errorf("%d batches", len(s.batches))
+		}
+	})
+}
+
+// An append that is refused goes again for a while if the node was behind. One
+// that may have been made does not. One that was not made lets go what is not to be
+// kept.
+func TestOutcomes(t *testing.T) {
+	refused, unknown := errors.New("OOM"), fmt.Errorf("%w: cut", errs.Unknown)
+	behind := func(store.Reply, error) (store.Reply, error) { return store.Reply{Outcome: store.WrongSegment}, nil }
+	for _, test := range []struct {
+		name     string
+		reply    func(store.Reply, error) (store.Reply, error)
+		attempts int
+		kept     error // what it is
+		unkept   error
+	}{
+		{"behind", behind, 8, errs.BusDown, nil},
+		{"refused", func(store.Reply, error) (store.Reply, error) { return store.Reply{}, refused }, 1, refused, nil},
+		{"unknown", func(store.Reply, error) (store.Reply, error) { return store.Reply{}, unknown }, 1, errs.Unknown, errs.Unknown},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			one(t, nil, func(t *testing.T, h *hub, s *spy) {
+				h.append(t, "a0", 0) // the node knows epoch and segment
+				s.mu.Lock()
+				s.reply = test.reply
+				s.mu.Unlock()
+				for _, d := range []store.Draft{{Body: body(1)}, {Body: body(2), Unkept: true}} {
+					before := s.count("append")
+					d.Topics = []string{"a0"}
+					err, want := h.driver.Append(t.Context(), 0, d), test.kept
+					if d.Unkept {
+						want = test.unkept
+					}
+					if !errors.Is(err, want) {
+						t.Errorf("unkept %v: %v, want %v", d.Unkept, err, want)
+					}
+					expect(t, "attempts", s.count("append")-before, test.attempts)
+				}
+			})
+		})
+	}
+}
+
+// absent returns clients that have missed so many messages of a topic.
+func (h *hub) absent(t *testing.T, clients, missed int, topic string) []*device.Client {
+	t.Helper()
+	away := make([]*device.Client, clients)
+	for i := range away {
+		away[i] = new(device.Client)
+		c, _ := h.come(t, away[i], fmt.Sprint(i), topic)
+		c.end()
+	}
+	for i := range missed {
+		h.append(t, topic, i)
+	}
+	return away
+}
+
+// Devices that missed the same share what is read of it.
+func TestSharedReads(t *testing.T) {
+	one(t, func(c *driver.Config) { c.Bytes = 1 << 20 }, func(t *testing.T, h *hub, s *spy) {
+		away := h.absent(t, 50, 40, "a0")
+		h.links[0].Break(memlog.Faults{Delay: 10 * time.Millisecond})
+		var all sync.WaitGroup
+		for i, client := range away {
+			all.Go(func() {
+				c, err := h.begin(t.Context(), &steps, client, fmt.Sprint("again", i), "a0")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				messages := 0
+				for end := time.After(5 * time.Second); ; {
+					for f, ok := c.next(); ok; f, ok = c.next() {
+						if message, _ := client.Receive(f.Frame); message {
+							messages++
+						}
+					}
+					select {
+					case <-c.wake:
+						continue
+					case <-end:
+					}
+					break
+				}
+				if messages != 40 {
+					t.Errorf("%d messages", messages)
+				}
+			})
+		}
+		all.Wait()
+		if n := s.count("read"); n > 100 { // alone each has ten
+			t.Errorf("%d reads", n)
+		}
+	})
+}
+
+// Surveys of devices have a rate.
+func TestRate(t *testing.T) {
+	one(t, func(c *driver.Config) { c.Rate = 4 }, func(t *testing.T, h *hub, s *spy) {
+		away := h.absent(t, 20, 0, "a0")
+		before := s.count("survey")
+		for i, client := range away {
+			h.come(t, client, fmt.Sprint("again", i), "a0")
+		}
+		// Each asks in two partitions, and any may be first.
+		time.Sleep(3 * time.Second)
+		if n := s.count("survey") - before; n > 16 {
+			t.Errorf("%d surveys in three seconds", n)
+		}
+		time.Sleep(10 * time.Second)
+		expect(t, "surveys in the end", s.count("survey")-before, 20)
+	})
+}
+
+// A device is read for as its queue drains, and not beyond the budget of the node.
+func TestRoom(t *testing.T) {
+	one(t, func(c *driver.Config) { c.Bytes = 1 }, func(t *testing.T, h *hub, s *spy) {
+		away := h.absent(t, 2, 40, "a0")
+		first, err := h.begin(t.Context(), &steps, away[0], "first", "a0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		expect(t, "reads for a queue that nobody drains", s.count("read"), 1)
+		_, frames := h.come(t, away[1], "second", "a0")
+		expect(t, "reads beyond the budget", s.count("read"), 1)
+		expect(t, "the second has", kinds(frames)[:1], "w")
+		first.end()
+		synctest.Wait()
+		if s.count("read") < 2 {
+			t.Error("nothing is read after the first has ended")
+		}
+	})
+}
+
+// A device to which the log does not answer is told, once.
+func TestUnanswered(t *testing.T) {
+	one(t, nil, func(t *testing.T, h *hub, s *spy) {
+		away := h.absent(t, 1, 3, "a0")
+		s.hole.Store(true)
+		c, _ := h.come(t, away[0], "again", "a0")
+		time.Sleep(9 * time.Second)
+		c.all(away[0])
+		time.Sleep(20 * time.Second)
+		expect(t, "while there is no answer", kinds(c.all(away[0])), "g")
+		s.hole.Store(false)
+		time.Sleep(3 * time.Second)
+		expect(t, "answered", kinds(c.all(away[0])), "mmmp")
+	})
+}
+
+// Close ends what waits.
+func TestClose(t *testing.T) {
+	one(t, nil, func(t *testing.T, h *hub, s *spy) {
+		s.hole.Store(true)
+		h.links[0].Cut(0)
+		h.links[0].Up()
+		synctest.Wait()
+		results := make(chan error, 3)
+		go func() { results <- h.driver.Subscribe(context.Background(), 0, "a0") }()
+		go func() {
+			results <- h.driver.Append(context.Background(), 0, store.Draft{Topics: []string{"a0"}, Body: body(1)})
+		}()
+		synctest.Wait()
+		h.stop()
+		h.stop()
+		for range 2 {
+			if err := <-results; err == nil {
+				t.Error("a call ended without an error")
+			}
+		}
+		if err := h.driver.Subscribe(context.Background(), 0, "a0"); !errors.Is(err, errs.Closed) {
+			t.Errorf("a later call: %v", err)
+		}
+		h.driver.Push(0, driver.Event{Kind: driver.Down})
+	})
+}
