@@ -219,6 +219,34 @@ func TestGapsMissed(t *testing.T) {
 	}
 }
 
+// Stats has a gap for each topic that is down and one for all, and how old the
+// oldest is.
+func TestGapsOpenNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGapsAlone(slog.DiscardHandler, nil)
+		expect := func(when string, n int, age time.Duration) {
+			t.Helper()
+			if gotN, gotAge := g.openNow(); gotN != n || gotAge != age {
+				t.Errorf("%s: %d gaps for %v, want %d for %v", when, gotN, gotAge, n, age)
+			}
+		}
+		expect("at first", 0, 0)
+		g.hold(byBus, time.Now(), errors.New("down"))
+		time.Sleep(time.Second)
+		expect("all", 1, time.Second)
+		g.release(byBus)
+		g.down(Event{Kind: EventDown, Topics: []string{"uX"}})
+		time.Sleep(time.Second)
+		g.down(Event{Kind: EventDown, Topics: []string{"uY"}})
+		expect("two users", 2, time.Second)
+		g.hold(byBus, time.Now().Add(-time.Minute), errors.New("down"))
+		expect("and all, for longer", 3, time.Minute)
+		g.release(byBus)
+		g.restored(Event{Kind: EventRestored, Topics: []string{"uX", "uY"}})
+		expect("none any more", 0, 0)
+	})
+}
+
 // The log is told once that messages may be getting lost, with its cause, and
 // of each gap; and OnGap, if there is one.
 func TestGapsAreTold(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -167,6 +168,69 @@ func newHeartbeatAlone() (*heartbeat, *tellingBus) {
 	config := &Config{ProbeInterval: 1000 * time.Second, ProbeTimeout: 8 * time.Second, Lease: 100_000 * time.Second}
 	bus := new(tellingBus)
 	return newHeartbeat("n", config, bus, newGapsAlone(slog.DiscardHandler, nil), new(counters)), bus
+}
+
+// The interval is ProbeInterval, at most a sixth of a lease, and grows with the
+// nodes: a node hears one heartbeat in 50 ms.
+func TestHeartbeatInterval(t *testing.T) {
+	for _, test := range []struct {
+		probe, lease time.Duration
+		live         int
+		want         time.Duration
+	}{
+		{time.Second, 15 * time.Second, 3, time.Second},
+		{10 * time.Second, 15 * time.Second, 3, 2500 * time.Millisecond},
+		{time.Second, 15 * time.Second, 20, time.Second},
+		{time.Second, 15 * time.Second, 100, 5 * time.Second},
+	} {
+		b, _ := newHeartbeatAlone()
+		b.config.ProbeInterval, b.config.Lease, b.live = test.probe, test.lease, test.live
+		if got := b.interval(); got != test.want {
+			t.Errorf("every %v, a lease of %v and %d nodes: %v, want %v", test.probe, test.lease, test.live, got, test.want)
+		}
+	}
+}
+
+// A node that was listed alone is not real. It is once it was heard, has answered
+// or has entries; and if there are no heartbeats.
+func TestHeartbeatUnheard(t *testing.T) {
+	now := time.Now()
+	for name, test := range map[string]struct {
+		do            func(*heartbeat)
+		mute          bool
+		unheard, real bool
+	}{
+		"listed":             {do: func(*heartbeat) {}, unheard: true},
+		"listed, and mute":   {do: func(*heartbeat) {}, mute: true, unheard: true, real: true},
+		"heard":              {do: func(b *heartbeat) { b.hear(&envelope{sender: "m", id: 1}) }, real: true},
+		"has answered":       {do: func(b *heartbeat) { b.answered("m") }, real: true},
+		"has entries":        {do: func(b *heartbeat) { b.holds("m", true) }, unheard: true, real: true},
+		"has none, and mute": {do: func(b *heartbeat) { b.holds("m", false) }, mute: true, unheard: true, real: true},
+		"has none any more":  {do: func(b *heartbeat) { b.holds("m", true); b.holds("m", false) }, unheard: true},
+		"another one":        {do: func(b *heartbeat) { b.answered("x"); b.holds("x", true) }, unheard: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, _ := newHeartbeatAlone()
+			if test.mute {
+				b.config.ProbeInterval = off
+			}
+			b.listed([]Node{
+				{ID: "n", Generation: 1, Alive: true, Renewed: now, TTL: time.Hour},
+				{ID: "m", Generation: 7, Alive: true, Renewed: now, TTL: time.Hour},
+			}, now, clock.Now())
+			test.do(b)
+			want := map[string]Lease{}
+			if test.unheard {
+				want["m"] = Lease{"m", 7}
+			}
+			if got := b.unheard(); !maps.Equal(got, want) {
+				t.Errorf("unheard are %v, want %v", got, want)
+			}
+			if got := b.peers["m"].real(); got != test.real {
+				t.Errorf("real: %v", got)
+			}
+		})
+	}
 }
 
 // Heartbeats begin when they are asked for, go out at their interval, and sooner
