@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -155,6 +156,16 @@ const maxFetch = 8 << 20
 // maxFetchWait is how long a broker keeps a fetch that there is nothing for.
 // A partition that comes to a broker waits for the fetch that is under way.
 const maxFetchWait = 500 * time.Millisecond
+
+// newClients is held while a client is made: kgo.NewClient writes to the codecs
+// that options of compression hold, and clients are made of the same options.
+var newClients sync.Mutex
+
+func newClient(opts ...kgo.Opt) (*kgo.Client, error) {
+	newClients.Lock()
+	defer newClients.Unlock()
+	return kgo.NewClient(opts...)
+}
 
 // clientOpts returns the options of a Kafka client: what the user may change,
 // the user's, and what must be as it is.

@@ -125,7 +125,7 @@ func newPublisher(ctx context.Context, o *Options, seeds []string) (*publisher, 
 
 func (p *publisher) open() (*link, error) {
 	l := &link{open: make(map[net.Conn]struct{})}
-	client, err := kgo.NewClient(append(p.opts[:len(p.opts):len(p.opts)], kgo.WithHooks(l))...)
+	client, err := newClient(append(p.opts[:len(p.opts):len(p.opts)], kgo.WithHooks(l))...)
 	if err != nil {
 		return nil, err
 	}

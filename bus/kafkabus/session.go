@@ -39,7 +39,7 @@ func (r *reader) open(ctx context.Context) (*session, error) {
 		s.end(err)
 		return nil, err
 	}
-	client, err := kgo.NewClient(append(r.opts[:len(r.opts):len(r.opts)],
+	client, err := newClient(append(r.opts[:len(r.opts):len(r.opts)],
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: offsets}),
 		kgo.WithHooks(s),
 		// So that Close does not wait for a broker that hangs, to end a fetch
