@@ -47,7 +47,7 @@ var broken = []struct {
 		func(s *spoiled) { s.filter = every(40, func(herald.Event) []herald.Event { return nil }) },
 		[]string{" did not get message "}},
 	{"a gap that begins too late", testRestart,
-		func(s *spoiled) { s.filter = shiftGaps(outage / 2) },
+		func(s *spoiled) { s.filter = shiftGaps(outage) },
 		[]string{" did not get message ", "node is cut off"}},
 	{"a gap that begins before the hub", testRestart,
 		func(s *spoiled) { s.filter = shiftGaps(-time.Hour) },
