@@ -56,7 +56,7 @@ type presence struct {
 	hasty      atomic.Bool  // a renewal is asked for
 	ailment    ailment
 	renewed    atomic.Int64 // on clock: when the lease was last renewed
-	heldSince  atomic.Int64 // on clock: since when it has never run out
+	heldSince  atomic.Int64 // on clock: since when each renewal came within half a Lease
 	suspect    atomic.Bool  // writes have failed: look at everything
 	failures   atomic.Int64 // writes that have failed
 }
