@@ -7,16 +7,24 @@ import (
 )
 
 // A Client is what a device remembers from one connection to the next. It takes
-// the frames of a connection in their order.
+// the frames of a connection in their order. The zero Client has never been
+// connected.
 type Client struct {
+	been      bool // connected: from then on something may be missing
 	positions history.Positions
 	conns     []string // the last ones, the newest first
 	had       ids
 	trails    [history.MaxPartitions]history.Trail
 }
 
-// maxConns is how many of its last connections a client names.
-const maxConns = 4
+// MaxConns is how many of its last connections a client names.
+const MaxConns = 4
+
+// NewClient returns a Client that goes on where another one was: at what its
+// Resume returned.
+func NewClient(from history.Positions, conns []string) *Client {
+	return &Client{been: true, positions: from, conns: slices.Clone(conns)}
+}
 
 // Resume returns what the client says when it connects.
 func (c *Client) Resume() (from history.Positions, conns []string) {
@@ -28,11 +36,10 @@ func (c *Client) Resume() (from history.Positions, conns []string) {
 func (c *Client) Receive(f Frame) (message, missing bool) {
 	switch f.Kind {
 	case Welcome:
-		for i, at := range f.Positions {
-			c.move(i, at)
-		}
+		missing = c.begin(f.Positions) && !f.Resumed
 		c.conns = slices.Insert(c.conns, 0, f.Conn)
-		c.conns = c.conns[:min(len(c.conns), maxConns)]
+		c.conns = c.conns[:min(len(c.conns), MaxConns)]
+		return false, missing
 	case Message:
 		again := c.had.again(f.ID)
 		if f.At.Epoch != 0 {
@@ -45,10 +52,24 @@ func (c *Client) Receive(f Frame) (message, missing bool) {
 	return false, f.Kind == Gap || f.Verdict == Incomplete
 }
 
+// Plain says that the first frame of a connection was no Welcome: the node keeps
+// nothing, and what it sends has no positions. The client forgets where it was, or
+// it would get all this twice later. It says whether something may be missing.
+func (c *Client) Plain() (missing bool) { return c.begin(history.Positions{}) }
+
+// begin begins a connection. It says whether there was one before.
+func (c *Client) begin(at history.Positions) (been bool) {
+	for i, p := range at {
+		c.move(i, p)
+	}
+	been, c.been = c.been, true
+	return been
+}
+
 // move notes a position. It says whether the client has been there before.
 func (c *Client) move(partition int, to history.Point) (before bool) {
 	at, trail := &c.positions[partition], &c.trails[partition]
-	if at.Epoch != to.Epoch {
+	if at.Epoch != to.Epoch && at.Epoch != 0 {
 		trail.Leave(*at)
 	}
 	*at = to

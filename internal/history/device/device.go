@@ -80,7 +80,7 @@ type Ask struct {
 func Begin(limits Limits, host Host, conn string, from history.Positions, last []string, feeds history.Positions) (*Device, Frame) {
 	d := &Device{limits: limits, host: host, ids: append([]string{conn}, last...)}
 	back := from != history.Positions{}
-	welcome := Frame{Kind: Welcome, Conn: conn, Positions: feeds}
+	welcome := Frame{Kind: Welcome, Conn: conn, Positions: feeds, Resumed: back}
 	if back {
 		// Never newer ones: the connection may end before all is there.
 		welcome.Positions = from

@@ -10,6 +10,7 @@ const (
 	Mark         // everything up to At has been sent
 	Welcome      // the first frame
 	Gap          // something may be missing: fetch it
+	Answer       // to a probe, which is the connection's and none of a Device's
 )
 
 // A Verdict ends a resume.
@@ -40,6 +41,7 @@ type Frame struct {
 
 	Conn      string
 	Positions history.Positions
+	Resumed   bool // the Positions are the client's own, and it will get what it missed
 
 	Verdict Verdict // of a Mark
 	Dropped bool    // of a Gap: the queue was full, and it is of every partition
