@@ -1,0 +1,296 @@
+package heraldclient
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/heraldgo/herald/internal/history/device"
+	"github.com/heraldgo/herald/internal/history/protocol"
+	"github.com/heraldgo/herald/internal/wake"
+)
+
+// A Client keeps a connection to a Hub. Its methods may be called concurrently,
+// except for Receive.
+type Client struct {
+	config Config
+	queue  *queue
+	acks   wake.Signal // something was processed that is to be acknowledged
+	cancel context.CancelFunc
+	done   chan struct{} // closed when run has returned
+
+	// Of run's goroutine.
+	memory  *device.Client
+	backoff backoff
+	stuck   bool // the log was told that no connection comes about
+
+	// Of Receive's caller.
+	received item
+
+	mu        sync.Mutex
+	state     state         // only run's goroutine changes it
+	changed   chan struct{} // closed when it changes
+	session   *session      // in greeting, plain and withHistory
+	processed protocol.Resume
+	closing   bool // Close was called
+}
+
+// A state says how a Client stands to the Hub.
+//
+//	waiting ──> dialling ── 101 ──> greeting ── welcome ─────────> withHistory
+//	   ^           │                   │ └── another frame, a pong ──> plain
+//	   └── failed ─┴─────── ended ─────┴─────────────────────────────────┘
+//
+// From each it may come to closed: by Close, or if to connect again is no use.
+type state uint8
+
+const (
+	waiting state = iota
+	dialling
+	greeting
+	plain
+	withHistory
+	closed
+)
+
+// New returns a Client that connects. It returns an error if the Config breaks a
+// rule. Close ends the Client.
+func New(config Config) (*Client, error) {
+	config, resume, err := config.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &Client{
+		config:    config,
+		queue:     newQueue(),
+		acks:      wake.New(),
+		cancel:    cancel,
+		done:      make(chan struct{}),
+		memory:    new(device.Client),
+		backoff:   backoff{min: config.MinDelay, max: config.MaxDelay},
+		changed:   make(chan struct{}),
+		processed: resume,
+	}
+	if config.Resume != "" {
+		c.memory = device.NewClient(resume.From, resume.Conns)
+	}
+	go c.run(ctx)
+	return c, nil
+}
+
+// Receive returns the next Event, and waits for it until ctx is done. A call says
+// that the Event before it is processed: then the Client acknowledges it to the
+// Hub, and Position is behind it. So one goroutine calls Receive.
+//
+// A Client that does not Receive stops to read at 1,024 Events or 1 MiB. Then the
+// Hub gives up the connection at some time, and the Client comes back when it
+// Receives again.
+//
+// The error is ctx's; ErrClosed; or, when all Events have been received,
+// ErrReplaced or ErrUnauthorized, after which nothing more comes.
+func (c *Client) Receive(ctx context.Context) (Event, error) {
+	if c.received.event != nil {
+		c.process(&c.received)
+		c.received = item{}
+	}
+	for {
+		i, err := c.queue.pop(ctx)
+		switch {
+		case err != nil:
+			return nil, err
+		case i.event != nil:
+			c.received = i
+			return i.event, nil
+		}
+		c.process(&i)
+	}
+}
+
+// process notes that an item is done with.
+func (c *Client) process(i *item) {
+	c.mu.Lock()
+	c.processed = i.after
+	c.mu.Unlock()
+	if i.kept {
+		c.acks.Set()
+	}
+}
+
+// Position returns where the Client is behind the last Event that it has
+// processed, for Config.Resume. It is empty if the Hub has never kept anything.
+func (c *Client) Position() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return positionText(c.processed)
+}
+
+// SendText sends a text message, which must be UTF-8. It waits until the Client
+// is connected, and for its turn, or until ctx is done. If it returns nil the
+// message was handed to the system; only the Hub's answer, if your service has
+// one, tells that it has arrived. If writing fails, it may have arrived too, and
+// the Client does not send it again. Writing takes Timeout at most, whatever ctx
+// says, because half a message would be the connection's end. data stays the
+// caller's.
+func (c *Client) SendText(ctx context.Context, data []byte) error {
+	return c.send(ctx, websocket.MessageText, data)
+}
+
+// SendBinary is SendText for a binary message.
+func (c *Client) SendBinary(ctx context.Context, data []byte) error {
+	return c.send(ctx, websocket.MessageBinary, data)
+}
+
+func (c *Client) send(ctx context.Context, typ websocket.MessageType, data []byte) error {
+	s, state, err := c.connected(ctx)
+	if err != nil {
+		return fmt.Errorf("send: %w", err)
+	}
+	if state == withHistory && typ == websocket.MessageText && len(data) > 0 && data[0] == '@' {
+		data = protocol.AppendControl(nil, &protocol.Control{Text: data})
+	}
+	if err := s.write(ctx, typ, data); err != nil {
+		return fmt.Errorf("send: %w", err)
+	}
+	return nil
+}
+
+// Probe asks the server for an answer, and waits for it until ctx is done. It
+// waits for a connection first. If ctx's deadline passes, or the connection ends,
+// there is an error; the Client then gives up the connection and makes a new one.
+// A client calls Probe when it has cause for doubt, such as a machine that woke
+// from sleep: else silence is noticed within twice the Timeout.
+func (c *Client) Probe(ctx context.Context) error {
+	s, state, err := c.connected(ctx)
+	if err == nil {
+		err = s.probe(ctx, state)
+	}
+	if err != nil {
+		return fmt.Errorf("probe: %w", err)
+	}
+	return nil
+}
+
+// Close ends the connection, with code 1000 if there is one, and the Client. It
+// takes some seconds at most. Receive returns ErrClosed.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	first := !c.closing
+	c.closing = true
+	s := c.session
+	c.mu.Unlock()
+	if first {
+		c.queue.close(ErrClosed, true)
+		if s == nil || !s.shut(ErrClosed, websocket.StatusNormalClosure, "") {
+			c.cancel()
+		}
+	}
+	<-c.done
+	return nil
+}
+
+// connected waits until it is known what the Hub speaks.
+func (c *Client) connected(ctx context.Context) (*session, state, error) {
+	for {
+		c.mu.Lock()
+		s, state, changed, closing := c.session, c.state, c.changed, c.closing
+		c.mu.Unlock()
+		switch {
+		case closing || state == closed:
+			return nil, state, ErrClosed
+		case state == plain || state == withHistory:
+			return s, state, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, state, ctx.Err()
+		}
+	}
+}
+
+// set changes the state. It returns false if Close was called before.
+func (c *Client) set(to state, s *session) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state, c.session = to, s
+	close(c.changed)
+	c.changed = make(chan struct{})
+	return !c.closing
+}
+
+// run connects again and again, until there is no use in it.
+func (c *Client) run(ctx context.Context) {
+	defer close(c.done)
+	defer c.cancel()
+	for {
+		c.queue.awaitRoom(ctx)
+		began := time.Now()
+		err := c.connect(ctx)
+		if end := c.final(ctx, err); end != nil {
+			c.queue.close(end, false)
+			c.set(closed, nil)
+			return
+		}
+		if time.Since(began) > c.config.MaxDelay+c.config.Timeout {
+			c.backoff.reset()
+		}
+		c.queue.push(c.item(Disconnected{err}))
+		delay := c.backoff.wait(err)
+		c.tell(err, delay)
+		if !c.set(waiting, nil) {
+			c.cancel()
+		}
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// item returns an item of the queue. What the Client remembers is then processed.
+func (c *Client) item(e Event) item {
+	from, conns := c.memory.Resume()
+	return item{event: e, after: protocol.Resume{From: from, Conns: conns}}
+}
+
+// final returns why there is no use in another connection, or nil.
+func (c *Client) final(ctx context.Context, err error) error {
+	if ctx.Err() != nil || errors.Is(err, ErrClosed) {
+		return ErrClosed
+	}
+	var e *CloseError
+	if !errors.As(err, &e) {
+		return nil
+	}
+	switch e.Code {
+	case closeReplaced:
+		return fmt.Errorf("%w: %w", ErrReplaced, err)
+	case closeUnauthorized, closeExpired:
+		if c.config.URL != "" {
+			c.config.Logger.Warn("heraldclient: the Hub does not let this client in, and there is no Config.Endpoint for another token", slog.Any("err", err))
+			return fmt.Errorf("%w: %w", ErrUnauthorized, err)
+		}
+	}
+	return nil
+}
+
+// tell tells the log of a connection that ended, and once of one that does not
+// come about.
+func (c *Client) tell(err error, delay time.Duration) {
+	const many = 6
+	level := slog.LevelDebug
+	switch {
+	case c.backoff.tries < many:
+		c.stuck = false
+	case !c.stuck:
+		c.stuck, level = true, slog.LevelWarn
+	}
+	c.config.Logger.LogAttrs(context.Background(), level, "heraldclient: not connected",
+		slog.Any("err", err), slog.Int("tries", c.backoff.tries), slog.Duration("next", delay))
+}

@@ -1,0 +1,127 @@
+package heraldclient
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/device"
+	"github.com/heraldgo/herald/internal/history/protocol"
+)
+
+var errMalformed = errors.New("the server sent a malformed frame")
+
+// take takes what was read.
+func (s *session) take(m read) {
+	if s.client.state == greeting {
+		f, err := protocol.ParseFrame(m.data)
+		if err == nil && f.Kind == device.Welcome && !m.binary && !m.cut {
+			s.welcome(&f)
+			return
+		}
+		s.plain()
+	}
+	if s.client.state == plain {
+		s.client.backoff.reset()
+		s.message(m, m.data, false)
+		return
+	}
+	s.frame(m)
+}
+
+// welcome begins a session with History.
+func (s *session) welcome(f *protocol.Frame) {
+	c := s.client
+	c.set(withHistory, s)
+	_, missing := c.memory.Receive(f.Frame)
+	c.queue.push(c.item(Connected{History: true, Resumed: f.Resumed, Conn: f.Conn, User: f.User}))
+	if missing {
+		c.queue.push(c.item(Gap{}))
+	}
+	s.begin(s.acknowledge)
+}
+
+// plain begins a session with a Hub that keeps nothing.
+func (s *session) plain() {
+	c := s.client
+	c.set(plain, s)
+	missing := c.memory.Plain()
+	c.queue.push(c.item(Connected{}))
+	if missing {
+		c.queue.push(c.item(Gap{}))
+	}
+}
+
+// frame takes a frame of a session with History.
+func (s *session) frame(m read) {
+	c := s.client
+	f, err := protocol.ParseFrame(m.data)
+	if err != nil || f.Kind == device.Welcome {
+		// A position behind this frame would pass what was in it.
+		c.config.Logger.Warn("heraldclient: the Hub does not speak as PROTOCOL.md says", slog.Any("err", errMalformed))
+		s.shut(errMalformed, websocket.StatusProtocolError, "malformed frame")
+		return
+	}
+	c.backoff.reset()
+	message, missing := c.memory.Receive(f.Frame)
+	switch {
+	case message:
+		s.message(m, f.Body, f.At != history.Point{})
+	case missing:
+		c.queue.push(c.item(Gap{Since: f.Since, Until: f.Until}))
+	case f.Kind == device.Answer:
+		s.answer(f.N)
+	case f.Kind == device.Message || f.Kind == device.Mark:
+		c.queue.push(c.item(nil))
+	}
+}
+
+// message hands on a message, or tells that it is missing if it is too long.
+func (s *session) message(m read, body []byte, kept bool) {
+	c := s.client
+	i := c.item(Gap{})
+	if m.cut {
+		c.config.Logger.Warn("heraldclient: a message was longer than Config.ReadLimit and is not delivered", slog.Int64("ReadLimit", c.config.ReadLimit))
+	} else {
+		i.event, i.size, i.kept = Message{Data: body, Binary: m.binary, after: i.after}, len(body), kept
+	}
+	c.queue.push(i)
+}
+
+// ackPause is the least time between two acknowledgements. They are cumulative.
+const ackPause = time.Second
+
+// acknowledge tells the Hub what was processed, until the session ends.
+func (s *session) acknowledge() {
+	c := s.client
+	var told history.Positions
+	for {
+		select {
+		case <-c.acks:
+		case <-s.ctx.Done():
+			return
+		}
+		c.mu.Lock()
+		at := c.processed.From
+		c.mu.Unlock()
+		ack := protocol.Control{Kind: protocol.Ack}
+		for i := range at {
+			if at[i] != told[i] {
+				ack.Positions[i] = at[i]
+			}
+		}
+		told = at
+		if ack.Positions != (history.Positions{}) &&
+			s.write(s.ctx, websocket.MessageText, protocol.AppendControl(nil, &ack)) != nil {
+			return // its reader finds out why
+		}
+		select {
+		case <-time.After(ackPause):
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
