@@ -170,9 +170,8 @@ type counters struct {
 	closed map[StatusCode]uint64
 }
 
-// ended counts the end of a Conn that was let in.
+// ended counts the end of a Conn that was let in, and how it ended before that.
 func (s *counters) ended(cause error) {
-	s.disconnected.Add(1)
 	var closed *CloseError
 	switch {
 	case !errors.As(cause, &closed):
@@ -180,13 +179,18 @@ func (s *counters) ended(cause error) {
 	case closed.client:
 		s.closedByClient.Add(1)
 	default:
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.closed == nil {
-			s.closed = make(map[StatusCode]uint64)
-		}
-		s.closed[closed.Code]++
+		s.countClosed(closed.Code)
 	}
+	s.disconnected.Add(1)
+}
+
+func (s *counters) countClosed(code StatusCode) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed == nil {
+		s.closed = make(map[StatusCode]uint64)
+	}
+	s.closed[code]++
 }
 
 func (s *counters) closedByCode() map[StatusCode]uint64 {
