@@ -97,3 +97,19 @@ func (s *side) refused(ctx context.Context, drafts []store.Draft, why error) []e
 	}
 	return results
 }
+
+// End returns the ends of the logs: everything that was appended before the call
+// lies before them, and what is appended after it lies behind.
+func (d *Driver) End(ctx context.Context) (history.Positions, error) {
+	var ends history.Positions
+	for i, s := range d.sides {
+		known := s.known()
+		survey, err := s.log.Survey(ctx, known, history.Point{}, nil, 0)
+		if err != nil {
+			return history.Positions{}, fmt.Errorf("%w: %w", errs.BusDown, err)
+		}
+		ends[i] = survey.End
+		d.post(func() { s.met(known, survey.End) })
+	}
+	return ends, nil
+}

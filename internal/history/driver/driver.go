@@ -115,6 +115,17 @@ func (d *Driver) Push(partition int, e Event) {
 	}
 }
 
+// Doubt says that a loss may be hidden in every partition, of what was published
+// after since: a heartbeat was missed, for instance. Unlike Push it may be called by
+// anybody. It waits for the owner.
+func (d *Driver) Doubt(since time.Time) {
+	d.post(func() {
+		for _, s := range d.sides {
+			s.take(Event{Kind: Doubt, Since: since})
+		}
+	})
+}
+
 // Health returns why the log of a partition does not answer, or nil.
 func (d *Driver) Health() error {
 	for _, s := range d.sides {

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"time"
 
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/device"
@@ -47,6 +48,8 @@ type Event struct {
 	// Of a Fence: what Log.Fence was given, and what it published.
 	Number uint64
 	End    history.Point
+
+	Since time.Time // of a Doubt: nothing that was published before it is hidden
 }
 
 // An EventKind says what an Event is.
@@ -66,17 +69,21 @@ type Hub interface {
 	// Take, to others as it is.
 	Deliver(partition int, p history.Packet)
 
-	// Gap says that something may be missing in a partition. Sessions have been
-	// told.
-	Gap(partition int)
+	// Gap says that something may be missing in a partition which was published
+	// after since. Sessions have been told.
+	Gap(partition int, since time.Time)
 }
 
 // A Conn is the connection of a Session. The owner calls it, and it must not wait.
 type Conn interface {
 	// Queue puts a frame behind those that wait to be written. If there is no room
-	// for a Message, the Conn gives up another one (device.Device.Drop), or ends.
-	// All else has to fit.
+	// for a Message, the Conn gives up others and tells a Gap in their place, or
+	// ends. All else has to fit.
 	Queue(f device.Frame)
+
+	// Replay does the same with a frame that was read from the log. It has to fit:
+	// there was Room.
+	Replay(f device.Frame)
 
 	// Room says whether what was queued has been written, but for so little that
 	// a page, and what may be left at the end of a resume, fit behind it. Once

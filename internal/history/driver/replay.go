@@ -61,7 +61,7 @@ func (q *question) counts() bool { return q.open[q.side.partition] == q }
 // step does what the device says, and returns the question that it asks, if any.
 func (s *Session) step(partition int, step device.Step) (q *question) {
 	for _, f := range step.Frames {
-		s.conn.Queue(f)
+		s.conn.Replay(f)
 		s.bytes += len(f.Body)
 		s.d.replays.bytes += len(f.Body)
 	}

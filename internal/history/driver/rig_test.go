@@ -114,7 +114,7 @@ func (h *hub) Deliver(partition int, p history.Packet) {
 }
 
 // Gap implements driver.Hub.
-func (h *hub) Gap(int) {}
+func (h *hub) Gap(int, time.Time) {}
 
 func (h *hub) delivered() []string {
 	h.mu.Lock()
@@ -218,6 +218,9 @@ func (c *conn) Queue(f device.Frame) {
 	}
 	c.wake.Set()
 }
+
+// Replay implements driver.Conn.
+func (c *conn) Replay(f device.Frame) { c.Queue(f) }
 
 // next takes the next frame off the queue.
 func (c *conn) next() (f stamped, ok bool) {

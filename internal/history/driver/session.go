@@ -29,9 +29,9 @@ type Session struct {
 	looked bool // guarded by Driver.mu: it is in looks
 }
 
-// A beginner is a Begin that waits for the feeds.
+// A beginner waits for the feeds.
 type beginner struct {
-	*Session
+	begin func(feeds history.Positions)
 	begun chan struct{}
 }
 
@@ -46,21 +46,36 @@ func (d *Driver) NewSession(conn Conn, id string, from history.Positions, last [
 // connection is in the index, its topics need not be subscribed. It waits until
 // the node has a position in each partition.
 func (s *Session) Begin(ctx context.Context) error {
-	b := beginner{s, make(chan struct{})}
-	err := s.d.tell(ctx, func() {
-		s.d.beginners = append(s.d.beginners, b)
-		s.d.begin()
+	err := s.d.At(ctx, func(feeds history.Positions) {
+		if s.ended.Load() {
+			return
+		}
+		var welcome device.Frame
+		s.device, welcome = device.Begin(s.d.limits, host{s}, s.id, s.from, s.last, feeds)
+		s.d.sessions[s] = struct{}{}
+		s.conn.Queue(welcome)
 	})
-	if err == nil {
-		err = s.d.wait(ctx, b.begun)
-	}
 	if err != nil {
 		s.End()
 	}
 	return err
 }
 
-// begin begins the sessions that wait, if the feeds have positions.
+// At has the owner tell f where the node is. It waits until the node has a position
+// in each partition. After an error f may have been called, or may be yet.
+func (d *Driver) At(ctx context.Context, f func(feeds history.Positions)) error {
+	b := beginner{f, make(chan struct{})}
+	err := d.tell(ctx, func() {
+		d.beginners = append(d.beginners, b)
+		d.begin()
+	})
+	if err == nil {
+		err = d.wait(ctx, b.begun)
+	}
+	return err
+}
+
+// begin begins what waits, if the feeds have positions.
 func (d *Driver) begin() {
 	if len(d.beginners) == 0 {
 		return
@@ -72,12 +87,7 @@ func (d *Driver) begin() {
 		}
 	}
 	for _, b := range d.beginners {
-		if !b.ended.Load() {
-			var welcome device.Frame
-			b.device, welcome = device.Begin(d.limits, host{b.Session}, b.id, b.from, b.last, feeds)
-			d.sessions[b.Session] = struct{}{}
-			b.conn.Queue(welcome)
-		}
+		b.begin(feeds)
 		close(b.begun)
 	}
 	d.beginners = nil

@@ -33,6 +33,8 @@ type side struct {
 	trimmed  time.Time // when that was last asked for
 	trimming time.Duration
 	marked   time.Time // when the devices had the last Mark
+	sure     time.Time // all that was published before it was handed on, or told to be missing
+	doubted  time.Time // since when a loss may be hidden; zero if none is
 	marking  time.Duration
 
 	reads reads
@@ -64,7 +66,7 @@ func (f *fences) due() time.Time {
 func newSide(d *Driver, partition int, p Partition, c Config) *side {
 	s := &side{
 		d: d, partition: partition, log: p.Log, bus: p.Bus,
-		feed: node.NewFeed(c.Feed), followed: make(map[string]struct{}),
+		feed: node.NewFeed(c.Feed), followed: make(map[string]struct{}), sure: time.Now(),
 		trimming: c.Retention / 16, marking: c.Retention / 4,
 	}
 	s.batcher = s.newBatcher()
@@ -83,12 +85,18 @@ func (s *side) take(e Event) {
 			s.fence.out = false
 			s.d.alarm.by(s.fence.due())
 			s.do(s.feed.Mark(e.End))
+			if s.feed.Flowing() {
+				s.sure = s.fence.sent
+			}
 		}
 	case Down:
 		s.up, s.fence.out, s.open = false, false, node.Ask{}
 		s.feed.Down()
 		s.letFollow()
 	case Doubt:
+		if s.doubted.IsZero() || e.Since.Before(s.doubted) {
+			s.doubted = e.Since
+		}
 		s.do(s.feed.Doubt())
 	case Restored:
 		s.up = true
@@ -109,7 +117,12 @@ func (s *side) do(step node.Step) {
 		for c := range s.d.sessions {
 			c.conn.Queue(c.device.Gap(s.partition))
 		}
-		s.d.hub.Gap(s.partition)
+		since := s.sure
+		if !s.doubted.IsZero() && s.doubted.Before(since) {
+			since = s.doubted
+		}
+		s.doubted = time.Time{}
+		s.d.hub.Gap(s.partition, since)
 	}
 	for _, p := range step.Hand {
 		s.d.hub.Deliver(s.partition, p)

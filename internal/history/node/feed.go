@@ -76,6 +76,10 @@ func (f *Feed) At() history.Point { return f.at }
 // Repairing says whether a question to the log is open.
 func (f *Feed) Repairing() bool { return f.state == asked || f.state == reading }
 
+// Flowing says whether it hands on what comes: nothing is missing that was not
+// told.
+func (f *Feed) Flowing() bool { return f.state == flowing }
+
 // Follow says that the node is about to subscribe to a topic, and then, once more,
 // that the subscription is confirmed. What was sent before is not missing. A
 // survey that is under way was asked for without the topic, and is asked for
