@@ -41,9 +41,8 @@ type table struct {
 
 	counter history.Offset            // the last one that was given
 	horizon history.Offset            // nothing up to here is kept
-	last    map[string]history.Offset // by topic; above the horizon
+	last    map[string]history.Offset // by topic; what is not above the horizon counts for nothing
 	spans   []span                    // the segments, oldest first
-	sealed  bool                      // the next entry begins a segment
 }
 
 // A span is what the table knows of a segment.
@@ -84,7 +83,6 @@ func (l *Log) begin(c Caller) *table {
 		t.parents = append(t.parents, t.end())
 		t.parents = t.parents[max(0, len(t.parents)-maxParents):]
 		t.epoch, t.server = c.Fresh, c.Server
-		t.sealed = true
 	}
 	return l.table
 }
@@ -112,6 +110,13 @@ func (t *table) survived(epoch history.Epoch) (at history.Offset, ok bool) {
 func (t *table) contradicts(known history.Point) bool {
 	at, ok := t.survived(known.Epoch)
 	return known.Offset > 0 && (!ok || known.Offset > at)
+}
+
+// sealed says whether the epoch has nothing yet. Its first entry begins a segment,
+// so that all entries of one were born in one epoch.
+func (t *table) sealed() bool {
+	n := len(t.parents)
+	return n > 0 && t.parents[n-1].Offset == t.counter
 }
 
 func (t *table) end() history.Point { return history.Point{Epoch: t.epoch, Offset: t.counter} }
@@ -194,11 +199,7 @@ func (l *Log) add(segment uint64, d Draft) []history.Link {
 	t.counter++
 	e := history.Entry{Offset: t.counter, Born: t.epoch, Body: d.Body, Links: make([]history.Link, len(d.Topics))}
 	for i, topic := range d.Topics {
-		prev, ok := t.last[topic]
-		if !ok {
-			prev = t.horizon
-		}
-		e.Links[i] = history.Link{Topic: topic, Prev: prev}
+		e.Links[i] = history.Link{Topic: topic, Prev: max(t.last[topic], t.horizon)}
 		t.last[topic] = t.counter
 	}
 	l.segments[segment] = append(l.segments[segment], e)

@@ -15,7 +15,7 @@ func (l *Log) Fence(c Caller) history.Point { return l.begin(c).end() }
 func (l *Log) Survey(c Caller, from history.Point, topics []string, most int) history.Survey {
 	t := l.begin(c)
 	s := history.Survey{End: t.end()}
-	s.From, s.Whole, s.Fork = t.start(from)
+	s.From, s.Whole, s.Fork = t.view(from).Start(from)
 	for _, topic := range topics {
 		for at := t.last[topic]; at > s.From; {
 			e, ok := l.entry(at)
@@ -36,24 +36,40 @@ func (l *Log) Survey(c Caller, from history.Point, topics []string, most int) hi
 	return s
 }
 
-// start returns where to go on from p, and whether nothing that p has not had
+// A View is what a log knows when it is asked where to go on from a Point.
+type View struct {
+	End     history.Point
+	Horizon history.Offset // nothing up to here is kept
+
+	// Survived is up to where the log has what the epoch of the Point had, if it
+	// knows that epoch.
+	Survived history.Offset
+	Knows    bool
+}
+
+func (t *table) view(p history.Point) View {
+	v := View{End: t.end(), Horizon: t.horizon}
+	v.Survived, v.Knows = t.survived(p.Epoch)
+	return v
+}
+
+// Start returns where to go on from p, and whether nothing that p has not had
 // was lost before that.
-func (t *table) start(p history.Point) (from history.Offset, whole bool, fork history.Fork) {
-	at, known := t.survived(p.Epoch)
+func (v View) Start(p history.Point) (from history.Offset, whole bool, fork history.Fork) {
 	switch {
-	case !known:
+	case !v.Knows:
 		// Somewhere else, or nowhere. What it has had of this epoch is unknown.
-		return t.counter, false, history.Fork{Epoch: t.epoch, At: t.counter}
-	case p.Epoch != t.epoch:
+		return v.End.Offset, false, history.Fork{Epoch: v.End.Epoch, At: v.End.Offset}
+	case p.Epoch != v.End.Epoch:
 		// What survived is served. It is never whole, even if it looks so: nobody
 		// can know what else was acknowledged, by a server that is gone to a node
 		// that is gone.
-		fork = history.Fork{Epoch: t.epoch, Parent: p.Epoch, At: at}
-		return max(fork.Cross(p).Offset, t.horizon), false, fork
-	case p.Offset > t.counter:
-		return t.counter, false, fork // in the future
+		fork = history.Fork{Epoch: v.End.Epoch, Parent: p.Epoch, At: v.Survived}
+		return max(fork.Cross(p).Offset, v.Horizon), false, fork
+	case p.Offset > v.End.Offset:
+		return v.End.Offset, false, fork // in the future
 	}
-	return max(p.Offset, t.horizon), p.Offset >= t.horizon, fork
+	return max(p.Offset, v.Horizon), p.Offset >= v.Horizon, fork
 }
 
 // Read returns the entries at the offsets, as far as they are there. If the log

@@ -16,7 +16,7 @@ func (l *Log) next(entries history.Offset, now int64) (n uint64, fresh bool) {
 	}
 	s := t.spans[len(t.spans)-1]
 	switch {
-	case t.sealed,
+	case t.sealed(),
 		t.counter+entries > l.limits.Segment*history.Offset(s.n+1),
 		now-s.began >= l.limits.Age/8, // or what is kept would be up to twice as old
 		s.bytes >= l.limits.Bytes/8:
@@ -32,7 +32,6 @@ func (l *Log) enter(n uint64, now int64) {
 	delete(l.segments, n)
 	t.counter = l.limits.Segment * history.Offset(n) // chains need no dense offsets
 	t.spans = append(t.spans, span{n: n, began: now})
-	t.sealed = false
 }
 
 // Due returns the oldest segment, if retention wants to remove it. The last one

@@ -56,9 +56,9 @@ var mutants = []mutant{
 		"return !d.Unkept", "return false"}}},
 
 	{"no resume is complete across a move", []edit{{readFile,
-		"t.horizon), false, fork", "t.horizon), p.Offset <= at, fork"}}},
+		"v.Horizon), false, fork", "v.Horizon), p.Offset <= v.Survived, fork"}}},
 	{"a position below the horizon is not whole", []edit{{readFile,
-		"p.Offset >= t.horizon, fork", "true, fork"}}},
+		"p.Offset >= v.Horizon, fork", "true, fork"}}},
 	{"a chain that breaks is told", []edit{{readFile,
 		"				s.Whole = false\n", ""}}},
 	{"a read counts only in the epoch of its survey", []edit{{readFile,
