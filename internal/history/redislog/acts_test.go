@@ -1,0 +1,162 @@
+package redislog
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/store"
+)
+
+// drafts makes a batch, now and then a large one or of unkept messages alone.
+func (u *run) drafts() (batch []store.Draft) {
+	most, unkept := 4, u.rand.IntN(10) == 0
+	if u.rand.IntN(10) == 0 {
+		most = usual.drafts
+	}
+	for range 1 + u.rand.IntN(min(most, int(u.log.config.Limits.Segment))) {
+		u.body++
+		d := store.Draft{Body: fmt.Appendf(nil, "%d\x00%s", u.body, strings.Repeat("x", u.rand.IntN(40))), Unkept: unkept || u.rand.IntN(4) == 0}
+		for range 1 + u.rand.IntN(3) {
+			d.Topics = append(d.Topics, topics[u.rand.IntN(len(topics))])
+		}
+		batch = append(batch, d)
+	}
+	return batch
+}
+
+func (u *run) append() {
+	u.t.Helper()
+	u.expire(0)
+	u.r.forget()
+	known, segment, batch := u.pick(), u.guess, u.drafts()
+	if u.rand.IntN(20) == 0 {
+		segment = u.rand.Uint64N(10)
+	}
+	fresh := len(u.twin.Segments())
+	reply, err := u.log.Append(u.ctx(), known, segment, batch)
+	want := u.twin.Append(u.caller(known), segment, batch)
+	published := want.Published
+	want.Published = nil
+	same(u, "append", reply, want, err)
+	packets := u.r.packets(u.t)
+	same(u, "packets", packets, published, nil)
+	u.met(known, reply.End)
+	u.count("append")
+	switch reply.Outcome {
+	case store.Taken:
+		u.count("taken")
+		if !slices.ContainsFunc(batch, func(d store.Draft) bool { return !d.Unkept }) {
+			u.count("unkept batch")
+		}
+		if len(u.twin.Segments()) > fresh {
+			u.count("segment begun")
+		}
+	case store.WrongEpoch:
+		u.count("wrong epoch")
+	case store.WrongSegment:
+		u.guess = reply.Segment
+		u.count("wrong segment")
+	}
+	if reply.End.Offset == 0 {
+		u.count("new table")
+	}
+}
+
+func (u *run) fence() {
+	u.t.Helper()
+	u.expire(0)
+	u.r.forget()
+	known, number := u.pick(), u.rand.Uint64()
+	end, err := u.log.Fence(u.ctx(), known, number)
+	want := u.twin.Fence(u.caller(known))
+	same(u, "fence", end, want, err)
+	at, n, err := ParseFence([]byte(u.r.hear(u.t, "f")))
+	same(u, "what the fence published", fmt.Sprint(at, n), fmt.Sprint(want, number), err)
+	u.met(known, end)
+}
+
+func (u *run) trim() {
+	u.t.Helper()
+	u.expire(0)
+	u.r.forget()
+	known := u.pick()
+	if err := u.log.Trim(u.ctx(), known); err != nil {
+		u.t.Error(err)
+	}
+	for i, call := range u.r.calls {
+		c := store.Caller{Server: u.r.replID(u.t), Now: call.now, Known: known, Fresh: call.fresh}
+		if i > 0 {
+			c.Known.Offset = 0
+		}
+		n, due := u.twin.Due(c.Now)
+		if call.named < 0 {
+			u.twin.Fence(c) // it begins what has to begin
+			continue
+		}
+		if removed := u.twin.Trim(c, uint64(call.named)); !removed || !due || n != uint64(call.named) {
+			u.t.Errorf("segment %d was removed, and %d is due, %v", call.named, n, due)
+		}
+		u.count("segment removed")
+	}
+	last := u.r.calls[len(u.r.calls)-1]
+	if n, due := u.twin.Due(last.now); due {
+		u.t.Errorf("segment %d is due still", n)
+	}
+	if n := u.r.stale(u.t); n > 0 {
+		u.t.Errorf("%d topics of which nothing is kept are there still", n)
+	}
+}
+
+func (u *run) someTopics() (some []string) {
+	for _, topic := range topics {
+		if u.rand.IntN(2) == 0 {
+			some = append(some, topic)
+		}
+	}
+	return some
+}
+
+func (u *run) survey() {
+	u.t.Helper()
+	u.expire(0)
+	u.r.forget()
+	known, from, some, most := u.pick(), u.pick(), u.someTopics(), 1+u.rand.IntN(40)
+	if from.Offset -= min(from.Offset, history.Offset(u.rand.IntN(30))); u.rand.IntN(5) == 0 {
+		from.Offset = 0
+	}
+	s, err := u.log.Survey(u.ctx(), known, from, some, most)
+	want := u.twin.Survey(u.caller(known), from, some, most)
+	same(u, "survey", s, want, err)
+	u.met(known, s.End)
+	switch {
+	case s.Whole && len(s.Offsets) > 0:
+		u.count("whole")
+	case s.Fork.Parent != 0:
+		u.count("forked")
+	case len(s.Offsets) == most:
+		u.count("cut")
+	}
+}
+
+func (u *run) read() {
+	u.t.Helper()
+	u.expire(0)
+	u.r.forget()
+	known, at := u.pick(), u.known[len(u.known)-1]
+	var offsets []history.Offset
+	for o := at.Offset - min(at.Offset, 100) + 1; o <= at.Offset+2; o++ {
+		if u.rand.IntN(2) == 0 {
+			offsets = append(offsets, o)
+		}
+	}
+	entries, ok, err := u.log.Read(u.ctx(), known, at.Epoch, offsets)
+	want, wantOK := u.twin.Read(u.caller(known), at.Epoch, offsets)
+	same(u, "read", fmt.Sprintf("%v %v", entries, ok), fmt.Sprintf("%v %v", want, wantOK), err)
+	if !ok {
+		u.count("read elsewhere")
+	} else if len(entries) < len(offsets) {
+		u.count("read missing")
+	}
+}

@@ -1,0 +1,227 @@
+package redislog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strconv"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/errs"
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/store"
+	"github.com/heraldgo/herald/internal/redisconn"
+)
+
+// A Config says where a Log is.
+type Config struct {
+	Client  Client
+	Limits  store.Limits
+	Keys    string // what its keys begin with; on a Cluster it has a hash tag
+	Topics  string // what the channel of a topic begins with
+	Fences  string // the node's own channel
+	Sharded bool   // the channels are those of SPUBLISH
+}
+
+// A Client talks to the master that has the log. It must not repeat a command
+// whose answer was lost, nor follow ASK.
+type Client interface {
+	redis.Scripter
+	Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) ([]redis.Cmder, error)
+}
+
+// A Log is a node's way to the log of one partition. Its methods may be called at
+// the same time. They keep no slice of their caller's.
+//
+// If the error of a call that publishes wraps errs.Unknown, it may have been done.
+// After any other error it never will be.
+type Log struct {
+	config  Config
+	publish string
+	lasts   int64 // milliseconds
+	bounds  bounds
+}
+
+// bounds are what one call of a script has at most, so that it blocks Redis for no
+// more than a few milliseconds, and Lua can unpack its arguments.
+type bounds struct {
+	drafts, topics int // of a batch, all in all
+
+	asked    int // topics of which a survey asks the last offset
+	chains   int // that it walks
+	segments int // in which they are
+	walked   int // entries that it looks at
+	read     int // entries
+	bytes    int // of the entries that are looked at or read, but for the last one
+	stale    int // topics that are removed
+}
+
+var usual = bounds{
+	drafts: 64, topics: 1024,
+	asked: 1000, chains: 256, segments: 16, walked: 512, read: 64, bytes: 1 << 20, stale: 1000,
+}
+
+// New returns the Log of a partition. It asks nothing of Redis.
+func New(c Config) *Log {
+	l := &Log{config: c, publish: "PUBLISH", bounds: usual}
+	if c.Sharded {
+		l.publish = "SPUBLISH"
+	}
+	// Twice, for a segment takes entries for a while; and the fences of a node
+	// that works renew the table, if they come once a minute.
+	l.lasts = 2*c.Limits.Age + 60_000
+	return l
+}
+
+func (l *Log) table() string           { return l.config.Keys + "t" }
+func (l *Log) segment(n uint64) string { return l.config.Keys + "s:" + strconv.FormatUint(n, 10) }
+
+// args returns the arguments that every script begins with, with room for more.
+func (l *Log) args(known history.Point, more int) []any {
+	fresh := uint64(0)
+	for fresh == 0 {
+		fresh = rand.Uint64()
+	}
+	return append(make([]any, 0, 4+more), hex(known.Epoch), uint64(known.Offset), hex(history.Epoch(fresh)), l.lasts)
+}
+
+func hex(e history.Epoch) string { return strconv.FormatUint(uint64(e), 16) }
+
+// run runs a script, and returns what it answers, which has so many parts at
+// least.
+func (l *Log) run(ctx context.Context, s *redis.Script, keys []string, args []any, parts int) (answer, error) {
+	var value any
+	err := redisconn.Calm(func() (err error) {
+		value, err = s.Run(ctx, l.config.Client, keys, args...).Result()
+		return err
+	})
+	if err != nil {
+		return answer{}, err
+	}
+	return newAnswer(value, parts)
+}
+
+// outcome is the error of a call that has publishes.
+func outcome(ctx context.Context, what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	_, replied := errors.AsType[redis.Error](err)
+	dialed, ok := errors.AsType[*net.OpError](err)
+	if replied || ok && dialed.Op == "dial" || errors.Is(err, redis.ErrPoolTimeout) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return fmt.Errorf("%w: %s: %w", errs.Unknown, what, err)
+}
+
+// Append appends a batch of at most 64 messages and publishes it, all or nothing,
+// as store.Log does. The reply has no packets.
+func (l *Log) Append(ctx context.Context, known history.Point, segment uint64, batch []store.Draft) (store.Reply, error) {
+	args, topics := l.args(known, 6+4*len(batch)), 0
+	limits := l.config.Limits
+	args = append(args, segment, uint64(limits.Segment), limits.Age/8, limits.Bytes/8, l.config.Topics, l.publish)
+	for _, d := range batch {
+		n := len(d.Topics)
+		if topics += n; d.Unkept {
+			n = -n
+		}
+		args = append(args, n, d.Body)
+		for _, topic := range d.Topics {
+			args = append(args, topic)
+		}
+		if len(d.Topics) == 0 {
+			return store.Reply{}, fmt.Errorf("%w: a message without topics", errs.Invalid)
+		}
+	}
+	if len(batch) > min(l.bounds.drafts, int(limits.Segment)) || topics > l.bounds.topics {
+		return store.Reply{}, fmt.Errorf("%w: a batch of %d messages and %d topics is too large", errs.Invalid, len(batch), topics)
+	}
+	if err := ctx.Err(); err != nil {
+		return store.Reply{}, err
+	}
+	a, err := l.run(ctx, appendScript, []string{l.table(), l.segment(segment)}, args, 4)
+	if err != nil {
+		return store.Reply{}, outcome(ctx, "append to the log", err)
+	}
+	reply := store.Reply{Outcome: store.Outcome(a.number(3)), End: a.end}
+	if reply.Outcome == store.WrongSegment {
+		reply.Segment = uint64(a.number(4))
+	}
+	if a.err == nil && (reply.Outcome < store.Taken || reply.Outcome > store.WrongSegment) {
+		a.fail("an append with the outcome %d", reply.Outcome)
+	}
+	if a.err != nil { // it may have published
+		return store.Reply{}, outcome(ctx, "append to the log", a.err)
+	}
+	return reply, nil
+}
+
+// Publish publishes a batch without the log.
+func (l *Log) Publish(ctx context.Context, batch []store.Draft) error {
+	if err := ctx.Err(); err != nil || len(batch) == 0 {
+		return err
+	}
+	var cmds []redis.Cmder
+	err := redisconn.Calm(func() (err error) {
+		cmds, err = l.config.Client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+			for _, d := range batch {
+				packet := append([]byte(aloneHeader), d.Body...)
+				for _, topic := range d.Topics {
+					pipe.Do(ctx, l.publish, l.config.Topics+topic, packet)
+				}
+			}
+			return nil
+		})
+		return err
+	})
+	if err = outcome(ctx, "publish without the log", err); err == nil {
+		return nil
+	}
+	for _, cmd := range cmds {
+		if cmd.Err() == nil {
+			return errs.InPart(err)
+		}
+	}
+	return err
+}
+
+// Fence returns the end of the log. In the same step it publishes that and the
+// number to the node, behind all that was published before.
+func (l *Log) Fence(ctx context.Context, known history.Point, number uint64) (history.Point, error) {
+	args := append(l.args(known, 3), l.config.Fences, l.publish, number)
+	a, err := l.run(ctx, fenceScript, []string{l.table()}, args, 3)
+	if err != nil {
+		return history.Point{}, fmt.Errorf("fence of the log: %w", err)
+	}
+	return a.end, nil
+}
+
+// Trim removes what retention wants to remove.
+func (l *Log) Trim(ctx context.Context, known history.Point) error {
+	for n := int64(-1); ; {
+		keys := []string{l.table()}
+		if n >= 0 {
+			keys = append(keys, l.segment(uint64(n)))
+		}
+		limits := l.config.Limits
+		args := append(l.args(known, 5), uint64(limits.Segment), limits.Age, limits.Bytes, l.bounds.stale, n)
+		a, err := l.run(ctx, trimScript, keys, args, 6)
+		if err == nil {
+			known, err = history.Point{Epoch: a.end.Epoch}, a.err
+		}
+		if err != nil {
+			return fmt.Errorf("trim the log: %w", err)
+		}
+		left, next := a.number(4), a.signed(5)
+		if a.err != nil {
+			return fmt.Errorf("trim the log: %w", a.err)
+		}
+		if left == 0 && next < 0 {
+			return nil
+		}
+		n = next
+	}
+}

@@ -1,0 +1,80 @@
+-- Walks the chains of topics down to an offset, always the one that is at the
+-- highest. It ends early at a segment that is not among its keys, after so many
+-- entries or so many bytes. Answers time, epoch, counter, the offsets that it saw
+-- to be there, falling, where each chain is now, 0 if it is at its end, and
+-- whether none broke.
+--
+-- KEYS: table, segments...
+-- ARGV: those of begin, the epoch that the chains are of, offsets of a segment,
+--       the offset to stop at, the most entries and bytes, the number of each
+--       segment, and for each topic: where its chain is, topic
+local size, stop, entries, bytes = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local epoch, _, numbers = begin({COUNTER})
+if not numbers then return epoch end
+local counter = number(numbers[1])
+if ARGV[5] ~= epoch then
+  return {now, epoch, counter}
+end
+local segments = {} -- key by number
+for i = 2, #KEYS do
+  segments[tonumber(ARGV[8 + i])] = KEYS[i]
+end
+
+local waiting = {} -- rising: where chains are
+local chains = {} -- by where they are: numbers of topics
+local function put(chain, at)
+  if chains[at] then
+    table.insert(chains[at], chain)
+    return
+  end
+  chains[at] = {chain}
+  local i = #waiting + 1
+  while i > 1 and waiting[i - 1] > at do i = i - 1 end
+  table.insert(waiting, i, at)
+end
+
+local places, topics = {}, {}
+local first = 9 + #KEYS
+for i = first, #ARGV, 2 do
+  topics[#topics + 1] = ARGV[i + 1]
+  places[#topics] = 0
+  put(#topics, tonumber(ARGV[i]))
+end
+
+-- prevs returns the offset before an entry by topic.
+local function prevs(links)
+  local found, i = {}, 1
+  while i <= #links do
+    local prev, length, from = string.match(links, '^(%d+) (%d+):()', i)
+    i = from + length
+    local topic = string.sub(links, from, i - 1)
+    found[topic] = found[topic] or tonumber(prev)
+  end
+  return found
+end
+
+local offsets, whole = {}, 1
+while #waiting > 0 and entries > 0 and bytes > 0 do
+  local at = waiting[#waiting]
+  local segment = segments[math.floor((at - 1) / size)]
+  if not segment then break end
+  local entry = redis.call('XRANGE', segment, text(at) .. '-0', text(at) .. '-0')[1]
+  local here = chains[at]
+  waiting[#waiting], chains[at] = nil, nil
+  if entry then
+    local found = prevs(entry[2][2])
+    for _, chain in ipairs(here) do
+      local prev = found[topics[chain]] or 0
+      if prev > stop then put(chain, prev) end
+    end
+    offsets[#offsets + 1] = at
+    bytes = bytes - #entry[2][4]
+  else
+    whole = 0
+  end
+  entries = entries - 1
+end
+for at, here in pairs(chains) do
+  for _, chain in ipairs(here) do places[chain] = at end
+end
+return {now, epoch, counter, offsets, places, whole}

@@ -1,0 +1,250 @@
+package redislog
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/history"
+)
+
+// A rig is a server, with what its scripts were given, answered and published.
+type rig struct {
+	rdb   *redis.Client
+	step  func(time.Duration) // the server's clock
+	debug bool                // it is a real one
+	calls []scriptCall        // since forget
+	heard *redis.PubSub
+}
+
+// A scriptCall is one run of a script.
+type scriptCall struct {
+	fresh history.Epoch
+	named int64 // what trim.lua was told to remove
+	now   int64
+}
+
+func (c scriptCall) began(end history.Point) bool { return end.Epoch == c.fresh }
+
+func (r *rig) listen(t *testing.T) {
+	r.rdb.AddHook(r)
+	r.heard = r.rdb.PSubscribe(t.Context(), "*")
+	t.Cleanup(func() { r.heard.Close() })
+	if _, err := r.heard.Receive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (r *rig) forget() { r.calls = nil }
+
+// DialHook, ProcessPipelineHook and ProcessHook make a redis.Hook of it.
+func (r *rig) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (r *rig) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (r *rig) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		args := cmd.Args()
+		if !strings.HasPrefix(cmd.Name(), "eval") || err != nil {
+			return err
+		}
+		first := 3 + args[2].(int) // of ARGV
+		call := scriptCall{fresh: parseEpoch(args[first+2].(string)), named: -1}
+		if parts, ok := cmd.(*redis.Cmd).Val().([]any); ok && len(parts) > 0 {
+			call.now = parts[0].(int64)
+		}
+		if n, ok := args[len(args)-1].(int64); ok && len(args) == first+9 {
+			call.named = n
+		}
+		r.calls = append(r.calls, call)
+		return nil
+	}
+}
+
+func (r *rig) do(t *testing.T, args ...any) any {
+	t.Helper()
+	v, err := r.rdb.Do(t.Context(), args...).Result()
+	if err != nil {
+		t.Fatalf("%v: %v", args, err)
+	}
+	return v
+}
+
+func (r *rig) replID(t *testing.T) string {
+	t.Helper()
+	if !r.debug {
+		return "0"
+	}
+	info, err := r.rdb.Info(t.Context(), "replication").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, id, _ := strings.Cut(info, "master_replid:")
+	id, _, _ = strings.Cut(id, "\r")
+	return id
+}
+
+// hear returns what comes next, on a channel.
+func (r *rig) hear(t *testing.T, channel string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	m, err := r.heard.ReceiveMessage(ctx)
+	if err != nil || m.Channel != channel {
+		t.Fatalf("heard %v, %v on %s", m, err, channel)
+	}
+	return m.Payload
+}
+
+// packets returns all that was published since.
+func (r *rig) packets(t *testing.T) (packets []history.Packet) {
+	t.Helper()
+	r.do(t, "PUBLISH", "end", "")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for {
+		m, err := r.heard.ReceiveMessage(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		topic, ok := strings.CutPrefix(m.Channel, "c:")
+		if !ok {
+			return packets
+		}
+		p, err := ParsePacket(topic, []byte(m.Payload))
+		if err != nil {
+			t.Fatal(err)
+		}
+		packets = append(packets, p)
+	}
+}
+
+func (r *rig) keys(t *testing.T) []string {
+	t.Helper()
+	keys, err := r.rdb.Keys(t.Context(), "*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// state returns all that the log has, as the twin's String does. It reads the
+// layout by itself.
+func (r *rig) state(t *testing.T, l *Log) string {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString(r.tableText(t, l))
+	var segments []uint64
+	for _, key := range r.keys(t) {
+		if text, ok := strings.CutPrefix(key, "k:s:"); ok {
+			n, err := strconv.ParseUint(text, 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			segments = append(segments, n)
+		} else if key != "k:t" {
+			t.Errorf("there is the key %q", key)
+		}
+	}
+	slices.Sort(segments)
+	for _, n := range segments {
+		fmt.Fprintf(&b, "segment %d\n", n)
+		entries := r.do(t, "XRANGE", l.segment(n), "-", "+").([]any)
+		for _, e := range entries {
+			id := e.([]any)[0].(string)
+			fields := e.([]any)[1].([]any)
+			links, ok := parseLinks(fields[1].(string))
+			if !ok || len(fields) != 4 || fields[2] != "" || !strings.HasSuffix(id, "-0") {
+				t.Errorf("entry %q", e)
+			}
+			fmt.Fprintf(&b, "entry %s born %s links %v body %q\n", strings.TrimSuffix(id, "-0"), fields[0], links, fields[3])
+		}
+	}
+	return b.String()
+}
+
+func (r *rig) tableText(t *testing.T, l *Log) string {
+	t.Helper()
+	members, err := r.rdb.ZRangeWithScores(t.Context(), "k:t", 0, -1).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(members) == 0 {
+		return "no table\n"
+	}
+	numbers, lasts := map[string]int64{"n": -1}, map[string]int64{}
+	var epoch, server string
+	parents := []history.Point{}
+	for _, m := range members {
+		name := m.Member.(string)
+		switch {
+		case math.IsInf(m.Score, -1):
+			words := strings.Fields(name)
+			if words[0] != "\x001" || epoch != "" {
+				t.Fatalf("head %q", name)
+			}
+			epoch, server = words[1], words[2]
+			for _, word := range words[3:] {
+				e, at, _ := strings.Cut(word, ":")
+				o, _ := strconv.ParseUint(at, 10, 64)
+				parents = slices.Insert(parents, 0, history.Point{Epoch: parseEpoch(e), Offset: history.Offset(o)})
+			}
+		case name[0] == 0 && m.Score < 0:
+			numbers[name[1:]] = -1 - int64(m.Score)
+		case name[0] != 0 && m.Score > 0:
+			lasts[name] = int64(m.Score)
+		default:
+			t.Fatalf("member %q with the score %v", name, m.Score)
+		}
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "epoch %s on %s, parents %x, counter %d, horizon %d\n", epoch, server, parents, numbers["c"], numbers["h"])
+	all, size := int64(0), int64(l.config.Limits.Segment)
+	for n := numbers["h"] / size; n <= numbers["n"]; n++ {
+		name := strconv.FormatInt(n, 10)
+		began, bytes := numbers["b"+name], numbers["z"+name]
+		if n == numbers["n"] {
+			bytes = numbers["z"]
+		}
+		all += bytes
+		fmt.Fprintf(&b, "span %d began %d bytes %d\n", n, began, bytes)
+	}
+	if all != numbers["a"] {
+		t.Errorf("%d bytes in all, counted %d", all, numbers["a"])
+	}
+	for _, topic := range slices.Sorted(maps.Keys(lasts)) {
+		if at := lasts[topic]; at > numbers["h"] {
+			fmt.Fprintf(&b, "topic %q at %d\n", topic, at)
+		}
+	}
+	return b.String()
+}
+
+// stale returns how many topics the table has that count for nothing.
+func (r *rig) stale(t *testing.T) int64 {
+	t.Helper()
+	horizon, err := r.rdb.ZScore(t.Context(), "k:t", "\x00h").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := r.rdb.ZCount(t.Context(), "k:t", "0", strconv.FormatFloat(-1-horizon, 'f', 0, 64)).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
