@@ -106,7 +106,6 @@ type run struct {
 	done  map[string]int
 	log   *Log
 	twin  *store.Log
-	now   time.Duration
 	known []history.Point // that somebody knew, the newest last
 	guess uint64
 	body  int
