@@ -288,7 +288,7 @@ func (c *Conn) shed() (given []waiting) {
 	}
 	given = q.appendWaiting(nil, n)
 	for range n {
-		q.bytes -= len(q.frames.Pop())
+		q.drop()
 	}
 	if q.frames.Len() == 0 {
 		q.forget()

@@ -7,7 +7,6 @@ import (
 	"net"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,20 +63,6 @@ type Conn struct {
 // ID returns the id of the connection, <node>.<counter>, which no other
 // connection ever has.
 func (c *Conn) ID() string { return c.hub.id + "." + strconv.FormatUint(c.counter, 10) }
-
-// cutID cuts a connection's id into its node and its counter. It returns "" if
-// the id is not one.
-func cutID(id string) (node string, counter uint64) {
-	i := strings.LastIndexByte(id, '.')
-	if i <= 0 || i > maxNodeID {
-		return "", 0
-	}
-	counter, err := strconv.ParseUint(id[i+1:], 10, 64)
-	if err != nil {
-		return "", 0
-	}
-	return id[:i], counter
-}
 
 // User returns the user that Authenticate named.
 func (c *Conn) User() string { return c.identity.User }
@@ -143,7 +128,10 @@ func (c *Conn) Send(m Message) error {
 	if err := m.check(c.hub.config.MaxSendSize); err != nil {
 		return err
 	}
-	return c.enqueue(m.frame(), m.volatile)
+	if err := c.enqueue(m.frame(), m.volatile); err != errDropped {
+		return err
+	}
+	return nil
 }
 
 // Join makes the connection a member of the groups. When it returns nil, a Send to

@@ -36,10 +36,10 @@
 //
 // herald hands a message to the kernel of the node, and counts it as Written.
 // It cannot know whether the client has received it, because a WebSocket has no
-// acknowledgement. If a phone loses its network, herald notices its silence
-// after about PingInterval and PongTimeout. Until then the kernel accepts what
-// is sent to the phone, and all of that is lost, without a Gap and without an
-// error.
+// acknowledgement; [Hub.Deliver] asks each client, by a ping behind the message.
+// If a phone loses its network, herald notices its silence after about
+// PingInterval and PongTimeout. Until then the kernel accepts what is sent to the
+// phone, and all of that is lost, without a Gap and without an error.
 //
 // So the client has to find out. A connection that ends with a close frame ends
 // cleanly: the client has received all that was sent before, unless the code is

@@ -25,6 +25,8 @@ const (
 	kindCall                              // Join, Leave or Disconnect
 	kindAnswer                            // to a call
 	kindHeartbeat                         // to every node
+	kindFenced                            // a message of which the sender wants receipts; to the Conns listed, or those of the topic
+	kindReceipts                          // to the node that wants them
 )
 
 // Flags of a message's envelope.
@@ -62,11 +64,12 @@ type envelope struct {
 	id     uint64
 	copies bool
 
-	conns   []string // kindDirect only
+	conns   []string // kindDirect, and kindFenced if it goes to a node
 	message Message  // if it is to be encoded
 	frame   []byte   // if it was decoded: the WebSocket frame, header and all
 	call    call     // kindCall only
 	err     string   // kindAnswer only: why it could not be done
+	receipt *receipt // kindFenced and kindReceipts only
 
 	// Of kindHeartbeat, whose number is its id.
 
@@ -132,6 +135,11 @@ func (e *envelope) append(b []byte) []byte {
 		return e.message.appendFrame(b)
 	case kindDirect:
 		return e.message.appendFrame(wire.AppendStrings(b, e.conns))
+	case kindFenced:
+		b = wire.AppendStrings(e.receipt.append(b), e.conns)
+		return e.message.appendFrame(b)
+	case kindReceipts:
+		b = append(binary.AppendUvarint(b, uint64(e.receipt.n)), e.receipt.encoded...)
 	case kindCall:
 		b = e.call.append(b)
 	case kindAnswer:
@@ -188,6 +196,11 @@ func decodeEnvelope(b []byte, maxFrame int) (envelope, error) {
 	case kindHeartbeat:
 		e.notice = notice(d.Byte())
 		e.whole = int64(d.Uvarint())
+	case kindFenced:
+		e.receipt = decodeReceipt(&d)
+		e.conns = d.Names()
+	case kindReceipts:
+		e.receipt = decodeReports(&d, e.sender)
 	default:
 		d.Bad = true
 	}
@@ -197,7 +210,7 @@ func decodeEnvelope(b []byte, maxFrame int) (envelope, error) {
 	if len(b)-len(d.Rest) > maxHeader || len(d.Rest) > maxFrame {
 		return envelope{}, tooLarge(len(b)-len(d.Rest), len(d.Rest), maxFrame)
 	}
-	if e.kind > kindDirect {
+	if e.kind > kindDirect && e.kind != kindFenced {
 		if len(d.Rest) > 0 {
 			return envelope{}, errMalformed
 		}
@@ -258,10 +271,10 @@ func (o *outgoing) release() {
 	}
 }
 
-// pack makes what carries m to the target: one packet a topic.
-func (h *Hub) pack(o *outgoing, t *Target, m *Message) {
+// pack makes what carries a message to the target: one packet a topic. e is of
+// kindMessage or kindFenced, and has all but what the target asks for.
+func (h *Hub) pack(o *outgoing, t *Target, e *envelope) {
 	o.packets = o.packets[:0]
-	e := envelope{kind: kindMessage, volatile: m.volatile, filter: t.filter(), message: *m}
 	ids := t.ids
 	if len(ids) > 1 {
 		ids = slices.Compact(slices.Sorted(slices.Values(ids)))
@@ -272,7 +285,9 @@ func (h *Hub) pack(o *outgoing, t *Target, m *Message) {
 		o.packets = append(o.packets, Packet{topicEveryone, o.data})
 		return
 	case targetConnection:
-		e.kind = kindDirect
+		if e.kind == kindMessage {
+			e.kind = kindDirect
+		}
 		byNode := make(map[string][]string)
 		for _, id := range ids {
 			node, _ := cutID(id)
@@ -288,7 +303,9 @@ func (h *Hub) pack(o *outgoing, t *Target, m *Message) {
 	if t.kind == targetGroup {
 		name = groupTopic
 		if len(ids) > 1 { // a Conn may belong to several
-			e.copies, e.sender, e.id = true, h.id, h.calls.nextID.Add(1)
+			if e.copies = true; e.kind == kindMessage {
+				e.sender, e.id = h.id, h.calls.nextID.Add(1)
+			}
 		}
 	}
 	o.data = e.append(o.data[:0])

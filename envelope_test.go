@@ -80,7 +80,21 @@ func envelopes() []envelope {
 		{kind: kindCall, sender: "node", id: 8, call: call{op: opDisconnect, target: targetGroup, ids: []string{"g"}, code: StatusReplaced, reason: "bye", before: 1 << 60}},
 		{kind: kindAnswer, sender: "node", id: 9, err: "no"},
 		{kind: kindHeartbeat, sender: "node", id: 300, notice: noticeLost, whole: 1 << 50},
+		{kind: kindFenced, sender: "node", id: 1 << 40, filter: f, receipt: &receipt{within: 5 * time.Second, named: true}, message: text},
+		{kind: kindFenced, volatile: true, copies: true, sender: "node", receipt: &receipt{}, conns: []string{"n.1"}, message: text},
+		{kind: kindReceipts, sender: "node", receipt: encodedReports(
+			report{id: 1 << 40, what: reportTaken, counter: 3},
+			report{id: 7, what: reportTakenNamed, counter: 4, session: &Session{User: "42", Device: "d", Since: time.UnixMicro(5), Meta: map[string]string{"a": "b"}}},
+			report{id: 7, what: reportMissed, counter: 1 << 60}, report{what: reportTold})},
 	}
+}
+
+func encodedReports(reports ...report) *receipt {
+	r := &receipt{n: len(reports)}
+	for _, p := range reports {
+		r.encoded = p.append(r.encoded)
+	}
+	return r
 }
 
 // fuzzFrame is the largest frame that these tests take.
@@ -90,7 +104,10 @@ const fuzzFrame = 1 << 17
 // encode would make b from.
 func decodeAgain(b []byte) (envelope, error) {
 	e, err := decodeEnvelope(b, fuzzFrame)
-	if err == nil && e.kind <= kindDirect {
+	if err == nil && e.kind == kindReceipts {
+		e.receipt = encodedReports(e.receipt.reports...)
+	}
+	if err == nil && e.frame != nil {
 		payload, _ := frame.Payload(e.frame)
 		e.message = Message{data: payload, text: e.frame[0] == frame.Text}
 		e.frame = nil
@@ -206,8 +223,7 @@ func TestPack(t *testing.T) {
 		{Connection("n.1", "n.2", "m.1"), 2, false},
 	} {
 		var o outgoing
-		m := Text("x")
-		h.pack(&o, &test.to, &m)
+		h.pack(&o, &test.to, &envelope{kind: kindMessage, message: Text("x")})
 		for _, p := range o.packets {
 			if e, err := decodeEnvelope(p.Data, fuzzFrame); err != nil || e.copies != test.copies {
 				t.Errorf("%+v: copies is %v (%v)", test.to, e.copies, err)

@@ -41,6 +41,7 @@ type Hub struct {
 	follower  *follow.Follower
 	presence  *presence
 	calls     *calls
+	receipts  *receiptsRoom
 	heartbeat *heartbeat
 	gaps      *gaps
 	writers   *writers
@@ -108,6 +109,7 @@ func New(config Config) (*Hub, error) {
 	h.heartbeat = newHeartbeat(h.id, &h.config, h.bus, h.gaps, &h.stats)
 	h.presence = newPresence(h.id, &h.config, h.registry, h.index, h.heartbeat, &h.stats, h.telling("OnOnline", h.config.OnOnline), h.last.Go)
 	h.calls = newCalls(h.id, &h.config, h.index, h.follower, h.presence, h.publish, h.stopped, &h.stats)
+	h.receipts = newReceiptsRoom(h.id, &h.config, h.publish)
 	h.writers = newWriters(runtime.GOMAXPROCS(0))
 	h.budget.init(config.MaxQueuedBytes)
 	h.start()
@@ -249,7 +251,7 @@ func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 	}
 	o := outgoings.Get().(*outgoing)
 	defer o.release()
-	h.pack(o, &t, &m)
+	h.pack(o, &t, &envelope{kind: kindMessage, volatile: m.volatile, filter: t.filter(), message: m})
 	ctx, release := h.sendEnds.Now().Bound(ctx)
 	defer release()
 	if err := h.publish(ctx, o.packets...); err != nil {

@@ -1,7 +1,10 @@
 package herald
 
 import (
+	"errors"
+
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/receipts"
 	"github.com/heraldgo/herald/internal/ring"
 )
 
@@ -22,6 +25,8 @@ const flushSize = 64 << 10
 type queue struct {
 	owner   owner
 	blocked bool // the socket does not take more at once
+	doomed  bool // the budget wants what is under way
+	ping    bool // goes before the frames
 
 	// Frames that nobody has taken yet.
 
@@ -29,14 +34,13 @@ type queue struct {
 	first  [1][]byte // the memory of frames while there is one
 	bytes  int       // the size of frames, and of those under way
 
-	charged int  // to the Hub's budget
-	doomed  bool // the budget wants what is under way
+	charged int // to the Hub's budget
 
-	// Control frames. The first two go before the others.
+	// Control frames, beside ping.
 
-	pongs      []byte // frames
-	ping       bool
-	closeFrame []byte // goes last
+	pongs      []byte           // frames; they go first
+	closeFrame []byte           // goes last
+	fences     *receipts.Fences // of the frames that want a receipt; nil if there is none
 
 	// What the owner has taken.
 
@@ -46,6 +50,10 @@ type queue struct {
 	trying   int64  // on clock: since when the write that waits has; 0 is none
 	wrote    int64  // on clock: when something was last written; 0 is never
 }
+
+// errDropped is enqueue's answer if the message is not queued although the Conn goes
+// on: it is no error of the sender's.
+var errDropped = errors.New("dropped for a busy client")
 
 // enqueue hands a frame to the Conn, without waiting. The frame is shared
 // and must not change.
@@ -61,7 +69,7 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 	if volatile && (h.budget.tight.Load() || q.busy(&h.config) || q.full(&h.config, len(frame))) {
 		c.mu.Unlock()
 		h.stats.droppedVolatile.Add(1)
-		return nil
+		return errDropped
 	}
 	if q.full(&h.config, len(frame)) {
 		if !h.config.DropOldest {
@@ -79,7 +87,7 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 			c.mu.Unlock()
 			h.budget.change(change)
 			h.stats.dropped.Add(1)
-			return nil
+			return errDropped
 		}
 	}
 	q.put(frame)
@@ -121,11 +129,37 @@ func (q *queue) busy(config *Config) bool {
 // until n bytes fit.
 func (q *queue) makeRoom(config *Config, n int) (dropped int, fits bool) {
 	for !fits && q.frames.Len() > 0 {
-		q.bytes -= len(q.frames.Pop())
+		q.drop()
 		dropped++
 		fits = !q.full(config, n)
 	}
 	return dropped, fits
+}
+
+// drop gives up the first frame.
+func (q *queue) drop() {
+	q.lose(1)
+	q.bytes -= len(q.frames.Pop())
+}
+
+// lose takes note that the first n frames will not be written.
+func (q *queue) lose(n int) {
+	if q.fences == nil {
+		return
+	}
+	for _, end := range q.ends(n) {
+		q.fences.Lose(end)
+	}
+}
+
+// ends returns the last bytes of the first n frames, which tell them apart.
+func (q *queue) ends(n int) []*byte {
+	ends := make([]*byte, n)
+	for i := range ends {
+		f := *q.frames.At(i)
+		ends[i] = &f[len(f)-1]
+	}
+	return ends
 }
 
 // ping queues a ping.
@@ -158,6 +192,7 @@ func (c *Conn) pong(payload []byte) {
 // clear drops the frames that are not under way.
 func (q *queue) clear() (dropped int) {
 	dropped = q.frames.Len()
+	q.lose(dropped)
 	q.bytes = q.outBytes
 	q.forget()
 	return dropped
@@ -166,6 +201,8 @@ func (q *queue) clear() (dropped int) {
 // empty drops everything.
 func (q *queue) empty() (dropped int) {
 	dropped = q.size()
+	q.fences.LoseAll()
+	q.fences = nil
 	q.forget()
 	q.bytes, q.out, q.outBytes, q.rest = 0, 0, 0, nil
 	q.pongs, q.ping, q.closeFrame = nil, false, nil
@@ -224,7 +261,7 @@ func (q *queue) take(buf []byte) (p []byte, joined bool) {
 		buf, q.pongs = append(buf, q.pongs...), nil
 	}
 	if q.ping {
-		buf, q.ping = append(buf, frame.Ping, 0), false
+		buf, q.ping = q.appendPing(buf), false
 	}
 	if alone := q.frames.Len() == 1 && q.closeFrame == nil; len(buf) == 0 && q.frames.Len() > 0 && (alone || len(*q.frames.At(0)) >= flushSize/2) {
 		return q.takeFrame(), false
@@ -239,6 +276,18 @@ func (q *queue) take(buf []byte) (p []byte, joined bool) {
 		return nil, false
 	}
 	return buf, true
+}
+
+// appendPing appends a ping. A client need answer only the last of several pings
+// (RFC 6455 section 5.5.3), so that this one carries what the last fence before it
+// did. The frames that wait come after it.
+func (q *queue) appendPing(buf []byte) []byte {
+	if q.fences != nil {
+		if token, ok := q.fences.Written(q.ends(q.frames.Len())); ok {
+			return receipts.AppendFence(buf, token)
+		}
+	}
+	return append(buf, frame.Ping, 0)
 }
 
 // takeFrame takes the first frame. An idle Conn holds no memory for frames.

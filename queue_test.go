@@ -2,8 +2,10 @@ package herald
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http/httptest"
 	"slices"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/receipts"
 )
 
 // A queue is put through any order of what may happen to it. What it gives
@@ -449,5 +452,46 @@ func TestNobodyLeftIsCounted(t *testing.T) {
 	r.await("the packets", func() bool { s := r.Stats(); return s.Lingering+s.Foreign == 3 && s.Gone > 0 })
 	if s := r.Stats(); s.Lingering != 2 || s.Foreign != 1 || s.Gone != 2 || s.Delivered != 0 {
 		t.Errorf("Lingering %d, Foreign %d, Gone %d, Delivered %d, want 2, 1, 2, 0", s.Lingering, s.Foreign, s.Gone, s.Delivered)
+	}
+}
+
+// A ping that goes before frames that wait carries the token of no fence among them.
+func TestPingBeforeFences(t *testing.T) {
+	r := newPipeRig(t, Config{PingInterval: -1})
+	c := &Conn{hub: r.Hub}
+	token := func(p []byte) uint64 {
+		t.Helper()
+		if len(p) < 10 || p[0] != frame.Ping || p[1] != 8 {
+			t.Fatalf("% x is no ping with a token", p)
+		}
+		return binary.BigEndian.Uint64(p[2:])
+	}
+	fenced := func(n uint64) []byte {
+		return receipts.AppendFence(Text("m").frame(), receipts.Token(n))
+	}
+	c.enqueueFenced(fenced(1), false, receipts.Wanted{Until: math.MaxInt64}, 1)
+	c.queue.ping = true
+	p, _ := c.queue.take(nil)
+	if !bytes.Equal(p, append([]byte{frame.Ping, 0}, fenced(1)...)) {
+		t.Errorf("% x", p)
+	}
+	c.queue.written()
+	c.enqueueFenced(fenced(2), false, receipts.Wanted{Until: math.MaxInt64}, 2)
+	c.queue.ping = true
+	p, _ = c.queue.take(nil)
+	if token(p) != 1 || !bytes.Equal(p[10:], fenced(2)) {
+		t.Errorf("% x", p)
+	}
+	c.queue.written()
+	c.queue.ping = true
+	if p, _ = c.queue.take(nil); token(p) != 2 {
+		t.Errorf("% x", p)
+	}
+	if !c.receipt(p[2:10]) || c.queue.fences != nil {
+		t.Error("the newest pong does not answer all")
+	}
+	c.queue.ping = true
+	if p, _ = c.queue.take(nil); !bytes.Equal(p, []byte{frame.Ping, 0}) {
+		t.Errorf("without fences: % x", p)
 	}
 }

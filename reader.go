@@ -66,7 +66,9 @@ func (c *Conn) parse() (message []byte) {
 				c.pong(got.Payload)
 			}
 		case frame.Pong: // a client may send some that nobody asked for (RFC 6455 section 5.5.3)
-			c.allow()
+			if !c.receipt(got.Payload) {
+				c.allow()
+			}
 		case frame.Close:
 			s.heardOut = c.shut(parseClose(got.Payload))
 			c.advance(connHangup)
@@ -376,7 +378,8 @@ func (c *Conn) tick(now, wall int64, paused bool) {
 		return
 	}
 	if unread != 0 { // OnMessage runs
-		if now-unread < int64(config.PingInterval) || !c.readAhead() {
+		early := now-unread < int64(config.PingInterval) && !c.owesReceipt()
+		if early || !c.readAhead() {
 			c.pinged.Store(0)
 			return
 		}

@@ -66,7 +66,7 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 	}
 	h.stats.received.Add(1)
 	e, err := decodeEnvelope(p.Data, h.maxFrame())
-	if err == nil && own != (e.kind != kindMessage) {
+	if err == nil && own != (e.kind != kindMessage) && e.kind != kindFenced {
 		err = errMalformed
 	}
 	if err != nil {
@@ -94,6 +94,10 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 	case kindAnswer:
 		h.heartbeat.answered(e.sender)
 		h.calls.answered(e.id, e.sender, e.err)
+	case kindFenced:
+		h.deliverFenced(&e, scratch)
+	case kindReceipts:
+		h.receipts.hear(e.sender, e.receipt.reports)
 	case kindHeartbeat:
 		counts := h.heartbeat.hear(&e)
 		if counts && e.notice&noticeLost != 0 && e.sender != h.id {

@@ -32,7 +32,7 @@ func (h *Hub) start() {
 	} {
 		h.background.Go(func() { f(ctx) })
 	}
-	for _, f := range []func(context.Context){h.follower.Run, h.receive, h.gaps.run} {
+	for _, f := range []func(context.Context){h.follower.Run, h.receive, h.receipts.run, h.gaps.run} {
 		h.last.Go(func() { f(last) })
 	}
 }

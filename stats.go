@@ -68,8 +68,8 @@ type Stats struct {
 
 	// Messages.
 
-	Sent             uint64 // calls of Send on this node that the Bus took
-	SendErrors       uint64 // calls of Send that returned an error of the Bus
+	Sent             uint64 // calls of Send and Deliver on this node that the Bus took
+	SendErrors       uint64 // those that returned an error of the Bus
 	Received         uint64 // packets from the Bus for a topic of this node
 	Foreign          uint64 // packets for topics that this node does not follow, from a Bus that hands over everything
 	Lingering        uint64 // packets from the Bus for topics that this node follows although nobody here belongs to them any more (Linger), or yet

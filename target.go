@@ -3,6 +3,8 @@ package herald
 import (
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 type targetKind uint8
@@ -184,6 +186,20 @@ func contains(list []string, name string) bool {
 	}
 	_, found := slices.BinarySearch(list, name)
 	return found
+}
+
+// cutID cuts a connection's id into its node and its counter. It returns "" if
+// the id is not one.
+func cutID(id string) (node string, counter uint64) {
+	i := strings.LastIndexByte(id, '.')
+	if i <= 0 || i > maxNodeID {
+		return "", 0
+	}
+	counter, err := strconv.ParseUint(id[i+1:], 10, 64)
+	if err != nil {
+		return "", 0
+	}
+	return id[:i], counter
 }
 
 // counterOf returns the counter in a connection's id, if it is of the node.

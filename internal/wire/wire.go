@@ -52,6 +52,17 @@ func (d *Decoder) Uvarint() uint64 {
 	return v
 }
 
+// Varint takes what binary.AppendVarint has appended.
+func (d *Decoder) Varint() int64 {
+	v, n := binary.Varint(d.Rest)
+	if d.Bad || n <= 0 {
+		d.Bad = true
+		return 0
+	}
+	d.Rest = d.Rest[n:]
+	return v
+}
+
 // Bytes takes what AppendString has appended, as a part of Rest.
 func (d *Decoder) Bytes() []byte {
 	n := d.Uvarint()

@@ -1,0 +1,249 @@
+package herald
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/heraldgo/herald/internal/receipts"
+	"github.com/heraldgo/herald/internal/wake"
+)
+
+// A Delivery says who has received a message. No session is in both lists.
+type Delivery struct {
+	// Received are the sessions whose client has the message. Missed are those that
+	// were meant, and of which no receipt has come. Both are ordered oldest first. Of a
+	// session that has gone there may be no more than its ID and Node. Both are nil if
+	// there are more than 1,000 sessions together, and for Everyone.
+	Received, Missed []Session
+
+	ReceivedTotal int // the number of sessions that have received the message
+	MissedTotal   int // the number of those that have not
+}
+
+// maxDelivery is how long Deliver waits at most, and maxDelivered how many sessions
+// it names.
+const (
+	maxDelivery  = time.Minute
+	maxDelivered = 1_000
+)
+
+// lookAfter is how often Deliver looks whether those it waits for are there still.
+const lookAfter = time.Second
+
+// Deliver sends m as [Hub.Send] does, and waits until each connection of the target
+// has received it or has missed it: its queue dropped the message, or it has gone,
+// with its node perhaps, which is known when that node's lease has run out. It waits
+// until ctx is done, and for a minute at most. Who has given no receipt by then is in
+// Missed; that is no error.
+//
+// A receipt says that the client's WebSocket implementation has the message, and any
+// client gives it: a ping goes behind the message, and the client answers that (RFC
+// 6455 sections 5.5.2 and 5.5.3). It does not say that the application has read the
+// message. Who is in Missed may have it all the same, because a receipt can be lost.
+//
+// The target's sessions are those that the Registry lists before the message goes
+// out, and those that come so soon after that they get it too. Of Everyone nobody is
+// listed, but counted. A volatile message that is dropped for a busy client is
+// missed.
+//
+// If the error is not nil, nothing is known of anybody. It is one that Send returns,
+// or wraps ErrRegistryDown if the sessions cannot be listed, in which case nothing
+// was sent. If the Hub is shut down meanwhile the error is ErrClosed.
+func (h *Hub) Deliver(ctx context.Context, t Target, m Message) (Delivery, error) {
+	if err := cmp.Or(t.check(), m.check(h.config.MaxSendSize), t.checkSend()); err != nil {
+		return Delivery{}, err
+	}
+	if t.nobody() {
+		return Delivery{}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxDelivery)
+	defer cancel()
+	d := &delivery{
+		hub: h, target: t, filter: t.filter(),
+		listed: make(map[receipts.ID]Session), sessions: make(map[receipts.ID]Session),
+		call: receipts.NewCall(), changed: wake.New(),
+	}
+	if err := d.list(ctx); err != nil {
+		return Delivery{}, err
+	}
+	id := h.calls.nextID.Add(1)
+	h.receipts.open(id, d)
+	defer h.receipts.close(id)
+	if err := d.send(ctx, id, m); err != nil {
+		return Delivery{}, err
+	}
+	if err := d.wait(ctx); err != nil {
+		return Delivery{}, err
+	}
+	return d.result(), nil
+}
+
+// A delivery is a Deliver under way.
+type delivery struct {
+	hub    *Hub
+	target Target
+	filter filter
+	listed map[receipts.ID]Session // by the Registry, before the message goes out
+
+	// Guarded by receiptsRoom.mu once it is open.
+
+	call     *receipts.Call
+	sessions map[receipts.ID]Session // listed, and those that nodes have told
+
+	changed wake.Signal // a report has come
+}
+
+func sessionID(s Session) receipts.ID {
+	_, counter := cutID(s.ID)
+	return receipts.ID{Node: s.Node, Counter: counter}
+}
+
+// list finds whom the message is meant for.
+func (d *delivery) list(ctx context.Context) error {
+	switch d.target.kind {
+	case targetConnection:
+		for _, id := range d.target.ids {
+			if node, counter := cutID(id); !slices.Contains(d.filter.except, id) {
+				d.call.List(receipts.ID{Node: node, Counter: counter})
+			}
+		}
+		return nil
+	case targetEveryone:
+		nodes, err := d.hub.Nodes(ctx)
+		for _, n := range nodes {
+			if n.Conns > 0 {
+				d.call.Await(n.ID, n.Conns)
+			}
+		}
+		return err
+	}
+	sessions, err := d.hub.Sessions(ctx, d.target)
+	for _, s := range sessions {
+		id := sessionID(s)
+		d.listed[id] = s
+		d.call.List(id)
+	}
+	maps.Copy(d.sessions, d.listed)
+	return err
+}
+
+// send hands the message to the Bus.
+func (d *delivery) send(ctx context.Context, id uint64, m Message) error {
+	h := d.hub
+	deadline, _ := ctx.Deadline()
+	o := outgoings.Get().(*outgoing)
+	defer o.release()
+	h.pack(o, &d.target, &envelope{
+		kind: kindFenced, sender: h.id, id: id, volatile: m.volatile, filter: d.filter, message: m,
+		receipt: &receipt{within: time.Until(deadline), named: d.target.kind != targetEveryone},
+	})
+	ctx, release := h.sendEnds.Now().Bound(ctx)
+	defer release()
+	if err := h.publish(ctx, o.packets...); err != nil {
+		h.stats.sendErrors.Add(1)
+		return err
+	}
+	h.stats.sent.Add(1)
+	return nil
+}
+
+// wait returns when nothing more is to be waited for.
+func (d *delivery) wait(ctx context.Context) error {
+	h := d.hub
+	ticker := time.NewTicker(lookAfter)
+	defer ticker.Stop()
+	for !h.receipts.done(d) {
+		select {
+		case <-d.changed:
+		case <-ticker.C:
+			d.look(ctx)
+		case <-h.stopped:
+			return ErrClosed
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return nil
+}
+
+// look settles those who have gone without a word: with their node, or before the
+// message came to it. While the Registry does not answer nobody is known to have
+// gone.
+func (d *delivery) look(ctx context.Context) {
+	h := d.hub
+	ctx, cancel := context.WithTimeout(ctx, lookAfter)
+	defer cancel()
+	untaken, awaiting, nodes := h.receipts.waiting(d)
+	gone := d.goneNodes(ctx, nodes)
+	unlisted := make(map[receipts.ID]bool)
+	if untaken && d.target.kind != targetConnection {
+		if sessions, err := h.Sessions(ctx, d.target); err == nil {
+			for id := range d.listed {
+				unlisted[id] = true
+			}
+			for _, s := range sessions {
+				delete(unlisted, sessionID(s))
+			}
+		}
+	}
+	left := func(string) bool { return false }
+	if awaiting {
+		if nodes, err := h.Nodes(ctx); err == nil {
+			left = func(node string) bool {
+				return !slices.ContainsFunc(nodes, func(n Node) bool { return n.ID == node && n.Conns > 0 })
+			}
+		}
+	}
+	h.receipts.giveUp(d, func(id receipts.ID, s receipts.State) bool {
+		return gone[id.Node] || s == receipts.Listed && unlisted[id]
+	}, left)
+}
+
+// goneNodes returns those of the nodes that live no longer. One that has only just
+// come may not be known yet, so the Registry is asked.
+func (d *delivery) goneNodes(ctx context.Context, nodes map[string]bool) map[string]bool {
+	presence := d.hub.presence
+	drop := func() {
+		for node := range presence.heartbeat.living() {
+			delete(nodes, node)
+		}
+	}
+	if drop(); len(nodes) == 0 {
+		return nil
+	}
+	if _, _, err := presence.listNodes(ctx); err != nil {
+		return nil
+	}
+	drop()
+	return nodes
+}
+
+// result says what is known now.
+func (d *delivery) result() Delivery {
+	r := d.hub.receipts
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var result Delivery
+	result.ReceivedTotal, result.MissedTotal = d.call.Count()
+	if d.target.kind == targetEveryone || result.ReceivedTotal+result.MissedTotal > maxDelivered {
+		return result
+	}
+	for id, received := range d.call.All() {
+		s, ok := d.sessions[id]
+		if !ok {
+			s = Session{ID: id.Node + "." + strconv.FormatUint(id.Counter, 10), Node: id.Node}
+		}
+		if received {
+			result.Received = append(result.Received, s)
+		} else {
+			result.Missed = append(result.Missed, s)
+		}
+	}
+	slices.SortFunc(result.Received, compareSessions)
+	slices.SortFunc(result.Missed, compareSessions)
+	return result
+}

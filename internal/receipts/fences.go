@@ -1,0 +1,146 @@
+// Package receipts has the rules of receipts: which pong proves what to a node, and
+// what a node that waits for receipts knows. It has no goroutines, locks, clock or
+// I/O.
+//
+// A message that wants a receipt has a ping behind it, the fence, in the same write.
+// Frames arrive in order, and a pong carries what its ping carried (RFC 6455 section
+// 5.5.3). So the pong proves that the message has arrived.
+package receipts
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/heraldgo/herald/internal/frame"
+)
+
+// FenceSize is how many bytes a fence has, and tokenSize how many of them its pong
+// carries.
+const (
+	FenceSize = 2 + tokenSize
+	tokenSize = 8
+)
+
+// MaxFences is how many fences of one connection may be open. The oldest gives way.
+const MaxFences = 1024
+
+// A Token names a fence. It is random, so that nobody can answer a ping that was
+// not sent.
+type Token uint64
+
+// AppendFence appends the ping that carries the token.
+func AppendFence(b []byte, token Token) []byte {
+	b = frame.AppendHeader(b, frame.Ping, tokenSize)
+	return binary.BigEndian.AppendUint64(b, uint64(token))
+}
+
+// A Wanted is a receipt that some node waits for.
+type Wanted struct {
+	Node  string // that waits
+	ID    uint64 // of its Call
+	Until int64  // nobody waits for it after that; on whatever clock the caller has
+}
+
+// Fences are the open fences of one connection, the oldest first: the receipts that
+// neither a pong nor a loss has settled. The methods of a nil *Fences do nothing.
+type Fences struct {
+	settle func(w Wanted, received bool)
+	open   []fence
+}
+
+// A fence lies in the queue at the end of its message, from Queued on. It may be
+// written, and answered, before Queued is called.
+type fence struct {
+	Wanted
+	token  Token
+	end    *byte
+	queued bool
+}
+
+// NewFences returns Fences that call settle once for each receipt, unless nobody
+// waits for it any more.
+func NewFences(settle func(w Wanted, received bool)) *Fences { return &Fences{settle: settle} }
+
+// Add opens a fence, whose last byte in memory is end, before it is queued. It
+// forgets those that nobody waits for at the time now.
+func (f *Fences) Add(w Wanted, token Token, end *byte, now int64) {
+	f.open = slices.DeleteFunc(f.open, func(o fence) bool { return o.Until < now })
+	if len(f.open) >= MaxFences {
+		f.end(0, false)
+	}
+	f.open = append(f.open, fence{Wanted: w, token: token, end: end})
+}
+
+// end settles the i-th fence.
+func (f *Fences) end(i int, received bool) {
+	w := f.open[i].Wanted
+	f.open = slices.Delete(f.open, i, i+1)
+	f.settle(w, received)
+}
+
+func (f *Fences) find(end *byte) int {
+	if f == nil {
+		return -1
+	}
+	return slices.IndexFunc(f.open, func(o fence) bool { return o.end == end })
+}
+
+// Queued takes note that the fence lies in the queue, or has been taken from there.
+func (f *Fences) Queued(end *byte) {
+	if i := f.find(end); i >= 0 {
+		f.open[i].queued = true
+	}
+}
+
+// Lose settles the fence as not received, if it is open: it will not be written.
+func (f *Fences) Lose(end *byte) {
+	if i := f.find(end); i >= 0 {
+		f.end(i, false)
+	}
+}
+
+// LoseAll settles all fences as not received: the connection has ended.
+func (f *Fences) LoseAll() {
+	for f != nil && len(f.open) > 0 {
+		f.end(0, false)
+	}
+}
+
+// Pong takes the payload of a pong. If it is that of an open fence, this one and all
+// before it are settled as received, for a client need answer only the last of
+// several pings. Otherwise it means nothing, and the answer is false.
+func (f *Fences) Pong(payload []byte) bool {
+	if f == nil || len(payload) != tokenSize {
+		return false
+	}
+	token := Token(binary.BigEndian.Uint64(payload))
+	i := slices.IndexFunc(f.open, func(o fence) bool { return o.token == token })
+	for range i + 1 {
+		f.end(0, true)
+	}
+	return i >= 0
+}
+
+// Written returns the token of the newest open fence that has been written. waiting
+// has the last bytes of the frames that wait in the queue, in their order.
+func (f *Fences) Written(waiting []*byte) (token Token, ok bool) {
+	if f == nil {
+		return 0, false
+	}
+	i := len(f.open) - 1
+	for i >= 0 && !f.open[i].queued {
+		i--
+	}
+	for _, end := range slices.Backward(waiting) { // fences have the order of their frames
+		if i >= 0 && f.open[i].end == end {
+			i--
+		}
+	}
+	if i < 0 {
+		return 0, false
+	}
+	return f.open[i].token, true
+}
+
+// Empty says whether no fence is open.
+func (f *Fences) Empty() bool { return f == nil || len(f.open) == 0 }
