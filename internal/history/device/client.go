@@ -66,12 +66,17 @@ func (c *Client) begin(at history.Positions) (been bool) {
 	return been
 }
 
-// move notes a position. It says whether the client has been there before.
+// move notes a position, which never goes back within an epoch. It says whether the
+// client has been there in an epoch that it had left since.
 func (c *Client) move(partition int, to history.Point) (before bool) {
 	at, trail := &c.positions[partition], &c.trails[partition]
-	if at.Epoch != to.Epoch && at.Epoch != 0 {
+	before = trail.Passed(to)
+	switch {
+	case at.Epoch == to.Epoch:
+		to.Offset = max(to.Offset, at.Offset)
+	case at.Epoch != 0:
 		trail.Leave(*at)
 	}
 	*at = to
-	return trail.Passed(to)
+	return before
 }

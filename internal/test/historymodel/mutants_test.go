@@ -89,7 +89,7 @@ var mutants = []mutant{
 	{"an offset may have more topics", []edit{{feedFile,
 		"p.At.Offset-1)", "p.At.Offset)"}}},
 	{"a client remembers the epochs that it has left", []edit{{clientFile,
-		"	return trail.Passed(to)\n", "	return false\n"}}},
+		"before = trail.Passed(to)", "before = false"}}},
 	{"a client leaves out second copies", []edit{{clientFile,
 		"again := c.had.again(f.ID)", "again := false"}}},
 }
