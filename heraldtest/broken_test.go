@@ -23,21 +23,21 @@ var broken = map[string]struct {
 }{
 	"receive outlives close": {
 		func(t *testing.T) { tryToy(t, "1 Delivery", func(b *toyBus) { b.keepsReceiving = true }) },
-		[]string{"Close did not end Receive within 10s", "promise 14"},
+		[]string{"Close did not end Receive within 20s", "promise 14"},
 	},
 	"receive outlives everything": {
 		func(t *testing.T) {
 			tryToy(t, "1 Delivery", func(b *toyBus) { b.keepsReceiving, b.ignoresContext = true, true })
 		},
-		[]string{"Close did not end Receive within 10s", "promise 14", "a Receive whose context is done is left behind"},
+		[]string{"Close did not end Receive within 20s", "promise 14", "a Receive whose context is done is left behind"},
 	},
 	"context ignored": {
 		func(t *testing.T) { tryToy(t, "8 Blocking", func(b *toyBus) { b.ignoresContext = true }) },
-		[]string{"Receive with a context that is done did not return within 10s", "promise 8"},
+		[]string{"Receive with a context that is done did not return within 20s", "promise 8"},
 	},
 	"close hangs": {
 		func(t *testing.T) { tryToy(t, "14 Close", func(b *toyBus) { b.closeHangs = true }) },
-		[]string{"Close did not return within 10s", "promise 14"},
+		[]string{"Close did not return within 20s", "promise 14"},
 	},
 	"silent drops": {
 		func(t *testing.T) {
@@ -58,11 +58,11 @@ var broken = map[string]struct {
 		func(t *testing.T) {
 			tryToy(t, "11 Memory is bounded", func(b *toyBus) { b.buffer, b.blocks = 10, true })
 		},
-		[]string{"Publish, while a Bus does not call Receive, did not return within 10s", "promise 11"},
+		[]string{"Publish, while a Bus does not call Receive, did not return within 20s", "promise 11"},
 	},
 	"two receivers": {
 		func(t *testing.T) { tryToy(t, "15 One receiver", func(*toyBus) {}) },
-		[]string{"one of two Receives under way at once did not return within 10s", "promise 15"},
+		[]string{"one of two Receives under way at once did not return within 20s", "promise 15"},
 	},
 	"always well": {
 		func(t *testing.T) { tryToy(t, "16 Health", func(b *toyBus) { b.alwaysWell = true }) },
@@ -96,7 +96,7 @@ var broken = map[string]struct {
 	},
 	"no message": {
 		func(t *testing.T) { quietClient(t).Expect("x") },
-		[]string{`nothing came within 10s; expected "x"`},
+		[]string{`nothing came within 20s; expected "x"`},
 	},
 	"something": {
 		func(t *testing.T) {
@@ -123,7 +123,7 @@ var broken = map[string]struct {
 	},
 	"no close": {
 		func(t *testing.T) { quietClient(t).ExpectClose(4409) },
-		[]string{"nothing came within 10s; expected close code 4409"},
+		[]string{"nothing came within 20s; expected close code 4409"},
 	},
 	"panic": {
 		func(t *testing.T) {
@@ -136,7 +136,7 @@ var broken = map[string]struct {
 	},
 }
 
-// TestBroken runs all in one child, at the same time: most wait for 10 s.
+// TestBroken runs all in one child, at the same time: most wait for 20 s.
 func TestBroken(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(brokenEnv) != "" {

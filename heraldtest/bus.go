@@ -44,7 +44,7 @@ type BusNetwork struct {
 
 // TestBus tries to break each of the numbered promises of [herald.Bus], in a
 // subtest that is named after it. newNetwork is called once for each. A subtest
-// fails if what it awaits does not come within 10 s, or 30 s after an interruption.
+// fails if what it awaits does not come within 20 s, or 30 s after an interruption.
 func TestBus(t *testing.T, newNetwork func(t testing.TB) BusNetwork) {
 	hung := false
 	for _, p := range busPromises {
@@ -89,7 +89,7 @@ var busPromises = []busPromise{
 
 const (
 	// patience is how long anything may take before the suite calls it hung.
-	patience = 10 * time.Second
+	patience = 20 * time.Second
 
 	// recovery is how long a Bus may take to reconnect after an Interrupt:
 	// it backs off, and some brokers are slow to come back.

@@ -193,7 +193,7 @@ func (l *testLog) Write(p []byte) (int, error) {
 }
 
 // A Client is a WebSocket client of a Cluster. Its methods wait for at most
-// 10 s, and fail the test if something goes wrong: by FailNow, so call them
+// 20 s, and fail the test if something goes wrong: by FailNow, so call them
 // in the test's goroutine.
 //
 // A Client that does not Receive is a slow client: when the kernel's buffers are
@@ -208,7 +208,7 @@ type Client struct {
 	met      chan *herald.Conn // holds the node's end, from OnConnect on
 }
 
-// Connect connects to the i-th node, from 0 on, within 10 s.
+// Connect connects to the i-th node, from 0 on, within 20 s.
 func (c *Cluster) Connect(i int, id herald.Identity) *Client {
 	c.t.Helper()
 	client, _, err := c.Dial(i, id)
@@ -250,7 +250,7 @@ func (c *Client) Send(text string) {
 	}
 }
 
-// Receive returns the next message. It waits for at most 10 s.
+// Receive returns the next message. It waits for at most 20 s.
 func (c *Client) Receive() []byte {
 	c.t.Helper()
 	data, err := c.receive()
@@ -278,7 +278,7 @@ func (c *Client) read(ctx context.Context) ([]byte, error) {
 }
 
 // Expect receives one message for each of the texts, in this order. It waits
-// for each for at most 10 s.
+// for each for at most 20 s.
 func (c *Client) Expect(texts ...string) {
 	c.t.Helper()
 	for _, want := range texts {
@@ -320,7 +320,7 @@ func (c *Client) ExpectNothing() {
 	}
 }
 
-// ExpectClose receives until the node closes the connection, for at most 10 s
+// ExpectClose receives until the node closes the connection, for at most 20 s
 // in all, and checks the code.
 func (c *Client) ExpectClose(code herald.StatusCode) {
 	c.t.Helper()
