@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/packet"
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
@@ -72,7 +73,7 @@ func (u *run) fence() {
 	end, err := u.log.Fence(u.ctx(), known, number)
 	want := u.twin.Fence(u.caller(known))
 	same(u, "fence", end, want, err)
-	at, n, err := ParseFence([]byte(u.r.hear(u.t, "f")))
+	at, n, err := packet.ParseFence([]byte(u.r.hear(u.t, "f")))
 	same(u, "what the fence published", fmt.Sprint(at, n), fmt.Sprint(want, number), err)
 	u.met(known, end)
 }

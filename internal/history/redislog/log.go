@@ -12,6 +12,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/packet"
 	"github.com/heraldgo/herald/internal/history/store"
 	"github.com/heraldgo/herald/internal/redisconn"
 )
@@ -168,9 +169,9 @@ func (l *Log) Publish(ctx context.Context, batch []store.Draft) error {
 	err := redisconn.Calm(func() (err error) {
 		cmds, err = l.config.Client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 			for _, d := range batch {
-				packet := append([]byte(aloneHeader), d.Body...)
+				alone := append([]byte(packet.Alone), d.Body...)
 				for _, topic := range d.Topics {
-					pipe.Do(ctx, l.publish, l.config.Topics+topic, packet)
+					pipe.Do(ctx, l.publish, l.config.Topics+topic, alone)
 				}
 			}
 			return nil

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/packet"
 )
 
 // A rig is a server, with what its scripts were given, answered and published.
@@ -125,7 +126,7 @@ func (r *rig) packets(t *testing.T) (packets []history.Packet) {
 		if !ok {
 			return packets
 		}
-		p, err := ParsePacket(topic, []byte(m.Payload))
+		p, err := packet.Parse(topic, []byte(m.Payload))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,10 +1,11 @@
-package redislog
+// Package packet has the form in which the log of a partition publishes: what a Bus
+// hands over of it, and the fences between.
+package packet
 
 import (
 	"bytes"
 	"errors"
 	"strconv"
-	"strings"
 
 	"github.com/heraldgo/herald/internal/history"
 )
@@ -19,16 +20,40 @@ const (
 	unkept  = 'u'
 	mark    = 'm'
 
-	// aloneHeader is that of a packet that was published without the log.
-	aloneHeader = "1u0 0\n"
+	// Alone is the header of a packet that was published without the log.
+	Alone = "1u0 0\n"
 
-	maxHeader = 2 + 16 + 2*(1+20)
+	// MaxHeader is the most bytes that a header has.
+	MaxHeader = 2 + 16 + 2*(1+20) + 1
+
+	most = 1 << 53 // where Lua's numbers stop to hold every one
 )
 
 var errPacket = errors.New("malformed packet of the log")
 
-// ParsePacket reads a packet of a topic. Its body is a part of data.
-func ParsePacket(topic string, data []byte) (history.Packet, error) {
+// Append appends a packet, as Parse reads it.
+func Append(b []byte, p history.Packet) []byte {
+	if !p.Kept {
+		return append(end(header(b, unkept, p.At)), p.Body...)
+	}
+	b = strconv.AppendUint(append(header(b, kept, p.At), ' '), uint64(p.Prev), 10)
+	return append(end(b), p.Body...)
+}
+
+// AppendFence appends a fence, as ParseFence reads it.
+func AppendFence(b []byte, at history.Point, number uint64) []byte {
+	return end(strconv.AppendUint(append(header(b, mark, at), ' '), number, 10))
+}
+
+func header(b []byte, kind byte, at history.Point) []byte {
+	b = strconv.AppendUint(append(b, version, kind), uint64(at.Epoch), 16)
+	return strconv.AppendUint(append(b, ' '), uint64(at.Offset), 10)
+}
+
+func end(b []byte) []byte { return append(b, '\n') }
+
+// Parse reads a packet of a topic. Its body is a part of data.
+func Parse(topic string, data []byte) (history.Packet, error) {
 	kind, at, third, body, ok := parse(data)
 	if !ok || kind != kept && kind != unkept || kind == kept && at.Epoch == 0 {
 		return history.Packet{}, errPacket
@@ -51,7 +76,7 @@ func ParseFence(data []byte) (end history.Point, number uint64, err error) {
 
 // parse reads a header. A packet that is not kept has no third field.
 func parse(data []byte) (kind byte, at history.Point, third uint64, body []byte, ok bool) {
-	end := bytes.IndexByte(data[:min(len(data), maxHeader+1)], '\n')
+	end := bytes.IndexByte(data[:min(len(data), MaxHeader)], '\n')
 	if end < 2 || data[0] != version {
 		return 0, at, 0, nil, false
 	}
@@ -68,33 +93,4 @@ func parse(data []byte) (kind byte, at history.Point, third uint64, body []byte,
 		return 0, at, 0, nil, false
 	}
 	return kind, history.Point{Epoch: history.Epoch(e), Offset: history.Offset(o)}, third, body, true
-}
-
-func parseEpoch(text string) history.Epoch {
-	e, err := strconv.ParseUint(text, 16, 64)
-	if err != nil {
-		return 0
-	}
-	return history.Epoch(e)
-}
-
-// parseLinks reads the links of an entry, of which each is '<prev>
-// <length>:<topic>'.
-func parseLinks(text string) (links []history.Link, ok bool) {
-	for len(text) > 0 {
-		space := strings.IndexByte(text, ' ')
-		colon := strings.IndexByte(text, ':')
-		if space < 0 || colon < space {
-			return nil, false
-		}
-		prev, err1 := strconv.ParseUint(text[:space], 10, 64)
-		n, err2 := strconv.ParseUint(text[space+1:colon], 10, 31)
-		text = text[colon+1:]
-		if err1 != nil || err2 != nil || int(n) > len(text) {
-			return nil, false
-		}
-		links = append(links, history.Link{Topic: text[:n], Prev: history.Offset(prev)})
-		text = text[n:]
-	}
-	return links, true
 }

@@ -1,0 +1,37 @@
+package redislog
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/heraldgo/herald/internal/history"
+)
+
+func parseEpoch(text string) history.Epoch {
+	e, err := strconv.ParseUint(text, 16, 64)
+	if err != nil {
+		return 0
+	}
+	return history.Epoch(e)
+}
+
+// parseLinks reads the links of an entry, of which each is '<prev>
+// <length>:<topic>'.
+func parseLinks(text string) (links []history.Link, ok bool) {
+	for len(text) > 0 {
+		space := strings.IndexByte(text, ' ')
+		colon := strings.IndexByte(text, ':')
+		if space < 0 || colon < space {
+			return nil, false
+		}
+		prev, err1 := strconv.ParseUint(text[:space], 10, 64)
+		n, err2 := strconv.ParseUint(text[space+1:colon], 10, 31)
+		text = text[colon+1:]
+		if err1 != nil || err2 != nil || int(n) > len(text) {
+			return nil, false
+		}
+		links = append(links, history.Link{Topic: text[:n], Prev: history.Offset(prev)})
+		text = text[n:]
+	}
+	return links, true
+}
