@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -494,4 +495,36 @@ func TestPingBeforeFences(t *testing.T) {
 	if p, _ = c.queue.take(nil); !bytes.Equal(p, []byte{frame.Ping, 0}) {
 		t.Errorf("without fences: % x", p)
 	}
+}
+
+// A fence may be answered, or dropped, as soon as it lies in the queue.
+func TestFenceIsOpenWhenQueued(t *testing.T) {
+	r := newPipeRig(t, Config{PingInterval: -1})
+	c := &Conn{hub: r.Hub}
+	const fences = 10_000
+	done := make(chan struct{})
+	go func() { // the writer, and the client
+		defer close(done)
+		for answered := 0; answered < fences; {
+			c.mu.Lock()
+			p, _ := c.queue.take(nil)
+			c.queue.written()
+			c.mu.Unlock()
+			if p == nil {
+				runtime.Gosched()
+				continue
+			}
+			if answered++; !c.receipt(p[len(p)-8:]) {
+				t.Errorf("fence %d is answered, and not open", answered)
+			}
+		}
+	}()
+	for i := range fences {
+		token := receipts.Token(i)
+		c.enqueueFenced(receipts.AppendFence(Text("m").frame(), token), false, receipts.Wanted{Until: math.MaxInt64}, token)
+		for q := queueOf(c); q.size() > 0; q = queueOf(c) {
+			runtime.Gosched()
+		}
+	}
+	<-done
 }

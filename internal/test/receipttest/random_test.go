@@ -173,8 +173,8 @@ func deliverOne(n *node, users int, text string) (herald.Delivery, error) {
 func check(t *testing.T, all *devices, d herald.Delivery, text string) {
 	seen := make(map[string]bool)
 	for _, s := range d.Received {
-		if c := all.get(s.Device); c == nil || !c.has(text) {
-			t.Errorf("a receipt of %s for %q, which has not arrived", s.ID, text)
+		if c := all.get(s.Device); c == nil || c.times(text) != 1 {
+			t.Errorf("a receipt of %s for %q, which has not arrived once", s.ID, text)
 		}
 		if seen[s.ID] {
 			t.Errorf("%s is listed twice", s.ID)

@@ -135,7 +135,7 @@ type client struct {
 	done chan struct{} // closed when it reads no more
 
 	mu  sync.Mutex
-	got map[string]bool // texts that have arrived
+	got map[string]int // how often each text has arrived
 }
 
 // A manner is asked for each ping, and for each text, which is then empty of
@@ -258,7 +258,7 @@ func (n *node) tryConnect(query string) (*client, error) {
 		return nil, err
 	}
 	n.t.Cleanup(func() { ws.Close() })
-	return &client{Conn: ws, t: n.t, got: make(map[string]bool), done: make(chan struct{})}, nil
+	return &client{Conn: ws, t: n.t, got: make(map[string]int), done: make(chan struct{})}, nil
 }
 
 func (c *client) run(m manner) {
@@ -274,7 +274,7 @@ func (c *client) run(m manner) {
 		}
 		if f.Opcode == wsraw.Text {
 			c.mu.Lock()
-			c.got[string(f.Payload)] = true
+			c.got[string(f.Payload)]++
 			c.mu.Unlock()
 		}
 		if m(c, f) != nil {
@@ -283,12 +283,14 @@ func (c *client) run(m manner) {
 	}
 }
 
-// has says whether the text has arrived.
-func (c *client) has(text string) bool {
+// times says how often the text has arrived.
+func (c *client) times(text string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.got[text]
 }
+
+func (c *client) has(text string) bool { return c.times(text) > 0 }
 
 // deliver is Deliver for calls that must not fail.
 func (n *node) deliver(ctx context.Context, t herald.Target, m herald.Message) herald.Delivery {

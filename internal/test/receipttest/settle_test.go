@@ -223,6 +223,12 @@ func TestTargets(t *testing.T) {
 		} {
 			d := nodes[0].deliver(within(t, 30*time.Second), test.target, herald.Text(name))
 			require(t, name, d, test.received, test.missed)
+			synctest.Wait() // a copy would come behind
+			for _, c := range test.received {
+				if n := c.times(name); n != 1 {
+					t.Errorf("%s: it has arrived %d times", name, n)
+				}
+			}
 			for _, s := range d.Received {
 				if s.User == "" || s.Since.IsZero() {
 					t.Errorf("%s: received by %+v", name, s)
