@@ -262,16 +262,16 @@ func (c *Conn) settled(w receipts.Wanted, received bool) {
 	c.hub.receipts.owe(outgoingReport{Wanted: w, what: what, counter: c.counter})
 }
 
-// receipt takes the payload of a pong, and says whether it answers a fence.
-func (c *Conn) receipt(payload []byte) bool {
+// receipt takes the payload of a pong, and says whether a fence has asked for one.
+func (c *Conn) receipt(payload []byte) (asked bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	q := &c.queue
-	answers := q.fences.Pong(payload)
+	asked = q.fences.Pong(payload)
 	if q.fences.Empty() {
 		q.fences = nil
 	}
-	return answers
+	return asked
 }
 
 // owesReceipt says whether a pong is awaited.

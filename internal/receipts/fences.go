@@ -46,6 +46,7 @@ type Wanted struct {
 type Fences struct {
 	settle func(w Wanted, received bool)
 	open   []fence
+	asked  int // pongs that have not come, one for each fence
 }
 
 // A fence lies in the queue at the end of its message, from Queued on. It may be
@@ -69,6 +70,7 @@ func (f *Fences) Add(w Wanted, token Token, end *byte, now int64) {
 		f.end(0, false)
 	}
 	f.open = append(f.open, fence{Wanted: w, token: token, end: end})
+	f.asked = min(f.asked+1, MaxFences)
 }
 
 // end settles the i-th fence.
@@ -108,17 +110,23 @@ func (f *Fences) LoseAll() {
 
 // Pong takes the payload of a pong. If it is that of an open fence, this one and all
 // before it are settled as received, for a client need answer only the last of
-// several pings. Otherwise it means nothing, and the answer is false.
-func (f *Fences) Pong(payload []byte) bool {
-	if f == nil || len(payload) != tokenSize {
+// several pings. Otherwise it proves nothing. Pong says whether a pong was asked for:
+// one for each fence, whatever its payload, for some clients answer with none.
+func (f *Fences) Pong(payload []byte) (asked bool) {
+	if f == nil {
 		return false
 	}
-	token := Token(binary.BigEndian.Uint64(payload))
-	i := slices.IndexFunc(f.open, func(o fence) bool { return o.token == token })
-	for range i + 1 {
-		f.end(0, true)
+	if asked = f.asked > 0; asked {
+		f.asked--
 	}
-	return i >= 0
+	if len(payload) == tokenSize {
+		token := Token(binary.BigEndian.Uint64(payload))
+		i := slices.IndexFunc(f.open, func(o fence) bool { return o.token == token })
+		for range i + 1 {
+			f.end(0, true)
+		}
+	}
+	return asked
 }
 
 // Written returns the token of the newest open fence that has been written. waiting

@@ -44,24 +44,22 @@ func three() (*Fences, *record, []*byte) {
 }
 
 func TestPong(t *testing.T) {
-	f, r, _ := three()
 	for _, strange := range [][]byte{nil, payload(0), payload(31), payload(20)[1:], append(payload(20), 0), []byte("12345678")} {
-		if f.Pong(strange) {
-			t.Errorf("%x answers a fence", strange)
-		}
+		f, r, _ := three()
+		f.Pong(strange)
+		r.require(t, nil, nil)
 	}
-	r.require(t, nil, nil)
-	if !f.Pong(payload(20)) {
-		t.Error("the second fence is not answered")
-	}
+	f, r, _ := three()
+	f.Pong(payload(20))
 	r.require(t, []uint64{1, 2}, nil)
-	if f.Pong(payload(10)) || f.Pong(payload(20)) {
-		t.Error("a fence is answered twice")
-	}
+	f.Pong(payload(10))
+	f.Pong(payload(20))
+	r.require(t, []uint64{1, 2}, nil)
 	f.LoseAll()
 	r.require(t, []uint64{1, 2}, []uint64{3})
-	if f.Pong(payload(30)) || !f.Empty() {
-		t.Error("a fence is answered after the end")
+	f.Pong(payload(30))
+	if r.require(t, []uint64{1, 2}, []uint64{3}); !f.Empty() {
+		t.Error("a fence is open after the end")
 	}
 	var none *Fences
 	if none.Pong(payload(0)) || !none.Empty() {
@@ -70,6 +68,24 @@ func TestPong(t *testing.T) {
 	none.Lose(new(byte))
 	none.Queued(new(byte))
 	none.LoseAll()
+}
+
+// Each fence asks for one pong, and one that says something else is still that.
+func TestAsked(t *testing.T) {
+	f, _, _ := three()
+	for i := range 5 {
+		if asked := f.Pong(nil); asked != (i < 3) {
+			t.Errorf("pong %d: asked for: %v", i+1, asked)
+		}
+	}
+	for i := range 2 * MaxFences {
+		f.Add(Wanted{ID: uint64(i), Until: 100}, Token(i), new(byte), 0)
+	}
+	for i := range 2 * MaxFences {
+		if asked := f.Pong(nil); asked != (i < MaxFences) {
+			t.Fatalf("pong %d: asked for: %v", i+1, asked)
+		}
+	}
 }
 
 // What was dropped is missed, though a later fence is answered.
@@ -87,7 +103,7 @@ func TestLose(t *testing.T) {
 
 // A ping that goes before what waits carries no fence that waits.
 func TestWritten(t *testing.T) {
-	f, _, ends := three()
+	f, r, ends := three()
 	other := new(byte)
 	for _, test := range []struct {
 		waiting []*byte
@@ -111,9 +127,8 @@ func TestWritten(t *testing.T) {
 			t.Errorf("the ping carries %d", token)
 		}
 	}
-	if !f.Pong(payload(40)) {
-		t.Error("it may have been written and answered, and is not taken")
-	}
+	f.Pong(payload(40)) // for it may have been written and answered
+	r.require(t, []uint64{1, 2, 3, 4}, nil)
 }
 
 // Fences are bounded, in number and in time.
@@ -129,9 +144,10 @@ func TestBounds(t *testing.T) {
 	if len(f.open) != MaxFences-8+1 {
 		t.Errorf("%d are open", len(f.open))
 	}
-	if f.Pong(payload(9)) || !f.Pong(payload(10)) {
-		t.Error("what is forgotten is not what nobody waits for")
-	}
+	f.Pong(payload(9)) // which nobody waits for
+	r.require(t, nil, []uint64{0, 1})
+	f.Pong(payload(10))
+	r.require(t, []uint64{10}, []uint64{0, 1})
 }
 
 func TestCall(t *testing.T) {

@@ -161,6 +161,14 @@ func honest(c *client, f wsraw.Frame) error {
 // mute answers no ping.
 func mute(*client, wsraw.Frame) error { return nil }
 
+// empty answers every ping with nothing, as some libraries do.
+func empty(c *client, f wsraw.Frame) error {
+	if isPing(f) {
+		return c.pong(nil)
+	}
+	return nil
+}
+
 // liar answers with what no ping has had, among it the tokens around the right one.
 func liar(c *client, f wsraw.Frame) error {
 	if !isPing(f) {

@@ -314,6 +314,18 @@ func TestPongsAreFree(t *testing.T) {
 		}
 		lying := nodes[0].connect("user=liar", liar)
 		require(t, "lying", nodes[0].deliver(within(t, 30*time.Second), herald.User("liar"), herald.Text("m")), nil, []*client{lying})
+		terse := nodes[0].connect("user=terse", empty)
+		var calls sync.WaitGroup
+		for range 50 {
+			calls.Go(func() {
+				d, err := nodes[0].Deliver(within(t, time.Second), herald.User("terse"), herald.Text("m"))
+				if err != nil {
+					t.Error(err)
+				}
+				require(t, "terse", d, nil, []*client{terse})
+			})
+		}
+		calls.Wait()
 		if s := nodes[0].Stats(); s.TooFast != 1 {
 			t.Errorf("%d are too fast, and only the liar is", s.TooFast)
 		}
