@@ -30,6 +30,9 @@ type event struct {
 	data string
 }
 
+// events is how many events of a client wait before the client does.
+const events = 100
+
 // String leaves out what would fill the screen.
 func (e event) String() string {
 	return fmt.Sprintf("%s text=%t code=%d %d bytes %.80q", e.kind, e.text, e.code, len(e.data), e.data)
@@ -48,6 +51,7 @@ type client struct {
 
 	blindToPings bool // it answers pings, but does not tell
 	blindToEcho  bool // it may not see the answer to its close frame
+	terse        bool // it answers pings with empty pongs
 }
 
 // settle waits until the Hub has let the client in for good. Before that a

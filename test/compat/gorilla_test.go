@@ -29,7 +29,7 @@ func dialGorilla(t *testing.T, s server, path string, protocols ...string) (*cli
 	}
 	t.Cleanup(func() { conn.Close() })
 
-	events := make(chan event, 100)
+	events := make(chan event, events)
 	write := func(text bool, data []byte) error {
 		return conn.WriteMessage(opcode(text), data)
 	}

@@ -47,7 +47,7 @@ func dialGws(t *testing.T, s server, path string, protocols ...string) (*client,
 	if len(protocols) > 0 {
 		header.Set("Sec-WebSocket-Protocol", strings.Join(protocols, ", "))
 	}
-	events := make(chan event, 100)
+	events := make(chan event, events)
 	option := &gws.ClientOption{
 		Addr:             s.url + path,
 		RequestHeader:    header,
@@ -80,6 +80,7 @@ func dialGws(t *testing.T, s server, path string, protocols ...string) (*client,
 			return conn.WriteClose(uint16(code), []byte(reason))
 		},
 		blindToEcho: true, // it hangs up after its close frame
+		terse:       true,
 		drop:        conn.NetConn().Close,
 	}, response.StatusCode
 }

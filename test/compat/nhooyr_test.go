@@ -29,7 +29,7 @@ func dialNhooyr(t *testing.T, s server, path string, protocols ...string) (*clie
 	t.Cleanup(func() { conn.CloseNow() })
 	conn.SetReadLimit(2 << 20)
 
-	events := make(chan event, 100)
+	events := make(chan event, events)
 	go func() {
 		for {
 			kind, data, err := conn.Read(ctx)
