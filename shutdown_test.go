@@ -171,10 +171,12 @@ func TestShutdownForced(t *testing.T) {
 // Shutdown while clients connect, with and without RejectAfterUpgrade: each
 // is refused with a plain 503, or lives and sees 1012; none is forgotten.
 func TestShutdownDuringHandshakes(t *testing.T) {
+	var rigs []*rig
+	stop := make(chan struct{})
+	var connecting sync.WaitGroup
 	for _, after := range []bool{false, true} {
 		r := newRig(t, Config{RejectAfterUpgrade: after, CloseTimeout: time.Second})
-		stop := make(chan struct{})
-		var connecting sync.WaitGroup
+		rigs = append(rigs, r)
 		for range 8 {
 			connecting.Go(func() {
 				for {
@@ -182,42 +184,50 @@ func TestShutdownDuringHandshakes(t *testing.T) {
 					case <-stop:
 						return
 					default:
+						comeDuringShutdown(r)
 					}
-					c := r.dialTCP(0)
-					ws, response, err := wsraw.Handshake(c, "/?user=u", nil)
-					switch {
-					case ws != nil:
-						closed, err := ws.ReadClose()
-						if err != nil || closed.Code != 1012 {
-							t.Errorf("%v, %v", closed, err)
-						}
-						ws.WriteFrames(wsraw.CloseFrame(1000, ""))
-						ws.Close()
-					case response == nil || response.StatusCode != http.StatusServiceUnavailable && response.StatusCode != http.StatusTooManyRequests:
-						t.Errorf("%v, %v", response, err)
-					}
-					c.Close() // now: there are many
 				}
 			})
 		}
+	}
+	for _, r := range rigs {
 		r.await("Conns", func() bool { return r.Stats().Accepted >= 8 })
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
-		var twice sync.WaitGroup
-		for range 2 {
-			twice.Go(func() {
-				drain, cancel := context.WithTimeout(ctx, 6*time.Second)
-				defer cancel()
-				if err := r.Shutdown(drain); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		twice.Wait()
-		close(stop)
-		connecting.Wait()
+	}
+	// A tenth of it is for the clients that are closed last.
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	var ending sync.WaitGroup
+	for _, r := range append(rigs, rigs...) { // each twice
+		ending.Go(func() {
+			if err := r.Shutdown(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	ending.Wait()
+	close(stop)
+	connecting.Wait()
+	for _, r := range rigs {
 		r.server.Close()
-		requireNoGoroutines(t)
+	}
+	requireNoGoroutines(t)
+}
+
+// comeDuringShutdown connects once, and checks that it is refused or sees the
+// restart.
+func comeDuringShutdown(r *rig) {
+	c := r.dialTCP(0)
+	defer c.Close() // now: there are many
+	ws, response, err := wsraw.Handshake(c, "/?user=u", nil)
+	switch {
+	case ws != nil:
+		closed, err := ws.ReadClose()
+		if err != nil || closed.Code != 1012 {
+			r.t.Errorf("%v, %v", closed, err)
+		}
+		ws.WriteFrames(wsraw.CloseFrame(1000, ""))
+	case response == nil || response.StatusCode != http.StatusServiceUnavailable && response.StatusCode != http.StatusTooManyRequests:
+		r.t.Errorf("%v, %v", response, err)
 	}
 }
 
