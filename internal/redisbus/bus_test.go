@@ -25,7 +25,7 @@ import (
 // A publisher's link that is killed loses nothing, and is no gap.
 func TestRedisBusPublisherKilled(t *testing.T) {
 	server := redistest.Start(t)
-	bus := openRedis(t, server.Addr, 0, quick)
+	bus := openRedis(t, server.Addr, 0, calm)
 	if err := bus.Subscribe(t.Context(), "topic"); err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestRedisBusTLS(t *testing.T) {
 	roots.AddCert(web.Certificate())
 	client := redis.NewClient(&redis.Options{Addr: l.Addr().String(), TLSConfig: &tls.Config{RootCAs: roots, ServerName: "example.com"}})
 	defer client.Close()
-	bus, err := herald.NewRedisBus(client, quick)
+	bus, err := herald.NewRedisBus(client, calm)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +196,7 @@ func TestNewRedisBusACL(t *testing.T) {
 // what comes when it has become quiet; and it may be reset or closed meanwhile.
 func TestRedisBusBusy(t *testing.T) {
 	server := redistest.Start(t)
-	bus, other := openRedis(t, server.Addr, 0, quick), openRedis(t, server.Addr, 0, quick)
+	bus, other := openRedis(t, server.Addr, 0, calm), openRedis(t, server.Addr, 0, calm)
 	if err := bus.Subscribe(t.Context(), "topic"); err != nil {
 		t.Fatal(err)
 	}

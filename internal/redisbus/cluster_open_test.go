@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -279,7 +278,7 @@ func TestRedisBusClusterRefuses(t *testing.T) {
 func TestHubOnCluster(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0)
 	for range 2 {
-		hub, err := herald.New(herald.Config{Redis: cluster.Client(), Lease: time.Second})
+		hub, err := herald.New(herald.Config{Redis: cluster.Client()})
 		if err != nil {
 			t.Fatal(err)
 		}

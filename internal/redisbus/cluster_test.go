@@ -24,7 +24,7 @@ var prefixes atomic.Int64
 // openCluster opens a RedisBus on a Cluster.
 func openCluster(t testing.TB, client *redis.ClusterClient, prefix string) *herald.RedisBus {
 	t.Helper()
-	bus, err := herald.NewRedisBus(client, &herald.RedisOptions{Prefix: prefix, ProbeInterval: time.Second / 10, ProbeTimeout: 2 * time.Second})
+	bus, err := herald.NewRedisBus(client, &herald.RedisOptions{Prefix: prefix, ProbeInterval: time.Second / 10, ProbeTimeout: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

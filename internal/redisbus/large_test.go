@@ -17,7 +17,7 @@ import (
 // whoever publishes meanwhile notices nothing.
 func TestRedisBusTooLarge(t *testing.T) {
 	server := redistest.Start(t, "--proto-max-bulk-len", "1mb")
-	from, to := openRedis(t, server.Addr, 0, quick), openRedis(t, server.Addr, 0, quick)
+	from, to := openRedis(t, server.Addr, 0, calm), openRedis(t, server.Addr, 0, calm)
 	s := bustest.Start(t, from, to, bustest.Options{})
 	s.AwaitPackets(10)
 	stop := make(chan struct{})

@@ -17,7 +17,7 @@ import (
 func TestRedisBusNotLate(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := netproxy.Start(t, server.Addr)
-	from := openRedis(t, proxy.Addr, 0, &herald.RedisOptions{ProbeInterval: -1, ProbeTimeout: time.Second})
+	from := openRedis(t, proxy.Addr, 0, &herald.RedisOptions{ProbeInterval: -1, ProbeTimeout: 3 * time.Second})
 	to := openRedis(t, server.Addr, 0, nil)
 	if err := to.Subscribe(t.Context(), "topic"); err != nil {
 		t.Fatal(err)

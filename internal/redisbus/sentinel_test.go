@@ -46,7 +46,7 @@ func TestRedisBusOnSentinel(t *testing.T) {
 	})
 	heraldtest.TestBus(t, func(t testing.TB) heraldtest.BusNetwork {
 		return heraldtest.BusNetwork{
-			Open:  func() herald.Bus { return openSentinel(t, set, quick) },
+			Open:  func() herald.Bus { return openSentinel(t, set, nil) },
 			Other: func() herald.Bus { return openSentinel(t, set, &herald.RedisOptions{Prefix: "other"}) },
 			Interrupt: func() {
 				failover()
@@ -56,8 +56,8 @@ func TestRedisBusOnSentinel(t *testing.T) {
 	})
 }
 
-func newSentinelRig(t *testing.T, set *redistest.Sentinels) *rig {
-	r := &rig{T: t, from: openSentinel(t, set, quick), to: openSentinel(t, set, quick)}
+func newSentinelRig(t *testing.T, set *redistest.Sentinels, options *herald.RedisOptions) *rig {
+	r := &rig{T: t, from: openSentinel(t, set, options), to: openSentinel(t, set, options)}
 	r.Stream = bustest.Start(t, r.from, r.to, bustest.Options{})
 	return r
 }
@@ -103,7 +103,7 @@ func TestRedisBusFailover(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			set := redistest.StartSentinels(t)
-			r := newSentinelRig(t, set)
+			r := newSentinelRig(t, set, quick)
 			r.AwaitPackets(100)
 			fault(r, set)
 			r.AwaitGap()
@@ -120,7 +120,7 @@ func TestRedisBusFailover(t *testing.T) {
 // said to be well. When they are back, and name it, that was no gap.
 func TestRedisWithoutSentinels(t *testing.T) {
 	set := redistest.StartSentinels(t)
-	r := newSentinelRig(t, set)
+	r := newSentinelRig(t, set, &herald.RedisOptions{ProbeInterval: time.Second / 10})
 	registry, add := listed(t, set.Client(), nil)
 	for _, s := range set.Sentinels {
 		s.Kill()
@@ -159,7 +159,7 @@ func TestRedisBusSentinelHangs(t *testing.T) {
 	set := redistest.StartSentinels(t)
 	client := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: redistest.MasterName, SentinelAddrs: set.Addrs()[:1]})
 	t.Cleanup(func() { client.Close() })
-	bus, err := herald.NewRedisBus(client, quick)
+	bus, err := herald.NewRedisBus(client, &herald.RedisOptions{ProbeInterval: time.Second / 10})
 	if err != nil {
 		t.Fatal(err)
 	}

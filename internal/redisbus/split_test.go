@@ -35,14 +35,7 @@ func TestRedisBusMinority(t *testing.T) {
 	set.Split(true)
 	set.AwaitFailover()
 	out.Await("the majority on the new master", func() bool { return other.Health() == nil && len(out.Gaps()) > 0 })
-	deadline := time.Now().Add(20 * time.Second)
-	for alone.Health() == nil {
-		if time.Now().After(deadline) {
-			t.Error("a Bus that one Sentinel of three confirms is well for 20 s")
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	eventually(t, "bad health of a Bus that one Sentinel of three confirms", func() bool { return alone.Health() != nil })
 	t.Log("health of the minority:", alone.Health())
 	eventually(t, "ErrRegistryDown", func() bool {
 		_, _, read := registry.Nodes(t.Context())
