@@ -198,6 +198,17 @@ func (l *Link) Read(ctx context.Context, known history.Point, epoch history.Epoc
 	return entries, ok, err
 }
 
+// Forget is store.Log.Forget.
+func (l *Link) Forget(ctx context.Context, known history.Point, topics []string) error {
+	return l.script(ctx, func(s *Server) { s.log.Forget(s.caller(known), topics) })
+}
+
+// Renew is store.Log.Renew.
+func (l *Link) Renew(ctx context.Context, known history.Point, epoch history.Epoch) (end history.Point, err error) {
+	err = l.script(ctx, func(s *Server) { end = s.log.Renew(s.caller(known), epoch) })
+	return end, err
+}
+
 // Trim implements driver.Log.
 func (l *Link) Trim(ctx context.Context, known history.Point) error {
 	return l.script(ctx, func(s *Server) {

@@ -29,7 +29,7 @@ type Server struct {
 // New returns a Server whose log is empty.
 func New(limits store.Limits) *Server {
 	return &Server{
-		limits: limits, log: store.New(limits), saved: store.New(limits),
+		limits: limits, log: store.New(limits.Segment), saved: store.New(limits.Segment),
 		links: make(map[*Link]struct{}),
 	}
 }
@@ -58,7 +58,7 @@ func (s *Server) Restart(data Data) {
 	case Saved:
 		s.log = s.saved.Clone()
 	case Nothing:
-		s.log = store.New(s.limits)
+		s.log = store.New(s.limits.Segment)
 	}
 	s.starts++
 	for l := range s.links {
@@ -70,14 +70,14 @@ func (s *Server) Restart(data Data) {
 func (s *Server) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.log = store.New(s.limits)
+	s.log = store.New(s.limits.Segment)
 }
 
 // caller returns what the script of a node brings, and finds.
 func (s *Server) caller(known history.Point) store.Caller {
 	return store.Caller{
 		Server: fmt.Sprint(s.starts), Now: time.Now().UnixMilli(),
-		Known: known, Fresh: history.Epoch(rand.Uint64() | 1),
+		Known: known, Fresh: history.Epoch(rand.Uint64() | 1), Agreed: s.limits.Wanted(),
 	}
 }
 

@@ -87,7 +87,7 @@ func (u *run) trim() {
 		u.t.Error(err)
 	}
 	for i, call := range u.r.calls {
-		c := store.Caller{Server: u.r.replID(u.t), Now: call.now, Known: known, Fresh: call.fresh}
+		c := store.Caller{Server: u.r.replID(u.t), Now: call.now, Known: known, Fresh: call.fresh, Agreed: call.agreed}
 		if i > 0 {
 			c.Known.Offset = 0
 		}
@@ -108,6 +108,45 @@ func (u *run) trim() {
 	if n := u.r.stale(u.t); n > 0 {
 		u.t.Errorf("%d topics of which nothing is kept are there still", n)
 	}
+}
+
+func (u *run) forget() {
+	u.t.Helper()
+	u.expire(0)
+	u.r.forget()
+	known, some := u.pick(), u.someTopics()
+	if len(some) == 0 || len(some) > u.log.bounds.asked/2 {
+		some = topics[:1] // or a call would be several of the twin's
+	}
+	if err := u.log.Forget(u.ctx(), known, some); err != nil {
+		u.t.Error(err)
+	}
+	u.twin.Forget(u.caller(known), some)
+	u.count("forgotten")
+}
+
+func (u *run) renew() {
+	u.t.Helper()
+	u.expire(0)
+	u.r.forget()
+	known := u.pick()
+	epoch := known.Epoch
+	end, err := u.log.Renew(u.ctx(), known, epoch)
+	same(u, "renew", end, u.twin.Renew(u.caller(known), epoch), err)
+	u.met(known, end)
+	if end.Epoch != epoch && known.Offset == 0 {
+		u.count("renewed")
+	}
+}
+
+// start has a node start, which may want to keep more than others do, or less.
+func (u *run) start() {
+	config := u.log.config
+	config.Limits.Bytes = 100 + 1000*u.rand.IntN(3)
+	next := New(config)
+	next.bounds = u.log.bounds
+	u.log = next
+	u.count("node started")
 }
 
 func (u *run) someTopics() (some []string) {

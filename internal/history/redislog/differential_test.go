@@ -96,6 +96,7 @@ func differ(t *testing.T, r *rig, batches int) {
 var mustHappen = []string{
 	"taken", "wrong epoch", "wrong segment", "unkept batch", "new table", "new epoch", "contradicted", "segment begun",
 	"segment removed", "lost table", "lost segment", "expired", "whole", "cut", "forked", "read missing", "read elsewhere",
+	"forgotten", "renewed", "node started", "told of an agreement",
 }
 
 // A run has one log in Redis and its twin.
@@ -126,11 +127,11 @@ func newRun(t *testing.T, r *rig, seed int, done map[string]int) *run {
 	}
 	r.do(t, "FLUSHALL")
 	u := &run{
-		t: t, r: r, rand: x, done: done, twin: store.New(limits), known: make([]history.Point, 1),
+		t: t, r: r, rand: x, done: done, twin: store.New(limits.Segment), known: make([]history.Point, 1),
 		log: New(Config{Client: r.rdb, Limits: limits, Keys: "k:", Topics: "c:", Fences: "f"}),
 	}
 	if x.IntN(2) == 0 {
-		u.log.bounds = bounds{drafts: 64, topics: 1024, asked: 3, chains: 2, segments: 2, walked: 3, read: 4, bytes: 60, stale: 1}
+		u.log.bounds = bounds{drafts: 64, topics: 1024, asked: 4, chains: 2, segments: 2, walked: 3, read: 4, bytes: 60, stale: 1}
 	}
 	return u
 }
@@ -147,8 +148,14 @@ func (u *run) act() {
 		u.survey()
 	case x < 68:
 		u.read()
-	case x < 76:
+	case x < 74:
 		u.trim()
+	case x < 76:
+		u.forget()
+	case x < 77:
+		u.renew()
+	case x < 78:
+		u.start()
 	case x < 92:
 		d := time.Duration(u.rand.IntN(100)-20) * time.Second
 		u.expire(d)
@@ -233,6 +240,11 @@ func (u *run) met(known, end history.Point) {
 	if known.Offset > 0 && known.Epoch != end.Epoch {
 		u.count("contradicted")
 	}
+	if agreed, _ := u.twin.Agreed(); u.log.Agreed() != agreed {
+		u.t.Errorf("the node knows of %v, and agreed is %v", u.log.Agreed(), agreed)
+	} else if u.r.calls[0].agreed != agreed {
+		u.count("told of an agreement")
+	}
 	if u.r.calls[0].began(end) {
 		u.count("new epoch")
 	}
@@ -241,7 +253,7 @@ func (u *run) met(known, end history.Point) {
 // caller is what the script brought with it, and found.
 func (u *run) caller(known history.Point) store.Caller {
 	c := u.r.calls[0]
-	return store.Caller{Server: u.r.replID(u.t), Now: c.now, Known: known, Fresh: c.fresh}
+	return store.Caller{Server: u.r.replID(u.t), Now: c.now, Known: known, Fresh: c.fresh, Agreed: c.agreed}
 }
 
 func (u *run) ctx() context.Context { return u.t.Context() }

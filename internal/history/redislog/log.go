@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 
@@ -42,8 +43,10 @@ type Client interface {
 type Log struct {
 	config  Config
 	publish string
-	lasts   int64 // milliseconds
 	bounds  bounds
+
+	mu     sync.Mutex
+	agreed store.Agreement // as far as it was told
 }
 
 // bounds are what one call of a script has at most, so that it blocks Redis for no
@@ -67,13 +70,10 @@ var usual = bounds{
 
 // New returns the Log of a partition. It asks nothing of Redis.
 func New(c Config) *Log {
-	l := &Log{config: c, publish: "PUBLISH", bounds: usual}
+	l := &Log{config: c, publish: "PUBLISH", bounds: usual, agreed: c.Limits.Wanted()}
 	if c.Sharded {
 		l.publish = "SPUBLISH"
 	}
-	// Twice, for a segment takes entries for a while; and the fences of a node
-	// that works renew the table, if they come once a minute.
-	l.lasts = 2*c.Limits.Age + 60_000
 	return l
 }
 
@@ -86,13 +86,30 @@ func (l *Log) args(known history.Point, more int) []any {
 	for fresh == 0 {
 		fresh = rand.Uint64()
 	}
-	return append(make([]any, 0, 4+more), hex(known.Epoch), uint64(known.Offset), hex(history.Epoch(fresh)), l.lasts)
+	return append(make([]any, 0, 4+more), hex(known.Epoch), uint64(known.Offset), hex(history.Epoch(fresh)), agreementText(l.Agreed()))
+}
+
+// Agreed returns how much the nodes have agreed to keep, as far as an answer has
+// told that.
+func (l *Log) Agreed() store.Agreement {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.agreed
+}
+
+// told takes note of an agreement. Answers overtake each other.
+func (l *Log) told(a store.Agreement) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if a.Version > 0 && a.Version >= l.agreed.Version {
+		l.agreed = a
+	}
 }
 
 func hex(e history.Epoch) string { return strconv.FormatUint(uint64(e), 16) }
 
-// run runs a script, and returns what it answers, which has so many parts at
-// least.
+// run runs a script, and returns what it answers, which has so many parts behind
+// those of all answers.
 func (l *Log) run(ctx context.Context, s *redis.Script, keys []string, args []any, parts int) (answer, error) {
 	var value any
 	err := redisconn.Calm(func() (err error) {
@@ -102,7 +119,11 @@ func (l *Log) run(ctx context.Context, s *redis.Script, keys []string, args []an
 	if err != nil {
 		return answer{}, err
 	}
-	return newAnswer(value, parts)
+	a, err := newAnswer(value, common+parts)
+	if err == nil {
+		l.told(a.agreed)
+	}
+	return a, err
 }
 
 // outcome is the error of a call that has publishes.
@@ -121,9 +142,9 @@ func outcome(ctx context.Context, what string, err error) error {
 // Append appends a batch of at most 64 messages and publishes it, all or nothing,
 // as store.Log does. The reply has no packets.
 func (l *Log) Append(ctx context.Context, known history.Point, segment uint64, batch []store.Draft) (store.Reply, error) {
-	args, topics := l.args(known, 6+4*len(batch)), 0
-	limits := l.config.Limits
-	args = append(args, segment, uint64(limits.Segment), limits.Age/8, limits.Bytes/8, l.config.Topics, l.publish)
+	args, topics := l.args(known, 4+4*len(batch)), 0
+	size := l.config.Limits.Segment
+	args = append(args, segment, uint64(size), l.config.Topics, l.publish)
 	for _, d := range batch {
 		n := len(d.Topics)
 		if topics += n; d.Unkept {
@@ -137,19 +158,19 @@ func (l *Log) Append(ctx context.Context, known history.Point, segment uint64, b
 			return store.Reply{}, fmt.Errorf("%w: a message without topics", errs.Invalid)
 		}
 	}
-	if len(batch) > min(l.bounds.drafts, int(limits.Segment)) || topics > l.bounds.topics {
+	if len(batch) > min(l.bounds.drafts, int(size)) || topics > l.bounds.topics {
 		return store.Reply{}, fmt.Errorf("%w: a batch of %d messages and %d topics is too large", errs.Invalid, len(batch), topics)
 	}
 	if err := ctx.Err(); err != nil {
 		return store.Reply{}, err
 	}
-	a, err := l.run(ctx, appendScript, []string{l.table(), l.segment(segment)}, args, 4)
+	a, err := l.run(ctx, appendScript, []string{l.table(), l.segment(segment)}, args, 1)
 	if err != nil {
 		return store.Reply{}, outcome(ctx, "append to the log", err)
 	}
-	reply := store.Reply{Outcome: store.Outcome(a.number(3)), End: a.end}
+	reply := store.Reply{Outcome: store.Outcome(a.number(common)), End: a.end}
 	if reply.Outcome == store.WrongSegment {
-		reply.Segment = uint64(a.number(4))
+		reply.Segment = uint64(a.number(common + 1))
 	}
 	if a.err == nil && (reply.Outcome < store.Taken || reply.Outcome > store.WrongSegment) {
 		a.fail("an append with the outcome %d", reply.Outcome)
@@ -193,9 +214,18 @@ func (l *Log) Publish(ctx context.Context, batch []store.Draft) error {
 // number to the node, behind all that was published before.
 func (l *Log) Fence(ctx context.Context, known history.Point, number uint64) (history.Point, error) {
 	args := append(l.args(known, 3), l.config.Fences, l.publish, number)
-	a, err := l.run(ctx, fenceScript, []string{l.table()}, args, 3)
+	a, err := l.run(ctx, fenceScript, []string{l.table()}, args, 0)
 	if err != nil {
 		return history.Point{}, fmt.Errorf("fence of the log: %w", err)
+	}
+	return a.end, nil
+}
+
+// Renew begins a new epoch, unless the log has left the given one.
+func (l *Log) Renew(ctx context.Context, known history.Point, epoch history.Epoch) (history.Point, error) {
+	a, err := l.run(ctx, renewScript, []string{l.table()}, append(l.args(known, 1), hex(epoch)), 0)
+	if err != nil {
+		return history.Point{}, fmt.Errorf("renew the log: %w", err)
 	}
 	return a.end, nil
 }
@@ -207,16 +237,15 @@ func (l *Log) Trim(ctx context.Context, known history.Point) error {
 		if n >= 0 {
 			keys = append(keys, l.segment(uint64(n)))
 		}
-		limits := l.config.Limits
-		args := append(l.args(known, 5), uint64(limits.Segment), limits.Age, limits.Bytes, l.bounds.stale, n)
-		a, err := l.run(ctx, trimScript, keys, args, 6)
+		args := append(l.args(known, 3), uint64(l.config.Limits.Segment), l.bounds.stale, n)
+		a, err := l.run(ctx, trimScript, keys, args, 2)
 		if err == nil {
 			known, err = history.Point{Epoch: a.end.Epoch}, a.err
 		}
 		if err != nil {
 			return fmt.Errorf("trim the log: %w", err)
 		}
-		left, next := a.number(4), a.signed(5)
+		left, next := a.number(common), a.signed(common+1)
 		if a.err != nil {
 			return fmt.Errorf("trim the log: %w", a.err)
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/packet"
+	"github.com/heraldgo/herald/internal/history/store"
 )
 
 // A rig is a server, with what its scripts were given, answered and published.
@@ -29,9 +30,10 @@ type rig struct {
 
 // A scriptCall is one run of a script.
 type scriptCall struct {
-	fresh history.Epoch
-	named int64 // what trim.lua was told to remove
-	now   int64
+	fresh  history.Epoch
+	agreed store.Agreement // that it brought
+	named  int64           // what trim.lua was told to remove
+	now    int64
 }
 
 func (c scriptCall) began(end history.Point) bool { return end.Epoch == c.fresh }
@@ -65,10 +67,11 @@ func (r *rig) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		}
 		first := 3 + args[2].(int) // of ARGV
 		call := scriptCall{fresh: parseEpoch(args[first+2].(string)), named: -1}
+		fmt.Sscan(args[first+3].(string), &call.agreed.Version, &call.agreed.Age, &call.agreed.Bytes)
 		if parts, ok := cmd.(*redis.Cmd).Val().([]any); ok && len(parts) > 0 {
 			call.now = parts[0].(int64)
 		}
-		if n, ok := args[len(args)-1].(int64); ok && len(args) == first+9 {
+		if n, ok := args[len(args)-1].(int64); ok && len(args) == first+7 {
 			call.named = n
 		}
 		r.calls = append(r.calls, call)
@@ -188,8 +191,9 @@ func (r *rig) tableText(t *testing.T, l *Log) string {
 	if len(members) == 0 {
 		return "no table\n"
 	}
-	numbers, lasts := map[string]int64{"n": -1}, map[string]int64{}
+	numbers, lasts, forgot := map[string]int64{"n": -1}, map[string]int64{}, map[string]int64{}
 	var epoch, server string
+	var agreed []string
 	parents := []history.Point{}
 	for _, m := range members {
 		name := m.Member.(string)
@@ -199,14 +203,16 @@ func (r *rig) tableText(t *testing.T, l *Log) string {
 			if words[0] != "\x001" || epoch != "" {
 				t.Fatalf("head %q", name)
 			}
-			epoch, server = words[1], words[2]
-			for _, word := range words[3:] {
+			epoch, server, agreed = words[1], words[2], words[3:6]
+			for _, word := range words[6:] {
 				e, at, _ := strings.Cut(word, ":")
 				o, _ := strconv.ParseUint(at, 10, 64)
 				parents = slices.Insert(parents, 0, history.Point{Epoch: parseEpoch(e), Offset: history.Offset(o)})
 			}
 		case name[0] == 0 && m.Score < 0:
 			numbers[name[1:]] = -1 - int64(m.Score)
+		case strings.HasPrefix(name, "\x00f") && m.Score > 0:
+			forgot[name[2:]] = int64(m.Score)
 		case name[0] != 0 && m.Score > 0:
 			lasts[name] = int64(m.Score)
 		default:
@@ -215,6 +221,7 @@ func (r *rig) tableText(t *testing.T, l *Log) string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "epoch %s on %s, parents %x, counter %d, horizon %d\n", epoch, server, parents, numbers["c"], numbers["h"])
+	fmt.Fprintf(&b, "agreed %s: %s ms, %s bytes\n", agreed[0], agreed[1], agreed[2])
 	all, size := int64(0), int64(l.config.Limits.Segment)
 	for n := numbers["h"] / size; n <= numbers["n"]; n++ {
 		name := strconv.FormatInt(n, 10)
@@ -224,13 +231,27 @@ func (r *rig) tableText(t *testing.T, l *Log) string {
 		}
 		all += bytes
 		fmt.Fprintf(&b, "span %d began %d bytes %d\n", n, began, bytes)
+		delete(numbers, "b"+name)
+		delete(numbers, "z"+name)
+	}
+	for name := range numbers {
+		if len(name) > 1 {
+			t.Errorf("the member %q is of no segment", name)
+		}
 	}
 	if all != numbers["a"] {
 		t.Errorf("%d bytes in all, counted %d", all, numbers["a"])
 	}
 	for _, topic := range slices.Sorted(maps.Keys(lasts)) {
 		if at := lasts[topic]; at > numbers["h"] {
-			fmt.Fprintf(&b, "topic %q at %d\n", topic, at)
+			cut := forgot[topic]
+			if cut <= numbers["h"] {
+				cut = 0
+			}
+			fmt.Fprintf(&b, "topic %q at %d, forgotten up to %d\n", topic, at, cut)
+			if cut > numbers["f"] {
+				t.Errorf("%q is forgotten up to %d, and all are up to %d", topic, cut, numbers["f"])
+			}
 		}
 	}
 	return b.String()

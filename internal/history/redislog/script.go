@@ -8,6 +8,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/store"
 )
 
 //go:embed lua/*.lua
@@ -16,17 +17,20 @@ var luaFiles embed.FS
 var (
 	appendScript = script("append")
 	fenceScript  = script("fence")
+	renewScript  = script("renew")
 	trimScript   = script("trim")
 	lookScript   = script("look")
-	walkScript   = script("walk")
+	walkScript   = script("links", "walk")
 	readScript   = script("read")
+	forgetScript = script("forget")
+	eraseScript  = script("links", "erase")
 )
 
-// script returns the script of a file behind lua/common.lua.
-func script(name string) *redis.Script {
+// script returns the script that the files make, behind common.lua.
+func script(files ...string) *redis.Script {
 	var source strings.Builder
-	for _, file := range []string{"lua/common.lua", "lua/" + name + ".lua"} {
-		b, err := luaFiles.ReadFile(file)
+	for _, file := range append([]string{"common"}, files...) {
+		b, err := luaFiles.ReadFile("lua/" + file + ".lua")
 		if err != nil {
 			panic(err) // the file is not in the program
 		}
@@ -35,13 +39,18 @@ func script(name string) *redis.Script {
 	return redis.NewScript(source.String())
 }
 
-// An answer is what a script said: the time, the end of the log, and more. What
-// is not as a script says it sets err, and reads as zero.
+// An answer is what a script said: the time, the end of the log, an agreement if
+// the caller knows another one, and more. What is not as a script says it sets err,
+// and reads as zero.
 type answer struct {
-	parts []any
-	end   history.Point
-	err   error
+	parts  []any
+	end    history.Point
+	agreed store.Agreement
+	err    error
 }
+
+// common is how many parts all answers have.
+const common = 4
 
 // most is where doubles stop to hold every number.
 const most = 1 << 53
@@ -56,6 +65,12 @@ func newAnswer(value any, parts int) (answer, error) {
 	a.end = history.Point{Epoch: parseEpoch(a.text(1)), Offset: history.Offset(a.number(2))}
 	if a.err == nil && a.end.Epoch == 0 {
 		a.fail("the epoch %.20q", a.text(1))
+	}
+	if text := a.text(3); text != "" {
+		var ok bool
+		if a.agreed, ok = parseAgreement(text); !ok {
+			a.fail("the agreement %.40q", text)
+		}
 	}
 	return a, a.err
 }

@@ -10,14 +10,16 @@ import (
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// errBegan says that an epoch has begun between two steps of one survey.
+// errBegan says that an epoch has begun between two steps of what counts only in
+// one, and tries is how often that is begun again.
 var errBegan = errors.New("the log has begun another epoch")
+
+const tries = 3
 
 // Survey says what was kept for the topics since from, as store.Log does. It
 // takes several steps. The log may go on meanwhile: what comes after the first
 // step is behind the end that is returned, and what goes is missing.
 func (l *Log) Survey(ctx context.Context, known, from history.Point, topics []string, most int) (history.Survey, error) {
-	const tries = 3
 	for n := 1; ; n++ {
 		s, err := l.survey(ctx, known, from, topics, most)
 		if err == nil {
@@ -38,10 +40,8 @@ func (l *Log) survey(ctx context.Context, known, from history.Point, topics []st
 		}
 		topics = topics[n:]
 	}
-	for chains := range slices.Chunk(w.chains, l.bounds.chains) {
-		if err := w.descend(ctx, chains); err != nil {
-			return history.Survey{}, err
-		}
+	if err := w.descend(ctx); err != nil {
+		return history.Survey{}, err
 	}
 	return w.result(), nil
 }
@@ -56,10 +56,10 @@ type walk struct {
 	chains []chain        // of the topics that have something
 }
 
-// A chain is a topic, and where it is.
+// A chain is a topic, where it is, and where it ends.
 type chain struct {
-	topic string
-	at    history.Offset
+	topic    string
+	at, stop history.Offset
 }
 
 // look asks for the ends of chains. What is found in another epoch, or after the
@@ -69,17 +69,17 @@ func (w *walk) look(ctx context.Context, from history.Point, topics []string, fi
 	for _, topic := range topics {
 		args = append(args, topic)
 	}
-	a, err := w.log.run(ctx, lookScript, []string{w.log.table()}, args, 6)
+	a, err := w.log.run(ctx, lookScript, []string{w.log.table()}, args, 4)
 	if err != nil {
 		return err
 	}
-	view := store.View{End: a.end, Horizon: history.Offset(a.number(3))}
-	if s, ok := a.part(4).(string); !ok || s != "" {
-		view.Survived, view.Knows = history.Offset(a.number(4)), true
+	view := store.View{End: a.end, Horizon: history.Offset(a.number(common))}
+	if s, ok := a.part(common + 1).(string); !ok || s != "" {
+		view.Survived, view.Knows = history.Offset(a.number(common+1)), true
 	}
-	lasts := a.numbers(5)
-	if len(lasts) != len(topics) {
-		a.fail("%d offsets for %d topics", len(lasts), len(topics))
+	ends, cuts := a.numbers(common+2), a.numbers(common+3)
+	if len(ends) != len(topics) || len(cuts) != 0 && len(cuts) != len(topics) {
+		a.fail("%d and %d offsets for %d topics", len(ends), len(cuts), len(topics))
 	}
 	if a.err != nil {
 		return a.err
@@ -95,16 +95,29 @@ func (w *walk) look(ctx context.Context, from history.Point, topics []string, fi
 	case view.Horizon > s.From:
 		s.Whole = false
 	}
-	for i, at := range lasts {
-		if at > s.From {
-			w.chains = append(w.chains, chain{topics[i], at})
+	for i, at := range ends {
+		stop := s.From
+		if len(cuts) > 0 && cuts[i] > stop {
+			stop, s.Whole = cuts[i], false
+		}
+		if at > stop {
+			w.chains = append(w.chains, chain{topics[i], at, stop})
 		}
 	}
 	return nil
 }
 
-// descend walks chains to their ends.
-func (w *walk) descend(ctx context.Context, chains []chain) error {
+// descend walks all chains to their ends.
+func (w *walk) descend(ctx context.Context) error {
+	for chains := range slices.Chunk(w.chains, w.log.bounds.chains) {
+		if err := w.descendSome(ctx, chains); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *walk) descendSome(ctx context.Context, chains []chain) error {
 	room := w.most + 1
 	var seen []history.Offset
 	for len(chains) > 0 && room > 0 {
@@ -136,13 +149,13 @@ func (w *walk) descend(ctx context.Context, chains []chain) error {
 func (w *walk) step(ctx context.Context, chains []chain, entries int) (found []history.Offset, left []chain, whole bool, err error) {
 	l := w.log
 	keys, segments := []string{l.table()}, l.highest(chains)
-	args := append(l.args(w.known, 5+len(segments)+2*len(chains)),
-		hex(w.survey.End.Epoch), uint64(l.config.Limits.Segment), uint64(w.survey.From), entries, l.bounds.bytes)
+	args := append(l.args(w.known, 3+len(segments)+3*len(chains)),
+		uint64(l.config.Limits.Segment), entries, l.bounds.bytes)
 	for _, n := range segments {
 		keys, args = append(keys, l.segment(n)), append(args, n)
 	}
 	for _, c := range chains {
-		args = append(args, uint64(c.at), c.topic)
+		args = append(args, uint64(c.at), uint64(c.stop), c.topic)
 	}
 	a, err := l.run(ctx, walkScript, keys, args, 3)
 	if err != nil {
@@ -151,7 +164,7 @@ func (w *walk) step(ctx context.Context, chains []chain, entries int) (found []h
 	if a.end.Epoch != w.survey.End.Epoch {
 		return nil, nil, false, errBegan
 	}
-	found, places, intact := a.numbers(3), a.numbers(4), a.number(5)
+	found, places, intact := a.numbers(common), a.numbers(common+1), a.number(common+2)
 	if len(places) != len(chains) || len(found) > entries {
 		a.fail("%d places for %d chains, and %d offsets", len(places), len(chains), len(found))
 	}
@@ -161,7 +174,7 @@ func (w *walk) step(ctx context.Context, chains []chain, entries int) (found []h
 			a.fail("a chain that goes up from %d to %d", chains[i].at, at)
 		}
 		if moved = moved || at != chains[i].at; at > 0 {
-			left = append(left, chain{chains[i].topic, at})
+			left = append(left, chain{chains[i].topic, at, chains[i].stop})
 		}
 	}
 	if !moved {
@@ -195,70 +208,4 @@ func (w *walk) result() history.Survey {
 		s.Offsets = s.Offsets[i:]
 	}
 	return s
-}
-
-// Read returns the entries at the offsets, as far as they are there. If the log
-// is not in the epoch of the survey any more, ok is false.
-func (l *Log) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets []history.Offset) (entries []history.Entry, ok bool, err error) {
-	for first := true; first || len(offsets) > 0; first = false {
-		some, n, ok, err := l.read(ctx, known, epoch, offsets[:min(len(offsets), l.bounds.read)])
-		if err != nil {
-			return nil, false, fmt.Errorf("read the log: %w", err)
-		}
-		if !ok {
-			return nil, false, nil
-		}
-		entries, offsets = append(entries, some...), offsets[n:]
-	}
-	return entries, true, nil
-}
-
-// read reads the first n of the offsets.
-func (l *Log) read(ctx context.Context, known history.Point, epoch history.Epoch, offsets []history.Offset) (entries []history.Entry, n int, ok bool, err error) {
-	keys := []string{l.table()}
-	index := make(map[uint64]int) // in keys, from 1
-	args := append(l.args(known, 2+2*len(offsets)), hex(epoch), l.bounds.bytes)
-	for _, at := range offsets {
-		segment := uint64((at - 1) / l.config.Limits.Segment)
-		if index[segment] == 0 {
-			keys = append(keys, l.segment(segment))
-			index[segment] = len(keys)
-		}
-		args = append(args, index[segment], uint64(at))
-	}
-	a, err := l.run(ctx, readScript, keys, args, 3)
-	if err != nil {
-		return nil, 0, false, err
-	}
-	if a.end.Epoch != epoch {
-		return nil, 0, false, nil
-	}
-	n = int(a.number(3))
-	list := a.list(4)
-	for i := range list.parts {
-		entries = append(entries, list.entry(i))
-	}
-	if list.err != nil {
-		a.fail("an entry: %v", list.err)
-	}
-	if n > len(offsets) || n == 0 && len(offsets) > 0 || len(entries) > n {
-		a.fail("%d entries at %d of %d offsets", len(entries), n, len(offsets))
-	}
-	return entries, n, true, a.err
-}
-
-// entry returns a part that is an entry.
-func (a *answer) entry(i int) history.Entry {
-	e := a.list(i)
-	links, ok := parseLinks(e.text(2))
-	entry := history.Entry{
-		Offset: history.Offset(e.number(0)), Born: parseEpoch(e.text(1)), Links: links, Body: []byte(e.text(3)),
-	}
-	if !ok || entry.Born == 0 {
-		e.fail("%.40v", e.parts)
-	}
-	if e.err != nil && a.err == nil {
-		a.err = e.err
-	}
-	return entry
 }

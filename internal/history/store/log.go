@@ -4,7 +4,8 @@
 //
 // A log has two kinds of keys. The table, one sorted set in Redis, has the last
 // offset of each topic, the counter, the epoch with the server under which it
-// began and its parents, the horizon, and which segments there are. A
+// began and its parents, the horizon, what is forgotten, how much is to be kept,
+// and which segments there are. A
 // segment, a stream in Redis, has entries. Each key is there as a whole, or lost as a
 // whole (evicted, expired, flushed). A call touches the table and the segments
 // that its caller names, and is refused before its first write if they are not
@@ -18,18 +19,19 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// Limits say how much a Log keeps. Times are in milliseconds, by the server's
-// clock: they decide when something goes, never whether a reader has all.
+// Limits say how much a node wants a log to keep. Times are in milliseconds, by
+// the server's clock: they decide when something goes, never whether a reader has
+// all.
 type Limits struct {
-	Segment history.Offset // offsets of a segment
+	Segment history.Offset // offsets of a segment; all nodes have the same
 	Age     int64          // of what is kept
 	Bytes   int            // of all segments
 }
 
 // A Log is the log of one partition. Its methods are the scripts.
 type Log struct {
-	limits   Limits
-	table    *table // nil: the key is not there
+	size     history.Offset // offsets of a segment
+	table    *table         // nil: the key is not there
 	segments map[uint64][]history.Entry
 }
 
@@ -38,10 +40,12 @@ type table struct {
 	epoch   history.Epoch
 	parents []history.Point // the epochs before it, oldest first, and where each ended
 	server  string          // the replication id under which the epoch began
+	agreed  Agreement
 
 	counter history.Offset            // the last one that was given
 	horizon history.Offset            // nothing up to here is kept
 	last    map[string]history.Offset // by topic; what is not above the horizon counts for nothing
+	forgot  map[string]history.Offset // by topic: what was kept for it up to here is gone
 	spans   []span                    // the segments, oldest first
 }
 
@@ -62,12 +66,13 @@ type Caller struct {
 	// offset that was acknowledged to it there.
 	Known history.Point
 
-	Fresh history.Epoch // random: the new epoch, if one has to begin
+	Fresh  history.Epoch // random: the new epoch, if one has to begin
+	Agreed Agreement     // as far as the node knows
 }
 
-// New returns an empty Log.
-func New(limits Limits) *Log {
-	return &Log{limits: limits, segments: make(map[uint64][]history.Entry)}
+// New returns an empty Log, with so many offsets to a segment.
+func New(size history.Offset) *Log {
+	return &Log{size: size, segments: make(map[uint64][]history.Entry)}
 }
 
 // begin sees to it that the log has an epoch in which it has lost nothing. Every
@@ -77,14 +82,20 @@ func (l *Log) begin(c Caller) *table {
 	case t == nil:
 		l.table = &table{
 			epoch: c.Fresh, server: c.Server,
-			last: make(map[string]history.Offset),
+			last: make(map[string]history.Offset), forgot: make(map[string]history.Offset),
 		}
 	case t.server != c.Server, t.contradicts(c.Known):
-		t.parents = append(t.parents, t.end())
-		t.parents = t.parents[max(0, len(t.parents)-maxParents):]
-		t.epoch, t.server = c.Fresh, c.Server
+		t.fork(c)
 	}
+	l.table.agreed = l.table.agreed.with(c.Agreed)
 	return l.table
+}
+
+// fork begins the next epoch.
+func (t *table) fork(c Caller) {
+	t.parents = append(t.parents, t.end())
+	t.parents = t.parents[max(0, len(t.parents)-maxParents):]
+	t.epoch, t.server = c.Fresh, c.Server
 }
 
 // maxParents is how many epochs a log remembers. What survives of each is a
@@ -208,14 +219,14 @@ func (l *Log) add(segment uint64, d Draft) []history.Link {
 
 // Clone returns a copy, as a replica or a snapshot has it.
 func (l *Log) Clone() *Log {
-	c := &Log{limits: l.limits, segments: make(map[uint64][]history.Entry, len(l.segments))}
+	c := &Log{size: l.size, segments: make(map[uint64][]history.Entry, len(l.segments))}
 	for n, entries := range l.segments {
 		c.segments[n] = slices.Clone(entries)
 	}
 	if l.table != nil {
 		t := *l.table
 		t.parents = slices.Clone(t.parents)
-		t.last, t.spans = maps.Clone(t.last), slices.Clone(t.spans)
+		t.last, t.forgot, t.spans = maps.Clone(t.last), maps.Clone(t.forgot), slices.Clone(t.spans)
 		c.table = &t
 	}
 	return c

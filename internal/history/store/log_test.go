@@ -1,13 +1,14 @@
 package store_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-var caller = store.Caller{Server: "a", Fresh: 1}
+var caller = store.Caller{Server: "a", Fresh: 1, Agreed: store.Agreement{Version: 1, Age: 100, Bytes: 1 << 10}}
 
 func drafts(topics ...string) (batch []store.Draft) {
 	for _, topic := range topics {
@@ -19,7 +20,7 @@ func drafts(topics ...string) (batch []store.Draft) {
 // Each topic has a chain, and an entry that is not kept has a place but no
 // offset.
 func TestAppend(t *testing.T) {
-	l := store.New(store.Limits{Segment: 8, Age: 100, Bytes: 1 << 10})
+	l := store.New(8)
 	c := caller
 	c.Known = l.Fence(c)
 	batch := drafts("a", "b", "a")
@@ -40,7 +41,7 @@ func TestAppend(t *testing.T) {
 
 // What is refused has no effect.
 func TestRefused(t *testing.T) {
-	l := store.New(store.Limits{Segment: 4, Age: 100, Bytes: 1 << 10})
+	l := store.New(4)
 	c := caller
 	c.Known = l.Fence(c)
 	if r := l.Append(c, 0, drafts("a", "a", "a")); r.Outcome != store.Taken {
@@ -63,7 +64,7 @@ func TestRefused(t *testing.T) {
 // A position is whole only in its own epoch, above the horizon, and if it was
 // there.
 func TestSurvey(t *testing.T) {
-	l := store.New(store.Limits{Segment: 1, Age: 100, Bytes: 1 << 10})
+	l := store.New(1)
 	c := caller
 	c.Known = l.Fence(c)
 	for n := range uint64(4) {
@@ -103,4 +104,74 @@ func TestSurvey(t *testing.T) {
 	if end := l.Fence(c); end.Epoch != 3 {
 		t.Errorf("what was acknowledged and is not there: %v", end)
 	}
+}
+
+// What was kept for a topic is gone, but for what others share. Who has not had
+// it is told.
+func TestForget(t *testing.T) {
+	l := store.New(4)
+	c := caller
+	c.Known = l.Fence(c)
+	l.Append(c, 0, drafts("a", "b", "a"))
+	l.Append(c, 0, []store.Draft{{Topics: []string{"a", "b"}}})
+	l.Forget(c, []string{"a", "none"})
+	look := func(what, topic string, from history.Offset, whole bool, want ...history.Offset) {
+		t.Helper()
+		s := l.Survey(c, history.Point{Epoch: 1, Offset: from}, []string{topic}, 8)
+		if s.Whole != whole || !slices.Equal(s.Offsets, want) {
+			t.Errorf("%s: %+v", what, s)
+		}
+	}
+	look("who lacks the last", "a", 3, false)
+	look("who had all", "a", 4, true)
+	look("who shares it", "b", 0, true, 2, 4)
+	if entries, _ := l.Read(c, 1, []history.Offset{1, 2, 3, 4}); len(entries) != 2 {
+		t.Errorf("there is still %v", entries)
+	}
+	if r := l.Append(c, 1, drafts("a")); r.Published[0].Prev != 4 {
+		t.Errorf("the chain goes on with %+v", r.Published)
+	}
+	look("what comes after", "a", 4, true, 5)
+	look("what comes after, to one who lacks", "a", 3, false, 5)
+	l.Forget(c, []string{"b"})
+	look("the other one", "b", 3, false)
+	if entries, _ := l.Read(c, 1, []history.Offset{2, 4, 5}); len(entries) != 1 {
+		t.Errorf("there is still %v", entries)
+	}
+}
+
+// A new epoch begins once, for all that ask.
+func TestRenew(t *testing.T) {
+	l := store.New(4)
+	l.Fence(caller)
+	c := caller
+	for c.Fresh = range history.Epoch(4) {
+		c.Fresh += 2
+		if end := l.Renew(c, 1); end.Epoch != 2 {
+			t.Errorf("it is in %v", end)
+		}
+	}
+}
+
+// What the newest node wants is kept, also if the table is lost, and nobody who
+// has started before changes that.
+func TestAgreement(t *testing.T) {
+	l := store.New(4)
+	c := caller
+	agree := func(what string, brings, want store.Agreement) {
+		t.Helper()
+		c.Agreed = brings
+		l.Fence(c)
+		if has, _ := l.Agreed(); has != want {
+			t.Errorf("%s: %+v", what, has)
+		}
+	}
+	five, ten := store.Limits{Age: 5}.Wanted(), store.Limits{Age: 10}.Wanted()
+	agree("the first", five, store.Agreement{Version: 1, Age: 5})
+	agree("one like it", five, store.Agreement{Version: 1, Age: 5})
+	agree("another one", ten, store.Agreement{Version: 2, Age: 10})
+	agree("the first again", store.Agreement{Version: 1, Age: 5}, store.Agreement{Version: 2, Age: 10})
+	l.LoseTable()
+	agree("after a loss", store.Agreement{Version: 1, Age: 5}, store.Agreement{Version: 1, Age: 5})
+	agree("who knows better", store.Agreement{Version: 2, Age: 10}, store.Agreement{Version: 2, Age: 10})
 }

@@ -17,7 +17,11 @@ func (l *Log) Survey(c Caller, from history.Point, topics []string, most int) hi
 	s := history.Survey{End: t.end()}
 	s.From, s.Whole, s.Fork = t.view(from).Start(from)
 	for _, topic := range topics {
-		for at := t.last[topic]; at > s.From; {
+		stop := s.From
+		if cut := t.forgot[topic]; cut > stop {
+			stop, s.Whole = cut, false
+		}
+		for at := t.last[topic]; at > stop; {
 			e, ok := l.entry(at)
 			if !ok {
 				s.Whole = false
@@ -87,7 +91,7 @@ func (l *Log) Read(c Caller, epoch history.Epoch, offsets []history.Offset) (ent
 }
 
 func (l *Log) entry(at history.Offset) (e history.Entry, ok bool) {
-	entries := l.segments[uint64((at-1)/l.limits.Segment)]
+	entries := l.segments[uint64((at-1)/l.size)]
 	i, ok := slices.BinarySearchFunc(entries, at, func(e history.Entry, at history.Offset) int {
 		return int(e.Offset) - int(at)
 	})

@@ -12,14 +12,14 @@ import (
 func (l *Log) next(entries history.Offset, now int64) (n uint64, fresh bool) {
 	t := l.table
 	if len(t.spans) == 0 {
-		return uint64((t.counter + l.limits.Segment - 1) / l.limits.Segment), true
+		return uint64((t.counter + l.size - 1) / l.size), true
 	}
 	s := t.spans[len(t.spans)-1]
 	switch {
 	case t.sealed(),
-		t.counter+entries > l.limits.Segment*history.Offset(s.n+1),
-		now-s.began >= l.limits.Age/8, // or what is kept would be up to twice as old
-		s.bytes >= l.limits.Bytes/8:
+		t.counter+entries > l.size*history.Offset(s.n+1),
+		now-s.began >= t.agreed.Age/8, // or what is kept would be up to twice as old
+		s.bytes >= t.agreed.Bytes/8:
 		return s.n + 1, true
 	}
 	return s.n, false
@@ -30,7 +30,7 @@ func (l *Log) next(entries history.Offset, now int64) (n uint64, fresh bool) {
 func (l *Log) enter(n uint64, now int64) {
 	t := l.table
 	delete(l.segments, n)
-	t.counter = l.limits.Segment * history.Offset(n) // chains need no dense offsets
+	t.counter = l.size * history.Offset(n) // chains need no dense offsets
 	t.spans = append(t.spans, span{n: n, began: now})
 }
 
@@ -46,7 +46,7 @@ func (l *Log) Due(now int64) (n uint64, ok bool) {
 		bytes += s.bytes
 	}
 	// What it has is older than the segment after it.
-	return t.spans[0].n, bytes > l.limits.Bytes || now-t.spans[1].began >= l.limits.Age
+	return t.spans[0].n, bytes > t.agreed.Bytes || now-t.spans[1].began >= t.agreed.Age
 }
 
 // Trim removes the segment that the caller saw to be due, if it still is. That,
@@ -58,8 +58,10 @@ func (l *Log) Trim(c Caller, n uint64) bool {
 	}
 	delete(l.segments, n)
 	t.spans = slices.Delete(t.spans, 0, 1)
-	t.horizon = l.limits.Segment * history.Offset(n+1)
-	maps.DeleteFunc(t.last, func(_ string, last history.Offset) bool { return last <= t.horizon })
+	t.horizon = l.size * history.Offset(n+1)
+	below := func(_ string, at history.Offset) bool { return at <= t.horizon }
+	maps.DeleteFunc(t.last, below)
+	maps.DeleteFunc(t.forgot, below)
 	return true
 }
 

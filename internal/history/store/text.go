@@ -15,12 +15,13 @@ func (l *Log) String() string {
 		b.WriteString("no table\n")
 	} else {
 		fmt.Fprintf(&b, "epoch %x on %s, parents %x, counter %d, horizon %d\n", uint64(t.epoch), t.server, t.parents, t.counter, t.horizon)
+		fmt.Fprintf(&b, "agreed %d: %d ms, %d bytes\n", t.agreed.Version, t.agreed.Age, t.agreed.Bytes)
 		for _, s := range t.spans {
 			fmt.Fprintf(&b, "span %d began %d bytes %d\n", s.n, s.began, s.bytes)
 		}
 		for _, topic := range slices.Sorted(maps.Keys(t.last)) {
 			if last := t.last[topic]; last > t.horizon {
-				fmt.Fprintf(&b, "topic %q at %d\n", topic, last)
+				fmt.Fprintf(&b, "topic %q at %d, forgotten up to %d\n", topic, last, t.forgot[topic])
 			}
 		}
 	}

@@ -25,9 +25,9 @@ func (w *world) take(a action) {
 	case link, work, script, answer, mark, cutLink, connect, deaf, redirect, abandon:
 		w.takeSide(a.verb, p.of(nodes*partitions), &p)
 	case tick:
-		w.now += int64(p.of(int(limits.Age)))
+		w.now += int64(p.of(age))
 	case stepBack:
-		w.now = max(0, w.now-10*limits.Age)
+		w.now = max(0, w.now-10*age)
 		w.hit(clockBack)
 	default:
 		w.clusters[p.of(partitions)].take(a.verb, &p)
@@ -140,6 +140,13 @@ func (c *cluster) take(v verb, p *pick) {
 		c.trim()
 	case oom:
 		c.full = !c.full
+	case erase:
+		c.erase(topics[p.of(len(topics))])
+	case renew:
+		c.renew()
+	case retain:
+		c.w.agree(40 << (4 * p.of(2)))
+		c.w.hit(agreedAnew)
 	}
 }
 

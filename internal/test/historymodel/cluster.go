@@ -2,13 +2,17 @@ package historymodel
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// limits of the logs, but for the bytes: small, so that a short run meets them.
-var limits = store.Limits{Segment: 4, Age: 1_000}
+// A segment and an age of the logs: small, so that a short run meets them.
+const (
+	segment = 4
+	age     = 1_000
+)
 
 // A server is one Redis.
 type server struct {
@@ -29,12 +33,19 @@ type cluster struct {
 	disk    *store.Log // what the master saved last
 	moving  bool       // the slot migrates: what needs keys is refused
 	full    bool       // OOM: a script that writes is refused, PUBLISH is not
+	erased  map[erasure]history.Offset
+}
+
+// An erasure is that what a topic had in an epoch was forgotten.
+type erasure struct {
+	epoch history.Epoch
+	topic string
 }
 
 func newCluster(w *world) *cluster {
-	c := &cluster{w: w, disk: store.New(w.limits)}
+	c := &cluster{w: w, disk: store.New(segment), erased: make(map[erasure]history.Offset)}
 	for i := range c.servers {
-		c.servers[i] = &server{log: store.New(w.limits)}
+		c.servers[i] = &server{log: store.New(segment)}
 		c.start(c.servers[i])
 	}
 	return c
@@ -56,7 +67,14 @@ func (c *cluster) answers(s *server) bool {
 // caller returns what a script of the node brings, and finds on the server.
 func (w *world) caller(s *server, known history.Point) store.Caller {
 	w.epochs++
-	return store.Caller{Server: s.repl, Now: w.now, Known: known, Fresh: history.Epoch(w.epochs)}
+	// Some nodes do not know the latest agreement.
+	agreed := w.agreed[max(0, len(w.agreed)-1-w.epochs%2)]
+	return store.Caller{Server: s.repl, Now: w.now, Known: known, Fresh: history.Epoch(w.epochs), Agreed: agreed}
+}
+
+// agree has the nodes agree on how much is kept.
+func (w *world) agree(bytes int) {
+	w.agreed = append(w.agreed, store.Agreement{Version: uint64(len(w.agreed) + 1), Age: age, Bytes: bytes})
 }
 
 // replicate has the replica catch up. Until then it has a prefix.
@@ -78,7 +96,7 @@ func (c *cluster) restart(how int) {
 		s.log = c.disk.Clone()
 		c.w.hit(restartFromDisk)
 	case 2:
-		s.log = store.New(c.w.limits)
+		s.log = store.New(segment)
 		c.w.hit(restartEmpty)
 	}
 	c.start(s)
@@ -140,7 +158,7 @@ func (c *cluster) migrate(how int) {
 		old, next := c.serving(), c.replica()
 		next.log = old.log
 		c.start(next) // a master in its own right
-		old.log, old.gone = store.New(c.w.limits), true
+		old.log, old.gone = store.New(segment), true
 		c.master = 1 - c.master
 		c.w.cutLinks(old)
 		c.w.cutLinks(next)
@@ -180,6 +198,39 @@ func (c *cluster) trim() {
 			return
 		}
 		c.w.hit(trimmed)
+	}
+}
+
+// erase forgets what is kept for a topic.
+func (c *cluster) erase(topic string) {
+	if s := c.serving(); c.answers(s) {
+		end := s.log.Fence(c.w.caller(s, history.Point{}))
+		s.log.Forget(c.w.caller(s, history.Point{}), []string{topic})
+		c.erased[erasure{end.Epoch, topic}] = end.Offset
+		c.w.hit(forgotten)
+	}
+}
+
+// serves checks that a survey has nothing that was forgotten.
+func (c *cluster) serves(on *server, topics []string, s history.Survey) {
+	entries, _ := on.log.Read(c.w.caller(on, history.Point{}), s.End.Epoch, s.Offsets)
+	for _, e := range entries {
+		if !slices.ContainsFunc(e.Links, func(l history.Link) bool {
+			return slices.Contains(topics, l.Topic) && e.Offset > c.erased[erasure{s.End.Epoch, l.Topic}]
+		}) {
+			c.w.fail("%d of epoch %d is found, and was forgotten", e.Offset, s.End.Epoch)
+		}
+	}
+}
+
+// renew begins a new epoch, as when the last node has come that appends.
+func (c *cluster) renew() {
+	if s := c.serving(); c.answers(s) {
+		end := s.log.Fence(c.w.caller(s, history.Point{}))
+		if s.log.Renew(c.w.caller(s, history.Point{}), end.Epoch).Epoch == end.Epoch {
+			c.w.fail("no epoch has begun")
+		}
+		c.w.hit(renewed)
 	}
 }
 

@@ -25,6 +25,9 @@ const (
 	trimmed
 	clockBack
 	storeFull
+	forgotten
+	renewed
+	agreedAnew
 	answerLost
 	nodeKilled
 
@@ -73,6 +76,9 @@ var ruleNames = [rules]string{
 	trimmed:           "retention moves the horizon",
 	clockBack:         "Redis' clock steps back",
 	storeFull:         "an append is refused by the store",
+	forgotten:         "what is kept for a topic is forgotten",
+	renewed:           "a new epoch begins, though nothing was lost",
+	agreedAnew:        "the nodes agree on keeping more, or less",
 	answerLost:        "the answer to an append is lost",
 	nodeKilled:        "a node is killed",
 	wrongEpoch:        "an append meets another epoch",

@@ -272,6 +272,7 @@ func (s *side) run() {
 	}
 	survey := log.Survey(caller, a.from, a.topics, a.most)
 	s.met(caller.Known, survey.End)
+	s.cluster().serves(s.calls, a.topics, survey)
 	s.h.w.hitSurvey(a, survey)
 	if s.h.w.trace != nil {
 		s.h.w.note("%s surveys %v since %v: up to %v, from %d, whole %v, fork %v: %v", s.whose(a), a.topics, a.from, survey.End, survey.From, survey.Whole, survey.Fork, survey.Offsets)

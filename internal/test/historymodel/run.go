@@ -56,6 +56,11 @@ const (
 	redirect
 	unknown
 	forge
+
+	// Those that are told to many, and would hide what others lack. They come less.
+	erase
+	renew
+	retain
 	verbs
 )
 
@@ -63,6 +68,7 @@ var verbNames = [verbs]string{
 	"send", "link", "work", "script", "answer", "socket", "mark", "drop", "come", "visit", "lose", "join", "confirm", "leave",
 	"kill", "cutLink", "connect", "roll", "copyLog", "save", "restart", "fail", "linger", "demote", "thereBack",
 	"migrate", "evict", "trim", "tick", "stepBack", "oom", "abandon", "deaf", "redirect", "unknown", "forge",
+	"erase", "renew", "retain",
 }
 
 func (a action) String() string { return fmt.Sprintf("%s %d", verbNames[a.verb], a.arg) }
@@ -113,7 +119,7 @@ func newPlan(seed uint64, calm bool) plan {
 			pool = append(pool, verb(v))
 		}
 	}
-	for v := roll + 1; v < verbs && !calm; v++ {
+	for v := roll + 1; v < erase && !calm; v++ {
 		if rng.IntN(4) == 0 {
 			pool = append(pool, v, v, v, v)
 		}
@@ -122,6 +128,9 @@ func newPlan(seed uint64, calm bool) plan {
 		for range 5 {
 			pool = append(pool, theme...)
 		}
+	}
+	if v := verb(seed % uint64(verbs)); !calm && v >= erase {
+		pool = append(pool, v, v, v, v)
 	}
 	for i := range p.actions {
 		p.actions[i] = action{pool[rng.IntN(len(pool))], rng.Uint32()}

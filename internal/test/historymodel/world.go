@@ -37,7 +37,7 @@ func partitionOf(topic string) int { return int(topic[len(topic)-1] - '0') }
 
 // A world is one run.
 type world struct {
-	limits   store.Limits
+	agreed   []store.Agreement // the latest last
 	clusters [partitions]*cluster
 	hubs     [nodes]*hub
 	phones   [devices]*phone
@@ -71,8 +71,8 @@ func (m *message) copies() bool {
 }
 
 func newWorld(p plan, hits *counts) *world {
-	w := &world{limits: limits, hits: hits, now: 10_000}
-	w.limits.Bytes = p.bytes
+	w := &world{hits: hits, now: 10_000}
+	w.agree(p.bytes)
 	for i := range w.clusters {
 		w.clusters[i] = newCluster(w)
 	}

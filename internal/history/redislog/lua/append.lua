@@ -1,14 +1,13 @@
--- Appends a batch, all of it or nothing, and publishes it. Answers time, epoch,
--- counter, outcome and, if the segment is not the right one, which one is.
+-- Appends a batch, all of it or nothing, and publishes it. Answers, behind what
+-- all do, outcome and, if the segment is not the right one, which one is.
 --
 -- KEYS: table, segment
--- ARGV: those of begin, number of the segment, offsets of a segment, how long one
---       takes entries (ms), how many bytes it takes, what the name of a channel
---       begins with, PUBLISH or SPUBLISH, and for each message: how many topics,
---       below zero if it is not kept, body, topics...
+-- ARGV: those of begin, number of the segment, offsets of a segment, what the name
+--       of a channel begins with, PUBLISH or SPUBLISH, and for each message: how
+--       many topics, below zero if it is not kept, body, topics...
 local segment, named, size = KEYS[2], tonumber(ARGV[5]), tonumber(ARGV[6])
-local age, room, prefix, publish = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10]
-local first = 11
+local prefix, publish = ARGV[7], ARGV[8]
+local first = 9
 local TAKEN, WRONG_EPOCH, WRONG_SEGMENT = 1, 2, 3
 
 local names = {COUNTER, HORIZON, LAST, BEGAN, BYTES, ALL}
@@ -34,7 +33,7 @@ local epoch, parents, numbers = begin(names)
 if not numbers then return epoch end
 local counter, horizon, n = number(numbers[1]), number(numbers[2]), number(numbers[3], -1)
 if known ~= epoch then
-  return {now, epoch, counter, WRONG_EPOCH}
+  return {now, epoch, counter, told, WRONG_EPOCH}
 end
 
 if kept > 0 then
@@ -42,10 +41,10 @@ if kept > 0 then
   local full = n < 0
     or string.match(parents, '^ %x+:(%d+)') == text(counter) -- the epoch is another one
     or counter + kept > size * (n + 1)
-    or now - began >= age
-    or filled >= room
+    or now - began >= math.floor(age / 8)
+    or filled >= math.floor(room / 8)
   if named ~= (full and n + 1 or n) then
-    return {now, epoch, counter, WRONG_SEGMENT, full and n + 1 or n}
+    return {now, epoch, counter, told, WRONG_SEGMENT, full and n + 1 or n}
   end
   local changes = {}
   local function set(member, score)
@@ -103,7 +102,7 @@ if kept > 0 then
   for k = 1, #channels do
     redis.call(publish, prefix .. channels[k], packets[k])
   end
-  return {now, epoch, counter, TAKEN}
+  return {now, epoch, counter, told, TAKEN}
 end
 
 local header = '1u' .. epoch .. ' ' .. text(counter) .. '\n'
@@ -115,4 +114,4 @@ while i <= #ARGV do
   end
   i = i + 2 + topics
 end
-return {now, epoch, counter, TAKEN}
+return {now, epoch, counter, told, TAKEN}

@@ -2,24 +2,31 @@
 --
 -- KEYS[1] is the table, a sorted set. The score of a topic is its last offset.
 -- What else it has are members that begin with a NUL, as no topic does:
---   '1 <epoch> <server>[ <parent>:<at>...]', the head, newest parent first,
---   whose score is -inf, and numbers by name, whose scores are below zero: see
---   stored. The segments from horizon/size to LAST are there, without a hole.
+--   '1 <epoch> <server> <agreement>[ <parent>:<at>...]', the head, newest parent
+--   first, whose score is -inf; numbers by name, whose scores are below zero: see
+--   stored; and FORGOT .. topic, whose score is up to where the topic is forgotten.
+--   The segments from horizon/size to LAST are there, without a hole.
 --
 -- KEYS[2] and so on are segments: streams. The entry at an offset has the ID
 -- <offset>-0 and two fields. The first one's name is the epoch in which the
 -- entry was born, which a stream keeps once for many entries; it has
 -- '<prev> <length>:<topic>' for each topic. The second one has the body.
 --
--- ARGV: epoch and offset that the caller knows, a fresh epoch, how long keys
--- last (ms). Epochs are hexadecimal. Numbers are below 2^53, and doubles hold
--- them.
+-- ARGV: epoch and offset that the caller knows, a fresh epoch, and the agreement
+-- that it knows, '<version> <age> <bytes>' of what is kept (store.Agreement).
+-- Epochs are hexadecimal. Numbers are below 2^53, and doubles hold them.
+--
+-- Each answers time, epoch, counter, the agreement if the caller knows another
+-- one, or '', and more.
 local t = KEYS[1]
-local known, acknowledged, fresh, lasts = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local known, acknowledged, fresh, agreed = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local age, room, lasts -- (ms), bytes of what is kept, and how long keys last (ms)
+local told = '' -- the agreement, if the caller knows another one
 
 local COUNTER, HORIZON = '\0c', '\0h'
 local LAST, BEGAN, BYTES = '\0n', '\0b', '\0z' -- the last segment's number, when it began, its bytes
 local ALL = '\0a' -- bytes of all segments
+local FORGOT = '\0f' -- up to where some topic is forgotten
 -- Of a segment: BEGAN .. n, and BYTES .. n if it is not the last.
 
 -- stored turns a number into its score.
@@ -35,13 +42,39 @@ local function text(n) return string.format('%.0f', n) end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
--- serverID returns the replication ID. miniredis has none.
+-- serverID returns the replication ID of a master. miniredis has none.
 local function serverID()
   local info = redis.pcall('INFO', 'replication')
   if type(info) == 'string' then
-    return string.match(info, 'master_replid:(%x+)')
+    return string.match(info, 'role:master.-master_replid:(%x+)')
   end
   return string.find(info.err, 'is not supported', 1, true) and '0'
+end
+
+-- agree returns the agreement that counts, with what the table has, if it has one,
+-- and sets what follows from it.
+local function agree(has)
+  local counts = has or '0'
+  if counts ~= agreed then
+    local version, wanted = string.match(agreed, '^(%d+)(.*)$')
+    local last, kept = string.match(counts, '^(%d+)(.*)$')
+    if version == '0' and wanted ~= kept then
+      counts = text(last + 1) .. wanted
+    elseif tonumber(version) > tonumber(last) then
+      counts = agreed
+    end
+    if counts ~= agreed then told = counts end
+  end
+  local a, b = string.match(counts, ' (%d+) (%d+)$')
+  age, room = tonumber(a), tonumber(b)
+  -- Twice, for a segment takes entries for a while; and the fences of a node that
+  -- works renew the table, if they come once a minute.
+  lasts = text(2 * age + 60000)
+  return counts
+end
+
+local function write(epoch, server, agreement, parents)
+  return '\0' .. table.concat({'1', epoch, server, agreement}, ' ') .. parents
 end
 
 -- survived returns up to where the table has what an epoch had, or nil.
@@ -51,31 +84,35 @@ local function survived(epoch, own, counter, parents)
 end
 
 -- begin sees to it that there is a table, in an epoch in which it has lost
--- nothing. It returns the epoch, its parents and the numbers of names, of which
--- COUNTER is the first. What fails has changed nothing.
-local function begin(names)
+-- nothing, or in the next one if renewed is its epoch. It returns the epoch, its
+-- parents and the numbers of names, of which COUNTER is the first. What fails has
+-- changed nothing.
+local function begin(names, renewed)
   local server = serverID()
   if not server then
-    return redis.error_reply('ERR herald: INFO replication does not tell the replication ID')
+    return redis.error_reply('ERR herald: this is no master that tells its replication ID')
   end
   local head = redis.call('ZRANGE', t, 0, 0)[1]
   if not head then
-    redis.call('ZADD', t, '-inf', '\0' .. '1 ' .. fresh .. ' ' .. server, stored(0), COUNTER, stored(0), HORIZON)
+    redis.call('ZADD', t, '-inf', write(fresh, server, agree(), ''), stored(0), COUNTER, stored(0), HORIZON)
     redis.call('PEXPIRE', t, lasts)
     return fresh, '', redis.call('ZMSCORE', t, unpack(names))
   end
-  local epoch, at, parents = string.match(head, '^1 (%x+) (%x+)(.*)$', 2)
+  local epoch, at, has, parents = string.match(head, '^1 (%x+) (%x+) (%d+ %d+ %d+)(.*)$', 2)
   if not epoch then
     return redis.error_reply('ERR herald: the table is of another version')
   end
   local numbers = redis.call('ZMSCORE', t, unpack(names))
   local counter = number(numbers[1])
-  local has = survived(known, epoch, counter, parents)
-  if at ~= server or acknowledged > 0 and acknowledged > (has or -1) then
+  local there = survived(known, epoch, counter, parents)
+  local agreement = agree(has)
+  if at ~= server or renewed == epoch or acknowledged > 0 and acknowledged > (there or -1) then
     parents = ' ' .. epoch .. ':' .. text(counter) .. parents
     parents = string.match(parents, '^' .. string.rep(' %x+:%d+', 8)) or parents
     epoch = fresh
-    redis.call('ZADD', t, '-inf', '\0' .. '1 ' .. epoch .. ' ' .. server .. parents)
+  end
+  if epoch == fresh or agreement ~= has then
+    redis.call('ZADD', t, '-inf', write(epoch, server, agreement, parents))
     redis.call('ZREM', t, head)
     redis.call('PEXPIRE', t, lasts)
   end

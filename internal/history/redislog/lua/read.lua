@@ -1,18 +1,14 @@
--- Reads entries, as far as they are there, until they have so many bytes. Answers
--- time, epoch, counter, how many offsets were looked at, and of each entry that is
+-- Reads entries, as far as they are there, until they have so many bytes. Answers,
+-- behind what all do, how many offsets were looked at, and of each entry that is
 -- there: offset, epoch in which it was born, links, body.
 --
 -- KEYS: table, segments...
--- ARGV: those of begin, the epoch to read in, the most bytes, and for each
---       offset: which of KEYS its segment is, offset
+-- ARGV: those of begin, the most bytes, and for each offset: which of KEYS its
+--       segment is, offset
 local epoch, _, numbers = begin({COUNTER})
 if not numbers then return epoch end
-local counter = number(numbers[1])
-if ARGV[5] ~= epoch then
-  return {now, epoch, counter}
-end
-local bytes, entries = tonumber(ARGV[6]), {}
-local i = 7
+local bytes, entries = tonumber(ARGV[5]), {}
+local i = 6
 while i <= #ARGV and bytes > 0 do
   local id = ARGV[i + 1] .. '-0'
   local entry = redis.call('XRANGE', KEYS[tonumber(ARGV[i])], id, id)[1]
@@ -23,4 +19,4 @@ while i <= #ARGV and bytes > 0 do
   end
   i = i + 2
 end
-return {now, epoch, counter, (i - 7) / 2, entries}
+return {now, epoch, number(numbers[1]), told, (i - 6) / 2, entries}

@@ -1,13 +1,11 @@
 -- Removes the oldest segment, if retention wants that, and some of the topics of
--- which nothing is kept any more. Answers time, epoch, counter, whether it removed
--- one, how many such topics there still are, and the next segment to remove, or
--- -1.
+-- which nothing is kept any more. Answers, behind what all do, how many such topics
+-- there still are, and the next segment to remove, or -1.
 --
 -- KEYS: table, the segment if the caller knows it
--- ARGV: those of begin, offsets of a segment, age (ms) and bytes of what is kept,
---       the most topics to remove, number of the segment or -1
-local size, age, most = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local topics, named = tonumber(ARGV[8]), tonumber(ARGV[9])
+-- ARGV: those of begin, offsets of a segment, the most topics to remove, number of
+--       the segment or -1
+local size, topics, named = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local epoch, _, numbers = begin({COUNTER, HORIZON, LAST, ALL})
 if not numbers then return epoch end
 local horizon, last, all = number(numbers[2]), number(numbers[3], -1), number(numbers[4])
@@ -18,16 +16,17 @@ local function due()
   local n = horizon / size
   if n >= last then return -1 end
   local began = number(redis.call('ZSCORE', t, BEGAN .. text(n + 1)))
-  return (all > most or now - began >= age) and n or -1
+  return (all > room or now - began >= age) and n or -1
 end
 
-local n, removed = due(), 0
+local n = due()
 if n >= 0 and n == named then
-  removed, horizon = 1, size * (n + 1)
+  -- First, a write that Redis takes when it is full.
+  redis.call('UNLINK', KEYS[2])
+  horizon = size * (n + 1)
   all = all - number(redis.call('ZSCORE', t, BYTES .. text(n)))
   redis.call('ZADD', t, stored(horizon), HORIZON, stored(all), ALL)
   redis.call('ZREM', t, BEGAN .. text(n), BYTES .. text(n))
-  redis.call('UNLINK', KEYS[2])
   n = due()
 end
 -- Some at a time, for a hundred thousand would block Redis. They do no harm: what
@@ -37,4 +36,4 @@ if stale > 0 then
   local ours = redis.call('ZCOUNT', t, '-inf', '(0')
   redis.call('ZREMRANGEBYRANK', t, ours, ours + math.min(stale, topics) - 1)
 end
-return {now, epoch, number(numbers[1]), removed, math.max(stale - topics, 0), n}
+return {now, epoch, number(numbers[1]), told, math.max(stale - topics, 0), n}

@@ -1,23 +1,18 @@
--- Walks the chains of topics down to an offset, always the one that is at the
--- highest. It ends early at a segment that is not among its keys, after so many
--- entries or so many bytes. Answers time, epoch, counter, the offsets that it saw
--- to be there, falling, where each chain is now, 0 if it is at its end, and
--- whether none broke.
+-- Walks the chains of topics, always the one that is at the highest offset. It
+-- ends early at a segment that is not among its keys, after so many entries or so
+-- many bytes. Answers, behind what all do, the offsets that it saw to be there,
+-- falling, where each chain is now, 0 if it is at its end, and whether none broke.
 --
 -- KEYS: table, segments...
--- ARGV: those of begin, the epoch that the chains are of, offsets of a segment,
---       the offset to stop at, the most entries and bytes, the number of each
---       segment, and for each topic: where its chain is, topic
-local size, stop, entries, bytes = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+-- ARGV: those of begin, offsets of a segment, the most entries and bytes, the
+--       number of each segment, and for each topic: where its chain is, where it
+--       ends, topic
+local size, entries, bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local epoch, _, numbers = begin({COUNTER})
 if not numbers then return epoch end
-local counter = number(numbers[1])
-if ARGV[5] ~= epoch then
-  return {now, epoch, counter}
-end
 local segments = {} -- key by number
 for i = 2, #KEYS do
-  segments[tonumber(ARGV[8 + i])] = KEYS[i]
+  segments[tonumber(ARGV[6 + i])] = KEYS[i]
 end
 
 local waiting = {} -- rising: where chains are
@@ -33,24 +28,12 @@ local function put(chain, at)
   table.insert(waiting, i, at)
 end
 
-local places, topics = {}, {}
-local first = 9 + #KEYS
-for i = first, #ARGV, 2 do
-  topics[#topics + 1] = ARGV[i + 1]
+local places, stops, topics = {}, {}, {}
+for i = 7 + #KEYS, #ARGV, 3 do
+  topics[#topics + 1] = ARGV[i + 2]
+  stops[#topics] = tonumber(ARGV[i + 1])
   places[#topics] = 0
   put(#topics, tonumber(ARGV[i]))
-end
-
--- prevs returns the offset before an entry by topic.
-local function prevs(links)
-  local found, i = {}, 1
-  while i <= #links do
-    local prev, length, from = string.match(links, '^(%d+) (%d+):()', i)
-    i = from + length
-    local topic = string.sub(links, from, i - 1)
-    found[topic] = found[topic] or tonumber(prev)
-  end
-  return found
 end
 
 local offsets, whole = {}, 1
@@ -65,7 +48,7 @@ while #waiting > 0 and entries > 0 and bytes > 0 do
     local found = prevs(entry[2][2])
     for _, chain in ipairs(here) do
       local prev = found[topics[chain]] or 0
-      if prev > stop then put(chain, prev) end
+      if prev > stops[chain] then put(chain, prev) end
     end
     offsets[#offsets + 1] = at
     bytes = bytes - #entry[2][4]
@@ -77,4 +60,4 @@ end
 for at, here in pairs(chains) do
   for _, chain in ipairs(here) do places[chain] = at end
 end
-return {now, epoch, counter, offsets, places, whole}
+return {now, epoch, number(numbers[1]), told, offsets, places, whole}

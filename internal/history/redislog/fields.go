@@ -1,10 +1,12 @@
 package redislog
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 
 	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/store"
 )
 
 func parseEpoch(text string) history.Epoch {
@@ -13,6 +15,21 @@ func parseEpoch(text string) history.Epoch {
 		return 0
 	}
 	return history.Epoch(e)
+}
+
+// agreementText returns what parseAgreement reads.
+func agreementText(a store.Agreement) string {
+	return fmt.Sprintf("%d %d %d", a.Version, a.Age, a.Bytes)
+}
+
+func parseAgreement(text string) (a store.Agreement, ok bool) {
+	version, rest, _ := strings.Cut(text, " ")
+	age, room, _ := strings.Cut(rest, " ")
+	v, err1 := strconv.ParseUint(version, 10, 53)
+	ms, err2 := strconv.ParseUint(age, 10, 53)
+	n, err3 := strconv.ParseUint(room, 10, 53)
+	ok = err1 == nil && err2 == nil && err3 == nil && v > 0
+	return store.Agreement{Version: v, Age: int64(ms), Bytes: int(n)}, ok
 }
 
 // parseLinks reads the links of an entry, of which each is '<prev>

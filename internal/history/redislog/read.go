@@ -1,0 +1,80 @@
+package redislog
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/heraldgo/herald/internal/history"
+)
+
+// Read returns the entries at the offsets, as far as they are there. If the log
+// is not in the epoch of the survey any more, ok is false.
+func (l *Log) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets []history.Offset) (entries []history.Entry, ok bool, err error) {
+	for first := true; first || len(offsets) > 0; first = false {
+		some, n, ok, err := l.read(ctx, known, epoch, offsets[:min(len(offsets), l.bounds.read)])
+		if err != nil {
+			return nil, false, fmt.Errorf("read the log: %w", err)
+		}
+		if !ok {
+			return nil, false, nil
+		}
+		entries, offsets = append(entries, some...), offsets[n:]
+	}
+	return entries, true, nil
+}
+
+// read reads the first n of the offsets.
+func (l *Log) read(ctx context.Context, known history.Point, epoch history.Epoch, offsets []history.Offset) (entries []history.Entry, n int, ok bool, err error) {
+	keys, args := l.places(append(l.args(known, 1+2*len(offsets)), l.bounds.bytes), offsets)
+	a, err := l.run(ctx, readScript, keys, args, 2)
+	if err != nil {
+		return nil, 0, false, err
+	}
+	if a.end.Epoch != epoch {
+		return nil, 0, false, nil
+	}
+	n = int(a.number(common))
+	list := a.list(common + 1)
+	for i := range list.parts {
+		entries = append(entries, list.entry(i))
+	}
+	if list.err != nil {
+		a.fail("an entry: %v", list.err)
+	}
+	if n > len(offsets) || n == 0 && len(offsets) > 0 || len(entries) > n {
+		a.fail("%d entries at %d of %d offsets", len(entries), n, len(offsets))
+	}
+	return entries, n, true, a.err
+}
+
+// places returns the table and the segments that the offsets are in, and adds to
+// args, for each offset, which of these keys its segment is, and the offset.
+func (l *Log) places(args []any, offsets []history.Offset) (keys []string, _ []any) {
+	keys = append(keys, l.table())
+	index := make(map[uint64]int) // in keys, from 1
+	for _, at := range offsets {
+		segment := uint64((at - 1) / l.config.Limits.Segment)
+		if index[segment] == 0 {
+			keys = append(keys, l.segment(segment))
+			index[segment] = len(keys)
+		}
+		args = append(args, index[segment], uint64(at))
+	}
+	return keys, args
+}
+
+// entry returns a part that is an entry.
+func (a *answer) entry(i int) history.Entry {
+	e := a.list(i)
+	links, ok := parseLinks(e.text(2))
+	entry := history.Entry{
+		Offset: history.Offset(e.number(0)), Born: parseEpoch(e.text(1)), Links: links, Body: []byte(e.text(3)),
+	}
+	if !ok || entry.Born == 0 {
+		e.fail("%.40v", e.parts)
+	}
+	if e.err != nil && a.err == nil {
+		a.err = e.err
+	}
+	return entry
+}

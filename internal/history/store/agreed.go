@@ -1,0 +1,36 @@
+package store
+
+// An Agreement is how much the nodes of a cluster have agreed to keep, and the
+// number of that agreement. The table has it, and so has each node, for the table
+// may be lost: the later one counts. A node that has just started has been told of
+// none, so its Version is 0, and what it wants becomes the next one.
+type Agreement struct {
+	Version uint64
+	Age     int64
+	Bytes   int
+}
+
+// Wanted is what a node brings that has just started.
+func (l Limits) Wanted() Agreement { return Agreement{Age: l.Age, Bytes: l.Bytes} }
+
+// with returns what counts once a node has brought its own.
+func (a Agreement) with(b Agreement) Agreement {
+	if b.Version == 0 {
+		if a.Age == b.Age && a.Bytes == b.Bytes {
+			return a
+		}
+		b.Version = a.Version + 1
+	}
+	if b.Version > a.Version {
+		return b
+	}
+	return a
+}
+
+// Agreed returns how much the log keeps, if there is a table.
+func (l *Log) Agreed() (a Agreement, ok bool) {
+	if l.table == nil {
+		return a, false
+	}
+	return l.table.agreed, true
+}
