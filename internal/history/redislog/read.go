@@ -3,6 +3,7 @@ package redislog
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/heraldgo/herald/internal/history"
 )
@@ -41,8 +42,18 @@ func (l *Log) read(ctx context.Context, known history.Point, epoch history.Epoch
 	if list.err != nil {
 		a.fail("an entry: %v", list.err)
 	}
-	if n > len(offsets) || n == 0 && len(offsets) > 0 || len(entries) > n {
-		a.fail("%d entries at %d of %d offsets", len(entries), n, len(offsets))
+	if n > len(offsets) || n == 0 && len(offsets) > 0 {
+		a.fail("%d of %d offsets", n, len(offsets))
+		n = 0
+	}
+	asked := offsets[:n]
+	for _, e := range entries {
+		i := slices.Index(asked, e.Offset)
+		if i < 0 {
+			a.fail("an entry at %d that was not asked for", e.Offset)
+			break
+		}
+		asked = asked[i+1:]
 	}
 	return entries, n, true, a.err
 }

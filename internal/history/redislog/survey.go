@@ -1,6 +1,7 @@
 package redislog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,6 +82,9 @@ func (w *walk) look(ctx context.Context, from history.Point, topics []string, fi
 	if len(ends) != len(topics) || len(cuts) != 0 && len(cuts) != len(topics) {
 		a.fail("%d and %d offsets for %d topics", len(ends), len(cuts), len(topics))
 	}
+	if view.Horizon > view.End.Offset || view.Knows && view.Survived > view.End.Offset {
+		a.fail("a log that ends at %d, and begins at %d or %d", view.End.Offset, view.Horizon, view.Survived)
+	}
 	if a.err != nil {
 		return a.err
 	}
@@ -148,7 +152,7 @@ func (w *walk) descendSome(ctx context.Context, chains []chain) error {
 // chains that are not at their ends, and whether none broke.
 func (w *walk) step(ctx context.Context, chains []chain, entries int) (found []history.Offset, left []chain, whole bool, err error) {
 	l := w.log
-	keys, segments := []string{l.table()}, l.highest(chains)
+	keys, segments := []string{l.table()}, l.way(chains)
 	args := append(l.args(w.known, 3+len(segments)+3*len(chains)),
 		uint64(l.config.Limits.Segment), entries, l.bounds.bytes)
 	for _, n := range segments {
@@ -168,6 +172,9 @@ func (w *walk) step(ctx context.Context, chains []chain, entries int) (found []h
 	if len(places) != len(chains) || len(found) > entries {
 		a.fail("%d places for %d chains, and %d offsets", len(places), len(chains), len(found))
 	}
+	if !slices.IsSortedFunc(found, func(a, b history.Offset) int { return cmp.Compare(b, a) }) {
+		a.fail("offsets that do not fall")
+	}
 	moved := false
 	for i, at := range places {
 		if at > chains[i].at {
@@ -183,16 +190,19 @@ func (w *walk) step(ctx context.Context, chains []chain, entries int) (found []h
 	return found, left, intact == 1, a.err
 }
 
-// highest returns the segments in which the chains are, those with the highest
-// numbers if they are many.
-func (l *Log) highest(chains []chain) []uint64 {
-	var segments []uint64
+// way returns the segments through which chains lead, the highest if they are many.
+func (l *Log) way(chains []chain) (segments []uint64) {
+	top, end := chains[0].at, chains[0].stop
 	for _, c := range chains {
-		segments = append(segments, uint64((c.at-1)/l.config.Limits.Segment))
+		top, end = max(top, c.at), min(end, c.stop)
 	}
-	slices.Sort(segments)
-	segments = slices.Compact(segments)
-	return segments[max(0, len(segments)-l.bounds.segments):]
+	size := l.config.Limits.Segment
+	last, n := uint64((top-1)/size), uint64(end/size)
+	n = max(n, last-min(last, uint64(l.bounds.segments-1)))
+	for ; n <= last; n++ {
+		segments = append(segments, n)
+	}
+	return segments
 }
 
 func (w *walk) result() history.Survey {

@@ -1,0 +1,211 @@
+package redislog
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/errs"
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/store"
+)
+
+// A liar is a Redis that answers scripts with anything, and then not any more.
+type liar struct {
+	redis.Scripter // nil: only EVALSHA is asked for
+	answers        []any
+}
+
+var errSilent = errors.New("it says no more")
+
+func (l *liar) EvalSha(ctx context.Context, _ string, _ []string, _ ...any) *redis.Cmd {
+	cmd := redis.NewCmd(ctx)
+	if len(l.answers) == 0 {
+		cmd.SetErr(errSilent)
+		return cmd
+	}
+	if err, ok := l.answers[0].(error); ok {
+		cmd.SetErr(err)
+	} else {
+		cmd.SetVal(l.answers[0])
+	}
+	l.answers = l.answers[1:]
+	return cmd
+}
+
+func (l *liar) Pipelined(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error) {
+	return nil, errSilent
+}
+
+func newLiar(answers ...any) *Log {
+	return New(Config{Client: &liar{answers: answers}, Limits: store.Limits{Segment: 8, Age: 1000, Bytes: 1000}})
+}
+
+// calls are all that a Log asks Redis.
+var calls = map[string]func(context.Context, *Log) error{
+	"append": func(ctx context.Context, l *Log) error {
+		_, err := l.Append(ctx, history.Point{Epoch: 1}, 0, []store.Draft{{Topics: []string{"a"}}})
+		return err
+	},
+	"fence": func(ctx context.Context, l *Log) error {
+		_, err := l.Fence(ctx, history.Point{}, 7)
+		return err
+	},
+	"renew": func(ctx context.Context, l *Log) error {
+		_, err := l.Renew(ctx, history.Point{}, 1)
+		return err
+	},
+	"trim": func(ctx context.Context, l *Log) error { return l.Trim(ctx, history.Point{}) },
+	"survey": func(ctx context.Context, l *Log) error {
+		s, err := l.Survey(ctx, history.Point{}, history.Point{Epoch: 1, Offset: 2}, []string{"a", "b"}, 3)
+		if err == nil && (s.From > s.End.Offset || len(s.Offsets) > 3) {
+			return fmt.Errorf("and nobody refuses %+v", s)
+		}
+		return err
+	},
+	"read": func(ctx context.Context, l *Log) error {
+		entries, _, err := l.Read(ctx, history.Point{}, 1, []history.Offset{3, 4})
+		if len(entries) > 2 {
+			return fmt.Errorf("and nobody refuses %+v", entries)
+		}
+		return err
+	},
+	"forget": func(ctx context.Context, l *Log) error { return l.Forget(ctx, history.Point{}, []string{"a", "b"}) },
+}
+
+// list is an answer of a script.
+func list(parts ...any) []any { return append([]any{}, parts...) }
+
+// good is what all answers begin with, and more.
+func good(more ...any) []any { return append(list(int64(1), "1", int64(9), ""), more...) }
+
+func ints(n ...int64) (l []any) {
+	l = []any{}
+	for _, n := range n {
+		l = append(l, n)
+	}
+	return l
+}
+
+// What no script says is refused, and the error says what it was.
+func TestHostileAnswers(t *testing.T) {
+	look := good(int64(0), int64(9), ints(5, 0), list())
+	for _, c := range []struct {
+		call    string
+		answers []any
+		want    string
+	}{
+		{"fence", list("OK"), "string of 0 parts, not 4"},
+		{"fence", list(nil), "<nil> of 0 parts"},
+		{"fence", list(list(int64(1), "1", int64(9))), "of 3 parts, not 4"},
+		{"fence", list(list(int64(1), int64(1), int64(9), "")), "int64 where a text belongs"},
+		{"fence", list(list(int64(1), "0", int64(9), "")), `the epoch "0"`},
+		{"fence", list(list(int64(1), "g", int64(9), "")), `the epoch "g"`},
+		{"fence", list(list(int64(1), "1", int64(-9), "")), "the number -9"},
+		{"fence", list(list(int64(1), "1", int64(1)<<54, "")), "where a number belongs"},
+		{"fence", list(list(int64(1), "1", int64(1), "1 2")), `the agreement "1 2"`},
+		{"fence", list(list(int64(1), "1", int64(1), "0 2 3")), `the agreement "0 2 3"`},
+		{"renew", list(good("more")[:2]), "of 2 parts"},
+		{"append", list(good(int64(4))), "the outcome 4"},
+		{"append", list(good(int64(3))), "5 parts"},
+		{"append", list(good("taken")), "where a number belongs"},
+		{"trim", list(good(int64(0), "x")), "where a number belongs"},
+		{"trim", list(good(int64(-1), int64(0))), "the number -1"},
+		{"survey", list(good(int64(0), "", ints(5), list())), "1 and 0 offsets for 2 topics"},
+		{"survey", list(good(int64(0), "", ints(5, 0), ints(1))), "2 and 1 offsets for 2 topics"},
+		{"survey", list(good(int64(10), "", ints(5, 0), list())), "ends at 9, and begins at 10"},
+		{"survey", list(good(int64(0), int64(10), ints(5, 0), list())), "ends at 9, and begins at 0 or 10"},
+		{"survey", list(good(int64(0), "x", ints(5, 0), list())), ""},
+		{"survey", list(good(int64(0), int64(9), "x", list())), "string where a list belongs"},
+		{"survey", list(look, good(ints(), ints(5), int64(1))), "chains that stand still"},
+		{"survey", list(look, good(ints(), ints(6), int64(1))), "goes up from 5 to 6"},
+		{"survey", list(look, good(ints(5, 4, 3, 2, 1), ints(0), int64(1))), "5 offsets"},
+		{"survey", list(look, good(ints(4, 5), ints(0), int64(1))), "do not fall"},
+		{"survey", list(look, good(ints(5), ints(), int64(1))), "0 places for 1 chains"},
+		{"read", list(good(int64(3), list())), "3 of 2 offsets"},
+		{"read", list(good(int64(0), list())), "0 of 2 offsets"},
+		{"read", list(good(int64(2), list(list(int64(5), "1", "", "body")))), "an entry at 5 that was not asked for"},
+		{"read", list(good(int64(2), list(list(int64(4), "1", "", ""), list(int64(3), "1", "", "")))), "an entry at 3 that was not"},
+		{"read", list(good(int64(2), list(list(int64(3), "0", "", "body")))), "an entry"},
+		{"read", list(good(int64(2), list(list(int64(3), "1", "3 9:a", "body")))), "an entry"},
+		{"read", list(good(int64(2), list("x"))), "an entry"},
+		{"forget", list(good(int64(0), ints(1))), "1 offsets for 2 topics"},
+		{"forget", list(good(int64(0), ints(5, 0)), good(ints(5), ints(0), int64(1)), "OK"), "string of 0 parts"},
+	} {
+		err := calls[c.call](t.Context(), newLiar(c.answers...))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %.80v: %v; want %q", c.call, c.answers, err, c.want)
+		}
+		if c.call == "append" && !errors.Is(err, errs.Unknown) {
+			t.Errorf("%v: it may have been published", err)
+		}
+	}
+}
+
+// Whatever Redis answers, each call ends, and there is no more than was asked for.
+func FuzzAnswers(f *testing.F) {
+	f.Add([]byte("\x00\x01\x02"), true)
+	f.Add([]byte{3, 3, 0, 5, 0, 9, 3, 2, 0, 5, 0, 4}, true)
+	f.Add([]byte{3, 5, 0, 1, 1, 1, '1', 0, 9, 1, 0, 2}, false)
+	f.Fuzz(func(t *testing.T, data []byte, plausible bool) {
+		for name, call := range calls {
+			rest := data
+			var answers []any
+			for len(rest) > 0 && len(answers) < 50 {
+				v := value(&rest, 0)
+				if parts, ok := v.([]any); ok && plausible {
+					v = good(parts...)
+				}
+				answers = append(answers, v)
+			}
+			err := call(t.Context(), newLiar(answers...))
+			if err != nil && strings.HasPrefix(err.Error(), "and nobody") {
+				t.Errorf("%s: %v, %v", name, answers, err)
+			}
+		}
+		if links, ok := parseLinks(string(data)); ok && len(links) > len(data) {
+			t.Errorf("%d links in %q", len(links), data)
+		}
+	})
+}
+
+// value takes a value as go-redis may return it off data.
+func value(data *[]byte, depth int) any {
+	next := func() (b byte) {
+		if len(*data) > 0 {
+			b, *data = (*data)[0], (*data)[1:]
+		}
+		return b
+	}
+	switch kind, n := next()%8, int(next()%8); {
+	case kind == 0:
+		return int64(n)
+	case kind == 1:
+		n = min(n, len(*data))
+		text := string((*data)[:n])
+		*data = (*data)[n:]
+		return text
+	case kind == 2:
+		return nil
+	case kind == 3 && depth < 4:
+		parts := []any{}
+		for range n {
+			parts = append(parts, value(data, depth+1))
+		}
+		return parts
+	case kind == 4:
+		return errors.New("an error in a list")
+	case kind == 5 && len(*data) >= 8:
+		v := int64(binary.LittleEndian.Uint64(*data))
+		*data = (*data)[8:]
+		return v
+	case kind == 6:
+		return fmt.Sprintf("%d %d:", n, n)
+	}
+	return 1.5
+}

@@ -1,0 +1,184 @@
+package redislog
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/store"
+)
+
+// A miniRig has a Log on a miniredis whose clock stands still.
+type miniRig struct {
+	*rig
+	t      *testing.T
+	server *miniredis.Miniredis
+	now    time.Time
+	log    *Log
+	known  history.Point
+}
+
+func newMiniRig(t *testing.T, limits store.Limits) *miniRig {
+	server := miniredis.RunT(t)
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	t.Cleanup(func() { rdb.Close() })
+	r := &miniRig{rig: &rig{rdb: rdb}, t: t, server: server, now: time.UnixMilli(1_700_000_000_000)}
+	rdb.AddHook(r.rig)
+	server.SetTime(r.now)
+	r.log = New(Config{Client: rdb, Limits: limits, Keys: "k:", Topics: "c:", Fences: "f"})
+	end, err := r.log.Fence(t.Context(), history.Point{}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.known = end
+	return r
+}
+
+func (r *miniRig) step(d time.Duration) {
+	r.now = r.now.Add(d)
+	r.server.SetTime(r.now)
+}
+
+// append appends bodies to a topic, and returns the segment to which they went.
+func (r *miniRig) append(bodies ...string) uint64 {
+	r.t.Helper()
+	var batch []store.Draft
+	for _, body := range bodies {
+		batch = append(batch, store.Draft{Topics: []string{"a"}, Body: []byte(body)})
+	}
+	for n, segment := 0, uint64(0); n < 2; n++ {
+		reply, err := r.log.Append(r.t.Context(), r.known, segment, batch)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if reply.Outcome == store.Taken {
+			r.known = reply.End
+			return segment
+		}
+		segment = reply.Segment
+	}
+	r.t.Fatal("it was not taken")
+	return 0
+}
+
+func (r *miniRig) trim() (segments int) {
+	r.t.Helper()
+	if err := r.log.Trim(r.t.Context(), r.known); err != nil {
+		r.t.Fatal(err)
+	}
+	return len(r.keys(r.t)) - 1
+}
+
+// A segment ends, and goes, at the very millisecond and byte.
+func TestLimitsOfSegments(t *testing.T) {
+	r := newMiniRig(t, store.Limits{Segment: 64, Age: 8000, Bytes: 80})
+	r.append("1")
+	r.step(999 * time.Millisecond)
+	if n := r.append("2"); n != 0 {
+		t.Errorf("too young, and it goes to %d", n)
+	}
+	r.step(time.Millisecond)
+	if n := r.append("123456789"); n != 1 {
+		t.Errorf("old enough, and it goes to %d", n)
+	}
+	if n := r.append("0"); n != 1 {
+		t.Errorf("of too few bytes, and it goes to %d", n)
+	}
+	if n := r.append(strings.Repeat("x", 68)); n != 2 || r.trim() != 3 {
+		t.Errorf("of enough bytes, and it goes to %d; all of them are kept up to 80: %d", n, r.trim())
+	}
+	if r.append("x"); r.trim() != 3 {
+		t.Errorf("there are %d bytes and one goes, and %d are left", 81, r.trim())
+	}
+}
+
+// A segment goes when what came after it is old enough.
+func TestAge(t *testing.T) {
+	r := newMiniRig(t, store.Limits{Segment: 64, Age: 8000, Bytes: 1 << 20})
+	r.append("1")
+	r.step(time.Second)
+	r.append("2")
+	r.step(7999 * time.Millisecond)
+	if n := r.trim(); n != 2 {
+		t.Errorf("too young, and there are %d", n)
+	}
+	r.step(time.Millisecond)
+	if n := r.trim(); n != 1 {
+		t.Errorf("old enough, and there are %d", n)
+	}
+}
+
+// Who works keeps the keys, and their time follows what is agreed.
+func TestKeysLast(t *testing.T) {
+	r := newMiniRig(t, store.Limits{Segment: 64, Age: 8000, Bytes: 80})
+	lasts := func(what, key string, want time.Duration) {
+		t.Helper()
+		if left := r.server.TTL(key); left != want {
+			t.Errorf("after %s, %s lasts %v, want %v", what, key, left, want)
+		}
+		r.server.SetTTL(key, time.Second)
+	}
+	lasts("a table that is new", "k:t", 76*time.Second)
+	if _, err := r.log.Fence(t.Context(), r.known, 2); err != nil {
+		t.Fatal(err)
+	}
+	lasts("a fence", "k:t", 76*time.Second)
+	r.append("1")
+	lasts("an append", "k:t", 76*time.Second)
+	lasts("an append", "k:s:0", 76*time.Second)
+	r.log = New(Config{Client: r.rdb, Limits: store.Limits{Segment: 64, Age: 10_000, Bytes: 80}, Keys: "k:"})
+	r.append("2")
+	lasts("an agreement", "k:t", 80*time.Second)
+	lasts("an agreement", "k:s:0", 80*time.Second)
+}
+
+// A call brings so many entries, bytes, topics, chains and segments, and no more.
+func TestBoundsOfCalls(t *testing.T) {
+	r := newMiniRig(t, store.Limits{Segment: 4, Age: 8000, Bytes: 1 << 20})
+	for range 10 {
+		r.append("1234567890")
+	}
+	from := history.Point{Epoch: r.known.Epoch}
+	all := []history.Offset{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}
+	for _, c := range []struct {
+		set   func(b *bounds)
+		walks int
+		reads int
+	}{
+		{func(*bounds) {}, 1, 1},
+		{func(b *bounds) { b.walked = 3 }, 4, 1},
+		{func(b *bounds) { b.segments = 1 }, 3, 1},
+		{func(b *bounds) { b.read = 4 }, 1, 3},
+		{func(b *bounds) { b.bytes = 20 }, 5, 5},
+		{func(b *bounds) { b.bytes = 21 }, 4, 4},
+	} {
+		r.log.bounds = usual
+		c.set(&r.log.bounds)
+		r.forget()
+		s, err := r.log.Survey(t.Context(), r.known, from, []string{"a"}, 100)
+		if err != nil || !s.Whole || len(s.Offsets) != 10 || len(r.calls) != 1+c.walks {
+			t.Errorf("%+v: %+v, %v after %d calls", r.log.bounds, s, err, len(r.calls))
+		}
+		r.forget()
+		entries, ok, err := r.log.Read(t.Context(), r.known, r.known.Epoch, all)
+		if err != nil || !ok || len(entries) != 10 || len(r.calls) != c.reads {
+			t.Errorf("%+v: %d, %v after %d calls", r.log.bounds, len(entries), err, len(r.calls))
+		}
+	}
+	r.log.bounds = usual
+	for _, n := range []int{0, 1, usual.asked, usual.asked + 1} {
+		topics := make([]string, n)
+		for i := range topics {
+			topics[i] = fmt.Sprint(i)
+		}
+		r.forget()
+		if s, err := r.log.Survey(t.Context(), r.known, from, topics, 100); err != nil || !s.Whole || len(r.calls) != 1+max(0, n-1)/usual.asked {
+			t.Errorf("%d topics: %+v, %v after %d calls", n, s, err, len(r.calls))
+		}
+	}
+}
