@@ -5,16 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/coder/websocket"
-
 	"github.com/heraldgo/herald"
-	"github.com/heraldgo/herald/heraldtest"
 	"github.com/heraldgo/herald/internal/test/redistest"
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
@@ -22,17 +20,22 @@ import (
 // Thousands of calls at the same time, to devices of every manner, which come and go.
 func TestRandom(t *testing.T) {
 	t.Run("memory", func(t *testing.T) {
-		testRandom(t, startNodes(t, 3, false, herald.Config{QueueMessages: 64, DropOldest: true}, nil), 3_000)
+		nodes := startNodes(t, 3, false, herald.Config{QueueMessages: 64, DropOldest: true}, nil)
+		(&trial{nodes: nodes, calls: 3_000}).run(t)
 	})
 	t.Run("Redis", func(t *testing.T) {
 		server := redistest.Start(t)
 		connect := func(c *herald.Config) { c.Redis = server.Client() }
-		testRandom(t, startNodes(t, 2, false, herald.Config{}, connect), 1_500)
+		nodes := startNodes(t, 2, false, herald.Config{}, connect)
+		(&trial{nodes: nodes, calls: 1_500}).run(t)
 	})
 }
 
-// steady is the platform of the devices that answer every ping.
-const steady = "steady"
+// The platforms of devices that answer every ping; steady's node is never killed.
+const (
+	steady = "steady"
+	mortal = "mortal"
+)
 
 // devices are all that there have ever been.
 type devices struct {
@@ -81,30 +84,111 @@ func moody(c *client, f wsraw.Frame) error {
 	return honest(c, f)
 }
 
-func testRandom(t *testing.T, nodes []*node, calls int) {
-	const users = 20
-	all := &devices{}
-	manners := []manner{honest, moody, moody}
+// A trial is many calls at the same time, to users with three devices each.
+type trial struct {
+	calls  int
+	kills  int          // of the last node, whose clients go to a new one then
+	revive func() *node // starts the new one
+
+	devices devices
+
+	mu    sync.Mutex
+	nodes []*node
+
+	called atomic.Int64
+	due    chan struct{} // a kill
+
+	receipts, missed, late, failed atomic.Int64 // late has come, and is in Missed
+	slowest                        atomic.Int64 // how long a call took beyond its time
+}
+
+const users = 20
+
+// at returns where a user's device connects.
+func (tr *trial) at(i int) *node {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return tr.nodes[i%len(tr.nodes)]
+}
+
+// dies says whether the node is to be killed, or has been.
+func (tr *trial) dies(n *node) bool {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return tr.kills > 0 && !slices.Contains(tr.nodes[:len(tr.nodes)-1], n)
+}
+
+func (tr *trial) run(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
+	clients := tr.connect(t, ctx)
+	tr.due = make(chan struct{}, tr.calls)
+	var callers sync.WaitGroup
+	for range 64 {
+		callers.Go(func() {
+			for i := tr.called.Add(1); i <= int64(tr.calls); i = tr.called.Add(1) {
+				if tr.kills > 0 && i%int64(tr.calls/tr.kills) == 250 {
+					tr.due <- struct{}{}
+				}
+				tr.call(t, fmt.Sprint("message ", i))
+			}
+		})
+	}
+	for range tr.kills {
+		<-tr.due
+		tr.kill()
+	}
+	callers.Wait()
+	for i := range users { // however busy the machine is, who answers has receipts
+		target, until := herald.User(fmt.Sprint("u", i)).On(steady), within(t, patience)
+		d, err := tr.at(0).Deliver(until, target, herald.Text("the last"))
+		for ; errors.Is(err, herald.ErrRegistryDown) && until.Err() == nil; time.Sleep(lease / 10) {
+			d, err = tr.at(0).Deliver(until, target, herald.Text("the last"))
+		}
+		if err != nil || d.ReceivedTotal != 1 || d.MissedTotal != 0 {
+			t.Errorf("user %d: %+v, %v", i, d, err)
+		}
+	}
+	stop()
+	clients.Wait()
+	t.Logf("%d calls: %d receipts, %d missed, of which %d have come; %d errors; %d nodes killed; the slowest took %v beyond its time",
+		tr.calls, tr.receipts.Load(), tr.missed.Load(), tr.late.Load(), tr.failed.Load(), tr.kills, time.Duration(tr.slowest.Load()))
+}
+
+// connect connects all devices, which come back until ctx is done. The first of each
+// user answers every ping, and none of these is on a node that is killed.
+func (tr *trial) connect(t *testing.T, ctx context.Context) *sync.WaitGroup {
+	manners := []manner{honest, moody, moody}
+	if tr.kills > 0 {
+		manners = []manner{honest, honest, moody}
+	}
 	var clients, connected sync.WaitGroup
 	connected.Add(users * len(manners))
 	for i := range users {
 		for j, m := range manners {
-			query := fmt.Sprintf("user=u%d&group=g%d", i, i%4)
-			if j == 0 {
+			place, query := i+j, fmt.Sprintf("user=u%d&group=g%d", i, i%4)
+			switch {
+			case j == 0:
 				query += "&platform=" + steady
+			case tr.kills > 0 && j == 1:
+				query += "&platform=" + mortal
+			}
+			if tr.kills > 0 {
+				place = []int{i % 2, 2, i % 3}[j]
 			}
 			clients.Go(func() {
 				first := sync.OnceFunc(connected.Done)
 				defer first()
 				for ctx.Err() == nil {
-					device := all.add()
-					c, err := nodes[(i+j)%len(nodes)].tryConnect(fmt.Sprint(query, "&device=", device))
+					n, device := tr.at(place), tr.devices.add()
+					c, err := n.tryConnect(fmt.Sprint(query, "&device=", device))
 					if err != nil {
+						if tr.dies(n) {
+							continue
+						}
 						t.Error(err)
 						return
 					}
-					all.put(device, c)
+					tr.devices.put(device, c)
 					first()
 					end := context.AfterFunc(ctx, func() { c.Close() })
 					c.run(m)
@@ -114,59 +198,62 @@ func testRandom(t *testing.T, nodes []*node, calls int) {
 		}
 	}
 	connected.Wait()
-	var next, receipts, missed atomic.Int64
-	var callers sync.WaitGroup
-	for range 64 {
-		callers.Go(func() {
-			for {
-				i := next.Add(1)
-				if i > int64(calls) {
-					return
-				}
-				text := fmt.Sprint("message ", i)
-				d, err := deliverOne(nodes[rand.IntN(len(nodes))], users, text)
-				if err != nil {
-					t.Error(err)
-					continue
-				}
-				receipts.Add(int64(len(d.Received)))
-				missed.Add(int64(len(d.Missed)))
-				check(t, all, d, text)
-			}
-		})
-	}
-	callers.Wait()
-	for i := range users { // however busy the machine is, who answers has receipts
-		target := herald.User(fmt.Sprint("u", i)).On(steady)
-		if d := nodes[0].deliver(within(t, patience), target, herald.Text("the last")); d.ReceivedTotal != 1 || d.MissedTotal != 0 {
-			t.Errorf("user %d: %+v", i, d)
-		}
-	}
-	stop()
-	clients.Wait()
-	t.Logf("%d receipts, %d missed", receipts.Load(), missed.Load())
+	return &clients
 }
 
-// deliverOne sends to a target at random.
-func deliverOne(n *node, users int, text string) (herald.Delivery, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
-	defer cancel()
-	target := herald.User(fmt.Sprint("u", rand.IntN(users)))
+// kill replaces the last node, and kills it: nothing is said to anybody.
+func (tr *trial) kill() {
+	n := tr.revive()
+	tr.mu.Lock()
+	last := &tr.nodes[len(tr.nodes)-1]
+	n, *last = *last, n
+	tr.mu.Unlock()
+	n.kill()
+}
+
+// call sends to a target at random, and holds the receipts to what the clients saw.
+func (tr *trial) call(t *testing.T, text string) {
+	wait := 300 * time.Millisecond
+	n, target := tr.at(rand.IntN(len(tr.nodes))), herald.User(fmt.Sprint("u", rand.IntN(users)))
 	switch rand.IntN(10) {
 	case 0:
 		target = herald.Group(fmt.Sprint("g", rand.IntN(4)), fmt.Sprint("g", rand.IntN(4)))
 	case 1:
 		target = herald.User(fmt.Sprint("u", rand.IntN(users)), fmt.Sprint("u", rand.IntN(users)))
 	}
+	if tr.kills > 0 && rand.IntN(20) == 0 { // the end of a node's lease may have to end it
+		n, target, wait = tr.at(rand.IntN(len(tr.nodes)-1)), target.On(mortal), 4*lease
+	}
 	m := herald.Text(text)
 	if rand.IntN(5) == 0 {
 		m = m.Volatile()
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	began := time.Now()
 	d, err := n.Deliver(ctx, target, m)
-	if errors.Is(err, context.DeadlineExceeded) { // a machine that is busy
-		err = nil
+	over := time.Since(began) - wait
+	if over > patience {
+		t.Errorf("%q took %v more than its time", text, over)
 	}
-	return d, err
+	for old := tr.slowest.Load(); int64(over) > old && !tr.slowest.CompareAndSwap(old, int64(over)); old = tr.slowest.Load() {
+	}
+	if err != nil {
+		tr.failed.Add(1)
+		// On a busy machine a call is not sent in its time, or a lease runs out.
+		if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, herald.ErrRegistryDown) && !tr.dies(n) {
+			t.Error(err)
+		}
+		return
+	}
+	tr.receipts.Add(int64(len(d.Received)))
+	tr.missed.Add(int64(len(d.Missed)))
+	for _, s := range d.Missed {
+		if c := tr.devices.get(s.Device); c != nil && c.has(text) {
+			tr.late.Add(1)
+		}
+	}
+	check(t, &tr.devices, d, text)
 }
 
 // check holds the receipts to what the clients have seen.
@@ -190,69 +277,4 @@ func check(t *testing.T, all *devices, d herald.Delivery, text string) {
 	if len(d.Received) != d.ReceivedTotal || len(d.Missed) != d.MissedTotal {
 		t.Errorf("%d and %d sessions, and totals of %d and %d", len(d.Received), len(d.Missed), d.ReceivedTotal, d.MissedTotal)
 	}
-}
-
-// A WebSocket library that knows nothing of herald gives receipts while it reads.
-func TestCoder(t *testing.T) {
-	nodes := startNodes(t, 2, false, herald.Config{}, nil)
-	dial := func(user string) *websocket.Conn {
-		t.Helper()
-		conn, err := nodes[1].dial()
-		if err != nil {
-			t.Fatal(err)
-		}
-		conn.Close()
-		ws, _, err := websocket.Dial(within(t, patience), "ws://"+conn.RemoteAddr().String()+"/?user="+user, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { ws.CloseNow() })
-		if _, _, err := ws.Read(within(t, patience)); err != nil { // its id
-			t.Fatal(err)
-		}
-		return ws
-	}
-	reads := dial("reads")
-	dial("asleep")
-	read := make(chan string, 1)
-	go func() {
-		_, b, _ := reads.Read(context.Background())
-		read <- string(b)
-		reads.Read(context.Background())
-	}()
-	d := nodes[0].deliver(within(t, patience), herald.User("reads"), herald.Text("m"))
-	if got := <-read; got != "m" || d.ReceivedTotal != 1 || d.MissedTotal != 0 {
-		t.Errorf("read %q, and %+v", got, d)
-	}
-	if d := nodes[0].deliver(within(t, time.Second), herald.User("asleep"), herald.Text("m")); d.ReceivedTotal != 0 || d.MissedTotal != 1 {
-		t.Errorf("nobody reads: %+v", d)
-	}
-}
-
-// While the Bus is cut nothing is sent. What it loses is missed when the call ends:
-// the message, or the report of its receipt.
-func TestBusFaults(t *testing.T) {
-	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
-	var buses []*heraldtest.FaultyBus
-	nodes := startNodes(t, 2, false, herald.Config{ProbeInterval: -1}, func(c *herald.Config) {
-		bus := heraldtest.NewFaultyBus(network)
-		buses = append(buses, bus)
-		c.Bus, c.Registry = bus, registry
-	})
-	c := nodes[1].connect("user=u", honest)
-	for i, bus := range []*heraldtest.FaultyBus{buses[1], buses[0]} {
-		bus.Lose(true)
-		text := fmt.Sprint("lost by ", i)
-		require(t, text, nodes[0].deliver(within(t, 2*time.Second), herald.User("u"), herald.Text(text)), nil, []*client{c})
-		if c.has(text) != (i == 1) {
-			t.Errorf("%s: it has come: %v", text, i == 0)
-		}
-		bus.Heal()
-		require(t, "healed", nodes[0].deliver(within(t, patience), herald.User("u"), herald.Text("healed")), []*client{c}, nil)
-	}
-	buses[0].Cut()
-	if _, err := nodes[0].Deliver(within(t, patience), herald.User("u"), herald.Text("cut")); !errors.Is(err, herald.ErrBusDown) {
-		t.Errorf("while the Bus is cut: %v", err)
-	}
-	buses[0].Heal()
 }

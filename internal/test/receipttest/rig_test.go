@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/test/netproxy"
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
@@ -31,6 +32,10 @@ type node struct {
 	t    testing.TB
 	dial func() (net.Conn, error)
 	web  *http.Server
+	link *netproxy.Proxy // to Redis, of one that can be killed
+
+	mu      sync.Mutex
+	clients []*client // that have ever been
 }
 
 // startNodes starts n Hubs on one network in memory, unless connect gives each
@@ -266,7 +271,11 @@ func (n *node) tryConnect(query string) (*client, error) {
 		return nil, err
 	}
 	n.t.Cleanup(func() { ws.Close() })
-	return &client{Conn: ws, t: n.t, got: make(map[string]int), done: make(chan struct{})}, nil
+	c := &client{Conn: ws, t: n.t, got: make(map[string]int), done: make(chan struct{})}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.clients = append(n.clients, c)
+	return c, nil
 }
 
 func (c *client) run(m manner) {

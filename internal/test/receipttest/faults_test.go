@@ -1,0 +1,125 @@
+package receipttest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/heraldtest"
+	"github.com/heraldgo/herald/internal/test/netproxy"
+	"github.com/heraldgo/herald/internal/test/redistest"
+)
+
+// callsEnv says how many calls TestKilledNodes makes. A node is killed for each 500.
+const callsEnv = "HERALD_DELIVER_CALLS"
+
+// Nodes are killed again and again while calls wait for receipts from them.
+func TestKilledNodes(t *testing.T) {
+	calls := 500
+	if text := os.Getenv(callsEnv); text != "" {
+		var err error
+		if calls, err = strconv.Atoi(text); err != nil || calls < 500 {
+			t.Fatalf("%s=%q: want a number from 500", callsEnv, text)
+		}
+	}
+	server, nodes := redistest.Start(t), 0
+	start := func() *node {
+		link := netproxy.Start(t, server.Addr)
+		rdb := redis.NewClient(&redis.Options{Addr: link.Addr})
+		t.Cleanup(func() { rdb.Close() })
+		nodes++
+		n := startNode(t, false, herald.Config{Name: fmt.Sprint("n", nodes), Redis: rdb, Lease: lease})
+		n.link = link
+		return n
+	}
+	(&trial{nodes: []*node{start(), start(), start()}, calls: calls, kills: calls / 500, revive: start}).run(t)
+}
+
+// lease is short, for what is tried takes leases, and long enough for a machine that
+// is busy.
+const lease = 2 * time.Second
+
+// kill makes the node dead to the others in a moment, as kill -9 does.
+func (n *node) kill() {
+	n.link.Blackhole(true)
+	n.link.Cut()
+	n.mu.Lock()
+	clients := n.clients
+	n.mu.Unlock()
+	for _, c := range clients {
+		c.Close()
+	}
+}
+
+// A WebSocket library that knows nothing of herald gives receipts while it reads.
+func TestCoder(t *testing.T) {
+	nodes := startNodes(t, 2, false, herald.Config{}, nil)
+	dial := func(user string) *websocket.Conn {
+		t.Helper()
+		conn, err := nodes[1].dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		ws, _, err := websocket.Dial(within(t, patience), "ws://"+conn.RemoteAddr().String()+"/?user="+user, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ws.CloseNow() })
+		if _, _, err := ws.Read(within(t, patience)); err != nil { // its id
+			t.Fatal(err)
+		}
+		return ws
+	}
+	reads := dial("reads")
+	dial("asleep")
+	read := make(chan string, 1)
+	go func() {
+		_, b, _ := reads.Read(context.Background())
+		read <- string(b)
+		reads.Read(context.Background())
+	}()
+	d := nodes[0].deliver(within(t, patience), herald.User("reads"), herald.Text("m"))
+	if got := <-read; got != "m" || d.ReceivedTotal != 1 || d.MissedTotal != 0 {
+		t.Errorf("read %q, and %+v", got, d)
+	}
+	if d := nodes[0].deliver(within(t, time.Second), herald.User("asleep"), herald.Text("m")); d.ReceivedTotal != 0 || d.MissedTotal != 1 {
+		t.Errorf("nobody reads: %+v", d)
+	}
+}
+
+// While the Bus is cut nothing is sent. What it loses is missed when the call ends:
+// the message, or the report of its receipt.
+func TestBusFaults(t *testing.T) {
+	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
+	var buses []*heraldtest.FaultyBus
+	nodes := startNodes(t, 2, false, herald.Config{ProbeInterval: -1}, func(c *herald.Config) {
+		bus := heraldtest.NewFaultyBus(network)
+		buses = append(buses, bus)
+		c.Bus, c.Registry = bus, registry
+	})
+	c := nodes[1].connect("user=u", honest)
+	for i, bus := range []*heraldtest.FaultyBus{buses[1], buses[0]} {
+		bus.Lose(true)
+		text := fmt.Sprint("lost by ", i)
+		require(t, text, nodes[0].deliver(within(t, 2*time.Second), herald.User("u"), herald.Text(text)), nil, []*client{c})
+		if c.has(text) != (i == 1) {
+			t.Errorf("%s: it has come: %v", text, i == 0)
+		}
+		bus.Heal()
+		require(t, "healed", nodes[0].deliver(within(t, patience), herald.User("u"), herald.Text("healed")), []*client{c}, nil)
+	}
+	buses[0].Cut()
+	if _, err := nodes[0].Deliver(within(t, patience), herald.User("u"), herald.Text("cut")); !errors.Is(err, herald.ErrBusDown) {
+		t.Errorf("while the Bus is cut: %v", err)
+	}
+	buses[0].Heal()
+}
