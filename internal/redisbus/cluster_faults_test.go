@@ -238,7 +238,7 @@ func other(cluster *redistest.Cluster, n *redistest.Node) *redistest.Node {
 // A slot that moves is a gap of its partition's topics and of no others, and
 // no packet fails.
 func TestRedisBusClusterMigration(t *testing.T) {
-	cluster := redistest.StartCluster(t, 3, 0)
+	cluster := redistest.StartCluster(t, 3, 0, redistest.NeverFailed...)
 	r := newClusterRig(t, cluster)
 	const tag = "{19}"
 	slot := cluster.Slot(tag)
@@ -277,7 +277,7 @@ func TestRedisBusClusterFailover(t *testing.T) {
 		},
 		"hangs": func(r *clusterRig, master, _ *redistest.Node) {
 			master.Pause()
-			time.Sleep(4 * time.Second) // more than the nodes' timeout
+			r.cluster.AwaitFailover(r.cluster.Slot("{19}"), master)
 			master.Continue()
 		},
 		"hands over": func(r *clusterRig, _, replica *redistest.Node) {

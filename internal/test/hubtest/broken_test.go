@@ -84,10 +84,11 @@ var broken = []struct {
 
 // TestBroken runs all of them in one child.
 func TestBroken(t *testing.T) {
+	t.Parallel()
 	if os.Getenv(brokenEnv) != "" {
 		t.Skip("the child runs TestBrokenChild")
 	}
-	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestBrokenChild$", "-test.v", "-test.parallel=6", "-test.timeout=5m")
+	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestBrokenChild$", "-test.v", "-test.parallel=6", "-test.timeout=15m")
 	command.Env = append(os.Environ(), brokenEnv+"=1")
 	text, err := command.CombinedOutput()
 	if err == nil || command.ProcessState.ExitCode() != 1 {
@@ -108,7 +109,7 @@ func TestBrokenChild(t *testing.T) {
 	if os.Getenv(brokenEnv) == "" {
 		return
 	}
-	patience, sentBefore, sentAfter, probeInterval = 15*time.Second, 100, 100, -1
+	patience, gapPatience, sentBefore, sentAfter, probeInterval = 20*time.Second, 3*time.Second, 100, 100, -1
 	for _, test := range broken {
 		t.Run(test.name, func(t *testing.T) {
 			if !strings.Contains(test.want[0], "bound") {

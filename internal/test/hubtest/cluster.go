@@ -194,7 +194,7 @@ func (l *running) wait() {
 // it is over when every hub has been heard.
 func (c *cluster) settle() load.Tally {
 	c.Helper()
-	for deadline := time.Now().Add(min(patience, gapPatience)); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(gapPatience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if _, faults := c.account(); len(faults) == 0 {
 			break
 		}

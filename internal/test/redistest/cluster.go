@@ -37,11 +37,15 @@ const (
 	slots = 16384
 
 	// nodeTimeout, in milliseconds, is after how long a node counts as failed.
-	nodeTimeout = "1500"
+	nodeTimeout = "2500"
 
 	// clusterPatience is how long a change of the Cluster may take.
 	clusterPatience = time.Minute
 )
+
+// NeverFailed are arguments of servers of a Cluster none of which counts as
+// failed, be the machine ever so slow.
+var NeverFailed = []string{"--cluster-node-timeout", "60000"}
 
 // StartCluster starts a Cluster of so many masters with even ranges of slots,
 // and so many replicas, dealt out to the masters in turn. args go to every
