@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -74,8 +75,9 @@ func servePipes(t *testing.T, handler http.Handler) *http.Client {
 // A peer is the server's end of a connection, for scripts.
 type peer struct {
 	*websocket.Conn
-	t     *testing.T
-	query url.Values
+	t         *testing.T
+	query     url.Values
+	listening bool
 
 	mu   sync.Mutex
 	said []string
@@ -100,6 +102,28 @@ func accept(t *testing.T, w http.ResponseWriter, r *http.Request) *peer {
 	return &peer{Conn: c, t: t, query: r.URL.Query(), done: make(chan struct{})}
 }
 
+// servePeers lets script have each connection, with its number, and closes it when
+// script returns. It ends with the test.
+func servePeers(t *testing.T, script func(i int, p *peer)) *http.Client {
+	var n atomic.Int64
+	return servePipes(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		i := int(n.Add(1)) - 1
+		if p := accept(t, w, r); p != nil {
+			defer p.leave()
+			script(i, p)
+		}
+	}))
+}
+
+// welcome is a new client's welcome.
+const welcome = `w {"herald":1,"conn":"c.1","user":"42","positions":"0.a.1","resumed":false}` + "\n"
+
+// await waits until the client has gone.
+func (p *peer) await() {
+	p.listen()
+	<-p.done
+}
+
 // send sends a text message.
 func (p *peer) send(text string) {
 	p.Write(context.Background(), websocket.MessageText, []byte(text)) // the client may have gone
@@ -107,6 +131,10 @@ func (p *peer) send(text string) {
 
 // listen reads what the client says, from now on. Before, no ping is answered.
 func (p *peer) listen() {
+	if p.listening {
+		return
+	}
+	p.listening = true
 	p.wg.Go(func() {
 		defer close(p.done)
 		for {

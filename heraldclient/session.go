@@ -21,10 +21,10 @@ import (
 type session struct {
 	client *Client
 	conn   *websocket.Conn
-	socket io.Closer       // under conn
+	socket *socket         // under conn
 	ctx    context.Context // ends when the socket is to be closed
 	cancel context.CancelFunc
-	heard  atomic.Int64  // counts signs of life
+	paused atomic.Bool   // nothing is read, so no sign of life can be heard
 	turn   chan struct{} // is in it while someone writes
 
 	mu     sync.Mutex
@@ -66,8 +66,18 @@ func (c *Client) connect(ctx context.Context) error {
 			continue // until the close handshake is over
 		}
 		s.take(m)
-		c.queue.awaitRoom(s.ctx)
+		if c.queue.full() {
+			s.pause()
+		}
 	}
+}
+
+// pause waits until there is room for what comes next.
+func (s *session) pause() {
+	s.paused.Store(true)
+	s.client.queue.awaitRoom(s.ctx)
+	s.socket.heard.Add(1) // the silence was the client's own
+	s.paused.Store(false)
 }
 
 // dial makes the handshake. It asks for History, and says where the Client was.
@@ -107,19 +117,43 @@ func (s *session) dial() error {
 	}
 }
 
-// A keeper keeps what is under a WebSocket connection: the library has no way to
-// close that while it waits for the rest of a frame.
+// A keeper keeps the socket of an upgrade.
 type keeper struct {
 	under  http.RoundTripper
-	socket io.Closer // of an upgrade
+	socket *socket
 }
 
 func (k *keeper) RoundTrip(r *http.Request) (*http.Response, error) {
 	response, err := k.under.RoundTrip(r)
-	if err == nil && response.StatusCode == http.StatusSwitchingProtocols {
-		k.socket = response.Body
+	if err != nil || response.StatusCode != http.StatusSwitchingProtocols {
+		return response, err
 	}
-	return response, err
+	if body, ok := response.Body.(io.ReadWriteCloser); ok {
+		k.socket = &socket{ReadWriteCloser: body}
+		response.Body = k.socket
+	}
+	return response, nil
+}
+
+// A socket is what is under a WebSocket connection. The library has no way to close
+// it while it waits for the rest of a frame, and takes a message that ends with the
+// connection for a whole one.
+type socket struct {
+	io.ReadWriteCloser
+	heard atomic.Int64 // counts signs of life
+	ended atomic.Bool  // there was nothing more to read
+}
+
+func (s *socket) Read(b []byte) (int, error) {
+	n, err := s.ReadWriteCloser.Read(b)
+	if n > 0 {
+		s.heard.Add(1)
+		return n, nil // the error comes again
+	}
+	if err != nil {
+		s.ended.Store(true)
+	}
+	return n, err
 }
 
 // begin runs f in a goroutine that finish waits for.
@@ -214,7 +248,6 @@ func (s *session) read() (m read, err error) {
 	if err != nil {
 		return m, err
 	}
-	r = &sign{r, &s.heard}
 	limit := s.client.config.ReadLimit
 	m.binary = typ == websocket.MessageBinary
 	m.data, err = io.ReadAll(io.LimitReader(r, limit+1))
@@ -222,19 +255,10 @@ func (s *session) read() (m read, err error) {
 		m.data, m.cut = m.data[:limit], true
 		_, err = io.Copy(io.Discard, r)
 	}
+	if err == nil && s.socket.ended.Load() {
+		err = io.ErrUnexpectedEOF
+	}
 	return m, err
-}
-
-// A sign counts what it reads as signs of life.
-type sign struct {
-	io.Reader
-	heard *atomic.Int64
-}
-
-func (s *sign) Read(b []byte) (int, error) {
-	n, err := s.Reader.Read(b)
-	s.heard.Add(1)
-	return n, err
 }
 
 // write writes a message. ctx ends only the waiting for its turn.
@@ -257,9 +281,9 @@ func (s *session) write(ctx context.Context, typ websocket.MessageType, data []b
 func (s *session) keepAlive() {
 	timeout := s.client.config.Timeout
 	for {
-		heard := s.heard.Load()
+		heard := s.socket.heard.Load()
 		next := time.After(timeout)
-		if !s.ping(timeout) && s.heard.Load() == heard && !s.client.queue.full() {
+		if !s.ping(timeout) && !s.paused.Load() && s.socket.heard.Load() == heard {
 			s.abandon(errSilent)
 			return
 		}
@@ -279,7 +303,6 @@ func (s *session) ping(timeout time.Duration) (answered bool) {
 
 // pong hears a pong, in the goroutine that reads.
 func (s *session) pong(context.Context, []byte) {
-	s.heard.Add(1)
 	if s.client.state == greeting && !s.ended() {
 		s.plain()
 	}
@@ -293,7 +316,7 @@ func (s *session) probe(ctx context.Context, as state) (err error) {
 	} else {
 		err = s.ask(ctx)
 	}
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) && !s.client.queue.full() {
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) && !s.paused.Load() {
 		s.abandon(errSilent)
 	}
 	return err
