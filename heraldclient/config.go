@@ -47,7 +47,8 @@ type Config struct {
 	// at first, of up to twice as much after each try, and of MaxDelay at most. It
 	// begins anew when the Hub has sent something behind its welcome, or the
 	// connection has lived for longer than MaxDelay. A Hub that is too busy may ask
-	// for a longer time, and gets 5 min of it at most. Defaults 500 ms and 30 s.
+	// for a longer time, and gets 5 min of it at most. Defaults 500 ms and 30 s; at
+	// most 24 h.
 	MinDelay, MaxDelay time.Duration
 
 	// Logger is told at Warn what a person has to look into, and at Debug why
@@ -90,6 +91,9 @@ func (c Config) withDefaults() (Config, protocol.Resume, error) {
 	}
 	if c.MinDelay < 0 || c.MaxDelay < c.MinDelay {
 		fault("MaxDelay", c.MaxDelay, fmt.Sprintf("must not be below MinDelay (%v)", c.MinDelay))
+	}
+	if c.MaxDelay > 24*time.Hour {
+		fault("MaxDelay", c.MaxDelay, "must be at most 24h")
 	}
 	return c, resume, errors.Join(faults...)
 }

@@ -144,3 +144,10 @@ func text(format string, args ...any) string {
 func greeting(conn string, offset int, resumed bool) string {
 	return text(`w {"herald":1,"conn":%q,"user":"42","positions":"0.a.%d","resumed":%v}`+"\n", conn, offset, resumed)
 }
+
+// closing returns a close frame.
+func closing(code uint16, reason string) string {
+	f := wsraw.CloseFrame(code, reason)
+	f.Unmasked = true
+	return string(f.Bytes())
+}

@@ -283,7 +283,7 @@ func (s *session) keepAlive() {
 	for {
 		heard := s.socket.heard.Load()
 		next := time.After(timeout)
-		if !s.ping(timeout) && !s.paused.Load() && s.socket.heard.Load() == heard {
+		if s.unanswered(timeout) && !s.paused.Load() && s.socket.heard.Load() == heard {
 			s.abandon(errSilent)
 			return
 		}
@@ -295,10 +295,12 @@ func (s *session) keepAlive() {
 	}
 }
 
-func (s *session) ping(timeout time.Duration) (answered bool) {
+// unanswered says whether a ping had no answer. If it could not be sent, the reader
+// finds out why: there may be a close code.
+func (s *session) unanswered(timeout time.Duration) bool {
 	ctx, cancel := context.WithTimeout(s.ctx, timeout)
 	defer cancel()
-	return s.conn.Ping(ctx) == nil
+	return s.conn.Ping(ctx) != nil && errors.Is(ctx.Err(), context.DeadlineExceeded)
 }
 
 // pong hears a pong, in the goroutine that reads.
