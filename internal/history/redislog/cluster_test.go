@@ -1,0 +1,228 @@
+package redislog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/errs"
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/packet"
+	"github.com/heraldgo/herald/internal/history/store"
+	"github.com/heraldgo/herald/internal/test/redistest"
+)
+
+// A clusterRig has the Log of one partition of a Cluster, on its master.
+type clusterRig struct {
+	t       *testing.T
+	cluster *redistest.Cluster
+	tag     string
+	slot    int
+	log     *Log
+	end     history.Point
+	segment uint64
+}
+
+func newClusterRig(t *testing.T, cluster *redistest.Cluster, tag string) *clusterRig {
+	r := &clusterRig{t: t, cluster: cluster, tag: "{" + tag + "}"}
+	r.slot = cluster.Slot(r.tag)
+	r.log = r.on(cluster.MasterOf(r.slot))
+	end, err := r.log.Fence(t.Context(), history.Point{}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.end = end
+	return r
+}
+
+// on returns a Log that asks one node.
+func (r *clusterRig) on(node *redistest.Node) *Log {
+	limits := store.Limits{Segment: 4, Age: 60_000, Bytes: 1 << 20}
+	return New(Config{Client: node.Admin(), Limits: limits, Keys: r.tag + ":", Topics: r.tag + "c:", Fences: r.tag + "f", Sharded: true})
+}
+
+// append appends a message to a topic, until the log takes it.
+func (r *clusterRig) append(topic string) (err error) {
+	r.t.Helper()
+	for range 3 {
+		var reply store.Reply
+		reply, err = r.log.Append(r.t.Context(), r.end, r.segment, []store.Draft{{Topics: []string{topic}, Body: []byte("body")}})
+		if err != nil {
+			return err
+		}
+		if r.end = reply.End; reply.Outcome == store.Taken {
+			return nil
+		}
+		if reply.Outcome == store.WrongSegment {
+			r.segment = reply.Segment
+		}
+	}
+	r.t.Fatal("it was not taken")
+	return nil
+}
+
+// hear subscribes to channels on the node of the Log, and returns what comes.
+func (r *clusterRig) hear(channels ...string) func() string {
+	r.t.Helper()
+	heard := r.log.config.Client.(*redis.Client).SSubscribe(r.t.Context(), channels...)
+	r.t.Cleanup(func() { heard.Close() })
+	for range channels {
+		if _, err := heard.Receive(r.t.Context()); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	return func() string {
+		ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+		defer cancel()
+		m, err := heard.ReceiveMessage(ctx)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return m.Payload
+	}
+}
+
+// dump returns what all nodes have of the slot.
+func (r *clusterRig) dump() string {
+	var b strings.Builder
+	for _, n := range r.cluster.Nodes {
+		keys, err := n.Admin().Keys(r.t.Context(), r.tag+"*").Result()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		slices.Sort(keys)
+		for _, key := range keys {
+			// A node that has given the key away, or does not own it yet, names
+			// another one; that it is listed says enough.
+			dump, _ := n.Admin().Dump(r.t.Context(), key).Result()
+			fmt.Fprintf(&b, "%s %s %q\n", n.ID, key, dump)
+		}
+	}
+	return b.String()
+}
+
+// All calls work on a Cluster, and what is published goes to the shard.
+func TestCluster(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 0)
+	for _, tag := range []string{"0", "66", "48"} {
+		r := newClusterRig(t, cluster, tag)
+		next := r.hear(r.tag+"c:a", r.tag+"f")
+		for range 6 {
+			if err := r.append("a"); err != nil {
+				t.Fatal(err)
+			}
+			if p, err := packet.Parse("a", []byte(next())); err != nil || !p.Kept || p.At != r.end {
+				t.Errorf("it heard %+v, %v", p, err)
+			}
+		}
+		if _, err := r.log.Fence(t.Context(), r.end, 5); err != nil {
+			t.Error(err)
+		}
+		if end, n, err := packet.ParseFence([]byte(next())); err != nil || n != 5 || end != r.end {
+			t.Errorf("it heard the fence %d at %v, %v", n, end, err)
+		}
+		s, err := r.log.Survey(t.Context(), r.end, history.Point{Epoch: r.end.Epoch}, []string{"a"}, 9)
+		if err != nil || !s.Whole || len(s.Offsets) != 6 {
+			t.Errorf("%+v, %v", s, err)
+		}
+		if entries, ok, err := r.log.Read(t.Context(), r.end, r.end.Epoch, s.Offsets); len(entries) != 6 || !ok || err != nil {
+			t.Errorf("%v, %v", entries, err)
+		}
+		if err := errors.Join(r.log.Forget(t.Context(), r.end, []string{"a"}), r.log.Trim(t.Context(), r.end)); err != nil {
+			t.Error(err)
+		}
+		if err := r.log.Publish(t.Context(), []store.Draft{{Topics: []string{"a"}, Body: []byte("alone")}}); err != nil {
+			t.Error(err)
+		}
+		if p, err := packet.Parse("a", []byte(next())); err != nil || p.Kept || string(p.Body) != "alone" {
+			t.Errorf("it heard %+v, %v", p, err)
+		}
+	}
+}
+
+// While a slot moves each call is done whole where it is asked, or not at all, and
+// the error is no doubt about that.
+func TestMigration(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 0)
+	r := newClusterRig(t, cluster, "0")
+	for range 5 {
+		if err := r.append("a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from := cluster.MasterOf(r.slot)
+	to := other(cluster, from)
+	there := r.on(to)
+	set := func(n *redistest.Node, args ...any) {
+		t.Helper()
+		if err := n.Admin().Do(t.Context(), append([]any{"CLUSTER", "SETSLOT", r.slot}, args...)...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(to, "IMPORTING", from.ID)
+	set(from, "MIGRATING", to.ID)
+	r.move(from, to, "s:0")
+	if err := r.append("a"); err != nil {
+		t.Errorf("all that it needs is still here: %v", err)
+	}
+	for _, moved := range []string{"t", "s:1"} {
+		r.move(from, to, moved)
+		for where, l := range map[string]*Log{"the old one": r.log, "the new one": there} {
+			r.refused("after "+moved+", on "+where, l)
+		}
+	}
+	cluster.Migrate(r.slot, to) // what is left of it
+	if _, err := r.log.Fence(t.Context(), r.end, 1); err == nil || !strings.Contains(err.Error(), "MOVED ") {
+		t.Errorf("the old one: %v", err)
+	}
+	old := r.end
+	r.log = there
+	if err := r.append("a"); err != nil {
+		t.Error(err)
+	}
+	s, err := r.log.Survey(t.Context(), r.end, old, []string{"a"}, 9)
+	if err != nil || s.Whole || s.Fork.Parent != old.Epoch || len(s.Offsets) != 1 {
+		t.Errorf("on the new one: %+v, %v", s, err)
+	}
+}
+
+func (r *clusterRig) move(from, to *redistest.Node, key string) {
+	r.t.Helper()
+	i := strings.LastIndexByte(to.Addr, ':')
+	args := []any{"MIGRATE", to.Addr[:i], to.Addr[i+1:], r.log.config.Keys + key, 0, 5000}
+	if err := from.Admin().Do(r.t.Context(), args...).Err(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// refused checks that an append of a log whose keys are apart, or elsewhere, does
+// nothing.
+func (r *clusterRig) refused(what string, l *Log) {
+	r.t.Helper()
+	before := r.dump()
+	for _, segment := range []uint64{1, 2} {
+		_, err := l.Append(r.t.Context(), r.end, segment, []store.Draft{{Topics: []string{"a"}, Body: []byte("body")}})
+		if text := fmt.Sprint(err); errors.Is(err, errs.Unknown) ||
+			!strings.Contains(text, "MOVED ") && !strings.Contains(text, "ASK ") && !strings.Contains(text, "TRYAGAIN ") {
+			r.t.Errorf("%s, segment %d: %v", what, segment, err)
+		}
+	}
+	if after := r.dump(); after != before {
+		r.t.Errorf("%s: there is\n%s\nand there was\n%s", what, after, before)
+	}
+}
+
+// other returns a master that is not n.
+func other(cluster *redistest.Cluster, n *redistest.Node) *redistest.Node {
+	for _, o := range cluster.Nodes {
+		if o != n {
+			return o
+		}
+	}
+	return nil
+}
