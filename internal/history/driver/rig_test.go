@@ -34,7 +34,7 @@ func number(body []byte) int { return int(binary.BigEndian.Uint32(body)) }
 // A hub is one node: a Driver, its links, and an index.
 type hub struct {
 	driver   *driver.Driver
-	links    [partitions]*memlog.Link
+	links    [partitions]link
 	follower *follow.Follower
 	stop     func()
 
@@ -43,7 +43,22 @@ type hub struct {
 	had   []string // what was delivered, in order: topic and number
 }
 
+// A link is a node's way to a partition: memlog.Link's, or one to a Redis.
+type link interface {
+	driver.Log
+	driver.Bus
+	Up()
+	Cut(arrive int)
+	Break(memlog.Faults)
+	Deafen()
+	Close()
+}
+
 func newHub(t testing.TB, servers [partitions]*memlog.Server, edit func(*driver.Config)) *hub {
+	return newHubOn(t, func(partition int, push func(driver.Event)) link { return servers[partition].Link(push) }, edit)
+}
+
+func newHubOn(t testing.TB, connect func(partition int, push func(driver.Event)) link, edit func(*driver.Config)) *hub {
 	h := &hub{index: make(map[string][]*conn)}
 	config := driver.Config{
 		Hub:       h,
@@ -51,8 +66,8 @@ func newHub(t testing.TB, servers [partitions]*memlog.Server, edit func(*driver.
 		Device:    device.Limits{Survey: 512, Page: 4, Live: 4},
 		Retention: time.Minute, Rate: 1000, Bytes: 1 << 10,
 	}
-	for i, s := range servers {
-		h.links[i] = s.Link(func(e driver.Event) { h.driver.Push(i, e) })
+	for i := range h.links {
+		h.links[i] = connect(i, func(e driver.Event) { h.driver.Push(i, e) })
 		config.Partitions = append(config.Partitions, driver.Partition{Log: h.links[i], Bus: h.links[i]})
 	}
 	if edit != nil {
