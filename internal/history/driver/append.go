@@ -113,3 +113,13 @@ func (d *Driver) End(ctx context.Context) (history.Positions, error) {
 	}
 	return ends, nil
 }
+
+// Forget has the log of a partition forget what it keeps for topics. Devices that
+// lack something of it are told that something may be missing.
+func (d *Driver) Forget(ctx context.Context, partition int, topics ...string) error {
+	s := d.sides[partition]
+	if err := s.log.Forget(ctx, s.known(), topics); err != nil {
+		return fmt.Errorf("%w: %w", errs.BusDown, err)
+	}
+	return nil
+}

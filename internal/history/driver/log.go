@@ -29,6 +29,9 @@ type Log interface {
 	Survey(ctx context.Context, known, from history.Point, topics []string, most int) (history.Survey, error)
 	Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets []history.Offset) (entries []history.Entry, ok bool, err error)
 
+	// Forget removes what is kept for the topics, and for nobody else.
+	Forget(ctx context.Context, known history.Point, topics []string) error
+
 	// Trim removes what retention wants to remove.
 	Trim(ctx context.Context, known history.Point) error
 }
