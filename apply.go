@@ -184,7 +184,7 @@ func (s *calls) apply(ctx context.Context, batch []incomingCall) {
 	for i, in := range batch {
 		done[i] = make(chan presenceResult, len(in.conns))
 		if problems[i] == nil {
-			asked[i], problems[i] = s.applyOne(in.call, in.conns, done[i])
+			asked[i], problems[i] = s.applyOne(ctx, in.call, in.conns, done[i])
 		}
 		if waits[i] != nil {
 			s.follower.Unfollow(groupTopics(in.call.groups)...)
@@ -246,7 +246,7 @@ func groupTopics(groups []string) []string {
 
 // applyOne changes the Conns, and returns how many answers of the Registry
 // will come, and why one of the Conns could not be changed.
-func (s *calls) applyOne(what call, conns []*Conn, done chan presenceResult) (asked int, problem error) {
+func (s *calls) applyOne(ctx context.Context, what call, conns []*Conn, done chan presenceResult) (asked int, problem error) {
 	for _, c := range conns {
 		var changed []string
 		switch what.op {
@@ -257,6 +257,9 @@ func (s *calls) applyOne(what call, conns []*Conn, done chan presenceResult) (as
 				problem = err
 			}
 			s.follower.Follow(joined...)
+			if l := c.queue.log; l != nil && len(joined) > 0 && problem == nil {
+				problem = l.join(ctx)
+			}
 			if len(joined) > 0 && s.presence.join(c, joined, false, done) {
 				asked++
 			}

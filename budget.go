@@ -275,7 +275,7 @@ func (c *Conn) shed() (given []waiting) {
 	h := c.hub
 	c.mu.Lock()
 	q := &c.queue
-	n := q.frames.Len()
+	n, giveUp := q.frames.Len(), q.dropAll
 	switch {
 	case c.state >= connClosing && n == 0:
 		given = q.appendUnderWay(nil)
@@ -284,12 +284,10 @@ func (c *Conn) shed() (given []waiting) {
 		h.budget.doomed = append(h.budget.doomed, c)
 		return given
 	case h.config.DropOldest && n > 0 && !c.state.closing():
-		n = (n + 1) / 2
+		n, giveUp = (n+1)/2, q.giveUp
 	}
 	given = q.appendWaiting(nil, n)
-	for range n {
-		q.drop()
-	}
+	giveUp(n)
 	if q.frames.Len() == 0 {
 		q.forget()
 	}

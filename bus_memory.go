@@ -2,6 +2,7 @@ package herald
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/faults"
+	"github.com/heraldgo/herald/internal/history/locallog"
+	"github.com/heraldgo/herald/internal/history/store"
 	"github.com/heraldgo/herald/internal/inbox"
 	"github.com/heraldgo/herald/internal/wake"
 )
@@ -19,6 +22,8 @@ import (
 type MemoryNetwork struct {
 	mu    sync.Mutex // above the mu of every Bus
 	buses []*MemoryBus
+	log   *locallog.Server // below its mu; nil until a Hub with a Retention comes
+	key   []byte
 }
 
 // NewMemoryNetwork returns a network without Buses.
@@ -90,18 +95,37 @@ func (b *MemoryBus) Publish(ctx context.Context, packets ...Packet) error {
 	n := b.network
 	n.mu.Lock() // one order for all
 	defer n.mu.Unlock()
-	if closed, cut := b.state(); closed {
-		return fmt.Errorf("publish: %w", ErrClosed)
-	} else if cut && len(packets) > 0 {
-		return fmt.Errorf("publish: %w: %w", ErrBusDown, errCut)
+	if err := b.Health(); err == ErrClosed || err != nil && len(packets) > 0 {
+		return fmt.Errorf("publish: %w", err)
 	}
-	now := time.Now()
 	for _, p := range packets {
-		for _, to := range n.buses {
-			to.arrive(p, now)
-		}
+		n.carry(p)
 	}
 	return nil
+}
+
+// carry hands a packet to every subscribed Bus. The caller holds n.mu.
+func (n *MemoryNetwork) carry(p Packet) {
+	now := time.Now()
+	for _, to := range n.buses {
+		to.arrive(p, now)
+	}
+}
+
+// keep implements keeper.
+func (b *MemoryBus) keep(_ context.Context, fences string, limits store.Limits) (*logs, error) {
+	n := b.network
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.log == nil {
+		n.key = []byte(rand.Text())
+		n.log = locallog.New(func(topic string, data []byte) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.carry(Packet{topic, data})
+		})
+	}
+	return &logs{log: n.log.Log(fences, limits, b.Health), key: n.key, close: func() {}}, nil
 }
 
 func (b *MemoryBus) state() (closed, cut bool) {

@@ -2,10 +2,15 @@ package herald
 
 import (
 	"context"
+	"crypto/rand"
+	"fmt"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/redislog"
+	"github.com/heraldgo/herald/internal/history/store"
 	"github.com/heraldgo/herald/internal/redisbus"
 	"github.com/heraldgo/herald/internal/redisconn"
 )
@@ -65,7 +70,9 @@ func (o *RedisOptions) conn() redisconn.Options {
 // ErrUnknown. A Bus that is opened while it sees a minority does not know of the
 // other Sentinels.
 type RedisBus struct {
-	bus *redisbus.Bus
+	bus     *redisbus.Bus
+	client  *redis.Client // the caller's; nil for a Cluster
+	options redisconn.Options
 }
 
 var _ Bus = (*RedisBus)(nil)
@@ -87,7 +94,45 @@ func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, erro
 	if err != nil {
 		return nil, err
 	}
-	return &RedisBus{bus}, nil
+	client, _ := rdb.(*redis.Client)
+	options, _ := opts.conn().WithDefaults() // which New has checked
+	return &RedisBus{bus, client, options}, nil
+}
+
+// keep implements keeper. The log has connections of its own.
+func (b *RedisBus) keep(ctx context.Context, fences string, limits store.Limits) (*logs, error) {
+	if b.client == nil {
+		return nil, fmt.Errorf("%w: a Redis Cluster keeps nothing in this version: it needs one Redis, or Sentinel", ErrInvalid)
+	}
+	prefix, db := b.options.Prefix, b.client.Options().DB
+	keys := prefix + ":{log}:"
+	client := redisconn.NewClient(redisconn.ClientOptions(b.client.Options()))
+	log := redislog.New(redislog.Config{
+		Client: client, Limits: limits, Keys: keys,
+		Topics: redisbus.Channel(prefix, db, ""), Fences: redisbus.Channel(prefix, db, fences),
+	})
+	key, err := sharedKey(ctx, client, keys+"key")
+	if err == nil {
+		_, err = log.Survey(ctx, history.Point{}, history.Point{}, nil, 0)
+	}
+	if err == nil {
+		return &logs{log: log, key: key, close: func() { client.Close() }}, nil
+	}
+	client.Close()
+	if redisconn.Replied(err, "NOPERM") {
+		return nil, fmt.Errorf("herald: Redis denies what the log needs: allow EVAL, EVALSHA and what its scripts use, with the keys %s* and the channels of the Bus "+
+			"(ACL SETUSER <user> +eval +evalsha +get +set +exists +pexpire +time +info +unlink +xadd +xrange +zadd +zcount +zmscore +zrange +zrem +zremrangebyrank +zscore ~%s*): %w", keys, keys, err)
+	}
+	return nil, fmt.Errorf("%w: %w", ErrBusDown, err)
+}
+
+// sharedKey returns the key that all nodes sign ids with, and makes it if there is
+// none.
+func sharedKey(ctx context.Context, client *redis.Client, name string) ([]byte, error) {
+	if err := client.SetNX(ctx, name, rand.Text(), 0).Err(); err != nil {
+		return nil, err
+	}
+	return client.Get(ctx, name).Bytes()
 }
 
 // Publish publishes packets, each with one PUBLISH or SPUBLISH, and waits for

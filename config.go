@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"reflect"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -50,6 +48,20 @@ type Config struct {
 
 	// Registry knows who is online. The caller closes it.
 	Registry Registry
+
+	// Retention is how long messages are kept, at least a second. 0 is off. A client
+	// that speaks the protocol of PROTOCOL.md comes back to where it was and gets
+	// what it missed, and a node that has lost its Bus for a while brings what was
+	// sent meanwhile, so that there are fewer Gaps. Whoever belongs to a group may
+	// read what was kept for it. It needs the Bus of one Redis, of Sentinel or of
+	// memory, and has to be set on every node. Send then waits until the message is
+	// in the log, and returns ErrBusDown with the reason if the log refuses it, when
+	// Redis' memory is full for example. Messages to a Connection, volatile ones and
+	// those that are Unkept are not kept.
+	Retention time.Duration
+
+	// RetentionBytes bounds what is kept. The oldest goes first. Default 64 MiB.
+	RetentionBytes int
 
 	// Name begins the node's id, which is new with each start. It has at most
 	// 64 letters, digits, '-' and '_'. Default: the host's name.
@@ -253,6 +265,7 @@ func (c Config) withDefaults() (Config, error) {
 	defaultInt(&c.MaxQueuedBytes, 256<<20)
 	defaultInt(&c.MaxIdentitySize, 8<<10)
 	defaultInt(&c.MaxGroups, 1_000)
+	defaultInt(&c.RetentionBytes, 64<<20)
 	if c.QueueMessages < 0 {
 		fault("QueueMessages", c.QueueMessages, "must be above 0: a queue has a bound")
 	}
@@ -261,6 +274,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MaxQueuedBytes > 0 && c.MaxQueuedBytes < c.MaxSendSize+frame.MaxHeader {
 		fault("MaxQueuedBytes", c.MaxQueuedBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, frame.MaxHeader))
+	}
+	if c.Retention != 0 && c.Retention < time.Second {
+		fault("Retention", c.Retention, "must be at least 1s, or 0 for off")
+	}
+	if int64(c.RetentionBytes) < c.MaxSendSize {
+		fault("RetentionBytes", c.RetentionBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d)", c.MaxSendSize))
 	}
 	if c.MaxSendSize < 0 {
 		fault("MaxSendSize", c.MaxSendSize, "must be above 0: it cannot be switched off, because QueueBytes must hold a message")
@@ -362,38 +381,8 @@ func (c *Config) defaultTimes(fault func(field string, value any, rule string)) 
 	}
 }
 
-// validToken says whether s is a token. The name of a subprotocol must be one (RFC
-// 6455, section 4.1).
-func validToken(s string) bool {
-	for _, c := range []byte(s) {
-		if c <= ' ' || c > '~' || strings.IndexByte("\"(),/:;<=>?@[\\]{}", c) >= 0 {
-			return false
-		}
-	}
-	return s != ""
-}
-
 func defaultInt[T int | int64](field *T, value T) {
 	if *field == 0 {
 		*field = value
 	}
-}
-
-// hostName returns the host's name. Characters that a node's id may not have are
-// replaced.
-func hostName() string {
-	name, _ := os.Hostname()
-	return cmp.Or(safeName(name), "node")
-}
-
-// safeName returns name in at most 64 characters that a node's id may have.
-func safeName(name string) string {
-	name = strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_':
-			return r
-		}
-		return '-'
-	}, name)
-	return name[:min(len(name), 64)]
 }

@@ -128,7 +128,11 @@ func (c *Conn) Send(m Message) error {
 	if err := m.check(c.hub.config.MaxSendSize); err != nil {
 		return err
 	}
-	if err := c.enqueue(m.frame(), m.volatile); err != errDropped {
+	frame := m.frame()
+	if l := c.queue.log; l != nil && l.session != nil {
+		frame = headed(&bare, frame)
+	}
+	if err := c.enqueue(frame, m.volatile); err != errDropped {
 		return err
 	}
 	return nil
@@ -372,6 +376,9 @@ func (c *Conn) depart() {
 	cause, registered, unlisted := c.cause, c.registered, c.unlisted
 	c.mu.Unlock()
 	c.cancel(cause)
+	if c.queue.log != nil {
+		c.queue.log.end()
+	}
 	if cancel := c.handshake.Load(); cancel != nil {
 		(*cancel)(cause)
 	}

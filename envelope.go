@@ -314,10 +314,20 @@ func (h *Hub) pack(o *outgoing, t *Target, e *envelope) {
 	}
 }
 
-// publish hands packets to the Bus. Its error tells our timeout from the
+// publish hands packets to the Bus that are not to be kept. Its error tells our timeout from the
 // caller's.
 func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
-	err := h.bus.Publish(ctx, packets...)
+	return h.send(ctx, false, packets...)
+}
+
+// send hands packets to the Bus, through its log if it has one.
+func (h *Hub) send(ctx context.Context, kept bool, packets ...Packet) error {
+	var err error
+	if h.keeping != nil {
+		err = h.keeping.publish(ctx, kept, packets...)
+	} else {
+		err = h.bus.Publish(ctx, packets...)
+	}
 	if err != nil && !errors.Is(err, ErrUnknown) && context.Cause(ctx) == errSendTimeout {
 		err = fmt.Errorf("%w: %w", ErrBusDown, err)
 	}

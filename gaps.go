@@ -3,6 +3,7 @@ package herald
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -45,6 +46,13 @@ type gaps struct {
 	topics map[string]openGap
 	begun  error // why messages may be getting lost, of late: to be logged
 	over   []Gap // to be reported
+
+	// If a log fills gaps, it says which it could not.
+
+	doubt    func(since time.Time) // has the log tell what it may hide; nil if there is none
+	doubted  time.Time             // since when; zero is not
+	silent   bool                  // a node's silence has opened the gap of every topic
+	suspects error                 // why messages were lost last
 }
 
 type openGap struct {
@@ -79,6 +87,7 @@ func (g *gaps) open(by holder, since time.Time, cause error) {
 	}
 	g.all = &openGap{since, cause}
 	g.held |= by
+	g.silent = g.silent || by == bySilence
 }
 
 // begin has it logged that messages may be getting lost, if that is news.
@@ -117,7 +126,9 @@ func (g *gaps) close() {
 	if g.all = nil; g.held != 0 {
 		g.all = &openGap{now, gap.Cause}
 	}
-	g.report(gap)
+	hidden := g.silent
+	g.silent = g.held != 0
+	g.report(gap, hidden)
 }
 
 // linger keeps the gap of every topic open when the Bus is Restored.
@@ -138,7 +149,7 @@ func (g *gaps) missed(since time.Time, excused bool, cause error) {
 	case g.all != nil:
 		g.all.since = earliest(g.all.since, since)
 	case !excused:
-		g.report(Gap{Since: since, Until: time.Now(), Cause: cause, All: true})
+		g.report(Gap{Since: since, Until: time.Now(), Cause: cause, All: true}, true)
 	}
 }
 
@@ -189,7 +200,7 @@ func (g *gaps) restored(e Event) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.report(gap)
+	g.report(gap, false)
 }
 
 // end ends the gaps of the topics, or of all if it is nil. It returns the Gap to be
@@ -245,14 +256,38 @@ func (g *gaps) malformed(topic string, since time.Time, err error) {
 	g.cover(&gap, topic)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.report(gap)
+	g.report(gap, true)
+}
+
+// report has a gap told. If a log fills gaps, it is told only if the log could not
+// fill it: the log knows that, unless the loss is hidden from it.
+func (g *gaps) report(gap Gap, hidden bool) {
+	switch {
+	case g.doubt == nil:
+		g.told(gap)
+	case hidden:
+		g.doubted = earliest(g.doubted, gap.Since)
+		g.wake.Set()
+	}
+	g.suspects = gap.Cause
+}
+
+// errNotFilled is why there is a gap, if nobody else has said why.
+var errNotFilled = errors.New("herald: the log does not have all that was sent")
+
+// confirm takes note that a log could not fill a gap.
+func (g *gaps) confirm(since time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.told(Gap{Since: since, Until: time.Now(), Cause: cmp.Or(g.suspects, errNotFilled), All: true})
+	g.suspects = nil
 }
 
 // maxGaps is how many gaps may wait to be reported; those over it are joined
 // into one.
 const maxGaps = 64
 
-func (g *gaps) report(gap Gap) {
+func (g *gaps) told(gap Gap) {
 	g.stats.gaps.Add(1)
 	g.stats.gapFor.Add(int64(gap.Until.Sub(gap.Since)))
 	if len(g.over) >= maxGaps {
@@ -270,9 +305,12 @@ func (g *gaps) report(gap Gap) {
 func (g *gaps) run(ctx context.Context) {
 	for {
 		g.mu.Lock()
-		begun, over := g.begun, g.over
-		g.begun, g.over = nil, nil
+		begun, over, doubted := g.begun, g.over, g.doubted
+		g.begun, g.over, g.doubted = nil, nil, time.Time{}
 		g.mu.Unlock()
+		if !doubted.IsZero() {
+			g.doubt(doubted)
+		}
 		if begun != nil {
 			g.log.Warn("herald: messages may be getting lost", "err", begun)
 		}

@@ -121,6 +121,14 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 	if c == nil {
 		return &HTTPError{http.StatusInternalServerError, "internal error"}
 	}
+	if h.keeping != nil {
+		var err error
+		if c.queue.log, err = h.keeping.newConnLog(c, r); err != nil {
+			h.stats.badRequests.Add(1)
+			c.cancel(err)
+			return err
+		}
+	}
 	// A child of c.ctx would leave it a map and a channel for life.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(c.ctx))
 	defer cancel(nil)
@@ -142,12 +150,18 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 		return &HTTPError{http.StatusTooManyRequests, "too many connections of this user"}
 	}
 	h.joinFirst(c)
-	if err := followed.Wait(ctx); err != nil {
+	var err error
+	if c.queue.log != nil {
+		err = c.queue.log.begin(ctx)
+	}
+	if err == nil {
+		err = followed.Wait(ctx)
+	}
+	if err != nil {
 		c.kill(err)
 		return fmt.Errorf("%w: %w", notReady, err)
 	}
 	var added Added
-	var err error
 	register := func() *HTTPError {
 		added, err = h.register(ends.Context(), c)
 		// If it was evicted meanwhile, the client is to see the code that says so.
@@ -252,6 +266,11 @@ func (h *Hub) admit(ctx context.Context, c *Conn, added Added) (err error) {
 		}
 		if err != nil {
 			return c.refusal("OnConnect", err)
+		}
+	}
+	if l := c.queue.log; l != nil && l.session != nil {
+		if err := l.session.Start(ctx); err != nil {
+			return err
 		}
 	}
 	c.accept()

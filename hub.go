@@ -44,6 +44,7 @@ type Hub struct {
 	receipts  *receiptsRoom
 	heartbeat *heartbeat
 	gaps      *gaps
+	keeping   *keeping // nil without Config.Retention
 	writers   *writers
 	copies    copies // the receiving goroutine's alone
 	budget    budget
@@ -104,8 +105,17 @@ func New(config Config) (*Hub, error) {
 		h.closeParts()
 		return nil, once(err)
 	}
-	h.follower = follow.New(h.bus, config.Linger, config.SendTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), config.SendTimeout)
+	defer cancel()
 	h.gaps = newGaps(h.index.nameOf, &h.stats, h.config.Logger, h.tellGap())
+	h.follower = follow.New(h.bus, config.Linger, config.SendTimeout)
+	if config.Retention > 0 {
+		if h.keeping, err = h.newKeeping(ctx); err != nil {
+			h.closeParts()
+			return nil, once(err)
+		}
+		h.follower = follow.New(h.keeping, config.Linger, config.SendTimeout)
+	}
 	h.heartbeat = newHeartbeat(h.id, &h.config, h.bus, h.gaps, &h.stats)
 	h.presence = newPresence(h.id, &h.config, h.registry, h.index, h.heartbeat, &h.stats, h.telling("OnOnline", h.config.OnOnline), h.last.Go)
 	h.calls = newCalls(h.id, &h.config, h.index, h.follower, h.presence, h.publish, h.stopped, &h.stats)
@@ -113,10 +123,11 @@ func New(config Config) (*Hub, error) {
 	h.writers = newWriters(runtime.GOMAXPROCS(0))
 	h.budget.init(config.MaxQueuedBytes)
 	h.start()
-	ctx, cancel := context.WithTimeout(context.Background(), config.SendTimeout)
-	defer cancel()
 	// A node that is listed must be reachable, so the lease comes last.
 	err = h.follower.Follow(h.nodeTopic, topicHeartbeat).Wait(ctx)
+	if err == nil && h.keeping != nil {
+		err = h.keeping.ready(ctx)
+	}
 	if err == nil {
 		err = h.presence.start(ctx)
 	}
@@ -160,6 +171,9 @@ func (h *Hub) connectParts() error {
 }
 
 func (h *Hub) closeParts() {
+	if h.keeping != nil {
+		h.keeping.stop()
+	}
 	if h.bus != nil {
 		h.bus.Close()
 		releaseBus(h.bus)
@@ -254,7 +268,7 @@ func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 	h.pack(o, &t, &envelope{kind: kindMessage, volatile: m.volatile, filter: t.filter(), message: m})
 	ctx, release := h.sendEnds.Now().Bound(ctx)
 	defer release()
-	if err := h.publish(ctx, o.packets...); err != nil {
+	if err := h.send(ctx, m.kept() && t.kind != targetConnection, o.packets...); err != nil {
 		h.stats.sendErrors.Add(1)
 		return err
 	}
@@ -336,11 +350,11 @@ func (h *Hub) Health() error {
 	h.mu.Lock()
 	draining := h.draining
 	h.mu.Unlock()
-	errs := make([]error, 0, 7) // on the stack, because each handshake asks
+	errs := make([]error, 0, 8) // on the stack, because each handshake asks
 	if draining {
 		errs = append(errs, ErrDraining)
 	}
 	errs = append(errs, h.gaps.failing(), blame(ErrBusDown, h.follower.Failing()), blame(ErrBusDown, h.heartbeat.failing()),
-		blame(ErrBusDown, h.bus.Health()), blame(ErrRegistryDown, h.presence.health()), blame(ErrRegistryDown, h.presence.ailing()))
+		blame(ErrBusDown, h.bus.Health()), blame(ErrBusDown, h.keeping.health()), blame(ErrRegistryDown, h.presence.health()), blame(ErrRegistryDown, h.presence.ailing()))
 	return once(errors.Join(errs...))
 }

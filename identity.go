@@ -198,3 +198,14 @@ func OnePerDevice() AdmitFunc {
 		return slices.DeleteFunc(older, func(o Session) bool { return s.Device == "" || o.Device != s.Device }), nil
 	}
 }
+
+// validToken says whether s is a token. The name of a subprotocol must be one (RFC
+// 6455, section 4.1).
+func validToken(s string) bool {
+	for _, c := range []byte(s) {
+		if c <= ' ' || c > '~' || strings.IndexByte("\"(),/:;<=>?@[\\]{}", c) >= 0 {
+			return false
+		}
+	}
+	return s != ""
+}

@@ -208,6 +208,13 @@ func (x *index) find(c *Conn, topic string) int {
 	return c.memberships.find(m)
 }
 
+// holds says whether c belongs to a topic.
+func (x *index) holds(c *Conn, topic string) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.find(c, topic) >= 0
+}
+
 // leave ends c's i-th membership, and fills its place with the last Conn.
 func (x *index) leave(c *Conn, i int) {
 	s := c.memberships.list[i]

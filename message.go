@@ -40,6 +40,7 @@ type Message struct {
 	header   uint8  // bytes of a frame's header that data begins with, if a client has sent it
 	text     bool
 	volatile bool
+	unkept   bool
 	err      error // what encoding/json returned
 }
 
@@ -77,6 +78,14 @@ func (m Message) Volatile() Message {
 	return m
 }
 
+// Unkept returns a copy of m that no Bus keeps: a one-time code. Whoever is not
+// connected when it is sent never gets it. It matters only with Config.Retention.
+// Volatile messages are not kept either.
+func (m Message) Unkept() Message {
+	m.unkept = true
+	return m
+}
+
 // IsText says whether m is text rather than binary.
 func (m Message) IsText() bool { return m.text }
 
@@ -96,6 +105,9 @@ func (m Message) String() string {
 	}
 	return string(m.data[m.header:])
 }
+
+// kept says whether a log is to have the message.
+func (m *Message) kept() bool { return !m.volatile && !m.unkept }
 
 func (m *Message) len() int { return len(m.data) - int(m.header) + len(m.words) }
 

@@ -33,6 +33,7 @@ type queue struct {
 	frames ring.Ring[[]byte]
 	first  [1][]byte // the memory of frames while there is one
 	bytes  int       // the size of frames, and of those under way
+	log    *connLog  // if the Hub has a Retention; set before the Conn is known
 
 	charged int // to the Hub's budget
 
@@ -117,6 +118,9 @@ func (q *queue) put(frame []byte) {
 func (q *queue) size() int { return q.frames.Len() + q.out }
 
 func (q *queue) full(config *Config, n int) bool {
+	if q.log != nil {
+		n -= q.log.replayed
+	}
 	return q.size() >= config.QueueMessages || q.bytes+n > config.QueueBytes
 }
 
@@ -128,12 +132,30 @@ func (q *queue) busy(config *Config) bool {
 // makeRoom drops the oldest frames of a full queue that are not under way,
 // until n bytes fit.
 func (q *queue) makeRoom(config *Config, n int) (dropped int, fits bool) {
+	if q.log != nil && q.log.session != nil {
+		return q.log.makeRoom(q, config, n)
+	}
 	for !fits && q.frames.Len() > 0 {
 		q.drop()
 		dropped++
 		fits = !q.full(config, n)
 	}
 	return dropped, fits
+}
+
+// giveUp gives up the first n frames, or as many messages.
+func (q *queue) giveUp(n int) {
+	if q.log != nil && q.log.session != nil {
+		q.log.giveUp(q, n)
+	} else {
+		q.dropAll(n)
+	}
+}
+
+func (q *queue) dropAll(n int) {
+	for range n {
+		q.drop()
+	}
 }
 
 // drop gives up the first frame.
@@ -257,11 +279,13 @@ func (q *queue) take(buf []byte) (p []byte, joined bool) {
 		return q.rest, false
 	}
 	buf = buf[:0]
-	if q.pongs != nil {
-		buf, q.pongs = append(buf, q.pongs...), nil
-	}
-	if q.ping {
-		buf, q.ping = q.appendPing(buf), false
+	if q.log == nil || q.frames.Len() == 0 || !q.log.greets() {
+		if q.pongs != nil {
+			buf, q.pongs = append(buf, q.pongs...), nil
+		}
+		if q.ping {
+			buf, q.ping = q.appendPing(buf), false
+		}
 	}
 	if alone := q.frames.Len() == 1 && q.closeFrame == nil; len(buf) == 0 && q.frames.Len() > 0 && (alone || len(*q.frames.At(0)) >= flushSize/2) {
 		return q.takeFrame(), false
@@ -298,6 +322,9 @@ func (q *queue) takeFrame() []byte {
 	}
 	q.out++
 	q.outBytes += len(frame)
+	if q.log != nil {
+		q.log.taken(frame)
+	}
 	return frame
 }
 
@@ -306,6 +333,9 @@ func (q *queue) takeFrame() []byte {
 func (q *queue) written() (frames int) {
 	frames = q.out
 	q.bytes -= q.outBytes
+	if q.log != nil {
+		q.log.replayed = max(0, q.log.replayed-q.outBytes)
+	}
 	q.out, q.outBytes, q.rest = 0, 0, nil
 	return frames
 }

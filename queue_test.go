@@ -290,7 +290,7 @@ func newBareConn(t *testing.T, h *Hub) *Conn {
 // room there is: it closes no Conn, and evicts nobody.
 func TestVolatileNeverCloses(t *testing.T) {
 	for _, dropOldest := range []bool{false, true} {
-		h := newHub(t, Config{MaxSendSize: 1 << 20, QueueBytes: 1<<20 + frame.MaxHeader, DropOldest: dropOldest})
+		h := newHub(t, Config{MaxSendSize: 1 << 20, QueueBytes: 1<<20 + frameRoom, DropOldest: dropOldest})
 		c := newBareConn(t, h)
 		if err := c.Send(Binary(make([]byte, 100))); err != nil {
 			t.Fatal(err)

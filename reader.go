@@ -60,7 +60,7 @@ func (c *Conn) parse() (message []byte) {
 		taken := len(s.ahead) - len(rest)
 		switch got.Kind {
 		case frame.Text, frame.Binary:
-			message = got.Payload
+			message = c.queue.log.control(got.Payload)
 		case frame.Ping:
 			if c.ctx.Err() == nil && c.allow() {
 				c.pong(got.Payload)
@@ -378,7 +378,7 @@ func (c *Conn) tick(now, wall int64, paused bool) {
 		return
 	}
 	if unread != 0 { // OnMessage runs
-		early := now-unread < int64(config.PingInterval) && !c.owesReceipt()
+		early := now-unread < int64(config.PingInterval) && !c.owesReceipt() && !c.mayProbe()
 		if early || !c.readAhead() {
 			c.pinged.Store(0)
 			return

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/ring"
 )
 
@@ -32,10 +33,20 @@ func (h *Hub) receive(ctx context.Context) {
 		}
 		switch e.Kind {
 		case EventPacket:
-			scratch = h.take(e.Packet, scratch)
+			if h.keeping != nil && e.Packet.Topic != topicHeartbeat {
+				h.keeping.push(e.Packet)
+				continue
+			}
+			scratch = h.take(e.Packet, nil, scratch)
 		case EventDown:
 			h.gaps.down(e)
+			if h.keeping != nil {
+				h.keeping.down()
+			}
 		case EventRestored:
+			if h.keeping != nil {
+				h.keeping.restored()
+			}
 			if e.Topics == nil || slices.Contains(e.Topics, topicHeartbeat) {
 				h.heartbeat.restart(e.Topics == nil)
 			}
@@ -53,8 +64,8 @@ func (h *Hub) maxFrame() int { return int(h.config.MaxSendSize) + frame.MaxHeade
 // with that in queues, which count the frame alone.
 const keepHeader = 1 << 10
 
-// take handles one packet.
-func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
+// take handles one packet. kept says where it is in the log, if there is one.
+func (h *Hub) take(p Packet, kept *history.Packet, scratch []*Conn) []*Conn {
 	clear(scratch)
 	scratch = scratch[:0]
 	own := p.Topic == topicHeartbeat || p.Topic == h.nodeTopic
@@ -79,7 +90,7 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 	}
 	switch e.kind {
 	case kindMessage:
-		h.deliver(&e, scratch)
+		h.deliver(&e, kept, scratch)
 	case kindDirect:
 		for _, id := range e.conns {
 			if c := h.index.withID(h.id, id); c != nil {
@@ -88,7 +99,7 @@ func (h *Hub) take(p Packet, scratch []*Conn) []*Conn {
 				h.stats.gone.Add(1)
 			}
 		}
-		h.deliver(&e, scratch)
+		h.deliver(&e, kept, scratch)
 	case kindCall:
 		h.calls.push(incomingCall{call: e.call, filter: e.filter, sender: e.sender, id: e.id, bytes: len(p.Data) + callSize + nameSize*e.names()})
 	case kindAnswer:
@@ -120,14 +131,14 @@ func (h *Hub) unclaimed(topic string) {
 }
 
 // deliver puts a message into the queues of those Conns that it is for.
-func (h *Hub) deliver(e *envelope, conns []*Conn) {
+func (h *Hub) deliver(e *envelope, kept *history.Packet, conns []*Conn) {
 	var had map[uint64]struct{}
 	if e.copies {
 		had = h.copies.of(e.sender, e.id)
 	}
 	sieve := newSieve(h.id, &e.filter)
 	for _, c := range conns {
-		if !sieve.passes(c) {
+		if !sieve.passes(c) || kept != nil && c.queue.log.took(e, kept) {
 			continue
 		}
 		if had != nil {

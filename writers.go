@@ -187,6 +187,9 @@ func (w *writer) flush(c *Conn) {
 	if change != 0 {
 		c.hub.budget.change(change)
 	}
+	if c.queue.log != nil {
+		c.queue.log.drained()
+	}
 	w.written.Add(uint64(frames))
 	switch {
 	case more:
@@ -253,6 +256,9 @@ func (c *Conn) drain() {
 			drainBuffers.Put(buf)
 		}
 		c.hub.budget.change(change)
+		if c.queue.log != nil {
+			c.queue.log.drained()
+		}
 		c.hub.stats.written.Add(uint64(frames))
 	}
 }

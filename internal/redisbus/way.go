@@ -24,9 +24,14 @@ type way struct {
 // singleWay is how all topics travel on a single Redis, whose databases share
 // the channels. No topic's channel is like the others.
 func singleWay(prefix string, db int) *way {
-	own := prefix + ":{" + strconv.Itoa(db) + "}"
+	own := databaseOf(prefix, db)
 	return &way{prefix: own + ":", probe: own + "!" + rand.Text(), moved: own + "!moved"}
 }
+
+func databaseOf(prefix string, db int) string { return prefix + ":{" + strconv.Itoa(db) + "}" }
+
+// Channel returns the channel of a topic on a single Redis.
+func Channel(prefix string, db int, topic string) string { return databaseOf(prefix, db) + ":" + topic }
 
 // clusterWay is how the topics of a partition travel on a Cluster, whose slot
 // is that of the tag. A topic's own braces come too late to matter.

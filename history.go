@@ -1,0 +1,282 @@
+package herald
+
+import (
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/heraldgo/herald/internal/errs"
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/device"
+	"github.com/heraldgo/herald/internal/history/driver"
+	"github.com/heraldgo/herald/internal/history/node"
+	"github.com/heraldgo/herald/internal/history/packet"
+	"github.com/heraldgo/herald/internal/history/store"
+)
+
+// A keeper is a Bus that can keep what is published, so that Config.Retention may
+// be set.
+type keeper interface {
+	Bus
+
+	// keep opens the node's way to the logs. The packets of the topic fences are
+	// the fences of the node. It must not be called twice.
+	keep(ctx context.Context, fences string, limits store.Limits) (*logs, error)
+}
+
+// logs are a node's way to what a Bus keeps.
+type logs struct {
+	log   driver.Log // of partition 0: there is one
+	key   []byte     // the cluster's, to sign ids with
+	close func()
+}
+
+// A keeping is what a Hub with a Retention has besides. Its messages go through
+// the log of the Bus, and what the Bus hands over goes through the driver, whose
+// owner is the goroutine that delivers.
+type keeping struct {
+	node   string
+	fences string // the topic of the node's fences
+	logs   *logs
+	driver *driver.Driver
+	bus    Bus
+	tell   func(since time.Time)   // that something may be missing
+	take   func(p *history.Packet) // what is to be delivered
+	decode func(body []byte) (envelope, error)
+
+	form form // the owner's
+}
+
+// topicFences begins the topic of a node's fences.
+const topicFences = "f"
+
+const segment = 1 << 14 // entries
+
+// newKeeping opens the logs, and waits until the node knows where they are.
+func (h *Hub) newKeeping(ctx context.Context) (*keeping, error) {
+	c := &h.config
+	bus, ok := h.bus.(keeper)
+	if !ok {
+		return nil, fmt.Errorf("%w: Config.Retention: a %T keeps nothing: it needs the Bus of Redis, or that of memory", ErrInvalid, h.bus)
+	}
+	k := &keeping{node: h.id, fences: topicFences + h.id, bus: h.bus, tell: h.gaps.confirm}
+	k.decode = func(body []byte) (envelope, error) { return decodeEnvelope(body, h.maxFrame()) }
+	var scratch []*Conn
+	k.take = func(p *history.Packet) { scratch = h.take(Packet{p.Topic, p.Body}, p, scratch) }
+	var err error
+	if k.logs, err = bus.keep(ctx, k.fences, store.Limits{Segment: segment, Age: c.Retention.Milliseconds(), Bytes: c.RetentionBytes}); err != nil {
+		return nil, fmt.Errorf("Config.Retention: %w", err)
+	}
+	page := max(1, min(c.QueueMessages/4, 256))
+	k.driver = driver.New(driver.Config{
+		Partitions: []driver.Partition{{Log: k.logs.log, Bus: h.bus}},
+		Hub:        k,
+		Feed:       node.Limits{Held: 1 << 13, Recent: 1 << 11, Page: 512, Survey: 1 << 13},
+		Device:     device.Limits{Survey: 1 << 12, Page: page, Live: page},
+		Retention:  c.Retention,
+		Rate:       2_000,
+		Bytes:      64 << 20,
+	})
+	h.gaps.doubt = k.driver.Doubt
+	if err := h.bus.Subscribe(ctx, k.fences); err != nil {
+		k.stop()
+		return nil, err
+	}
+	// Nothing is followed yet, so nothing can have been missed.
+	k.driver.Push(0, driver.Event{Kind: driver.Restored})
+	return k, nil
+}
+
+// ready waits until the node knows where the logs are.
+func (k *keeping) ready(ctx context.Context) error {
+	if err := k.driver.At(ctx, func(history.Positions) {}); err != nil {
+		return fmt.Errorf("Config.Retention: %w: the log does not answer: %w", ErrBusDown, k.why(err))
+	}
+	return nil
+}
+
+// why returns what the log says, or err.
+func (k *keeping) why(err error) error {
+	if said := k.driver.Health(); said != nil {
+		return said
+	}
+	return err
+}
+
+// health returns why the log does not answer, or nil.
+func (k *keeping) health() error {
+	if k == nil {
+		return nil
+	}
+	return k.driver.Health()
+}
+
+func (k *keeping) stop() {
+	k.driver.Close()
+	k.logs.close()
+}
+
+// Subscribe and Unsubscribe are the follower's.
+
+func (k *keeping) Subscribe(ctx context.Context, topics ...string) error {
+	return k.driver.Subscribe(ctx, 0, topics...)
+}
+
+func (k *keeping) Unsubscribe(ctx context.Context, topics ...string) error {
+	return k.driver.Unsubscribe(ctx, 0, topics...)
+}
+
+// maxTopics is how many topics an entry of a log has at most: who reads it for
+// one of them looks at all.
+const maxTopics = 32
+
+// publish has packets go through the log. Those that are to be kept are in it when
+// publish returns nil.
+func (k *keeping) publish(ctx context.Context, kept bool, packets ...Packet) error {
+	var drafts []store.Draft
+	for len(packets) > 0 {
+		// Packets of one Send have the same bytes.
+		n := 1
+		for n < len(packets) && n < maxTopics && same(packets[n].Data, packets[0].Data) {
+			n++
+		}
+		// The bytes are copied, for a commit that was given up may still read them.
+		draft := store.Draft{Topics: make([]string, n), Body: slices.Clone(packets[0].Data), Unkept: !kept}
+		for i := range n {
+			draft.Topics[i] = packets[i].Topic
+		}
+		drafts = append(drafts, draft)
+		packets = packets[n:]
+	}
+	if len(drafts) == 1 {
+		return k.driver.Append(ctx, 0, drafts[0])
+	}
+	results := make([]error, len(drafts))
+	var appends sync.WaitGroup
+	for i, d := range drafts {
+		appends.Go(func() { results[i] = k.driver.Append(ctx, 0, d) })
+	}
+	appends.Wait()
+	err := cmp.Or(results...)
+	if slices.Contains(results, nil) {
+		err = errs.InPart(err)
+	}
+	return err
+}
+
+// same says whether two slices are one.
+func same(a, b []byte) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
+// push takes a packet of the Bus.
+func (k *keeping) push(p Packet) {
+	if p.Topic == k.fences {
+		if end, number, err := packet.ParseFence(p.Data); err == nil {
+			k.driver.Push(0, driver.Event{Kind: driver.Fence, Number: number, End: end})
+		}
+		return
+	}
+	parsed, err := packet.Parse(p.Topic, p.Data)
+	if err != nil { // of a node that keeps nothing
+		parsed = history.Packet{Topic: p.Topic, Body: p.Data}
+	}
+	k.driver.Push(0, driver.Event{Kind: driver.Packet, Packet: parsed})
+}
+
+func (k *keeping) down()     { k.driver.Push(0, driver.Event{Kind: driver.Down}) }
+func (k *keeping) restored() { k.driver.Push(0, driver.Event{Kind: driver.Restored}) }
+
+// Deliver implements driver.Hub.
+func (k *keeping) Deliver(_ int, p history.Packet) { k.take(&p) }
+
+// Gap implements driver.Hub.
+func (k *keeping) Gap(_ int, since time.Time) { k.tell(since) }
+
+// letter says what a device has to know of a message.
+func letter(e *envelope) device.Letter {
+	l := device.Letter{Except: e.filter.except}
+	if e.copies {
+		l.ID = e.sender + "." + strconv.FormatUint(e.id, 10)
+	}
+	return l
+}
+
+// sign returns the id of a connection as its client is told it, so that nobody
+// can claim to have been another user's connection.
+func (k *keeping) sign(user, id string) string {
+	mac := hmac.New(sha256.New, k.logs.key)
+	mac.Write([]byte(id + "\x00" + user))
+	return id + "~" + base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:12])
+}
+
+// verify returns the ids, as they were before they were signed for the user, of
+// those that were.
+func (k *keeping) verify(user string, signed []string) (ids []string) {
+	for _, s := range signed {
+		id, _, _ := strings.Cut(s, "~")
+		if hmac.Equal([]byte(k.sign(user, id)), []byte(s)) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// Forget has what is kept for the users, for the groups or for everyone be gone,
+// unless it was sent to others too: an account was deleted, a user banned. Devices
+// that are connected have had it. One that comes back without having had all of it
+// is told that something may be missing. A filter of the target is ErrInvalid, and
+// so is Connection, for which nothing is kept. It waits for SendTimeout at most, or
+// until ctx is done; after any other error than ErrInvalid some of it may be gone.
+func (h *Hub) Forget(ctx context.Context, t Target) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	f := t.filter()
+	switch {
+	case h.keeping == nil:
+		return fmt.Errorf("%w: Forget: Config.Retention must be set", ErrInvalid)
+	case t.kind == targetConnection:
+		return fmt.Errorf("%w: target: Forget takes users, groups or everyone: nothing is kept for a Connection", ErrInvalid)
+	case !f.empty():
+		return fmt.Errorf("%w: target: Forget takes no Except, ExceptUser or On", ErrInvalid)
+	}
+	topics := []string{topicEveryone}
+	if t.kind != targetEveryone {
+		topics = t.topics()
+	}
+	ctx, release := h.sendEnds.Now().Bound(ctx)
+	defer release()
+	if err := h.keeping.driver.Forget(ctx, 0, topics...); err != nil {
+		return fmt.Errorf("forget: %w", err)
+	}
+	return nil
+}
+
+// Position returns where the log is now. A client that connects with it (see
+// PROTOCOL.md, herald.from) gets all that is sent after the call, and kept. So a
+// service reads the position, then the state that it gives to the client from a
+// database, and nothing is missed in between. It waits for SendTimeout at most, or
+// until ctx is done. The error is ErrInvalid without a Retention, and ErrBusDown
+// if the log does not answer.
+func (h *Hub) Position(ctx context.Context) (string, error) {
+	if h.keeping == nil {
+		return "", fmt.Errorf("%w: Position: Config.Retention must be set", ErrInvalid)
+	}
+	ctx, release := h.sendEnds.Now().Bound(ctx)
+	defer release()
+	ends, err := h.keeping.driver.End(ctx)
+	if err != nil {
+		return "", fmt.Errorf("position: %w", err)
+	}
+	text, _ := ends.AppendText(nil) // it never fails
+	return string(text), nil
+}

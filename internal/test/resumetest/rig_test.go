@@ -1,0 +1,181 @@
+// Package resumetest_test tries a Hub with a Retention from outside: what is sent
+// while a client is away reaches it when it comes back.
+package resumetest_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/heraldclient"
+	"github.com/heraldgo/herald/internal/test/redistest"
+)
+
+const patience = 30 * time.Second
+
+// eachBus runs a test on each Bus that keeps. config returns the Config of another
+// node on it.
+func eachBus(t *testing.T, test func(t *testing.T, config func() herald.Config)) {
+	t.Run("memory", func(t *testing.T) {
+		network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
+		test(t, func() herald.Config { return herald.Config{Bus: network.Bus(), Registry: registry} })
+	})
+	t.Run("Redis", func(t *testing.T) {
+		server := redistest.Start(t)
+		test(t, func() herald.Config { return herald.Config{Redis: server.Client()} })
+	})
+}
+
+// A node is a Hub behind a server.
+type node struct {
+	*herald.Hub
+	server *httptest.Server
+	gaps   chan herald.Gap
+}
+
+func newNode(t *testing.T, config herald.Config) *node {
+	t.Helper()
+	n := &node{gaps: make(chan herald.Gap, 100)}
+	config.Authenticate = func(r *http.Request) (herald.Identity, error) {
+		q := r.URL.Query()
+		return herald.Identity{User: q.Get("user"), Groups: q["group"]}, nil
+	}
+	config.OnGap = func(g herald.Gap) { n.gaps <- g }
+	if config.Retention == 0 {
+		config.Retention = time.Minute
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	config.HandshakeRatePerUser = -1
+	hub, err := herald.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Hub = hub
+	n.server = httptest.NewServer(hub)
+	t.Cleanup(n.stop)
+	return n
+}
+
+func (n *node) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	n.Shutdown(ctx)
+	n.server.Close()
+}
+
+func (n *node) send(t *testing.T, target herald.Target, text string) {
+	t.Helper()
+	if err := n.Send(t.Context(), target, herald.Text(text)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A way is a device's network: it leads to a node, and can be cut.
+type way struct {
+	node atomic.Pointer[node]
+	cut  atomic.Bool
+	conn atomic.Pointer[net.Conn]
+}
+
+func (w *way) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if w.cut.Load() {
+		return nil, fmt.Errorf("cut")
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	if err == nil {
+		w.conn.Store(&c)
+	}
+	return c, err
+}
+
+// Cut ends the connection, and lets none begin.
+func (w *way) Cut() {
+	w.cut.Store(true)
+	if c := w.conn.Load(); c != nil {
+		(*c).Close()
+	}
+}
+
+func (w *way) Heal() { w.cut.Store(false) }
+
+// A device is a client that comes back.
+type device struct {
+	*way
+	*heraldclient.Client
+	t *testing.T
+}
+
+func newDevice(t *testing.T, n *node, query, position string) *device {
+	t.Helper()
+	d := &device{way: &way{}, t: t}
+	d.node.Store(n)
+	client, err := heraldclient.New(heraldclient.Config{
+		Endpoint: func(context.Context) (string, http.Header, error) {
+			return d.node.Load().server.URL + "/?" + query, nil, nil
+		},
+		HTTPClient: &http.Client{Transport: &http.Transport{DialContext: d.dial, DisableKeepAlives: true}},
+		Resume:     position, MinDelay: time.Millisecond, MaxDelay: 20 * time.Millisecond,
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Client = client
+	t.Cleanup(func() { client.Close() })
+	return d
+}
+
+// next returns the next event that is not of the kind that says that a connection
+// has ended.
+func (d *device) next() heraldclient.Event {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
+	defer cancel()
+	for {
+		e, err := d.Receive(ctx)
+		if err != nil {
+			d.t.Fatalf("no event: %v", err)
+		}
+		if _, ended := e.(heraldclient.Disconnected); !ended {
+			return e
+		}
+	}
+}
+
+// want receives these messages, and nothing else between them.
+func (d *device) want(texts ...string) {
+	d.t.Helper()
+	for _, text := range texts {
+		if m, ok := d.next().(heraldclient.Message); !ok || string(m.Data) != text {
+			d.t.Fatalf("got %+v, want the message %q", m, text)
+		}
+	}
+}
+
+// connected awaits a connection.
+func (d *device) connected() heraldclient.Connected {
+	d.t.Helper()
+	c, ok := d.next().(heraldclient.Connected)
+	if !ok || !c.History {
+		d.t.Fatalf("got %+v, want a connection with History", c)
+	}
+	return c
+}
+
+// lines returns n texts.
+func lines(what string, n int) []string {
+	texts := make([]string, n)
+	for i := range texts {
+		texts[i] = fmt.Sprint(what, " ", i)
+	}
+	return texts
+}

@@ -1,0 +1,323 @@
+package herald
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/device"
+	"github.com/heraldgo/herald/internal/history/driver"
+	"github.com/heraldgo/herald/internal/history/protocol"
+)
+
+// A connLog is what a Conn has if the Hub has a Retention.
+type connLog struct {
+	c       *Conn
+	k       *keeping
+	session *driver.Session // if the client can come back; nil if it is a plain one
+	resume  protocol.Resume // what the client said
+	last    []string        // the ids of its last connections, the newest first
+
+	// A plain client's. The owner's.
+
+	floor history.Point // it gets what lies behind
+	began bool          // there is a floor
+
+	// Guarded by Conn.mu.
+
+	welcomed bool // the welcome has been taken off the queue
+	gap      bool // a Gap stands in the queue for what was dropped
+	replayed int  // bytes in the queue that were read from the log: they count for nothing
+}
+
+// Resumed says whether the client has come back to where it was: it gets what it
+// missed. Without a Retention, and for a client that does not speak the protocol of
+// PROTOCOL.md, it is false.
+func (c *Conn) Resumed() bool {
+	return c.queue.log != nil && c.queue.log.resume.From != history.Positions{}
+}
+
+// Previous returns the id of the client's last connection before this one, so that
+// OnConnect can restore what belonged to it, or "". The client may have kept the id
+// for as long as it liked, and several of its connections may name the same one.
+func (c *Conn) Previous() string {
+	if c.queue.log == nil || len(c.queue.log.last) == 0 {
+		return ""
+	}
+	return c.queue.log.last[0]
+}
+
+// newConnLog reads what the client says when it connects.
+func (k *keeping) newConnLog(c *Conn, r *http.Request) (*connLog, error) {
+	l := &connLog{c: c, k: k}
+	resume, asks, err := protocol.ParseQuery(r.URL.Query())
+	if err != nil {
+		return nil, &HTTPError{http.StatusBadRequest, err.Error()}
+	}
+	if asks {
+		l.resume, l.last = resume, k.verify(c.identity.User, resume.Conns)
+		l.session = k.driver.NewSession(l, c.ID(), resume.From, l.last)
+	}
+	return l, nil
+}
+
+// begin has the Conn, which is in the index, get what is sent from now on.
+func (l *connLog) begin(ctx context.Context) error {
+	if l.session != nil {
+		return l.session.Begin(ctx)
+	}
+	return l.k.driver.At(ctx, func(feeds history.Positions) { l.floor, l.began = feeds[0], true })
+}
+
+// join has the Conn get what is sent to topics that it has joined just now.
+func (l *connLog) join(ctx context.Context) error {
+	if l.session == nil {
+		return nil
+	}
+	return l.session.Join(ctx, 0)
+}
+
+// took hands a packet to the session of a client that can come back. It also
+// answers true if the packet is from before a plain Conn, which gets nothing of it.
+func (l *connLog) took(e *envelope, p *history.Packet) bool {
+	if l.session == nil {
+		return p.Kept && !l.floored(p)
+	}
+	l.session.Take(0, *p, letter(e))
+	return true
+}
+
+// floored says whether a plain Conn gets a packet, which is in the log: nothing that
+// was sent before it came.
+func (l *connLog) floored(p *history.Packet) bool {
+	return l.began && (p.At.Epoch != l.floor.Epoch || p.At.Offset > l.floor.Offset)
+}
+
+func (l *connLog) end() {
+	if l.session != nil {
+		l.session.End()
+	}
+}
+
+// drained notes that something has left the queue.
+func (l *connLog) drained() {
+	if l.session != nil {
+		l.session.Drained()
+	}
+}
+
+// The owner calls these: see driver.Conn.
+
+func (l *connLog) Topics(int) []string { return l.c.hub.index.topicsOf(l.c) }
+
+func (l *connLog) Holds(topic string) bool { return l.c.hub.index.holds(l.c, topic) }
+
+func (l *connLog) Open(body []byte) device.Letter {
+	e := l.k.form.open(l.k, body)
+	if e.frame == nil {
+		return device.Letter{}
+	}
+	sieve := newSieve(l.k.node, &e.filter)
+	if !sieve.passes(l.c) {
+		return device.Letter{Except: []string{l.c.ID()}}
+	}
+	return letter(e)
+}
+
+func (l *connLog) Room() bool {
+	l.c.mu.Lock()
+	defer l.c.mu.Unlock()
+	q, config := &l.c.queue, &l.c.hub.config
+	return q.size() <= config.QueueMessages/4 && q.bytes <= config.QueueBytes/4
+}
+
+func (l *connLog) Queue(f device.Frame) {
+	if f.Kind != device.Message {
+		l.put(l.encode(&f), 0)
+		return
+	}
+	if frame := l.k.form.frame(l.k, &f); frame != nil {
+		l.c.enqueue(frame, l.k.form.envelope.volatile)
+	}
+}
+
+func (l *connLog) Replay(f device.Frame) {
+	b := []byte(nil)
+	if f.Kind != device.Message {
+		b = l.encode(&f)
+	} else if b = l.k.form.frame(l.k, &f); b == nil {
+		return
+	}
+	l.put(b, len(b))
+}
+
+// encode returns the WebSocket frame of a device's frame that has no payload.
+func (l *connLog) encode(f *device.Frame) []byte {
+	p := protocol.Frame{Frame: *f, User: l.c.identity.User}
+	if f.Kind == device.Welcome {
+		p.Conn = l.k.sign(l.c.identity.User, f.Conn)
+	}
+	return lineFrame(&p)
+}
+
+// lineFrame returns the WebSocket frame of a line.
+func lineFrame(p *protocol.Frame) []byte {
+	line := protocol.AppendHeader(nil, p)
+	return append(frame.AppendHeader(make([]byte, 0, frame.MaxHeader+len(line)), frame.Text, len(line)), line...)
+}
+
+// put queues a frame for which there is room, whatever waits. So many of its bytes
+// do not count against QueueBytes.
+func (l *connLog) put(frame []byte, replayed int) {
+	c := l.c
+	c.mu.Lock()
+	if c.state.closing() {
+		c.mu.Unlock()
+		return
+	}
+	l.replayed += replayed
+	c.queue.put(frame)
+	change := c.queue.settle()
+	start := c.claim()
+	c.mu.Unlock()
+	c.hub.stats.delivered.Add(1)
+	c.start(start)
+	if change != 0 && c.hub.budget.change(change) {
+		c.hub.look()
+	}
+}
+
+// A form is a message as those get it whose clients can come back. It is made once
+// for all of them. The owner's alone.
+type form struct {
+	body     []byte
+	envelope envelope
+
+	at     history.Point
+	id     string
+	framed []byte
+}
+
+// open decodes a body, unless that is the one it has.
+func (m *form) open(k *keeping, body []byte) *envelope {
+	if m.body == nil || !same(m.body, body) {
+		e, err := k.decode(body)
+		if err != nil || e.kind > kindDirect {
+			e = envelope{}
+		}
+		*m = form{body: body, envelope: e}
+	}
+	return &m.envelope
+}
+
+// frame returns the WebSocket frame of a message, or nil if its body is malformed.
+func (m *form) frame(k *keeping, f *device.Frame) []byte {
+	e := m.open(k, f.Body)
+	if e.frame == nil {
+		return nil
+	}
+	if m.framed == nil || m.at != f.At || m.id != f.ID {
+		m.at, m.id, m.framed = f.At, f.ID, headed(&protocol.Frame{Frame: *f}, e.frame)
+	}
+	return m.framed
+}
+
+// headed returns the frame of a message with a header line before its payload.
+func headed(p *protocol.Frame, plain []byte) []byte {
+	payload, _ := frame.Payload(plain)
+	line := protocol.AppendHeader(make([]byte, 0, 64), p)
+	b := make([]byte, 0, frame.MaxHeader+len(line)+len(payload))
+	b = frame.AppendHeader(b, plain[0], len(line)+len(payload))
+	return append(append(b, line...), payload...)
+}
+
+// mayProbe says whether the client may send probes, which are answered beside
+// OnMessage.
+func (c *Conn) mayProbe() bool { return c.queue.log != nil && c.queue.log.session != nil }
+
+// control takes a client's message apart if it is text that begins with "@". It
+// returns the frame of what is the application's, or nil.
+func (l *connLog) control(message []byte) []byte {
+	payload, ok := frame.Payload(message)
+	if l == nil || l.session == nil || !ok || message[0] != frame.Text || len(payload) == 0 || payload[0] != '@' {
+		return message
+	}
+	c, err := protocol.ParseControl(payload)
+	switch {
+	case err != nil:
+		l.c.shut(&CloseError{Code: StatusPolicyViolation, Reason: "text that begins with @ is not as PROTOCOL.md says"})
+		return nil
+	case c.Kind == protocol.Text:
+		b := frame.AppendHeader(make([]byte, 0, frame.MaxHeader+len(c.Text)), frame.Text, len(c.Text))
+		return append(b, c.Text...)
+	case c.Kind == protocol.Probe:
+		l.c.enqueue(lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Answer}, N: c.N}), false)
+	}
+	return nil
+}
+
+// bare is the line of a message that is not kept.
+var bare = protocol.Frame{Frame: device.Frame{Kind: device.Message}}
+
+// A Gap in place of messages that were dropped. Nobody knows since when.
+var droppedGap = lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Gap}})
+
+// dropMessages gives up messages of the queue, the oldest first, until enough says
+// so. What is no message stays, and a Gap stands where the first one was.
+func (l *connLog) dropMessages(q *queue, enough func() bool) (dropped int) {
+	for range q.frames.Len() {
+		f := *q.frames.At(0)
+		switch message := kindOf(f) == 'm'; {
+		case !message || enough():
+			q.bytes -= len(q.frames.Pop())
+			q.put(f)
+		default:
+			q.drop()
+			if dropped++; !l.gap {
+				l.gap = true
+				q.put(droppedGap)
+			}
+		}
+	}
+	return dropped
+}
+
+// makeRoom does for a client that can come back what queue.makeRoom does, and goes
+// on until a quarter is free, for it looks at the whole queue.
+func (l *connLog) makeRoom(q *queue, config *Config, n int) (dropped int, fits bool) {
+	dropped = l.dropMessages(q, func() bool {
+		return q.size() <= config.QueueMessages*3/4 && q.bytes+n <= config.QueueBytes*3/4
+	})
+	return dropped, !q.full(config, n)
+}
+
+// giveUp does for a client that can come back what queue.giveUp does.
+func (l *connLog) giveUp(q *queue, n int) {
+	l.dropMessages(q, func() bool { n--; return n < 0 })
+}
+
+// greets says whether the welcome is still to come: nothing goes before it.
+func (l *connLog) greets() bool { return l.session != nil && !l.welcomed }
+
+// taken takes note that a frame has been taken off the queue.
+func (l *connLog) taken(f []byte) {
+	if l.session == nil {
+		return
+	}
+	switch kindOf(f) {
+	case 'w':
+		l.welcomed = true
+	case 'g':
+		l.gap = false
+	}
+}
+
+// kindOf returns the first character of a frame's line.
+func kindOf(f []byte) byte {
+	payload, _ := frame.Payload(f)
+	if len(payload) == 0 {
+		return 0
+	}
+	return payload[0]
+}
