@@ -46,7 +46,7 @@ func TestEachAttack(t *testing.T) {
 }
 
 // backTime is how long a node may take to be back to normal.
-const backTime = 30 * time.Second
+const backTime = time.Minute
 
 // awaitNormal waits until the node is as it was before, but for honest clients
 // that it has closed, and returns how long that took. What a Go process keeps of a

@@ -145,9 +145,10 @@ func TestGap(t *testing.T) {
 	lose(true)
 	told.events <- herald.Event{Kind: herald.EventDown, Since: since, Err: herald.ErrBusDown}
 	s.AwaitGap()
-	time.Sleep(20 * time.Millisecond)
-	lose(false)
 	before := len(s.Published())
+	s.Await("a packet that is lost", func() bool { return len(s.Published()) > before+1 })
+	lose(false)
+	before = len(s.Published())
 	s.Await("a packet under way", func() bool { return len(s.Published()) > before })
 	told.events <- herald.Event{Kind: herald.EventRestored}
 	if got := s.Check(); got.Lost < 2 || len(got.Gaps) != 1 || !errors.Is(got.Gaps[0].Err, herald.ErrBusDown) {
