@@ -35,7 +35,7 @@ func TestFaults(t *testing.T) {
 		{"replica", 2, (*cluster).becomeReplica, []int{0, 1, 2}},
 		{"redis restarted empty", 2, (*cluster).restartRedis, []int{0, 1, 2}},
 		{"redis stopped for 10 s", 1, (*cluster).stopRedis, []int{0, 1, 2}},
-		{"black hole of 20 s", 1, (*cluster).blackhole, []int{2}},
+		{"black hole of 12 s", 1, (*cluster).blackhole, []int{2}},
 	} {
 		t.Run(f.name, func(t *testing.T) {
 			c := c.with(t)
@@ -247,7 +247,7 @@ func (c *cluster) stopRedis() {
 func (c *cluster) blackhole() {
 	c.nodes[2].proxy.Blackhole(true)
 	defer c.nodes[2].proxy.Blackhole(false)
-	over := time.After(20 * time.Second)
+	over := time.After(12 * time.Second)
 	awaitUnhealthy(c.t, c.nodes[2])
 	<-over
 }

@@ -15,6 +15,7 @@ import (
 // lease has run out, each of its users goes offline once, and nothing of it
 // is left. Nodes of the same name never touch each other's sessions.
 func TestKilledNode(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, quick)
 	c.populate(30)
 	victim := c.nodes[2]
@@ -207,9 +208,10 @@ func finishWithout(l *running, victim *node) {
 	}
 }
 
-// TestPausedNode stops a node for twice its lease. The others sweep it, and
+// TestPausedNode stops a node for longer than its lease. The others sweep it, and
 // when it goes on it is whole again.
 func TestPausedNode(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, quick)
 	c.populate(30)
 	paused := c.nodes[2]
@@ -220,7 +222,7 @@ func TestPausedNode(t *testing.T) {
 	c.awaitSent(20)
 
 	paused.pause()
-	over := time.After(2 * c.settings.Lease)
+	over := time.After(c.settings.Lease * 3 / 2)
 	c.awaitUnlisted(paused, alone)
 	c.awaitNothingOf(paused.Node)
 	<-over
@@ -250,7 +252,7 @@ func (c *cluster) awaitListed(back *node, before map[string]herald.Session) {
 	}
 }
 
-// TestRedisUnreachable takes Redis away from all nodes for twice their lease.
+// TestRedisUnreachable takes Redis away from all nodes for longer than their lease.
 // Nobody may take the others for dead.
 func TestRedisUnreachable(t *testing.T) {
 	for _, f := range []struct {
@@ -271,17 +273,17 @@ func TestRedisUnreachable(t *testing.T) {
 			}
 			c.awaitWhole(nil)
 			// From here on everyone's lease has held long enough to sweep.
-			time.Sleep(2 * c.settings.Lease)
+			time.Sleep(c.settings.Lease)
 			sessions, leases := c.sessions(c.nodes[0]), c.leases()
 
 			f.away(c)
-			over := time.After(2 * c.settings.Lease)
+			over := time.After(c.settings.Lease * 3 / 2)
 			awaitUnhealthy(t, c.nodes...)
 			<-over
 			f.back(c)
 			c.awaitHealthy()
 			c.awaitWhole(sessions)
-			time.Sleep(2 * c.settings.Lease) // for sweeps and news that should not come
+			time.Sleep(c.settings.Lease) // for sweeps and news that should not come
 			c.awaitWhole(sessions)
 			c.verifyClean(20)
 			if after := c.leases(); !maps.Equal(after, leases) {

@@ -66,6 +66,7 @@ func TestSentinelFailover(t *testing.T) {
 		{"asked for", func(c *cluster, _ *redistest.Server) { c.set.Failover() }},
 	} {
 		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
 			c := newSentinelCluster(t, 3, quick)
 			c.populate(100)
 			c.awaitWhole(nil)
@@ -116,6 +117,7 @@ func (c *cluster) awaitMaster() {
 // reaches neither the Sentinels nor any other server. What it publishes nobody
 // hears, until the old master is a replica, which it notices.
 func TestSentinelPartition(t *testing.T) {
+	t.Parallel()
 	c := newSentinelCluster(t, 3, quick)
 	c.populate(30)
 	c.awaitWhole(nil)
@@ -157,7 +159,7 @@ func TestSentinelPartition(t *testing.T) {
 	})
 	awaitUnhealthy(t, alone)
 	t.Logf("the one left behind noticed %v after the old master had become a replica: %v", time.Since(start), alone.health())
-	time.Sleep(2 * c.settings.Lease) // the others sweep it
+	time.Sleep(c.settings.Lease * 3 / 2) // the others sweep it
 
 	for _, proxy := range alone.proxies {
 		proxy.Blackhole(false)
