@@ -1,6 +1,7 @@
 package redislog
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -135,6 +136,41 @@ func TestKeysLast(t *testing.T) {
 	r.append("2")
 	lasts("an agreement", "k:t", 80*time.Second)
 	lasts("an agreement", "k:s:0", 80*time.Second)
+}
+
+// A call that is repeated, as none should be, does no harm to the table: the epoch
+// that it had for the log is not another one now.
+func TestRepeated(t *testing.T) {
+	r := newMiniRig(t, store.Limits{Segment: 64, Age: 8000, Bytes: 80})
+	r.append("1")
+	repeated := &repeater{next: r.rdb}
+	r.log.config.Client = repeated
+	if _, err := r.log.Fence(t.Context(), history.Point{}, 1); err != nil {
+		t.Error(err)
+	}
+	r.known.Offset++ // so that an epoch begins
+	if _, err := r.log.Fence(t.Context(), r.known, 1); err == nil || !strings.Contains(err.Error(), "repeated") {
+		t.Errorf("the second time it says %v", err)
+	}
+	r.do(t, "DEL", "k:t")
+	end, err := r.log.Fence(t.Context(), history.Point{}, 1)
+	if err != nil {
+		t.Error(err)
+	}
+	if again, err := r.log.Fence(t.Context(), history.Point{}, 1); err != nil || again != end {
+		t.Errorf("%v, %v after %v", again, err, end)
+	}
+}
+
+// A repeater runs each script twice.
+type repeater struct {
+	Client
+	next *redis.Client
+}
+
+func (r *repeater) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
+	r.next.EvalSha(ctx, sha, keys, args...)
+	return r.next.EvalSha(ctx, sha, keys, args...)
 }
 
 // A call brings so many entries, bytes, topics, chains and segments, and no more.

@@ -66,7 +66,7 @@ type Caller struct {
 	// offset that was acknowledged to it there.
 	Known history.Point
 
-	Fresh  history.Epoch // random: the new epoch, if one has to begin
+	Fresh  history.Epoch // random, and of this call alone: the new epoch, if one has to begin
 	Agreed Agreement     // as far as the node knows
 }
 

@@ -106,12 +106,16 @@ local function begin(names, renewed)
   local counter = number(numbers[1])
   local there = survived(known, epoch, counter, parents)
   local agreement = agree(has)
+  local changed = agreement ~= has
   if at ~= server or renewed == epoch or acknowledged > 0 and acknowledged > (there or -1) then
+    if epoch == fresh then
+      return redis.error_reply('ERR herald: a call was repeated')
+    end
     parents = ' ' .. epoch .. ':' .. text(counter) .. parents
     parents = string.match(parents, '^' .. string.rep(' %x+:%d+', 8)) or parents
-    epoch = fresh
+    epoch, changed = fresh, true
   end
-  if epoch == fresh or agreement ~= has then
+  if changed then
     redis.call('ZADD', t, '-inf', write(epoch, server, agreement, parents))
     redis.call('ZREM', t, head)
     redis.call('PEXPIRE', t, lasts)
