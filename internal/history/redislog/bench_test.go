@@ -1,0 +1,138 @@
+package redislog
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/store"
+	"github.com/heraldgo/herald/internal/test/redistest"
+)
+
+// A bench is a Log on a real server, whose CPU and memory count.
+type bench struct {
+	*testing.B
+	rdb   *redis.Client
+	log   *Log
+	known history.Point
+	guess uint64
+	next  int // topic
+}
+
+const benchTopics = 10_000
+
+var benchBody = []byte(strings.Repeat("x", 128))
+
+func newBench(b *testing.B) *bench {
+	rdb := redistest.Start(b).Client()
+	limits := store.Limits{Segment: 16_384, Age: 300_000, Bytes: 64 << 20}
+	return &bench{B: b, rdb: rdb, log: New(Config{Client: rdb, Limits: limits, Keys: "k:", Topics: "c:", Fences: "f"})}
+}
+
+// drafts returns a batch, each of the next topic.
+func (b *bench) drafts(n int) (batch []store.Draft) {
+	for range n {
+		b.next = (b.next + 1) % benchTopics
+		batch = append(batch, store.Draft{Topics: []string{fmt.Sprint("group:", b.next)}, Body: benchBody})
+	}
+	return batch
+}
+
+func (b *bench) append(batch []store.Draft) {
+	for range 4 {
+		reply, err := b.log.Append(b.Context(), b.known, b.guess, batch)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if b.known = reply.End; reply.Outcome == store.Taken {
+			return
+		}
+		if reply.Outcome == store.WrongSegment {
+			b.guess = reply.Segment
+		}
+	}
+	b.Fatal("it was not taken")
+}
+
+// info returns a number that INFO names.
+func (b *bench) info(section, name string) float64 {
+	text, err := b.rdb.Info(b.Context(), section).Result()
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, text, _ = strings.Cut(text, name+":")
+	text, _, _ = strings.Cut(text, "\r")
+	n, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return n
+}
+
+func (b *bench) cpu() float64 {
+	return b.info("cpu", "used_cpu_user") + b.info("cpu", "used_cpu_sys")
+}
+
+// BenchmarkAppend and BenchmarkPublish tell how much of Redis' CPU a message of 128
+// bytes takes, in batches of so many, with the log and without.
+func BenchmarkAppend(b *testing.B) {
+	benchmarkBatches(b, func(b *bench, batch []store.Draft) { b.append(batch) })
+}
+
+func BenchmarkPublish(b *testing.B) {
+	benchmarkBatches(b, func(b *bench, batch []store.Draft) {
+		if err := b.log.Publish(b.Context(), batch); err != nil {
+			b.Fatal(err)
+		}
+	})
+}
+
+func benchmarkBatches(b *testing.B, send func(b *bench, batch []store.Draft)) {
+	for _, size := range []int{1, 8, 64} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			r := newBench(b)
+			for range benchTopics/64 + 1 {
+				send(r, r.drafts(64))
+			}
+			before, n := r.cpu(), 0
+			for b.Loop() {
+				send(r, r.drafts(size))
+				n += size
+			}
+			b.ReportMetric((r.cpu()-before)*1e6/float64(n), "redis-µs/message")
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(n), "µs/message")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// BenchmarkQuietTopics tells how much of Redis' memory a topic takes that has one
+// message of 128 bytes, and how much of its CPU the survey of them all.
+func BenchmarkQuietTopics(b *testing.B) {
+	r := newBench(b)
+	r.append(r.drafts(1)) // all that is there once
+	before := r.info("memory", "used_memory")
+	for range benchTopics / 8 {
+		r.append(r.drafts(8))
+	}
+	bytes := r.info("memory", "used_memory") - before
+	var topics []string
+	for i := range benchTopics {
+		topics = append(topics, fmt.Sprint("group:", i))
+	}
+	from := history.Point{Epoch: r.known.Epoch, Offset: r.known.Offset - 20}
+	begin, n := r.cpu(), 0
+	for b.Loop() {
+		s, err := r.log.Survey(b.Context(), r.known, from, topics, 512)
+		if err != nil || !s.Whole || len(s.Offsets) != 20 {
+			b.Fatalf("%+v, %v", s, err)
+		}
+		n++
+	}
+	b.ReportMetric(bytes/benchTopics, "B/topic")
+	b.ReportMetric((r.cpu()-begin)*1e6/float64(n), "redis-µs/survey")
+}
