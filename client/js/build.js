@@ -1,0 +1,14 @@
+// Makes what is shipped. package.json keeps of which source it was made, so that a
+// test finds what was not built again.
+
+import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { readFileSync, writeFileSync } from "node:fs";
+
+const esbuild = "esbuild@0.28.2";
+execFileSync("npx", ["--yes", esbuild, "herald.js", "--minify", "--format=esm", "--target=es2022", "--outfile=herald.min.js"], {
+  stdio: "inherit",
+});
+const about = JSON.parse(readFileSync("package.json"));
+about.source = createHash("sha256").update(readFileSync("herald.js")).digest("hex");
+writeFileSync("package.json", JSON.stringify(about, null, 2) + "\n");

@@ -1,0 +1,119 @@
+/** The text that a program saves to go on later. Treat it as opaque. */
+export type Position = string;
+
+export interface HeraldOptions {
+  /** Where an earlier Herald was: its position. */
+  position?: Position;
+  /** Subprotocols, as for a WebSocket. */
+  protocols?: string | string[];
+  /** How many messages wait while there is no connection. More are an error. Default 0. */
+  queue?: number;
+  /** Whether a message counts as processed when its handlers have returned. Default true; otherwise call ack. */
+  ack?: boolean;
+  /** The bound of the first pause, in ms. It doubles with each try. Default 500. */
+  minDelay?: number;
+  /** The highest bound of a pause, in ms. Default 30000. */
+  maxDelay?: number;
+  /** How long a handshake, the URL included, or the answer to silence may take, in ms. Default 10000. */
+  timeout?: number;
+  /** How long the answer may take when the machine wakes or the network changes, in ms. Default 1000. */
+  probe?: number;
+  /** What makes the connections. Default globalThis.WebSocket. Without one nothing happens. */
+  WebSocket?: new (url: string, protocols?: string | string[]) => unknown;
+}
+
+/** A message, and where one is that has processed it. */
+export interface HeraldMessage extends Event {
+  readonly data: any;
+  readonly position: Position;
+}
+
+/** Something may be missing: fetch what is newer than the last thing that you have. */
+export interface HeraldGap extends Event {
+  /** By the node's clock, if it is known. */
+  readonly since?: Date;
+  readonly until?: Date;
+}
+
+/** The node keeps messages. resumed says that what was missed is coming. */
+export interface HeraldWelcome extends Event {
+  readonly conn: string;
+  readonly user: string;
+  readonly resumed: boolean;
+}
+
+/** A connection ended, or did not come about. The next try is in wait ms. */
+export interface HeraldDisconnect extends Event {
+  readonly code: number;
+  readonly reason: string;
+  readonly wait: number;
+}
+
+/** It is over: after close(), or because a newer connection took the place of this one (4409). */
+export interface HeraldClose extends Event {
+  readonly code: number;
+  readonly reason: string;
+  readonly wasClean: boolean;
+}
+
+/** The function that gives the URL failed, or the URL is none. It is tried again. */
+export interface HeraldError extends Event {
+  readonly error: unknown;
+}
+
+export interface HeraldEvents {
+  open: Event;
+  message: HeraldMessage;
+  gap: HeraldGap;
+  welcome: HeraldWelcome;
+  disconnect: HeraldDisconnect;
+  error: HeraldError;
+  close: HeraldClose;
+}
+
+type Url = string | URL;
+
+/** A WebSocket that comes back by itself, and to where it was if the node keeps messages. */
+export class Herald extends EventTarget {
+  static readonly CONNECTING: 0;
+  static readonly OPEN: 1;
+  static readonly CLOSING: 2;
+  static readonly CLOSED: 3;
+  readonly CONNECTING: 0;
+  readonly OPEN: 1;
+  readonly CLOSING: 2;
+  readonly CLOSED: 3;
+
+  /** A function is called before each try, and can give a fresh token. */
+  constructor(url: Url | (() => Url | Promise<Url>), options?: HeraldOptions);
+
+  /** CONNECTING also between two connections. */
+  readonly readyState: 0 | 1 | 2 | 3;
+  readonly bufferedAmount: number;
+  binaryType: "blob" | "arraybuffer";
+
+  /** Behind the last message that is processed. Save it together with what the message caused. */
+  readonly position: Position;
+
+  /** Throws if there is no connection and the queue is full. After close it does nothing. */
+  send(data: string | ArrayBufferLike | ArrayBufferView | Blob): void;
+
+  /** Says that a message is processed, and all before it. Without one: all that has come. */
+  ack(message?: HeraldMessage): void;
+
+  /** Finds out whether the connection is alive, as it does by itself on wake. Without one it tries now. */
+  check(): void;
+
+  close(code?: number, reason?: string): void;
+
+  onopen: ((event: Event) => void) | null | undefined;
+  onmessage: ((event: HeraldMessage) => void) | null | undefined;
+  ongap: ((event: HeraldGap) => void) | null | undefined;
+  onwelcome: ((event: HeraldWelcome) => void) | null | undefined;
+  ondisconnect: ((event: HeraldDisconnect) => void) | null | undefined;
+  onerror: ((event: HeraldError) => void) | null | undefined;
+  onclose: ((event: HeraldClose) => void) | null | undefined;
+
+  addEventListener<K extends keyof HeraldEvents>(type: K, listener: (event: HeraldEvents[K]) => void, options?: boolean | AddEventListenerOptions): void;
+  removeEventListener<K extends keyof HeraldEvents>(type: K, listener: (event: HeraldEvents[K]) => void, options?: boolean | EventListenerOptions): void;
+}

@@ -1,0 +1,383 @@
+// A WebSocket that comes back to where it was. It speaks to a herald Hub as
+// PROTOCOL.md says, and to one that keeps nothing as any WebSocket does.
+
+const CONNECTING = 0, OPEN = 1, CLOSING = 2, CLOSED = 3;
+const PLAIN = 1, HISTORY = 2;
+
+const ID = /^(?!-$)[\w.~-]{1,200}$/;
+const POINT = /^(\d|1[0-5])\.([1-9a-f][\da-f]{0,15})\.(0|[1-9]\d{0,19})$/;
+const LAST = "18446744073709551615";
+
+// Close codes after which a client waits longer.
+const LATER = [1002, 1007, 1008, 1009, 1013, 4429, 4503];
+
+// less compares offsets, which have more bits than a number: as text.
+const less = (a, b) => a.length < b.length || (a.length == b.length && a < b);
+
+// point reads a position: [partition, epoch, offset].
+const point = (text) => {
+  const m = POINT.exec(text);
+  return m && !less(LAST, m[3]) && m.slice(1);
+};
+
+// points reads positions. It returns false if they are malformed.
+const points = (text) => {
+  const all = text ? text.split(",").map(point) : [];
+  return all.every((p, i) => p && (!i || +all[i - 1][0] < p[0])) && all;
+};
+
+const json = (text) => {
+  try {
+    return JSON.parse(text) || {};
+  } catch {
+    return {};
+  }
+};
+
+// parse reads a frame of the server's. It returns nothing if it is malformed, and
+// an object without a kind if it is to be ignored.
+const parse = (data) => {
+  const binary = typeof data != "string";
+  const bytes = binary && new Uint8Array(data);
+  const end = binary ? bytes.indexOf(10) : data.indexOf("\n");
+  const whole = end >= 0;
+  const line = (binary ? new TextDecoder().decode(bytes.subarray(0, whole ? end : undefined)) : whole ? data.slice(0, end) : data);
+  const [kind, at, word] = line.split(" ");
+  const rest = line.slice(2);
+  const f = { kind };
+  if (!line) return;
+  if (kind == "m") {
+    f.at = at && at != "-" ? point(at) : [];
+    f.id = word;
+    f.data = data.slice(end + 1);
+    if (!f.at || (word && !ID.test(word)) || (at == "" && rest)) return;
+  } else if (kind == "p") {
+    f.at = point(at);
+    f.missing = word == "incomplete";
+    if (!f.at) return;
+  } else if (kind == "w") {
+    const w = json(rest);
+    f.at = w.herald === 1 && typeof w.conn + typeof w.positions == "stringstring" && ID.test(w.conn) && points(w.positions);
+    f.welcome = w;
+    if (!f.at) return;
+  } else if (kind == "g") {
+    const g = json(rest);
+    const time = (t) => (t ? new Date(t) : undefined);
+    f.missing = true;
+    f.gap = { since: time(g.since), until: time(g.until) };
+  } else if (kind == "!") {
+    f.n = at;
+    if (!(at >= 0) || String(+at) != at || !Number.isSafeInteger(+at)) return;
+  } else {
+    return {};
+  }
+  return whole ? f : undefined;
+};
+
+export class Herald extends EventTarget {
+  readyState = CONNECTING;
+  binaryType = "blob";
+
+  #url;
+  #options;
+  #socket; // that which counts: what others say is ignored
+  #turn = 0; // counts tries to connect
+  #mode; // what the socket speaks, once that is known
+  #told; // of a gap, before that was known
+  #tries = 0; // in a row
+  #late; // the server has asked for a longer pause
+  #out = []; // what waits to be sent
+  #heard = 0; // when something was
+  #ticked = 0;
+  #probes = 0;
+  #owed; // an acknowledgement
+  #timers = {};
+
+  // What is remembered from one connection to the next.
+  #was = false; // connected
+  #at = []; // [epoch, offset] by partition
+  #left = []; // by partition: the epochs that were left, with their offsets
+  #conns = [];
+  #ids = [];
+  #done; // the position behind what was processed
+
+  constructor(url, options = {}) {
+    super();
+    this.#url = url;
+    this.#options = { minDelay: 500, maxDelay: 3e4, timeout: 1e4, probe: 1e3, queue: 0, ack: true, WebSocket: globalThis.WebSocket, ...options };
+    for (const type of ["open", "message", "gap", "welcome", "disconnect", "error", "close"]) {
+      this.addEventListener(type, (e) => this["on" + type]?.(e));
+    }
+    const { position } = this.#options;
+    if (position) {
+      const [from, conns] = position.split(" ");
+      const all = points(from);
+      this.#conns = conns === undefined ? [] : conns.split(",");
+      if (!all || this.#conns.length > 4 || !this.#conns.every((id) => ID.test(id))) throw new SyntaxError("herald: malformed position");
+      this.#was = true;
+      for (const p of all) this.#take(p);
+    }
+    this.#done = this.#position();
+    if (!this.#options.WebSocket) return; // a page that is rendered on a server
+    this.#listen("addEventListener");
+    this.#timers.tick = setInterval(() => this.#tick(), 5e3);
+    this.#ticked = Date.now();
+    this.#connect();
+  }
+
+  // position is where a new Herald goes on: behind what was processed.
+  get position() {
+    return this.#done;
+  }
+
+  get bufferedAmount() {
+    return this.#socket?.bufferedAmount ?? 0;
+  }
+
+  send(data) {
+    if (this.readyState > OPEN) return;
+    if (this.#out.length >= (this.#open() ? 1024 : this.#options.queue)) throw new Error("herald: the queue is full");
+    this.#out.push(data);
+    this.#flush();
+  }
+
+  // ack says that a message is processed, and all before it.
+  ack(event) {
+    this.#done = event?.position ?? this.#position();
+    this.#owed = true;
+    this.#acknowledge();
+  }
+
+  // check finds out whether the connection is alive. Without one it makes one.
+  check() {
+    if (this.#socket) this.#probe(this.#options.probe);
+    else if (this.readyState == CONNECTING && !this.#late && this.#timers.retry) this.#connect();
+  }
+
+  close(code, reason) {
+    if (this.readyState > OPEN) return;
+    this.readyState = CLOSING;
+    if (!this.#socket) return this.#lost("");
+    if (this.#owed) this.#tell();
+    this.#socket.close(code, reason);
+  }
+
+  #open() {
+    return this.#socket?.readyState == OPEN;
+  }
+
+  #emit(type, values) {
+    this.dispatchEvent(Object.assign(new Event(type), values));
+  }
+
+  // after calls f later, unless it is stopped, or called for later again.
+  #after(name, wait, f) {
+    this.#stop(name);
+    this.#timers[name] = setTimeout(() => {
+      this.#stop(name);
+      f();
+    }, wait);
+  }
+
+  #stop(...names) {
+    for (const name of names) {
+      clearTimeout(this.#timers[name]);
+      this.#timers[name] = 0;
+    }
+  }
+
+  #listen(how) {
+    globalThis.document?.[how]("visibilitychange", this.#wake);
+    for (const type of ["online", "pageshow"]) globalThis[how]?.(type, this.#wake);
+  }
+
+  #wake = () => {
+    if (!globalThis.document?.hidden) this.check();
+  };
+
+  // tick notices that the machine has slept, and that nothing was heard for long.
+  #tick() {
+    const now = Date.now();
+    const slept = now - this.#ticked > 15e3;
+    this.#ticked = now;
+    if (slept) this.check();
+    else if (now - this.#heard > 3e4 && !this.#timers.probe) this.#probe(this.#options.timeout);
+  }
+
+  async #connect() {
+    const turn = ++this.#turn;
+    const { protocols, timeout, WebSocket } = this.#options;
+    this.#stop("retry");
+    this.#after("dial", timeout, () => this.#lost("timeout"));
+    let socket;
+    try {
+      const url = `${await (typeof this.#url == "function" ? this.#url() : this.#url)}`;
+      if (turn != this.#turn) return;
+      socket = new WebSocket(url + (url.includes("?") ? "&" : "?") + this.#query(), protocols);
+    } catch (error) {
+      if (turn == this.#turn) {
+        this.#emit("error", { error });
+        this.#lost(String(error));
+      }
+      return;
+    }
+    this.#socket = socket;
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => turn == this.#turn && this.#opened();
+    socket.onmessage = (e) => turn == this.#turn && this.#receive(e.data);
+    socket.onclose = (e) => turn == this.#turn && this.#lost(e.reason, e.code);
+  }
+
+  #query() {
+    const [from, conns] = this.#position().split(" ");
+    return "herald=1" + (from && "&herald.from=" + from) + (conns ? "&herald.conn=" + conns : "");
+  }
+
+  #opened() {
+    this.#stop("dial");
+    if (this.readyState == CLOSING) return;
+    this.readyState = OPEN;
+    this.#heard = Date.now();
+    // A welcome would have come at once. A node that keeps nothing may say nothing.
+    if (this.#was) {
+      this.#after("greeting", 2e3, () => {
+        this.#told = true;
+        this.#emit("gap", {});
+      });
+    }
+    this.#emit("open");
+    this.#flush();
+  }
+
+  // lost ends the connection, and makes another one later.
+  #lost(reason, code = 1006) {
+    const socket = this.#socket;
+    this.#socket = this.#mode = this.#told = undefined;
+    this.#turn++;
+    this.#stop("dial", "greeting", "probe", "ack", "retry");
+    socket?.close();
+    if (this.readyState >= CLOSING || code == 4409) {
+      this.readyState = CLOSED;
+      clearInterval(this.#timers.tick);
+      this.#listen("removeEventListener");
+      this.#out = [];
+      return this.#emit("close", { code, reason, wasClean: code != 1006 });
+    }
+    this.readyState = CONNECTING;
+    this.#late = LATER.includes(code) || ((code == 4401 || code == 4410) && typeof this.#url != "function");
+    if (this.#late) this.#tries = Math.max(this.#tries, 4);
+    const { minDelay, maxDelay } = this.#options;
+    const wait = Math.random() * Math.min(maxDelay, minDelay * 2 ** this.#tries++);
+    this.#after("retry", wait, () => this.#connect());
+    this.#emit("disconnect", { code, reason, wait });
+  }
+
+  #flush() {
+    while (this.#out.length && this.#open()) {
+      let data = this.#out[0];
+      if (data[0] == "@") {
+        if (!this.#mode) return; // it is not known yet what that means there
+        if (this.#mode == HISTORY) data = "@" + data;
+      }
+      this.#out.shift();
+      this.#socket.send(data);
+    }
+  }
+
+  #probe(wait) {
+    if (this.#mode != HISTORY || !this.#open()) return;
+    this.#socket.send("@?" + ++this.#probes);
+    this.#after("probe", wait, () => this.#lost("silent"));
+  }
+
+  #acknowledge() {
+    if (this.#mode == HISTORY && !this.#timers.ack) this.#after("ack", 1e3, () => this.#tell());
+  }
+
+  #tell() {
+    const [from] = this.#done.split(" ");
+    if (this.#mode != HISTORY || !this.#open() || !from) return;
+    this.#owed = false;
+    this.#socket.send("@ " + from);
+  }
+
+  // receive takes a message of the socket's.
+  #receive(data) {
+    if (this.readyState == CLOSING) return;
+    this.#heard = Date.now();
+    this.#stop("greeting");
+    const f = (this.#mode != PLAIN && (this.#mode || typeof data == "string") && parse(data)) || undefined;
+    if (!this.#mode) return this.#greeted(f?.welcome && f, data);
+    if (this.#mode == PLAIN) return this.#message(data);
+    if (!f || f.welcome) {
+      this.#socket.close(4000);
+      return this.#lost("malformed frame", 4000);
+    }
+    this.#tries = 0;
+    const clean = this.#done == this.#position();
+    const again = f.id && this.#ids.includes(f.id);
+    if (f.id && !again) this.#ids = [...this.#ids.slice(-63), f.id];
+    const been = f.at?.length && this.#take(f.at);
+    if (f.kind == "m" && !again && !been) this.#message(f.data, f.at);
+    else if (clean || this.#options.ack) this.#done = this.#position();
+    if (f.missing) this.#emit("gap", f.gap);
+    if (f.n == this.#probes) this.#stop("probe");
+  }
+
+  // greeted takes the first message: a welcome, or of a node that keeps nothing.
+  #greeted(f, data) {
+    const missing = this.#was && !f?.welcome.resumed && !this.#told;
+    const clean = this.#done == this.#position();
+    this.#was = true;
+    this.#mode = f ? HISTORY : PLAIN;
+    const at = f ? f.at : [];
+    this.#at.forEach((_, i) => at.some((p) => p[0] == i) || this.#leave(i));
+    for (const p of at) this.#take(p);
+    if (f) this.#conns = [f.welcome.conn, ...this.#conns].slice(0, 4);
+    if (clean || this.#options.ack || !f) this.#done = this.#position();
+    if (f) {
+      const { conn, user, resumed } = f.welcome;
+      this.#emit("welcome", { conn, user, resumed: !!resumed });
+      if (this.#owed) this.#acknowledge();
+    }
+    if (missing) this.#emit("gap", {});
+    this.#flush();
+    if (!f) this.#message(data);
+  }
+
+  #message(data, at) {
+    if (this.#mode == PLAIN) this.#tries = 0;
+    if (typeof data != "string" && this.binaryType == "blob") data = new Blob([data]);
+    const event = { data, position: this.#position() };
+    this.#emit("message", event);
+    if (!this.#options.ack) return;
+    if (at?.length) this.ack(event);
+    else this.#done = event.position;
+  }
+
+  #leave(i) {
+    const [epoch, offset] = this.#at[i];
+    const left = (this.#left[i] ??= new Map());
+    const before = left.get(epoch);
+    left.delete(epoch);
+    left.set(epoch, before && less(offset, before) ? before : offset);
+    if (left.size > 4) left.delete(left.keys().next().value);
+    delete this.#at[i];
+  }
+
+  // take takes a position. It says whether the client has been there.
+  #take([i, epoch, offset]) {
+    const noted = this.#left[i]?.get(epoch);
+    const at = this.#at[i];
+    if (at && at[0] != epoch) this.#leave(i);
+    this.#at[i] = [epoch, at && at[0] == epoch && less(offset, at[1]) ? at[1] : offset];
+    return noted && !less(noted, offset);
+  }
+
+  #position() {
+    // Partitions without a position are holes, which flatMap leaves out.
+    return this.#at.flatMap((p, i) => [i, ...p].join(".")).join() + (this.#conns.length ? " " + this.#conns : "");
+  }
+}
+
+for (const o of [Herald, Herald.prototype]) Object.assign(o, { CONNECTING, OPEN, CLOSING, CLOSED });

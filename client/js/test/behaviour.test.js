@@ -1,0 +1,331 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Herald, Socket, connect, pass, running, settle, sleep, socket, sockets, start, welcome } from "./fake.js";
+
+// page stands for a browser's window and document.
+function page() {
+  const document = new EventTarget();
+  document.hidden = false;
+  const events = new EventTarget();
+  const names = ["addEventListener", "removeEventListener"];
+  globalThis.document = document;
+  let listeners = 0;
+  for (const name of names) {
+    globalThis[name] = (type, f) => (events[name](type, f), (listeners += name[0] == "a" ? 1 : -1));
+  }
+  return {
+    document,
+    listeners: () => listeners,
+    tell: (type) => (type == "visibilitychange" ? document : events).dispatchEvent(new Event(type)),
+    leave() {
+      delete globalThis.document;
+      for (const name of names) delete globalThis[name];
+    },
+  };
+}
+
+test("it has the shape of a WebSocket", async () => {
+  start();
+  const ws = new Herald("ws://host/chat", { WebSocket: Socket, protocols: ["v1"] });
+  const told = [];
+  for (const type of ["open", "message", "close"]) ws["on" + type] = (e) => told.push([type, e.data ?? e.code, ws.readyState]);
+  assert.equal(ws.readyState, Herald.CONNECTING);
+  const s = await socket(1);
+  assert.deepEqual([s.url, s.protocols, s.binaryType], ["ws://host/chat?herald=1", ["v1"], "arraybuffer"]);
+  s.open();
+  ws.send("Hello");
+  s.say("Hello to you");
+  s.say(new Uint8Array([64, 1]).buffer);
+  assert.ok(told[2][1] instanceof Blob);
+  assert.equal(told[2][1].size, 2);
+  ws.close(1000, "bye");
+  assert.deepEqual(s.closed, [1000, "bye"]);
+  assert.equal(ws.readyState, ws.CLOSING);
+  s.say("too late");
+  s.end(1000, "bye");
+  told.splice(2, 1);
+  assert.deepEqual(told, [["open", undefined, ws.OPEN], ["message", "Hello to you", ws.OPEN], ["close", 1000, ws.CLOSED]]);
+  assert.deepEqual(s.sent, ["Hello"]);
+  ws.send("nowhere");
+  await pass(1e6);
+  assert.equal(sockets().length, 1);
+  assert.equal(running(), 0);
+});
+
+test("a URL of its own for each try", async () => {
+  start();
+  const urls = ["ws://host/?token=1", new Error("no token"), "ws://host/?token=3"];
+  const ws = connect(async () => {
+    const next = urls.shift();
+    if (next instanceof Error) throw next;
+    return next;
+  });
+  (await socket(1)).open().end(4410, "expired");
+  const s = await socket(2);
+  assert.equal(s.url, "ws://host/?token=3&herald=1");
+  assert.deepEqual(ws.told(), ["open", "disconnect", "error", "disconnect"]);
+});
+
+test("pauses double up to a cap, and a message resets them, not a welcome", async () => {
+  start();
+  const ws = connect();
+  let n = 0;
+  const waits = async (times, ...messages) => {
+    const all = [];
+    for (let i = 0; i < times; i++) {
+      const s = (await socket(++n)).open(...messages);
+      ws.events = [];
+      s.end();
+      all.push(ws.events[0].wait);
+    }
+    return all;
+  };
+  assert.deepEqual(await waits(9, welcome()), [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]);
+  assert.deepEqual(await waits(2, welcome(), "p 0.a.2\n"), [500, 500]);
+  assert.deepEqual(await waits(2, "bare"), [500, 500]);
+});
+
+test("full jitter", async () => {
+  for (const random of [0, 0.5]) {
+    start(() => random);
+    const ws = connect();
+    (await socket(1)).end();
+    assert.equal(ws.events[0].wait, random * 500);
+  }
+});
+
+test("close codes", async () => {
+  for (const [code, wait, url] of [
+    [1006, 500], [1012, 500], [4408, 500], [1013, 8000], [1008, 8000], [1009, 8000],
+    [4401, 500, () => "ws://host/"], [4410, 500, () => "ws://host/"], [4401, 8000], [4410, 8000], [4503, 8000],
+  ]) {
+    start();
+    const ws = connect(url);
+    (await socket(1)).open().end(code, "because");
+    const e = ws.events.at(-1);
+    assert.deepEqual([e.type, e.code, e.reason, e.wait], ["disconnect", code, "because", wait]);
+    assert.equal(ws.readyState, ws.CONNECTING);
+  }
+  start();
+  const ws = connect();
+  (await socket(1)).open().end(4409, "replaced");
+  assert.deepEqual(ws.told(), ["open", "close"]);
+  await pass(1e6);
+  assert.equal(sockets().length, 1);
+  assert.equal(running(), 0);
+});
+
+test("a handshake that takes too long, a URL too", async () => {
+  start();
+  const ws = connect();
+  const s = await socket(1);
+  await pass(11_000);
+  assert.equal(sockets().length, 2);
+  assert.deepEqual(s.closed, []);
+  s.open(welcome("old")); // it counts no more
+  assert.deepEqual(ws.told(), ["disconnect"]);
+  start();
+  let n = 0;
+  connect(() => (n++ ? "ws://host/" : new Promise(() => {})));
+  await pass(11_000);
+  assert.equal(sockets().length, 1);
+});
+
+test("on wake a dead socket is found in a second, and what it says is ignored", async () => {
+  for (const type of ["online", "pageshow", "visibilitychange"]) {
+    start();
+    const p = page();
+    const ws = connect();
+    const dead = (await socket(1)).open(welcome());
+    p.document.hidden = true;
+    p.tell("visibilitychange");
+    assert.deepEqual(dead.sent, []);
+    p.document.hidden = false;
+    p.tell(type);
+    assert.deepEqual(dead.sent, ["@?1"]);
+    ws.told();
+    await pass(1000);
+    assert.deepEqual(ws.told(), ["disconnect"]);
+    const next = await socket(2);
+    dead.say("m 0.a.2\nfrom the grave");
+    dead.end(1000);
+    next.open(welcome("c.2", "0.a.1", true), "m 0.a.2\nalive");
+    assert.deepEqual(ws.told(), ["open", "welcome", "message alive"]);
+    ws.close();
+    next.end();
+    assert.equal(p.listeners(), 0);
+    p.leave();
+  }
+});
+
+test("an answer keeps the socket", async () => {
+  start();
+  const p = page();
+  connect();
+  const s = (await socket(1)).open(welcome());
+  p.tell("online");
+  p.tell("pageshow");
+  s.say("! 1\n"); // of the first one, which is not waited for any more
+  await pass(500);
+  s.say("! 2\n");
+  await pass(25_000);
+  assert.equal(sockets().length, 1);
+  p.leave();
+});
+
+test("on wake a pause ends, but not one that the server asked for", async () => {
+  for (const [code, n] of [[1006, 2], [1013, 1]]) {
+    start();
+    const p = page();
+    connect("ws://host/", { minDelay: 10_000 });
+    (await socket(1)).end(code);
+    p.tell("online");
+    p.tell("online");
+    await settle();
+    assert.equal(sockets().length, n);
+    p.leave();
+  }
+});
+
+test("a sleep without events is noticed", async () => {
+  start();
+  connect();
+  const s = (await socket(1)).open(welcome());
+  await pass(10_000);
+  sleep(3_600_000);
+  await pass(5000);
+  assert.deepEqual(s.sent, ["@?1"]);
+  await pass(1600);
+  assert.equal(sockets().length, 2);
+});
+
+test("silence", async () => {
+  start();
+  connect();
+  const s = (await socket(1)).open(welcome());
+  await pass(40_000);
+  assert.deepEqual(s.sent, ["@?1"]);
+  s.say("! 1\n");
+  await pass(40_000);
+  assert.deepEqual(s.sent, ["@?1", "@?2"]);
+  await pass(10_000);
+  assert.equal(sockets().length, 2);
+});
+
+test("a plain node gets nothing but what is the application's", async () => {
+  start();
+  const p = page();
+  const ws = connect();
+  const s = (await socket(1)).open();
+  ws.send("first");
+  ws.send("@bob"); // it is not known yet what that means
+  ws.send("last");
+  assert.deepEqual(s.sent, ["first"]);
+  s.say("bare");
+  assert.deepEqual(s.sent, ["first", "@bob", "last"]);
+  p.tell("online");
+  ws.ack();
+  await pass(100_000);
+  assert.deepEqual(s.sent, ["first", "@bob", "last"]);
+  assert.deepEqual([ws.position, ws.told()], ["", ["open", "message bare"]]);
+  p.leave();
+});
+
+test("text that begins with @, to a node that has it as control", async () => {
+  start();
+  const ws = connect();
+  const s = (await socket(1)).open();
+  ws.send("@bob");
+  s.say(welcome());
+  ws.send("@?1");
+  ws.send(new Uint8Array([64]));
+  assert.deepEqual(s.sent, ["@@bob", "@@?1", new Uint8Array([64])]);
+});
+
+test("a plain node that says nothing", async () => {
+  start();
+  const ws = connect();
+  (await socket(1)).open("bare").end();
+  const s = (await socket(2)).open();
+  ws.told();
+  await pass(2000);
+  assert.deepEqual(ws.told(), ["gap"]);
+  s.say("bare");
+  assert.deepEqual(ws.told(), ["message bare"]); // and the gap is told once
+});
+
+test("what is sent while there is no connection", async () => {
+  start();
+  const off = connect();
+  assert.throws(() => off.send("x"), /queue/);
+  off.close();
+  start();
+  const ws = connect("ws://host/", { queue: 2 });
+  ws.send("one");
+  ws.send("@two");
+  assert.throws(() => ws.send("three"), /queue/);
+  const s = (await socket(1)).open();
+  assert.deepEqual(s.sent, ["one"]);
+  s.say(welcome());
+  assert.deepEqual(s.sent, ["one", "@@two"]);
+  s.readyState = 2; // it is about to end
+  ws.send("four");
+  s.end();
+  (await socket(2)).open(welcome());
+  assert.deepEqual(sockets()[1].sent, ["four"]);
+});
+
+test("acknowledgements: of what the application has processed, once a second", async () => {
+  start();
+  const ws = connect("ws://host/", { ack: false });
+  const s = (await socket(1)).open(welcome(), "m 0.a.2\none", "m 0.a.3\ntwo", "p 0.a.9\n");
+  await pass(5000);
+  assert.deepEqual([s.sent, ws.position], [[], "0.a.1 c.1"]);
+  const [one, two] = ws.events.filter((e) => e.type == "message");
+  ws.ack(one);
+  ws.ack(two);
+  assert.equal(ws.position, "0.a.3 c.1");
+  await pass(1000);
+  assert.deepEqual(s.sent, ["@ 0.a.3"]);
+  ws.ack();
+  assert.equal(ws.position, "0.a.9 c.1");
+  s.say("p 0.a.10\n"); // nothing waits to be processed
+  assert.equal(ws.position, "0.a.10 c.1");
+  s.end();
+  const next = (await socket(2)).open(welcome("c.2", "0.a.10", true));
+  await pass(1000);
+  assert.deepEqual(next.sent, ["@ 0.a.10"]); // what the first socket could not tell
+});
+
+test("acknowledgements by themselves, and a last one", async () => {
+  start();
+  const ws = connect();
+  const s = (await socket(1)).open(welcome(), "m\nnot kept");
+  await pass(2000);
+  assert.deepEqual(s.sent, []);
+  for (let n = 2; n < 100; n++) s.say(`m 0.a.${n}\nx`);
+  await pass(1000);
+  s.say("m 0.a.100\nx");
+  ws.close();
+  assert.deepEqual(s.sent, ["@ 0.a.99", "@ 0.a.100"]);
+});
+
+test("on a server it does nothing", async () => {
+  start();
+  const ws = new Herald("ws://host/", { WebSocket: undefined });
+  assert.deepEqual([ws.readyState, running()], [0, 0]);
+  ws.check();
+  ws.close();
+  assert.equal(ws.readyState, 3);
+});
+
+test("a URL that comes when it is closed", async () => {
+  start();
+  let give;
+  const ws = connect(() => new Promise((done) => (give = done)));
+  ws.close();
+  assert.deepEqual(ws.told(), ["close"]);
+  give("ws://host/");
+  await pass(1e6);
+  assert.deepEqual([sockets().length, running()], [0, 0]);
+});
