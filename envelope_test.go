@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/packet"
 	"github.com/heraldgo/herald/internal/test/badserver"
 	"github.com/heraldgo/herald/internal/wire"
 )
@@ -231,6 +233,21 @@ func TestPack(t *testing.T) {
 		}
 		if len(o.packets) != test.packets {
 			t.Errorf("%+v: %d packets", test.to, len(o.packets))
+		}
+	}
+}
+
+// A packet of a log is an envelope to a node that knows nothing of logs.
+func TestEnvelopeWithPlace(t *testing.T) {
+	for _, e := range envelopes() {
+		plain := e.encode()
+		body := packet.Body(plain)
+		placed := packet.Append(nil, history.Packet{Kept: true, At: history.Point{Epoch: 7, Offset: 9}, Prev: 3, Body: body})
+		want, _ := decodeEnvelope(plain, fuzzFrame)
+		for _, b := range [][]byte{body, placed} {
+			if got, err := decodeEnvelope(b, fuzzFrame); err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("%q: %+v, %v; want %+v", b, got, err, want)
+			}
 		}
 	}
 }

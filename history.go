@@ -149,7 +149,7 @@ func (k *keeping) publish(ctx context.Context, kept bool, packets ...Packet) err
 			n++
 		}
 		// The bytes are copied, for a commit that was given up may still read them.
-		draft := store.Draft{Topics: make([]string, n), Body: slices.Clone(packets[0].Data), Unkept: !kept}
+		draft := store.Draft{Topics: make([]string, n), Body: packet.Body(packets[0].Data), Unkept: !kept}
 		for i := range n {
 			draft.Topics[i] = packets[i].Topic
 		}
@@ -186,7 +186,7 @@ func (k *keeping) push(p Packet) {
 		return
 	}
 	parsed, err := packet.Parse(p.Topic, p.Data)
-	if err != nil { // of a node that keeps nothing
+	if err != nil { // which is told when it is decoded
 		parsed = history.Packet{Topic: p.Topic, Body: p.Data}
 	}
 	k.driver.Push(0, driver.Event{Kind: driver.Packet, Packet: parsed})

@@ -251,6 +251,7 @@ func (l *connLog) control(message []byte) []byte {
 	case c.Kind == protocol.Text:
 		b := frame.AppendHeader(make([]byte, 0, frame.MaxHeader+len(c.Text)), frame.Text, len(c.Text))
 		return append(b, c.Text...)
+	case !l.c.allow(): // what is the application's is counted when it is delivered
 	case c.Kind == protocol.Probe:
 		l.c.enqueue(lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Answer}, N: c.N}), false)
 	}

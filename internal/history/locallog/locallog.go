@@ -90,7 +90,7 @@ func (n *node) Publish(ctx context.Context, batch []store.Draft) error {
 
 func (n *node) send(packets []history.Packet) {
 	for _, p := range packets {
-		n.publish(p.Topic, packet.Append(make([]byte, 0, packet.MaxHeader+len(p.Body)), p))
+		n.publish(p.Topic, packet.Append(make([]byte, 0, packet.MaxPlace+len(p.Body)), p))
 	}
 }
 

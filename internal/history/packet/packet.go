@@ -1,5 +1,10 @@
 // Package packet has the form in which the log of a partition publishes: what a Bus
 // hands over of it, and the fences between.
+//
+// A body is an envelope of package herald, whose flags say that extensions follow,
+// and whose extensions are empty. A packet is the body with its place in the log as
+// the only extension. Nodes that know nothing of logs skip it, so a cluster can be
+// taken to a Retention node by node.
 package packet
 
 import (
@@ -10,56 +15,82 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// A packet is a header, a newline and the body. The header has the version, the
-// kind, the epoch in hexadecimal, the offset of the packet or of the end of the
-// log, and, of a packet that is kept, prev. A fence has its number there, and no
-// body.
+// The beginning of a body: version, kind and flags of the envelope, and the length
+// of its extensions, which is 0.
 const (
-	version = '1'
-	kept    = 'k'
-	unkept  = 'u'
-	mark    = 'm'
+	head         = 3
+	flagExtended = 1 << 4
+)
 
-	// Alone is the header of a packet that was published without the log.
-	Alone = "1u0 0\n"
+// A place is the tag of the extension, its length and its text: the kind, the epoch
+// in hexadecimal, the offset of the packet or of the end of the log and, of a packet
+// that is kept, prev. A fence is such a text, with its number in the place of prev.
+const (
+	tag    = 2 // even: it may be skipped
+	kept   = 'k'
+	unkept = 'u'
+	mark   = 'm'
 
-	// MaxHeader is the most bytes that a header has.
-	MaxHeader = 2 + 16 + 2*(1+20) + 1
+	maxText = 1 + 16 + 2*(1+20)
+
+	// MaxPlace is the most bytes that a packet has more than its body.
+	MaxPlace = 2 + maxText
 
 	most = 1 << 53 // where Lua's numbers stop to hold every one
 )
 
 var errPacket = errors.New("malformed packet of the log")
 
+// Body returns an envelope, which has no extensions, as a body. It is a copy.
+func Body(envelope []byte) []byte {
+	b := make([]byte, 0, len(envelope)+1)
+	b = append(b, envelope[:head]...)
+	b[head-1] |= flagExtended
+	return append(append(b, 0), envelope[head:]...)
+}
+
 // Append appends a packet, as Parse reads it.
 func Append(b []byte, p history.Packet) []byte {
-	if !p.Kept {
-		return append(end(header(b, unkept, p.At)), p.Body...)
+	text := make([]byte, 0, maxText)
+	if p.Kept {
+		text = strconv.AppendUint(append(begin(text, kept, p.At), ' '), uint64(p.Prev), 10)
+	} else if p.At.Epoch != 0 {
+		text = begin(text, unkept, p.At)
+	} else {
+		return append(b, p.Body...) // published without the log
 	}
-	b = strconv.AppendUint(append(header(b, kept, p.At), ' '), uint64(p.Prev), 10)
-	return append(end(b), p.Body...)
+	b = append(b, p.Body[:head]...)
+	b = append(b, byte(2+len(text)), tag, byte(len(text)))
+	return append(append(b, text...), p.Body[head+1:]...)
 }
 
 // AppendFence appends a fence, as ParseFence reads it.
 func AppendFence(b []byte, at history.Point, number uint64) []byte {
-	return end(strconv.AppendUint(append(header(b, mark, at), ' '), number, 10))
+	return strconv.AppendUint(append(begin(b, mark, at), ' '), number, 10)
 }
 
-func header(b []byte, kind byte, at history.Point) []byte {
-	b = strconv.AppendUint(append(b, version, kind), uint64(at.Epoch), 16)
+func begin(b []byte, kind byte, at history.Point) []byte {
+	b = strconv.AppendUint(append(b, kind), uint64(at.Epoch), 16)
 	return strconv.AppendUint(append(b, ' '), uint64(at.Offset), 10)
 }
 
-func end(b []byte) []byte { return append(b, '\n') }
-
-// Parse reads a packet of a topic. Its body is a part of data.
+// Parse reads a packet of a topic. What has no place was published without the log.
+// The packet's Body is data, whole.
 func Parse(topic string, data []byte) (history.Packet, error) {
-	kind, at, third, body, ok := parse(data)
-	if !ok || kind != kept && kind != unkept || kind == kept && at.Epoch == 0 {
+	p := history.Packet{Topic: topic, Body: data}
+	if len(data) <= head || data[head-1]&flagExtended == 0 || data[head] == 0 {
+		return p, nil
+	}
+	n := int(data[head])
+	if n < 2 || n > MaxPlace || head+1+n > len(data) || data[head+1] != tag || int(data[head+2]) != n-2 {
 		return history.Packet{}, errPacket
 	}
-	p := history.Packet{Topic: topic, Body: body, Kept: kind == kept, At: at}
-	if p.Kept {
+	kind, at, third, ok := parse(data[head+3 : head+1+n])
+	if !ok || kind == mark {
+		return history.Packet{}, errPacket
+	}
+	p.At = at
+	if p.Kept = kind == kept; p.Kept {
 		p.Born, p.Prev = at.Epoch, history.Offset(third)
 	}
 	return p, nil
@@ -67,21 +98,20 @@ func Parse(topic string, data []byte) (history.Packet, error) {
 
 // ParseFence reads what a fence published.
 func ParseFence(data []byte) (end history.Point, number uint64, err error) {
-	kind, end, number, body, ok := parse(data)
-	if !ok || kind != mark || end.Epoch == 0 || len(body) > 0 {
+	kind, end, number, ok := parse(data)
+	if !ok || kind != mark {
 		return history.Point{}, 0, errPacket
 	}
 	return end, number, nil
 }
 
-// parse reads a header. A packet that is not kept has no third field.
-func parse(data []byte) (kind byte, at history.Point, third uint64, body []byte, ok bool) {
-	end := bytes.IndexByte(data[:min(len(data), MaxHeader)], '\n')
-	if end < 2 || data[0] != version {
-		return 0, at, 0, nil, false
+// parse reads a text. That of a packet that is not kept has no third field.
+func parse(text []byte) (kind byte, at history.Point, third uint64, ok bool) {
+	if len(text) < 2 || len(text) > maxText {
+		return 0, at, 0, false
 	}
-	kind, body = data[1], data[end+1:]
-	epoch, rest, _ := bytes.Cut(data[2:end], []byte{' '})
+	kind = text[0]
+	epoch, rest, _ := bytes.Cut(text[1:], []byte{' '})
 	offset, last, has := bytes.Cut(rest, []byte{' '})
 	e, err1 := strconv.ParseUint(string(epoch), 16, 64)
 	o, err2 := strconv.ParseUint(string(offset), 10, 64)
@@ -89,8 +119,9 @@ func parse(data []byte) (kind byte, at history.Point, third uint64, body []byte,
 	if has {
 		third, err3 = strconv.ParseUint(string(last), 10, 64)
 	}
-	if err1 != nil || err2 != nil || err3 != nil || has == (kind == unkept) || o > most {
-		return 0, at, 0, nil, false
+	known := kind == kept || kind == unkept || kind == mark
+	if !known || err1 != nil || err2 != nil || err3 != nil || has == (kind == unkept) || e == 0 || o > most {
+		return 0, at, 0, false
 	}
-	return kind, history.Point{Epoch: history.Epoch(e), Offset: history.Offset(o)}, third, body, true
+	return kind, history.Point{Epoch: history.Epoch(e), Offset: history.Offset(o)}, third, true
 }

@@ -1,7 +1,6 @@
 package packet_test
 
 import (
-	"bytes"
 	"reflect"
 	"testing"
 
@@ -9,47 +8,68 @@ import (
 	"github.com/heraldgo/herald/internal/history/packet"
 )
 
-// What is appended is read again, and is not longer than it may be.
+// What is appended is read again, is not longer than it may be, and is an envelope
+// whose extensions begin behind its flags.
 func TestPackets(t *testing.T) {
+	body := packet.Body([]byte("\x01\x01\x02the rest"))
+	if string(body) != "\x01\x01\x12\x00the rest" {
+		t.Fatalf("the body is %q", body)
+	}
 	far := history.Point{Epoch: ^history.Epoch(0), Offset: 1 << 53}
 	for _, p := range []history.Packet{
-		{Topic: "t", Body: []byte("a body\nof two lines"), Kept: true, At: history.Point{Epoch: 7, Offset: 9}, Born: 7, Prev: 3},
-		{Topic: "t", Body: []byte{}, Kept: true, At: far, Born: far.Epoch, Prev: far.Offset - 1},
-		{Topic: "t", Body: []byte("x"), At: history.Point{Epoch: 7, Offset: 9}},
-		{Topic: "t", Body: []byte("x")},
+		{Kept: true, At: history.Point{Epoch: 7, Offset: 9}, Born: 7, Prev: 3},
+		{Kept: true, At: far, Born: far.Epoch, Prev: far.Offset - 1},
+		{At: history.Point{Epoch: 7, Offset: 9}},
+		{},
 	} {
+		p.Topic, p.Body = "t", body
 		b := packet.Append(nil, p)
-		if got, err := packet.Parse("t", b); err != nil || !reflect.DeepEqual(got, p) || len(b)-len(p.Body) > packet.MaxHeader {
-			t.Errorf("%q: %+v, %v; want %+v", b, got, err, p)
+		got, err := packet.Parse("t", b)
+		if n := len(b) - len(body); n > packet.MaxPlace || int(b[3]) != n || string(b[4+n:]) != "the rest" {
+			t.Errorf("%q is no envelope with an extension", b)
 		}
-		if _, _, err := packet.ParseFence(b); err == nil {
-			t.Errorf("%q is a fence", b)
+		if p.Body = b; err != nil || !reflect.DeepEqual(got, p) {
+			t.Errorf("%q: %+v, %v; want %+v", b, got, err, p)
 		}
 	}
 	b := packet.AppendFence(nil, far, ^uint64(0))
 	if at, number, err := packet.ParseFence(b); err != nil || at != far || number != ^uint64(0) {
 		t.Errorf("%q: %v, %d, %v", b, at, number, err)
 	}
-	if _, err := packet.Parse("t", b); err == nil {
-		t.Errorf("%q is a packet", b)
+}
+
+// A packet without a place, of a node that keeps nothing, is as it is. A place that
+// nobody can have written is refused.
+func TestParse(t *testing.T) {
+	for _, data := range []string{"", "\x01\x01\x00", "\x01\x01\x00\x05k7 9 3", "\x01\x01\x10\x00x"} {
+		want := history.Packet{Topic: "t", Body: []byte(data)}
+		if p, err := packet.Parse("t", []byte(data)); err != nil || !reflect.DeepEqual(p, want) {
+			t.Errorf("%q: %+v, %v", data, p, err)
+		}
 	}
-	alone := history.Packet{Topic: "t", Body: []byte("x")}
-	if b := packet.Append(nil, alone); !bytes.HasPrefix(b, []byte(packet.Alone)) {
-		t.Errorf("%q: want %q before it", b, packet.Alone)
+	for _, place := range []string{"\x08\x02\x06k7 9 3", "\x08\x04\x06k7 9 3", "\x08\x02\x05k7 9 3", "\x01\x02", "\x06\x02\x04k7 9", "\x08\x02\x06u7 9 3",
+		"\x08\x02\x06m7 9 3", "\x08\x02\x06k0 9 3", "\x08\x02\x06x7 9 3", "\x08\x02\x06k7 9 x", "\x7f\x02\x06k7 9 3", "\x02\x02\x00"} {
+		valid := place == "\x08\x02\x06k7 9 3"
+		if p, err := packet.Parse("t", []byte("\x01\x01\x10"+place)); (err == nil) != valid {
+			t.Errorf("%q: %+v, %v", place, p, err)
+		}
 	}
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"1kff 9 3\nbody", "1u0 0\nx", "1mff 9 3\n", "2kff 9 3\n", "1k0 9 3\n", "", "1k"} {
+	for _, s := range []string{"\x01\x01\x10\x08\x02\x06k7 9 3rest", "\x01\x01\x10\x06\x02\x04u7 9", "m7 9 3", "", "\x01\x01\x10\x00x"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if p, err := packet.Parse("t", data); err == nil {
-			again, err := packet.Parse("t", packet.Append(nil, p))
-			if err != nil || !reflect.DeepEqual(again, p) {
-				t.Errorf("%q: %+v comes back as %+v, %v", data, p, again, err)
-			}
-		}
 		packet.ParseFence(data)
+		p, err := packet.Parse("t", data)
+		if err != nil || p.At.Epoch == 0 {
+			return
+		}
+		p.Body = append(append([]byte(nil), data[:3]...), append([]byte{0}, data[4+data[3]:]...)...)
+		again, err := packet.Parse("t", packet.Append(nil, p))
+		if p.Body = again.Body; err != nil || !reflect.DeepEqual(again, p) {
+			t.Errorf("%q: %+v comes back as %+v, %v", data, p, again, err)
+		}
 	})
 }

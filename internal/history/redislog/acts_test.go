@@ -18,7 +18,7 @@ func (u *run) drafts() (batch []store.Draft) {
 	}
 	for range 1 + u.rand.IntN(min(most, int(u.log.config.Limits.Segment))) {
 		u.body++
-		d := store.Draft{Body: fmt.Appendf(nil, "%d\x00%s", u.body, strings.Repeat("x", u.rand.IntN(40))), Unkept: unkept || u.rand.IntN(4) == 0}
+		d := store.Draft{Body: fmt.Appendf(nil, begins+"%d\x00%s", u.body, strings.Repeat("x", u.rand.IntN(40))), Unkept: unkept || u.rand.IntN(4) == 0}
 		for range 1 + u.rand.IntN(3) {
 			d.Topics = append(d.Topics, topics[u.rand.IntN(len(topics))])
 		}

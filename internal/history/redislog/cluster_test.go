@@ -51,7 +51,7 @@ func (r *clusterRig) append(topic string) (err error) {
 	r.t.Helper()
 	for range 3 {
 		var reply store.Reply
-		reply, err = r.log.Append(r.t.Context(), r.end, r.segment, []store.Draft{{Topics: []string{topic}, Body: []byte("body")}})
+		reply, err = r.log.Append(r.t.Context(), r.end, r.segment, []store.Draft{{Topics: []string{topic}, Body: []byte(begins + "body")}})
 		if err != nil {
 			return err
 		}
@@ -136,10 +136,10 @@ func TestCluster(t *testing.T) {
 		if err := errors.Join(r.log.Forget(t.Context(), r.end, []string{"a"}), r.log.Trim(t.Context(), r.end)); err != nil {
 			t.Error(err)
 		}
-		if err := r.log.Publish(t.Context(), []store.Draft{{Topics: []string{"a"}, Body: []byte("alone")}}); err != nil {
+		if err := r.log.Publish(t.Context(), []store.Draft{{Topics: []string{"a"}, Body: []byte(begins + "alone")}}); err != nil {
 			t.Error(err)
 		}
-		if p, err := packet.Parse("a", []byte(next())); err != nil || p.Kept || string(p.Body) != "alone" {
+		if p, err := packet.Parse("a", []byte(next())); err != nil || p.Kept || string(p.Body) != begins+"alone" {
 			t.Errorf("it heard %+v, %v", p, err)
 		}
 	}
@@ -206,7 +206,7 @@ func (r *clusterRig) refused(what string, l *Log) {
 	r.t.Helper()
 	before := r.dump()
 	for _, segment := range []uint64{1, 2} {
-		_, err := l.Append(r.t.Context(), r.end, segment, []store.Draft{{Topics: []string{"a"}, Body: []byte("body")}})
+		_, err := l.Append(r.t.Context(), r.end, segment, []store.Draft{{Topics: []string{"a"}, Body: []byte(begins + "body")}})
 		if text := fmt.Sprint(err); errors.Is(err, errs.Unknown) ||
 			!strings.Contains(text, "MOVED ") && !strings.Contains(text, "ASK ") && !strings.Contains(text, "TRYAGAIN ") {
 			r.t.Errorf("%s, segment %d: %v", what, segment, err)

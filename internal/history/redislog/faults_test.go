@@ -53,7 +53,7 @@ func newFaultRig(t *testing.T) *faultRig {
 func (r *faultRig) append(topics ...string) (store.Reply, error) {
 	var batch []store.Draft
 	for _, topic := range topics {
-		batch = append(batch, store.Draft{Topics: []string{topic}, Body: []byte("body")})
+		batch = append(batch, store.Draft{Topics: []string{topic}, Body: []byte(begins + "body")})
 	}
 	reply, err := r.log.Append(r.t.Context(), r.end, r.segment, batch)
 	if reply.Outcome == store.Taken {
@@ -155,9 +155,9 @@ func TestRefusedByRedis(t *testing.T) {
 func TestTrimWhenFull(t *testing.T) {
 	r := newFaultRig(t)
 	for n := range uint64(3) {
-		r.log.config.Limits.Bytes = 8 // of which a segment has one
-		r.log.agreed = store.Agreement{Version: 9, Age: 60_000, Bytes: 8}
-		if reply, err := r.log.Append(t.Context(), r.end, n+1, []store.Draft{{Topics: []string{"a"}, Body: []byte("body")}}); err != nil || reply.Outcome != store.Taken {
+		r.log.config.Limits.Bytes = 16 // of which a segment has one
+		r.log.agreed = store.Agreement{Version: 9, Age: 60_000, Bytes: 16}
+		if reply, err := r.log.Append(t.Context(), r.end, n+1, []store.Draft{{Topics: []string{"a"}, Body: []byte(begins + "body")}}); err != nil || reply.Outcome != store.Taken {
 			t.Fatalf("%+v, %v", reply, err)
 		}
 	}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/history"
-	"github.com/heraldgo/herald/internal/history/packet"
 	"github.com/heraldgo/herald/internal/history/store"
 	"github.com/heraldgo/herald/internal/redisconn"
 )
@@ -139,7 +138,8 @@ func outcome(ctx context.Context, what string, err error) error {
 	return fmt.Errorf("%w: %s: %w", errs.Unknown, what, err)
 }
 
-// Append appends a batch of at most 64 messages and publishes it, all or nothing,
+// Append appends a batch of at most 64 messages, whose bodies are those of package
+// packet, and publishes it, all or nothing,
 // as store.Log does. The reply has no packets.
 func (l *Log) Append(ctx context.Context, known history.Point, segment uint64, batch []store.Draft) (store.Reply, error) {
 	args, topics := l.args(known, 4+4*len(batch)), 0
@@ -190,9 +190,8 @@ func (l *Log) Publish(ctx context.Context, batch []store.Draft) error {
 	err := redisconn.Calm(func() (err error) {
 		cmds, err = l.config.Client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 			for _, d := range batch {
-				alone := append([]byte(packet.Alone), d.Body...)
 				for _, topic := range d.Topics {
-					pipe.Do(ctx, l.publish, l.config.Topics+topic, alone)
+					pipe.Do(ctx, l.publish, l.config.Topics+topic, d.Body)
 				}
 			}
 			return nil

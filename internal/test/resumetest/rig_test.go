@@ -48,8 +48,11 @@ func newNode(t *testing.T, config herald.Config) *node {
 		return herald.Identity{User: q.Get("user"), Groups: q["group"]}, nil
 	}
 	config.OnGap = func(g herald.Gap) { n.gaps <- g }
-	if config.Retention == 0 {
+	switch config.Retention {
+	case 0:
 		config.Retention = time.Minute
+	case -1:
+		config.Retention = 0
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)

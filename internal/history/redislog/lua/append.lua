@@ -8,6 +8,12 @@
 local segment, named, size = KEYS[2], tonumber(ARGV[5]), tonumber(ARGV[6])
 local prefix, publish = ARGV[7], ARGV[8]
 local first = 9
+
+-- The place of a packet goes into its body: see package packet.
+local function packet(body, place)
+  return string.sub(body, 1, 3) .. string.char(#place + 2, 2, #place) .. place .. string.sub(body, 5)
+end
+
 local TAKEN, WRONG_EPOCH, WRONG_SEGMENT = 1, 2, 3
 
 local names = {COUNTER, HORIZON, LAST, BEGAN, BYTES, ALL}
@@ -78,13 +84,13 @@ if kept > 0 then
         last[topic] = counter
         links[#links + 1] = prev .. ' ' .. #topic .. ':' .. topic
         channels[#channels + 1] = topic
-        packets[#packets + 1] = '1k' .. epoch .. ' ' .. at .. ' ' .. prev .. '\n' .. body
+        packets[#packets + 1] = packet(body, 'k' .. epoch .. ' ' .. at .. ' ' .. prev)
       end
       redis.call('XADD', segment, at .. '-0', epoch, table.concat(links), '', body)
     else
       for k = i + 2, i + 1 - topics do
         channels[#channels + 1] = ARGV[k]
-        packets[#packets + 1] = '1u' .. epoch .. ' ' .. text(counter) .. '\n' .. body
+        packets[#packets + 1] = packet(body, 'u' .. epoch .. ' ' .. text(counter))
       end
     end
     i = i + 2 + math.abs(topics)
@@ -105,12 +111,12 @@ if kept > 0 then
   return {now, epoch, counter, told, TAKEN}
 end
 
-local header = '1u' .. epoch .. ' ' .. text(counter) .. '\n'
+local place = 'u' .. epoch .. ' ' .. text(counter)
 i = first
 while i <= #ARGV do
   local topics = -tonumber(ARGV[i])
   for k = i + 2, i + 1 + topics do
-    redis.call(publish, prefix .. ARGV[k], header .. ARGV[i + 1])
+    redis.call(publish, prefix .. ARGV[k], packet(ARGV[i + 1], place))
   end
   i = i + 2 + topics
 end

@@ -8,5 +8,5 @@ if not numbers then return epoch end
 local counter = number(numbers[1])
 -- That this cannot be written now hides nothing from those who listen.
 redis.pcall('PEXPIRE', t, lasts)
-redis.call(ARGV[6], ARGV[5], '1m' .. epoch .. ' ' .. text(counter) .. ' ' .. ARGV[7] .. '\n')
+redis.call(ARGV[6], ARGV[5], 'm' .. epoch .. ' ' .. text(counter) .. ' ' .. ARGV[7])
 return {now, epoch, counter, told}
