@@ -65,6 +65,7 @@ func newSentinelRig(t *testing.T, set *redistest.Sentinels, options *herald.Redi
 // Whatever the way in which the master changes, both links lead to the new one
 // in the end, and what was lost lies in a gap.
 func TestRedisBusFailover(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]func(r *rig, set *redistest.Sentinels){
 		"master killed": func(r *rig, set *redistest.Sentinels) {
 			old := set.Master()
@@ -119,6 +120,7 @@ func TestRedisBusFailover(t *testing.T) {
 // Without Sentinels the master of before may have been replaced: nothing is
 // said to be well. When they are back, and name it, that was no gap.
 func TestRedisWithoutSentinels(t *testing.T) {
+	t.Parallel()
 	set := redistest.StartSentinels(t)
 	r := newSentinelRig(t, set, &herald.RedisOptions{ProbeInterval: time.Second / 10})
 	registry, add := listed(t, set.Client(), nil)
@@ -156,6 +158,7 @@ func TestRedisWithoutSentinels(t *testing.T) {
 // That the one Sentinel hangs which go-redis asks does no harm: the others are
 // a majority.
 func TestRedisBusSentinelHangs(t *testing.T) {
+	t.Parallel()
 	set := redistest.StartSentinels(t)
 	client := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: redistest.MasterName, SentinelAddrs: set.Addrs()[:1]})
 	t.Cleanup(func() { client.Close() })

@@ -15,6 +15,7 @@ import (
 // it is not well, and what others lose of it, and it of others, lies in gaps
 // or was answered with an error. The phase is another in each run (-count).
 func TestRedisBusMinority(t *testing.T) {
+	t.Parallel()
 	set := redistest.StartSplitSentinels(t)
 	open := func(side string) *herald.RedisBus {
 		bus, err := herald.NewRedisBus(set.Client(side), quick)
