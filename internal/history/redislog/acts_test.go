@@ -131,6 +131,9 @@ func (u *run) renew() {
 	u.r.forget()
 	known := u.pick()
 	epoch := known.Epoch
+	if u.rand.IntN(4) == 0 {
+		epoch = u.known[u.rand.IntN(len(u.known))].Epoch
+	}
 	end, err := u.log.Renew(u.ctx(), known, epoch)
 	same(u, "renew", end, u.twin.Renew(u.caller(known), epoch), err)
 	u.met(known, end)

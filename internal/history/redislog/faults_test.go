@@ -174,6 +174,24 @@ func TestTrimWhenFull(t *testing.T) {
 	}
 }
 
+// What is kept and was not published may still be had: the sender doesn't know.
+func TestPublishDenied(t *testing.T) {
+	r := newFaultRig(t)
+	r.must("ACL", "SETUSER", "mute", "on", "nopass", "+@all", "~*", "resetchannels", "&c:a")
+	rdb := redis.NewClient(&redis.Options{Addr: r.rdb.Options().Addr, MaxRetries: -1, Username: "mute", Password: "x"})
+	defer rdb.Close()
+	r.log.config.Client = rdb
+	if _, err := r.append("a"); err != nil {
+		t.Error(err)
+	}
+	if _, err := r.append("a", "b"); !errors.Is(err, errs.Unknown) || !strings.Contains(err.Error(), "not published") {
+		t.Errorf("it says %v", err)
+	}
+	if s, err := r.log.Survey(t.Context(), r.end, r.end, []string{"b"}, 8); err != nil || len(s.Offsets) != 1 {
+		t.Errorf("it is not kept: %+v, %v", s, err)
+	}
+}
+
 // Nobody waits for a Redis that runs somebody else's script for ever.
 func TestBusy(t *testing.T) {
 	r := newFaultRig(t)

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -126,11 +127,12 @@ func (l *Log) run(ctx context.Context, s *redis.Script, keys []string, args []an
 }
 
 // outcome is the error of a call that has publishes.
-func outcome(ctx context.Context, what string, err error) error {
+func outcome(what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	_, replied := errors.AsType[redis.Error](err)
+	said, replied := errors.AsType[redis.Error](err)
+	replied = replied && !strings.HasPrefix(said.Error(), "KEPT ") // by append.lua
 	dialed, ok := errors.AsType[*net.OpError](err)
 	if replied || ok && dialed.Op == "dial" || errors.Is(err, redis.ErrPoolTimeout) {
 		return fmt.Errorf("%s: %w", what, err)
@@ -166,7 +168,7 @@ func (l *Log) Append(ctx context.Context, known history.Point, segment uint64, b
 	}
 	a, err := l.run(ctx, appendScript, []string{l.table(), l.segment(segment)}, args, 1)
 	if err != nil {
-		return store.Reply{}, outcome(ctx, "append to the log", err)
+		return store.Reply{}, outcome("append to the log", err)
 	}
 	reply := store.Reply{Outcome: store.Outcome(a.number(common)), End: a.end}
 	if reply.Outcome == store.WrongSegment {
@@ -176,7 +178,7 @@ func (l *Log) Append(ctx context.Context, known history.Point, segment uint64, b
 		a.fail("an append with the outcome %d", reply.Outcome)
 	}
 	if a.err != nil { // it may have published
-		return store.Reply{}, outcome(ctx, "append to the log", a.err)
+		return store.Reply{}, outcome("append to the log", a.err)
 	}
 	return reply, nil
 }
@@ -198,7 +200,7 @@ func (l *Log) Publish(ctx context.Context, batch []store.Draft) error {
 		})
 		return err
 	})
-	if err = outcome(ctx, "publish without the log", err); err == nil {
+	if err = outcome("publish without the log", err); err == nil {
 		return nil
 	}
 	for _, cmd := range cmds {

@@ -106,7 +106,10 @@ if kept > 0 then
   redis.call('PEXPIRE', t, lasts)
   -- Last, for none of this is to be heard of unless all of it is kept.
   for k = 1, #channels do
-    redis.call(publish, prefix .. channels[k], packets[k])
+    local heard = redis.pcall(publish, prefix .. channels[k], packets[k])
+    if type(heard) == 'table' then -- it is denied
+      return redis.error_reply('KEPT herald: and not published: ' .. heard.err)
+    end
   end
   return {now, epoch, counter, told, TAKEN}
 end
