@@ -16,6 +16,7 @@ import (
 	"github.com/heraldgo/herald/internal/history/driver"
 	"github.com/heraldgo/herald/internal/history/memlog"
 	"github.com/heraldgo/herald/internal/history/node"
+	"github.com/heraldgo/herald/internal/history/packet"
 	"github.com/heraldgo/herald/internal/history/store"
 	"github.com/heraldgo/herald/internal/wake"
 )
@@ -28,8 +29,12 @@ const (
 // partitionOf returns the partition of a topic, which its last letter names.
 func partitionOf(topic string) int { return int(topic[len(topic)-1] - '0') }
 
-func body(n int) []byte      { return binary.BigEndian.AppendUint32(nil, uint32(n)) }
-func number(body []byte) int { return int(binary.BigEndian.Uint32(body)) }
+// body returns a body that package packet can put a place into, and number what it is
+// of, with a place or without.
+func body(n int) []byte {
+	return binary.BigEndian.AppendUint32(packet.Body([]byte{1, 1, 0}), uint32(n))
+}
+func number(body []byte) int { return int(binary.BigEndian.Uint32(body[len(body)-4:])) }
 
 // A hub is one node: a Driver, its links, and an index.
 type hub struct {
