@@ -20,6 +20,7 @@ type fleet struct {
 	t        *testing.T
 	network  *herald.MemoryNetwork
 	registry *herald.MemoryRegistry
+	keep     time.Duration // Config.Retention
 
 	mu    sync.Mutex
 	door  string         // the URL that new connections go to
@@ -38,6 +39,7 @@ func (f *fleet) start(name string) (hub *herald.Hub, stop func()) {
 		OnConnect:    func(_ context.Context, c *herald.Conn) error { f.count("connect " + c.ID()); return nil },
 		OnMessage:    func(_ context.Context, c *herald.Conn, m herald.Message) { f.count("message " + m.String()) },
 		OnDisconnect: func(c *herald.Conn, _ error) { f.count("disconnect " + c.ID()) },
+		Retention:    f.keep,
 		Logger:       slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -57,6 +59,16 @@ func (f *fleet) start(name string) (hub *herald.Hub, stop func()) {
 	}
 }
 
+// client returns the Config of a client that goes where new connections go.
+func (f *fleet) client() heraldclient.Config {
+	return heraldclient.Config{MinDelay: time.Millisecond, MaxDelay: time.Second,
+		Endpoint: func(context.Context) (string, http.Header, error) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return f.door + "/?user=42", nil, nil
+		}}
+}
+
 func (f *fleet) count(call string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -68,12 +80,7 @@ func (f *fleet) count(call string) {
 func TestRollingRestart(t *testing.T) {
 	f := &fleet{t: t, network: herald.NewMemoryNetwork(), registry: herald.NewMemoryRegistry(), calls: make(map[string]int)}
 	_, stop := f.start("node0")
-	client := start(t, heraldclient.Config{MinDelay: time.Millisecond, MaxDelay: time.Second,
-		Endpoint: func(context.Context) (string, http.Header, error) {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			return f.door + "/?user=42", nil, nil
-		}})
+	client := start(t, f.client())
 	const restarts = 5
 	for i := range restarts {
 		if e := await[heraldclient.Connected](t, client); e.History {
@@ -114,6 +121,61 @@ func TestRollingRestart(t *testing.T) {
 	if kinds["connect"] != restarts+1 || kinds["disconnect"] != restarts+1 || kinds["message"] != restarts {
 		t.Errorf("callbacks: %v", kinds)
 	}
+}
+
+// A rolling restart of Hubs that keep messages: all that was sent meanwhile comes,
+// once and in order, and nothing is said to be missing.
+func TestRollingRestartWithHistory(t *testing.T) {
+	f := &fleet{t: t, network: herald.NewMemoryNetwork(), registry: herald.NewMemoryRegistry(), keep: time.Minute, calls: make(map[string]int)}
+	hub, stop := f.start("node0")
+	client := start(t, f.client())
+	const restarts, each = 5, 20
+	if e := await[heraldclient.Connected](t, client); !e.History || e.User != "42" {
+		t.Fatalf("%+v", e)
+	}
+	sent := 0
+	send := func(n int) {
+		t.Helper()
+		for range n {
+			sent++
+			if err := hub.Send(t.Context(), herald.User("42"), herald.Text(fmt.Sprint(sent))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	got := 0
+	receive := func() {
+		t.Helper()
+		for got < sent {
+			switch e := next(t, client).(type) {
+			case heraldclient.Message:
+				if got++; string(e.Data) != fmt.Sprint(got) {
+					t.Fatalf("%q instead of %d", e.Data, got)
+				}
+			case heraldclient.Connected:
+				if !e.Resumed {
+					t.Fatalf("%+v behind message %d", e, got)
+				}
+			case heraldclient.Gap:
+				t.Fatalf("a gap behind message %d", got)
+			}
+		}
+	}
+	for i := range restarts {
+		send(each)
+		receive()
+		next, stopNext := f.start(fmt.Sprint("node", i+1))
+		hub = next
+		var wg sync.WaitGroup
+		wg.Go(stop)
+		send(each)
+		wg.Wait()
+		send(each)
+		receive()
+		stop = stopNext
+	}
+	client.Close()
+	stop()
 }
 
 // A Hub that refuses says so, and a token from the Endpoint lets in.
