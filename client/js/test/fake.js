@@ -2,8 +2,9 @@
 
 import { afterEach } from "node:test";
 
-// HERALD_JS names the file that is tested: the source, or what is shipped.
-export const { Herald } = await import(process.env.HERALD_JS ?? "../herald.js");
+// HERALD_JS names the file that is tested: the source, or what is shipped, which is
+// what a browser tests.
+export const { Herald } = await import(globalThis.process ? process.env.HERALD_JS ?? "../herald.js" : "../herald.min.js");
 
 const real = { setTimeout, clearTimeout, setInterval, clearInterval, now: Date.now, random: Math.random };
 let now, timers, made;
@@ -33,7 +34,15 @@ afterEach(() => {
 });
 
 // settle lets all run that waits for nothing but its turn.
-export const settle = () => new Promise((done) => setImmediate(done));
+export const settle = () =>
+  new Promise((done) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      done();
+    };
+    port2.postMessage(0);
+  });
 
 // pass lets time pass.
 export async function pass(wait) {
