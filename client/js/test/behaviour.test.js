@@ -170,6 +170,11 @@ test("an answer keeps the socket", async () => {
   s.say("! 2\n");
   await pass(25_000);
   assert.equal(sockets().length, 1);
+  p.tell("online");
+  p.tell("online");
+  s.say("! 3\n");
+  await pass(1600);
+  assert.equal(sockets().length, 2);
   p.leave();
 });
 
