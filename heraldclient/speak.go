@@ -116,7 +116,8 @@ func (s *session) acknowledge() {
 		told = at
 		if ack.Positions != (history.Positions{}) &&
 			s.write(s.ctx, websocket.MessageText, protocol.AppendControl(nil, &ack)) != nil {
-			return // its reader finds out why
+			c.acks.Set() // for the next session
+			return       // its reader finds out why
 		}
 		select {
 		case <-time.After(ackPause):
