@@ -374,16 +374,17 @@ func (c *Conn) tick(now, wall int64, paused bool) {
 		c.shut(&CloseError{Code: StatusPolicyViolation, Reason: "message took too long"})
 		return
 	}
-	if config.PingInterval == off {
-		return
-	}
+	pings := config.PingInterval != off
 	if unread != 0 { // OnMessage runs
-		early := now-unread < int64(config.PingInterval) && !c.owesReceipt() && !c.mayProbe()
-		if early || !c.readAhead() {
+		due := pings && now-unread >= int64(config.PingInterval) || c.owesReceipt() || c.mayProbe()
+		if !due || !c.readAhead() {
 			c.pinged.Store(0)
 			return
 		}
 		last = c.socket.lastRead.Load()
+	}
+	if !pings {
+		return
 	}
 	switch pinged := c.pinged.Load(); {
 	case now-last < int64(config.PingInterval):

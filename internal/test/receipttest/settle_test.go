@@ -345,16 +345,19 @@ func TestWhileOnMessageRuns(t *testing.T) {
 		received <- d
 	}}
 	ask := wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: []byte("m")}
-	bubble(t, 1, config, func(t *testing.T, nodes []*node) {
-		received = make(chan herald.Delivery, 1)
-		c := nodes[0].connect("user=u", honest)
-		began := time.Now()
-		c.WriteFrames(ask)
-		require(t, "a pipe", <-received, []*client{c}, nil)
-		if took := time.Since(began); took > 2*time.Second {
-			t.Errorf("it took %v", took)
-		}
-	})
+	for _, interval := range []time.Duration{0, -1} {
+		config.PingInterval = interval
+		bubble(t, 1, config, func(t *testing.T, nodes []*node) {
+			received = make(chan herald.Delivery, 1)
+			c := nodes[0].connect("user=u", honest)
+			began := time.Now()
+			c.WriteFrames(ask)
+			require(t, "a pipe", <-received, []*client{c}, nil)
+			if took := time.Since(began); took > 2*time.Second {
+				t.Errorf("it took %v", took)
+			}
+		})
+	}
 	received = make(chan herald.Delivery, 1)
 	c := startNodes(t, 1, false, config, nil)[0].connect("user=u", honest)
 	c.WriteFrames(ask)
