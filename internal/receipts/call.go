@@ -32,7 +32,6 @@ const (
 type Call struct {
 	states map[ID]State
 	open   int // in Listed or Taken
-	listed int // in Listed
 
 	// Of a message to everyone, whose receivers nobody lists: the nodes that have
 	// not told theirs, and how many connections each has.
@@ -49,7 +48,6 @@ func (c *Call) List(id ID) {
 	if c.states[id] == 0 {
 		c.states[id] = Listed
 		c.open++
-		c.listed++
 	}
 }
 
@@ -65,7 +63,6 @@ func (c *Call) Take(id ID) {
 	case 0:
 		c.open++
 	case Listed:
-		c.listed--
 	default:
 		return
 	}
@@ -75,11 +72,7 @@ func (c *Call) Take(id ID) {
 // Settle takes note that the message was received, or will not be. Only a
 // connection that is known, and has not been settled, can be settled.
 func (c *Call) Settle(id ID, received bool) {
-	switch c.states[id] {
-	case Listed:
-		c.listed--
-	case Taken:
-	default:
+	if s := c.states[id]; s != Listed && s != Taken {
 		return
 	}
 	c.open--
@@ -93,15 +86,14 @@ func (c *Call) Spare(id ID) {
 	if c.states[id] == Listed {
 		delete(c.states, id)
 		c.open--
-		c.listed--
 	}
 }
 
-// GiveUp settles, as missed, the open connections that have gone by the answer of
+// GiveUp settles as missed those open connections of which gone says that they have
 // gone, and waits no longer for the nodes that left names.
 func (c *Call) GiveUp(gone func(id ID, s State) bool, left func(node string) bool) {
 	for id, s := range c.states {
-		if s < Received && gone(id, s) {
+		if gone(id, s) {
 			c.Settle(id, false)
 		}
 	}
@@ -114,7 +106,14 @@ func (c *Call) GiveUp(gone func(id ID, s State) bool, left func(node string) boo
 }
 
 // Untaken says whether nodes have been silent about connections that were listed.
-func (c *Call) Untaken() bool { return c.listed > 0 }
+func (c *Call) Untaken() bool {
+	for _, s := range c.states {
+		if s == Listed {
+			return true
+		}
+	}
+	return false
+}
 
 // Awaiting says whether nodes have not told their connections.
 func (c *Call) Awaiting() bool { return len(c.nodes) > 0 }

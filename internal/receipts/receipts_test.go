@@ -168,16 +168,23 @@ func TestCall(t *testing.T) {
 		"a node has told":     {func(c *Call) { c.Settle(a, true); c.Settle(b, true); c.Await("n", 5); c.Told("n") }, 2, 0, true},
 		"a node has gone": {func(c *Call) {
 			c.Await("n", 5)
+			c.Await("m", 3)
 			c.Take(a)
 			c.GiveUp(func(id ID, s State) bool { return s == Listed }, func(node string) bool { return node == "n" })
 			c.Settle(a, true)
-		}, 1, 6, true},
+		}, 1, 9, false},
 	} {
 		c := NewCall()
 		c.List(a)
 		c.List(a)
 		c.List(b)
+		if !c.Untaken() {
+			t.Errorf("%s: nobody is listed", name)
+		}
 		test.do(c)
+		if c.Done() && (c.Untaken() || len(c.Nodes()) > 0) {
+			t.Errorf("%s: all are settled, and there is something to look for", name)
+		}
 		if received, missed := c.Count(); received != test.received || missed != test.missed || c.Done() != test.done {
 			t.Errorf("%s: %d received, %d missed, done %v", name, received, missed, c.Done())
 		}
