@@ -48,7 +48,8 @@ const lookAfter = time.Second
 // The target's sessions are those that the Registry lists before the message goes
 // out, and those that come so soon after that they get it too. Of Everyone nobody is
 // listed, but counted. A volatile message that is dropped for a busy client is
-// missed.
+// missed. With a Retention the message is kept as one of Send is. A client that gets
+// it later, with what it missed, is in Missed.
 //
 // If the error is not nil, nothing is known of anybody. It is one that Send returns,
 // or wraps ErrRegistryDown if the sessions cannot be listed, in which case nothing
@@ -143,7 +144,7 @@ func (d *delivery) send(ctx context.Context, id uint64, m Message) error {
 	})
 	ctx, release := h.sendEnds.Now().Bound(ctx)
 	defer release()
-	if err := h.publish(ctx, o.packets...); err != nil {
+	if err := h.send(ctx, m.kept() && d.target.kind != targetConnection, o.packets...); err != nil {
 		h.stats.sendErrors.Add(1)
 		return err
 	}

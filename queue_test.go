@@ -528,3 +528,14 @@ func TestFenceIsOpenWhenQueued(t *testing.T) {
 	}
 	<-done
 }
+
+// A message is told from what a queue must not drop, also with a fence behind it.
+func TestKindOf(t *testing.T) {
+	for want, f := range map[byte][]byte{'m': headed(&bare, Text("x").frame()), 'g': droppedGap, 0: Text("").frame()} {
+		for _, f := range [][]byte{f, receipts.AppendFence(slices.Clone(f), 7)} {
+			if got := kindOf(f); got != want {
+				t.Errorf("% x is of kind %q, want %q", f, got, want)
+			}
+		}
+	}
+}

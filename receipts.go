@@ -10,6 +10,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/receipts"
 	"github.com/heraldgo/herald/internal/redisregistry"
 	"github.com/heraldgo/herald/internal/wake"
@@ -181,7 +182,7 @@ func (r *receiptsRoom) send(ctx context.Context, out []outgoingReport) {
 
 // deliverFenced puts a message into the queues of those Conns that it is for, with a
 // fence behind it, and reports who they are. All of them get the same fence.
-func (h *Hub) deliverFenced(e *envelope, conns []*Conn) {
+func (h *Hub) deliverFenced(e *envelope, kept *history.Packet, conns []*Conn) {
 	want := receipts.Wanted{Node: e.sender, ID: e.id, Until: clock.Now() + int64(min(e.receipt.within, maxDelivery))}
 	var reports []outgoingReport
 	add := func(what reported, counter uint64, c *Conn) {
@@ -204,12 +205,20 @@ func (h *Hub) deliverFenced(e *envelope, conns []*Conn) {
 	sieve := newSieve(h.id, &e.filter)
 	takers := conns[:0]
 	for _, c := range conns {
-		if _, again := had[c.counter]; again {
-			continue
-		}
 		if !sieve.passes(c) {
 			if len(e.conns) > 0 { // else nobody has listed it
 				add(reportSpared, c.counter, nil)
+			}
+			continue
+		}
+		plain := kept != nil && !c.queue.log.comesBack()
+		if plain && c.queue.log.took(e, kept) {
+			add(reportMissed, c.counter, nil)
+			continue
+		}
+		if _, again := had[c.counter]; again {
+			if kept != nil && !plain {
+				c.queue.log.took(e, kept)
 			}
 			continue
 		}
@@ -227,8 +236,13 @@ func (h *Hub) deliverFenced(e *envelope, conns []*Conn) {
 	h.receipts.owe(reports...) // before any of them can be settled
 	token := receipts.Token(rand.Uint64())
 	fenced := receipts.AppendFence(append(make([]byte, 0, len(e.frame)+receipts.FenceSize), e.frame...), token)
+	f := &fence{want: want, token: token}
 	for _, c := range takers {
-		c.enqueueFenced(fenced, e.volatile, want, token)
+		if kept != nil && c.queue.log.comesBack() {
+			c.queue.log.tookFenced(e, kept, f)
+		} else {
+			c.enqueueFenced(fenced, e.volatile, want, token)
+		}
 	}
 }
 

@@ -106,7 +106,7 @@ func (h *Hub) take(p Packet, kept *history.Packet, scratch []*Conn) []*Conn {
 		h.heartbeat.answered(e.sender)
 		h.calls.answered(e.id, e.sender, e.err)
 	case kindFenced:
-		h.deliverFenced(&e, scratch)
+		h.deliverFenced(&e, kept, scratch)
 	case kindReceipts:
 		h.receipts.hear(e.sender, e.receipt.reports)
 	case kindHeartbeat:

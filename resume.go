@@ -9,6 +9,7 @@ import (
 	"github.com/heraldgo/herald/internal/history/device"
 	"github.com/heraldgo/herald/internal/history/driver"
 	"github.com/heraldgo/herald/internal/history/protocol"
+	"github.com/heraldgo/herald/internal/receipts"
 )
 
 // A connLog is what a Conn has if the Hub has a Retention.
@@ -23,6 +24,8 @@ type connLog struct {
 
 	floor history.Point // it gets what lies behind
 	began bool          // there is a floor
+
+	fence *fence // the owner's: goes behind the message that is queued next
 
 	// Guarded by Conn.mu.
 
@@ -88,6 +91,36 @@ func (l *connLog) took(e *envelope, p *history.Packet) bool {
 	return true
 }
 
+// A fence goes behind one message to Conns whose clients can come back.
+type fence struct {
+	want  receipts.Wanted
+	token receipts.Token
+
+	message, fenced []byte // the frame of the message, and that with the fence
+}
+
+// behind returns the frame with the fence behind it, made once for all Conns.
+func (f *fence) behind(frame []byte) []byte {
+	if f.message == nil || !same(f.message, frame) {
+		f.message = frame
+		f.fenced = receipts.AppendFence(append(make([]byte, 0, len(frame)+receipts.FenceSize), frame...), f.token)
+	}
+	return f.fenced
+}
+
+// tookFenced does what took does, with a fence behind the message. If it is not
+// queued now, because the client gets it with what it missed, no receipt is to come.
+func (l *connLog) tookFenced(e *envelope, p *history.Packet, f *fence) {
+	l.fence = f
+	if l.took(e, p); l.fence != nil {
+		l.fence = nil
+		l.c.hub.receipts.owe(outgoingReport{Wanted: f.want, what: reportMissed, counter: l.c.counter})
+	}
+}
+
+// comesBack says whether the client can come back.
+func (l *connLog) comesBack() bool { return l != nil && l.session != nil }
+
 // floored says whether a plain Conn gets a packet, which is in the log: nothing that
 // was sent before it came.
 func (l *connLog) floored(p *history.Packet) bool {
@@ -137,8 +170,16 @@ func (l *connLog) Queue(f device.Frame) {
 		l.put(l.encode(&f), 0)
 		return
 	}
-	if frame := l.k.form.frame(l.k, &f); frame != nil {
-		l.c.enqueue(frame, l.k.form.envelope.volatile)
+	frame := l.k.form.frame(l.k, &f)
+	if frame == nil {
+		return
+	}
+	volatile := l.k.form.envelope.volatile
+	if behind := l.fence; behind != nil {
+		l.fence = nil
+		l.c.enqueueFenced(behind.behind(frame), volatile, behind.want, behind.token)
+	} else {
+		l.c.enqueue(frame, volatile)
 	}
 }
 
@@ -203,7 +244,7 @@ type form struct {
 func (m *form) open(k *keeping, body []byte) *envelope {
 	if m.body == nil || !same(m.body, body) {
 		e, err := k.decode(body)
-		if err != nil || e.kind > kindDirect {
+		if err != nil || e.kind > kindDirect && e.kind != kindFenced {
 			e = envelope{}
 		}
 		*m = form{body: body, envelope: e}
@@ -314,9 +355,12 @@ func (l *connLog) taken(f []byte) {
 	}
 }
 
-// kindOf returns the first character of a frame's line.
+// kindOf returns the first character of a frame's line. A fence may lie behind it.
 func kindOf(f []byte) byte {
-	payload, _ := frame.Payload(f)
+	payload, ok := frame.Payload(f)
+	if !ok && len(f) > receipts.FenceSize {
+		payload, _ = frame.Payload(f[:len(f)-receipts.FenceSize])
+	}
 	if len(payload) == 0 {
 		return 0
 	}

@@ -23,6 +23,10 @@ func TestRandom(t *testing.T) {
 		nodes := startNodes(t, 3, false, herald.Config{QueueMessages: 64, DropOldest: true}, nil)
 		(&trial{nodes: nodes, calls: 3_000}).run(t)
 	})
+	t.Run("Retention", func(t *testing.T) {
+		nodes := startNodes(t, 2, false, herald.Config{Retention: time.Minute}, nil)
+		(&trial{nodes: nodes, calls: 500}).run(t)
+	})
 	t.Run("Redis", func(t *testing.T) {
 		server := redistest.Start(t)
 		connect := func(c *herald.Config) { c.Redis = server.Client() }
