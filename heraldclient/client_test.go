@@ -159,6 +159,32 @@ func TestAcknowledge(t *testing.T) {
 	})
 }
 
+// What could not be acknowledged before a connection ended is in the next one.
+func TestAcknowledgeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peers := make(chan *peer, 1)
+		client := start(t, only(servePeers(t, func(i int, p *peer) {
+			p.send(welcome)
+			if i == 0 {
+				p.send("m 0.a.2\nHello")
+				time.Sleep(time.Minute) // it reads nothing, so nothing can be written
+				return
+			}
+			peers <- p
+			p.await()
+		})))
+		for range 2 { // connected, and the message
+			next(t, client)
+		}
+		await[heraldclient.Connected](t, client) // so the message is processed
+		p := <-peers
+		time.Sleep(10 * time.Second)
+		if said := p.heard(); !slices.Equal(said, []string{"@ 0.a.2"}) {
+			t.Errorf("the Hub has heard %q", said)
+		}
+	})
+}
+
 // A probe is answered, or the Client makes another connection.
 func TestProbe(t *testing.T) {
 	for _, test := range []struct {

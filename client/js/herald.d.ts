@@ -14,7 +14,10 @@ export interface HeraldOptions {
   minDelay?: number;
   /** The highest bound of a pause, in ms. Default 30000. */
   maxDelay?: number;
-  /** How long a handshake, the URL included, or the answer to silence may take, in ms. Default 10000. */
+  /**
+   * How long a handshake, the URL included, or the answer to silence may take, in ms. Default 10000.
+   * A node that has said nothing for a fifth of it may be one that keeps nothing: then there is a gap.
+   */
   timeout?: number;
   /** How long the answer may take when the machine wakes or the network changes, in ms. Default 1000. */
   probe?: number;

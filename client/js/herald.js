@@ -240,7 +240,7 @@ export class Herald extends EventTarget {
     this.#heard = Date.now();
     // A welcome would have come at once. A node that keeps nothing may say nothing.
     if (this.#was) {
-      this.#after("greeting", 2e3, () => {
+      this.#after("greeting", this.#options.timeout / 5, () => {
         this.#told = true;
         this.#emit("gap", {});
       });
