@@ -61,7 +61,7 @@ func (l *Log) forget(ctx context.Context, known history.Point, topics []string) 
 // erase removes the entries at the offsets, if they are for nobody any more.
 func (l *Log) erase(ctx context.Context, known history.Point, offsets []history.Offset) error {
 	for page := range slices.Chunk(offsets, l.bounds.read) {
-		keys, args := l.places(append(l.args(known, 1+2*len(page)), hex(known.Epoch)), page)
+		keys, args := l.places(l.args(known, 2*len(page)), page)
 		a, err := l.run(ctx, eraseScript, keys, args, 0)
 		if err != nil {
 			return err
