@@ -209,6 +209,40 @@ func TestOutgoingRelease(t *testing.T) {
 	}
 }
 
+// Every flag that is known is understood, with all others, and no other is.
+func TestEnvelopeFlags(t *testing.T) {
+	e := envelope{
+		kind: kindMessage, volatile: true, copies: true, sender: "node", id: 1,
+		filter: filter{except: []string{"n.1"}, on: true, platforms: []string{"ios"}}, message: Text("x"),
+	}
+	b := extend(e.encode(), 2, "a")
+	if b[2] != flagsKnown || flagsKnown != 31 {
+		t.Errorf("flags %b, of %b", b[2], flagsKnown)
+	}
+	if got, err := decodeEnvelope(b, fuzzFrame); err != nil || !got.volatile || !got.copies || !got.filter.on {
+		t.Errorf("all flags: %+v, %v", got, err)
+	}
+	for unknown := byte(flagsKnown + 1); unknown > 0; unknown <<= 1 {
+		b := e.encode()
+		b[2] = unknown
+		if _, err := decodeEnvelope(b, fuzzFrame); err == nil {
+			t.Errorf("flag %b was taken", unknown)
+		}
+	}
+}
+
+// All names that an envelope lists count.
+func TestEnvelopeNames(t *testing.T) {
+	list := func(n int) []string { return make([]string, n) }
+	e := envelope{
+		filter: filter{except: list(1), exceptUsers: list(2), platforms: list(4)},
+		conns:  list(8), call: call{ids: list(16), groups: list(32)},
+	}
+	if n := e.names(); n != 63 {
+		t.Errorf("%d names, want 63", n)
+	}
+}
+
 // Packets say that a Conn may get several of them only if there are several.
 func TestPack(t *testing.T) {
 	h := newHub(t, Config{})

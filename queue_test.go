@@ -10,12 +10,15 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/rawio"
 	"github.com/heraldgo/herald/internal/receipts"
 )
 
@@ -274,6 +277,58 @@ func TestQueueMakesRoom(t *testing.T) {
 		}
 		if dropped, fits := q.makeRoom(&config, test.n); dropped != test.dropped || fits != test.fits || q.size() != 8-dropped || q.bytes != 100*q.size() {
 			t.Errorf("for %d bytes %d are dropped, it fits: %v; %d bytes stay", test.n, dropped, fits, q.bytes)
+		}
+	}
+}
+
+// As many pongs wait as there is room for, to the byte; one more goes for all.
+func TestQueuePongs(t *testing.T) {
+	last := func(fits bool) string { // after sixteen of the longest
+		c := newBareConn(t, newHub(t, Config{}))
+		for range 16 {
+			c.pong(make([]byte, 125))
+		}
+		room := maxPongs - 16*(2+125)
+		if !fits {
+			room++
+		}
+		c.pong(bytes.Repeat([]byte{'x'}, room-2))
+		return string(queueOf(c).pongs)
+	}
+	if pongs := last(true); len(pongs) != maxPongs || !strings.HasPrefix(pongs, "\x8a\x7d\x00") {
+		t.Errorf("%d bytes wait, want all %d", len(pongs), maxPongs)
+	}
+	if pongs := last(false); pongs != "\x8a\x0f"+strings.Repeat("x", 15) {
+		t.Errorf("%q wait, want the last", pongs)
+	}
+}
+
+// A Conn that has something to write is given to a writer, or to a drain if it
+// is not plain TCP, and to nobody else until it is given back.
+func TestQueueClaim(t *testing.T) {
+	h := newHub(t, Config{})
+	_, tcp := tcpPair(t)
+	for raw, want := range map[syscall.RawConn]owner{nil: ownerDrain, rawio.Conn(tcp): ownerWriter} {
+		c := newBareConn(t, h)
+		c.socket.raw = raw
+		c.state = connOpen
+		if got := c.claim(); got != ownerNone {
+			t.Errorf("nothing to write is given to %v", got)
+		}
+		c.queue.put([]byte("frame"))
+		c.state = connHeld
+		if got := c.claim(); got != ownerNone {
+			t.Errorf("what must not be written yet is given to %v", got)
+		}
+		c.state = connOpen
+		if got := c.claim(); got != want || c.queue.owner != want {
+			t.Errorf("it is given to %v, want %v", got, want)
+		}
+		if got := c.claim(); got != ownerNone || c.queue.owner != want {
+			t.Errorf("what is %v's is given to %v", want, got)
+		}
+		if want == ownerDrain {
+			h.wg.Done() // it was never started
 		}
 	}
 }

@@ -57,7 +57,7 @@ var rooms = []room{
 	{dir: "internal/uplink"},
 	{dir: "internal/wire"},
 	{dir: "internal/frame"},
-	{file: "envelope.go", run: "^(TestExtensions|TestEnvelope|TestOutgoingRelease|TestPack|TestCallsOverTheBounds)"},
+	{file: "envelope.go", run: "^(TestExtensions|TestEnvelope|TestOutgoingRelease|TestPack|TestCallsOverTheBounds|TestSendTimeout$)"},
 	{file: "queue.go", run: "^(TestQueue|TestVolatileNeverCloses|TestTooSlowCountsOnce)"},
 	{file: "gaps.go", run: "^(TestMalformedMakesGap|TestHeartbeatIsNoGap|TestSilenceInEveryOrder|TestGaps)"},
 	{file: "heartbeat.go", run: "^(TestHealth|TestHeartbeat|TestProbeInterval)"},
