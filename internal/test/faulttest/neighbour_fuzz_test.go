@@ -30,7 +30,7 @@ func FuzzNeighbour(f *testing.F) {
 		f.Add(seed)
 	}
 	server := redistest.Start(f)
-	hood := &neighbourhood{rdb: server.Client(), nodes: startNodes(f, single(server), 3, herald.Config{Lease: time.Second})}
+	hood := &neighbourhood{rdb: server.Client(), nodes: startNodes(f, single(server), 3, herald.Config{Lease: 3 * time.Second})}
 	f.Fuzz(func(t *testing.T, input []byte) { hood.try(t, &script{input: input}) })
 }
 

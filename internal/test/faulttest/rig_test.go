@@ -23,7 +23,7 @@ import (
 )
 
 // patience is how long a test waits for what must come.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // testLease is the lease of Hubs, unless a test sets one: short, for what is
 // tried here takes leases, and long enough for a machine that is busy.

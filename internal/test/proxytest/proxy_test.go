@@ -63,6 +63,7 @@ func block(t *testing.T, proxy, addr string, nodes []*node) string {
 func eachProxy(t *testing.T, change func(conf string) string, test func(t *testing.T, addr string, nodes []*node, checks bool)) {
 	for name, proxy := range proxies {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			nodes := newNodes(t)
 			addr := servertest.FreeAddr(t)
 			conf := block(t, name, addr, nodes)

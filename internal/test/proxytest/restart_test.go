@@ -136,7 +136,7 @@ func TestRollingRestart(t *testing.T) {
 		})
 		for i, n := range nodes {
 			conns := n.hub.Stats().Conns
-			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // of which the last clients have one
 			err := n.stop(ctx)
 			cancel()
 			if err != nil {
