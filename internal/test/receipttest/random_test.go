@@ -182,11 +182,13 @@ func (tr *trial) connect(t *testing.T, ctx context.Context) *sync.WaitGroup {
 			clients.Go(func() {
 				first := sync.OnceFunc(connected.Done)
 				defer first()
+				began := time.Now()
 				for ctx.Err() == nil {
 					n, device := tr.at(place), tr.devices.add()
 					c, err := n.tryConnect(fmt.Sprint(query, "&device=", device))
 					if err != nil {
-						if tr.dies(n) {
+						if tr.dies(n) || errors.Is(err, errNotReady) && time.Since(began) < patience {
+							time.Sleep(lease / 100)
 							continue
 						}
 						t.Error(err)
@@ -197,6 +199,7 @@ func (tr *trial) connect(t *testing.T, ctx context.Context) *sync.WaitGroup {
 					end := context.AfterFunc(ctx, func() { c.Close() })
 					c.run(m)
 					end()
+					began = time.Now()
 				}
 			})
 		}

@@ -259,15 +259,22 @@ func (n *node) connect(query string, m manner) *client {
 	return c
 }
 
+// errNotReady is tryConnect's error if the node is not ready, as on a busy machine
+// whenever a lease runs out.
+var errNotReady = errors.New("not ready")
+
 // tryConnect connects a client that reads nothing yet.
 func (n *node) tryConnect(query string) (*client, error) {
 	conn, err := n.dial()
 	if err != nil {
 		return nil, err
 	}
-	ws, _, err := wsraw.Handshake(conn, "/?"+query, nil)
+	ws, response, err := wsraw.Handshake(conn, "/?"+query, nil)
 	if err != nil {
 		conn.Close()
+		if response != nil && response.StatusCode == http.StatusServiceUnavailable {
+			return nil, fmt.Errorf("%w: %w", errNotReady, err)
+		}
 		return nil, err
 	}
 	n.t.Cleanup(func() { ws.Close() })
