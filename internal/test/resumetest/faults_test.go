@@ -1,8 +1,10 @@
 package resumetest_test
 
 import (
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
@@ -16,10 +18,32 @@ func TestFaults(t *testing.T) {
 	for _, f := range []fault{
 		{"client cuts", true, true, func(*trial) {}},
 		{"node killed", true, true, (*trial).killNode},
+		{"node paused", true, true, (*trial).pauseNode},
+		{"rolling restart", true, true, (*trial).restartNodes},
+		{"redis restarted, data kept", true, false, (*trial).restartRedis},
+		{"redis restarted, data lost", false, false, (*trial).emptyRedis},
+		{"links killed", true, false, (*trial).killLinks},
+		{"black hole", true, false, (*trial).blackhole},
+		{"keys flushed", false, false, (*trial).flush},
+		{"out of memory", true, false, (*trial).fill},
+		{"no replicas", true, false, (*trial).demandReplicas},
+		{"clock an hour back", true, false, (*trial).turnBack},
+		{"clock an hour on", false, false, (*trial).turnOn},
 	} {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			tr := newTrial(t, redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always"), nil)
+			args := []string{"--appendonly", "yes", "--appendfsync", "always"}
+			if strings.HasSuffix(f.name, "lost") {
+				args = nil
+			}
+			var tr *trial
+			if strings.HasPrefix(f.name, "clock") {
+				clocked := redistest.StartWithClock(t, args...)
+				tr = newTrial(t, clocked.Server, nil)
+				tr.step = clocked.Step
+			} else {
+				tr = newTrial(t, redistest.Start(t, args...), nil)
+			}
 			v := tr.run(f)
 			v.require(t, f, tr.long)
 			mu.Lock()
@@ -36,3 +60,87 @@ func (tr *trial) killNode() {
 	p.kill()
 	tr.start()
 }
+
+// pauseNode stops a node for twice its lease. Its devices stay.
+func (tr *trial) pauseNode() {
+	p := tr.any()
+	p.pause()
+	pause(tr.t.Context(), 2*tr.Lease)
+	p.resume()
+}
+
+// restartNodes replaces each node by another one, in order.
+func (tr *trial) restartNodes() {
+	for _, p := range tr.living() {
+		tr.start()
+		tr.leave(p)
+		p.ask("stop")
+		p.ask("shutdown")
+		p.kill()
+	}
+}
+
+// restartRedis kills Redis, and starts it again once all nodes know.
+func (tr *trial) restartRedis() {
+	tr.server.Kill()
+	tr.awaitUnhealthy(tr.living()...)
+	tr.server.Restart()
+}
+
+func (tr *trial) emptyRedis() { tr.restartRedis() }
+
+// killLinks has Redis close every connection.
+func (tr *trial) killLinks() {
+	for _, kind := range []string{"pubsub", "normal"} {
+		if err := tr.rdb.ClientKillByFilter(tr.t.Context(), "TYPE", kind, "SKIPME", "yes").Err(); err != nil {
+			tr.t.Fatal(err)
+		}
+	}
+}
+
+// blackhole loses what a node and Redis send each other, until the node knows.
+func (tr *trial) blackhole() {
+	p := tr.any()
+	p.proxy.Blackhole(true)
+	tr.awaitUnhealthy(p)
+	p.proxy.Blackhole(false)
+}
+
+func (tr *trial) flush() {
+	if err := tr.rdb.FlushAll(tr.t.Context()).Err(); err != nil {
+		tr.t.Fatal(err)
+	}
+}
+
+// fill has Redis refuse to write, as if its memory were full.
+func (tr *trial) fill() { tr.refuse("maxmemory", "1", "0") }
+
+// demandReplicas has Redis refuse to write, as if its replicas were gone.
+func (tr *trial) demandReplicas() { tr.refuse("min-replicas-to-write", "1", "0") }
+
+// refuse changes a setting until every node has had Sends refused.
+func (tr *trial) refuse(setting, to, from string) {
+	tr.configure(setting, to)
+	for _, p := range tr.living() {
+		failed := p.failed()
+		tr.await("a Send that is refused", func() error {
+			if p.failed() == failed {
+				return errNotYet
+			}
+			return nil
+		})
+	}
+	tr.configure(setting, from)
+}
+
+func (tr *trial) configure(setting, value string) {
+	if err := tr.rdb.ConfigSet(tr.t.Context(), setting, value).Err(); err != nil {
+		tr.t.Fatal(err)
+	}
+}
+
+// turnBack turns Redis' clock back by an hour.
+func (tr *trial) turnBack() { tr.step(-time.Hour) }
+
+// turnOn turns Redis' clock on by an hour: what is kept is too old then.
+func (tr *trial) turnOn() { tr.step(time.Hour) }

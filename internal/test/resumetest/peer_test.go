@@ -113,17 +113,29 @@ func (p *peer) seen() (records map[string][]load.Record, gaps []load.Gap) {
 	return records, slices.Clone(p.gaps)
 }
 
-// sent returns how many Sends have returned nil.
-func (p *peer) sent() (n int) {
+// count returns how many Sends have returned nil, and how many an error.
+func (p *peer) count() (sent, failed int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, list := range p.records {
 		for _, r := range list {
 			if r.Err == "" {
-				n++
+				sent++
+			} else {
+				failed++
 			}
 		}
 	}
+	return sent, failed
+}
+
+func (p *peer) sent() int {
+	n, _ := p.count()
+	return n
+}
+
+func (p *peer) failed() int {
+	_, n := p.count()
 	return n
 }
 

@@ -29,6 +29,7 @@ type trial struct {
 	server *redistest.Server    // nil if there is a set
 	set    *redistest.Sentinels // nil if there is one Redis
 	rdb    *redis.Client        // past the proxies
+	step   func(time.Duration)  // of Redis' clock
 
 	settings
 	devices []*tape
@@ -135,7 +136,7 @@ func (tr *trial) run(f fault) *verdict {
 	for _, d := range tr.devices {
 		tr.await("a connection of "+d.String(), func() error {
 			if events, _ := d.seen(); len(events) == 0 {
-				return errors.New("none")
+				return errNotYet
 			}
 			return nil
 		})
@@ -194,7 +195,7 @@ func (tr *trial) fence() {
 				}
 			}
 			if d.fenced() == 0 {
-				return errors.New("no fence")
+				return errNotYet
 			}
 			return nil
 		})
@@ -208,7 +209,7 @@ func (tr *trial) awaitSent(more int) {
 		sent := p.sent()
 		tr.await("messages of "+p.node, func() error {
 			if p.sent() < sent+more {
-				return errors.New("not sent")
+				return errNotYet
 			}
 			return nil
 		})
@@ -228,12 +229,14 @@ func (tr *trial) awaitUnhealthy(peers ...*peer) {
 	for _, p := range peers {
 		tr.await("red health of "+p.node, func() error {
 			if p.ask("health") == nil {
-				return errors.New("still green")
+				return errNotYet
 			}
 			return nil
 		})
 	}
 }
+
+var errNotYet = errors.New("not yet")
 
 // await polls for what nobody announces.
 func (tr *trial) await(what string, ok func() error) {
