@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/heraldgo/herald/internal/clock"
@@ -37,6 +38,11 @@ type heartbeat struct {
 	split    int64            // on clock: since when a part of the open gap is over; 0 is none
 	isolated error            // why Health is red although the Bus says nothing
 
+	// Of nodes beside that keep nothing: an old version, or no Retention.
+
+	mixed atomic.Bool // there are some
+	remix func()      // is told that mixed has changed
+
 	// Our own heartbeats.
 
 	number uint64 // the last one that the Bus has taken
@@ -55,6 +61,7 @@ type notice byte
 const (
 	noticeLeaving notice = 1 << iota // it is the node's last
 	noticeLost                       // the Registry has lost leases: look for yours
+	noticeKeeps                      // what the node sends goes through the log
 )
 
 const (
@@ -67,8 +74,13 @@ func newHeartbeat(node string, config *Config, bus Bus, gaps *gaps, stats *count
 		node: node, made: time.Now(), config: config, bus: bus, gaps: gaps, stats: stats,
 		wake: wake.New(), left: make(chan struct{}),
 		peers: make(map[string]*peer), gone: make(map[string]*peer),
-		restored: clock.Now(),
+		restored: clock.Now(), remix: func() {},
 	}
+}
+
+// keepsNothing says whether what a node sends, which is there, is in no log.
+func (b *heartbeat) keepsNothing(p *peer) bool {
+	return p.heard != 0 && !p.left && !p.keeps && (p.alive || since(p.heard) < b.config.Lease)
 }
 
 // announce says that all entries of this node are under the lease of the
@@ -133,6 +145,9 @@ func (b *heartbeat) send(ctx context.Context, also notice) bool {
 	defer cancel()
 	at := clock.Now()
 	b.mu.Lock()
+	if b.config.Retention > 0 {
+		also |= noticeKeeps
+	}
 	e := envelope{kind: kindHeartbeat, sender: b.node, id: b.number + 1, notice: b.notice | also, whole: b.whole}
 	first := b.sent == 0
 	if first {
@@ -210,7 +225,11 @@ func (b *heartbeat) watch(ctx context.Context) {
 		deaf := b.checkOwn() || b.checkPeers()
 		b.checkGap()
 		pause := min(b.interval(), config.ProbeTimeout/4)
+		mixed := b.any(b.keepsNothing)
 		b.mu.Unlock()
+		if b.mixed.Swap(mixed) != mixed {
+			b.remix()
+		}
 		if deaf {
 			b.stats.resets.Add(1)
 			b.bus.Reset()

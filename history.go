@@ -50,6 +50,7 @@ type keeping struct {
 	bus    Bus
 	tell   func(since time.Time)   // that something may be missing
 	take   func(p *history.Packet) // what is to be delivered
+	mixed  func() bool             // there are nodes that keep nothing: nobody may come back
 	decode func(body []byte) (envelope, error)
 
 	form form // the owner's
@@ -67,7 +68,7 @@ func (h *Hub) newKeeping(ctx context.Context) (*keeping, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: Config.Retention: a %T keeps nothing: it needs the Bus of Redis, or that of memory", ErrInvalid, h.bus)
 	}
-	k := &keeping{node: h.id, fences: topicFences + h.id, bus: h.bus, tell: h.gaps.confirm}
+	k := &keeping{node: h.id, fences: topicFences + h.id, bus: h.bus, tell: h.gaps.confirm, mixed: func() bool { return h.heartbeat.mixed.Load() }}
 	k.decode = func(body []byte) (envelope, error) { return decodeEnvelope(body, h.maxFrame()) }
 	var scratch []*Conn
 	k.take = func(p *history.Packet) { scratch = h.take(Packet{p.Topic, p.Body}, p, scratch) }

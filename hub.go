@@ -117,6 +117,9 @@ func New(config Config) (*Hub, error) {
 		h.follower = follow.New(h.keeping, config.Linger, config.SendTimeout)
 	}
 	h.heartbeat = newHeartbeat(h.id, &h.config, h.bus, h.gaps, &h.stats)
+	if h.keeping != nil {
+		h.heartbeat.remix = h.keeping.driver.Renew
+	}
 	h.presence = newPresence(h.id, &h.config, h.registry, h.index, h.heartbeat, &h.stats, h.telling("OnOnline", h.config.OnOnline), h.last.Go)
 	h.calls = newCalls(h.id, &h.config, h.index, h.follower, h.presence, h.publish, h.stopped, &h.stats)
 	h.receipts = newReceiptsRoom(h.id, &h.config, h.publish)

@@ -18,6 +18,7 @@ type peer struct {
 	number uint64 // the last one's
 	whole  int64  // as that said: the generation under which all its entries are
 	left   bool   // it has said goodbye
+	keeps  bool   // what it sends goes through the log
 
 	answered bool // a call
 	holds    bool // the Registry has entries of it, as housekeeping found
@@ -91,6 +92,7 @@ func (b *heartbeat) hear(e *envelope) bool {
 	silent, echo := p.silent, p.echo
 	p.first = cmp.Or(p.first, now)
 	p.heard, p.number, p.whole, p.left = now, e.id, e.whole, e.notice&noticeLeaving != 0
+	p.keeps = e.notice&noticeKeeps != 0
 	p.suspect, p.silent, p.echo, p.reset = 0, false, false, false
 	if e.sender == b.node {
 		b.hearOwn(e)

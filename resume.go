@@ -59,6 +59,9 @@ func (k *keeping) newConnLog(c *Conn, r *http.Request) (*connLog, error) {
 		return nil, &HTTPError{http.StatusBadRequest, err.Error()}
 	}
 	if asks {
+		if k.mixed() {
+			resume.From = history.Positions{}
+		}
 		l.resume, l.last = resume, k.verify(c.identity.User, resume.Conns)
 		l.session = k.driver.NewSession(l, c.ID(), resume.From, l.last)
 	}
@@ -166,6 +169,9 @@ func (l *connLog) Room() bool {
 }
 
 func (l *connLog) Queue(f device.Frame) {
+	if l.k.mixed() && !unplace(&f) {
+		return
+	}
 	if f.Kind != device.Message {
 		l.put(l.encode(&f), 0)
 		return
@@ -184,6 +190,9 @@ func (l *connLog) Queue(f device.Frame) {
 }
 
 func (l *connLog) Replay(f device.Frame) {
+	if l.k.mixed() && !unplace(&f) {
+		return
+	}
 	b := []byte(nil)
 	if f.Kind != device.Message {
 		b = l.encode(&f)
@@ -191,6 +200,23 @@ func (l *connLog) Replay(f device.Frame) {
 		return
 	}
 	l.put(b, len(b))
+}
+
+// unplace takes the positions out of a frame, because there are nodes beside that
+// keep nothing, and answers whether it is still of use.
+func unplace(f *device.Frame) bool {
+	switch f.Kind {
+	case device.Message:
+		f.At = history.Point{}
+	case device.Welcome:
+		f.Positions, f.Resumed = history.Positions{}, false
+	case device.Mark:
+		if f.Verdict == device.NoVerdict {
+			return false
+		}
+		f.Verdict = device.Incomplete
+	}
+	return true
 }
 
 // encode returns the WebSocket frame of a device's frame that has no payload.

@@ -126,6 +126,18 @@ func (d *Driver) Doubt(since time.Time) {
 	})
 }
 
+// Renew has the epoch of each partition end: messages were published, or will be,
+// that no log has, so positions of before do not tell any more what is missing. It
+// is done soon, as soon as the log answers. It waits for the owner.
+func (d *Driver) Renew() {
+	d.post(func() {
+		for _, s := range d.sides {
+			s.renew = s.feed.At().Epoch
+		}
+		d.alarm.by(time.Now())
+	})
+}
+
 // Health returns why the log of a partition does not answer, or nil.
 func (d *Driver) Health() error {
 	for _, s := range d.sides {

@@ -32,6 +32,9 @@ type Log interface {
 	// Forget removes what is kept for the topics, and for nobody else.
 	Forget(ctx context.Context, known history.Point, topics []string) error
 
+	// Renew begins a new epoch, unless that has been done since the given one.
+	Renew(ctx context.Context, known history.Point, epoch history.Epoch) (end history.Point, err error)
+
 	// Trim removes what retention wants to remove.
 	Trim(ctx context.Context, known history.Point) error
 }

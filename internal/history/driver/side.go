@@ -30,6 +30,9 @@ type side struct {
 	again time.Time // zero: it is under way
 
 	fence    fences
+	renew    history.Epoch // is to end; zero if none is
+	renewing bool          // a call for that is under way
+
 	trimmed  time.Time // when that was last asked for
 	trimming time.Duration
 	marked   time.Time // when the devices had the last Mark
@@ -226,6 +229,9 @@ func (s *side) tick(now time.Time) {
 			s.sendFence(now)
 		}
 		s.d.alarm.by(s.fence.due())
+		if s.renew != 0 && !s.renewing {
+			s.askRenew()
+		}
 		if now.Sub(s.trimmed) >= s.trimming {
 			s.trimmed = now
 			s.trim()
@@ -247,6 +253,24 @@ func (s *side) sendFence(now time.Time) {
 			case number == s.fence.number && s.fence.out:
 				s.fence.out = false // and no Mark, if it comes after all
 				s.d.alarm.by(s.fence.due())
+			}
+		}
+	})
+}
+
+// askRenew has the epoch end that is to end. If that fails it is tried again with the
+// next fence.
+func (s *side) askRenew() {
+	s.renewing = true
+	known, epoch := s.known(), s.renew
+	s.d.call(func(ctx context.Context) func() {
+		end, err := s.log.Renew(ctx, known, epoch)
+		return func() {
+			s.renewing = false
+			s.heard(err)
+			if err == nil {
+				s.renew = 0
+				s.met(known, end)
 			}
 		}
 	})

@@ -127,6 +127,12 @@ func (n *node) Trim(ctx context.Context, known history.Point) error {
 	})
 }
 
+// Renew implements driver.Log.
+func (n *node) Renew(ctx context.Context, known history.Point, epoch history.Epoch) (end history.Point, err error) {
+	err = n.script(ctx, known, func(c store.Caller) { end = n.log.Renew(c, epoch) })
+	return end, err
+}
+
 // Forget implements driver.Log.
 func (n *node) Forget(ctx context.Context, known history.Point, topics []string) error {
 	return n.script(ctx, known, func(c store.Caller) { n.log.Forget(c, topics) })

@@ -1,7 +1,9 @@
 package resumetest_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/heraldclient"
@@ -43,34 +45,64 @@ func testComeBack(t *testing.T, config func() herald.Config) {
 	}
 }
 
-// A node without a Retention beside: what it sends is delivered, and what it gets is
-// no riddle to it.
+// While there is a node without a Retention beside, nobody gets a position: what it
+// sends is not kept. When it has gone, who was there before is told.
 func TestMixed(t *testing.T) { eachBus(t, testMixed) }
 
 func testMixed(t *testing.T, config func() herald.Config) {
 	keeps := newNode(t, config())
+	before := newDevice(t, keeps, "user=a", "")
+	before.connected()
+	keeps.send(t, herald.User("a"), "kept")
+	before.want("kept")
+	before.Cut()
+
 	plain := config()
 	plain.Retention = -1
 	old := newNode(t, plain)
-	d, o := newDevice(t, keeps, "user=a", ""), newDevice(t, old, "user=a", "")
-	d.connected()
+	o := newDevice(t, old, "user=a", "")
 	if c, ok := o.next().(heraldclient.Connected); !ok || c.History {
 		t.Fatalf("%+v", c)
 	}
+	var d *device
+	for start := time.Now(); ; { // until the nodes have heard of each other
+		d = newDevice(t, keeps, "user=a", "")
+		d.connected()
+		for range 2 { // the second says that the first is processed
+			keeps.send(t, herald.User("a"), "a position?")
+			d.wantAfterGaps("a position?")
+			o.want("a position?")
+		}
+		if at, _, _ := strings.Cut(d.Position(), " "); at == "" { // no position, but the connection's id
+			break
+		}
+		if d.Close(); time.Since(start) > patience {
+			t.Fatal("a client still gets positions")
+		}
+	}
 	for _, n := range []*node{keeps, old} {
 		n.send(t, herald.User("a"), "to both")
-		d.want("to both")
+		d.wantAfterGaps("to both")
 		o.want("to both")
 	}
 	if err := old.Join(t.Context(), herald.User("a"), "room"); err != nil {
 		t.Fatal(err)
 	}
 	keeps.send(t, herald.Group("room"), "to the room")
-	d.want("to the room")
+	d.wantAfterGaps("to the room")
 	o.want("to the room")
 	for _, n := range []*node{keeps, old} {
-		if s := n.Stats(); s.Malformed != 0 || s.Gaps != 0 {
+		if s := n.Stats(); s.Malformed != 0 || n == old && s.Gaps != 0 {
 			t.Errorf("%+v", s)
 		}
+	}
+	old.stop()
+	before.Heal()
+	if c := before.next().(heraldclient.Connected); !c.History {
+		t.Errorf("%+v", c)
+	}
+	e := before.next()
+	if _, ok := e.(heraldclient.Gap); !ok {
+		t.Errorf("it was not told, but got %T %+v", e, e)
 	}
 }

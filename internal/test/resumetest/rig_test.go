@@ -158,9 +158,22 @@ func (d *device) next() heraldclient.Event {
 func (d *device) want(texts ...string) {
 	d.t.Helper()
 	for _, text := range texts {
-		if m, ok := d.next().(heraldclient.Message); !ok || string(m.Data) != text {
-			d.t.Fatalf("got %+v, want the message %q", m, text)
+		e := d.next()
+		if m, ok := e.(heraldclient.Message); !ok || string(m.Data) != text {
+			d.t.Fatalf("got %T %+v, want the message %q", e, e, text)
 		}
+	}
+}
+
+// wantAfterGaps receives a message, and Gaps before it.
+func (d *device) wantAfterGaps(text string) {
+	d.t.Helper()
+	e := d.next()
+	for _, gap := e.(heraldclient.Gap); gap; _, gap = e.(heraldclient.Gap) {
+		e = d.next()
+	}
+	if m, ok := e.(heraldclient.Message); !ok || string(m.Data) != text {
+		d.t.Fatalf("got %T %+v, want the message %q", e, e, text)
 	}
 }
 
