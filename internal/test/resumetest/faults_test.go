@@ -1,6 +1,7 @@
 package resumetest_test
 
 import (
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -12,16 +13,13 @@ import (
 // What breaks between nodes that keep messages and devices that come back: nobody
 // misses anything and is not told, and nobody gets anything twice or out of order.
 func TestFaults(t *testing.T) {
-	var mu sync.Mutex
-	var rows []string
-	t.Cleanup(func() { table(t, rows) })
-	for _, f := range []fault{
+	faults := []fault{
 		{"client cuts", true, true, func(*trial) {}},
 		{"node killed", true, true, (*trial).killNode},
 		{"node paused", true, true, (*trial).pauseNode},
 		{"rolling restart", true, true, (*trial).restartNodes},
 		{"redis restarted, data kept", true, false, (*trial).restartRedis},
-		{"redis restarted, data lost", false, false, (*trial).emptyRedis},
+		{"redis restarted, data lost", false, false, (*trial).restartRedis},
 		{"links killed", true, false, (*trial).killLinks},
 		{"black hole", true, false, (*trial).blackhole},
 		{"keys flushed", false, false, (*trial).flush},
@@ -29,21 +27,19 @@ func TestFaults(t *testing.T) {
 		{"no replicas", true, false, (*trial).demandReplicas},
 		{"clock an hour back", true, false, (*trial).turnBack},
 		{"clock an hour on", false, false, (*trial).turnOn},
-	} {
+	}
+	if os.Getenv(faultsEnv) != "" { // it takes Sentinels tens of seconds to agree
+		faults = append(faults,
+			fault{"sentinel: master killed", false, false, (*trial).killMaster},
+			fault{"sentinel: there and back", false, false, (*trial).swapMasters})
+	}
+	var mu sync.Mutex
+	var rows []string
+	t.Cleanup(func() { table(t, rows) })
+	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			args := []string{"--appendonly", "yes", "--appendfsync", "always"}
-			if strings.HasSuffix(f.name, "lost") {
-				args = nil
-			}
-			var tr *trial
-			if strings.HasPrefix(f.name, "clock") {
-				clocked := redistest.StartWithClock(t, args...)
-				tr = newTrial(t, clocked.Server, nil)
-				tr.step = clocked.Step
-			} else {
-				tr = newTrial(t, redistest.Start(t, args...), nil)
-			}
+			tr := newTrialOf(t, f.name)
 			v := tr.run(f)
 			v.require(t, f, tr.long)
 			mu.Lock()
@@ -51,6 +47,45 @@ func TestFaults(t *testing.T) {
 			rows = append(rows, v.row(f.name))
 		})
 	}
+}
+
+// newTrialOf starts nodes on the servers that a fault needs.
+func newTrialOf(t *testing.T, fault string) *trial {
+	t.Helper()
+	args := []string{"--appendonly", "yes", "--appendfsync", "always"}
+	switch {
+	case strings.HasPrefix(fault, "sentinel"):
+		return newTrial(t, nil, redistest.StartSentinels(t))
+	case strings.HasPrefix(fault, "clock"):
+		clocked := redistest.StartWithClock(t, args...)
+		tr := newTrial(t, clocked.Server, nil)
+		tr.step = clocked.Step
+		return tr
+	case strings.HasSuffix(fault, "lost"):
+		args = nil
+	}
+	return newTrial(t, redistest.Start(t, args...), nil)
+}
+
+// killMaster kills the master. It comes back as a replica.
+func (tr *trial) killMaster() {
+	old := tr.set.Master()
+	old.Kill()
+	tr.set.AwaitFailover(old)
+	old.Restart()
+	tr.set.AwaitOneMaster()
+}
+
+// swapMasters has the Sentinels appoint other masters until the first one is master
+// again: A to B to A, with a third server in between at times.
+func (tr *trial) swapMasters() {
+	first := tr.set.Master()
+	for master := tr.set.Failover(); master != first; master = tr.set.Failover() {
+		tr.set.AwaitOneMaster()
+		tr.awaitHealthy()
+		tr.awaitSent(5)
+	}
+	tr.set.AwaitOneMaster()
 }
 
 // killNode kills a node, and starts another one.
@@ -69,9 +104,13 @@ func (tr *trial) pauseNode() {
 	p.resume()
 }
 
-// restartNodes replaces each node by another one, in order.
+// restartNodes replaces nodes by others, in order.
 func (tr *trial) restartNodes() {
-	for _, p := range tr.living() {
+	old := tr.living()
+	if !tr.long {
+		old = old[:1]
+	}
+	for _, p := range old {
 		tr.start()
 		tr.leave(p)
 		p.ask("stop")
@@ -86,8 +125,6 @@ func (tr *trial) restartRedis() {
 	tr.awaitUnhealthy(tr.living()...)
 	tr.server.Restart()
 }
-
-func (tr *trial) emptyRedis() { tr.restartRedis() }
 
 // killLinks has Redis close every connection.
 func (tr *trial) killLinks() {

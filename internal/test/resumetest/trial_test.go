@@ -45,7 +45,7 @@ func newTrial(t *testing.T, server *redistest.Server, set *redistest.Sentinels) 
 	t.Helper()
 	tr := &trial{
 		t: t, server: server, set: set, long: os.Getenv(faultsEnv) != "",
-		settings: settings{Lease: 2 * time.Second, Retention: 5 * time.Minute, Users: 8, Pace: 100 * time.Millisecond},
+		settings: settings{Lease: time.Second, Retention: 5 * time.Minute, Users: 8, Pace: 100 * time.Millisecond},
 	}
 	if tr.long {
 		tr.Users, tr.Pace = 100, 30*time.Millisecond
