@@ -132,7 +132,7 @@ func (q *queue) busy(config *Config) bool {
 // makeRoom drops the oldest frames of a full queue that are not under way,
 // until n bytes fit.
 func (q *queue) makeRoom(config *Config, n int) (dropped int, fits bool) {
-	if q.log != nil && q.log.session != nil {
+	if q.log.comesBack() {
 		return q.log.makeRoom(q, config, n)
 	}
 	for !fits && q.frames.Len() > 0 {
@@ -145,7 +145,7 @@ func (q *queue) makeRoom(config *Config, n int) (dropped int, fits bool) {
 
 // giveUp gives up the first n frames, or as many messages.
 func (q *queue) giveUp(n int) {
-	if q.log != nil && q.log.session != nil {
+	if q.log.comesBack() {
 		q.log.giveUp(q, n)
 	} else {
 		q.dropAll(n)

@@ -301,13 +301,16 @@ func headed(p *protocol.Frame, plain []byte) []byte {
 
 // mayProbe says whether the client may send probes, which are answered beside
 // OnMessage.
-func (c *Conn) mayProbe() bool { return c.queue.log != nil && c.queue.log.session != nil }
+func (c *Conn) mayProbe() bool { return c.queue.log.comesBack() }
 
 // control takes a client's message apart if it is text that begins with "@". It
 // returns the frame of what is the application's, or nil.
 func (l *connLog) control(message []byte) []byte {
+	if !l.comesBack() || message[0] != frame.Text {
+		return message
+	}
 	payload, ok := frame.Payload(message)
-	if l == nil || l.session == nil || !ok || message[0] != frame.Text || len(payload) == 0 || payload[0] != '@' {
+	if !ok || len(payload) == 0 || payload[0] != '@' {
 		return message
 	}
 	c, err := protocol.ParseControl(payload)
