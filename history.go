@@ -167,7 +167,7 @@ func (k *keeping) publish(ctx context.Context, kept bool, packets ...Packet) err
 	}
 	appends.Wait()
 	err := cmp.Or(results...)
-	if slices.Contains(results, nil) {
+	if err != nil && slices.Contains(results, nil) {
 		err = errs.InPart(err)
 	}
 	return err
