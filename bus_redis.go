@@ -121,7 +121,7 @@ func (b *RedisBus) keep(ctx context.Context, fences string, limits store.Limits)
 	client.Close()
 	if redisconn.Replied(err, "NOPERM") {
 		return nil, fmt.Errorf("herald: Redis denies what the log needs: allow EVAL, EVALSHA and what its scripts use, with the keys %s* and the channels of the Bus "+
-			"(ACL SETUSER <user> +eval +evalsha +get +set +exists +pexpire +time +info +unlink +xadd +xrange +zadd +zcount +zmscore +zrange +zrem +zremrangebyrank +zscore ~%s*): %w", keys, keys, err)
+			"(ACL SETUSER <user> +eval +evalsha +get +set +exists +pexpire +time +info +unlink +xadd +xdel +xrange +zadd +zcount +zmscore +zrange +zrem +zremrangebyrank +zscore ~%s*): %w", keys, keys, err)
 	}
 	return nil, fmt.Errorf("%w: %w", ErrBusDown, err)
 }
