@@ -125,7 +125,7 @@ func (b *MemoryBus) keep(_ context.Context, fences string, limits store.Limits) 
 			n.carry(Packet{topic, data})
 		})
 	}
-	return &logs{log: n.log.Log(fences, limits, b.Health), key: n.key, close: func() {}}, nil
+	return &logs{log: n.log.Log(fences, limits, b.Health), key: n.key, renew: func() {}, close: func() {}}, nil
 }
 
 func (b *MemoryBus) state() (closed, cut bool) {

@@ -106,17 +106,21 @@ func (b *RedisBus) keep(ctx context.Context, fences string, limits store.Limits)
 	}
 	prefix, db := b.options.Prefix, b.client.Options().DB
 	keys := prefix + ":{log}:"
-	client := redisconn.NewClient(redisconn.ClientOptions(b.client.Options()))
+	client := redisconn.NewScripter(redisconn.ClientOptions(b.client.Options()))
+	renew := func() {}
+	if redisconn.NewMaster(b.client.Options(), b.options.ProbeTimeout) != nil {
+		renew = client.Renew // a master that was replaced answers for a while
+	}
 	log := redislog.New(redislog.Config{
 		Client: client, Limits: limits, Keys: keys,
 		Topics: redisbus.Channel(prefix, db, ""), Fences: redisbus.Channel(prefix, db, fences),
 	})
-	key, err := sharedKey(ctx, client, keys+"key")
+	key, err := sharedKey(ctx, client.Client(), keys+"key")
 	if err == nil {
 		_, err = log.Survey(ctx, history.Point{}, history.Point{}, nil, 0)
 	}
 	if err == nil {
-		return &logs{log: log, key: key, close: func() { client.Close() }}, nil
+		return &logs{log: log, key: key, renew: renew, close: client.Close}, nil
 	}
 	client.Close()
 	if redisconn.Replied(err, "NOPERM") {

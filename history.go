@@ -36,6 +36,7 @@ type keeper interface {
 type logs struct {
 	log   driver.Log // of partition 0: there is one
 	key   []byte     // the cluster's, to sign ids with
+	renew func()     // the Bus has lost its server: drop the connections to it
 	close func()
 }
 
@@ -193,8 +194,16 @@ func (k *keeping) push(p Packet) {
 	k.driver.Push(0, driver.Event{Kind: driver.Packet, Packet: parsed})
 }
 
-func (k *keeping) down()     { k.driver.Push(0, driver.Event{Kind: driver.Down}) }
-func (k *keeping) restored() { k.driver.Push(0, driver.Event{Kind: driver.Restored}) }
+func (k *keeping) down() {
+	k.logs.renew()
+	k.driver.Push(0, driver.Event{Kind: driver.Down})
+}
+
+// restored takes note that there is a new link, perhaps to another server.
+func (k *keeping) restored() {
+	k.logs.renew()
+	k.driver.Push(0, driver.Event{Kind: driver.Restored})
+}
 
 // Deliver implements driver.Hub.
 func (k *keeping) Deliver(_ int, p history.Packet) { k.take(&p) }
