@@ -9,6 +9,7 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path"
 	"strconv"
 	"strings"
@@ -135,5 +136,24 @@ func TestRoot(t *testing.T) {
 	}
 	if n > most || tests > mostTests {
 		t.Errorf("the root has %d files and %d of tests, more than %d and %d", n, tests, most, mostTests)
+	}
+}
+
+// The shell can read the scripts of .ci.
+func TestScripts(t *testing.T) {
+	scripts, err := fs.ReadDir(house, ".ci")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range scripts {
+		b := read(t, path.Join(".ci", s.Name()))
+		if path.Ext(s.Name()) != "" || s.IsDir() {
+			continue
+		}
+		sh := exec.Command("sh", "-n")
+		sh.Stdin = bytes.NewReader(b)
+		if out, err := sh.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s", s.Name(), err, out)
+		}
 	}
 }
