@@ -51,16 +51,19 @@ type Config struct {
 
 	// Retention is how long messages are kept, at least a second. 0 is off. A client
 	// that speaks the protocol of PROTOCOL.md comes back to where it was and gets
-	// what it missed, and a node that has lost its Bus for a while brings what was
-	// sent meanwhile, so that there are fewer Gaps. Whoever belongs to a group may
-	// read what was kept for it. It needs the Bus of one Redis, of Sentinel or of
-	// memory, and has to be set on every node. Send then waits until the message is
-	// in the log, and returns ErrBusDown with the reason if the log refuses it, when
-	// Redis' memory is full for example. Messages to a Connection, volatile ones and
-	// those that are Unkept are not kept.
+	// what it missed. A node that has lost its Bus for a while brings what was sent
+	// meanwhile, so there are fewer Gaps. Whoever belongs to a group may read what
+	// was kept for it.
+	//
+	// It needs the Bus of one Redis, of Sentinel or of memory, and has to be set on
+	// every node. If nodes differ, the one that started last decides for all. Send
+	// then waits until the message is in the log. If the log refuses the message, for
+	// example because Redis' memory is full, Send returns ErrBusDown with the reason.
+	// Messages to a Connection, volatile ones and those that are Unkept are not kept.
 	Retention time.Duration
 
-	// RetentionBytes bounds what is kept. The oldest goes first. Default 64 MiB.
+	// RetentionBytes bounds the messages that are kept, all together. The oldest go
+	// first. Default 64 MiB.
 	RetentionBytes int
 
 	// Name begins the node's id, which is new with each start. It has at most

@@ -14,10 +14,10 @@ import (
 
 // A Delivery says who has received a message. No session is in both lists.
 type Delivery struct {
-	// Received are the sessions whose client has the message. Missed are those that
-	// were meant, and of which no receipt has come. Both are ordered oldest first. Of a
-	// session that has gone there may be no more than its ID and Node. Both are nil if
-	// there are more than 1,000 sessions together, and for Everyone.
+	// Received are the sessions whose client has the message. Missed are the others
+	// that it was meant for: no receipt has come from them. Both are ordered oldest
+	// first. A session that has gone may have no more than its ID and Node. Both are
+	// nil if there are more than 1,000 sessions together, and for Everyone.
 	Received, Missed []Session
 
 	ReceivedTotal int // the number of sessions that have received the message
@@ -31,14 +31,14 @@ const (
 	maxDelivered = 1_000
 )
 
-// lookAfter is how often Deliver looks whether those it waits for are there still.
+// lookAfter is how often Deliver looks whether those it waits for are still there.
 const lookAfter = time.Second
 
 // Deliver sends m as [Hub.Send] does, and waits until each connection of the target
-// has received it or has missed it: its queue dropped the message, or it has gone,
-// with its node perhaps, which is known when that node's lease has run out. It waits
-// until ctx is done, and for a minute at most. Who has given no receipt by then is in
-// Missed; that is no error.
+// has received it or has missed it. A connection misses a message if its queue drops
+// it, or if it is gone. If its node was killed, that is known when the node's lease
+// has run out. Deliver waits until ctx is done, and for a minute at most. Who has
+// given no receipt by then is in Missed; that is no error.
 //
 // A receipt says that the client's WebSocket implementation has the message, and any
 // client gives it: a ping goes behind the message, and the client answers that (RFC
@@ -46,8 +46,8 @@ const lookAfter = time.Second
 // message. Who is in Missed may have it all the same, because a receipt can be lost.
 //
 // The target's sessions are those that the Registry lists before the message goes
-// out, and those that come so soon after that they get it too. Of Everyone nobody is
-// listed, but counted. A volatile message that is dropped for a busy client is
+// out, and those that come so soon after that they get it too. For Everyone they are
+// counted and not listed. A volatile message that is dropped for a busy client is
 // missed. With a Retention the message is kept as one of Send is. A client that gets
 // it later, with what it missed, is in Missed.
 //

@@ -314,13 +314,14 @@ func (h *Hub) pack(o *outgoing, t *Target, e *envelope) {
 	}
 }
 
-// publish hands packets to the Bus that are not to be kept. Its error tells our timeout from the
-// caller's.
+// publish hands packets to the Bus, which are not to be kept. Errors are as those of
+// send.
 func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
 	return h.send(ctx, false, packets...)
 }
 
-// send hands packets to the Bus, through its log if it has one.
+// send hands packets to the Bus, through its log if it has one. Its error tells our
+// timeout from the caller's.
 func (h *Hub) send(ctx context.Context, kept bool, packets ...Packet) error {
 	var err error
 	if h.keeping != nil {

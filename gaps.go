@@ -50,7 +50,7 @@ type gaps struct {
 	// If a log fills gaps, it says which it could not.
 
 	doubt    func(since time.Time) // has the log tell what it may hide; nil if there is none
-	doubted  time.Time             // since when; zero is not
+	doubted  time.Time             // since when; zero if nothing is in doubt
 	silent   bool                  // a node's silence has opened the gap of every topic
 	suspects error                 // why messages were lost last
 }

@@ -38,7 +38,7 @@ type heartbeat struct {
 	split    int64            // on clock: since when a part of the open gap is over; 0 is none
 	isolated error            // why Health is red although the Bus says nothing
 
-	// Of nodes beside that keep nothing: an old version, or no Retention.
+	// Of other nodes that keep nothing: of an old version, or without a Retention.
 
 	mixed atomic.Bool // there are some
 	remix func()      // is told that mixed has changed
@@ -78,7 +78,7 @@ func newHeartbeat(node string, config *Config, bus Bus, gaps *gaps, stats *count
 	}
 }
 
-// keepsNothing says whether what a node sends, which is there, is in no log.
+// keepsNothing says whether a node is there whose messages go through no log.
 func (b *heartbeat) keepsNothing(p *peer) bool {
 	return p.heard != 0 && !p.left && !p.keeps && (p.alive || since(p.heard) < b.config.Lease)
 }

@@ -27,8 +27,8 @@ import (
 type keeper interface {
 	Bus
 
-	// keep opens the node's way to the logs. The packets of the topic fences are
-	// the fences of the node. It must not be called twice.
+	// keep opens the node's way to the logs, whose fences come to the node on the
+	// topic fences. It must not be called twice.
 	keep(ctx context.Context, fences string, limits store.Limits) (*logs, error)
 }
 
@@ -40,8 +40,8 @@ type logs struct {
 	close func()
 }
 
-// A keeping is what a Hub with a Retention has besides. Its messages go through
-// the log of the Bus, and what the Bus hands over goes through the driver, whose
+// A keeping is what a Hub has if Config.Retention is set. What the Hub sends goes
+// through the log of the Bus. What the Bus hands over goes through the driver, whose
 // owner is the goroutine that delivers.
 type keeping struct {
 	node   string
@@ -136,11 +136,11 @@ func (k *keeping) Unsubscribe(ctx context.Context, topics ...string) error {
 	return k.driver.Unsubscribe(ctx, 0, topics...)
 }
 
-// maxTopics is how many topics an entry of a log has at most: who reads it for
-// one of them looks at all.
+// maxTopics is the most topics that one entry of a log has. Whoever reads the entry
+// for one of them has to look at all.
 const maxTopics = 32
 
-// publish has packets go through the log. Those that are to be kept are in it when
+// publish sends packets through the log. If they are to be kept, they are in it when
 // publish returns nil.
 func (k *keeping) publish(ctx context.Context, kept bool, packets ...Packet) error {
 	var drafts []store.Draft
@@ -220,16 +220,16 @@ func letter(e *envelope) device.Letter {
 	return l
 }
 
-// sign returns the id of a connection as its client is told it, so that nobody
-// can claim to have been another user's connection.
+// sign returns the id of a connection in the form that its client is told. It is
+// signed so that nobody can claim a connection of another user.
 func (k *keeping) sign(user, id string) string {
 	mac := hmac.New(sha256.New, k.logs.key)
 	mac.Write([]byte(id + "\x00" + user))
 	return id + "~" + base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:12])
 }
 
-// verify returns the ids, as they were before they were signed for the user, of
-// those that were.
+// verify returns those of the ids that were signed for the user, without their
+// signatures.
 func (k *keeping) verify(user string, signed []string) (ids []string) {
 	for _, s := range signed {
 		id, _, _ := strings.Cut(s, "~")
@@ -240,12 +240,14 @@ func (k *keeping) verify(user string, signed []string) (ids []string) {
 	return ids
 }
 
-// Forget has what is kept for the users, for the groups or for everyone be gone,
-// unless it was sent to others too: an account was deleted, a user banned. Devices
-// that are connected have had it. One that comes back without having had all of it
-// is told that something may be missing. A filter of the target is ErrInvalid, and
-// so is Connection, for which nothing is kept. It waits for SendTimeout at most, or
-// until ctx is done; after any other error than ErrInvalid some of it may be gone.
+// Forget removes what is kept for the users, for the groups or for everyone, for
+// instance after an account was deleted. Others to whom a message was sent too still
+// get it. Devices that are connected have had what they were sent; one that comes
+// back without having had all of it is told that something may be missing.
+//
+// Forget waits for SendTimeout at most, or until ctx is done. The error is ErrInvalid
+// without a Retention, for a target with a filter, and for a Connection, for which
+// nothing is kept. After any other error some of it may be gone.
 func (h *Hub) Forget(ctx context.Context, t Target) error {
 	if err := t.check(); err != nil {
 		return err
@@ -272,11 +274,11 @@ func (h *Hub) Forget(ctx context.Context, t Target) error {
 }
 
 // Position returns where the log is now. A client that connects with it (see
-// PROTOCOL.md, herald.from) gets all that is sent after the call, and kept. So a
-// service reads the position, then the state that it gives to the client from a
-// database, and nothing is missed in between. It waits for SendTimeout at most, or
-// until ctx is done. The error is ErrInvalid without a Retention, and ErrBusDown
-// if the log does not answer.
+// PROTOCOL.md, herald.from) gets all messages that are sent after the call and kept.
+// So a service first reads the position, and then the state that it gives to the
+// client from its database: the client misses nothing in between. Position waits for
+// SendTimeout at most, or until ctx is done. The error is ErrInvalid without a
+// Retention, and ErrBusDown if the log does not answer.
 func (h *Hub) Position(ctx context.Context) (string, error) {
 	if h.keeping == nil {
 		return "", fmt.Errorf("%w: Position: Config.Retention must be set", ErrInvalid)

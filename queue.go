@@ -143,7 +143,7 @@ func (q *queue) makeRoom(config *Config, n int) (dropped int, fits bool) {
 	return dropped, fits
 }
 
-// giveUp gives up the first n frames, or as many messages.
+// giveUp gives up the first n frames, or n messages if the client can come back.
 func (q *queue) giveUp(n int) {
 	if q.log.comesBack() {
 		q.log.giveUp(q, n)

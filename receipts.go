@@ -20,8 +20,8 @@ import (
 // frameRoom is how many bytes of a queue's frame are not the message.
 const frameRoom = frame.MaxHeader + receipts.FenceSize
 
-// receiptsRoom has the receipts that this node waits for, and those that it owes
-// others, which one goroutine sends, many in one packet.
+// A receiptsRoom has the receipts that this node waits for, and those that it owes
+// to other nodes. One goroutine sends these, many in one packet.
 type receiptsRoom struct {
 	node    string // this one
 	config  *Config
@@ -44,8 +44,9 @@ type outgoingReport struct {
 	conn    *Conn // reportTaken only: whose Session is to be told, or nil
 }
 
-// maxReports is how many reports wait at most: more are dropped, and then missed
-// where they are waited for. reportsSize is how many bytes of them share a packet.
+// maxReports is how many reports wait at most. More are dropped, and the node that
+// waits for them counts the message as missed. reportsSize is how many bytes of
+// reports share a packet.
 const (
 	maxReports  = 1 << 20
 	reportsSize = 32 << 10
@@ -73,8 +74,9 @@ func (r *receiptsRoom) done(d *delivery) bool {
 	return d.call.Done()
 }
 
-// waiting says whether nodes have not spoken of connections that were listed, or of
-// themselves, and which nodes have connections that are waited for.
+// waiting says whether listed connections are left of which no node has spoken
+// (untaken), whether nodes are left that have not told theirs (awaiting), and which
+// nodes have connections that are waited for.
 func (r *receiptsRoom) waiting(d *delivery) (untaken, awaiting bool, nodes map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -142,8 +144,8 @@ func (r *receiptsRoom) run(ctx context.Context) {
 	}
 }
 
-// send publishes reports, of each node in their order. If that fails they are lost,
-// and where they are waited for the message counts as missed.
+// send publishes reports, those to one node in their order. If that fails they are
+// lost, and the nodes that wait for them count the message as missed.
 func (r *receiptsRoom) send(ctx context.Context, out []outgoingReport) {
 	byNode := make(map[string]*receipt)
 	var packets []Packet

@@ -22,7 +22,7 @@ type connLog struct {
 
 	// A plain client's. The owner's.
 
-	floor history.Point // it gets what lies behind
+	floor history.Point // it gets only what is sent after it
 	began bool          // there is a floor
 
 	fence *fence // the owner's: goes behind the message that is queued next
@@ -41,9 +41,9 @@ func (c *Conn) Resumed() bool {
 	return c.queue.log != nil && c.queue.log.resume.From != history.Positions{}
 }
 
-// Previous returns the id of the client's last connection before this one, so that
-// OnConnect can restore what belonged to it, or "". The client may have kept the id
-// for as long as it liked, and several of its connections may name the same one.
+// Previous returns the id of the client's last connection before this one, or "" if
+// there is none. So OnConnect can restore what belonged to that one. The client may
+// have kept the id for any time, and several connections may name the same one.
 func (c *Conn) Previous() string {
 	if c.queue.log == nil || len(c.queue.log.last) == 0 {
 		return ""
@@ -84,8 +84,9 @@ func (l *connLog) join(ctx context.Context) error {
 	return l.session.Join(ctx, 0)
 }
 
-// took hands a packet to the session of a client that can come back. It also
-// answers true if the packet is from before a plain Conn, which gets nothing of it.
+// took hands a packet to the session of a client that can come back. It returns
+// whether that is all to be done: a plain Conn gets what is sent after its floor from
+// the caller, and nothing of what was sent before.
 func (l *connLog) took(e *envelope, p *history.Packet) bool {
 	if l.session == nil {
 		return p.Kept && !l.floored(p)
@@ -111,8 +112,8 @@ func (f *fence) behind(frame []byte) []byte {
 	return f.fenced
 }
 
-// tookFenced does what took does, with a fence behind the message. If it is not
-// queued now, because the client gets it with what it missed, no receipt is to come.
+// tookFenced does what took does, with a fence behind the message. If the message is
+// not queued now, because the client gets it with what it missed, no receipt will come.
 func (l *connLog) tookFenced(e *envelope, p *history.Packet, f *fence) {
 	l.fence = f
 	if l.took(e, p); l.fence != nil {
@@ -124,8 +125,8 @@ func (l *connLog) tookFenced(e *envelope, p *history.Packet, f *fence) {
 // comesBack says whether the client can come back.
 func (l *connLog) comesBack() bool { return l != nil && l.session != nil }
 
-// floored says whether a plain Conn gets a packet, which is in the log: nothing that
-// was sent before it came.
+// floored says whether a plain Conn gets a packet that is in the log. It gets nothing
+// that was sent before it came.
 func (l *connLog) floored(p *history.Packet) bool {
 	return l.began && (p.At.Epoch != l.floor.Epoch || p.At.Offset > l.floor.Offset)
 }
@@ -202,8 +203,8 @@ func (l *connLog) Replay(f device.Frame) {
 	l.put(b, len(b))
 }
 
-// unplace takes the positions out of a frame, because there are nodes beside that
-// keep nothing, and answers whether it is still of use.
+// unplace takes the positions out of a frame, because other nodes keep nothing. It
+// returns whether the frame is still of use.
 func unplace(f *device.Frame) bool {
 	switch f.Kind {
 	case device.Message:
@@ -234,8 +235,8 @@ func lineFrame(p *protocol.Frame) []byte {
 	return append(frame.AppendHeader(make([]byte, 0, frame.MaxHeader+len(line)), frame.Text, len(line)), line...)
 }
 
-// put queues a frame for which there is room, whatever waits. So many of its bytes
-// do not count against QueueBytes.
+// put queues a frame, for which there always is room. As many of its bytes as
+// replayed says do not count against QueueBytes.
 func (l *connLog) put(frame []byte, replayed int) {
 	c := l.c
 	c.mu.Lock()
@@ -255,8 +256,8 @@ func (l *connLog) put(frame []byte, replayed int) {
 	}
 }
 
-// A form is a message as those get it whose clients can come back. It is made once
-// for all of them. The owner's alone.
+// A form is a message in the form for clients that can come back, made once for all
+// of them. It is the owner's alone.
 type form struct {
 	body     []byte
 	envelope envelope
@@ -266,7 +267,7 @@ type form struct {
 	framed []byte
 }
 
-// open decodes a body, unless that is the one it has.
+// open decodes a body, unless it has done so just before.
 func (m *form) open(k *keeping, body []byte) *envelope {
 	if m.body == nil || !same(m.body, body) {
 		e, err := k.decode(body)
@@ -354,8 +355,8 @@ func (l *connLog) dropMessages(q *queue, enough func() bool) (dropped int) {
 	return dropped
 }
 
-// makeRoom does for a client that can come back what queue.makeRoom does, and goes
-// on until a quarter is free, for it looks at the whole queue.
+// makeRoom does for a client that can come back what queue.makeRoom does. It goes on
+// until a quarter of the queue is free, because it has to look at all of it.
 func (l *connLog) makeRoom(q *queue, config *Config, n int) (dropped int, fits bool) {
 	dropped = l.dropMessages(q, func() bool {
 		return q.size() <= config.QueueMessages*3/4 && q.bytes+n <= config.QueueBytes*3/4

@@ -46,7 +46,7 @@ type Client struct {
 //	   ^           │                   │ └── another frame, a pong ──> plain
 //	   └── failed ─┴─────── ended ─────┴─────────────────────────────────┘
 //
-// From each it may come to closed: by Close, or if to connect again is no use.
+// From each it may come to closed: by Close, or if it is no use to connect again.
 type state uint8
 
 const (
@@ -88,9 +88,8 @@ func New(config Config) (*Client, error) {
 // that the Event before it is processed: then the Client acknowledges it to the
 // Hub, and Position is behind it. So one goroutine calls Receive.
 //
-// A Client that does not Receive stops to read at 1,024 Events or 1 MiB. Then the
-// Hub gives up the connection at some time, and the Client comes back when it
-// Receives again.
+// A Client that does not Receive stops reading at 1,024 Events or 1 MiB. In the end
+// the Hub then gives up the connection. The Client comes back when it Receives again.
 //
 // The error is ctx's; ErrClosed; or, when all Events have been received,
 // ErrReplaced or ErrUnauthorized, after which nothing more comes.

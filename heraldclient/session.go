@@ -215,7 +215,7 @@ func (s *session) abandon(err error) {
 	}
 }
 
-// cause returns why the connection ended, where reading it ended with err.
+// cause returns why the connection ended, if reading it has returned err.
 func (s *session) cause(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

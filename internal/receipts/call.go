@@ -115,7 +115,7 @@ func (c *Call) Untaken() bool {
 	return false
 }
 
-// Awaiting says whether nodes have not told their connections.
+// Awaiting says whether a node has yet to tell its connections.
 func (c *Call) Awaiting() bool { return len(c.nodes) > 0 }
 
 // Nodes returns the nodes of the open connections.
@@ -133,7 +133,7 @@ func (c *Call) Nodes() map[string]bool {
 func (c *Call) Done() bool { return c.open == 0 && len(c.nodes) == 0 }
 
 // Count returns how many connections have received the message, and how many have
-// not: so far, as nobody knows better.
+// not, as far as is known.
 func (c *Call) Count() (received, missed int) {
 	missed = c.lost
 	for _, conns := range c.nodes {

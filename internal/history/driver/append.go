@@ -77,8 +77,8 @@ func (s *side) tellMet(epoch history.Epoch) {
 	}
 }
 
-// refused returns the errors of a batch that the log did not take for sure. What
-// it did not take at all and is not to be kept goes alone.
+// refused returns the errors of a batch that the log may not have taken. If it surely
+// has not, what is not to be kept is published alone.
 func (s *side) refused(ctx context.Context, drafts []store.Draft, why error) []error {
 	var alone error
 	if !errors.Is(why, errs.Unknown) {

@@ -115,9 +115,9 @@ func (d *Driver) Push(partition int, e Event) {
 	}
 }
 
-// Doubt says that a loss may be hidden in every partition, of what was published
-// after since: a heartbeat was missed, for instance. Unlike Push it may be called by
-// anybody. It waits for the owner.
+// Doubt says that what was published after since may have been lost in any partition,
+// unseen by its feed: a heartbeat was missed, for instance. Unlike Push it may be
+// called by anybody. It waits for the owner.
 func (d *Driver) Doubt(since time.Time) {
 	d.post(func() {
 		for _, s := range d.sides {
@@ -126,9 +126,9 @@ func (d *Driver) Doubt(since time.Time) {
 	})
 }
 
-// Renew has the epoch of each partition end: messages were published, or will be,
-// that no log has, so positions of before do not tell any more what is missing. It
-// is done soon, as soon as the log answers. It waits for the owner.
+// Renew ends the epoch of each partition, as soon as its log answers. It is called if
+// messages were published, or will be, that no log has: a position does not tell
+// then what is missing. It waits for the owner, not for the logs.
 func (d *Driver) Renew() {
 	d.post(func() {
 		for _, s := range d.sides {

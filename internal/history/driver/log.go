@@ -75,8 +75,8 @@ type Hub interface {
 	// Take, to others as it is.
 	Deliver(partition int, p history.Packet)
 
-	// Gap says that something may be missing in a partition which was published
-	// after since. Sessions have been told.
+	// Gap says that something may be missing that was published in a partition after
+	// since. Sessions have been told.
 	Gap(partition int, since time.Time)
 }
 

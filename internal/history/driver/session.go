@@ -62,7 +62,7 @@ func (s *Session) Begin(ctx context.Context) error {
 }
 
 // At has the owner tell f where the node is. It waits until the node has a position
-// in each partition. After an error f may have been called, or may be yet.
+// in each partition. After an error f may have been called, or may still be.
 func (d *Driver) At(ctx context.Context, f func(feeds history.Positions)) error {
 	b := beginner{f, make(chan struct{})}
 	err := d.tell(ctx, func() {

@@ -31,8 +31,8 @@ func New(publish func(topic string, data []byte)) *Server {
 	return &Server{publish: publish, log: store.New(segment)}
 }
 
-// Log returns the way of a node to the log, which wants so much of it to be kept.
-// Its fences go to a topic of its own. No call is carried out while failing returns
+// Log returns a node's way to the log. limits say how much the node wants to be kept,
+// and its fences go to the topic fences. No call is carried out while failing returns
 // an error.
 func (s *Server) Log(fences string, limits store.Limits, failing func() error) driver.Log {
 	return &node{s, fences, failing, limits.Wanted()}

@@ -1,9 +1,9 @@
-// Package packet has the form in which the log of a partition publishes: what a Bus
-// hands over of it, and the fences between.
+// Package packet has the form of what the log of a partition publishes: packets, and
+// the fences between them.
 //
 // A body is an envelope of package herald, whose flags say that extensions follow,
-// and whose extensions are empty. A packet is the body with its place in the log as
-// the only extension. Nodes that know nothing of logs skip it, so a cluster can be
+// though it has none. A packet is the body with its place in the log as the only
+// extension. Nodes that know nothing of logs skip it, so a cluster can be
 // taken to a Retention node by node.
 package packet
 
@@ -33,10 +33,10 @@ const (
 
 	maxText = 1 + 16 + 2*(1+20)
 
-	// MaxPlace is the most bytes that a packet has more than its body.
+	// MaxPlace is how many bytes longer than its body a packet is at most.
 	MaxPlace = 2 + maxText
 
-	most = 1 << 53 // where Lua's numbers stop to hold every one
+	most = 1 << 53 // Lua's numbers hold each integer up to here
 )
 
 var errPacket = errors.New("malformed packet of the log")

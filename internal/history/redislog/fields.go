@@ -32,7 +32,7 @@ func parseAgreement(text string) (a store.Agreement, ok bool) {
 	return store.Agreement{Version: v, Age: int64(ms), Bytes: int(n)}, ok
 }
 
-// parseLinks reads the links of an entry, of which each is '<prev>
+// parseLinks reads the links of an entry, each of which is '<prev>
 // <length>:<topic>'.
 func parseLinks(text string) (links []history.Link, ok bool) {
 	for len(text) > 0 {

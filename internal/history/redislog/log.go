@@ -108,8 +108,8 @@ func (l *Log) told(a store.Agreement) {
 
 func hex(e history.Epoch) string { return strconv.FormatUint(uint64(e), 16) }
 
-// run runs a script, and returns what it answers, which has so many parts behind
-// those of all answers.
+// run runs a script, and returns its answer: the parts that all answers have, and so
+// many more.
 func (l *Log) run(ctx context.Context, s *redis.Script, keys []string, args []any, parts int) (answer, error) {
 	var value any
 	err := redisconn.Calm(func() (err error) {
@@ -126,7 +126,7 @@ func (l *Log) run(ctx context.Context, s *redis.Script, keys []string, args []an
 	return a, err
 }
 
-// outcome is the error of a call that has publishes.
+// outcome returns the error of a call that publishes.
 func outcome(what string, err error) error {
 	if err == nil {
 		return nil
@@ -140,9 +140,8 @@ func outcome(what string, err error) error {
 	return fmt.Errorf("%w: %s: %w", errs.Unknown, what, err)
 }
 
-// Append appends a batch of at most 64 messages, whose bodies are those of package
-// packet, and publishes it, all or nothing,
-// as store.Log does. The reply has no packets.
+// Append appends a batch of at most 64 messages and publishes it, all or nothing, as
+// store.Log does. The bodies are those of package packet. The reply has no packets.
 func (l *Log) Append(ctx context.Context, known history.Point, segment uint64, batch []store.Draft) (store.Reply, error) {
 	args, topics := l.args(known, 4+4*len(batch)), 0
 	size := l.config.Limits.Segment

@@ -52,7 +52,7 @@ type answer struct {
 // common is how many parts all answers have.
 const common = 4
 
-// most is where doubles stop to hold every number.
+// most is the end of the integers that doubles hold without a hole.
 const most = 1 << 53
 
 func newAnswer(value any, parts int) (answer, error) {

@@ -11,8 +11,8 @@ import (
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// errBegan says that an epoch has begun between two steps of what counts only in
-// one, and tries is how often that is begun again.
+// errBegan says that an epoch has begun between two steps that count only in the same
+// one. tries is how often such steps are begun again.
 var errBegan = errors.New("the log has begun another epoch")
 
 const tries = 3
@@ -190,7 +190,7 @@ func (w *walk) step(ctx context.Context, chains []chain, entries int) (found []h
 	return found, left, intact == 1, a.err
 }
 
-// way returns the segments through which chains lead, the highest if they are many.
+// way returns the segments through which chains lead, the highest if there are too many.
 func (l *Log) way(chains []chain) (segments []uint64) {
 	top, end := chains[0].at, chains[0].stop
 	for _, c := range chains {

@@ -36,8 +36,8 @@ func (t *table) forgotten(e history.Entry) bool {
 	return !slices.ContainsFunc(e.Links, func(l history.Link) bool { return t.forgot[l.Topic] < e.Offset })
 }
 
-// Renew begins a new epoch, unless that has been done since the given one: a
-// position of before is whole no more. Nodes may have published without the log.
+// Renew begins a new epoch, unless the log has left the given one. Nodes may have
+// published without the log, so nobody who comes from an earlier epoch has all.
 func (l *Log) Renew(c Caller, epoch history.Epoch) history.Point {
 	t := l.begin(c)
 	if t.epoch == epoch {

@@ -1,15 +1,14 @@
-// Package store has the log of a partition as the scripts in Redis are to keep
-// it. A differential test will hold the scripts to it, and the Bus in memory can
-// use it as it is.
+// Package store has the log of a partition as the scripts in Redis keep it. A
+// differential test of package redislog holds the scripts to it, and the Bus in
+// memory uses it as it is.
 //
 // A log has two kinds of keys. The table, one sorted set in Redis, has the last
 // offset of each topic, the counter, the epoch with the server under which it
 // began and its parents, the horizon, what is forgotten, how much is to be kept,
-// and which segments there are. A
-// segment, a stream in Redis, has entries. Each key is there as a whole, or lost as a
-// whole (evicted, expired, flushed). A call touches the table and the segments
-// that its caller names, and is refused before its first write if they are not
-// the right ones.
+// and which segments there are. A segment, a stream in Redis, has entries. Each key
+// is there as a whole, or lost as a whole (evicted, expired, flushed). A call touches
+// the table and the segments that its caller names, and is refused before its first
+// write if they are not the right ones.
 package store
 
 import (
