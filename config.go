@@ -142,8 +142,9 @@ type Config struct {
 	// is the error that ended the connection.
 	OnDisconnect func(c *Conn, cause error)
 
-	// OnGap runs at the end of a time in which the Bus may have lost messages.
-	// There is one call at a time.
+	// OnGap runs at the end of a time in which the Bus may have lost messages. With
+	// a Retention it runs only if the log cannot bring all that was sent meanwhile,
+	// or cannot know what that was. There is one call at a time.
 	OnGap func(g Gap)
 
 	// OnOnline runs when a user's first connection comes, and OnOffline when the

@@ -32,6 +32,13 @@
 // herald makes no duplicates. If a message may have been sent, it returns
 // [ErrUnknown] and does not send the message again.
 //
+// # What is kept
+//
+// With Config.Retention messages are kept for some time. A client that speaks the
+// protocol of PROTOCOL.md, such as package heraldclient, gets what it missed when it
+// comes back, or is told that something may be missing. A node that was cut off gets
+// what was sent meanwhile, or reports a Gap.
+//
 // # The last mile
 //
 // herald hands a message to the kernel of the node, and counts it as Written.
@@ -77,5 +84,5 @@
 //
 // Package heraldtest has a small cluster in memory, with clients and faults,
 // for tests of your own code. It also has the test suites that every Bus and
-// Registry must pass.
+// Registry must pass, and one for Hubs with a Retention.
 package herald

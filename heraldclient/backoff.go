@@ -18,8 +18,8 @@ type backoff struct {
 	tries    int // in a row
 }
 
-// manyTries is what a try counts as that failed because the server is too busy, or
-// does not like what the client says.
+// manyTries is how many tries one counts as that failed because the server is too
+// busy, or does not like what the client says.
 const manyTries = 4
 
 // maxRetryAfter bounds what a server may ask for.

@@ -30,8 +30,8 @@ type Config struct {
 	// must be able to upgrade, as an http.Transport is.
 	HTTPClient *http.Client
 
-	// Resume is where an earlier Client was, as its Position or a Message's
-	// Position says.
+	// Resume is where an earlier Client was: what its Position, or that of a Message,
+	// returned.
 	Resume string
 
 	// ReadLimit is the most bytes of one message, header line and all. A longer
@@ -43,12 +43,12 @@ type Config struct {
 	// silent is found within twice the Timeout. Default 10 s, at least 10 ms.
 	Timeout time.Duration
 
-	// The Client waits for a random time before it tries again: of up to MinDelay
-	// at first, of up to twice as much after each try, and of MaxDelay at most. It
-	// begins anew when the Hub has sent something behind its welcome, or the
+	// The Client waits for a random time before it tries again. The time is below
+	// MinDelay at first; the bound doubles with each try, up to MaxDelay. It is
+	// MinDelay again when the Hub has sent something behind its welcome, or the
 	// connection has lived for longer than MaxDelay. A Hub that is too busy may ask
-	// for a longer time, and gets 5 min of it at most. Defaults 500 ms and 30 s; at
-	// most 24 h.
+	// for a longer pause, and gets 5 min at most. Defaults 500 ms and 30 s; at most
+	// 24 h.
 	MinDelay, MaxDelay time.Duration
 
 	// Logger is told at Warn what a person has to look into, and at Debug why

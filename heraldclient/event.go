@@ -19,10 +19,9 @@ type Message struct {
 	after protocol.Resume
 }
 
-// Position returns where a Client goes on that has processed the message, for
-// Config.Resume. If it is saved together with what the message caused, then a
-// process that starts again neither misses a message nor does anything twice. It
-// is empty if the Hub keeps nothing.
+// Position returns the position behind the message, for Config.Resume. Save it
+// together with what the message caused: then a process that starts again neither
+// misses a message nor does anything twice. It is empty if the Hub keeps nothing.
 func (m Message) Position() string { return positionText(m.after) }
 
 // A Gap says that something may be missing: what is newer than the last Message

@@ -151,8 +151,8 @@ func (v *visitor) wants(texts ...string) {
 	}
 }
 
-// complete checks that all the messages come, and then the word that nothing is
-// missing; but not the others of other partitions.
+// complete checks that these messages come and no others, and that nothing is told to
+// be missing.
 func (v *visitor) complete(texts ...string) {
 	v.s.Helper()
 	if got := v.back(); !slices.Equal(got, texts) {
@@ -163,8 +163,8 @@ func (v *visitor) complete(texts ...string) {
 	}
 }
 
-// incomplete reads what comes when the visitor is back, of which it has to be told
-// that it is not all.
+// incomplete reads what comes when the visitor is back, and checks that it is told
+// that this is not all.
 func (v *visitor) incomplete() (texts []string) {
 	v.s.Helper()
 	texts = v.back()

@@ -109,7 +109,7 @@ func testUnknownPositions(s *historySuite) {
 }
 
 // gone waits until a client that was somewhere is told that it lacks something.
-// Before it gets all. Meanwhile messages go to others.
+// Before that it gets all. Meanwhile messages go to others.
 func (s *historySuite) gone(n *historyNode, query, position string, all []string) {
 	s.Helper()
 	s.await("nothing that was kept goes", func() bool {

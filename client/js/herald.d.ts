@@ -16,7 +16,7 @@ export interface HeraldOptions {
   maxDelay?: number;
   /**
    * How long a handshake, the URL included, or the answer to silence may take, in ms. Default 10000.
-   * A node that has said nothing for a fifth of it may be one that keeps nothing: then there is a gap.
+   * A node that says nothing for a fifth of that may be one that keeps nothing: then there is a gap.
    */
   timeout?: number;
   /** How long the answer may take when the machine wakes or the network changes, in ms. Default 1000. */
@@ -25,7 +25,7 @@ export interface HeraldOptions {
   WebSocket?: new (url: string, protocols?: string | string[]) => unknown;
 }
 
-/** A message, and where one is that has processed it. */
+/** A message, and the position behind it. */
 export interface HeraldMessage extends Event {
   readonly data: any;
   readonly position: Position;
@@ -59,7 +59,7 @@ export interface HeraldClose extends Event {
   readonly wasClean: boolean;
 }
 
-/** The function that gives the URL failed, or the URL is none. It is tried again. */
+/** The function that gives the URL failed, or the URL is not valid. It is tried again. */
 export interface HeraldError extends Event {
   readonly error: unknown;
 }
@@ -101,10 +101,10 @@ export class Herald extends EventTarget {
   /** Throws if there is no connection and the queue is full. After close it does nothing. */
   send(data: string | ArrayBufferLike | ArrayBufferView | Blob): void;
 
-  /** Says that a message is processed, and all before it. Without one: all that has come. */
+  /** Says that a message is processed, and all before it. Without an argument: all that has come. */
   ack(message?: HeraldMessage): void;
 
-  /** Finds out whether the connection is alive, as it does by itself on wake. Without one it tries now. */
+  /** Finds out whether the connection is alive, as it does by itself on wake. If there is none it connects now, unless the node has asked for a longer pause. */
   check(): void;
 
   close(code?: number, reason?: string): void;

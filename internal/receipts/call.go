@@ -89,8 +89,8 @@ func (c *Call) Spare(id ID) {
 	}
 }
 
-// GiveUp settles as missed those open connections of which gone says that they have
-// gone, and waits no longer for the nodes that left names.
+// GiveUp settles as missed those open connections for which gone returns true, and
+// waits no longer for the nodes for which left does.
 func (c *Call) GiveUp(gone func(id ID, s State) bool, left func(node string) bool) {
 	for id, s := range c.states {
 		if gone(id, s) {

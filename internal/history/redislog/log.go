@@ -49,12 +49,12 @@ type Log struct {
 	agreed store.Agreement // as far as it was told
 }
 
-// bounds are what one call of a script has at most, so that it blocks Redis for no
-// more than a few milliseconds, and Lua can unpack its arguments.
+// bounds are the most that one call of a script has, so that it blocks Redis for a
+// few milliseconds at most, and Lua can unpack its arguments.
 type bounds struct {
 	drafts, topics int // of a batch, all in all
 
-	asked    int // topics of which a survey asks the last offset
+	asked    int // topics whose last offset a survey asks for
 	chains   int // that it walks
 	segments int // in which they are
 	walked   int // entries that it looks at

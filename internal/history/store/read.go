@@ -57,8 +57,8 @@ func (t *table) view(p history.Point) View {
 	return v
 }
 
-// Start returns where to go on from p, and whether nothing that p has not had
-// was lost before that.
+// Start returns where to go on from p. whole says that nothing was lost between the
+// two.
 func (v View) Start(p history.Point) (from history.Offset, whole bool, fork history.Fork) {
 	switch {
 	case !v.Knows:
