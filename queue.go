@@ -85,7 +85,9 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 		}
 		if !fits { // what is under way fills it
 			change := q.settle()
+			start := c.claim() // a Gap may have come in its place
 			c.mu.Unlock()
+			c.start(start)
 			h.budget.change(change)
 			h.stats.dropped.Add(1)
 			return errDropped
@@ -143,6 +145,19 @@ func (q *queue) makeRoom(config *Config, n int) (dropped int, fits bool) {
 	return dropped, fits
 }
 
+// makeRoom does for a client that can come back what queue.makeRoom does. It goes on
+// until a quarter of the queue is free, because it has to look at all of it.
+func (l *connLog) makeRoom(q *queue, config *Config, n int) (dropped int, fits bool) {
+	dropped = l.dropMessages(q, func() bool {
+		return q.size() <= config.QueueMessages*3/4 && q.bytes+n <= config.QueueBytes*3/4
+	})
+	fits = !q.full(config, n)
+	if !fits {
+		l.putGap(q) // in place of the new message
+	}
+	return dropped, fits
+}
+
 // giveUp gives up the first n frames, or n messages if the client can come back.
 func (q *queue) giveUp(n int) {
 	if q.log.comesBack() {
@@ -150,6 +165,11 @@ func (q *queue) giveUp(n int) {
 	} else {
 		q.dropAll(n)
 	}
+}
+
+// giveUp does for a client that can come back what queue.giveUp does.
+func (l *connLog) giveUp(q *queue, n int) {
+	l.dropMessages(q, func() bool { n--; return n < 0 })
 }
 
 func (q *queue) dropAll(n int) {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/history/driver"
 	"github.com/heraldgo/herald/internal/rawio"
 	"github.com/heraldgo/herald/internal/receipts"
 )
@@ -278,6 +279,28 @@ func TestQueueMakesRoom(t *testing.T) {
 		if dropped, fits := q.makeRoom(&config, test.n); dropped != test.dropped || fits != test.fits || q.size() != 8-dropped || q.bytes != 100*q.size() {
 			t.Errorf("for %d bytes %d are dropped, it fits: %v; %d bytes stay", test.n, dropped, fits, q.bytes)
 		}
+	}
+}
+
+// A client that can come back is told of each message that is dropped, be there
+// others to be dropped for it or not.
+func TestQueueTellsDropped(t *testing.T) {
+	config := Config{QueueMessages: 8, QueueBytes: 1000}
+	var q queue
+	q.log = &connLog{session: &driver.Session{}}
+	q.put(headed(&bare, Binary(make([]byte, 500)).frame()))
+	q.takeFrame() // and does not write it
+	for range 2 {
+		if dropped, fits := q.makeRoom(&config, 600); dropped != 0 || fits {
+			t.Fatalf("%d are dropped, it fits: %v", dropped, fits)
+		}
+		if q.frames.Len() != 1 || !same(*q.frames.At(0), droppedGap) {
+			t.Fatalf("%d frames wait, the first is not the Gap", q.frames.Len())
+		}
+	}
+	q.takeFrame()
+	if q.makeRoom(&config, 600); q.frames.Len() != 1 {
+		t.Error("the second time it is not told")
 	}
 }
 

@@ -346,27 +346,19 @@ func (l *connLog) dropMessages(q *queue, enough func() bool) (dropped int) {
 			q.put(f)
 		default:
 			q.drop()
-			if dropped++; !l.gap {
-				l.gap = true
-				q.put(droppedGap)
-			}
+			dropped++
+			l.putGap(q)
 		}
 	}
 	return dropped
 }
 
-// makeRoom does for a client that can come back what queue.makeRoom does. It goes on
-// until a quarter of the queue is free, because it has to look at all of it.
-func (l *connLog) makeRoom(q *queue, config *Config, n int) (dropped int, fits bool) {
-	dropped = l.dropMessages(q, func() bool {
-		return q.size() <= config.QueueMessages*3/4 && q.bytes+n <= config.QueueBytes*3/4
-	})
-	return dropped, !q.full(config, n)
-}
-
-// giveUp does for a client that can come back what queue.giveUp does.
-func (l *connLog) giveUp(q *queue, n int) {
-	l.dropMessages(q, func() bool { n--; return n < 0 })
+// putGap queues a Gap for what is dropped, unless one stands in the queue.
+func (l *connLog) putGap(q *queue) {
+	if !l.gap {
+		l.gap = true
+		q.put(droppedGap)
+	}
 }
 
 // greets says whether the welcome is still to come: nothing goes before it.
