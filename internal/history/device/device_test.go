@@ -312,6 +312,14 @@ func TestRounds(t *testing.T) {
 	expect(t, "joined while it is live", fresh(newHost()).Join(0), nil)
 }
 
+// What is joined before Start is in the first survey: nothing is asked for yet.
+func TestJoinBeforeStart(t *testing.T) {
+	d, _ := device.Begin(limits, newHost(), "me", history.Positions{at(1, 5)}, nil, history.Positions{at(1, 50)})
+	expect(t, "it joins", d.Join(0), nil)
+	expect(t, "it starts", d.Start(0), &device.Ask{From: at(1, 5), Most: limits.Survey})
+	expect(t, "it joins again", d.Join(0), &device.Ask{From: at(1, 5), Most: limits.Survey})
+}
+
 // What a Device has read has ids and exceptions like what is live.
 func TestResumeFilters(t *testing.T) {
 	h := newHost()

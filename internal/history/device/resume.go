@@ -11,9 +11,10 @@ func (c *cursor) ask(most int) Ask {
 // Join says that the device is about to hold one more topic of the partition: it
 // does already, but the subscription is not confirmed. A survey that is under way
 // was asked for without the topic, and is asked for again: it could pass what is
-// sent to the topic meanwhile.
+// sent to the topic meanwhile. Before Start nothing is: what is joined then is
+// covered from the client's position on, so all of it has to be in one survey.
 func (d *Device) Join(partition int) Step {
-	if d.cursors[partition].state != asked {
+	if c := &d.cursors[partition]; c.round == 0 || c.state != asked {
 		return Step{}
 	}
 	return d.Start(partition)

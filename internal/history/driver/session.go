@@ -9,7 +9,8 @@ import (
 )
 
 // A Session is a connection whose client can come back. Its methods Begin, Start
-// and Join wait for the owner, in this order. Take is for Hub.Deliver alone.
+// and Join wait for the owner; Start comes after Begin, and Join whenever it likes.
+// Take is for Hub.Deliver alone.
 // Drained and End do not wait, and anybody may call them.
 type Session struct {
 	d    *Driver

@@ -76,7 +76,7 @@ var mutants = []mutant{
 	{"a node's survey has all its topics", []edit{{feedFile,
 		"	f.chains.renew(topic)\n	if f.state == asked {", "	f.chains.renew(topic)\n	if false {"}}},
 	{"a device's survey has all its topics", []edit{{resumeFile,
-		"if d.cursors[partition].state != asked {", "if true {"}}},
+		"c.round == 0 || c.state != asked {", "c != nil {"}}},
 	{"a gap is told before what lies behind it", []edit{{resumeFile,
 		"	s.Frames = append(s.Frames, Frame{Kind: Gap, Partition: partition})\n", ""}}},
 	{"a segment that is lost while it is read is told", []edit{{resumeFile,

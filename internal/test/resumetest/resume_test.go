@@ -1,6 +1,8 @@
 package resumetest_test
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +45,43 @@ func testComeBack(t *testing.T, config func() herald.Config) {
 	if d.Position() == "" {
 		t.Error("no position")
 	}
+}
+
+// OnConnect may join one group after the other: all are covered from the client's
+// position on, in one order.
+func TestJoinOneByOne(t *testing.T) { eachBus(t, testJoinOneByOne) }
+
+func testJoinOneByOne(t *testing.T, config func() herald.Config) {
+	const groups = 20
+	c := config()
+	c.OnConnect = func(ctx context.Context, c *herald.Conn) error {
+		for i := range groups {
+			if err := c.Join(ctx, fmt.Sprint(i)); err != nil {
+				return err
+			}
+			for range 10 { // the log may answer others meanwhile
+				if _, err := c.Hub().Position(ctx); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	n := newNode(t, c)
+	d := newDevice(t, n, "user=a", "")
+	d.connected()
+	n.send(t, herald.User("a"), "first")
+	d.want("first")
+	d.Cut()
+	texts := lines("missed", groups)
+	for i, text := range texts {
+		n.send(t, herald.Group(fmt.Sprint(groups-1-i)), text)
+	}
+	d.Heal()
+	if c := d.connected(); !c.Resumed {
+		t.Fatalf("%+v", c)
+	}
+	d.want(texts...)
 }
 
 // While there is a node without a Retention beside, nobody gets a position: what it
