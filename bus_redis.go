@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -123,7 +124,8 @@ func (b *RedisBus) keep(ctx context.Context, fences string, limits store.Limits)
 		return &logs{log: log, key: key, renew: renew, close: client.Close}, nil
 	}
 	client.Close()
-	if redisconn.Replied(err, "NOPERM") {
+	// Of a command within a script Redis 7 says it in words.
+	if redisconn.Replied(err, "NOPERM") || strings.Contains(err.Error(), "can't run this command") {
 		return nil, fmt.Errorf("herald: Redis denies what the log needs: allow EVAL, EVALSHA and what its scripts use, with the keys %s* and the channels of the Bus "+
 			"(ACL SETUSER <user> +eval +evalsha +get +set +exists +pexpire +time +info +unlink +xadd +xdel +xrange +zadd +zcount +zmscore +zrange +zrem +zremrangebyrank +zscore ~%s*): %w", keys, keys, err)
 	}

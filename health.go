@@ -202,7 +202,7 @@ func blame(sentinel, err error) error {
 // busError returns why this node cannot publish or follow what it needs,
 // or nil. It does not say whether messages may be getting lost.
 func (h *Hub) busError() error {
-	return blame(ErrBusDown, cmp.Or(h.follower.Failing(), h.heartbeat.failing(), h.bus.Health()))
+	return blame(ErrBusDown, cmp.Or(h.follower.Failing(), h.heartbeat.failing(), h.bus.Health(), h.keeping.health()))
 }
 
 // watchBus tells the log once when the Bus does not do what it should, and once
