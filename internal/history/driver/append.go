@@ -15,7 +15,8 @@ import (
 const (
 	maxBatch    = 64 // drafts of one append, or it blocks the server
 	maxBytes    = 1 << 20
-	maxAttempts = 8 // of one batch that named the wrong epoch or segment
+	topicSize   = maxBytes / 1024 // what a topic counts at least, for a log takes 1,024 of a batch
+	maxAttempts = 8               // of one batch that named the wrong epoch or segment
 )
 
 var errNotTaken = errors.New("the log moved under each attempt")
@@ -41,7 +42,7 @@ func (s *side) newBatcher() *batch.Batcher[store.Draft] {
 func size(d store.Draft) int {
 	n := len(d.Body)
 	for _, topic := range d.Topics {
-		n += len(topic)
+		n += max(len(topic), topicSize)
 	}
 	return n
 }

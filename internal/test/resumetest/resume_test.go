@@ -84,6 +84,20 @@ func testJoinOneByOne(t *testing.T, config func() herald.Config) {
 	d.want(texts...)
 }
 
+// A Send may have as many users as a target has, and is in several batches then.
+func TestManyUsers(t *testing.T) { eachBus(t, testManyUsers) }
+
+func testManyUsers(t *testing.T, config func() herald.Config) {
+	n := newNode(t, config())
+	users := lines("user", 10_000)
+	d := newDevice(t, n, "user=user+9999", "")
+	d.connected()
+	for _, text := range lines("to all", 3) {
+		n.send(t, herald.User(users...), text)
+		d.want(text)
+	}
+}
+
 // While there is a node without a Retention beside, nobody gets a position: what it
 // sends is not kept. When it has gone, who was there before is told.
 func TestMixed(t *testing.T) { eachBus(t, testMixed) }
