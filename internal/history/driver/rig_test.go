@@ -67,7 +67,7 @@ func newHubOn(t testing.TB, connect func(partition int, push func(driver.Event))
 	h := &hub{index: make(map[string][]*conn)}
 	config := driver.Config{
 		Hub:       h,
-		Feed:      node.Limits{Held: 32, Recent: 32, Page: 8, Survey: 512},
+		Feed:      node.Limits{Held: 32, Recent: 32, Bytes: 1 << 20, Page: 8, Survey: 512},
 		Device:    device.Limits{Survey: 512, Page: 4, Live: 4},
 		Retention: time.Minute, Rate: 1000, Bytes: 1 << 10,
 	}

@@ -76,13 +76,18 @@ func (c *chains) cross(base, fork history.Offset) {
 // recent has what was handed on last, for devices that go live.
 type recent struct {
 	most    int
+	bytes   int              // at most, but for the last packet
+	size    int              // of the bodies
 	since   history.Offset   // all behind it that was handed on is there
 	packets []history.Packet // rising
 }
 
 func (r *recent) add(p history.Packet) {
-	if len(r.packets) == r.most {
-		r.since = r.packets[0].At.Offset
+	r.size += len(p.Body)
+	for len(r.packets) > 0 && (len(r.packets) >= r.most || r.size > r.bytes) {
+		first := &r.packets[0]
+		r.since, r.size = first.At.Offset, r.size-len(first.Body)
+		*first = history.Packet{} // or its body would stay until the slice grows
 		r.packets = r.packets[1:]
 	}
 	r.packets = append(r.packets, p)
@@ -109,4 +114,4 @@ func (r *recent) last() history.Offset {
 }
 
 // begin forgets what was handed on before.
-func (r *recent) begin(at history.Offset) { r.since, r.packets = at, nil }
+func (r *recent) begin(at history.Offset) { r.since, r.packets, r.size = at, nil, 0 }

@@ -18,6 +18,7 @@ const (
 type Limits struct {
 	Held   int // packets that wait while a hole is repaired
 	Recent int // packets that devices can still have when they go live
+	Bytes  int // of the bodies that are held, and of those that are recent
 	Page   int // entries of one read
 	Survey int // entries of one survey
 }
@@ -34,9 +35,10 @@ type Feed struct {
 	at     history.Point
 	chains chains
 
-	held  []history.Packet // came while not flowing, in the order of the link
-	spilt bool             // there was no room for all of them: ask again
-	doubt bool             // it is to be told even if all can be filled
+	held      []history.Packet // came while not flowing, in the order of the link
+	heldBytes int              // of their bodies
+	spilt     bool             // there was no room for all of them: ask again
+	doubt     bool             // it is to be told even if all can be filled
 
 	backlog history.Backlog
 	recent  recent
@@ -45,7 +47,7 @@ type Feed struct {
 
 // NewFeed returns a Feed whose link is down.
 func NewFeed(limits Limits) *Feed {
-	return &Feed{limits: limits, chains: newChains(), recent: recent{most: limits.Recent}}
+	return &Feed{limits: limits, chains: newChains(), recent: recent{most: limits.Recent, bytes: limits.Bytes}}
 }
 
 // A Step is what is to be done after an input, in the order of the fields.
@@ -160,7 +162,7 @@ func (f *Feed) Doubt() Step {
 func (f *Feed) Down() {
 	f.state = down
 	f.round++
-	f.held, f.spilt = nil, false // the log has them, or nobody does
+	f.held, f.heldBytes, f.spilt = nil, 0, false // the log has them, or nobody does
 }
 
 // Restored says that there is a new link, on which all followed topics are
@@ -212,9 +214,16 @@ func (f *Feed) hold(p history.Packet) {
 	if f.state == down {
 		return // of a link that is gone
 	}
-	if len(f.held) < f.limits.Held {
+	f.heldBytes += len(p.Body)
+	if len(f.held) < f.limits.Held && f.heldBytes <= f.limits.Bytes {
 		f.held = append(f.held, p)
 		return
 	}
-	f.held, f.spilt = nil, true
+	f.held, f.heldBytes, f.spilt = nil, 0, true
+}
+
+// unhold takes the first packet off those that are held.
+func (f *Feed) unhold() {
+	f.heldBytes -= len(f.held[0].Body)
+	f.held = f.held[1:]
 }

@@ -16,7 +16,7 @@ func kept(topic string, p history.Point, prev history.Offset) history.Packet {
 // flowing returns a Feed that flows at a point, with a topic that shows holes.
 func flowing(t *testing.T, p history.Point) *node.Feed {
 	t.Helper()
-	f := node.NewFeed(node.Limits{Held: 4, Recent: 4, Page: 4, Survey: 4})
+	f := node.NewFeed(node.Limits{Held: 4, Recent: 4, Bytes: 1 << 20, Page: 4, Survey: 4})
 	f.Follow("a")
 	s := f.Restored()
 	s = f.Surveyed(s.Ask.Round, history.Survey{End: p, From: p.Offset})
@@ -125,5 +125,39 @@ func TestGaveUp(t *testing.T) {
 	expect(t, "the next", f.Take(kept("a", at(1, 6), 5)), false, 6)
 	if s := f.GaveUp(s.Ask.Round); s.Gap {
 		t.Error("an old question was given up once more")
+	}
+}
+
+// What is kept in mind, and what is held, is bounded by its bytes as well as by its
+// number.
+func TestBytes(t *testing.T) {
+	f := node.NewFeed(node.Limits{Held: 100, Recent: 100, Bytes: 10, Page: 4, Survey: 4})
+	f.Follow("a")
+	s := f.Restored()
+	f.Surveyed(s.Ask.Round, history.Survey{End: at(1, 0)})
+	f.Mark(at(1, 1))
+	f.Mark(at(1, 2))
+	large := func(o, prev history.Offset) history.Packet {
+		p := kept("a", at(1, o), prev)
+		p.Body = make([]byte, 4)
+		return p
+	}
+	for o := history.Offset(3); o < 9; o++ {
+		expect(t, "in order", f.Take(large(o, o-1)), false, o)
+	}
+	if left, ok := f.Recent(at(1, 6)); !ok || len(left) != 2 {
+		t.Errorf("behind 6: %d packets, %v; want 2", len(left), ok)
+	}
+	if left, ok := f.Recent(at(1, 5)); ok {
+		t.Errorf("behind 5: %d packets; want to be told that it is too long ago", len(left))
+	}
+	s = f.Take(large(11, 10)) // a hole
+	for o := history.Offset(12); o < 15; o++ {
+		f.Take(large(o, o-1))
+	}
+	round := s.Ask.Round
+	s = f.Surveyed(round, history.Survey{End: at(1, 8), From: 8, Whole: true})
+	if s.Ask.Round == 0 || len(s.Hand) > 0 {
+		t.Errorf("what it could not hold is not asked for: %+v", s)
 	}
 }

@@ -118,7 +118,7 @@ func (f *Feed) release(s *Step, through history.Offset) {
 		if present && p.At.Offset > through {
 			return
 		}
-		f.held = f.held[1:]
+		f.unhold()
 		if !p.Kept || present && !f.chains.had(p) {
 			f.hand(s, p)
 		}
@@ -137,7 +137,7 @@ func (f *Feed) flow(s *Step) {
 			f.ask(s)
 			return
 		}
-		f.held = f.held[1:]
+		f.unhold()
 	}
 	f.held = nil
 }

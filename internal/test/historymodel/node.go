@@ -9,7 +9,7 @@ import (
 	"github.com/heraldgo/herald/internal/history/node"
 )
 
-var feedLimits = node.Limits{Held: 6, Recent: 8, Page: 3, Survey: 64}
+var feedLimits = node.Limits{Held: 6, Recent: 8, Bytes: 1 << 20, Page: 3, Survey: 64}
 
 // A hub is one node.
 type hub struct {
