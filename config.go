@@ -273,8 +273,12 @@ func (c Config) withDefaults() (Config, error) {
 	if c.QueueMessages < 0 {
 		fault("QueueMessages", c.QueueMessages, "must be above 0: a queue has a bound")
 	}
-	if c.QueueBytes < 0 || int64(c.QueueBytes) < c.MaxSendSize+frameRoom {
-		fault("QueueBytes", c.QueueBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and %d bytes around it", c.MaxSendSize, frameRoom))
+	room := int64(frameRoom)
+	if c.Retention > 0 {
+		room += lineRoom
+	}
+	if c.QueueBytes < 0 || int64(c.QueueBytes) < c.MaxSendSize+room {
+		fault("QueueBytes", c.QueueBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and %d bytes around it", c.MaxSendSize, room))
 	}
 	if c.MaxQueuedBytes > 0 && c.MaxQueuedBytes < c.MaxSendSize+frame.MaxHeader {
 		fault("MaxQueuedBytes", c.MaxQueuedBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, frame.MaxHeader))

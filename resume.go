@@ -178,7 +178,8 @@ func (l *connLog) Queue(f device.Frame) {
 		return
 	}
 	frame := l.k.form.frame(l.k, &f)
-	if frame == nil {
+	if frame == nil { // nobody here can read it
+		l.put(anyGap, 0)
 		return
 	}
 	volatile := l.k.form.envelope.volatile
@@ -194,11 +195,11 @@ func (l *connLog) Replay(f device.Frame) {
 	if l.k.mixed() && !unplace(&f) {
 		return
 	}
-	b := []byte(nil)
+	var b []byte
 	if f.Kind != device.Message {
 		b = l.encode(&f)
-	} else if b = l.k.form.frame(l.k, &f); b == nil {
-		return
+	} else if b = l.k.form.frame(l.k, &f); b == nil { // nobody here can read it
+		b = anyGap
 	}
 	l.put(b, len(b))
 }
@@ -329,11 +330,15 @@ func (l *connLog) control(message []byte) []byte {
 	return nil
 }
 
+// lineRoom is more than any line before a message has: a position and an id.
+const lineRoom = 256
+
 // bare is the line of a message that is not kept.
 var bare = protocol.Frame{Frame: device.Frame{Kind: device.Message}}
 
-// A Gap in place of messages that were dropped. Nobody knows since when.
-var droppedGap = lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Gap}})
+// A Gap in place of messages that were dropped, or that this node cannot read. Nobody
+// knows since when.
+var anyGap = lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Gap}})
 
 // dropMessages gives up messages of the queue, the oldest first, until enough says
 // so. What is no message stays, and a Gap stands where the first one was.
@@ -357,7 +362,7 @@ func (l *connLog) dropMessages(q *queue, enough func() bool) (dropped int) {
 func (l *connLog) putGap(q *queue) {
 	if !l.gap {
 		l.gap = true
-		q.put(droppedGap)
+		q.put(anyGap)
 	}
 }
 
