@@ -77,11 +77,11 @@ func (h *Hub) newKeeping(ctx context.Context) (*keeping, error) {
 	if k.logs, err = bus.keep(ctx, k.fences, store.Limits{Segment: segment, Age: c.Retention.Milliseconds(), Bytes: c.RetentionBytes}); err != nil {
 		return nil, fmt.Errorf("Config.Retention: %w", err)
 	}
-	page := max(1, min(c.QueueMessages/4, 256))
+	page := max(1, min(c.QueueMessages/4, 64))
 	k.driver = driver.New(driver.Config{
 		Partitions: []driver.Partition{{Log: k.logs.log, Bus: h.bus}},
 		Hub:        k,
-		Feed:       node.Limits{Held: 1 << 13, Recent: 1 << 11, Page: 512, Survey: 1 << 13},
+		Feed:       node.Limits{Held: 1 << 13, Recent: 1 << 11, Bytes: max(32<<20, 2*h.maxFrame()), Page: 128, Survey: 1 << 13},
 		Device:     device.Limits{Survey: 1 << 12, Page: page, Live: page},
 		Retention:  c.Retention,
 		Rate:       2_000,

@@ -32,6 +32,7 @@ type Partition struct {
 
 const (
 	callTimeout = 2 * time.Second        // for one call of a Log
+	readTimeout = giveUp                 // for one that reads entries, which may be large
 	giveUp      = 10 * time.Second       // how long a question may be without an answer
 	pause       = 100 * time.Millisecond // before a question goes again
 	fenceEvery  = time.Second
@@ -203,9 +204,12 @@ func (d *Driver) wait(ctx context.Context, done <-chan struct{}) error {
 
 // call makes a call of a Log beside the owner, which runs the answer that it
 // returns.
-func (d *Driver) call(f func(ctx context.Context) (answer func())) {
+func (d *Driver) call(f func(ctx context.Context) (answer func())) { d.callFor(callTimeout, f) }
+
+// callFor is call with another timeout.
+func (d *Driver) callFor(timeout time.Duration, f func(ctx context.Context) (answer func())) {
 	d.tasks.Go(func() {
-		ctx, cancel := context.WithTimeout(d.ctx, callTimeout)
+		ctx, cancel := context.WithTimeout(d.ctx, timeout)
 		defer cancel()
 		d.post(f(ctx))
 	})

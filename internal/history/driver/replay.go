@@ -12,7 +12,7 @@ import (
 
 const (
 	maxSurveys = 8   // of devices that are under way
-	maxRead    = 512 // entries of one read
+	maxRead    = 256 // entries of one read
 )
 
 // A stage of a question: see the diagram above.
@@ -170,7 +170,7 @@ func (s *side) read() {
 	slices.Sort(offsets)
 	offsets = slices.Compact(offsets)
 	known, epoch := s.known(), batch[0].ask.From.Epoch
-	s.d.call(func(ctx context.Context) func() {
+	s.d.callFor(readTimeout, func(ctx context.Context) func() {
 		entries, ok, err := s.log.Read(ctx, known, epoch, offsets)
 		return func() {
 			s.reads.busy = false

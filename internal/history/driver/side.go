@@ -163,7 +163,7 @@ func (s *side) ask() {
 	s.again = time.Time{}
 	s.d.alarm.by(s.since.Add(giveUp))
 	if len(ask.Offsets) > 0 {
-		s.d.call(func(ctx context.Context) func() {
+		s.d.callFor(readTimeout, func(ctx context.Context) func() {
 			entries, ok, err := s.log.Read(ctx, known, ask.From.Epoch, ask.Offsets)
 			return func() {
 				s.answered(ask.Round, err, func() node.Step { return s.feed.Entries(ask.Round, entries, ok) })
