@@ -120,10 +120,7 @@ func (q *queue) put(frame []byte) {
 func (q *queue) size() int { return q.frames.Len() + q.out }
 
 func (q *queue) full(config *Config, n int) bool {
-	if q.log != nil {
-		n -= q.log.replayed
-	}
-	return q.size() >= config.QueueMessages || q.bytes+n > config.QueueBytes
+	return q.size() >= config.QueueMessages || q.bytes+n > config.QueueBytes && (q.log == nil || q.bytes-q.log.replayed+n > config.QueueBytes)
 }
 
 // busy says whether a volatile message is one too many.
@@ -180,7 +177,9 @@ func (q *queue) dropAll(n int) {
 
 // drop gives up the first frame.
 func (q *queue) drop() {
-	q.lose(1)
+	if q.fences != nil {
+		q.lose(1)
+	}
 	q.bytes -= len(q.frames.Pop())
 }
 
