@@ -407,6 +407,28 @@ func TestConfigOfNames(t *testing.T) {
 	}
 }
 
+// What a Retention needs is named, with the value and the rule.
+func TestConfigOfRetention(t *testing.T) {
+	for want, config := range map[string]Config{
+		"Config.Retention: 10ms must be at least 1s":                  {Retention: 10 * time.Millisecond},
+		"Config.Retention: -1s must be at least 1s":                   {Retention: -time.Second},
+		"Config.RetentionBytes: 1000 must hold a message":             {RetentionBytes: 1000},
+		"QueueBytes: 1048851 must hold a message of MaxSendSize":      {Retention: time.Minute, QueueBytes: 1<<20 + 275},
+		"Config.Retention: a *herald.busWithoutLog keeps nothing: it": {Retention: time.Minute, Bus: &busWithoutLog{Bus: NewMemoryNetwork().Bus()}, Registry: NewMemoryRegistry()},
+	} {
+		hub, err := New(config)
+		if hub != nil {
+			hub.Shutdown(t.Context())
+		}
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: want %q", err, want)
+		}
+	}
+}
+
+// A busWithoutLog has the methods of a Bus, and no others.
+type busWithoutLog struct{ Bus }
+
 // A nil pointer in an interface is not taken for a Bus that is there.
 func TestConfigOfNilPointers(t *testing.T) {
 	bus := NewMemoryNetwork().Bus()

@@ -142,3 +142,59 @@ func TestACL(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// With what the page adds for a Retention, its Redis user can do all that a log needs:
+// keep, forget, and remove what is too old.
+func TestACLOfRetention(t *testing.T) {
+	server := redistest.Start(t)
+	admin := server.Client()
+	setUser(t, admin, "herald")
+	page, err := os.ReadFile("redis.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rules, _ := strings.Cut(string(page), "- `Retention` needs ")
+	rules, _, _ = strings.Cut(rules, "as well.")
+	args := []any{"ACL", "SETUSER", "herald"}
+	for _, rule := range regexp.MustCompile(`[~+][^\s`+"`"+`,]+`).FindAllString(rules, -1) {
+		args = append(args, rule)
+	}
+	if err := admin.Do(t.Context(), args...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "herald", Password: "secret"})
+	defer rdb.Close()
+	hub, err := herald.New(herald.Config{Redis: rdb, Retention: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hub.Shutdown(context.Background())
+	if err := hub.Send(t.Context(), herald.User("7"), herald.Text("the only one")); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if err := hub.Send(t.Context(), herald.User("42"), herald.Text("kept")); err != nil {
+			t.Fatal(err)
+		}
+		if err := hub.Health(); err != nil {
+			t.Fatal(err)
+		}
+		segment, err := admin.Exists(t.Context(), "herald:{log}:s:0").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = admin.ZScore(t.Context(), "herald:{log}:t", "u7").Result()
+		if segment == 0 && err == redis.Nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("what is too old was not removed")
+		}
+	}
+	if err := hub.Forget(t.Context(), herald.User("42")); err != nil {
+		t.Error(err)
+	}
+	if _, err := hub.Position(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
