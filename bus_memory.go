@@ -119,7 +119,7 @@ func (b *MemoryBus) keep(_ context.Context, fences string, limits store.Limits) 
 	defer n.mu.Unlock()
 	if n.log == nil {
 		n.key = []byte(rand.Text())
-		n.log = locallog.New(func(topic string, data []byte) {
+		n.log = locallog.New(limits.Segment, func(topic string, data []byte) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			n.carry(Packet{topic, data})

@@ -62,7 +62,8 @@ const topicFences = "f"
 
 const segment = 1 << 14 // entries
 
-// newKeeping opens the logs, and waits until the node knows where they are.
+// newKeeping opens the logs. The node does not know where they are until ready has
+// returned.
 func (h *Hub) newKeeping(ctx context.Context) (*keeping, error) {
 	c := &h.config
 	bus, ok := h.bus.(keeper)

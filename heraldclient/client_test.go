@@ -77,7 +77,7 @@ func TestReset(t *testing.T) {
 	}
 }
 
-// Text that begins with "@" is told from control, where there is such.
+// Text that begins with "@" is not taken for control, if the Hub knows control.
 func TestSend(t *testing.T) {
 	for first, want := range map[string][]string{
 		welcome: {"Hello", "", "@@bob", "@@@", "@@?1", "@binary"},

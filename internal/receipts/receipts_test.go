@@ -63,7 +63,7 @@ func TestPong(t *testing.T) {
 	}
 	var none *Fences
 	if none.Pong(payload(0)) || !none.Empty() {
-		t.Error("there is a fence where there is none")
+		t.Error("a fence is seen, and there is none")
 	}
 	none.Lose(new(byte))
 	none.Queued(new(byte))

@@ -33,7 +33,7 @@ type taken struct {
 	message, missing bool
 }
 
-// A Client says what is a message, and where something may be missing.
+// A Client says what is a message, and whether something may be missing.
 func TestClient(t *testing.T) {
 	for _, test := range []struct {
 		name   string

@@ -15,8 +15,8 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/device"
 	"github.com/heraldgo/herald/internal/history/driver"
-	"github.com/heraldgo/herald/internal/history/memlog"
 	"github.com/heraldgo/herald/internal/history/store"
+	"github.com/heraldgo/herald/internal/test/memlog"
 )
 
 var limits = store.Limits{Segment: 64, Age: 1 << 40, Bytes: 1 << 30}

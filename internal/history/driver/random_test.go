@@ -15,8 +15,8 @@ import (
 
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/device"
-	"github.com/heraldgo/herald/internal/history/memlog"
 	"github.com/heraldgo/herald/internal/history/store"
+	"github.com/heraldgo/herald/internal/test/memlog"
 )
 
 var topics = []string{"a0", "b0", "c0", "d1", "e1"}

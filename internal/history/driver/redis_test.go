@@ -10,8 +10,8 @@ import (
 
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/driver"
-	"github.com/heraldgo/herald/internal/history/memlog"
 	"github.com/heraldgo/herald/internal/history/store"
+	"github.com/heraldgo/herald/internal/test/memlog"
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 

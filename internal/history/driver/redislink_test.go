@@ -13,10 +13,10 @@ import (
 	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/driver"
-	"github.com/heraldgo/herald/internal/history/memlog"
 	"github.com/heraldgo/herald/internal/history/packet"
 	"github.com/heraldgo/herald/internal/history/redislog"
 	"github.com/heraldgo/herald/internal/history/store"
+	"github.com/heraldgo/herald/internal/test/memlog"
 )
 
 // A redisLink is a node's way to a partition that is a real Redis. Its calls have

@@ -14,10 +14,10 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/device"
 	"github.com/heraldgo/herald/internal/history/driver"
-	"github.com/heraldgo/herald/internal/history/memlog"
 	"github.com/heraldgo/herald/internal/history/node"
 	"github.com/heraldgo/herald/internal/history/packet"
 	"github.com/heraldgo/herald/internal/history/store"
+	"github.com/heraldgo/herald/internal/test/memlog"
 	"github.com/heraldgo/herald/internal/wake"
 )
 

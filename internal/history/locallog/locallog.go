@@ -23,11 +23,10 @@ type Server struct {
 	log *store.Log
 }
 
-const segment = 1 << 14 // offsets
-
-// New returns a Server whose log is empty. It calls publish with the bytes of each
-// packet, which are its own, and for one packet after the other.
-func New(publish func(topic string, data []byte)) *Server {
+// New returns a Server whose log is empty, with so many offsets to a segment. It
+// calls publish with the bytes of each packet, which are its own, and for one packet
+// after the other.
+func New(segment history.Offset, publish func(topic string, data []byte)) *Server {
 	return &Server{publish: publish, log: store.New(segment)}
 }
 

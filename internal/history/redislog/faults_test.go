@@ -75,7 +75,7 @@ func (r *faultRig) await(what string, so func() bool) {
 func (r *faultRig) must(args ...any) { r.t.Helper(); r.do(r.t, args...) }
 
 // A Redis that refuses an append has done nothing of it, and the error says why.
-// What does not write goes on, where that is safe.
+// What does not write goes on, if that is safe.
 func TestRefusedByRedis(t *testing.T) {
 	for name, fault := range map[string]struct {
 		begin, end func(r *faultRig)
