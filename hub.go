@@ -108,14 +108,15 @@ func New(config Config) (*Hub, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), config.SendTimeout)
 	defer cancel()
 	h.gaps = newGaps(h.index.nameOf, &h.stats, h.config.Logger, h.tellGap())
-	h.follower = follow.New(h.bus, config.Linger, config.SendTimeout)
+	subscriber := follow.Bus(h.bus)
 	if config.Retention > 0 {
 		if h.keeping, err = h.newKeeping(ctx); err != nil {
 			h.closeParts()
 			return nil, once(err)
 		}
-		h.follower = follow.New(h.keeping, config.Linger, config.SendTimeout)
+		subscriber = h.keeping
 	}
+	h.follower = follow.New(subscriber, config.Linger, config.SendTimeout)
 	h.heartbeat = newHeartbeat(h.id, &h.config, h.bus, h.gaps, &h.stats)
 	if h.keeping != nil {
 		h.heartbeat.remix = h.keeping.driver.Renew
