@@ -69,6 +69,7 @@ export interface HeraldEvents {
   message: HeraldMessage;
   gap: HeraldGap;
   welcome: HeraldWelcome;
+  live: Event;
   disconnect: HeraldDisconnect;
   error: HeraldError;
   close: HeraldClose;
@@ -113,6 +114,8 @@ export class Herald extends EventTarget {
   onmessage: ((event: HeraldMessage) => void) | null | undefined;
   ongap: ((event: HeraldGap) => void) | null | undefined;
   onwelcome: ((event: HeraldWelcome) => void) | null | undefined;
+  /** What was missed has come. Once for each connection, also if nothing was missed, or the node keeps nothing. */
+  onlive: ((event: Event) => void) | null | undefined;
   ondisconnect: ((event: HeraldDisconnect) => void) | null | undefined;
   onerror: ((event: HeraldError) => void) | null | undefined;
   onclose: ((event: HeraldClose) => void) | null | undefined;

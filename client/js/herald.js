@@ -54,6 +54,7 @@ const parse = (data) => {
   } else if (kind == "p") {
     f.at = point(at);
     f.missing = word == "incomplete";
+    f.end = f.missing || word == "complete";
     if (!f.at) return;
   } else if (kind == "w") {
     const w = json(rest);
@@ -84,6 +85,7 @@ export class Herald extends EventTarget {
   #turn = 0; // counts tries to connect
   #mode; // what the socket speaks, once that is known
   #told; // of a gap, before that was known
+  #due; // the partitions in which what was missed is still to come
   #tries = 0; // in a row
   #late; // the server has asked for a longer pause
   #out = []; // what waits to be sent
@@ -105,7 +107,7 @@ export class Herald extends EventTarget {
     super();
     this.#url = url;
     this.#options = { minDelay: 500, maxDelay: 3e4, timeout: 1e4, probe: 1e3, queue: 0, ack: true, WebSocket: globalThis.WebSocket, ...options };
-    for (const type of ["open", "message", "gap", "welcome", "disconnect", "error", "close"]) {
+    for (const type of ["open", "message", "gap", "welcome", "live", "disconnect", "error", "close"]) {
       this.addEventListener(type, (e) => this["on" + type]?.(e));
     }
     const { position } = this.#options;
@@ -321,26 +323,29 @@ export class Herald extends EventTarget {
     if (f.kind == "m" && !again && !been) this.#message(f.data, f.at);
     else if (clean || this.#options.ack) this.#done = this.#position();
     if (f.missing) this.#emit("gap", f.gap);
+    if (f.end && this.#due.delete(f.at[0]) && !this.#due.size) this.#emit("live");
     if (f.n == this.#probes) this.#stop("probe");
   }
 
   // greeted takes the first message: a welcome, or of a node that keeps nothing.
   #greeted(f, data) {
-    const missing = this.#was && !f?.welcome.resumed && !this.#told;
+    const { conn, user, resumed } = f?.welcome ?? {};
+    const missing = this.#was && !resumed && !this.#told;
     const clean = this.#done == this.#position();
     this.#was = true;
     this.#mode = f ? HISTORY : PLAIN;
     const at = f ? f.at : [];
     this.#at.forEach((_, i) => at.some((p) => p[0] == i) || this.#leave(i));
     for (const p of at) this.#take(p);
-    if (f) this.#conns = [f.welcome.conn, ...this.#conns].slice(0, 4);
+    if (f) this.#conns = [conn, ...this.#conns].slice(0, 4);
     if (clean || this.#options.ack || !f) this.#done = this.#position();
     if (f) {
-      const { conn, user, resumed } = f.welcome;
       this.#emit("welcome", { conn, user, resumed: !!resumed });
       if (this.#owed) this.#acknowledge();
     }
     if (missing) this.#emit("gap", {});
+    this.#due = new Set(resumed ? at.map((p) => p[0]) : []);
+    if (!this.#due.size) this.#emit("live");
     this.#flush();
     if (!f) this.#message(data);
   }

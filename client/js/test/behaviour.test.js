@@ -259,6 +259,23 @@ test("a plain node that says nothing", async () => {
   assert.deepEqual(ws.told(), ["message bare"]); // and the gap is told once
 });
 
+test("when all is live", async () => {
+  start();
+  const ws = connect("ws://host/", { position: "0.a.1,2.a.1 c.1" });
+  const told = [];
+  ws.onlive = () => told.push(...ws.told(), "live");
+  const first = (await socket(1)).open(welcome("c.2", "0.a.1,2.a.1", true), "m 2.a.2\nmissed", "p 2.a.2 complete\n", "p 2.a.3\n", "p 2.a.3 complete\n", "p 1.a.1 complete\n");
+  assert.deepEqual(told, []);
+  first.say("p 0.a.7 incomplete\n");
+  assert.deepEqual(told.splice(0), ["open", "welcome", "message missed", "gap", "live"]);
+  first.say("p 0.a.8 complete\n");
+  first.end();
+  (await socket(2)).open(welcome("c.3", "0.a.8,2.a.3")).end();
+  assert.deepEqual(told.splice(0), ["disconnect", "open", "welcome", "gap", "live"]);
+  (await socket(3)).open("of a plain node", "m 0.a.1 complete\n");
+  assert.deepEqual(told, ["disconnect", "open", "gap", "live"]);
+});
+
 test("what is sent while there is no connection", async () => {
   start();
   const off = connect();
