@@ -36,7 +36,6 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -96,7 +95,7 @@ func New(config Config) (*Handler, error) {
 	config.MaxRequests = cmp.Or(config.MaxRequests, 256)
 	config.Timeout = cmp.Or(config.Timeout, 10*time.Second)
 	if err := config.check(); err != nil {
-		return nil, fmt.Errorf("%w: heraldapi.Config: %w", herald.ErrInvalid, err)
+		return nil, err
 	}
 	h := &Handler{
 		config: config, authorize: config.Authorize,
@@ -136,22 +135,26 @@ func (h *Handler) routes() []route {
 }
 
 func (c *Config) check() error {
+	rule := ""
 	switch {
 	case c.Hub == nil:
-		return errors.New("Hub: must be set")
+		rule = "Hub: nil: must be set"
 	case (len(c.Keys) == 0) == (c.Authorize == nil):
-		return errors.New("Keys, Authorize: exactly one of them must be set")
+		rule = "Keys, Authorize: exactly one of them must be set"
 	case c.MaxBody < 0:
-		return fmt.Errorf("MaxBody of %d: must be positive", c.MaxBody)
+		rule = fmt.Sprintf("MaxBody: %d: must be positive", c.MaxBody)
 	case c.MaxRequests < 0:
-		return fmt.Errorf("MaxRequests of %d: must be positive", c.MaxRequests)
+		rule = fmt.Sprintf("MaxRequests: %d: must be positive", c.MaxRequests)
 	case c.Timeout < 0:
-		return fmt.Errorf("Timeout of %v: must be positive", c.Timeout)
+		rule = fmt.Sprintf("Timeout: %v: must be positive", c.Timeout)
 	}
 	for i, key := range c.Keys {
 		if len(key) < 16 {
-			return fmt.Errorf("Keys[%d] of %d bytes: must have at least 16", i, len(key))
+			rule = fmt.Sprintf("Keys[%d]: %d bytes: must be at least 16", i, len(key))
 		}
+	}
+	if rule != "" {
+		return fmt.Errorf("%w: heraldapi.Config.%s", herald.ErrInvalid, rule)
 	}
 	return nil
 }

@@ -239,12 +239,12 @@ func TestConfig(t *testing.T) {
 	hub := heraldtest.NewCluster(t, 1, herald.Config{}).Nodes[0].Hub
 	keys := []string{key}
 	for want, config := range map[string]heraldapi.Config{
-		"Hub: must be set":           {Keys: keys},
-		"Keys, Authorize: exactly":   {Hub: hub},
-		"Keys[1] of 5 bytes: must":   {Hub: hub, Keys: []string{key, "short"}},
-		"MaxBody of -1: must":        {Hub: hub, Keys: keys, MaxBody: -1},
-		"MaxRequests of -1: must":    {Hub: hub, Keys: keys, MaxRequests: -1},
-		"Timeout of -1s: must be po": {Hub: hub, Keys: keys, Timeout: -time.Second},
+		"Config.Hub: nil: must be set": {Keys: keys},
+		"Keys, Authorize: exactly":     {Hub: hub},
+		"Keys[1]: 5 bytes: must":       {Hub: hub, Keys: []string{key, "short"}},
+		"MaxBody: -1: must":            {Hub: hub, Keys: keys, MaxBody: -1},
+		"MaxRequests: -1: must":        {Hub: hub, Keys: keys, MaxRequests: -1},
+		"Timeout: -1s: must be po":     {Hub: hub, Keys: keys, Timeout: -time.Second},
 	} {
 		if _, err := heraldapi.New(config); !errors.Is(err, herald.ErrInvalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("New: %v, want ErrInvalid with %q", err, want)
