@@ -219,6 +219,52 @@ func TestGapsMissed(t *testing.T) {
 	}
 }
 
+// A log fills what the Bus lost. What is hidden from it is in doubt: that a node
+// was silent, or has been missed. Nothing is told unless the log could not fill it.
+func TestGapsInDoubt(t *testing.T) {
+	hourAgo := time.Now().Add(-time.Hour)
+	g := newGapsAlone(slog.DiscardHandler, nil)
+	g.doubt = func(time.Time) {}
+	expect := func(when string, doubted bool) {
+		t.Helper()
+		if g.doubted.IsZero() == doubted {
+			t.Errorf("%s: in doubt since %v", when, g.doubted)
+		}
+		if len(g.over) > 0 {
+			t.Errorf("%s: told are %+v", when, g.over)
+		}
+		g.doubted = time.Time{}
+	}
+	bus := func() {
+		g.down(Event{Kind: EventDown, Since: hourAgo, Err: errors.New("it burns")})
+		g.linger()
+		g.restored(Event{Kind: EventRestored})
+		g.release(byEcho)
+	}
+	bus()
+	expect("the Bus was down", false)
+	g.hold(bySilence, hourAgo, errors.New("it sleeps"))
+	g.part()
+	expect("a node is silent", true)
+	g.part()
+	expect("it still is", true)
+	bus()
+	expect("and the Bus was down", true)
+	g.release(bySilence)
+	expect("it is heard", true)
+	bus()
+	expect("the Bus was down again", false)
+	g.missed(hourAgo, false, errors.New("a heartbeat was missed"))
+	if !g.doubted.Equal(hourAgo) {
+		t.Errorf("in doubt since %v", g.doubted)
+	}
+	expect("a heartbeat was missed", true)
+	g.confirm(hourAgo)
+	if len(g.over) != 1 || !g.over[0].Since.Equal(hourAgo) || !g.over[0].All || g.over[0].Cause == nil || g.over[0].Cause.Error() != "a heartbeat was missed" {
+		t.Errorf("the log could not fill it: %+v", g.over)
+	}
+}
+
 // Stats has a gap for each topic that is down and one for all, and how old the
 // oldest is.
 func TestGapsOpenNow(t *testing.T) {
