@@ -251,7 +251,7 @@ func (m mutant) key() string { return m.place + " " + m.Type }
 // unleash has gremlins try the room.
 func (r room) unleash(work string) ([]mutant, error) {
 	root, report := ".", filepath.Join(work, "report.json")
-	flags := "-count=1 -vet=off -short -run=" + r.run
+	flags := "-count=1 -vet=off -short -failfast -run=" + r.run
 	args := []string{"unleash", "--workers", "1", "--timeout-coefficient", patience, "--output", report}
 	if r.file != "" { // of a large package, which takes long to compile
 		root = filepath.Join(work, r.name())
