@@ -236,14 +236,6 @@ func (s *calls) answer(ctx context.Context, batch []incomingCall, problems []err
 	}
 }
 
-func groupTopics(groups []string) []string {
-	topics := make([]string, len(groups))
-	for i, g := range groups {
-		topics[i] = groupTopic(g)
-	}
-	return topics
-}
-
 // applyOne changes the Conns, and returns how many answers of the Registry
 // will come, and why one of the Conns could not be changed.
 func (s *calls) applyOne(ctx context.Context, what call, conns []*Conn, done chan presenceResult) (asked int, problem error) {

@@ -255,18 +255,6 @@ func (s *calls) local(ctx context.Context, c *Conn, what call) error {
 	}
 }
 
-func checkGroups(groups []string) error {
-	for _, g := range groups {
-		if g == "" {
-			return fmt.Errorf("%w: group: name must not be empty", ErrInvalid)
-		}
-		if len(g) > maxGroupName {
-			return fmt.Errorf("%w: group: name of %d bytes: must be at most %d", ErrInvalid, len(g), maxGroupName)
-		}
-	}
-	return nil
-}
-
 // callOp is what a call asks of a node's Conns.
 type callOp uint8
 

@@ -39,14 +39,13 @@ const (
 	flagsKnown   = 1<<iota - 1
 )
 
-// Bounds of an envelope. A node refuses one that breaks them, and no node sends
-// one, so that what a packet costs is in proportion to its bytes.
+// Bounds of an envelope, beside those of its lists. A node refuses one that breaks
+// them, and no node sends one, so that what a packet costs is in proportion to its
+// bytes.
 const (
-	maxListed      = 10_000  // in all lists together
-	maxListedBytes = 1 << 20 // of their bytes
-	maxHeader      = maxListedBytes + 128<<10
-	maxAnswer      = 1 << 10 // bytes of the error in an answer
-	maxExtensions  = 4 << 10 // bytes
+	maxHeader     = maxListedBytes + 128<<10
+	maxAnswer     = 1 << 10 // bytes of the error in an answer
+	maxExtensions = 4 << 10 // bytes
 )
 
 var errMalformed = errors.New("malformed envelope")
@@ -81,24 +80,6 @@ type envelope struct {
 func (e *envelope) names() int {
 	f, c := &e.filter, &e.call
 	return len(f.except) + len(f.exceptUsers) + len(f.platforms) + len(e.conns) + len(c.ids) + len(c.groups)
-}
-
-// checkNames says whether one envelope may list so many names.
-func checkNames(lists ...[]string) error {
-	count, bytes := 0, 0
-	for _, list := range lists {
-		count += len(list)
-		for _, name := range list {
-			bytes += len(name)
-		}
-	}
-	switch {
-	case count > maxListed:
-		return fmt.Errorf("%w: target: %d ids and names, with those of Except, ExceptUser, On and the groups: must be at most %d in one call", ErrInvalid, count, maxListed)
-	case bytes > maxListedBytes:
-		return fmt.Errorf("%w: target: ids and names of %d bytes, with those of Except, ExceptUser, On and the groups: must be at most %d in one call", ErrInvalid, bytes, maxListedBytes)
-	}
-	return nil
 }
 
 // encode returns the bytes of the envelope.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -212,6 +213,20 @@ func (h *Hub) register(ctx context.Context, c *Conn) (Added, error) {
 		h.wg.Go(func() { tell(<-done) })
 		return Added{}, context.Cause(ctx)
 	}
+}
+
+// joinFirst makes a new Conn, whose topics are followed, a member of its
+// Identity's groups. It may have been closed by now, or have joined.
+func (h *Hub) joinFirst(c *Conn) {
+	joined, _ := h.index.joinGroups(c, c.identity.Groups, 0)
+	if len(joined) == len(c.identity.Groups) {
+		return
+	}
+	has := make(map[string]bool, len(joined))
+	for _, t := range joined {
+		has[t] = true
+	}
+	h.follower.Unfollow(slices.DeleteFunc(groupTopics(c.identity.Groups), func(t string) bool { return has[t] })...)
 }
 
 // newConn returns a Conn without a connection, or nil if ConnContext

@@ -83,6 +83,18 @@ func checkSubprotocol(r *http.Request, subprotocol string) error {
 	return errors.New("Subprotocol: must be a token of RFC 9110 that the request offers in Sec-WebSocket-Protocol")
 }
 
+func checkGroups(groups []string) error {
+	for _, g := range groups {
+		if g == "" {
+			return fmt.Errorf("%w: group: name must not be empty", ErrInvalid)
+		}
+		if len(g) > maxGroupName {
+			return fmt.Errorf("%w: group: name of %d bytes: must be at most %d", ErrInvalid, len(g), maxGroupName)
+		}
+	}
+	return nil
+}
+
 // offered returns the subprotocols that a request offers, in its order.
 func offered(r *http.Request) (subprotocols []string) {
 	for _, list := range r.Header["Sec-Websocket-Protocol"] {
@@ -114,20 +126,6 @@ func (id Identity) clone() Identity {
 		}
 	}
 	return id
-}
-
-// joinFirst makes a new Conn, whose topics are followed, a member of its
-// Identity's groups. It may have been closed by now, or have joined.
-func (h *Hub) joinFirst(c *Conn) {
-	joined, _ := h.index.joinGroups(c, c.identity.Groups, 0)
-	if len(joined) == len(c.identity.Groups) {
-		return
-	}
-	has := make(map[string]bool, len(joined))
-	for _, t := range joined {
-		has[t] = true
-	}
-	h.follower.Unfollow(slices.DeleteFunc(groupTopics(c.identity.Groups), func(t string) bool { return has[t] })...)
 }
 
 // An AdmitFunc decides about a new connection, s. It gets the user's older

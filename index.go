@@ -1,8 +1,10 @@
 package herald
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -18,7 +20,15 @@ const (
 
 func userTopic(user string) string   { return topicName('u', 'U', user) }
 func groupTopic(group string) string { return topicName('g', 'G', group) }
-func nodeTopic(node string) string   { return "n" + node }
+
+func groupTopics(groups []string) []string {
+	topics := make([]string, len(groups))
+	for i, g := range groups {
+		topics[i] = groupTopic(g)
+	}
+	return topics
+}
+func nodeTopic(node string) string { return "n" + node }
 
 func isUserTopic(topic string) bool  { return topic != "" && topic[0]|0x20 == 'u' }
 func isGroupTopic(topic string) bool { return topic != "" && topic[0]|0x20 == 'g' }
@@ -28,6 +38,25 @@ const maxTopic = 200
 
 // maxNodeID is the most bytes of a node's id that its topic has room for.
 const maxNodeID = maxTopic - len("n")
+
+// hostName returns the host's name. Characters that a node's id may not have are
+// replaced.
+func hostName() string {
+	name, _ := os.Hostname()
+	return cmp.Or(safeName(name), "node")
+}
+
+// safeName returns name in at most 64 characters that a node's id may have.
+func safeName(name string) string {
+	name = strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_':
+			return r
+		}
+		return '-'
+	}, name)
+	return name[:min(len(name), 64)]
+}
 
 func topicName(short, long byte, name string) string {
 	if len(name) < maxTopic {

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/heraldgo/herald/internal/clock"
@@ -311,23 +309,4 @@ func (p *presence) failed(err error) {
 		p.ail(err)
 		p.housekeep()
 	}
-}
-
-// hostName returns the host's name. Characters that a node's id may not have are
-// replaced.
-func hostName() string {
-	name, _ := os.Hostname()
-	return cmp.Or(safeName(name), "node")
-}
-
-// safeName returns name in at most 64 characters that a node's id may have.
-func safeName(name string) string {
-	name = strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_':
-			return r
-		}
-		return '-'
-	}, name)
-	return name[:min(len(name), 64)]
 }

@@ -109,6 +109,31 @@ func (t *Target) checkNames(ids, groups []string) error {
 	return checkNames(t.except, t.exceptUsers, t.platforms, ids, groups)
 }
 
+// maxListed and maxListedBytes are how many names the lists of one envelope have at
+// most, and how many bytes these take.
+const (
+	maxListed      = 10_000
+	maxListedBytes = 1 << 20
+)
+
+// checkNames says whether one envelope may list so many names.
+func checkNames(lists ...[]string) error {
+	count, bytes := 0, 0
+	for _, list := range lists {
+		count += len(list)
+		for _, name := range list {
+			bytes += len(name)
+		}
+	}
+	switch {
+	case count > maxListed:
+		return fmt.Errorf("%w: target: %d ids and names, with those of Except, ExceptUser, On and the groups: must be at most %d in one call", ErrInvalid, count, maxListed)
+	case bytes > maxListedBytes:
+		return fmt.Errorf("%w: target: ids and names of %d bytes, with those of Except, ExceptUser, On and the groups: must be at most %d in one call", ErrInvalid, bytes, maxListedBytes)
+	}
+	return nil
+}
+
 // checkSend says whether a message may go to the target. The users and groups of
 // a message need no bound, because its packets do not list them.
 func (t *Target) checkSend() error {
