@@ -14,14 +14,14 @@ import (
 // another library, changes little.
 var know = map[string][]string{
 	"github.com/coder/websocket": {
-		"handshake.go",                                           // the server's side
-		"heraldclient/", "heraldtest/", "internal/test/hubtest/", // clients
+		"handshake.go",                                                                      // the server's side
+		"heraldclient/", "heraldtest/", "internal/test/hubtest/", "internal/test/faultrig/", // clients
 	},
 	"github.com/redis/go-redis/v9": {
 		"config.go", "bus_redis.go", "registry_redis.go", // in the public API: the client, no more
 		"heraldapi/", // idempotency keys
 		"internal/history/redislog/", "internal/redisbus/", "internal/redisconn/", "internal/redisregistry/",
-		"internal/test/redistest/", "examples/",
+		"internal/test/redistest/", "internal/test/faultrig/", "examples/",
 	},
 	"github.com/alicebob/miniredis/v2": {"examples/"},
 }

@@ -104,6 +104,8 @@ type Tally struct {
 	Delivered int
 	Failed    int // calls of Send with an error
 	Lost      int // inside reported gaps
+
+	Doubled, Disordered int // of the faults: that came twice, that came out of order
 }
 
 // String tells all.
@@ -133,7 +135,7 @@ func (a *Account) Settle() (total Tally, faults []error) {
 		}
 	}
 	for _, d := range a.Devices {
-		got, wrong := a.settleReceived(d)
+		got, wrong := a.settleReceived(d, &total)
 		faults = append(faults, wrong...)
 		total.Delivered += len(got)
 		for target, messages := range byTarget {
@@ -185,7 +187,7 @@ type stream struct {
 }
 
 // settleReceived checks what a device did get.
-func (a *Account) settleReceived(d *Device) (got map[key]bool, faults []error) {
+func (a *Account) settleReceived(d *Device, total *Tally) (got map[key]bool, faults []error) {
 	got = make(map[key]bool)
 	streams := make(map[string][]stream) // by sender
 	fault := func(format string, args ...any) {
@@ -201,6 +203,7 @@ func (a *Account) settleReceived(d *Device) (got map[key]bool, faults []error) {
 		case len(topics) == 0:
 			fault("%v, which was not meant for it", r)
 		case got[key{r.Sender, r.N}]:
+			total.Doubled++
 			fault("%v twice", r)
 		}
 		got[key{r.Sender, r.N}] = true
@@ -214,6 +217,7 @@ func (a *Account) settleReceived(d *Device) (got map[key]bool, faults []error) {
 			// By whichever topic the later message came, this one was sent
 			// to the same topic before.
 			if s.last > r.N && subset(s.topics, topics) {
+				total.Disordered++
 				fault("%v after number %d: out of order", r, s.last)
 			}
 		}

@@ -84,17 +84,22 @@ func (s *SplitSentinels) configure(server *Server, pairs ...string) {
 	}
 }
 
-// Client returns a client on one side that follows the master, closed when the
-// test ends.
-func (s *SplitSentinels) Client(side string) *redis.Client {
+// Fronts are the addresses of the Sentinels' proxies.
+func (s *SplitSentinels) Fronts() []string {
 	var addrs []string
 	for _, p := range s.proxies[len(s.Servers):] {
 		addrs = append(addrs, p.Addr)
 	}
+	return addrs
+}
+
+// Client returns a client on one side that follows the master, closed when the
+// test ends.
+func (s *SplitSentinels) Client(side string) *redis.Client {
 	dialer := &net.Dialer{Timeout: time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(side)}}
 	c := redis.NewFailoverClient(&redis.FailoverOptions{
 		MasterName:    MasterName,
-		SentinelAddrs: addrs,
+		SentinelAddrs: s.Fronts(),
 		Dialer:        dialer.DialContext,
 		ReadTimeout:   time.Second, // go-redis tries a Sentinel that is cut off eight times
 	})

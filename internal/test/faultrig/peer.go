@@ -1,4 +1,4 @@
-package resumetest_test
+package faultrig
 
 import (
 	"bufio"
@@ -20,10 +20,11 @@ import (
 	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
-// A peer is the test's end of a node's process.
+// A peer is the trial's end of a node's process.
 type peer struct {
-	t       *testing.T
-	proxy   *netproxy.Proxy // to Redis, unless there are Sentinels
+	t       testing.TB
+	bus     []*netproxy.Proxy // that its Bus goes through
+	keeps   bool              // it has a Retention
 	cmd     *exec.Cmd
 	stdin   io.WriteCloser
 	log     servertest.Buffer
@@ -40,38 +41,37 @@ type peer struct {
 	gaps    []load.Gap
 }
 
-func startPeer(t *testing.T, s settings) *peer {
-	t.Helper()
+// start starts the process, and waits until it serves.
+func (p *peer) start(s settings) {
+	p.t.Helper()
 	env, err := json.Marshal(s)
 	if err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
-	p := &peer{
-		t: t, cmd: exec.Command(os.Args[0]),
-		hello: make(chan report, 1), answers: make(chan string, 1), ended: make(chan struct{}),
-		records: make(map[string][]load.Record),
-	}
-	p.cmd.Env = append(os.Environ(), processEnv+"="+string(env), fmt.Sprint("GOMAXPROCS=", runtime.GOMAXPROCS(0)))
+	p.keeps = s.Retention > 0
+	p.hello, p.answers, p.ended = make(chan report, 1), make(chan string, 1), make(chan struct{})
+	p.records = make(map[string][]load.Record)
+	p.cmd = exec.Command(os.Args[0])
+	p.cmd.Env = append(os.Environ(), nodeEnv+"="+string(env), fmt.Sprint("GOMAXPROCS=", runtime.GOMAXPROCS(0)))
 	p.cmd.Stderr = &p.log
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	go p.read(stdout)
-	t.Cleanup(p.end)
+	p.t.Cleanup(p.end)
 	select {
 	case r := <-p.hello:
 		p.url, p.node = r.URL, r.Node
 	case <-p.ended:
-		t.Fatalf("a node did not start:\n%s", p.log.String())
+		p.t.Fatalf("a node did not start:\n%s", p.log.String())
 	}
-	return p
 }
 
 // read takes the node's reports.
@@ -139,11 +139,13 @@ func (p *peer) failed() int {
 	return n
 }
 
-var errEnded = errors.New("the node has ended")
+var (
+	errEnded = errors.New("the node has ended")
+	errHangs = errors.New("the node does not answer")
+)
 
 // ask has the node do what a line says.
 func (p *peer) ask(line string) error {
-	p.t.Helper()
 	p.asking.Lock()
 	defer p.asking.Unlock()
 	if _, err := io.WriteString(p.stdin, line+"\n"); err != nil {
@@ -157,15 +159,27 @@ func (p *peer) ask(line string) error {
 		return nil
 	case <-p.ended:
 		return errEnded
-	case <-time.After(2 * patience):
-		p.t.Fatalf("%s: %q hangs", p.node, line)
-		return nil
+	case <-time.After(10 * patience): // a burst takes long
+		return errHangs
 	}
 }
 
 func (p *peer) kill() {
 	p.cmd.Process.Kill()
 	<-p.ended
+}
+
+// cut resets all connections of its Bus.
+func (p *peer) cut() {
+	for _, proxy := range p.bus {
+		proxy.Cut()
+	}
+}
+
+func (p *peer) blackhole(on bool) {
+	for _, proxy := range p.bus {
+		proxy.Blackhole(on)
+	}
 }
 
 func (p *peer) pause()  { p.cmd.Process.Signal(syscall.SIGSTOP) }

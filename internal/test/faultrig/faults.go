@@ -1,0 +1,292 @@
+package faultrig
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/heraldgo/herald/internal/redisconn"
+)
+
+// A Fault is something that breaks.
+type Fault struct {
+	Name string
+
+	// Survives says that what is kept outlives it: with a Retention nothing may be
+	// missing at a device that can come back.
+	Survives bool
+
+	// Quiet says that with a Retention nobody is told that something may be missing.
+	Quiet bool
+
+	buses   []string // that it can happen to; nil: to all
+	loses   bool     // Redis keeps nothing on disk
+	clock   bool     // Redis' clock can be stepped
+	split   bool     // the servers can be cut off from each other
+	upgrade bool     // the first nodes have no Retention, and the others have one
+
+	adjust func(*Options)
+	happen func(*trial) // nil: nothing but what devices that roam do
+}
+
+// Faults returns those that can happen to a Bus, by its name.
+func Faults(bus string) []Fault {
+	onRedis, others := []string{Redis}, []string{"NATS", "RabbitMQ", "MQTT", "Kafka"}
+	all := []Fault{
+		{Name: "client cuts", Survives: true, Quiet: true},
+		{Name: "every client cut for 5 s", Survives: true, Quiet: true, adjust: calm, happen: (*trial).cutAll},
+		{Name: "10% of clients stalled", Survives: true, Quiet: true, adjust: few, happen: (*trial).stallSome},
+		{Name: "5,000 back at once, 20 missed each", Survives: true, Quiet: true, adjust: many, happen: (*trial).missSome},
+		{Name: "200,000 messages at full speed", Survives: true, Quiet: true, adjust: calm, happen: (*trial).flood},
+		{Name: "node killed", Survives: true, Quiet: true, happen: (*trial).killNode},
+		{Name: "node paused for two leases", Survives: true, Quiet: true, happen: (*trial).pauseNode},
+		{Name: "rolling restart of 5 nodes", Survives: true, Quiet: true, adjust: five, happen: (*trial).restartNodes},
+		{Name: "upgrade from nodes without a Retention", buses: []string{Redis, Sentinel}, upgrade: true, happen: (*trial).restartNodes},
+		{Name: "all links cut", Survives: true, happen: (*trial).cutLinks},
+		{Name: "CLIENT KILL of all links", buses: onRedis, Survives: true, happen: (*trial).killLinks},
+		{Name: "black hole around a node", Survives: true, happen: (*trial).blackhole},
+		{Name: "Redis restarted, data kept", buses: onRedis, Survives: true, happen: (*trial).restartRedis},
+		{Name: "Redis restarted, data lost", buses: onRedis, loses: true, happen: (*trial).restartRedis},
+		{Name: "FLUSHALL", buses: onRedis, happen: (*trial).flush},
+		{Name: "OOM", buses: onRedis, Survives: true, happen: (*trial).fill},
+		{Name: "NOREPLICAS", buses: onRedis, Survives: true, happen: (*trial).demandReplicas},
+		{Name: "clock an hour back", buses: onRedis, Survives: true, clock: true, happen: (*trial).turnBack},
+		{Name: "clock an hour on", buses: onRedis, clock: true, happen: (*trial).turnOn},
+		{Name: "master killed", buses: []string{Sentinel, Cluster}, happen: (*trial).killMaster},
+		{Name: "failover, A to B to A", buses: []string{Sentinel}, happen: (*trial).swapMasters},
+		{Name: "slot moved", buses: []string{Cluster}, happen: (*trial).moveSlots},
+		{Name: "broker restarted", buses: others, happen: (*trial).restartBroker},
+		{Name: "split, a node keeps its half", buses: []string{Sentinel, "NATS"}, split: true, happen: (*trial).splitServers},
+	}
+	return slices.DeleteFunc(all, func(f Fault) bool { return f.buses != nil && !slices.Contains(f.buses, bus) })
+}
+
+// calm has no device roam.
+func calm(o *Options) { o.calm = true }
+
+// few leaves so few devices that a flood to each of them is possible.
+func few(o *Options) { o.calm, o.Users = true, min(o.Users, 20) }
+
+// many has some 5,000 devices.
+func many(o *Options) { o.calm, o.Users, o.Pace = true, 1667, time.Second }
+
+func five(o *Options) { o.Nodes = 5 }
+
+// cutAll cuts every device off for a while.
+func (tr *trial) cutAll() {
+	tr.eachDevice(func(d *device) { d.setAway(true) })
+	pause(tr.t.Context(), 5*time.Second)
+	tr.eachDevice(func(d *device) { d.setAway(false) })
+}
+
+func (tr *trial) eachDevice(do func(*device)) {
+	for _, d := range tr.devices {
+		do(d)
+	}
+}
+
+// stallSome has some devices read nothing, until their queues are full.
+func (tr *trial) stallSome() {
+	slow := func(on bool) {
+		for i := 0; i < len(tr.devices); i += 10 {
+			tr.devices[i].setStalled(on)
+		}
+	}
+	slow(true)
+	tr.burst(tr.any(), 6000, 2000, "*")
+	slow(false)
+}
+
+// missSome sends a little to everyone while all are away.
+func (tr *trial) missSome() {
+	tr.eachDevice(func(d *device) { d.setAway(true) })
+	for _, d := range tr.devices {
+		tr.await("the end of a connection of "+d.String(), func() error { return yet(!d.connected(false)) })
+	}
+	tr.burst(tr.any(), 20, 0, "*")
+	tr.eachDevice(func(d *device) { d.setAway(false) })
+}
+
+// flood has all nodes send to users as fast as they can.
+func (tr *trial) flood() {
+	peers := tr.living()
+	done := make(chan struct{})
+	for _, p := range peers {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			tr.burst(p, 200_000/len(peers), 0, "u")
+		}()
+	}
+	for range peers {
+		<-done
+	}
+}
+
+// burst has a node send so many messages at once, and waits until that is done.
+func (tr *trial) burst(p *peer, count, padding int, target string) {
+	if err := p.ask(fmt.Sprint("burst ", count, " ", padding, " ", target)); err != nil {
+		tr.t.Errorf("burst of %s: %v", p.node, err)
+	}
+}
+
+// killNode kills a node, and starts another one.
+func (tr *trial) killNode() {
+	p := tr.any()
+	tr.leave(p)
+	p.kill()
+	tr.over()
+	tr.start(tr.Retention)
+}
+
+// pauseNode stops a node for twice its lease. Its devices stay.
+func (tr *trial) pauseNode() {
+	p := tr.any()
+	p.pause()
+	pause(tr.t.Context(), 2*lease)
+	p.resume()
+}
+
+// restartNodes replaces all nodes by others, in order.
+func (tr *trial) restartNodes() {
+	for _, p := range tr.living() {
+		tr.start(tr.Retention)
+		tr.leave(p)
+		p.ask("stop")
+		p.ask("shutdown")
+		p.kill()
+	}
+}
+
+// cutLinks resets all connections between nodes and servers.
+func (tr *trial) cutLinks() {
+	for _, p := range tr.living() {
+		p.cut()
+	}
+}
+
+// killLinks has Redis close every connection.
+func (tr *trial) killLinks() {
+	for _, kind := range []string{"pubsub", "normal"} {
+		if err := tr.rdb.ClientKillByFilter(tr.t.Context(), "TYPE", kind, "SKIPME", "yes").Err(); err != nil {
+			tr.t.Fatal(err)
+		}
+	}
+}
+
+// blackhole loses what a node and its broker send each other, until the node knows.
+func (tr *trial) blackhole() {
+	p := tr.any()
+	p.blackhole(true)
+	tr.awaitUnhealthy(p)
+	p.blackhole(false)
+}
+
+// restartRedis kills Redis, and starts it again once all nodes know.
+func (tr *trial) restartRedis() {
+	tr.server.Kill()
+	tr.awaitUnhealthy(tr.living()...)
+	tr.server.Restart()
+}
+
+func (tr *trial) restartBroker() { tr.broker.Restart() }
+
+func (tr *trial) flush() {
+	if err := tr.rdb.FlushAll(tr.t.Context()).Err(); err != nil {
+		tr.t.Fatal(err)
+	}
+}
+
+// fill has Redis refuse to write, as if its memory were full.
+func (tr *trial) fill() { tr.refuse("maxmemory", "1", "0") }
+
+// demandReplicas has Redis refuse to write, as if its replicas were gone.
+func (tr *trial) demandReplicas() { tr.refuse("min-replicas-to-write", "1", "0") }
+
+// refuse changes a setting until every node has had Sends refused. A PUBLISH is not.
+func (tr *trial) refuse(setting, to, from string) {
+	tr.configure(setting, to)
+	if !tr.Retention {
+		pause(tr.t.Context(), 2*lease)
+	}
+	for _, p := range tr.living() {
+		failed := p.failed()
+		tr.await("a Send that is refused", func() error { return yet(!tr.Retention || p.failed() > failed) })
+	}
+	tr.configure(setting, from)
+}
+
+func (tr *trial) configure(setting, value string) {
+	if err := tr.rdb.ConfigSet(tr.t.Context(), setting, value).Err(); err != nil {
+		tr.t.Fatal(err)
+	}
+}
+
+// turnBack turns Redis' clock back by an hour.
+func (tr *trial) turnBack() { tr.step(-time.Hour) }
+
+// turnOn turns Redis' clock on by an hour: what is kept is too old then.
+func (tr *trial) turnOn() { tr.step(time.Hour) }
+
+// killMaster kills a master, and lets it come back as a replica.
+func (tr *trial) killMaster() {
+	if tr.cluster != nil {
+		slot := tr.cluster.Slot("{" + redisconn.Tags[0] + "}")
+		old := tr.cluster.MasterOf(slot)
+		old.Kill()
+		tr.cluster.AwaitFailover(slot, old)
+		tr.over()
+		old.Restart()
+		tr.cluster.AwaitOK()
+		return
+	}
+	old := tr.set.Master()
+	old.Kill()
+	tr.set.AwaitFailover(old)
+	tr.over()
+	old.Restart()
+	tr.set.AwaitOneMaster()
+}
+
+// swapMasters has the Sentinels appoint other masters until the first one is master
+// again: A to B to A, with a third server in between at times.
+func (tr *trial) swapMasters() {
+	first := tr.set.Master()
+	for master := tr.set.Failover(); master != first; master = tr.set.Failover() {
+		tr.set.AwaitOneMaster()
+		tr.awaitHealthy()
+		tr.awaitSent(tr.living(), 5)
+	}
+	tr.over()
+	tr.set.AwaitOneMaster()
+}
+
+// moveSlots moves slots that carry messages to another master.
+func (tr *trial) moveSlots() {
+	for _, tag := range redisconn.Tags[:3] {
+		slot := tr.cluster.Slot("{" + tag + "}")
+		old := tr.cluster.MasterOf(slot)
+		for _, n := range tr.cluster.Nodes[:3] {
+			if n != old {
+				tr.cluster.Migrate(slot, n)
+				break
+			}
+		}
+	}
+}
+
+// splitServers cuts the servers off from each other, until the nodes know, or the
+// greater part has another master.
+func (tr *trial) splitServers() {
+	if tr.broker != nil {
+		tr.broker.Split(true)
+		tr.awaitUnhealthy(tr.living()...)
+		tr.broker.Split(false)
+		return
+	}
+	tr.split.Split(true)
+	tr.split.AwaitFailover()
+	tr.awaitSent(tr.living()[1:], 20)
+	tr.split.Split(false)
+	tr.over()
+	tr.split.AwaitRejoined()
+}

@@ -1,0 +1,241 @@
+package faultrig
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/heraldgo/herald/internal/test/load"
+)
+
+// A Verdict is what came of a fault. Of Sends that returned an error nothing is asked
+// but that nobody gets what was not sent.
+type Verdict struct {
+	Sent, Down, Unknown int // Sends: taken, refused, ErrUnknown
+	Received            int // by all devices
+
+	Told       int // missing at a device that was told, or whose node was
+	Late       int // of them: told only behind a later message
+	Untold     int // missing at a device that was not told
+	Doubled    int // that came twice
+	Disordered int // that came out of order
+	Wrong      int // that came although they were not meant for the device, or not sent
+	False      int // how often devices were told that miss nothing
+
+	Resumes  int
+	Complete int // of them
+
+	// Recovery is how long after the end of the fault every device had a message that
+	// was sent after it: the longest of all times. It is 0 if that has no meaning.
+	Recovery time.Duration
+
+	Broken []string // each message that is untold, doubled, disordered or wrong
+}
+
+// judge looks at all that was sent and seen.
+func judge(peers []*peer, devices []*device) *Verdict {
+	v := new(Verdict)
+	account := &load.Account{Records: make(map[string][]load.Record), Gaps: make(map[string][]load.Gap)}
+	gaps := make(map[string][]load.Gap)
+	for _, p := range peers {
+		records, told := p.seen()
+		for sender, list := range records {
+			account.Records[sender] = list
+		}
+		gaps[p.node] = told
+	}
+	tapes := make([]*tape, len(devices))
+	for i, d := range devices {
+		tapes[i] = newTape(d)
+		// What is missing is not Settle's to find.
+		copied := &load.Device{Name: d.Name, User: d.User, Groups: d.Groups, Since: 1 << 62}
+		for _, r := range tapes[i].receipts {
+			copied.Take(r)
+			reach(account.Records, r)
+		}
+		account.Devices = append(account.Devices, copied)
+		v.Received += len(tapes[i].receipts)
+	}
+	v.count(account.Records)
+	tally, faults := account.Settle()
+	v.Doubled, v.Disordered = tally.Doubled, tally.Disordered
+	v.Wrong = len(faults) - v.Doubled - v.Disordered
+	for _, err := range faults {
+		v.Broken = append(v.Broken, err.Error())
+	}
+	for _, t := range tapes {
+		v.settle(t, account.Records, gaps)
+	}
+	return v
+}
+
+// count counts Sends.
+func (v *Verdict) count(records map[string][]load.Record) {
+	for _, list := range records {
+		for i := range list {
+			switch list[i].Err {
+			case "":
+				v.Sent++
+			case load.Unknown:
+				v.Unknown++
+			default:
+				v.Down++
+			}
+		}
+	}
+}
+
+// reach adds what a node has sent that was killed before it could say so.
+func reach(records map[string][]load.Record, r load.Receipt) {
+	list := records[r.Sender]
+	for len(list) <= r.N {
+		list = append(list, load.Record{N: len(list), Err: load.Unknown})
+	}
+	if list[r.N].Target == "" {
+		list[r.N].Target = r.Target
+	}
+	records[r.Sender] = list
+}
+
+// A tape is what a device has seen, in a form that is easy to ask.
+type tape struct {
+	*device
+	events   []happening
+	on       []visit
+	receipts []load.Receipt
+	got      map[string]map[int]int // by sender and number: the index of the event
+	meant    map[string]bool        // by target: whether it is the device's
+}
+
+func newTape(d *device) *tape {
+	t := &tape{device: d, got: make(map[string]map[int]int), meant: make(map[string]bool)}
+	t.events, t.on = d.seen()
+	for i, e := range t.events {
+		if e.message == nil {
+			continue
+		}
+		t.receipts = append(t.receipts, *e.message)
+		if t.got[e.message.Sender] == nil {
+			t.got[e.message.Sender] = make(map[int]int)
+		}
+		t.got[e.message.Sender][e.message.N] = i
+	}
+	return t
+}
+
+// since is when it was connected first; 0 if never.
+func (t *tape) since() int64 {
+	if len(t.on) == 0 {
+		return 0
+	}
+	return t.on[0].from
+}
+
+// has says whether what is sent to a target is sent to the device.
+func (t *tape) has(target string) bool {
+	has, known := t.meant[target]
+	if !known {
+		has = len(t.Topics(target)) > 0
+		t.meant[target] = has
+	}
+	return has
+}
+
+// settle finds what a device misses, and whether it was told.
+func (v *Verdict) settle(t *tape, records map[string][]load.Record, gaps map[string][]load.Gap) {
+	missing, since := 0, t.since()
+	for sender, list := range records {
+		got, before := t.got[sender], -1 // the index of the last event of the sender
+		for i := range list {
+			r := &list[i]
+			if at, ok := got[r.N]; ok {
+				before = at
+				continue
+			}
+			if r.Err != "" || since == 0 || r.Start < since || !t.has(r.Target) {
+				continue
+			}
+			visits := t.during(r)
+			if t.kind == plain && len(visits) == 0 {
+				continue // whoever was away knows that
+			}
+			missing++
+			told, late := false, false
+			if t.kind != plain {
+				told, late = t.told(r, before, after(list[i+1:], got))
+			}
+			switch {
+			case told:
+				v.Told++
+				if late {
+					v.Late++
+				}
+			case covered(r, visits, gaps):
+				v.Told++
+			default:
+				v.Untold++
+				v.Broken = append(v.Broken, fmt.Sprintf("%v misses %s %d to %s, sent from %d to %d, and was not told", t.device, sender, r.N, r.Target, r.Start, r.End))
+			}
+		}
+	}
+	v.settleEvents(t, missing)
+}
+
+// settleEvents counts what a device was told.
+func (v *Verdict) settleEvents(t *tape, missing int) {
+	for i, e := range t.events {
+		if e.gap && missing == 0 {
+			v.False++
+		}
+		if t.kind != plain && e.on && i > 0 {
+			v.Resumes++
+			next := slices.IndexFunc(t.events[i+1:], func(e happening) bool { return e.on || e.gap })
+			if e.resumed && (next < 0 || t.events[i+1+next].on) {
+				v.Complete++
+			}
+		}
+	}
+}
+
+// after returns the index of the event of the first of the records that was got.
+func after(later []load.Record, got map[int]int) int {
+	for i := range later {
+		if at, ok := got[later[i].N]; ok {
+			return at
+		}
+	}
+	return 1 << 30
+}
+
+// told says whether the device was told that something may be missing, when it could
+// miss the message; and whether that was behind a later one of the same sender.
+func (t *tape) told(r *load.Record, before, after int) (told, late bool) {
+	late = true
+	for i, e := range t.events {
+		if e.gap && (e.at >= r.End || e.at >= r.Start && i > before) {
+			told, late = true, late && i > after
+		}
+	}
+	return told, told && late
+}
+
+// during returns the visits that lasted all the time that the message was sent.
+func (t *tape) during(r *load.Record) (visits []visit) {
+	for _, v := range t.on {
+		if v.from <= r.Start && (v.to == 0 || r.End <= v.to) {
+			visits = append(visits, v)
+		}
+	}
+	return visits
+}
+
+// covered says whether the node of each of the visits has told of a gap in which the
+// message may be lost. A node that can tell the device does not get by with that.
+func covered(r *load.Record, visits []visit, gaps map[string][]load.Gap) bool {
+	for _, v := range visits {
+		if v.keeps || !slices.ContainsFunc(gaps[v.node], func(g load.Gap) bool { return r.End >= g.Since && r.Start <= g.Until }) {
+			return false
+		}
+	}
+	return len(visits) > 0
+}
