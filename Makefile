@@ -15,7 +15,7 @@ fuzz:
 	@FUZZTIME=$(FUZZTIME) sh .ci/fuzz
 
 # Changes the code that needs no server, at one place after the other, and says
-# which changes its tests do not notice. Takes most of an hour; not part of CI.
+# which changes its tests do not notice. Takes some minutes; not part of CI.
 mutation:
 	@sh .ci/mutation
 

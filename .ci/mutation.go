@@ -7,11 +7,15 @@
 // It fails if a room's tests kill less than 90% of its mutants, or one survives
 // that the file mutants does not explain. A mutant whose tests do not end in time
 // counts as one that survives, for the machine may just have been slow: it is not
-// killed, and has to be explained. (Gremlins leaves it out of its percentage.) One
-// that does not compile is none.
+// killed, and has to be explained.
+//
+// All mutants of a room are compiled into one program, which an environment
+// variable makes one of them: see mutate.go. What they are is as in gremlins, which
+// compiles each alone.
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,12 +26,13 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 const (
-	gremlins  = "github.com/go-gremlins/gremlins/cmd/gremlins@v0.6.0"
-	least     = 90   // percent of a room's mutants that its tests must kill
-	patience  = "10" // times that the tests take, until a mutant has timed out
+	least     = 90               // percent of a room's mutants that its tests must kill
+	patience  = 10               // times that the tests take, until a mutant has timed out
+	leastWait = 20 * time.Second // and at least so long
 	explained = ".ci/mutants"
 )
 
@@ -42,19 +47,26 @@ type room struct {
 var rooms = []room{
 	{dir: "internal/backoff"},
 	{dir: "internal/batch"},
+	{dir: "internal/callbacks"},
 	{dir: "internal/clock"},
 	{dir: "internal/deadline"},
 	{dir: "internal/errs"},
 	{dir: "internal/follow"},
+	{dir: "internal/history"},
+	{dir: "internal/history/packet"},
+	{dir: "internal/history/protocol"},
 	{dir: "internal/inbox"},
 	{dir: "internal/loglimit"},
 	{dir: "internal/netstring"},
+	{dir: "internal/origin"},
 	{dir: "internal/pieces"},
 	{dir: "internal/places"},
 	{dir: "internal/rate"},
+	{dir: "internal/receipts"},
 	{dir: "internal/resp"},
 	{dir: "internal/ring"},
 	{dir: "internal/uplink"},
+	{dir: "internal/wake"},
 	{dir: "internal/wire"},
 	{dir: "internal/frame"},
 	{file: "envelope.go", run: "^(TestExtensions|TestEnvelope|TestOutgoingRelease|TestPack|TestCallsOverTheBounds|TestSendTimeout$)"},
@@ -74,9 +86,6 @@ func (t tally) mutants() int { return t.killed + t.timedOut + t.survived }
 func main() {
 	log.SetFlags(0)
 	log.SetPrefix("mutation: ")
-	if real := os.Getenv(realGo); real != "" && filepath.Base(os.Args[0]) == "go" {
-		asGo(real, os.Args[1:])
-	}
 	work, err := os.MkdirTemp("", "mutation")
 	if err != nil {
 		log.Fatal(err)
@@ -97,59 +106,27 @@ func all(work string, names []string) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	install := exec.Command("go", "install", gremlins)
-	install.Env = append(os.Environ(), "GOBIN="+work)
-	if out, err := install.CombinedOutput(); err != nil {
-		return false, fmt.Errorf("%w\n%s", err, out)
-	}
-	if err := beGo(work); err != nil {
-		return false, err
-	}
-	const row = "%-18s %8v %8v %9v %9v %9v %8v\n"
+	const row = "%-26s %8v %8v %9v %9v %9v %8v\n"
 	table := fmt.Sprintf(row, "room", "mutants", "killed", "timed out", "survived", "explained", "percent")
 	ok = true
 	for _, r := range rooms {
 		if len(names) > 0 && !slices.Contains(names, r.name()) {
 			continue
 		}
-		found, err := r.unleash(work)
+		fmt.Println("==", r.name())
+		t, err := r.try(work, reasons)
 		if err != nil {
 			return false, fmt.Errorf("%s: %w", r.name(), err)
-		}
-		var t tally
-		for _, m := range found {
-			ok = t.add(m, reasons) && ok
 		}
 		percent := 100
 		if n := t.mutants(); n > 0 {
 			percent = 100 * t.killed / n
 		}
-		ok = ok && percent >= least
+		ok = ok && percent >= least && t.explained == t.timedOut+t.survived
 		table += fmt.Sprintf(row, r.name(), t.mutants(), t.killed, t.timedOut, t.survived, t.explained, fmt.Sprint(percent, "%"))
 	}
 	fmt.Print("\n", table)
 	return ok, nil
-}
-
-// add counts a mutant, and says whether there is no more to be said of it.
-func (t *tally) add(m mutant, reasons map[string]string) bool {
-	switch m.Status {
-	case "KILLED":
-		t.killed++
-		return true
-	case "NOT VIABLE":
-		return true
-	case "TIMED OUT":
-		t.timedOut++
-	default:
-		t.survived++
-	}
-	if reasons[m.key()] != "" {
-		t.explained++
-		return true
-	}
-	fmt.Printf("%s\n\t%s: %s, line %d\n", m.place, m.Type, strings.ToLower(m.Status), m.Line)
-	return false
 }
 
 // readReasons reads which mutants change nothing, and why. Each begins with
@@ -178,177 +155,109 @@ func readReasons() (map[string]string, error) {
 	return reasons, nil
 }
 
-// realGo is the environment variable with the real go command.
-const realGo = "MUTATION_GO"
-
-// beGo puts this program in front of the real go command.
-func beGo(work string) error {
-	real, err := exec.LookPath("go")
-	if err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	if err := os.Symlink(self, filepath.Join(work, "go")); err != nil {
-		return err
-	}
-	return errors.Join(os.Setenv(realGo, real), os.Setenv("PATH", work+string(os.PathListSeparator)+os.Getenv("PATH")))
-}
-
-// asGo runs the real go command for gremlins. That takes a mutant that does not
-// compile for one that was killed, unless the exit status is 2. It tries only
-// what it finds covered, which constants and the conditions of cases never are;
-// so it is told that all is. And of the root the package is enough.
-func asGo(real string, args []string) {
-	if i := slices.Index(args, "./..."); i >= 0 {
-		args[i] = "."
-	}
-	out, err := exec.Command(real, args...).CombinedOutput()
-	os.Stdout.Write(out)
-	if i := slices.Index(args, "-coverprofile"); i >= 0 && err == nil {
-		err = coverAll(args[i+1])
-	}
-	var exit *exec.ExitError
-	switch {
-	case strings.Contains(string(out), "[build failed]"):
-		os.Exit(2)
-	case errors.As(err, &exit):
-		os.Exit(exit.ExitCode())
-	case err != nil:
-		log.Fatal(err)
-	}
-	os.Exit(0)
-}
-
-// coverAll has a profile say that all lines of its files are covered.
-func coverAll(profile string) error {
-	b, err := os.ReadFile(profile)
-	if err != nil {
-		return err
-	}
-	all := blocks.ReplaceAll(b, []byte("$1:1.1,1000000.1 1 1"))
-	return os.WriteFile(profile, all, 0o644)
-}
-
-var blocks = regexp.MustCompile(`(?m)^(\S+\.go):\S+ \d+ \d+$`)
-
 func (r room) name() string {
 	return filepath.Join(r.dir, strings.TrimSuffix(r.file, ".go"))
 }
 
-// A mutant is one of gremlins' report.
-type mutant struct {
-	Type, Status string
-	Line, Column int
-
-	place string // its file and line, the operator marked
-}
-
-func (m mutant) key() string { return m.place + " " + m.Type }
-
-// unleash has gremlins try the room.
-func (r room) unleash(work string) ([]mutant, error) {
-	root, report := ".", filepath.Join(work, "report.json")
-	flags := "-count=1 -vet=off -short -failfast -run=" + r.run
-	args := []string{"unleash", "--workers", "1", "--timeout-coefficient", patience, "--output", report}
-	if r.file != "" { // of a large package, which takes long to compile
-		root = filepath.Join(work, r.name())
-		flags += " '-gcflags=-N -l' '-ldflags=-s -w'"
-		others, err := r.copyTo(root)
-		if err != nil {
-			return nil, err
-		}
-		args = append(args, "--exclude-files", "/")
-		for _, file := range others {
-			args = append(args, "--exclude-files", "^"+regexp.QuoteMeta(file)+"$")
-		}
-	}
-	cmd := exec.Command(filepath.Join(work, "gremlins"), append(args, "./"+r.dir)...)
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "GOFLAGS="+flags)
-	cmd.Stderr = os.Stderr
-	fmt.Println("==", r.name())
-	if out, err := cmd.Output(); err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, out)
-	}
-	b, err := os.ReadFile(report)
+// try runs the room's tests on each of its mutants.
+func (r room) try(work string, reasons map[string]string) (t tally, err error) {
+	p, err := load("./" + r.dir)
 	if err != nil {
-		return nil, err
+		return t, err
 	}
-	var result struct {
-		Files []struct {
-			Name      string `json:"file_name"`
-			Mutations []mutant
-		}
-	}
-	if err := json.Unmarshal(b, &result); err != nil {
-		return nil, err
-	}
-	var found []mutant
-	for _, f := range result.Files {
-		located, err := locate(filepath.Join(r.dir, f.Name), f.Mutations)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, located...)
-	}
-	return found, nil
-}
-
-// copyTo copies the module without the tests of other packages, for it is
-// copied again for gremlins, and without those in a package of their own, which
-// take long to compile. It returns the other product files of the room's package.
-func (r room) copyTo(root string) (others []string, err error) {
-	out, err := exec.Command("git", "ls-files", "-z").Output()
+	overlay, mutants, err := p.mutate(work, r.file)
 	if err != nil {
-		return nil, err
+		return t, err
 	}
-	for name := range strings.SplitSeq(strings.TrimRight(string(out), "\x00"), "\x00") {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			return nil, err
+	if r.run != "" {
+		if err := withoutExternal(overlay, r.dir); err != nil {
+			return t, err
 		}
-		own := filepath.Dir(name) == filepath.Clean(r.dir)
+	}
+	tests, err := r.build(work, overlay)
+	if err != nil {
+		return t, err
+	}
+	began := time.Now()
+	if out, err := r.test(tests, 0, 10*time.Minute); err != nil {
+		return t, fmt.Errorf("its tests fail without a mutant: %w\n%s", err, out)
+	}
+	wait := max(leastWait, patience*time.Since(began))
+	for i, m := range mutants {
+		_, err := r.test(tests, i+1, wait)
+		var failed *exec.ExitError
+		what := "survives"
 		switch {
-		case strings.HasSuffix(name, "_test.go"):
-			if !own || external.Match(b) {
-				continue
-			}
-		case own && filepath.Ext(name) == ".go" && filepath.Base(name) != r.file:
-			others = append(others, filepath.Base(name))
+		case errors.Is(err, context.DeadlineExceeded):
+			t.timedOut++
+			what = "times out"
+		case errors.As(err, &failed):
+			t.killed++
+			continue
+		case err != nil:
+			return t, err
+		default:
+			t.survived++
 		}
-		to := filepath.Join(root, name)
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			return nil, err
+		if reasons[m.place+" "+m.kind] != "" {
+			t.explained++
+			continue
 		}
-		if err := os.WriteFile(to, b, 0o644); err != nil {
-			return nil, err
+		fmt.Printf("%s\n\t%s: %s, line %d\n", m.place, m.kind, what, m.line)
+	}
+	return t, nil
+}
+
+// withoutExternal leaves out the tests that are in a package of their own: a room
+// that says which tests are fast means none of these.
+func withoutExternal(overlay map[string]string, dir string) error {
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if external.Match(b) {
+			overlay[file] = ""
 		}
 	}
-	return others, nil
+	return nil
 }
 
 var external = regexp.MustCompile(`(?m)^package \w+_test$`)
 
-// operators are what gremlins changes, the longer ones first.
-var operators = []string{"<=", ">=", "==", "!=", "++", "--", "<", ">", "+", "-", "*", "/", "%"}
-
-// locate says where the mutants of a file are.
-func locate(name string, mutants []mutant) ([]mutant, error) {
-	src, err := os.ReadFile(name)
+// build compiles the room's tests with its mutants.
+func (r room) build(work string, overlay map[string]string) (tests string, err error) {
+	replace, err := json.Marshal(map[string]any{"Replace": overlay})
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	lines := strings.Split(string(src), "\n")
-	for i, m := range mutants {
-		line, at := lines[m.Line-1], m.Column-1
-		operator := line[at : at+1]
-		if n := slices.IndexFunc(operators, func(o string) bool { return strings.HasPrefix(line[at:], o) }); n >= 0 {
-			operator = operators[n]
-		}
-		mutants[i].place = name + ": " + strings.TrimSpace(line[:at]+"«"+operator+"»"+line[at+len(operator):])
+	list := filepath.Join(work, "overlay.json")
+	if err := os.WriteFile(list, replace, 0o644); err != nil {
+		return "", err
 	}
-	return mutants, nil
+	tests = filepath.Join(work, "room.test")
+	if out, err := exec.Command("go", "test", "-c", "-vet=off", "-overlay", list, "-o", tests, "./"+r.dir).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return tests, nil
+}
+
+// test runs the tests on the mutant with this number; 0 is none. Its error wraps
+// context.DeadlineExceeded if they have not ended in time.
+func (r room) test(tests string, number int, wait time.Duration) (out []byte, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, tests, "-test.short", "-test.failfast", "-test.run="+r.run)
+	cmd.Dir = filepath.Clean(r.dir)
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", variable, number))
+	cmd.WaitDelay = time.Second
+	out, err = cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return out, err
 }
