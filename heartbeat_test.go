@@ -361,6 +361,59 @@ func TestHeartbeatWatch(t *testing.T) {
 	})
 }
 
+// While a node is there that keeps nothing, the Hub knows it; and it is told when
+// the first such node is heard, and when the last has gone. One that the Registry
+// does not list has gone a lease after it was heard.
+func TestHeartbeatMixed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := newHeartbeatAlone()
+		const lease = 100 * time.Second
+		b.config.Lease = lease
+		var told atomic.Int32
+		b.remix = func() { told.Add(1) }
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go b.watch(ctx)
+		expect := func(when string, mixed bool, want int32) {
+			t.Helper()
+			if synctest.Wait(); b.mixed.Load() != mixed || told.Load() != want {
+				t.Errorf("%s: mixed %v, told %d times, want %v and %d", when, b.mixed.Load(), told.Load(), mixed, want)
+			}
+		}
+		look := b.config.ProbeTimeout / 4
+		hear := func(node string, id uint64, notice notice) {
+			b.hear(&envelope{sender: node, id: id, notice: notice})
+			time.Sleep(look)
+		}
+		time.Sleep(look)
+		expect("alone", false, 0)
+		b.listed([]Node{{ID: "m", Generation: 7, Alive: true, Renewed: time.Now(), TTL: time.Hour}}, time.Now(), clock.Now())
+		time.Sleep(look)
+		expect("one is listed and was never heard", false, 0)
+		hear("m", 1, noticeKeeps)
+		expect("it keeps what it sends", false, 0)
+		hear("m", 2, 0)
+		expect("it does not", true, 1)
+		time.Sleep(2 * lease)
+		expect("it is listed still", true, 1)
+		hear("m", 3, noticeKeeps)
+		expect("it keeps again", false, 2)
+		hear("x", 1, 0)
+		expect("another one", true, 3)
+		time.Sleep(lease - 2*look)
+		expect("nearly a lease ago", true, 3)
+		time.Sleep(look)
+		expect("a lease ago", false, 4)
+		hear("y", 1, 0)
+		hear("z", 1, 0)
+		expect("two", true, 5)
+		hear("y", 2, noticeLeaving)
+		expect("one of them says goodbye", true, 5)
+		hear("z", 2, noticeLeaving)
+		expect("and the other", false, 6)
+	})
+}
+
 // Of losses the others are told once a second.
 func TestHeartbeatTellsLosses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

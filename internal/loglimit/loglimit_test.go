@@ -158,3 +158,20 @@ func TestLogLimitIsHandler(t *testing.T) {
 		t.Error("it does not go by the level of the next")
 	}
 }
+
+// What happens all the time is told at once, then once a minute, with how often it
+// has happened since it was told last.
+func TestMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var m Minute
+		for _, step := range []struct {
+			pause time.Duration
+			count int // 0: it is not told
+		}{{0, 1}, {0, 0}, {time.Minute - 1, 0}, {1, 3}, {time.Hour, 1}, {time.Second, 0}, {59 * time.Second, 2}} {
+			time.Sleep(step.pause)
+			if count, ok := m.Tell(); count != step.count || ok != (step.count > 0) {
+				t.Errorf("after %v: told %v of %d, want %d", step.pause, ok, count, step.count)
+			}
+		}
+	})
+}

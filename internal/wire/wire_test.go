@@ -11,12 +11,13 @@ import (
 func TestDecoder(t *testing.T) {
 	b := []byte{7}
 	b = binary.AppendUvarint(b, 1<<64-1)
+	b = binary.AppendVarint(b, -1<<63)
 	b = AppendString(b, "text")
 	b = AppendStrings(b, []string{"a", ""})
 	b = AppendStrings(b, nil)
 	b = AppendStrings(b, []string{"name"})
 	take := func(d *Decoder) bool {
-		return d.Byte() == 7 && d.Uvarint() == 1<<64-1 && d.Text() == "text" &&
+		return d.Byte() == 7 && d.Uvarint() == 1<<64-1 && d.Varint() == -1<<63 && d.Text() == "text" &&
 			slices.Equal(d.Strings(), []string{"a", ""}) && d.Strings() == nil && slices.Equal(d.Names(), []string{"name"})
 	}
 	d := Decoder{Rest: append(bytes.Clone(b), "rest"...), Limit: 3}
@@ -36,7 +37,7 @@ func TestDecoder(t *testing.T) {
 // Nothing is taken after what was bad.
 func TestDecoderBad(t *testing.T) {
 	d := Decoder{Rest: []byte{1, 1, 'a'}, Limit: 10, Bad: true}
-	if d.Byte() != 0 || d.Uvarint() != 0 || d.Bytes() != nil || d.Text() != "" || d.Strings() != nil || d.Names() != nil || len(d.Rest) != 3 {
+	if d.Byte() != 0 || d.Uvarint() != 0 || d.Varint() != 0 || d.Bytes() != nil || d.Text() != "" || d.Strings() != nil || d.Names() != nil || len(d.Rest) != 3 {
 		t.Errorf("something was taken, left is %+v", d)
 	}
 	for name, b := range map[string][]byte{
