@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	// batchesEnv is how many batches a test appends, and seedEnv runs the round
-	// of one seed alone.
+	// batchesEnv is how many batches a test appends, and seedEnv the seed of the
+	// first round. A seed without a number of batches runs its round alone.
 	batchesEnv = "HERALD_HISTORY_BATCHES"
 	seedEnv    = "HERALD_HISTORY_SEED"
 
@@ -64,9 +64,10 @@ func envNumber(t *testing.T, name string, otherwise int) int {
 func differ(t *testing.T, r *rig, batches int) {
 	r.listen(t)
 	batches = envNumber(t, batchesEnv, batches)
-	begin, first := time.Now(), 0
-	if os.Getenv(seedEnv) != "" {
-		first, batches = envNumber(t, seedEnv, 0), 1
+	begin, first := time.Now(), envNumber(t, seedEnv, 0)
+	alone := os.Getenv(seedEnv) != "" && os.Getenv(batchesEnv) == ""
+	if alone {
+		batches = 1
 	}
 	done := make(map[string]int)
 	for seed := first; done["append"] < batches; seed++ {
@@ -75,14 +76,14 @@ func differ(t *testing.T, r *rig, batches int) {
 			run.act()
 		}
 		if t.Failed() {
-			t.Fatalf("again: %s=%d go test -run '^%s$'", seedEnv, seed, t.Name())
+			t.Fatalf("again: env -u %s %s=%d go test -run '^%s$'", batchesEnv, seedEnv, seed, t.Name())
 		}
 	}
 	fmt.Printf("%s: %d batches, %.0f a second\n", t.Name(), done["append"], float64(done["append"])/time.Since(begin).Seconds())
 	for _, what := range slices.Sorted(maps.Keys(done)) {
 		t.Logf("%8d  %s", done[what], what)
 	}
-	if os.Getenv(seedEnv) != "" {
+	if alone {
 		return
 	}
 	for _, what := range mustHappen {
