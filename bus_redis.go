@@ -107,7 +107,9 @@ func (b *RedisBus) keep(ctx context.Context, fences string, limits store.Limits)
 	}
 	prefix, db := b.options.Prefix, b.client.Options().DB
 	keys := prefix + ":{log}:"
-	client := redisconn.NewScripter(redisconn.ClientOptions(b.client.Options()))
+	o := redisconn.ClientOptions(b.client.Options())
+	o.ReadTimeout, o.WriteTimeout = -1, -1 // each call has a deadline: a page may take longer than a command
+	client := redisconn.NewScripter(o)
 	renew := func() {}
 	if redisconn.NewMaster(b.client.Options(), b.options.ProbeTimeout) != nil {
 		renew = client.Renew // a master that was replaced answers for a while

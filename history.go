@@ -123,8 +123,8 @@ func (k *keeping) health() error {
 }
 
 func (k *keeping) stop() {
+	k.logs.close() // so that the driver need not wait for a Redis that is silent
 	k.driver.Close()
-	k.logs.close()
 }
 
 // Subscribe and Unsubscribe are the follower's.

@@ -49,7 +49,7 @@ func size(d store.Draft) int {
 
 // commit appends a batch. The batcher runs one at a time.
 func (s *side) commit(drafts []store.Draft) []error {
-	ctx, cancel := context.WithTimeout(s.d.ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(s.d.ctx, appendTimeout)
 	defer cancel()
 	for range maxAttempts {
 		s.mu.Lock()

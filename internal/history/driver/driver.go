@@ -31,11 +31,12 @@ type Partition struct {
 }
 
 const (
-	callTimeout = 2 * time.Second        // for one call of a Log
-	readTimeout = giveUp                 // for one that reads entries, which may be large
-	giveUp      = 10 * time.Second       // how long a question may be without an answer
-	pause       = 100 * time.Millisecond // before a question goes again
-	fenceEvery  = time.Second
+	callTimeout   = 2 * time.Second        // for one call of a Log
+	appendTimeout = 5 * time.Second        // for one batch, which may be large
+	readTimeout   = giveUp                 // for one call that reads entries, which may be large
+	giveUp        = 10 * time.Second       // how long a question may be without an answer
+	pause         = 100 * time.Millisecond // before a question goes again
+	fenceEvery    = time.Second
 )
 
 // A Driver is the History of one node. Its methods may be called at the same time,

@@ -25,6 +25,7 @@ var limits = store.Limits{Segment: 64, Age: 1 << 40, Bytes: 1 << 30}
 type spy struct {
 	driver.Log
 	hole atomic.Bool // calls but Fence are not answered
+	slow atomic.Bool // an append or a read takes a while: its answer is large
 
 	mu      sync.Mutex
 	calls   map[string]int
@@ -44,6 +45,12 @@ func (s *spy) call(ctx context.Context, name string) error {
 	s.mu.Unlock()
 	if s.hole.Load() {
 		<-ctx.Done()
+	}
+	if s.slow.Load() && name != "survey" {
+		select {
+		case <-time.After(4 * time.Second):
+		case <-ctx.Done():
+		}
 	}
 	return ctx.Err()
 }
@@ -417,6 +424,21 @@ func TestUnanswered(t *testing.T) {
 		s.hole.Store(false)
 		time.Sleep(3 * time.Second)
 		expect(t, "answered", kinds(c.all(away[0])), "mmmp")
+	})
+}
+
+// Large batches and pages may take longer than other calls.
+func TestSlowAnswers(t *testing.T) {
+	one(t, nil, func(t *testing.T, h *hub, s *spy) {
+		away := h.absent(t, 1, 3, "a0")
+		s.slow.Store(true)
+		h.append(t, "a0", 9)
+		c, _ := h.come(t, away[0], "again", "a0")
+		time.Sleep(9 * time.Second)
+		expect(t, "after one page and no other try", kinds(c.all(away[0])), "mmmmp")
+		if n := s.count("read"); n != 1 {
+			t.Errorf("%d reads", n)
+		}
 	})
 }
 

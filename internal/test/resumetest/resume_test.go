@@ -7,8 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/heraldclient"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // What was sent while a client was away comes after, in order and once: on the node
@@ -45,6 +48,25 @@ func testComeBack(t *testing.T, config func() herald.Config) {
 	if d.Position() == "" {
 		t.Error("no position")
 	}
+}
+
+// How long a call of the log may take is not for the user's client to say: a page may
+// take longer than a command.
+func TestImpatientClient(t *testing.T) {
+	impatient := redis.NewClient(&redis.Options{Addr: redistest.Start(t).Addr, ReadTimeout: time.Microsecond})
+	t.Cleanup(func() { impatient.Close() })
+	bus, err := herald.NewRedisBus(impatient, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t, herald.Config{Bus: bus, Registry: herald.NewMemoryRegistry()})
+	d := newDevice(t, n, "user=a", "")
+	d.connected()
+	d.Cut()
+	n.send(t, herald.User("a"), "missed")
+	d.Heal()
+	d.connected()
+	d.want("missed")
 }
 
 // OnConnect may join one group after the other: all are covered from the client's
