@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald"
@@ -32,6 +33,31 @@ func TestHistoryInMemory(t *testing.T) {
 					bus.Heal()
 				}
 			},
+		}
+	})
+}
+
+// A miniredis has no INFO replication, so that a restart of it is none to herald.
+func TestHistoryOnMiniredis(t *testing.T) {
+	heraldtest.TestHistory(t, func(t testing.TB) heraldtest.HistoryNetwork {
+		server := miniredis.NewMiniRedis()
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(server.Close)
+		return heraldtest.HistoryNetwork{
+			Config: func() herald.Config {
+				rdb := redis.NewClient(&redis.Options{Addr: server.Addr()})
+				t.Cleanup(func() { rdb.Close() })
+				return herald.Config{Redis: rdb}
+			},
+			Interrupt: func() {
+				server.Close()
+				if err := server.Restart(); err != nil {
+					t.Fatal(err)
+				}
+			},
+			Lose: server.FlushAll,
 		}
 	})
 }
