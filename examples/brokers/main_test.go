@@ -171,17 +171,21 @@ func (c *client) say(text string) {
 	}
 }
 
-// await reads the next message, which must be this one.
+// await reads the next message, which must be this one, if it is no receipt.
 func (c *client) await(kind, from, text string) {
 	c.Helper()
 	ctx, cancel := context.WithTimeout(c.Context(), patience)
 	defer cancel()
-	_, data, err := c.ws.Read(ctx)
-	if err != nil {
-		c.Fatal(err)
-	}
 	var m struct{ Type, From, Text string }
-	if err := json.Unmarshal(data, &m); err != nil || m.Type != kind || m.From != from || m.Text != text {
+	var data []byte
+	var err error
+	for first := true; first || m.Type == "receipt"; first = false {
+		if _, data, err = c.ws.Read(ctx); err != nil {
+			c.Fatal(err)
+		}
+		err = json.Unmarshal(data, &m)
+	}
+	if err != nil || m.Type != kind || m.From != from || m.Text != text {
 		c.Fatalf("got %s, %v: want type %q, from %q, text %q", data, err, kind, from, text)
 	}
 }

@@ -167,7 +167,16 @@ func (p tab) say(text string) {
 func (p tab) node() string {
 	p.t.Helper()
 	p.until(`document.getElementById("state").dataset.state === "connected"`)
-	return p.text("myNode")
+	return p.text(`document.getElementById("state").dataset.node`)
+}
+
+// leaves waits until nobody is listed on a node any more.
+func (p tab) leaves(node string) {
+	p.t.Helper()
+	p.until(fmt.Sprintf(`(() => {
+		const nodes = [...document.querySelectorAll(".devices b")];
+		return nodes.length > 0 && nodes.every((e) => !e.textContent.startsWith(%q));
+	})()`, node))
 }
 
 // A guest is somebody who is there without a browser.
@@ -245,8 +254,8 @@ func TestTwoTabs(t *testing.T) {
 	}
 	// Presence heals: nobody is left on the stopped node.
 	for _, p := range tabs {
-		p.until(fmt.Sprintf(`known.people.length > 0 && known.people.every((p) => p.sessions.every((s) => !s.node.startsWith(%q)))`, nodeOne))
-		p.until(`known.people.find((p) => p.user === "ann").sessions.length === 2`)
+		p.leaves(nodeOne)
+		p.until(`document.querySelectorAll('.person[data-key="ann"] .devices > span').length === 2`)
 	}
 }
 

@@ -25,8 +25,8 @@ func TestOddNames(t *testing.T) {
 	p.until(`[...document.querySelectorAll(".person")].some((e) => e.dataset.key === "bob")`)
 	p.until(`[...document.querySelectorAll(".person")].some((e) => e.dataset.key === "__proto__")`)
 
-	p.text(`receive({ type: "presence", nodes: [], others: ["constructor", "__proto__"], people: ["\ufeff", "\u200b", "", "\u0301", "__proto__", "last"].map((user) =>
-		({ user, sessions: [{ node: "constructor" }] })) })`)
+	p.text(`import("/chat.js").then((chat) => chat.receive({ type: "presence", nodes: [], others: ["constructor", "__proto__"], people: ["\ufeff", "\u200b", "", "\u0301", "__proto__", "last"].map((user) =>
+		({ user, sessions: [{ node: "constructor" }] })) }))`)
 	p.until(`[...document.querySelectorAll(".person")].some((e) => e.dataset.key === "last")`)
 	p.until(`document.getElementById("nodes").textContent.includes("6 sockets")`)
 

@@ -44,14 +44,21 @@ func scene(t *testing.T) tab {
 	guest(t, door, "zoë", "iPad") // hers was the same
 	one.say("That was my node. A moment later I am on another.")
 	one.hears("That was my node. A moment later I am on another.")
-	one.until(fmt.Sprintf(`known.people.length === 3 && known.nodes.some((n) => n.state === "stopped") && known.people.every((p) => p.sessions.every((s) => !s.node.startsWith(%q)))`, home))
+	one.until(`document.querySelectorAll(".person").length === 3 && document.querySelector("#nodes [data-state=stopped]") !== null`)
+	one.leaves(home)
 	return one
+}
+
+// phone makes the window as small as a phone's.
+func (p tab) phone() {
+	p.t.Helper()
+	p.do("size", chromedp.EmulateViewport(360, 740))
 }
 
 func (p tab) picture(path string) {
 	p.t.Helper()
 	p.do("scroll", chromedp.Blur("#text"))
-	p.text(`document.getElementById("log").scrollTo(0, 1e6)`)
+	p.text(`document.getElementById("view").scrollTo(0, 1e6)`)
 	picture, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot())
 	if err != nil {
 		p.t.Fatal(err)

@@ -23,16 +23,20 @@ const (
 	maxText = 8000 // characters
 )
 
-// A frame is what clients get, as JSON. Frames of other types than room,
-// direct and error go only to connections that asked for presence.
+// A frame is what clients get, as JSON. Frames of other types than room, direct,
+// receipt and error go only to connections that asked for presence.
 type frame struct {
-	Type   string `json:"type"` // room, direct, error; hello, notice, presence
+	Type   string `json:"type"` // room, direct, receipt, error; hello, notice, gap, redis, presence
 	From   string `json:"from"` // a user; empty is the node
 	Text   string `json:"text"`
-	To     string `json:"to,omitempty"`     // direct only
+	To     string `json:"to,omitempty"`     // direct and receipt only
 	Device string `json:"device,omitempty"` // room and direct only: the sender's
 	Node   string `json:"node,omitempty"`   // the sender's; of hello and presence: the client's own
 	Conn   string `json:"conn,omitempty"`   // hello only: the client's own id
+	At     int64  `json:"at,omitempty"`     // room and direct only: when it was sent, in ms since 1970
+	ID     string `json:"id,omitempty"`     // that of the request
+	Again  bool   `json:"again,omitempty"`  // error only: the same request may succeed later
+	State  string `json:"state,omitempty"`  // redis only; of a receipt: received, missed or away
 }
 
 // A request is what clients send, as JSON.
@@ -40,6 +44,11 @@ type request struct {
 	Type string `json:"type"` // room or direct
 	To   string `json:"to"`   // direct only: a user
 	Text string `json:"text"`
+
+	// ID is the client's own name for the message, so that it can send it again if it
+	// does not know whether it went out: who gets two with one From and ID drops the
+	// second. It may be empty.
+	ID string `json:"id"`
 }
 
 // authenticate believes everybody. A real one would look at a session or a
@@ -96,29 +105,21 @@ func (n *node) onConnect(_ context.Context, c *herald.Conn) error {
 }
 
 func (n *node) onMessage(ctx context.Context, c *herald.Conn, m herald.Message) {
-	if err := n.handle(ctx, c, m); err != nil {
-		c.Send(herald.JSON(frame{Type: "error", Text: err.Error()}))
-	}
-}
-
-// handle does what a client asks for. The error is for the client.
-func (n *node) handle(ctx context.Context, c *herald.Conn, m herald.Message) error {
 	in, err := parse(m)
 	if err != nil {
-		return err
+		c.Send(herald.JSON(frame{Type: "error", Text: err.Error(), ID: in.ID}))
+		return
 	}
-	out := frame{Type: in.Type, From: c.User(), Text: in.Text, Device: c.Identity().Device, Node: n.name}
-	if in.Type == "room" {
-		return sendError(c.Hub().Send(ctx, herald.Group(room), herald.JSON(out)))
+	out := frame{
+		Type: in.Type, From: c.User(), Text: in.Text, Device: c.Identity().Device, Node: n.name,
+		At: time.Now().UnixMilli(), ID: in.ID,
 	}
-	out.To = in.To
-	if err := c.Hub().Send(ctx, herald.User(in.To, c.User()), herald.JSON(out)); err != nil {
-		return sendError(err)
+	if in.Type == "direct" {
+		out.To = in.To
+		n.direct(ctx, c, out)
+		return
 	}
-	if online, err := c.Hub().Online(ctx, in.To); err == nil && !online[in.To] {
-		return fmt.Errorf("to: %s: must be online: nobody got the message", short(in.To))
-	}
-	return nil
+	notSent(c, out, c.Hub().Send(ctx, herald.Group(room), herald.JSON(out)))
 }
 
 // parse understands and checks a client's message. The error is for the
@@ -143,23 +144,26 @@ func parse(m herald.Message) (request, error) {
 	default:
 		return in, fmt.Errorf(`type: %s: must be "room" or "direct"`, short(in.Type))
 	}
+	if len(in.ID) > maxName {
+		return request{}, fmt.Errorf("id: %s: must be at most %d bytes", short(in.ID), maxName)
+	}
 	if !visible(in.Text) || utf8.RuneCountInString(in.Text) > maxText {
 		return in, fmt.Errorf("text: %s: must be 1 to %d characters, at least one of them visible", short(in.Text), maxText)
 	}
 	return in, nil
 }
 
-// sendError says to a client what became of its message, and nothing about
-// the inside.
-func sendError(err error) error {
+// notSent tells a client that its message did not go out, or may not have, and nothing
+// about the inside.
+func notSent(c *herald.Conn, out frame, err error) {
+	text := "the message did not go out: the node can not reach the others now"
 	switch {
 	case err == nil:
-		return nil
+		return
 	case errors.Is(err, herald.ErrUnknown):
-		return errors.New("text: it is unknown whether the message went out: its receipt did not come")
-	default:
-		return errors.New("text: the message did not go out: the node can not reach the others now")
+		text = "it is unknown whether the message went out: its receipt did not come"
 	}
+	c.Send(herald.JSON(frame{Type: "error", Text: text, ID: out.ID, Again: true}))
 }
 
 // announce tells everywhere that a user came or went. herald calls it on one
@@ -174,10 +178,11 @@ func (n *node) announce(user, what string) {
 	hub.Send(ctx, herald.Group(watch), herald.JSON(frame{Type: "notice", From: user, Text: what}))
 }
 
-// onGap tells this node's clients that messages may be missing.
+// onGap tells this node's clients that messages may be missing. Those that speak
+// herald's protocol know already.
 func (n *node) onGap(g herald.Gap) {
 	text := fmt.Sprintf("Messages sent to node %s within %v may be lost: its link to the others was down", n.name, g.Until.Sub(g.Since).Round(100*time.Millisecond))
-	n.tell(herald.JSON(frame{Type: "notice", Text: text}))
+	n.tell(herald.JSON(frame{Type: "gap", Text: text}))
 }
 
 // tell sends m to the connections of this node that want to know.

@@ -5,19 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"github.com/heraldgo/herald"
 )
 
 var (
 	errUnknownNode = errors.New("there is no such node in this process")
 	errWrongState  = errors.New("it can not do that now")
 	errClosing     = errors.New("the demo is shutting down")
+	errOthersRedis = errors.New("the Redis is not of this process")
 )
 
-// The states of a node.
+// The states of a node, and of the Redis in this process.
 const (
 	stateStopped  = "stopped"
 	stateStarting = "starting"
 	stateRunning  = "running"
+	stateStopping = "stopping" // Redis only
 )
 
 // A nodeInfo tells the page about a node of this process.
@@ -142,6 +146,21 @@ func (c *cluster) list() []nodeInfo {
 		all = append(all, s.nodeInfo)
 	}
 	return all
+}
+
+// tell sends m to the connections of all nodes that want to know, without Redis.
+func (c *cluster) tell(m herald.Message) {
+	c.mu.Lock()
+	var nodes []*node
+	for _, s := range c.slots {
+		if s.node != nil {
+			nodes = append(nodes, s.node)
+		}
+	}
+	c.mu.Unlock()
+	for _, n := range nodes {
+		n.tell(m)
+	}
 }
 
 // running returns the addresses of the nodes that run.

@@ -68,7 +68,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	door := newFrontDoor(cluster)
 	served := make(chan error, 1)
-	go func() { served <- door.server.Serve(listener) }()
+	go func() { served <- door.serve(listener) }()
 
 	fmt.Fprintf(o.Out, "front door %s\n", baseURL(listener.Addr()))
 	for _, n := range cluster.list() {

@@ -30,22 +30,20 @@ func TestChat(t *testing.T) {
 		c.want("room", "bob", "hello")
 	}
 	// The one to bob comes to the sender's own devices, too.
-	ann1.say(`{"type":"direct","to":"bob","text":"psst"}`)
-	for _, c := range all {
-		c.want("direct", "ann", "psst")
+	ann1.say(`{"type":"direct","to":"bob","text":"psst","id":"1"}`)
+	if got := ann1.hearAll("direct", "receipt"); got["direct"]["text"] != "psst" || got["receipt"]["state"] != "received" || got["receipt"]["id"] != "1" {
+		t.Errorf("a message to bob: got %v", got)
 	}
+	ann2.want("direct", "ann", "psst")
+	bob.want("direct", "ann", "psst")
 	// The one to herself comes once, and not to bob.
 	ann1.say(`{"type":"direct","to":"ann","text":"note"}`)
-	ann1.want("direct", "ann", "note")
+	if got := ann1.hearAll("direct", "receipt"); got["direct"]["text"] != "note" || got["receipt"]["text"] != "received on 2 devices" {
+		t.Errorf("a message to herself: got %v", got)
+	}
 	ann2.want("direct", "ann", "note")
 	bob.say(`{"type":"direct","to":"nobody","text":"anybody?"}`)
-	// The node's own answer does not go over the bus, so it may be first.
-	got := map[string]any{}
-	for range 2 {
-		f := bob.hear()
-		got[f["type"].(string)] = f["text"]
-	}
-	if got["direct"] != "anybody?" || got["error"] != `to: "nobody": must be online: nobody got the message` {
+	if got := bob.hearAll("direct", "receipt"); got["direct"]["text"] != "anybody?" || got["receipt"]["state"] != "away" || got["receipt"]["to"] != "nobody" {
 		t.Errorf("a message to nobody: got %v", got)
 	}
 
@@ -95,10 +93,10 @@ func TestBadInput(t *testing.T) {
 			t.Errorf("connect with %q: %v, %v: want status 400", query, err, response)
 		}
 	}
-	if status := d.order("n9", "stop"); status != 404 {
+	if status := d.order("nodes/n9", "stop"); status != 404 {
 		t.Errorf("stop n9: %d", status)
 	}
-	if status := d.order("n1", "start"); status != 409 {
+	if status := d.order("nodes/n1", "start"); status != 409 {
 		t.Errorf("start n1: %d", status)
 	}
 }
@@ -128,11 +126,13 @@ func TestOtherSites(t *testing.T) {
 	if err == nil || response == nil || response.StatusCode != 403 {
 		t.Errorf("socket: %v, %v: want status 403", err, response)
 	}
-	request, _ := http.NewRequestWithContext(t.Context(), "POST", d.door+"/api/nodes/n1/stop", nil)
-	request.Header = evil
-	response, err = http.DefaultClient.Do(request)
-	if err != nil || response.StatusCode != 403 {
-		t.Errorf("stop: %v, %v: want status 403", err, response)
+	for _, path := range []string{"nodes/n1/stop", "redis/stop", "redis/start-empty", "tabs/x/cut"} {
+		request, _ := http.NewRequestWithContext(t.Context(), "POST", d.door+"/api/"+path, nil)
+		request.Header = evil
+		response, err = http.DefaultClient.Do(request)
+		if err != nil || response.StatusCode != 403 {
+			t.Errorf("%s: %v, %v: want status 403", path, err, response)
+		}
 	}
 	own := http.Header{"Origin": {d.door}}
 	ws, _, err := websocket.Dial(t.Context(), d.door+"/ws?user=ann", &websocket.DialOptions{HTTPHeader: own})
@@ -145,7 +145,7 @@ func TestOtherSites(t *testing.T) {
 func TestPage(t *testing.T) {
 	d := start(t, Options{Nodes: 1})
 	for _, base := range []string{d.door, d.nodes[0]} {
-		for path, kind := range map[string]string{"/": "text/html", "/chat.js": "text/javascript", "/chat.css": "text/css"} {
+		for path, kind := range map[string]string{"/": "text/html", "/chat.css": "text/css", "/herald.js": "text/javascript", "/chat.js": "text/javascript", "/dom.js": "text/javascript", "/log.js": "text/javascript", "/outbox.js": "text/javascript", "/side.js": "text/javascript", "/tab.js": "text/javascript"} {
 			response, err := http.Get(base + path)
 			if err != nil {
 				t.Fatal(err)
@@ -177,7 +177,7 @@ func TestStopANode(t *testing.T) {
 				return got.Online
 			})
 
-			if status := d.order("n1", "stop"); status != 204 {
+			if status := d.order("nodes/n1", "stop"); status != 204 {
 				t.Fatalf("stop: %d", status)
 			}
 			ann.gone()
@@ -205,7 +205,7 @@ func TestStopANode(t *testing.T) {
 				t.Errorf("ann: %+v: want two sessions, none on n1", got)
 			}
 
-			if status := d.order("n1", "start"); status != 204 {
+			if status := d.order("nodes/n1", "start"); status != 204 {
 				t.Fatalf("start: %d", status)
 			}
 			back := d.connect(d.nodes[0], "user=bob")
@@ -218,8 +218,8 @@ func TestStopANode(t *testing.T) {
 func TestAllNodesStopped(t *testing.T) {
 	d := start(t, Options{Nodes: 2})
 	ann := d.connect(d.door, "user=ann")
-	d.order("n1", "stop")
-	d.order("n2", "stop")
+	d.order("nodes/n1", "stop")
+	d.order("nodes/n2", "stop")
 	ann.gone()
 	if got, status := d.online(d.door, "user=ann"); status != 503 || got.Error != "no node is running" {
 		t.Errorf("%d %+v: want 503", status, got)
@@ -234,7 +234,7 @@ func TestAllNodesStopped(t *testing.T) {
 	if len(answer.Nodes) != 2 || answer.Nodes[0] != (nodeInfo{"n1", d.nodes[0], stateStopped}) {
 		t.Errorf("nodes: %+v", answer.Nodes)
 	}
-	if status := d.order("n2", "start"); status != 204 {
+	if status := d.order("nodes/n2", "start"); status != 204 {
 		t.Fatalf("start: %d", status)
 	}
 	d.connect(d.door, "user=ann")
@@ -261,15 +261,12 @@ func TestShutdown(t *testing.T) {
 	d := start(t, Options{Nodes: 2})
 	ann := d.connect(d.door, "user=ann")
 	bob := d.connect(d.nodes[1], "user=bob")
-	d.order("n1", "stop")
+	d.order("nodes/n1", "stop")
 	ann.gone()
-	// The goodbye waits for the client's answer, which needs a reader.
-	heard := make(chan error, 1)
-	go func() { heard <- bob.gone() }()
 	if err := d.end(); err != nil {
 		t.Fatal(err)
 	}
-	if code := websocket.CloseStatus(<-heard); code != websocket.StatusServiceRestart {
+	if code := websocket.CloseStatus(bob.gone()); code != websocket.StatusServiceRestart {
 		t.Errorf("close code %d: want 1012", code)
 	}
 	http.DefaultClient.CloseIdleConnections()

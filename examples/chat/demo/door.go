@@ -21,6 +21,7 @@ var errNoNode = errors.New("no node is running")
 type frontDoor struct {
 	server  *http.Server
 	clients links          // those whose sockets go through
+	tabs    tabs           // those of them that may be cut
 	sockets sync.WaitGroup // requests that are being passed on
 	pools   []*http.Transport
 }
@@ -31,7 +32,7 @@ func newFrontDoor(c *cluster) *frontDoor {
 	d := &frontDoor{}
 	mux := http.NewServeMux()
 	servePage(mux)
-	serveNodes(mux, c)
+	serveControls(mux, c, &d.tabs)
 	// Sockets take turns of their own, so that questions between two of them
 	// do not send both to one node.
 	mux.Handle("GET /ws", d.proxy(c))
@@ -69,6 +70,7 @@ func (d *frontDoor) proxy(c *cluster) http.Handler {
 			writeError(w, http.StatusBadGateway, "the node did not answer")
 		},
 	}
+	passOn := d.tabs.through(proxy)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		client := r.Context().Value(clientKey{}).(net.Conn)
 		d.sockets.Add(1)
@@ -78,8 +80,13 @@ func (d *frontDoor) proxy(c *cluster) http.Handler {
 			return
 		}
 		defer d.clients.remove(client)
-		proxy.ServeHTTP(w, r)
+		passOn.ServeHTTP(w, r)
 	})
+}
+
+// serve serves the clients that come to listener, until the door is closed.
+func (d *frontDoor) serve(listener net.Listener) error {
+	return d.server.Serve(lineListener{listener})
 }
 
 // close cuts what still goes through and waits for it. The server has been

@@ -14,12 +14,15 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// Both are shorter than herald's defaults, so that the presence of a node
+// These are shorter than herald's defaults, so that the presence of a node
 // that was stopped heals before one's eyes.
 const (
 	lease        = 3 * time.Second
 	offlineDelay = 2 * time.Second
 )
+
+// retention is how long a tab may be away and still get all that it missed.
+const retention = 5 * time.Minute
 
 // silent is above every level that is logged.
 const silent = slog.LevelError + 1
@@ -41,8 +44,9 @@ type node struct {
 
 	stopped context.Context // done when the node ends
 	stop    context.CancelFunc
-	watcher sync.WaitGroup
+	workers sync.WaitGroup
 	changed chan struct{} // somebody came or went: look at once
+	waiting chan struct{} // those who wait for receipts
 }
 
 type connKey struct{}
@@ -53,7 +57,7 @@ func startNode(ctx context.Context, c *cluster, name, addr string) (*node, error
 	if err != nil {
 		return nil, err
 	}
-	n := &node{name: name, cluster: c, listener: listener, served: make(chan error, 1), changed: make(chan struct{}, 1)}
+	n := &node{name: name, cluster: c, listener: listener, served: make(chan error, 1), changed: make(chan struct{}, 1), waiting: make(chan struct{}, maxWaiting)}
 	n.redis, n.links = c.store.client()
 	n.level.Set(slog.LevelWarn)
 	n.stopped, n.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -63,11 +67,11 @@ func startNode(ctx context.Context, c *cluster, name, addr string) (*node, error
 		n.redis.Close()
 		return nil, err
 	}
-	n.watcher.Go(n.watch)
+	n.workers.Go(n.watch)
 
 	mux := http.NewServeMux()
 	servePage(mux)
-	serveNodes(mux, c)
+	serveControls(mux, c, nil)
 	mux.Handle("GET /ws", n.hub.Load())
 	mux.HandleFunc("GET /api/online", n.serveOnline)
 	n.server = newServer(c.hosts.only(mux))
@@ -105,6 +109,9 @@ func (n *node) openHub() error {
 		}
 		n.bus, config.Bus = bus, bus
 	}
+	if n.keeps() {
+		config.Retention = retention
+	}
 	hub, err := herald.New(config)
 	if err != nil {
 		if config.Bus != nil {
@@ -115,6 +122,9 @@ func (n *node) openHub() error {
 	n.hub.Store(hub)
 	return nil
 }
+
+// keeps says whether this node's Hub keeps messages. The Bus of Redis can.
+func (n *node) keeps() bool { return n.cluster.options.NewBus == nil && n.cluster.store.keeps() }
 
 // cut does to the node what a crash does: from one moment to the next its
 // sockets are reset and it can tell neither Redis nor the Bus anything.
@@ -144,7 +154,7 @@ func (n *node) bury() {
 func (n *node) shutdown(ctx context.Context) {
 	n.hub.Load().Shutdown(ctx)
 	n.stop()
-	n.watcher.Wait()
+	n.workers.Wait()
 	n.server.Shutdown(ctx)
 	n.server.Close()
 	<-n.served

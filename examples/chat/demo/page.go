@@ -3,11 +3,12 @@ package demo
 import (
 	"embed"
 	"encoding/json"
-	"errors"
 	"io"
 	"log"
 	"net/http"
 	"time"
+
+	"github.com/heraldgo/herald/client/js"
 )
 
 //go:embed page
@@ -23,12 +24,17 @@ func newServer(h http.Handler) *http.Server {
 	}
 }
 
-// servePage serves the page and its parts.
+// servePage serves the page and its parts, and herald's client for browsers.
 func servePage(mux *http.ServeMux) {
 	for path, file := range map[string]string{
-		"GET /{$}":      "page/index.html",
-		"GET /chat.js":  "page/chat.js",
-		"GET /chat.css": "page/chat.css",
+		"GET /{$}":       "page/index.html",
+		"GET /chat.css":  "page/chat.css",
+		"GET /chat.js":   "page/chat.js",
+		"GET /dom.js":    "page/dom.js",
+		"GET /log.js":    "page/log.js",
+		"GET /outbox.js": "page/outbox.js",
+		"GET /side.js":   "page/side.js",
+		"GET /tab.js":    "page/tab.js",
 	} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 			h := w.Header()
@@ -38,34 +44,7 @@ func servePage(mux *http.ServeMux) {
 			http.ServeFileFS(w, r, page, file)
 		})
 	}
-}
-
-// serveNodes lists this process's nodes, and stops and starts them at the
-// press of a button on a page of ours.
-func serveNodes(mux *http.ServeMux, c *cluster) {
-	mux.HandleFunc("GET /api/nodes", func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, http.StatusOK, map[string]any{"nodes": c.list()})
-	})
-	ours := http.NewCrossOriginProtection()
-	mux.Handle("POST /api/nodes/{name}/stop", ours.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		writeDone(w, c.stop(r.PathValue("name")))
-	})))
-	mux.Handle("POST /api/nodes/{name}/start", ours.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		writeDone(w, c.start(r.Context(), r.PathValue("name")))
-	})))
-}
-
-func writeDone(w http.ResponseWriter, err error) {
-	switch {
-	case err == nil:
-		w.WriteHeader(http.StatusNoContent)
-	case errors.Is(err, errUnknownNode):
-		writeError(w, http.StatusNotFound, err.Error())
-	case errors.Is(err, errWrongState):
-		writeError(w, http.StatusConflict, err.Error())
-	default:
-		writeError(w, http.StatusServiceUnavailable, err.Error())
-	}
+	mux.Handle("GET /herald.js", js.Handler())
 }
 
 func writeError(w http.ResponseWriter, status int, text string) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -14,6 +15,9 @@ import (
 type store struct {
 	url      redisURL
 	embedded *miniredis.Miniredis // nil if the Redis is somebody else's
+
+	mu    sync.Mutex
+	state string // of the embedded one; "" if there is none
 }
 
 // openStore starts a Redis in this process, or checks that the one at address
@@ -25,7 +29,7 @@ func openStore(ctx context.Context, address string) (*store, error) {
 		if err := m.Start(); err != nil {
 			return nil, fmt.Errorf("embedded Redis: %w", err)
 		}
-		return &store{url: redisURL{single: &redis.Options{Addr: m.Addr()}}, embedded: m}, nil
+		return &store{url: redisURL{single: &redis.Options{Addr: m.Addr()}}, embedded: m, state: stateRunning}, nil
 	}
 	url, err := parseRedis(address)
 	if err != nil {
@@ -46,6 +50,55 @@ func (s *store) close() {
 		s.embedded.Close()
 	}
 }
+
+// now returns the state of the embedded Redis, or "" if there is none.
+func (s *store) now() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}
+
+// stopRedis stops the embedded Redis. It keeps its data.
+func (s *store) stopRedis() error {
+	if err := s.move(stateRunning, stateStopping); err != nil {
+		return err
+	}
+	s.embedded.Close()
+	return s.move(stateStopping, stateStopped)
+}
+
+// startRedis starts it again, with its data or without.
+func (s *store) startRedis(empty bool) error {
+	if err := s.move(stateStopped, stateStarting); err != nil {
+		return err
+	}
+	if empty {
+		s.embedded.FlushAll()
+	}
+	if err := s.embedded.Restart(); err != nil {
+		s.move(stateStarting, stateStopped)
+		return fmt.Errorf("embedded Redis: %w", err)
+	}
+	return s.move(stateStarting, stateRunning)
+}
+
+// move changes the state, so that of two who want the same only one does it.
+func (s *store) move(from, to string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch s.state {
+	case "":
+		return errOthersRedis
+	case from:
+		s.state = to
+		return nil
+	default:
+		return fmt.Errorf("Redis is %s: %w", s.state, errWrongState)
+	}
+}
+
+// keeps says whether a Hub on this Redis can keep messages. On a Cluster it can not.
+func (s *store) keeps() bool { return s.url.cluster == nil }
 
 // client returns a client whose links, and those of every client made from
 // its options, can be cut.

@@ -73,10 +73,13 @@ func start(t *testing.T, o Options) *running {
 	return d
 }
 
-// A client is a plain WebSocket client.
+// A client is a plain WebSocket client. It reads at once, for so it gives receipts.
 type client struct {
-	t  *testing.T
-	ws *websocket.Conn
+	t    *testing.T
+	ws   *websocket.Conn
+	got  chan []byte   // text
+	done chan struct{} // closed when the connection has ended
+	err  error         // why it has
 }
 
 func (d *running) connect(base, query string) *client {
@@ -91,8 +94,32 @@ func (d *running) connect(base, query string) *client {
 		}
 		d.t.Fatalf("connect %s: %v", query, err)
 	}
-	d.t.Cleanup(func() { ws.CloseNow() })
-	return &client{d.t, ws}
+	c := &client{t: d.t, ws: ws, got: make(chan []byte, 1024), done: make(chan struct{})}
+	go c.read()
+	d.t.Cleanup(func() {
+		ws.CloseNow()
+		<-c.done
+	})
+	return c
+}
+
+func (c *client) read() {
+	defer close(c.done)
+	for {
+		kind, data, err := c.ws.Read(context.Background())
+		if err == nil && kind != websocket.MessageText {
+			err = fmt.Errorf("a frame of type %v: want text", kind)
+		}
+		if err != nil {
+			c.err = err
+			return
+		}
+		select {
+		case c.got <- data:
+		case <-c.t.Context().Done():
+			return
+		}
+	}
 }
 
 func (c *client) say(text string) {
@@ -105,15 +132,21 @@ func (c *client) say(text string) {
 // hear returns the next frame.
 func (c *client) hear() map[string]any {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	kind, data, err := c.ws.Read(ctx)
-	if err != nil {
-		c.t.Fatal(err)
+	var data []byte
+	select {
+	case data = <-c.got:
+	case <-c.done:
+		select {
+		case data = <-c.got:
+		default:
+			c.t.Fatal(c.err)
+		}
+	case <-time.After(patience):
+		c.t.Fatal("there came no frame")
 	}
 	var f map[string]any
-	if err := json.Unmarshal(data, &f); err != nil || kind != websocket.MessageText {
-		c.t.Fatalf("frame %q of type %v: want JSON text", data, kind)
+	if err := json.Unmarshal(data, &f); err != nil {
+		c.t.Fatalf("frame %q: want JSON", data)
 	}
 	for _, field := range []string{"type", "from", "text"} {
 		if _, ok := f[field].(string); !ok {
@@ -128,6 +161,22 @@ func (c *client) want(kind, from, text string) {
 	if f := c.hear(); f["type"] != kind || f["from"] != from || f["text"] != text {
 		c.t.Fatalf("got %v: want type %q, from %q, text %q", f, kind, from, text)
 	}
+}
+
+// hearAll returns the next frames by their type, in whichever order they come.
+func (c *client) hearAll(kinds ...string) map[string]map[string]any {
+	c.t.Helper()
+	got := make(map[string]map[string]any)
+	for range kinds {
+		f := c.hear()
+		got[f["type"].(string)] = f
+	}
+	for _, kind := range kinds {
+		if got[kind] == nil {
+			c.t.Fatalf("got %v: want %q", got, kinds)
+		}
+	}
+	return got
 }
 
 // until returns the notices before the frame it waits for, and skips the
@@ -147,13 +196,13 @@ func (c *client) until(kind, from, text string) (notices []string) {
 
 // gone waits until the connection has ended, and returns why.
 func (c *client) gone() error {
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	for {
-		if _, _, err := c.ws.Read(ctx); err != nil {
-			return err
-		}
+	c.t.Helper()
+	select {
+	case <-c.done:
+	case <-time.After(patience):
+		c.t.Fatal("the connection has not ended")
 	}
+	return c.err
 }
 
 type online struct {
@@ -176,9 +225,10 @@ func (d *running) online(base, query string) (online, int) {
 	return answer, response.StatusCode
 }
 
-func (d *running) order(name, what string) int {
+// order has a node, as in "nodes/n1", or Redis or a tab, stopped or started.
+func (d *running) order(what, how string) int {
 	d.t.Helper()
-	response, err := http.Post(d.door+"/api/nodes/"+name+"/"+what, "", nil)
+	response, err := http.Post(d.door+"/api/"+what+"/"+how, "", nil)
 	if err != nil {
 		d.t.Fatal(err)
 	}
