@@ -14,10 +14,11 @@ import (
 
 // A Delivery says who has received a message. No session is in both lists.
 type Delivery struct {
-	// Received are the sessions whose client has the message. Missed are the others
-	// that it was meant for: no receipt has come from them. Both are ordered oldest
-	// first. A session that has gone may have no more than its ID and Node. Both are
-	// nil if there are more than 1,000 sessions together, and for Everyone.
+	// Received are the sessions whose client has the message; see [Hub.Deliver] for
+	// what that means. Missed are the others that it was meant for: no receipt has
+	// come from them. Both are ordered oldest first. A session that has gone may have
+	// no more than its ID and Node. Both are nil if there are more than 1,000 sessions
+	// together, and for Everyone.
 	Received, Missed []Session
 
 	ReceivedTotal int // the number of sessions that have received the message
@@ -43,13 +44,17 @@ const lookAfter = time.Second
 // A receipt says that the client's WebSocket implementation has the message, and any
 // client gives it: a ping goes behind the message, and the client answers that (RFC
 // 6455 sections 5.5.2 and 5.5.3). It does not say that the application has read the
-// message. Who is in Missed may have it all the same, because a receipt can be lost.
+// message. With a Retention, a receipt for a message that is kept, from a client that
+// speaks the protocol of PROTOCOL.md, says more: the client has acknowledged that its
+// program has processed the message. Who is in Missed may have it all the same,
+// because a receipt can be lost.
 //
 // The target's sessions are those that the Registry lists before the message goes
 // out, and those that come so soon after that they get it too. For Everyone they are
 // counted and not listed. A volatile message that is dropped for a busy client is
 // missed. With a Retention the message is kept as one of Send is. A client that gets
-// it later, with what it missed, is in Missed.
+// it on its next connection, with what it missed, is in Missed. A connection that
+// Except leaves out by one of its earlier ones is in neither list.
 //
 // If the error is not nil, nothing is known of anybody. It is one that Send returns,
 // or wraps ErrRegistryDown if the sessions cannot be listed, in which case nothing

@@ -43,7 +43,7 @@
 //
 // herald hands a message to the kernel of the node, and counts it as Written.
 // It cannot know whether the client has received it, because a WebSocket has no
-// acknowledgement; [Hub.Deliver] asks each client, by a ping behind the message.
+// acknowledgement; [Hub.Deliver] asks each client for a receipt.
 // If a phone loses its network, herald notices its silence after about
 // PingInterval and PongTimeout. Until then the kernel accepts what is sent to the
 // phone, and all of that is lost, without a Gap and without an error.

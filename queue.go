@@ -342,6 +342,7 @@ func (q *queue) takeFrame() []byte {
 	q.out++
 	q.outBytes += len(frame)
 	if q.log != nil {
+		q.fences.Sent(&frame[len(frame)-1])
 		q.log.taken(frame)
 	}
 	return frame

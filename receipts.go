@@ -207,8 +207,8 @@ func (h *Hub) deliverFenced(e *envelope, kept *history.Packet, conns []*Conn) {
 	sieve := newSieve(h.id, &e.filter)
 	takers := conns[:0]
 	for _, c := range conns {
-		if !sieve.passes(c) {
-			if len(e.conns) > 0 { // else nobody has listed it
+		if was := c.queue.log.was(e.filter.except); was || !sieve.passes(c) {
+			if was || len(e.conns) > 0 { // else nobody has listed it
 				add(reportSpared, c.counter, nil)
 			}
 			continue
@@ -248,15 +248,20 @@ func (h *Hub) deliverFenced(e *envelope, kept *history.Packet, conns []*Conn) {
 	}
 }
 
+// openFences returns the Conn's fences. The caller holds c.mu.
+func (c *Conn) openFences() *receipts.Fences {
+	if c.queue.fences == nil {
+		c.queue.fences = receipts.NewFences(c.settled)
+	}
+	return c.queue.fences
+}
+
 // enqueueFenced enqueues a frame that ends with a fence. The fence is open before it
 // is queued, because it may be answered at once.
 func (c *Conn) enqueueFenced(fenced []byte, volatile bool, want receipts.Wanted, token receipts.Token) {
 	q, end := &c.queue, &fenced[len(fenced)-1]
 	c.mu.Lock()
-	if q.fences == nil {
-		q.fences = receipts.NewFences(c.settled)
-	}
-	q.fences.Add(want, token, end, clock.Now())
+	c.openFences().Add(want, token, end, clock.Now())
 	c.mu.Unlock()
 	err := c.enqueue(fenced, volatile)
 	c.mu.Lock()
@@ -303,7 +308,7 @@ type reported uint8
 const (
 	reportTaken      reported = iota + 1 // the message is for this Conn
 	reportTakenNamed                     // and this is its Session
-	reportReceived                       // a pong has come
+	reportReceived                       // a pong or an acknowledgement has come
 	reportMissed                         // none will
 	reportSpared                         // the target's filter leaves the Conn out
 	reportTold                           // all of this node's Conns have been told

@@ -25,7 +25,10 @@ type connLog struct {
 	floor history.Point // it gets only what is sent after it
 	began bool          // there is a floor
 
-	fence *fence // the owner's: goes behind the message that is queued next
+	// The owner's.
+
+	fence    *fence // goes behind the message that is queued next
+	expected int    // messages whose acknowledgement is a receipt, and that are not queued yet
 
 	// Guarded by Conn.mu.
 
@@ -95,33 +98,6 @@ func (l *connLog) took(e *envelope, p *history.Packet) bool {
 	return true
 }
 
-// A fence goes behind one message to Conns whose clients can come back.
-type fence struct {
-	want  receipts.Wanted
-	token receipts.Token
-
-	message, fenced []byte // the frame of the message, and that with the fence
-}
-
-// behind returns the frame with the fence behind it, made once for all Conns.
-func (f *fence) behind(frame []byte) []byte {
-	if f.message == nil || !same(f.message, frame) {
-		f.message = frame
-		f.fenced = receipts.AppendFence(append(make([]byte, 0, len(frame)+receipts.FenceSize), frame...), f.token)
-	}
-	return f.fenced
-}
-
-// tookFenced does what took does, with a fence behind the message. If the message is
-// not queued now, because the client gets it with what it missed, no receipt will come.
-func (l *connLog) tookFenced(e *envelope, p *history.Packet, f *fence) {
-	l.fence = f
-	if l.took(e, p); l.fence != nil {
-		l.fence = nil
-		l.c.hub.receipts.owe(outgoingReport{Wanted: f.want, what: reportMissed, counter: l.c.counter})
-	}
-}
-
 // comesBack says whether the client can come back.
 func (l *connLog) comesBack() bool { return l != nil && l.session != nil }
 
@@ -183,11 +159,12 @@ func (l *connLog) Queue(f device.Frame) {
 		return
 	}
 	volatile := l.k.form.envelope.volatile
+	l.place(&f, frame)
 	if behind := l.fence; behind != nil {
 		l.fence = nil
 		l.c.enqueueFenced(behind.behind(frame), volatile, behind.want, behind.token)
-	} else {
-		l.c.enqueue(frame, volatile)
+	} else if err := l.c.enqueue(frame, volatile); err != nil {
+		l.lose(frame)
 	}
 }
 
@@ -200,6 +177,8 @@ func (l *connLog) Replay(f device.Frame) {
 		b = l.encode(&f)
 	} else if b = l.k.form.frame(l.k, &f); b == nil { // nobody here can read it
 		b = anyGap
+	} else {
+		l.place(&f, b)
 	}
 	l.put(b, len(b))
 }
@@ -324,6 +303,8 @@ func (l *connLog) control(message []byte) []byte {
 		b := frame.AppendHeader(make([]byte, 0, frame.MaxHeader+len(c.Text)), frame.Text, len(c.Text))
 		return append(b, c.Text...)
 	case !l.c.allow(): // what is the application's is counted when it is delivered
+	case c.Kind == protocol.Ack:
+		l.c.acknowledged(&c.Positions)
 	case c.Kind == protocol.Probe:
 		l.c.enqueue(lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Answer}, N: c.N}), false)
 	}

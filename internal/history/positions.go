@@ -1,9 +1,9 @@
 package history
 
 import (
+	"bytes"
 	"errors"
 	"strconv"
-	"strings"
 )
 
 // MaxPartitions is how many partitions there are at most.
@@ -46,7 +46,7 @@ func AppendPosition(b []byte, partition int, at Point) []byte {
 }
 
 // UnmarshalText reads what AppendText wrote. The text comes from a client: it is
-// refused unless AppendText could have written it.
+// refused unless AppendText could have written it. It allocates nothing.
 func (p *Positions) UnmarshalText(text []byte) error {
 	*p = Positions{}
 	if len(text) == 0 {
@@ -56,7 +56,7 @@ func (p *Positions) UnmarshalText(text []byte) error {
 		return errPositions
 	}
 	last := -1
-	for position := range strings.SplitSeq(string(text), ",") {
+	for position := range bytes.SplitSeq(text, []byte(",")) {
 		i, at, err := ParsePosition(position)
 		if err != nil {
 			return err
@@ -69,19 +69,26 @@ func (p *Positions) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// maxPosition is how long the text of one position can be.
+const maxPosition = maxPositions / MaxPartitions
+
 // ParsePosition reads what AppendPosition wrote, and refuses all else.
-func ParsePosition(text string) (partition int, at Point, err error) {
-	name, rest, _ := strings.Cut(text, ".")
-	epoch, offset, ok := strings.Cut(rest, ".")
-	i, err1 := strconv.ParseUint(name, 10, 8)
-	e, err2 := strconv.ParseUint(epoch, 16, 64)
-	o, err3 := strconv.ParseUint(offset, 10, 64)
+func ParsePosition(text []byte) (partition int, at Point, err error) {
+	if len(text) > maxPosition {
+		return 0, Point{}, errPositions
+	}
+	name, rest, _ := bytes.Cut(text, []byte("."))
+	epoch, offset, ok := bytes.Cut(rest, []byte("."))
+	i, err1 := strconv.ParseUint(string(name), 10, 8)
+	e, err2 := strconv.ParseUint(string(epoch), 16, 64)
+	o, err3 := strconv.ParseUint(string(offset), 10, 64)
 	at = Point{Epoch(e), Offset(o)}
 	if !ok || err1 != nil || err2 != nil || err3 != nil || i >= MaxPartitions || e == 0 {
 		return 0, Point{}, errPositions
 	}
 	// One text for each position: no leading zeros, no capitals.
-	if len(text) > maxPositions || string(AppendPosition(nil, int(i), at)) != text {
+	var again [maxPosition]byte
+	if !bytes.Equal(AppendPosition(again[:0], int(i), at), text) {
 		return 0, Point{}, errPositions
 	}
 	return int(i), at, nil

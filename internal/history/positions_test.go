@@ -62,3 +62,12 @@ func FuzzPositions(f *testing.F) {
 		}
 	})
 }
+
+// To read positions allocates nothing: clients send them all the time.
+func TestPositionsAllocate(t *testing.T) {
+	var p history.Positions
+	text := []byte("0.ffffffffffffffff.18446744073709551615,15.ffffffffffffffff.18446744073709551615")
+	if n := testing.AllocsPerRun(100, func() { p.UnmarshalText(text) }); n != 0 || p[15].Epoch == 0 {
+		t.Errorf("it allocates %v times", n)
+	}
+}

@@ -1,10 +1,14 @@
-// Package receipts has the rules of receipts: which pong proves what to a node, and
-// what a node that waits for receipts knows. It has no goroutines, locks, clock or
-// I/O.
+// Package receipts has the rules of receipts: what a pong or an acknowledgement proves
+// to a node, and what a node that waits for receipts knows. It has no goroutines,
+// locks, clock or I/O.
 //
 // A message that wants a receipt has a ping behind it, the fence, in the same write.
 // Frames arrive in order, and a pong carries what its ping carried (RFC 6455 section
 // 5.5.3). So the pong proves that the message has arrived.
+//
+// A message with a position, to a client that acknowledges positions, needs no fence.
+// The acknowledgement of this position, or of a later one, proves that the client's
+// program has processed the message.
 package receipts
 
 import (
@@ -41,22 +45,39 @@ type Wanted struct {
 	Until int64  // nobody waits for it after that; on whatever clock the caller has
 }
 
-// Fences are the open fences of one connection, the oldest first: the receipts that
-// neither a pong nor a loss has settled. The methods of a nil *Fences do nothing.
+// Fences are the open receipts of one connection, in the order of their frames: those
+// that no pong, no acknowledgement and no loss has settled. The methods of a nil
+// *Fences do nothing.
 type Fences struct {
 	settle func(w Wanted, received bool)
 	open   []fence
 	asked  int // pongs that have not come, one for each fence
 }
 
-// A fence lies in the queue at the end of its message, from Queued on. It may be
-// written, and answered, before Queued is called.
+// A fence is an open receipt: of a message with a ping behind it, or of one with a
+// place.
 type fence struct {
 	Wanted
-	token  Token
-	end    *byte
-	queued bool
+	stage stage
+	end   *byte // the last byte of its frame in memory; nil while it is expected
+	token Token // of the ping
+	place Place
 }
+
+// A stage is how far the frame of an open receipt has come, as far as that matters.
+//
+//	with a ping:       made ── Queued ──▶ queued
+//	with a place:  expected ── Place ──▶ made ── Sent ──▶ sent
+//
+// A ping may be written, and answered, before Queued is called.
+type stage uint8
+
+const (
+	expected stage = iota
+	made
+	queued
+	sent
+)
 
 // NewFences returns Fences that call settle once for each receipt, unless nobody
 // waits for it any more.
@@ -65,15 +86,19 @@ func NewFences(settle func(w Wanted, received bool)) *Fences { return &Fences{se
 // Add opens a fence, whose last byte in memory is end, before it is queued. It
 // forgets those that nobody waits for at the time now.
 func (f *Fences) Add(w Wanted, token Token, end *byte, now int64) {
+	f.add(fence{Wanted: w, stage: made, token: token, end: end}, now)
+	f.asked = min(f.asked+1, MaxFences)
+}
+
+func (f *Fences) add(o fence, now int64) {
 	f.open = slices.DeleteFunc(f.open, func(o fence) bool { return o.Until < now })
 	if len(f.open) >= MaxFences {
 		f.end(0, false)
 	}
-	f.open = append(f.open, fence{Wanted: w, token: token, end: end})
-	f.asked = min(f.asked+1, MaxFences)
+	f.open = append(f.open, o)
 }
 
-// end settles the i-th fence.
+// end settles the i-th receipt.
 func (f *Fences) end(i int, received bool) {
 	w := f.open[i].Wanted
 	f.open = slices.Delete(f.open, i, i+1)
@@ -90,26 +115,27 @@ func (f *Fences) find(end *byte) int {
 // Queued takes note that the fence lies in the queue, or has been taken from there.
 func (f *Fences) Queued(end *byte) {
 	if i := f.find(end); i >= 0 {
-		f.open[i].queued = true
+		f.open[i].stage = queued
 	}
 }
 
-// Lose settles the fence as not received, if it is open: it will not be written.
+// Lose settles the receipt of the frame as not received, if it is open: the frame will
+// not be written.
 func (f *Fences) Lose(end *byte) {
 	if i := f.find(end); i >= 0 {
 		f.end(i, false)
 	}
 }
 
-// LoseAll settles all fences as not received: the connection has ended.
+// LoseAll settles all receipts as not received: the connection has ended.
 func (f *Fences) LoseAll() {
 	for f != nil && len(f.open) > 0 {
 		f.end(0, false)
 	}
 }
 
-// Pong takes the payload of a pong. If it is that of an open fence, this one and all
-// before it are settled as received, for a client need answer only the last of
+// Pong takes the payload of a pong. If it is that of an open fence, this one and the
+// fences before it are settled as received, for a client need answer only the last of
 // several pings. Otherwise it proves nothing. Pong says whether a pong was asked for:
 // one for each fence, whatever its payload, for some clients answer with none.
 func (f *Fences) Pong(payload []byte) (asked bool) {
@@ -121,12 +147,25 @@ func (f *Fences) Pong(payload []byte) (asked bool) {
 	}
 	if len(payload) == tokenSize {
 		token := Token(binary.BigEndian.Uint64(payload))
-		i := slices.IndexFunc(f.open, func(o fence) bool { return o.token == token })
-		for range i + 1 {
-			f.end(0, true)
-		}
+		last := slices.IndexFunc(f.open, func(o fence) bool { return o.pinged() && o.token == token })
+		f.receive(last, (*fence).pinged)
 	}
 	return asked
+}
+
+// pinged says whether a ping goes behind the message.
+func (o *fence) pinged() bool { return o.place == Place{} }
+
+// receive settles as received what holds up to the last one.
+func (f *Fences) receive(last int, holds func(*fence) bool) {
+	for i := 0; i <= last; {
+		if holds(&f.open[i]) {
+			f.end(i, true)
+			last--
+		} else {
+			i++
+		}
+	}
 }
 
 // Written returns the token of the newest open fence that has been written. waiting
@@ -135,13 +174,10 @@ func (f *Fences) Written(waiting []*byte) (token Token, ok bool) {
 	if f == nil {
 		return 0, false
 	}
-	i := len(f.open) - 1
-	for i >= 0 && !f.open[i].queued {
-		i--
-	}
+	i := f.queuedBefore(len(f.open))
 	for _, end := range slices.Backward(waiting) { // fences have the order of their frames
 		if i >= 0 && f.open[i].end == end {
-			i--
+			i = f.queuedBefore(i)
 		}
 	}
 	if i < 0 {
@@ -150,5 +186,13 @@ func (f *Fences) Written(waiting []*byte) (token Token, ok bool) {
 	return f.open[i].token, true
 }
 
-// Empty says whether no fence is open.
+// queuedBefore returns the index of the last fence before the i-th receipt that is
+// queued, or -1.
+func (f *Fences) queuedBefore(i int) int {
+	for i--; i >= 0 && f.open[i].stage != queued; i-- {
+	}
+	return i
+}
+
+// Empty says whether no receipt is open.
 func (f *Fences) Empty() bool { return f == nil || len(f.open) == 0 }

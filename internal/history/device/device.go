@@ -142,6 +142,13 @@ func (c *cursor) behind(at history.Point) bool {
 	return c.at.Epoch == at.Epoch && c.at.Offset < at.Offset
 }
 
+// Awaits says whether the device has yet to read what is at a point, because it is not
+// live.
+func (d *Device) Awaits(partition int, at history.Point) bool {
+	c := &d.cursors[partition]
+	return c.state != live && (c.at.Epoch != at.Epoch || c.at.Offset < at.Offset)
+}
+
 // Mark takes a Mark of the feed. The frame tells a client to which nothing was
 // sent that it still has all.
 func (d *Device) Mark(partition int, at history.Point) (f Frame, ok bool) {

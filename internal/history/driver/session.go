@@ -130,6 +130,12 @@ func (s *Session) Take(partition int, p history.Packet, l device.Letter) {
 	}
 }
 
+// Awaits says whether the connection has yet to read from the log what is at a point.
+// It is for Hub.Deliver alone.
+func (s *Session) Awaits(partition int, at history.Point) bool {
+	return s.device != nil && s.device.Awaits(partition, at)
+}
+
 // Drained says that there is room in the queue again. It is cheap if nobody waits
 // for that.
 func (s *Session) Drained() {

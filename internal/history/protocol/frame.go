@@ -163,7 +163,7 @@ func (f *Frame) mark(fields []byte) bool {
 
 func (f *Frame) position(text []byte) bool {
 	var err error
-	f.Partition, f.At, err = history.ParsePosition(string(text))
+	f.Partition, f.At, err = history.ParsePosition(text)
 	return err == nil
 }
 

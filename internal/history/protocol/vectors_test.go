@@ -84,7 +84,7 @@ func (v serverFrame) want(t testing.TB) protocol.Frame {
 	f.Conn, f.Positions, f.Resumed = v.Conn, positions(t, v.Positions), v.Resumed
 	if v.Position != "" {
 		var err error
-		if f.Partition, f.At, err = history.ParsePosition(v.Position); err != nil {
+		if f.Partition, f.At, err = history.ParsePosition([]byte(v.Position)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/heraldgo/herald"
 )
 
-// Deliver keeps what Send would, and a client that can come back gives receipts.
+// Deliver keeps what Send would. A client that can come back gives a receipt when its
+// program has processed the message, and not before.
 func TestReceipts(t *testing.T) { eachBus(t, testReceipts) }
 
 func testReceipts(t *testing.T, config func() herald.Config) {
@@ -16,30 +18,62 @@ func testReceipts(t *testing.T, config func() herald.Config) {
 	d := newDevice(t, one, "user=a&group=g&group=h", "")
 	d.connected()
 	for _, target := range []herald.Target{herald.User("a"), herald.Group("g", "h")} {
-		if got := two.deliver(t, target, "live"); got.ReceivedTotal != 1 || got.MissedTotal != 0 {
-			t.Fatalf("%+v", got)
-		}
+		call := two.begin(t, target, "live")
 		d.want("live")
+		select {
+		case got := <-call:
+			t.Fatalf("the message is not processed: %+v", got)
+		case <-time.After(100 * time.Millisecond): // it proves little, but can't fail by chance
+		}
+		d.receives(t, call)
 	}
 	d.Cut()
-	two.deliver(t, herald.User("a"), "missed") // whether it is listed still or not
-	two.deliver(t, herald.Group("g", "h"), "missed too")
+	missed, missedToo := two.begin(t, herald.User("a"), "missed"), two.begin(t, herald.Group("g", "h"), "missed too")
+	if m, n := <-missed, <-missedToo; m.ReceivedTotal+n.ReceivedTotal > 0 { // whether it is listed still or not
+		t.Fatalf("%+v, %+v", m, n)
+	}
 	d.Heal()
 	id, _, _ := strings.Cut(d.connected().Conn, "~")
-	d.want("missed", "missed too")
-	if got := two.deliver(t, herald.Connection(id), "direct"); got.ReceivedTotal != 1 || got.MissedTotal != 0 {
+	got := map[string]bool{d.message(): true, d.message(): true}
+	if !got["missed"] || !got["missed too"] {
+		t.Fatalf("got %v", got)
+	}
+	if got := <-two.begin(t, herald.Connection(id), "direct"); got.ReceivedTotal != 1 || got.MissedTotal != 0 {
 		t.Fatalf("%+v", got)
 	}
 	d.want("direct")
 }
 
-func (n *node) deliver(t *testing.T, target herald.Target, text string) herald.Delivery {
+// begin begins a Deliver.
+func (n *node) begin(t *testing.T, target herald.Target, text string) <-chan herald.Delivery {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	d, err := n.Deliver(ctx, target, herald.Text(text))
-	if err != nil {
-		t.Fatal(err)
+	done := make(chan herald.Delivery, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		d, err := n.Deliver(ctx, target, herald.Text(text))
+		if err != nil {
+			t.Error(err)
+		}
+		done <- d
+	}()
+	return done
+}
+
+// receives has the device receive on, until the call has its only receipt.
+func (d *device) receives(t *testing.T, call <-chan herald.Delivery) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	received := make(chan struct{})
+	go func() {
+		defer close(received)
+		if e, err := d.Receive(ctx); err == nil {
+			t.Errorf("got %T %+v", e, e)
+		}
+	}()
+	if got := <-call; got.ReceivedTotal != 1 || got.MissedTotal != 0 {
+		t.Errorf("%+v", got)
 	}
-	return d
+	cancel()
+	<-received
 }

@@ -165,6 +165,16 @@ func (d *device) want(texts ...string) {
 	}
 }
 
+// message receives a message.
+func (d *device) message() string {
+	d.t.Helper()
+	m, ok := d.next().(heraldclient.Message)
+	if !ok {
+		d.t.Fatal("the next event is no message")
+	}
+	return string(m.Data)
+}
+
 // wantAfterGaps receives a message, and Gaps before it.
 func (d *device) wantAfterGaps(text string) {
 	d.t.Helper()
