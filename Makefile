@@ -2,7 +2,7 @@
 
 FUZZTIME ?= 60s
 
-.PHONY: test fuzz mutation modules
+.PHONY: test fuzz mutation faults modules
 
 # Everything CI checks, in every module. Installs the servers that the tests
 # need if it can; otherwise it says which tests were left out.
@@ -18,6 +18,11 @@ fuzz:
 # which changes its tests do not notice. Takes some minutes; not part of CI.
 mutation:
 	@sh .ci/mutation
+
+# The table of docs/faults.md, which takes some 15 minutes on a quiet machine. Its
+# smoke test is part of test.
+faults:
+	@cd test/faults && go run .
 
 # The modules of this repository.
 modules:

@@ -19,11 +19,14 @@ type Fault struct {
 	// Quiet says that with a Retention nobody is told that something may be missing.
 	Quiet bool
 
-	buses   []string // that it can happen to; nil: to all
-	loses   bool     // Redis keeps nothing on disk
-	clock   bool     // Redis' clock can be stepped
-	split   bool     // the servers can be cut off from each other
-	upgrade bool     // the first nodes have no Retention, and the others have one
+	// Upgrade says that the first nodes have no Retention, and those that come after
+	// have one.
+	Upgrade bool
+
+	buses []string // that it can happen to; nil: to all
+	loses bool     // Redis keeps nothing on disk
+	clock bool     // Redis' clock can be stepped
+	split bool     // the servers can be cut off from each other
 
 	adjust func(*Options)
 	happen func(*trial) // nil: nothing but what devices that roam do
@@ -41,7 +44,7 @@ func Faults(bus string) []Fault {
 		{Name: "node killed", Survives: true, Quiet: true, happen: (*trial).killNode},
 		{Name: "node paused for two leases", Survives: true, Quiet: true, happen: (*trial).pauseNode},
 		{Name: "rolling restart of 5 nodes", Survives: true, Quiet: true, adjust: five, happen: (*trial).restartNodes},
-		{Name: "upgrade from nodes without a Retention", buses: []string{Redis, Sentinel}, upgrade: true, happen: (*trial).restartNodes},
+		{Name: "upgrade from nodes without a Retention", buses: []string{Redis, Sentinel}, Upgrade: true, happen: (*trial).restartNodes},
 		{Name: "all links cut", Survives: true, happen: (*trial).cutLinks},
 		{Name: "CLIENT KILL of all links", buses: onRedis, Survives: true, happen: (*trial).killLinks},
 		{Name: "black hole around a node", Survives: true, happen: (*trial).blackhole},
@@ -188,7 +191,12 @@ func (tr *trial) restartRedis() {
 	tr.server.Restart()
 }
 
-func (tr *trial) restartBroker() { tr.broker.Restart() }
+// restartBroker does so with another broker.
+func (tr *trial) restartBroker() {
+	tr.broker.Kill()
+	tr.awaitUnhealthy(tr.living()...)
+	tr.broker.Restart()
+}
 
 func (tr *trial) flush() {
 	if err := tr.rdb.FlushAll(tr.t.Context()).Err(); err != nil {

@@ -20,8 +20,8 @@ type Broker struct {
 	// else each node knows them all.
 	Addrs []string
 
-	// Restart stops it hard and starts it again.
-	Restart func()
+	// Kill stops it hard, and Restart starts it again.
+	Kill, Restart func()
 
 	// Split cuts its servers off from each other, or joins them again. It is nil if it
 	// cannot be split.

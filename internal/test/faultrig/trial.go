@@ -72,7 +72,7 @@ func Run(t testing.TB, f Fault, o Options) *Verdict {
 		tr.script = startScript(t, o.HeraldJS)
 	}
 	for range o.Nodes {
-		tr.start(o.Retention && !f.upgrade)
+		tr.start(o.Retention && !f.Upgrade)
 	}
 	return tr.run(f)
 }

@@ -19,6 +19,7 @@ type Verdict struct {
 	Untold     int // missing at a device that was not told
 	Doubled    int // that came twice
 	Disordered int // that came out of order
+	Again      int // that came on an earlier connection too, behind which the device began anew
 	Wrong      int // that came although they were not meant for the device, or not sent
 	False      int // how often devices were told that miss nothing
 
@@ -47,14 +48,17 @@ func judge(peers []*peer, devices []*device) *Verdict {
 	tapes := make([]*tape, len(devices))
 	for i, d := range devices {
 		tapes[i] = newTape(d)
-		// What is missing is not Settle's to find.
-		copied := &load.Device{Name: d.Name, User: d.User, Groups: d.Groups, Since: 1 << 62}
-		for _, r := range tapes[i].receipts {
-			copied.Take(r)
-			reach(account.Records, r)
+		for _, life := range tapes[i].lives {
+			// What is missing is not Settle's to find.
+			lived := &load.Device{Name: d.Name, User: d.User, Groups: d.Groups, Since: 1 << 62}
+			for _, r := range life {
+				lived.Take(r)
+				reach(account.Records, r)
+			}
+			account.Devices = append(account.Devices, lived)
+			v.Received += len(life)
 		}
-		account.Devices = append(account.Devices, copied)
-		v.Received += len(tapes[i].receipts)
+		v.Again += tapes[i].again
 	}
 	v.count(account.Records)
 	tally, faults := account.Settle()
@@ -100,27 +104,44 @@ func reach(records map[string][]load.Record, r load.Receipt) {
 // A tape is what a device has seen, in a form that is easy to ask.
 type tape struct {
 	*device
-	events   []happening
-	on       []visit
-	receipts []load.Receipt
-	got      map[string]map[int]int // by sender and number: the index of the event
-	meant    map[string]bool        // by target: whether it is the device's
+	events []happening
+	on     []visit
+	got    map[string]map[int]int // by sender and number: the index of the event
+	again  int                    // messages that came in more than one life
+	meant  map[string]bool        // by target: whether it is the device's
+
+	// lives are what came while the device went on where it was. To one that begins
+	// anew a node sends what is under way, whatever another node has sent it before.
+	lives [][]load.Receipt
 }
 
 func newTape(d *device) *tape {
 	t := &tape{device: d, got: make(map[string]map[int]int), meant: make(map[string]bool)}
 	t.events, t.on = d.seen()
 	for i, e := range t.events {
-		if e.message == nil {
-			continue
+		if e.on && !e.resumed {
+			t.lives = append(t.lives, nil)
 		}
-		t.receipts = append(t.receipts, *e.message)
-		if t.got[e.message.Sender] == nil {
-			t.got[e.message.Sender] = make(map[int]int)
+		if e.message != nil {
+			t.receive(i, *e.message)
 		}
-		t.got[e.message.Sender][e.message.N] = i
 	}
 	return t
+}
+
+// receive takes the message of an event.
+func (t *tape) receive(event int, r load.Receipt) {
+	got := t.got[r.Sender]
+	if got == nil {
+		got = make(map[int]int)
+		t.got[r.Sender] = got
+	}
+	last := len(t.lives) - 1
+	if _, ok := got[r.N]; ok && !slices.Contains(t.lives[last], r) {
+		t.again++
+	}
+	t.lives[last] = append(t.lives[last], r)
+	got[r.N] = event
 }
 
 // since is when it was connected first; 0 if never.
