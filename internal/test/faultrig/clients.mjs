@@ -133,7 +133,8 @@ function start(id) {
   ws.ondisconnect = () => say(id, { off: true });
   ws.ongap = () => say(id, { gap: true });
   ws.onclose = (e) => say(id, { ended: e.code });
-  ws.onmessage = (e) => say(id, { data: typeof e.data == "string" ? e.data : decoder.decode(e.data) });
+  // Behind what is told there is only padding.
+  ws.onmessage = ({ data }) => say(id, { data: typeof data == "string" ? data : decoder.decode(data.slice(0, 200)) });
 }
 
 createInterface({ input: process.stdin })
