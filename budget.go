@@ -295,9 +295,9 @@ func (c *Conn) shed() (given []waiting) {
 	closing := c.state.closing() || h.config.DropOldest && n > 0
 	c.mu.Unlock()
 	h.budget.change(change)
-	h.stats.dropped.Add(uint64(n))
-	if !closing && c.tooSlow() {
-		h.stats.overBudget.Add(1)
+	h.stats.droppedBudget.Add(uint64(n))
+	if !closing {
+		c.tooSlow(&h.stats.overBudget)
 	}
 	return given
 }

@@ -272,7 +272,7 @@ func (c *Conn) shut(cause *CloseError) bool {
 	}
 	start := c.claim()
 	c.mu.Unlock()
-	c.hub.stats.dropped.Add(uint64(dropped))
+	c.hub.stats.droppedClosed.Add(uint64(dropped))
 	c.hub.budget.change(change)
 	c.start(start)
 	c.depart()
@@ -287,14 +287,12 @@ func (c *Conn) beginClose() {
 	c.hub.closing.add(c)
 }
 
-// tooSlow closes a Conn for what waits in its queue, and answers false if it is
+// tooSlow closes a Conn for what waits in its queue, and counts that, unless it is
 // closing already.
-func (c *Conn) tooSlow() bool {
-	if !c.shut(&CloseError{Code: StatusTooSlow, Reason: "too slow", err: ErrTooSlow}) {
-		return false
+func (c *Conn) tooSlow(count *atomic.Uint64) {
+	if c.shut(&CloseError{Code: StatusTooSlow, Reason: "too slow", err: ErrTooSlow}) {
+		count.Add(1)
 	}
-	c.hub.stats.tooSlow.Add(1)
-	return true
 }
 
 // advance takes a Conn that is closing to half or hangup, unless it is further,
@@ -351,7 +349,7 @@ func (c *Conn) kill(cause error) {
 	c.hub.closing.remove(c)
 	c.mu.Unlock()
 
-	c.hub.stats.dropped.Add(uint64(dropped))
+	c.hub.stats.droppedClosed.Add(uint64(dropped))
 	c.hub.budget.change(change)
 	if timer != nil {
 		timer.Stop()

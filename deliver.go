@@ -85,7 +85,10 @@ func (h *Hub) Deliver(ctx context.Context, t Target, m Message) (Delivery, error
 	if err := d.wait(ctx); err != nil {
 		return Delivery{}, err
 	}
-	return d.result(), nil
+	result := d.result()
+	h.stats.deliveriesReceived.Add(uint64(result.ReceivedTotal))
+	h.stats.deliveriesMissed.Add(uint64(result.MissedTotal))
+	return result, nil
 }
 
 // A delivery is a Deliver under way.

@@ -278,7 +278,7 @@ func TestRefusalsAfterTheUpgrade(t *testing.T) {
 			}
 		}
 	}
-	if s := r.Stats(); s.Panics != 3 || s.Rejected != 8 || s.Accepted != 0 || s.Dropped != 4 {
+	if s := r.Stats(); s.Panics != 3 || s.Rejected != 8 || s.Accepted != 0 || s.Dropped != 4 || s.DroppedClosed != 4 {
 		t.Errorf("%+v", s)
 	}
 	r.clean()

@@ -52,7 +52,9 @@ type heartbeat struct {
 	sent   int64  // on clock: our oldest that has not come back; 0 is none
 	proved int64  // on clock: when our last that came back was sent; 0 is none
 	took   int64  // how long that was under way
-	failed error  // what the last publishing returned
+
+	unmeasured atomic.Int64 // took, until a message's lag has been measured with it; 0 is none
+	failed     error        // what the last publishing returned
 }
 
 // A notice is what a heartbeat says beside that its node lives.

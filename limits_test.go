@@ -386,7 +386,7 @@ func TestFullestAreClosed(t *testing.T) {
 			t.Errorf("conn %d: closing %v, %d messages, %v", i, c.isClosing(), q.size(), context.Cause(c.ctx))
 		}
 	}
-	if s := h.Stats(); s.OverBudget != 1 || s.TooSlow != 1 || s.Dropped != 300 {
+	if s := h.Stats(); s.OverBudget != 1 || s.TooSlow != 1 || s.Dropped != 300 || s.DroppedBudget != 300 {
 		t.Errorf("%+v", s)
 	}
 	if held, _ := h.weigh(); held > h.budget.low() {
@@ -409,7 +409,7 @@ func TestFullestLoseOldest(t *testing.T) {
 	if !slices.Equal(left, []int{10, 200, 20, 150, 30, 200, 150}) {
 		t.Errorf("there are left %d", left)
 	}
-	if s := h.Stats(); s.Dropped != 500 || s.OverBudget != 0 {
+	if s := h.Stats(); s.Dropped != 500 || s.DroppedBudget != 500 || s.OverBudget != 0 {
 		t.Errorf("%+v", s)
 	}
 }

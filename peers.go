@@ -111,6 +111,8 @@ func (b *heartbeat) hear(e *envelope) bool {
 func (b *heartbeat) hearOwn(e *envelope) {
 	if b.sent != 0 {
 		b.took = clock.Now() - b.sent
+		b.stats.busRoundTrips.Observe(time.Duration(b.took))
+		b.unmeasured.Store(b.took)
 		b.proved, b.sent = b.sent, 0
 	}
 	if e.notice&noticeLeaving != 0 {

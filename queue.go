@@ -2,8 +2,11 @@ package herald
 
 import (
 	"errors"
+	"time"
 
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/histogram"
+	"github.com/heraldgo/herald/internal/lag"
 	"github.com/heraldgo/herald/internal/receipts"
 	"github.com/heraldgo/herald/internal/ring"
 )
@@ -50,6 +53,8 @@ type queue struct {
 	rest     []byte // what of them is not written yet
 	trying   int64  // on clock: since when the write that waits has; 0 is none
 	wrote    int64  // on clock: when something was last written; 0 is never
+
+	meter *lag.Meter // of how long messages wait; nil if nobody measures it
 }
 
 // errDropped is enqueue's answer if the message is not queued although the Conn goes
@@ -64,7 +69,7 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 	q := &c.queue
 	if c.state.closing() {
 		c.mu.Unlock()
-		h.stats.dropped.Add(1)
+		h.stats.droppedClosed.Add(1)
 		return ErrClosed
 	}
 	if volatile && (h.budget.tight.Load() || q.busy(&h.config) || q.full(&h.config, len(frame))) {
@@ -75,13 +80,13 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 	if q.full(&h.config, len(frame)) {
 		if !h.config.DropOldest {
 			c.mu.Unlock()
-			h.stats.dropped.Add(1)
-			c.tooSlow()
+			h.stats.droppedFull.Add(1)
+			c.tooSlow(&h.stats.tooSlow)
 			return ErrTooSlow
 		}
 		dropped, fits := q.makeRoom(&h.config, len(frame))
 		if dropped > 0 {
-			h.stats.dropped.Add(uint64(dropped))
+			h.stats.droppedFull.Add(uint64(dropped))
 		}
 		if !fits { // what is under way fills it
 			change := q.settle()
@@ -89,7 +94,7 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 			c.mu.Unlock()
 			c.start(start)
 			h.budget.change(change)
-			h.stats.dropped.Add(1)
+			h.stats.droppedFull.Add(1)
 			return errDropped
 		}
 	}
@@ -180,6 +185,7 @@ func (q *queue) drop() {
 	if q.fences != nil {
 		q.lose(1)
 	}
+	q.meter.Dropped(q.out, 1)
 	q.bytes -= len(q.frames.Pop())
 }
 
@@ -234,6 +240,7 @@ func (c *Conn) pong(payload []byte) {
 func (q *queue) clear() (dropped int) {
 	dropped = q.frames.Len()
 	q.lose(dropped)
+	q.meter.Dropped(q.out, dropped)
 	q.bytes = q.outBytes
 	q.forget()
 	return dropped
@@ -243,7 +250,7 @@ func (q *queue) clear() (dropped int) {
 func (q *queue) empty() (dropped int) {
 	dropped = q.size()
 	q.fences.LoseAll()
-	q.fences = nil
+	q.fences, q.meter = nil, nil
 	q.forget()
 	q.bytes, q.out, q.outBytes, q.rest = 0, 0, 0, nil
 	q.pongs, q.ping, q.closeFrame = nil, false, nil
@@ -357,5 +364,27 @@ func (q *queue) written() (frames int) {
 		q.log.replayed = max(0, q.log.replayed-q.outBytes)
 	}
 	q.out, q.outBytes, q.rest = 0, 0, nil
+	if q.meter != nil {
+		if q.meter.Passed(frames); q.frames.Len() == 0 {
+			q.meter = nil
+		}
+	}
 	return frames
+}
+
+// measure has it measured how long the last frame waits, which has since then, unless
+// that of another is being measured.
+func (q *queue) measure(since int64, tell *histogram.Histogram) {
+	if q.meter == nil {
+		q.meter = new(lag.Meter)
+	}
+	q.meter.Begin(since, q.size(), tell)
+}
+
+// oldest returns how long the oldest frame has waited, about.
+func (q *queue) oldest() time.Duration {
+	if q.size() == 0 {
+		return 0
+	}
+	return max(since(q.trying), q.meter.Age())
 }

@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"time"
 
+	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/ring"
@@ -137,6 +139,9 @@ func (h *Hub) deliver(e *envelope, kept *history.Packet, conns []*Conn) {
 		had = h.copies.of(e.sender, e.id)
 	}
 	sieve := newSieve(h.id, &e.filter)
+	if busTook := h.heartbeat.unmeasured.Load(); busTook != 0 {
+		defer h.measureLag(clock.Now()-busTook, &sieve, conns)
+	}
 	for _, c := range conns {
 		if !sieve.passes(c) || kept != nil && c.queue.log.took(e, kept) {
 			continue
@@ -148,6 +153,28 @@ func (h *Hub) deliver(e *envelope, kept *history.Packet, conns []*Conn) {
 			had[c.counter] = struct{}{}
 		}
 		c.enqueue(e.frame, e.volatile)
+	}
+}
+
+// measureLag has the lag of a message measured, which was sent then as far as is
+// known, at one of its Conns.
+func (h *Hub) measureLag(sent int64, sieve *sieve, conns []*Conn) {
+	if len(conns) == 0 {
+		return
+	}
+	c := conns[rand.IntN(len(conns))]
+	if !sieve.passes(c) {
+		return
+	}
+	h.heartbeat.unmeasured.Store(0)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.state.closing():
+	case c.queue.size() > 0:
+		c.queue.measure(sent, &h.stats.lag)
+	default: // it is written already
+		h.stats.lag.Observe(time.Duration(clock.Now() - sent))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/places"
 )
 
@@ -208,4 +209,74 @@ type Registry interface {
 	Offline(ctx context.Context, delay time.Duration) (users []string, err error)
 	Entries(ctx context.Context, lease Lease, cursor string) (entries []Entry, next string, err error)
 	Check(ctx context.Context, lease Lease, entries ...Entry) (missing []Entry, err error)
+}
+
+// A countedRegistry counts the calls of a Registry.
+type countedRegistry struct {
+	reg   Registry
+	stats *counters
+}
+
+func (r *countedRegistry) count(began int64, err *error) {
+	took := clock.Now() - began
+	r.stats.registryCalls.Observe(time.Duration(took))
+	r.stats.registryRoundTrip.Store(took)
+	if *err != nil {
+		r.stats.registryErrors.Add(1)
+	}
+}
+
+func (r *countedRegistry) Add(ctx context.Context, lease Lease, entries ...Entry) (added []Added, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Add(ctx, lease, entries...)
+}
+
+func (r *countedRegistry) Remove(ctx context.Context, lease Lease, entries ...Entry) (err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Remove(ctx, lease, entries...)
+}
+
+func (r *countedRegistry) Sessions(ctx context.Context, lease Lease, topics ...string) (sessions [][]Session, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Sessions(ctx, lease, topics...)
+}
+
+func (r *countedRegistry) Online(ctx context.Context, lease Lease, topics ...string) (online []bool, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Online(ctx, lease, topics...)
+}
+
+func (r *countedRegistry) KeepAlive(ctx context.Context, node Node, ttl time.Duration) (generation int64, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.KeepAlive(ctx, node, ttl)
+}
+
+func (r *countedRegistry) Release(ctx context.Context, lease Lease) (err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Release(ctx, lease)
+}
+
+func (r *countedRegistry) Nodes(ctx context.Context) (nodes []Node, now time.Time, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Nodes(ctx)
+}
+
+func (r *countedRegistry) Sweep(ctx context.Context, lease Lease) (err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Sweep(ctx, lease)
+}
+
+func (r *countedRegistry) Offline(ctx context.Context, delay time.Duration) (users []string, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Offline(ctx, delay)
+}
+
+func (r *countedRegistry) Entries(ctx context.Context, lease Lease, cursor string) (entries []Entry, next string, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Entries(ctx, lease, cursor)
+}
+
+func (r *countedRegistry) Check(ctx context.Context, lease Lease, entries ...Entry) (missing []Entry, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.Check(ctx, lease, entries...)
 }

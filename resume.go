@@ -206,6 +206,7 @@ func (l *connLog) encode(f *device.Frame) []byte {
 	if f.Kind == device.Welcome {
 		p.Conn = l.k.sign(l.c.identity.User, f.Conn)
 	}
+	l.c.hub.stats.countResume(f)
 	return lineFrame(&p)
 }
 

@@ -261,7 +261,7 @@ func TestDropOldest(t *testing.T) {
 			}
 			seen, last = seen+1, n
 		}
-		if s.Dropped == 0 || seen+int(s.Dropped) != sent {
+		if s.DroppedFull == 0 || s.DroppedFull != s.Dropped || seen+int(s.Dropped) != sent {
 			t.Errorf("%d seen and %d dropped of %d", seen, s.Dropped, sent)
 		}
 		c.Close()

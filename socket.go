@@ -45,17 +45,17 @@ type socket struct {
 	left     atomic.Int64 // bytes that are still read of a Conn that is closing; 0 while it is not
 
 	mu   sync.Mutex
-	turn turn
 	over chan struct{} // closed at the end of the reading ahead that is under way
+	turn turn
 
-	// Of whoever has the turn.
+	// Of whoever has the turn. The first lies beside turn: a Conn has no byte to spare.
 
+	heardOut bool // it was the client that began the close
 	in       frame.Assembler
 	other    []byte   // the memory of ahead, if conn is not plain TCP
 	buffer   *[]byte  // from a pool; ahead lies in it, or it is nil
 	ahead    []byte   // what has been read, and is not taken apart
 	readErr  error    // after it there is nothing more to read
-	heardOut bool     // it was the client that began the close
 	backlog  *backlog // nil until keepalive has read ahead
 }
 

@@ -1,7 +1,6 @@
 package herald
 
 import (
-	"context"
 	"errors"
 	"maps"
 	"sync"
@@ -9,6 +8,8 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/clock"
+	"github.com/heraldgo/herald/internal/histogram"
+	"github.com/heraldgo/herald/internal/history/device"
 )
 
 // Stats is a snapshot of a Hub's counters, since New, of this node.
@@ -26,6 +27,7 @@ type Stats struct {
 
 	LongestQueue int           // messages in the longest queue
 	LongestWrite time.Duration // how long the oldest write that waits for its client has waited
+	OldestQueued time.Duration // how long the oldest message that waits has waited, about; see ConnStats.Oldest
 
 	OpenGaps          int           // gaps that are not over: one for all topics, or one for each topic concerned
 	OpenGapFor        time.Duration // since the first of them began
@@ -78,22 +80,42 @@ type Stats struct {
 	CallsRefused     uint64 // calls of Join, Leave and Disconnect, mostly other nodes', that were too large for this node, or came when too many waited
 	Delivered        uint64 // messages put into a Conn's queue
 	Written          uint64 // messages that the kernel has taken whole; a client whose network has gone never gets the last of them
-	Dropped          uint64 // messages that a Conn's queue had no room for, or that were left in it at the close
+	Dropped          uint64 // messages that a Conn's queue gave up, or had no room for
+	DroppedFull      uint64 // among those: the queue was full
+	DroppedBudget    uint64 // among those: all queues together were above MaxQueuedBytes
+	DroppedClosed    uint64 // among those: left in the queue of a connection that closed, or for one
 	DroppedVolatile  uint64 // volatile messages dropped for a busy client
 	MessagesReceived uint64 // messages from clients
 	BytesReceived    uint64 // bytes read from clients' connections, without their handshakes
 	BytesWritten     uint64 // bytes that the kernel has taken for clients, without their handshakes
 
+	// How long messages took from Send until the kernel had taken them for a client: of
+	// one message and one of its connections after each heartbeat, the round trip of the
+	// heartbeat, and then the time that the message spent on this node.
+	Lag Histogram
+
+	// Deliver, by the calls on this node that returned no error.
+
+	DeliveriesReceived uint64 // sessions that have received the message
+	DeliveriesMissed   uint64 // sessions that have not
+
+	// Resumes, with a Retention.
+
+	Resumes       uint64 // connections of clients that came back to where they were
+	ResumesWhole  uint64 // those of them that got all that they had missed
+	ResumesInPart uint64 // those of them that were told that something may be missing
+
 	// The Registry.
 
-	RegistryCalls  uint64        // its methods' calls that have returned
-	RegistryErrors uint64        // those of them that returned an error
-	RegistryTime   time.Duration // that they took together
+	RegistryCalls  Histogram // its methods' calls that have returned
+	RegistryErrors uint64    // those of them that returned an error
 
 	Mended     uint64 // sessions that the Registry had lost, in whole or in part, and that were put back
 	Unreadable uint64 // times that a RedisRegistry, which Hubs may share, met a key or a value under its prefix that is none of herald's
 
 	// The Bus.
+
+	BusRoundTrips Histogram // of the heartbeats that came back
 
 	Gaps      uint64        // gaps reported
 	GapFor    time.Duration // their total time
@@ -103,9 +125,29 @@ type Stats struct {
 
 // CallbackStats are what the calls of one callback took.
 type CallbackStats struct {
-	Calls   uint64        // that have returned
-	Time    time.Duration // that these took together
+	Calls   Histogram     // that have returned
 	Running int           // calls that have not returned
+	Longest time.Duration // how long the first of those has run
+}
+
+// A Histogram says how many calls, or whatever else, took how long. Its bounds are
+// those of Prometheus' native histograms in schema 2.
+type Histogram struct {
+	Count   uint64
+	Sum     time.Duration
+	Buckets []uint64 // how many took at most Bound(i), and longer than Bound(i-1)
+}
+
+// Bound returns the longest time of a bucket, 2^(i/4-17) seconds. The last bucket has
+// none.
+func (h Histogram) Bound(i int) time.Duration { return histogram.Bound(i) }
+
+func newHistogram(c *histogram.Counts) Histogram {
+	h := Histogram{Sum: c.Sum, Buckets: c.Buckets[:]}
+	for _, n := range h.Buckets {
+		h.Count += n
+	}
+	return h
 }
 
 // ConnStats is a snapshot of one connection.
@@ -113,6 +155,7 @@ type ConnStats struct {
 	Queued      int           // messages waiting to be written, with those under way
 	QueuedBytes int           // their bytes, with those under way
 	WritingFor  time.Duration // how long the write under way has waited for the client; 0 if none waits
+	Oldest      time.Duration // how long the oldest of them has waited, about: messages have no time, so that one of each few is followed
 	LastWrite   time.Time     // when the kernel last took something; zero is never
 	LastRead    time.Time     // when something last came from the client, or herald last began to wait for it, after OnConnect or OnMessage; zero is not yet
 }
@@ -121,7 +164,7 @@ type ConnStats struct {
 func (c *Conn) Stats() ConnStats {
 	c.mu.Lock()
 	q := &c.queue
-	s := ConnStats{Queued: q.size(), QueuedBytes: q.bytes, WritingFor: since(q.trying), LastWrite: wallTime(q.wrote)}
+	s := ConnStats{Queued: q.size(), QueuedBytes: q.bytes, WritingFor: since(q.trying), Oldest: q.oldest(), LastWrite: wallTime(q.wrote)}
 	c.mu.Unlock()
 	s.LastRead = wallTime(c.socket.lastRead.Load())
 	return s
@@ -153,18 +196,25 @@ type counters struct {
 	forbidden, unauthorized, notReady, denied        atomic.Uint64
 	closedByClient, lost                             atomic.Uint64
 
-	sent, sendErrors, received, malformed                 atomic.Uint64
-	foreign, lingering, gone                              atomic.Uint64
-	delivered, dropped, droppedVolatile, messagesReceived atomic.Uint64
-	written                                               atomic.Uint64 // by drains; the writers count theirs
-	bytesReceived, bytesWritten                           atomic.Uint64 // bytesWritten too
+	sent, sendErrors, received, malformed atomic.Uint64
+	foreign, lingering, gone              atomic.Uint64
+	delivered, messagesReceived           atomic.Uint64
+
+	droppedFull, droppedBudget, droppedClosed, droppedVolatile atomic.Uint64
+	written                                                    atomic.Uint64 // by drains; the writers count theirs
+	bytesReceived, bytesWritten                                atomic.Uint64 // bytesWritten too
 
 	gaps, resets, mended    atomic.Uint64
 	callsRefused, strangers atomic.Uint64
 	gapFor                  atomic.Int64
 
-	registryCalls, registryErrors   atomic.Uint64
-	registryTime, registryRoundTrip atomic.Int64
+	resumes, resumesWhole, resumesInPart atomic.Uint64
+	deliveriesReceived, deliveriesMissed atomic.Uint64
+
+	registryErrors    atomic.Uint64
+	registryRoundTrip atomic.Int64
+
+	registryCalls, busRoundTrips, lag histogram.Histogram
 
 	mu     sync.Mutex
 	closed map[StatusCode]uint64
@@ -182,6 +232,18 @@ func (s *counters) ended(cause error) {
 		s.countClosed(closed.Code)
 	}
 	s.disconnected.Add(1)
+}
+
+// countResume counts the frames that begin and end a resume.
+func (s *counters) countResume(f *device.Frame) {
+	switch {
+	case f.Kind == device.Welcome && f.Resumed:
+		s.resumes.Add(1)
+	case f.Verdict == device.Complete:
+		s.resumesWhole.Add(1)
+	case f.Verdict == device.Incomplete:
+		s.resumesInPart.Add(1)
+	}
 }
 
 func (s *counters) countClosed(code StatusCode) {
@@ -229,7 +291,9 @@ func (h *Hub) Stats() Stats {
 		Malformed:        c.malformed.Load(),
 		Delivered:        c.delivered.Load(),
 		Written:          c.written.Load() + h.writers.written(),
-		Dropped:          c.dropped.Load(),
+		DroppedFull:      c.droppedFull.Load(),
+		DroppedBudget:    c.droppedBudget.Load(),
+		DroppedClosed:    c.droppedClosed.Load(),
 		CallsRefused:     c.callsRefused.Load(),
 		Strangers:        c.strangers.Load(),
 		DroppedVolatile:  c.droppedVolatile.Load(),
@@ -243,16 +307,25 @@ func (h *Hub) Stats() Stats {
 		Lost:             c.lost.Load(),
 		BytesReceived:    c.bytesReceived.Load(),
 		BytesWritten:     c.bytesWritten.Load() + h.writers.bytesWritten(),
-		RegistryCalls:    c.registryCalls.Load(),
+		RegistryCalls:    newHistogram(c.registryCalls.Counts()),
 		RegistryErrors:   c.registryErrors.Load(),
-		RegistryTime:     time.Duration(c.registryTime.Load()),
+		BusRoundTrips:    newHistogram(c.busRoundTrips.Counts()),
+		Lag:              newHistogram(c.lag.Counts()),
+		Resumes:          c.resumes.Load(),
+		ResumesWhole:     c.resumesWhole.Load(),
+		ResumesInPart:    c.resumesInPart.Load(),
 		Callbacks:        h.callbackStats(),
 		Mended:           c.mended.Load(),
 		Unreadable:       h.unreadable(),
 		Gaps:             c.gaps.Load(),
 		GapFor:           time.Duration(c.gapFor.Load()),
 		Resets:           c.resets.Load(),
+
+		DeliveriesReceived: c.deliveriesReceived.Load(),
+		DeliveriesMissed:   c.deliveriesMissed.Load(),
 	}
+	s.TooSlow += s.OverBudget
+	s.Dropped = s.DroppedFull + s.DroppedBudget + s.DroppedClosed
 	s.Conns, s.Users, s.Topics = h.index.size()
 	s.Handshakes = h.door.handshakes()
 	s.Refused = int(min(h.refused.Load(), maxRefused)) // one that is turned away is counted for a moment
@@ -266,18 +339,20 @@ func (h *Hub) Stats() Stats {
 		s.QueuedBytes += int64(cs.QueuedBytes)
 		s.LongestQueue = max(s.LongestQueue, cs.Queued)
 		s.LongestWrite = max(s.LongestWrite, cs.WritingFor)
+		s.OldestQueued = max(s.OldestQueued, cs.Oldest)
 	}
 	return s
 }
 
 func (h *Hub) callbackStats() map[string]CallbackStats {
 	stats := make(map[string]CallbackStats)
-	for name, t := range h.callbacks.Totals() {
-		stats[name] = CallbackStats{Calls: t.Calls, Time: t.Time}
+	for name, took := range h.callbacks.Totals() {
+		stats[name] = CallbackStats{Calls: newHistogram(took)}
 	}
 	for _, r := range h.callbacks.Running() {
 		s := stats[r.Name]
 		s.Running++
+		s.Longest = max(s.Longest, r.For)
 		stats[r.Name] = s
 	}
 	return stats
@@ -290,75 +365,4 @@ func (h *Hub) unreadable() uint64 {
 		return n
 	}
 	return 0
-}
-
-// A countedRegistry counts the calls of a Registry.
-type countedRegistry struct {
-	reg   Registry
-	stats *counters
-}
-
-func (r *countedRegistry) count(began int64, err *error) {
-	took := clock.Now() - began
-	r.stats.registryCalls.Add(1)
-	r.stats.registryTime.Add(took)
-	r.stats.registryRoundTrip.Store(took)
-	if *err != nil {
-		r.stats.registryErrors.Add(1)
-	}
-}
-
-func (r *countedRegistry) Add(ctx context.Context, lease Lease, entries ...Entry) (added []Added, err error) {
-	defer r.count(clock.Now(), &err)
-	return r.reg.Add(ctx, lease, entries...)
-}
-
-func (r *countedRegistry) Remove(ctx context.Context, lease Lease, entries ...Entry) (err error) {
-	defer r.count(clock.Now(), &err)
-	return r.reg.Remove(ctx, lease, entries...)
-}
-
-func (r *countedRegistry) Sessions(ctx context.Context, lease Lease, topics ...string) (sessions [][]Session, err error) {
-	defer r.count(clock.Now(), &err)
-	return r.reg.Sessions(ctx, lease, topics...)
-}
-
-func (r *countedRegistry) Online(ctx context.Context, lease Lease, topics ...string) (online []bool, err error) {
-	defer r.count(clock.Now(), &err)
-	return r.reg.Online(ctx, lease, topics...)
-}
-
-func (r *countedRegistry) KeepAlive(ctx context.Context, node Node, ttl time.Duration) (generation int64, err error) {
-	defer r.count(clock.Now(), &err)
-	return r.reg.KeepAlive(ctx, node, ttl)
-}
-
-func (r *countedRegistry) Release(ctx context.Context, lease Lease) (err error) {
-	defer r.count(clock.Now(), &err)
-	return r.reg.Release(ctx, lease)
-}
-
-func (r *countedRegistry) Nodes(ctx context.Context) (nodes []Node, now time.Time, err error) {
-	defer r.count(clock.Now(), &err)
-	return r.reg.Nodes(ctx)
-}
-
-func (r *countedRegistry) Sweep(ctx context.Context, lease Lease) (err error) {
-	defer r.count(clock.Now(), &err)
-	return r.reg.Sweep(ctx, lease)
-}
-
-func (r *countedRegistry) Offline(ctx context.Context, delay time.Duration) (users []string, err error) {
-	defer r.count(clock.Now(), &err)
-	return r.reg.Offline(ctx, delay)
-}
-
-func (r *countedRegistry) Entries(ctx context.Context, lease Lease, cursor string) (entries []Entry, next string, err error) {
-	defer r.count(clock.Now(), &err)
-	return r.reg.Entries(ctx, lease, cursor)
-}
-
-func (r *countedRegistry) Check(ctx context.Context, lease Lease, entries ...Entry) (missing []Entry, err error) {
-	defer r.count(clock.Now(), &err)
-	return r.reg.Check(ctx, lease, entries...)
 }

@@ -207,7 +207,7 @@ var drainBuffers = sync.Pool{New: func() any { b := make([]byte, 0, flushSize); 
 // that are not plain TCP.
 func (c *Conn) drain() {
 	defer c.hub.wg.Done()
-	for {
+	for first := true; ; first = false {
 		var buf *[]byte // not for what it would be too large for: that may never be taken
 		c.mu.Lock()
 		p := c.queue.rest
@@ -242,6 +242,9 @@ func (c *Conn) drain() {
 			return
 		}
 		c.queue.trying = clock.Now()
+		if !first && c.queue.size() > 0 {
+			c.queue.measure(c.queue.trying, nil)
+		}
 		c.mu.Unlock()
 		if err := c.writeAll(p); err != nil {
 			c.kill(c.writeError(err))

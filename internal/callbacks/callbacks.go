@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/clock"
+	"github.com/heraldgo/herald/internal/histogram"
 )
 
 // A Set has the calls that are under way. Its zero value is empty. Any goroutine
@@ -19,21 +20,15 @@ type Set struct {
 
 type shard struct {
 	mu    sync.Mutex
-	calls *Call // that run: a list
-	sums  []sum // of those that have returned
+	calls *Call  // that run: a list
+	sums  []*sum // of those that have returned
 
 	_ [64]byte // so that no two share a line of memory
 }
 
 type sum struct {
 	name string
-	Total
-}
-
-// A Total is what all calls of one callback took.
-type Total struct {
-	Calls uint64        // that have returned
-	Time  time.Duration // that these took together
+	took histogram.Counts
 }
 
 // A Call is one call of a callback that runs.
@@ -86,13 +81,12 @@ func (c *Call) End() {
 	if c.next != nil {
 		c.next.prev = c.prev
 	}
-	i := slices.IndexFunc(s.sums, func(t sum) bool { return t.name == c.Name })
+	i := slices.IndexFunc(s.sums, func(t *sum) bool { return t.name == c.Name })
 	if i < 0 {
 		i = len(s.sums)
-		s.sums = append(s.sums, sum{name: c.Name})
+		s.sums = append(s.sums, &sum{name: c.Name})
 	}
-	s.sums[i].Calls++
-	s.sums[i].Time += time.Duration(clock.Now() - c.began)
+	s.sums[i].took.Observe(time.Duration(clock.Now() - c.began))
 	s.mu.Unlock()
 	*c = Call{}
 	pool.Put(c)
@@ -132,17 +126,17 @@ func (s *Set) running(which func(c *Call, now int64) bool) (found []Running) {
 	return found
 }
 
-// Totals returns what the calls of each callback took.
-func (s *Set) Totals() map[string]Total {
-	totals := make(map[string]Total)
+// Totals returns what those calls of each callback took that have returned.
+func (s *Set) Totals() map[string]*histogram.Counts {
+	totals := make(map[string]*histogram.Counts)
 	for i := range s.shards {
 		shard := &s.shards[i]
 		shard.mu.Lock()
 		for _, sum := range shard.sums {
-			t := totals[sum.name]
-			t.Calls += sum.Calls
-			t.Time += sum.Time
-			totals[sum.name] = t
+			if totals[sum.name] == nil {
+				totals[sum.name] = new(histogram.Counts)
+			}
+			totals[sum.name].Add(&sum.took)
 		}
 		shard.mu.Unlock()
 	}

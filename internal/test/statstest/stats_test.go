@@ -186,14 +186,14 @@ func TestBytesAndCallbacks(t *testing.T) {
 	ws.WriteFrames(text("hello"), text("wait")) // each with a header of 6
 	await(t, "the second OnMessage", func() bool {
 		s := n.Stats().Callbacks["OnMessage"]
-		return s.Calls == 1 && s.Running == 1
+		return s.Calls.Count == 1 && s.Running == 1 && s.Longest > 0
 	})
-	if s := n.Stats(); s.BytesReceived != 21 || s.Callbacks["OnConnect"].Calls != 1 {
+	if s := n.Stats(); s.BytesReceived != 21 || s.Callbacks["OnConnect"].Calls.Count != 1 {
 		t.Errorf("BytesReceived %d, Callbacks %v", s.BytesReceived, s.Callbacks)
 	}
 	close(n.release)
-	await(t, "its end", func() bool { return n.Stats().Callbacks["OnMessage"].Calls == 2 })
-	if s := n.Stats().Callbacks["OnMessage"]; s.Time <= 0 || s.Time > time.Since(before) || s.Running != 0 {
+	await(t, "its end", func() bool { return n.Stats().Callbacks["OnMessage"].Calls.Count == 2 })
+	if s := n.Stats().Callbacks["OnMessage"]; s.Calls.Sum <= 0 || s.Calls.Sum > time.Since(before) || s.Running != 0 || s.Longest != 0 {
 		t.Errorf("%+v", s)
 	}
 	if s := n.conn("a").Stats(); s.LastRead.Before(before.Add(-time.Second)) || !s.LastWrite.IsZero() {
@@ -260,10 +260,10 @@ func TestAges(t *testing.T) {
 	n := newNode(t, herald.Config{ProbeInterval: 10 * time.Millisecond, Lease: time.Second, SendTimeout: patience})
 	await(t, "a proof, and no gap", func() bool {
 		s := n.Stats()
-		return s.BusRoundTrip > 0 && s.OpenGaps == 0 && s.OpenGapFor == 0 && s.RegistryTime >= s.RegistryRoundTrip
+		return s.BusRoundTrip > 0 && s.OpenGaps == 0 && s.OpenGapFor == 0 && s.BusRoundTrips.Sum >= s.BusRoundTrip && s.RegistryCalls.Sum >= s.RegistryRoundTrip
 	})
 	s := n.Stats()
-	if s.ProofAge <= 0 || s.LeaseAge <= 0 || s.RegistryRoundTrip <= 0 || s.RegistryCalls == 0 {
+	if s.ProofAge <= 0 || s.LeaseAge <= 0 || s.RegistryRoundTrip <= 0 || s.RegistryCalls.Count == 0 || s.BusRoundTrips.Count == 0 {
 		t.Errorf("%+v", s)
 	}
 	n.bus.Cut()
