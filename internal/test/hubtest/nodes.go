@@ -32,18 +32,26 @@ const (
 // and throw away, and a broker that is in process; broker-cpu-ns/op of the
 // broker's own processes.
 func BenchmarkNodes(b *testing.B, newBroker func(t testing.TB) Broker) {
-	broker := newBroker(b)
+	benchmark(b, newBroker(b), 0)
+}
+
+// BenchmarkKept is BenchmarkNodes for Hubs with a Retention.
+func BenchmarkKept(b *testing.B, newBroker func(t testing.TB) Broker) {
+	benchmark(b, newBroker(b), 5*time.Minute)
+}
+
+func benchmark(b *testing.B, broker Broker, retention time.Duration) {
 	if broker.NewRegistry == nil {
 		broker.NewRegistry = redisRegistries(b)
 	}
+	config := calm
+	config.QueueBytes, config.QueueMessages, config.Retention = 256<<20, 1<<20, retention
 	for _, n := range []int{2, 4, 8, 16} {
-		b.Run(fmt.Sprint("nodes=", n), func(b *testing.B) { benchmarkNodes(b, broker, n) })
+		b.Run(fmt.Sprint("nodes=", n), func(b *testing.B) { benchmarkNodes(b, broker, n, config) })
 	}
 }
 
-func benchmarkNodes(b *testing.B, broker Broker, n int) {
-	config := calm
-	config.QueueBytes, config.QueueMessages = 256<<20, 1<<20
+func benchmarkNodes(b *testing.B, broker Broker, n int, config herald.Config) {
 	c := newCluster(b, broker, n, config, nil)
 	var arrived arrivals
 	arrived.expect(int64(b.N) * benchFrame)

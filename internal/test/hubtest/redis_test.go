@@ -24,3 +24,5 @@ func redisBroker(t testing.TB) Broker {
 func TestRedis(t *testing.T) { Test(t, redisBroker) }
 
 func BenchmarkRedis(b *testing.B) { BenchmarkNodes(b, redisBroker) }
+
+func BenchmarkRedisKept(b *testing.B) { BenchmarkKept(b, redisBroker) }
