@@ -25,7 +25,7 @@ local told = '' -- the agreement, if the caller knows another one
 
 local COUNTER, HORIZON = '\0c', '\0h'
 local LAST, BEGAN, BYTES = '\0n', '\0b', '\0z' -- the last segment's number, when it began, its bytes
-local ALL = '\0a' -- bytes of all segments
+local ENDED = '\0a' -- bytes of the segments before the last one
 local FORGOT = '\0f' -- up to where some topic is forgotten
 -- Of a segment: BEGAN .. n, and BYTES .. n if it is not the last.
 
@@ -37,7 +37,7 @@ local function number(score, otherwise)
   return score and stored(tonumber(score)) or otherwise or 0
 end
 
-local function text(n) return string.format('%.0f', n) end
+local function text(n) return string.format('%d', n) end
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -46,7 +46,8 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local function serverID()
   local info = redis.pcall('INFO', 'replication')
   if type(info) == 'string' then
-    return string.match(info, 'role:master.-master_replid:(%x+)')
+    local _, last = string.find(info, 'master_replid:', 1, true)
+    return last and string.find(info, 'role:master', 1, true) and string.match(info, '^%x+', last + 1)
   end
   return string.find(info.err, 'is not supported', 1, true) and '0'
 end
@@ -98,7 +99,15 @@ local function begin(names, renewed)
     redis.call('PEXPIRE', t, lasts)
     return fresh, '', redis.call('ZMSCORE', t, unpack(names))
   end
-  local epoch, at, has, parents = string.match(head, '^1 (%x+) (%x+) (%d+ %d+ %d+)(.*)$', 2)
+  local epoch, at, has, parents = known, server, agreed
+  local usual = write(known, server, agreed, '') -- if the caller knows all
+  if head == usual then
+    parents = ''
+  elseif string.sub(head, 1, #usual + 1) == usual .. ' ' then
+    parents = string.sub(head, #usual + 1)
+  else
+    epoch, at, has, parents = string.match(head, '^1 (%x+) (%x+) (%d+ %d+ %d+)(.*)$', 2)
+  end
   if not epoch then
     return redis.error_reply('ERR herald: the table is of another version')
   end

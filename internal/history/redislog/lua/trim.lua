@@ -6,9 +6,10 @@
 -- ARGV: those of begin, offsets of a segment, the most topics to remove, number of
 --       the segment or -1
 local size, topics, named = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local epoch, _, numbers = begin({COUNTER, HORIZON, LAST, ALL})
+local epoch, _, numbers = begin({COUNTER, HORIZON, LAST, ENDED, BYTES})
 if not numbers then return epoch end
-local horizon, last, all = number(numbers[2]), number(numbers[3], -1), number(numbers[4])
+local horizon, last = number(numbers[2]), number(numbers[3], -1)
+local ended, filled = number(numbers[4]), number(numbers[5])
 
 -- due returns the oldest segment if it has to go, or -1. The last one stays.
 -- What a segment has is older than the one after it.
@@ -16,7 +17,7 @@ local function due()
   local n = horizon / size
   if n >= last then return -1 end
   local began = number(redis.call('ZSCORE', t, BEGAN .. text(n + 1)))
-  return (all > room or now - began >= age) and n or -1
+  return (ended + filled > room or now - began >= age) and n or -1
 end
 
 local n = due()
@@ -24,8 +25,8 @@ if n >= 0 and n == named then
   -- First, a write that Redis takes when it is full.
   redis.call('UNLINK', KEYS[2])
   horizon = size * (n + 1)
-  all = all - number(redis.call('ZSCORE', t, BYTES .. text(n)))
-  redis.call('ZADD', t, stored(horizon), HORIZON, stored(all), ALL)
+  ended = ended - number(redis.call('ZSCORE', t, BYTES .. text(n)))
+  redis.call('ZADD', t, stored(horizon), HORIZON, stored(ended), ENDED)
   redis.call('ZREM', t, BEGAN .. text(n), BYTES .. text(n))
   n = due()
 end
