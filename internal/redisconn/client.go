@@ -1,8 +1,6 @@
 package redisconn
 
 import (
-	"context"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -80,68 +78,4 @@ func NewClusterClient(options *redis.ClusterOptions) *redis.ClusterClient {
 	client := redis.NewClusterClient(options)
 	client.OnNewNode(func(node *redis.Client) { node.AddHook(hook{}) })
 	return client
-}
-
-// A Scripter runs scripts and pipelines on a client that can be replaced, since a
-// client goes on using the connections that it has to a server that was replaced.
-// Its methods may be called at the same time.
-type Scripter struct {
-	options *redis.Options
-	client  atomic.Pointer[redis.Client]
-	closed  atomic.Bool
-}
-
-var _ redis.Scripter = (*Scripter)(nil)
-
-// NewScripter returns a Scripter with connections of its own, which Close ends.
-func NewScripter(options *redis.Options) *Scripter {
-	s := &Scripter{options: options}
-	s.client.Store(NewClient(options))
-	return s
-}
-
-// Renew drops all connections. Calls under way fail.
-func (s *Scripter) Renew() {
-	s.client.Swap(NewClient(s.options)).Close()
-	if s.closed.Load() {
-		s.Client().Close()
-	}
-}
-
-// Close drops all connections for good.
-func (s *Scripter) Close() {
-	s.closed.Store(true)
-	s.Client().Close()
-}
-
-// Client returns the client of now.
-func (s *Scripter) Client() *redis.Client { return s.client.Load() }
-
-// Pipelined is that of redis.Client, and so are the others.
-func (s *Scripter) Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) ([]redis.Cmder, error) {
-	return s.Client().Pipelined(ctx, fn)
-}
-
-func (s *Scripter) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
-	return s.Client().Eval(ctx, script, keys, args...)
-}
-
-func (s *Scripter) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
-	return s.Client().EvalSha(ctx, sha, keys, args...)
-}
-
-func (s *Scripter) EvalRO(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
-	return s.Client().EvalRO(ctx, script, keys, args...)
-}
-
-func (s *Scripter) EvalShaRO(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
-	return s.Client().EvalShaRO(ctx, sha, keys, args...)
-}
-
-func (s *Scripter) ScriptExists(ctx context.Context, hashes ...string) *redis.BoolSliceCmd {
-	return s.Client().ScriptExists(ctx, hashes...)
-}
-
-func (s *Scripter) ScriptLoad(ctx context.Context, script string) *redis.StringCmd {
-	return s.Client().ScriptLoad(ctx, script)
 }

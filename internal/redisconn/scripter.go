@@ -1,0 +1,109 @@
+package redisconn
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync/atomic"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A Scripter runs scripts and pipelines on a client that can be replaced, since a
+// client goes on using the connections that it has to a server that was replaced.
+// Its methods may be called at the same time.
+type Scripter struct {
+	scripts
+	options *redis.Options
+	client  atomic.Pointer[redis.Client]
+	closed  atomic.Bool
+}
+
+// NewScripter returns a Scripter with connections of its own, which Close ends.
+func NewScripter(options *redis.Options) *Scripter {
+	s := &Scripter{options: options}
+	s.client.Store(NewClient(options))
+	s.on = func(_ context.Context, call func(*redis.Client) error) error { return call(s.Client()) }
+	return s
+}
+
+// Renew drops all connections. Calls under way fail.
+func (s *Scripter) Renew() {
+	s.client.Swap(NewClient(s.options)).Close()
+	if s.closed.Load() {
+		s.Client().Close()
+	}
+}
+
+// Close drops all connections for good.
+func (s *Scripter) Close() {
+	s.closed.Store(true)
+	s.Client().Close()
+}
+
+// Client returns the client of now.
+func (s *Scripter) Client() *redis.Client { return s.client.Load() }
+
+// scripts has the methods of a redis.Scripter, and Pipelined, on the client that on
+// chooses. on may call more than once, and returns what the last call did, or why
+// there is no client.
+type scripts struct {
+	on func(ctx context.Context, call func(*redis.Client) error) error
+}
+
+var _ redis.Scripter = (*scripts)(nil)
+
+// Pipelined is that of redis.Client, and so are the others.
+func (s *scripts) Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) (cmds []redis.Cmder, err error) {
+	down := s.on(ctx, func(c *redis.Client) error {
+		cmds, err = c.Pipelined(ctx, fn)
+		if slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Err() == nil }) {
+			return nil // so nothing of it goes again
+		}
+		return err
+	})
+	return cmds, cmp.Or(down, err)
+}
+
+func (s *scripts) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
+	return s.cmd(ctx, func(c *redis.Client) *redis.Cmd { return c.Eval(ctx, script, keys, args...) })
+}
+
+func (s *scripts) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
+	return s.cmd(ctx, func(c *redis.Client) *redis.Cmd { return c.EvalSha(ctx, sha, keys, args...) })
+}
+
+func (s *scripts) EvalRO(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
+	return s.cmd(ctx, func(c *redis.Client) *redis.Cmd { return c.EvalRO(ctx, script, keys, args...) })
+}
+
+func (s *scripts) EvalShaRO(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
+	return s.cmd(ctx, func(c *redis.Client) *redis.Cmd { return c.EvalShaRO(ctx, sha, keys, args...) })
+}
+
+func (s *scripts) ScriptExists(ctx context.Context, hashes ...string) *redis.BoolSliceCmd {
+	cmd := redis.NewBoolSliceCmd(ctx)
+	cmd.SetErr(s.on(ctx, func(c *redis.Client) error {
+		cmd = c.ScriptExists(ctx, hashes...)
+		return cmd.Err()
+	}))
+	return cmd
+}
+
+func (s *scripts) ScriptLoad(ctx context.Context, script string) *redis.StringCmd {
+	cmd := redis.NewStringCmd(ctx)
+	cmd.SetErr(s.on(ctx, func(c *redis.Client) error {
+		cmd = c.ScriptLoad(ctx, script)
+		return cmd.Err()
+	}))
+	return cmd
+}
+
+func (s *scripts) cmd(ctx context.Context, call func(*redis.Client) *redis.Cmd) *redis.Cmd {
+	cmd := redis.NewCmd(ctx)
+	cmd.SetErr(s.on(ctx, func(c *redis.Client) error {
+		cmd = call(c)
+		return cmd.Err()
+	}))
+	return cmd
+}
