@@ -28,7 +28,7 @@ func (f *fence) behind(frame []byte) []byte {
 }
 
 // tookFenced does what took does, with a receipt for the message.
-func (l *connLog) tookFenced(e *envelope, p *history.Packet, f *fence) {
+func (l *connLog) tookFenced(e *envelope, p *logged, f *fence) {
 	place, ok := l.acknowledges(p)
 	if !ok {
 		l.fence = f
@@ -63,11 +63,11 @@ func (l *connLog) expect(want receipts.Wanted, place receipts.Place) {
 // acknowledges returns the place of a message that the client will acknowledge. A
 // position that the client has brought along, and that is ahead of the message, would
 // be acknowledged without it.
-func (l *connLog) acknowledges(p *history.Packet) (place receipts.Place, ok bool) {
+func (l *connLog) acknowledges(p *logged) (place receipts.Place, ok bool) {
 	if !p.Kept || l.k.mixed() {
 		return place, false
 	}
-	place.At = history.Point{Epoch: p.Born, Offset: p.At.Offset}
+	place = receipts.Place{Partition: p.partition, At: history.Point{Epoch: p.Born, Offset: p.At.Offset}}
 	from := l.resume.From[place.Partition]
 	return place, from.Epoch != place.At.Epoch || from.Offset < place.At.Offset
 }

@@ -250,7 +250,7 @@ func (s *calls) applyOne(ctx context.Context, what call, conns []*Conn, done cha
 			}
 			s.follower.Follow(joined...)
 			if l := c.queue.log; l != nil && len(joined) > 0 && problem == nil {
-				problem = l.join(ctx)
+				problem = l.join(ctx, joined)
 			}
 			if len(joined) > 0 && s.presence.join(c, joined, false, done) {
 				asked++

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/faults"
+	"github.com/heraldgo/herald/internal/history/driver"
 	"github.com/heraldgo/herald/internal/history/locallog"
 	"github.com/heraldgo/herald/internal/history/store"
 	"github.com/heraldgo/herald/internal/inbox"
@@ -125,7 +126,10 @@ func (b *MemoryBus) keep(_ context.Context, fences string, limits store.Limits) 
 			n.carry(Packet{topic, data})
 		})
 	}
-	return &logs{log: n.log.Log(fences, limits, b.Health), key: n.key, renew: func() {}, close: func() {}}, nil
+	return &logs{
+		parts: []driver.Log{n.log.Log(fences, limits, b.Health)}, fences: []string{fences}, key: n.key,
+		renew: func() {}, close: func() {},
+	}, nil
 }
 
 func (b *MemoryBus) state() (closed, cut bool) {

@@ -72,7 +72,8 @@ func (o *RedisOptions) conn() redisconn.Options {
 // other Sentinels.
 type RedisBus struct {
 	bus     *redisbus.Bus
-	client  *redis.Client // the caller's; nil for a Cluster
+	client  *redis.Client        // the caller's; nil for a Cluster
+	cluster *redis.ClusterClient // the caller's, or nil
 	options redisconn.Options
 }
 
@@ -95,48 +96,73 @@ func NewRedisBus(rdb redis.UniversalClient, opts *RedisOptions) (*RedisBus, erro
 	if err != nil {
 		return nil, err
 	}
-	client, _ := rdb.(*redis.Client)
-	options, _ := opts.conn().WithDefaults() // which New has checked
-	return &RedisBus{bus, client, options}, nil
+	client, cluster, _ := redisconn.ClientOf(rdb) // New has checked it,
+	options, _ := opts.conn().WithDefaults()      // and these
+	return &RedisBus{bus, client, cluster, options}, nil
 }
 
-// keep implements keeper. The log has connections of its own.
+// keep implements keeper. The logs have connections of their own.
 func (b *RedisBus) keep(ctx context.Context, fences string, limits store.Limits) (*logs, error) {
-	if b.client == nil {
-		return nil, fmt.Errorf("%w: a Redis Cluster keeps nothing in this version: it needs one Redis, or Sentinel", ErrInvalid)
+	l := &logs{}
+	rdb, client := b.openLogs(l)
+	shards, prefix := b.bus.Shards(), b.options.Prefix
+	l.fences = fenceTopics(fences, len(shards))
+	all := prefix + ":{log}:" // begins all keys
+	key, err := sharedKey(ctx, rdb, all+"key")
+	l.key = key
+	if b.cluster != nil {
+		all = prefix + ":{"
 	}
-	prefix, db := b.options.Prefix, b.client.Options().DB
-	keys := prefix + ":{log}:"
-	o := redisconn.ClientOptions(b.client.Options())
-	o.ReadTimeout, o.WriteTimeout = -1, -1 // each call has a deadline: a page may take longer than a command
-	client := redisconn.NewScripter(o)
-	renew := func() {}
-	if redisconn.NewMaster(b.client.Options(), b.options.ProbeTimeout) != nil {
-		renew = client.Renew // a master that was replaced answers for a while
+	for i, s := range shards {
+		keys := prefix + ":{log}:"
+		if s.Slot != "" {
+			keys = s.Slot + ":log:"
+		}
+		log := redislog.New(redislog.Config{
+			Client: client(keys), Limits: limits, Keys: keys,
+			Topics: s.Topics, Fences: s.Topics + l.fences[i], Sharded: s.Sharded,
+		})
+		l.parts = append(l.parts, log)
+		if err == nil {
+			_, err = log.Survey(ctx, history.Point{}, history.Point{}, nil, 0)
+		}
 	}
-	log := redislog.New(redislog.Config{
-		Client: client, Limits: limits, Keys: keys,
-		Topics: redisbus.Channel(prefix, db, ""), Fences: redisbus.Channel(prefix, db, fences),
-	})
-	key, err := sharedKey(ctx, client.Client(), keys+"key")
 	if err == nil {
-		_, err = log.Survey(ctx, history.Point{}, history.Point{}, nil, 0)
+		return l, nil
 	}
-	if err == nil {
-		return &logs{log: log, key: key, renew: renew, close: client.Close}, nil
-	}
-	client.Close()
+	l.close()
 	// Of a command within a script Redis 7 says it in words.
 	if redisconn.Replied(err, "NOPERM") || strings.Contains(err.Error(), "can't run this command") {
 		return nil, fmt.Errorf("herald: Redis denies what the log needs: allow EVAL, EVALSHA and what its scripts use, with the keys %s* and the channels of the Bus "+
-			"(ACL SETUSER <user> +eval +evalsha +get +set +exists +pexpire +time +info +unlink +xadd +xdel +xrange +zadd +zcount +zmscore +zrange +zrem +zremrangebyrank +zscore ~%s*): %w", keys, keys, err)
+			"(ACL SETUSER <user> +eval +evalsha +get +set +exists +pexpire +time +info +unlink +xadd +xdel +xrange +zadd +zcount +zmscore +zrange +zrem +zremrangebyrank +zscore ~%s*): %w", all, all, err)
 	}
 	return nil, fmt.Errorf("%w: %w", ErrBusDown, err)
 }
 
+// openLogs opens the connections of the logs. client returns what runs the scripts of
+// the log that has the keys.
+func (b *RedisBus) openLogs(l *logs) (rdb redis.Cmdable, client func(keys string) redislog.Client) {
+	if b.cluster != nil {
+		o := redisconn.ClusterOptions(b.cluster.Options())
+		o.ReadTimeout = max(o.ReadTimeout, 5*time.Second) // for a page; and no longer, for so go-redis asks who the masters are
+		cluster := redisconn.NewClusterClient(o)
+		l.renew = func() { cluster.ReloadState(context.Background()) } // does not wait
+		l.close = func() { cluster.Close() }
+		return cluster, func(keys string) redislog.Client { return redisconn.NewSlotScripter(cluster, keys) }
+	}
+	o := redisconn.ClientOptions(b.client.Options())
+	o.ReadTimeout, o.WriteTimeout = -1, -1 // each call has a deadline: a page may take longer than a command
+	only := redisconn.NewScripter(o)
+	l.renew, l.close = func() {}, only.Close
+	if redisconn.NewMaster(b.client.Options(), b.options.ProbeTimeout) != nil {
+		l.renew = only.Renew // a master that was replaced answers for a while
+	}
+	return only.Client(), func(string) redislog.Client { return only }
+}
+
 // sharedKey returns the key that all nodes sign ids with, and makes it if there is
 // none.
-func sharedKey(ctx context.Context, client *redis.Client, name string) ([]byte, error) {
+func sharedKey(ctx context.Context, client redis.Cmdable, name string) ([]byte, error) {
 	if err := client.SetNX(ctx, name, rand.Text(), 0).Err(); err != nil {
 		return nil, err
 	}

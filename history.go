@@ -20,6 +20,7 @@ import (
 	"github.com/heraldgo/herald/internal/history/node"
 	"github.com/heraldgo/herald/internal/history/packet"
 	"github.com/heraldgo/herald/internal/history/store"
+	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 // A keeper is a Bus that can keep what is published, so that Config.Retention may
@@ -27,17 +28,44 @@ import (
 type keeper interface {
 	Bus
 
-	// keep opens the node's way to the logs, whose fences come to the node on the
-	// topic fences. It must not be called twice.
+	// keep opens the node's way to the logs, whose fences come to the node on topics
+	// that begin with fences. It must not be called twice.
 	keep(ctx context.Context, fences string, limits store.Limits) (*logs, error)
 }
 
 // logs are a node's way to what a Bus keeps.
 type logs struct {
-	log   driver.Log // of partition 0: there is one
-	key   []byte     // the cluster's, to sign ids with
-	renew func()     // the Bus has lost its server: drop the connections to it
-	close func()
+	parts  []driver.Log // by partition
+	fences []string     // the topic of the node's fences in each
+	key    []byte       // the cluster's, to sign ids with
+	renew  func()       // the Bus has lost a server: look for the logs anew
+	close  func()
+}
+
+// partition returns the one that a topic belongs to.
+func (l *logs) partition(topic string) int { return redisconn.ShardOf(topic, len(l.parts)) }
+
+// partitions returns those that topics belong to.
+func (l *logs) partitions(topics []string) (partitions []int) {
+	for _, topic := range topics {
+		if i := l.partition(topic); !slices.Contains(partitions, i) {
+			partitions = append(partitions, i)
+		}
+	}
+	return partitions
+}
+
+// fenceTopics returns a topic of each of n partitions, which begins with name.
+func fenceTopics(name string, n int) []string {
+	topics := make([]string, n)
+	for i, missing := 0, n; missing > 0; i++ {
+		topic := name + "." + strconv.Itoa(i)
+		if at := &topics[redisconn.ShardOf(topic, n)]; *at == "" {
+			*at = topic
+			missing--
+		}
+	}
+	return topics
 }
 
 // A keeping is what a Hub has if Config.Retention is set. What the Hub sends goes
@@ -45,19 +73,24 @@ type logs struct {
 // owner is the goroutine that delivers.
 type keeping struct {
 	node   string
-	fences string // the topic of the node's fences
 	logs   *logs
 	driver *driver.Driver
 	bus    Bus
-	tell   func(since time.Time)   // that something may be missing
-	take   func(p *history.Packet) // what is to be delivered
-	mixed  func() bool             // there are nodes that keep nothing: nobody may come back
+	tell   func(since time.Time) // that something may be missing
+	take   func(p *logged)       // what is to be delivered
+	mixed  func() bool           // there are nodes that keep nothing: nobody may come back
 	decode func(body []byte) (envelope, error)
 
 	form form // the owner's
 }
 
-// topicFences begins the topic of a node's fences.
+// A logged is a packet that has come through the log of a partition.
+type logged struct {
+	history.Packet
+	partition int
+}
+
+// topicFences begins the topics of a node's fences.
 const topicFences = "f"
 
 const segment = 1 << 14 // entries
@@ -70,31 +103,35 @@ func (h *Hub) newKeeping(ctx context.Context) (*keeping, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: Config.Retention: a %T keeps nothing: it needs the Bus of Redis, or that of memory", ErrInvalid, h.bus)
 	}
-	k := &keeping{node: h.id, fences: topicFences + h.id, bus: h.bus, tell: h.gaps.confirm, mixed: func() bool { return h.heartbeat.mixed.Load() }}
+	k := &keeping{node: h.id, bus: h.bus, tell: h.gaps.confirm, mixed: func() bool { return h.heartbeat.mixed.Load() }}
 	k.decode = func(body []byte) (envelope, error) { return decodeEnvelope(body, h.maxFrame()) }
 	var scratch []*Conn
-	k.take = func(p *history.Packet) { scratch = h.take(Packet{p.Topic, p.Body}, p, scratch) }
+	k.take = func(p *logged) { scratch = h.take(Packet{p.Topic, p.Body}, p, scratch) }
 	var err error
-	if k.logs, err = bus.keep(ctx, k.fences, store.Limits{Segment: segment, Age: c.Retention.Milliseconds(), Bytes: c.RetentionBytes}); err != nil {
+	if k.logs, err = bus.keep(ctx, topicFences+h.id, store.Limits{Segment: segment, Age: c.Retention.Milliseconds(), Bytes: c.RetentionBytes}); err != nil {
 		return nil, fmt.Errorf("Config.Retention: %w", err)
+	}
+	n := len(k.logs.parts)
+	parts := make([]driver.Partition, n)
+	for i, log := range k.logs.parts {
+		parts[i] = driver.Partition{Log: log, Bus: h.bus}
 	}
 	page := max(1, min(c.QueueMessages/4, 64))
 	k.driver = driver.New(driver.Config{
-		Partitions: []driver.Partition{{Log: k.logs.log, Bus: h.bus}},
+		Partitions: parts,
 		Hub:        k,
-		Feed:       node.Limits{Held: 1 << 13, Recent: 1 << 11, Bytes: max(32<<20, 2*h.maxFrame()), Page: 128, Survey: 1 << 13},
+		Feed:       node.Limits{Held: 1 << 13, Recent: 1 << 11, Bytes: max(32<<20/n, 2*h.maxFrame()), Page: 128, Survey: 1 << 13},
 		Device:     device.Limits{Survey: 1 << 12, Page: page, Live: page},
 		Retention:  c.Retention,
 		Rate:       2_000,
 		Bytes:      64 << 20,
 	})
 	h.gaps.doubt = k.driver.Doubt
-	if err := h.bus.Subscribe(ctx, k.fences); err != nil {
+	if err := h.bus.Subscribe(ctx, k.logs.fences...); err != nil {
 		k.stop()
 		return nil, err
 	}
-	// Nothing is followed yet, so nothing can have been missed.
-	k.driver.Push(0, driver.Event{Kind: driver.Restored})
+	k.pushLink(driver.Restored, nil) // nothing is followed yet, so nothing can have been missed
 	return k, nil
 }
 
@@ -130,42 +167,63 @@ func (k *keeping) stop() {
 // Subscribe and Unsubscribe are the follower's.
 
 func (k *keeping) Subscribe(ctx context.Context, topics ...string) error {
-	return k.driver.Subscribe(ctx, 0, topics...)
+	return k.change(ctx, k.driver.Subscribe, topics)
 }
 
 func (k *keeping) Unsubscribe(ctx context.Context, topics ...string) error {
-	return k.driver.Unsubscribe(ctx, 0, topics...)
+	return k.change(ctx, k.driver.Unsubscribe, topics)
+}
+
+// change runs one of the driver's calls for the topics of each partition, at the same
+// time.
+func (k *keeping) change(ctx context.Context, call func(context.Context, int, ...string) error, topics []string) error {
+	parts := k.split(topics)
+	results := make([]error, len(parts))
+	var calls sync.WaitGroup
+	for i, topics := range parts {
+		if len(topics) > 0 {
+			calls.Go(func() { results[i] = call(ctx, i, topics...) })
+		}
+	}
+	calls.Wait()
+	return cmp.Or(results...)
+}
+
+// split deals topics out to their partitions.
+func (k *keeping) split(topics []string) [][]string {
+	if len(k.logs.parts) == 1 {
+		return [][]string{topics}
+	}
+	parts := make([][]string, len(k.logs.parts))
+	for _, topic := range topics {
+		i := k.logs.partition(topic)
+		parts[i] = append(parts[i], topic)
+	}
+	return parts
 }
 
 // maxTopics is the most topics that one entry of a log has. Whoever reads the entry
 // for one of them has to look at all.
 const maxTopics = 32
 
-// publish sends packets through the log. If they are to be kept, they are in it when
-// publish returns nil.
+// An entry is what is to be appended to the log of a partition.
+type entry struct {
+	store.Draft
+	partition int
+	data      []byte // of the packets
+}
+
+// publish sends packets through their logs. If they are to be kept, they are in them
+// when publish returns nil.
 func (k *keeping) publish(ctx context.Context, kept bool, packets ...Packet) error {
-	var drafts []store.Draft
-	for len(packets) > 0 {
-		// Packets of one Send have the same bytes.
-		n := 1
-		for n < len(packets) && n < maxTopics && same(packets[n].Data, packets[0].Data) {
-			n++
-		}
-		// The bytes are copied, for a commit that was given up may still read them.
-		draft := store.Draft{Topics: make([]string, n), Body: packet.Body(packets[0].Data), Unkept: !kept}
-		for i := range n {
-			draft.Topics[i] = packets[i].Topic
-		}
-		drafts = append(drafts, draft)
-		packets = packets[n:]
+	entries := k.entries(kept, packets)
+	if len(entries) == 1 {
+		return k.driver.Append(ctx, entries[0].partition, entries[0].Draft)
 	}
-	if len(drafts) == 1 {
-		return k.driver.Append(ctx, 0, drafts[0])
-	}
-	results := make([]error, len(drafts))
+	results := make([]error, len(entries))
 	var appends sync.WaitGroup
-	for i, d := range drafts {
-		appends.Go(func() { results[i] = k.driver.Append(ctx, 0, d) })
+	for i, e := range entries {
+		appends.Go(func() { results[i] = k.driver.Append(ctx, e.partition, e.Draft) })
 	}
 	appends.Wait()
 	err := cmp.Or(results...)
@@ -175,16 +233,42 @@ func (k *keeping) publish(ctx context.Context, kept bool, packets ...Packet) err
 	return err
 }
 
+// entries makes entries of packets: one of several that have the same bytes, as those
+// of a Send do, and are in the same partition.
+func (k *keeping) entries(kept bool, packets []Packet) (entries []entry) {
+	var last [history.MaxPartitions]int // that was made for a partition, from 1
+	for i, p := range packets {
+		partition := k.logs.partition(p.Topic)
+		if n := last[partition]; n > 0 {
+			if e := &entries[n-1]; len(e.Topics) < maxTopics && same(e.data, p.Data) {
+				e.Topics = append(e.Topics, p.Topic)
+				continue
+			}
+		}
+		draft := store.Draft{Topics: make([]string, 1, min(maxTopics, len(packets)-i)), Unkept: !kept}
+		draft.Topics[0] = p.Topic
+		if n := len(entries); n > 0 && same(entries[n-1].data, p.Data) {
+			draft.Body = entries[n-1].Body
+		} else { // a copy, for a commit that was given up may still read it
+			draft.Body = packet.Body(p.Data)
+		}
+		entries = append(entries, entry{draft, partition, p.Data})
+		last[partition] = len(entries)
+	}
+	return entries
+}
+
 // same says whether two slices are one.
 func same(a, b []byte) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
-// push takes a packet of the Bus.
-func (k *keeping) push(p Packet) {
-	if p.Topic == k.fences {
+// pushPacket takes a packet of the Bus.
+func (k *keeping) pushPacket(p Packet) {
+	partition := k.logs.partition(p.Topic)
+	if p.Topic == k.logs.fences[partition] {
 		if end, number, err := packet.ParseFence(p.Data); err == nil {
-			k.driver.Push(0, driver.Event{Kind: driver.Fence, Number: number, End: end})
+			k.driver.Push(partition, driver.Event{Kind: driver.Fence, Number: number, End: end})
 		}
 		return
 	}
@@ -192,22 +276,23 @@ func (k *keeping) push(p Packet) {
 	if err != nil { // which is told when it is decoded
 		parsed = history.Packet{Topic: p.Topic, Body: p.Data}
 	}
-	k.driver.Push(0, driver.Event{Kind: driver.Packet, Packet: parsed})
+	k.driver.Push(partition, driver.Event{Kind: driver.Packet, Packet: parsed})
 }
 
-func (k *keeping) down() {
+// pushLink takes note that the link of a partition is down, or that there is a new
+// one, perhaps to another server. topics are of the partition, or nil: then it is so
+// for all. There are some, for the node's fences come on each link.
+func (k *keeping) pushLink(kind driver.EventKind, topics []string) {
 	k.logs.renew()
-	k.driver.Push(0, driver.Event{Kind: driver.Down})
-}
-
-// restored takes note that there is a new link, perhaps to another server.
-func (k *keeping) restored() {
-	k.logs.renew()
-	k.driver.Push(0, driver.Event{Kind: driver.Restored})
+	for i := range k.logs.parts {
+		if topics == nil || i == k.logs.partition(topics[0]) {
+			k.driver.Push(i, driver.Event{Kind: kind})
+		}
+	}
 }
 
 // Deliver implements driver.Hub.
-func (k *keeping) Deliver(_ int, p history.Packet) { k.take(&p) }
+func (k *keeping) Deliver(partition int, p history.Packet) { k.take(&logged{p, partition}) }
 
 // Gap implements driver.Hub.
 func (k *keeping) Gap(_ int, since time.Time) { k.tell(since) }
@@ -268,7 +353,7 @@ func (h *Hub) Forget(ctx context.Context, t Target) error {
 	}
 	ctx, release := h.sendEnds.Now().Bound(ctx)
 	defer release()
-	if err := h.keeping.driver.Forget(ctx, 0, topics...); err != nil {
+	if err := h.keeping.change(ctx, h.keeping.driver.Forget, topics); err != nil {
 		return fmt.Errorf("forget: %w", err)
 	}
 	return nil

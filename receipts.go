@@ -10,7 +10,6 @@ import (
 
 	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/frame"
-	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/receipts"
 	"github.com/heraldgo/herald/internal/redisregistry"
 	"github.com/heraldgo/herald/internal/wake"
@@ -184,7 +183,7 @@ func (r *receiptsRoom) send(ctx context.Context, out []outgoingReport) {
 
 // deliverFenced puts a message into the queues of those Conns that it is for, with a
 // fence behind it, and reports who they are. All of them get the same fence.
-func (h *Hub) deliverFenced(e *envelope, kept *history.Packet, conns []*Conn) {
+func (h *Hub) deliverFenced(e *envelope, kept *logged, conns []*Conn) {
 	want := receipts.Wanted{Node: e.sender, ID: e.id, Until: clock.Now() + int64(min(e.receipt.within, maxDelivery))}
 	var reports []outgoingReport
 	add := func(what reported, counter uint64, c *Conn) {

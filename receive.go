@@ -11,7 +11,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/frame"
-	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/driver"
 	"github.com/heraldgo/herald/internal/ring"
 )
 
@@ -36,18 +36,18 @@ func (h *Hub) receive(ctx context.Context) {
 		switch e.Kind {
 		case EventPacket:
 			if h.keeping != nil && e.Packet.Topic != topicHeartbeat {
-				h.keeping.push(e.Packet)
+				h.keeping.pushPacket(e.Packet)
 				continue
 			}
 			scratch = h.take(e.Packet, nil, scratch)
 		case EventDown:
 			h.gaps.down(e)
 			if h.keeping != nil {
-				h.keeping.down()
+				h.keeping.pushLink(driver.Down, e.Topics)
 			}
 		case EventRestored:
 			if h.keeping != nil {
-				h.keeping.restored()
+				h.keeping.pushLink(driver.Restored, e.Topics)
 			}
 			if e.Topics == nil || slices.Contains(e.Topics, topicHeartbeat) {
 				h.heartbeat.restart(e.Topics == nil)
@@ -67,7 +67,7 @@ func (h *Hub) maxFrame() int { return int(h.config.MaxSendSize) + frame.MaxHeade
 const keepHeader = 1 << 10
 
 // take handles one packet. kept says where it is in the log, if there is one.
-func (h *Hub) take(p Packet, kept *history.Packet, scratch []*Conn) []*Conn {
+func (h *Hub) take(p Packet, kept *logged, scratch []*Conn) []*Conn {
 	clear(scratch)
 	scratch = scratch[:0]
 	own := p.Topic == topicHeartbeat || p.Topic == h.nodeTopic
@@ -133,7 +133,7 @@ func (h *Hub) unclaimed(topic string) {
 }
 
 // deliver puts a message into the queues of those Conns that it is for.
-func (h *Hub) deliver(e *envelope, kept *history.Packet, conns []*Conn) {
+func (h *Hub) deliver(e *envelope, kept *logged, conns []*Conn) {
 	var had map[uint64]struct{}
 	if e.copies {
 		had = h.copies.of(e.sender, e.id)

@@ -3,6 +3,7 @@ package herald
 import (
 	"context"
 	"net/http"
+	"slices"
 
 	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/history"
@@ -22,8 +23,7 @@ type connLog struct {
 
 	// A plain client's. The owner's.
 
-	floor history.Point // it gets only what is sent after it
-	began bool          // there is a floor
+	floor []history.Point // by partition: it gets only what is sent after it. Nil if there is none yet
 
 	// The owner's.
 
@@ -76,36 +76,36 @@ func (l *connLog) begin(ctx context.Context) error {
 	if l.session != nil {
 		return l.session.Begin(ctx)
 	}
-	return l.k.driver.At(ctx, func(feeds history.Positions) { l.floor, l.began = feeds[0], true })
+	return l.k.driver.At(ctx, func(feeds history.Positions) { l.floor = slices.Clone(feeds[:len(l.k.logs.parts)]) })
 }
 
 // join has the Conn get what is sent to topics that it has joined just now.
-func (l *connLog) join(ctx context.Context) error {
+func (l *connLog) join(ctx context.Context, topics []string) error {
 	if l.session == nil {
 		return nil
 	}
-	return l.session.Join(ctx, 0)
+	return l.session.Join(ctx, l.k.logs.partitions(topics)...)
 }
 
 // took hands a packet to the session of a client that can come back. It returns
 // whether that is all to be done: a plain Conn gets what is sent after its floor from
 // the caller, and nothing of what was sent before.
-func (l *connLog) took(e *envelope, p *history.Packet) bool {
+func (l *connLog) took(e *envelope, p *logged) bool {
 	if l.session == nil {
-		return p.Kept && !l.floored(p)
+		return p.Kept && l.sentBefore(p)
 	}
-	l.session.Take(0, *p, letter(e))
+	l.session.Take(p.partition, p.Packet, letter(e))
 	return true
+}
+
+// sentBefore says whether a packet that is in the log was sent before a plain Conn
+// came.
+func (l *connLog) sentBefore(p *logged) bool {
+	return l.floor == nil || p.At.Epoch == l.floor[p.partition].Epoch && p.At.Offset <= l.floor[p.partition].Offset
 }
 
 // comesBack says whether the client can come back.
 func (l *connLog) comesBack() bool { return l != nil && l.session != nil }
-
-// floored says whether a plain Conn gets a packet that is in the log. It gets nothing
-// that was sent before it came.
-func (l *connLog) floored(p *history.Packet) bool {
-	return l.began && (p.At.Epoch != l.floor.Epoch || p.At.Offset > l.floor.Offset)
-}
 
 func (l *connLog) end() {
 	if l.session != nil {
@@ -122,7 +122,9 @@ func (l *connLog) drained() {
 
 // The owner calls these: see driver.Conn.
 
-func (l *connLog) Topics(int) []string { return l.c.hub.index.topicsOf(l.c) }
+func (l *connLog) Topics(partition int) []string {
+	return l.k.split(l.c.hub.index.topicsOf(l.c))[partition]
+}
 
 func (l *connLog) Holds(topic string) bool { return l.c.hub.index.holds(l.c, topic) }
 

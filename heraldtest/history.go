@@ -70,7 +70,7 @@ func (p historyPromise) try(t *testing.T, network HistoryNetwork) {
 }
 
 var historyPromises = []historyPromise{
-	{"1 Resume", "what was sent while a client was away comes when it is back, on any node: in order, once, and before what is sent then", testResume, nil},
+	{"1 Resume", "what was sent while a client was away comes when it is back, on any node: in order for each topic, once, and before what the topic is sent then", testResume, nil},
 	{"2 Cut again", "a welcome names the positions that the client gave, and a connection that ends meanwhile costs nothing", testCutAgain, nil},
 	{"3 Fresh clients", "a client that never got a message can come back too", testFresh, nil},
 	{"4 Quiet clients", "a client to which nothing is sent gets a mark now and then, so that its position does not get too old", testQuiet, nil},

@@ -151,6 +151,19 @@ func (v *visitor) wants(texts ...string) {
 	}
 }
 
+// wantsEach reads the messages of all lists, each list in its order, and no other.
+func (v *visitor) wantsEach(lists ...[]string) {
+	v.s.Helper()
+	for left := len(slices.Concat(lists...)); left > 0; left-- {
+		got := v.message()
+		i := slices.IndexFunc(lists, func(l []string) bool { return len(l) > 0 && l[0] == got })
+		if i < 0 {
+			v.s.failf("got the message %.100q, want the first of one of these: %.300q", got, lists)
+		}
+		lists[i] = lists[i][1:]
+	}
+}
+
 // complete checks that these messages come and no others, and that nothing is told to
 // be missing.
 func (v *visitor) complete(texts ...string) {

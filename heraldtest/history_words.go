@@ -247,6 +247,7 @@ func testRefused(s *historySuite) {
 	p.wants("kept")
 	v.cut()
 	one.send(herald.User("a"), "missed")
+	s.await("health", func() bool { return two.Health() == nil }) // the Registry was refused too
 	v.comes(two)
 	v.complete("missed")
 }

@@ -30,8 +30,23 @@ func singleWay(prefix string, db int) *way {
 
 func databaseOf(prefix string, db int) string { return prefix + ":{" + strconv.Itoa(db) + "}" }
 
-// Channel returns the channel of a topic on a single Redis.
-func Channel(prefix string, db int, topic string) string { return databaseOf(prefix, db) + ":" + topic }
+// A Shard says how the topics of a partition travel, for those who publish to them
+// by a script.
+type Shard struct {
+	Topics  string // begins their channels
+	Slot    string // on a Cluster: a key of the slot whose master carries all
+	Sharded bool   // by SPUBLISH
+}
+
+// Shards returns the Shard of each partition. redisconn.ShardOf says which is that of
+// a topic.
+func (b *Bus) Shards() []Shard {
+	shards := make([]Shard, len(b.parts))
+	for i, p := range b.parts {
+		shards[i] = Shard{p.way.prefix, p.way.slot, p.way.sharded}
+	}
+	return shards
+}
 
 // clusterWay is how the topics of a partition travel on a Cluster, whose slot
 // is that of the tag. A topic's own braces come too late to matter.

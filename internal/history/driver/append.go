@@ -1,9 +1,11 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/heraldgo/herald/internal/batch"
 	"github.com/heraldgo/herald/internal/errs"
@@ -103,14 +105,20 @@ func (s *side) refused(ctx context.Context, drafts []store.Draft, why error) []e
 // lies before them, and what is appended after it lies behind.
 func (d *Driver) End(ctx context.Context) (history.Positions, error) {
 	var ends history.Positions
+	results := make([]error, len(d.sides))
+	var surveys sync.WaitGroup
 	for i, s := range d.sides {
-		known := s.known()
-		survey, err := s.log.Survey(ctx, known, history.Point{}, nil, 0)
-		if err != nil {
-			return history.Positions{}, fmt.Errorf("%w: %w", errs.BusDown, err)
-		}
-		ends[i] = survey.End
-		d.post(func() { s.met(known, survey.End) })
+		surveys.Go(func() {
+			known := s.known()
+			survey, err := s.log.Survey(ctx, known, history.Point{}, nil, 0)
+			if ends[i], results[i] = survey.End, err; err == nil {
+				d.post(func() { s.met(known, survey.End) })
+			}
+		})
+	}
+	surveys.Wait()
+	if err := cmp.Or(results...); err != nil {
+		return history.Positions{}, fmt.Errorf("%w: %w", errs.BusDown, err)
 	}
 	return ends, nil
 }

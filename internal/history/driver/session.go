@@ -108,12 +108,14 @@ func (s *Session) Start(ctx context.Context) error {
 	})
 }
 
-// Join says that the connection is about to hold one more topic of a partition:
-// it does already, but the subscription is not confirmed.
-func (s *Session) Join(ctx context.Context, partition int) error {
+// Join says that the connection is about to hold more topics of the partitions: it
+// does already, but the subscriptions are not confirmed.
+func (s *Session) Join(ctx context.Context, partitions ...int) error {
 	return s.d.tell(ctx, func() {
-		if s.device != nil {
-			s.step(partition, s.device.Join(partition))
+		for _, partition := range partitions {
+			if s.device != nil {
+				s.step(partition, s.device.Join(partition))
+			}
 		}
 		s.proceed()
 		s.d.turns()

@@ -2,7 +2,6 @@ package resumetest_test
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -64,25 +63,27 @@ func TestHistoryOnMiniredis(t *testing.T) {
 
 func TestHistoryOnRedis(t *testing.T) {
 	server := redistest.Start(t)
-	onRedis(t, func(t testing.TB) *redis.Client { return server.Client() }, func() *redis.Client { return server.Client() })
+	onRedis(t, func(testing.TB) redis.UniversalClient { return server.Client() }, func() []*redis.Client { return []*redis.Client{server.Client()} })
 }
 
 func TestHistoryOnSentinel(t *testing.T) {
 	set := redistest.StartSentinels(t)
-	onRedis(t, func(testing.TB) *redis.Client { return set.Client() }, func() *redis.Client { return set.Master().Client() })
+	onRedis(t, func(testing.TB) redis.UniversalClient { return set.Client() }, func() []*redis.Client { return []*redis.Client{set.Master().Client()} })
 }
 
 // onRedis tries all on a Redis. Each subtest has a Prefix of its own, but for what
 // the whole server has to suffer.
-func onRedis(t *testing.T, client func(testing.TB) *redis.Client, master func() *redis.Client) {
+func onRedis(t *testing.T, client func(testing.TB) redis.UniversalClient, masters func() []*redis.Client) {
 	var prefixes atomic.Int64
 	heraldtest.TestHistory(t, func(t testing.TB) heraldtest.HistoryNetwork {
 		prefix := "suite" + strconv.FormatInt(prefixes.Add(1), 10)
-		admin := master()
+		admins := masters()
 		do := func(args ...any) {
 			t.Helper()
-			if err := admin.Do(context.Background(), args...).Err(); err != nil {
-				t.Fatalf("%v: %v", args, err)
+			for _, admin := range admins {
+				if err := admin.Do(context.Background(), args...).Err(); err != nil {
+					t.Fatalf("%v: %v", args, err)
+				}
 			}
 		}
 		return heraldtest.HistoryNetwork{
@@ -100,11 +101,12 @@ func onRedis(t *testing.T, client func(testing.TB) *redis.Client, master func() 
 	})
 }
 
-// A Redis Cluster keeps nothing in this version, and New says so.
-func TestNoHistoryOnCluster(t *testing.T) {
+func TestHistoryOnCluster(t *testing.T) {
 	set := redistest.StartCluster(t, 3, 0)
-	_, err := herald.New(herald.Config{Redis: set.Client(), Retention: 60e9})
-	if !errors.Is(err, herald.ErrInvalid) || errors.Is(err, herald.ErrBusDown) {
-		t.Fatalf("New returned %v", err)
-	}
+	onRedis(t, func(testing.TB) redis.UniversalClient { return set.Client() }, func() (masters []*redis.Client) {
+		for _, n := range set.Nodes {
+			masters = append(masters, n.Admin())
+		}
+		return masters
+	})
 }

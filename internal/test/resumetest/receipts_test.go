@@ -34,10 +34,7 @@ func testReceipts(t *testing.T, config func() herald.Config) {
 	}
 	d.Heal()
 	id, _, _ := strings.Cut(d.connected().Conn, "~")
-	got := map[string]bool{d.message(): true, d.message(): true}
-	if !got["missed"] || !got["missed too"] {
-		t.Fatalf("got %v", got)
-	}
+	d.wantEach([]string{"missed"}, []string{"missed too"})
 	if got := <-two.begin(t, herald.Connection(id), "direct"); got.ReceivedTotal != 1 || got.MissedTotal != 0 {
 		t.Fatalf("%+v", got)
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -30,6 +31,10 @@ func eachBus(t *testing.T, test func(t *testing.T, config func() herald.Config))
 	t.Run("Redis", func(t *testing.T) {
 		server := redistest.Start(t)
 		test(t, func() herald.Config { return herald.Config{Redis: server.Client()} })
+	})
+	t.Run("Cluster", func(t *testing.T) {
+		cluster := redistest.StartCluster(t, 3, 0, redistest.NeverFailed...)
+		test(t, func() herald.Config { return herald.Config{Redis: cluster.Client()} })
 	})
 }
 
@@ -165,14 +170,19 @@ func (d *device) want(texts ...string) {
 	}
 }
 
-// message receives a message.
-func (d *device) message() string {
+// wantEach receives the messages of all lists, each list in its order: there is no
+// order between topics.
+func (d *device) wantEach(lists ...[]string) {
 	d.t.Helper()
-	m, ok := d.next().(heraldclient.Message)
-	if !ok {
-		d.t.Fatal("the next event is no message")
+	for left := len(slices.Concat(lists...)); left > 0; left-- {
+		e := d.next()
+		m, ok := e.(heraldclient.Message)
+		i := slices.IndexFunc(lists, func(l []string) bool { return len(l) > 0 && l[0] == string(m.Data) })
+		if !ok || i < 0 {
+			d.t.Fatalf("got %T %+v, want the first of one of these: %.300q", e, e, lists)
+		}
+		lists[i] = lists[i][1:]
 	}
-	return string(m.Data)
 }
 
 // wantAfterGaps receives a message, and Gaps before it.
