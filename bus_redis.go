@@ -144,7 +144,7 @@ func (b *RedisBus) keep(ctx context.Context, fences string, limits store.Limits)
 func (b *RedisBus) openLogs(l *logs) (rdb redis.Cmdable, client func(keys string) redislog.Client) {
 	if b.cluster != nil {
 		o := redisconn.ClusterOptions(b.cluster.Options())
-		o.ReadTimeout = max(o.ReadTimeout, 5*time.Second) // for a page; and no longer, for so go-redis asks who the masters are
+		o.ReadTimeout = max(o.ReadTimeout, 5*time.Second) // a large page needs it; the look-up of the masters has no other
 		cluster := redisconn.NewClusterClient(o)
 		l.renew = func() { cluster.ReloadState(context.Background()) } // does not wait
 		l.close = func() { cluster.Close() }
