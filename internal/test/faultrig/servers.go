@@ -61,9 +61,9 @@ func startServers(t testing.TB, f Fault, o Options) *servers {
 	case Cluster:
 		s.cluster = redistest.StartCluster(t, 3, 3)
 	case Redis:
-		args := []string{"--appendonly", "yes", "--appendfsync", "always"}
-		if f.loses {
-			args = nil
+		var args []string
+		if f.disk {
+			args = []string{"--appendonly", "yes", "--appendfsync", "always"}
 		}
 		if f.clock {
 			clocked := redistest.StartWithClock(t, args...)

@@ -165,7 +165,7 @@ func (tr *trial) run(f Fault) *Verdict {
 	for _, p := range tr.living() {
 		p.ask("stop")
 	}
-	tr.reachAll()
+	tr.reach(func(*device) bool { return true })
 	v := tr.settled()
 	v.Recovery = tr.recovery
 	return v
@@ -196,51 +196,34 @@ func (tr *trial) over() {
 	tr.isOver = true
 	began := time.Now()
 	tr.measuring.Go(func() {
-		if !tr.reach(began.Add(2 * patience)) {
-			tr.t.Errorf("%v after the fault some devices have nothing new", time.Since(began))
-		}
+		tr.reach(func(d *device) bool { return !d.roams })
 		tr.mu.Lock()
 		defer tr.mu.Unlock()
 		tr.recovery = max(tr.recovery, time.Since(began))
 	})
 }
 
-// reach sends to everyone until every device that does not roam has something that was
-// sent since. It returns false if that is not so at the deadline.
-func (tr *trial) reach(deadline time.Time) bool {
+// reach sends to everyone until each of the devices that count has something that was
+// sent since. What was sent before it has by then, mostly.
+func (tr *trial) reach(counts func(*device) bool) {
 	first := tr.fences.Load()
 	every := 50 * time.Millisecond
 	if len(tr.devices) > 1000 {
-		every = time.Second
+		every = 2 * time.Second
 	}
-	lacks := func(d *device) bool { return !d.roams && int64(d.fenced()) <= first }
-	for next := time.Now(); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if now := time.Now(); now.After(next) {
+	lacks := func(d *device) bool { return counts(d) && int64(d.fenced()) <= first }
+	began := time.Now()
+	for next := began; slices.ContainsFunc(tr.devices, lacks); time.Sleep(10 * time.Millisecond) {
+		now := time.Now()
+		if now.Sub(began) > 2*patience {
+			i := slices.IndexFunc(tr.devices, lacks)
+			tr.t.Errorf("nothing new has come to %v in %v", tr.devices[i], now.Sub(began))
+			return
+		}
+		if now.After(next) { // it may be lost
 			next = now.Add(every)
 			tr.any().ask(fmt.Sprint("send fence ", tr.fences.Add(1)))
 		}
-		if !slices.ContainsFunc(tr.devices, lacks) {
-			return true
-		}
-	}
-	return false
-}
-
-// reachAll waits until every device has got what was sent before.
-func (tr *trial) reachAll() {
-	tr.t.Helper()
-	first := tr.fences.Load()
-	for _, d := range tr.devices {
-		next := time.Now()
-		tr.await("the end at "+d.String(), func() error {
-			if now := time.Now(); now.After(next) { // it may be lost
-				next = now.Add(2 * time.Second)
-				if err := tr.any().ask(fmt.Sprint("send fence ", tr.fences.Add(1))); err != nil {
-					return err
-				}
-			}
-			return yet(int64(d.fenced()) > first)
-		})
 	}
 }
 
