@@ -96,7 +96,7 @@ func (tr *trial) stallSome() {
 		}
 	}
 	slow(true)
-	tr.burst(tr.any(), 6000, 2000, "*")
+	tr.burst(tr.any(), 3000, 4000, "*")
 	slow(false)
 }
 

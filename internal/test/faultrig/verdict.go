@@ -68,6 +68,7 @@ func judge(peers []*peer, devices []*device) *Verdict {
 		v.Broken = append(v.Broken, err.Error())
 	}
 	for _, t := range tapes {
+		t.shorten(account.Records)
 		v.settle(t, account.Records, gaps)
 	}
 	return v
@@ -142,6 +143,26 @@ func (t *tape) receive(event int, r load.Receipt) {
 	}
 	t.lives[last] = append(t.lives[last], r)
 	got[r.N] = event
+}
+
+// shorten ends each visit that has ended when the newest message that came in it was
+// sent: what was sent later was under way, maybe, when the connection ended.
+func (t *tape) shorten(records map[string][]load.Record) {
+	visit, newest := -1, int64(0)
+	leave := func() {
+		if visit >= 0 && t.on[visit].to != 0 {
+			t.on[visit].to = min(t.on[visit].to, newest)
+		}
+	}
+	for _, e := range t.events {
+		if e.on {
+			leave()
+			visit, newest = visit+1, 0
+		} else if e.message != nil {
+			newest = max(newest, records[e.message.Sender][e.message.N].Start)
+		}
+	}
+	leave()
 }
 
 // since is when it was connected first; 0 if never.
