@@ -1,7 +1,6 @@
 package browser
 
 import (
-	"fmt"
 	"os"
 	"testing"
 
@@ -15,7 +14,7 @@ func TestScreenshot(t *testing.T) {
 		t.Skip("HERALD_SCREENSHOT names no file")
 	}
 	p := scene(t)
-	p.do("size", chromedp.EmulateViewport(1120, 680))
+	p.do("size", chromedp.EmulateViewport(1120, 780))
 	p.picture(path)
 }
 
@@ -38,12 +37,16 @@ func scene(t *testing.T) tab {
 	tell(t, zoe, `{"type":"direct","to":"ann","text":"Shall we stop a node? Watch your sockets."}`)
 	one.hears("Shall we stop a node? Watch your sockets.")
 
-	two.click(fmt.Sprintf(`button[aria-label="Stop node %s"]`, home))
-	one.until(`document.querySelector("#log .note.back") !== null`)
+	one.press(cut)
+	two.press("Stop node " + home)
+	tell(t, bob, `{"type":"room","text":"Now ann is in a tunnel, and her node is dead."}`)
+	two.hears("Now ann is in a tunnel, and her node is dead.")
+	one.press(restore)
+	one.back(1)
 	one.node()
 	guest(t, door, "zoë", "iPad") // hers was the same
-	one.say("That was my node. A moment later I am on another.")
-	one.hears("That was my node. A moment later I am on another.")
+	one.say("I am back on another one, and have missed nothing.")
+	one.hears("I am back on another one, and have missed nothing.")
 	one.until(`document.querySelectorAll(".person").length === 3 && document.querySelector("#nodes [data-state=stopped]") !== null`)
 	one.leaves(home)
 	return one

@@ -80,28 +80,34 @@ func TestOthersRedis(t *testing.T) {
 	}
 }
 
-// A tab whose network is cut hears nothing and says nothing, and neither end is told.
+// A tab whose network is cut hears nothing and says nothing, and neither end is told;
+// nor is the tab when its node dies.
 func TestCutATab(t *testing.T) {
-	d := start(t, Options{Nodes: 1})
+	d := start(t, Options{Nodes: 2})
 	if status := d.order("tabs/nobody", "cut"); status != http.StatusNotFound {
 		t.Errorf("cut nobody: %d", status)
 	}
-	ann, other := d.connect(d.door, "user=ann&tab=1"), d.connect(d.door, "user=ann&tab=2")
+	ann, other := d.connect(d.door, "user=ann&tab=1"), d.connect(d.nodes[1], "user=ann&tab=2")
 	if status := d.order("tabs/1", "cut"); status != http.StatusNoContent {
 		t.Fatalf("cut: %d", status)
 	}
 	ann.say(`{"type":"room","text":"into the void"}`)
 	other.say(`{"type":"room","text":"who is there?"}`)
 	other.want("room", "ann", "who is there?")
+	if got, _ := d.online(d.door, "user=ann"); len(got.Sessions) != 2 {
+		t.Errorf("the node was told: %+v", got)
+	}
+	d.order("nodes/n1", "stop")
+	eventually(t, "the node's end is known", func() bool {
+		got, status := d.online(d.nodes[1], "user=ann")
+		return status == http.StatusOK && len(got.Sessions) == 1
+	})
 	select {
 	case <-ann.done:
 		t.Errorf("the tab was told: %v", ann.err)
 	case f := <-ann.got:
 		t.Errorf("the tab got %s", f)
 	default:
-	}
-	if got, _ := d.online(d.door, "user=ann"); len(got.Sessions) != 2 {
-		t.Errorf("the node was told: %+v", got)
 	}
 	if status := d.order("tabs/1", "restore"); status != http.StatusNoContent {
 		t.Fatalf("restore: %d", status)

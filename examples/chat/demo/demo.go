@@ -87,7 +87,7 @@ func Run(ctx context.Context, o Options) error {
 	// until they have: it only takes nobody new.
 	var closing sync.WaitGroup
 	closing.Go(func() { cluster.shutdown(grace) })
-	closing.Go(func() { door.server.Shutdown(grace) })
+	closing.Go(func() { door.shutdown(grace) })
 	closing.Wait()
 	door.close()
 	if serveErr := <-served; err == nil && !errors.Is(serveErr, http.ErrServerClosed) {

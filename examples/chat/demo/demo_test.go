@@ -263,12 +263,15 @@ func TestShutdown(t *testing.T) {
 	bob := d.connect(d.nodes[1], "user=bob")
 	d.order("nodes/n1", "stop")
 	ann.gone()
+	dan := d.connect(d.door, "user=dan&tab=1")
+	d.order("tabs/1", "cut")
 	if err := d.end(); err != nil {
 		t.Fatal(err)
 	}
 	if code := websocket.CloseStatus(bob.gone()); code != websocket.StatusServiceRestart {
 		t.Errorf("close code %d: want 1012", code)
 	}
+	dan.gone()
 	http.DefaultClient.CloseIdleConnections()
 	eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
 }

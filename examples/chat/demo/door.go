@@ -89,11 +89,18 @@ func (d *frontDoor) serve(listener net.Listener) error {
 	return d.server.Serve(lineListener{listener})
 }
 
+// shutdown takes nobody new, and waits for requests until ctx is done. Sockets stay.
+func (d *frontDoor) shutdown(ctx context.Context) {
+	d.tabs.restoreAll() // or those that wait for that would be waited for
+	d.server.Shutdown(ctx)
+}
+
 // close cuts what still goes through and waits for it. The server has been
 // shut down before.
 func (d *frontDoor) close() {
 	d.clients.cut()
 	d.server.Close()
+	d.tabs.restoreAll() // what was cut has not been closed
 	d.sockets.Wait()
 	for _, p := range d.pools {
 		p.CloseIdleConnections()

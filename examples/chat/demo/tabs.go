@@ -2,8 +2,10 @@ package demo
 
 import (
 	"errors"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -43,16 +45,16 @@ func (t *tabs) enter(id string, l *line) (restored <-chan struct{}) {
 	return one.restored
 }
 
-// leave notes that the socket has ended.
+// leave notes that the socket has ended here. Of one that was cut its client is not to
+// know that before the network is restored.
 func (t *tabs) leave(id string, l *line) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	one := t.byID[id]
+	if one == nil || l.dead.Load() {
+		return
+	}
 	delete(one.lines, l)
-	t.clean(id, one)
-}
-
-func (t *tabs) clean(id string, one *tab) {
 	if len(one.lines) == 0 && one.restored == nil {
 		delete(t.byID, id)
 	}
@@ -84,19 +86,24 @@ func (t *tabs) restore(id string) error {
 		return errUnknownTab
 	}
 	close(one.restored)
-	one.restored = nil
-	var lines []*line
-	for l := range one.lines {
-		lines = append(lines, l)
-	}
-	t.clean(id, one)
+	delete(t.byID, id) // those that wait are about to go, too
 	t.mu.Unlock()
-	for _, l := range lines {
+	for l := range one.lines {
 		if l.dead.Load() {
 			l.reset()
 		}
 	}
 	return nil
+}
+
+// restoreAll restores the network of all tabs.
+func (t *tabs) restoreAll() {
+	t.mu.Lock()
+	ids := slices.Collect(maps.Keys(t.byID))
+	t.mu.Unlock()
+	for _, id := range ids {
+		t.restore(id) // an error says that it is not cut
+	}
 }
 
 // through passes a tab's sockets on to next while its network is there.
@@ -142,6 +149,13 @@ func (l *line) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	return l.Conn.Write(p)
+}
+
+func (l *line) Close() error {
+	if l.dead.Load() {
+		return nil // reset does it
+	}
+	return l.Conn.Close()
 }
 
 func (l *line) reset() {
