@@ -124,7 +124,7 @@ func (n *node) openHub() error {
 }
 
 // keeps says whether this node's Hub keeps messages. The Bus of Redis can.
-func (n *node) keeps() bool { return n.cluster.options.NewBus == nil && n.cluster.store.keeps() }
+func (n *node) keeps() bool { return n.cluster.options.NewBus == nil }
 
 // cut does to the node what a crash does: from one moment to the next its
 // sockets are reset and it can tell neither Redis nor the Bus anything.

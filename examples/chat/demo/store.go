@@ -97,9 +97,6 @@ func (s *store) move(from, to string) error {
 	}
 }
 
-// keeps says whether a Hub on this Redis can keep messages. On a Cluster it can not.
-func (s *store) keeps() bool { return s.url.cluster == nil }
-
 // client returns a client whose links, and those of every client made from
 // its options, can be cut.
 func (s *store) client() (redis.UniversalClient, *links) {
