@@ -64,8 +64,21 @@ func main() {
 	}
 }
 
-// runAll runs the rows, some at a time.
+// runAll runs the rows, some at a time, and at the end each of those that are heavy.
 func runAll(rows []*row, parallel int) {
+	var light, heavy []*row
+	for _, r := range rows {
+		if r.fault.Heavy {
+			heavy = append(heavy, r)
+		} else {
+			light = append(light, r)
+		}
+	}
+	runSome(light, parallel)
+	runSome(heavy, 1)
+}
+
+func runSome(rows []*row, parallel int) {
 	places := make(chan struct{}, parallel)
 	var running sync.WaitGroup
 	for _, r := range rows {

@@ -23,6 +23,10 @@ type Fault struct {
 	// have one.
 	Upgrade bool
 
+	// Heavy says that it needs the machine for itself: the rig's proxies and devices
+	// are slow beside it.
+	Heavy bool
+
 	buses []string // that it can happen to; nil: to all
 	disk  bool     // Redis writes all to disk before it answers
 	clock bool     // Redis' clock can be stepped
@@ -38,9 +42,9 @@ func Faults(bus string) []Fault {
 	all := []Fault{
 		{Name: "client cuts", Survives: true, Quiet: true},
 		{Name: "every client cut for 5 s", Survives: true, Quiet: true, adjust: calm, happen: (*trial).cutAll},
-		{Name: "10% of clients stalled", Survives: true, Quiet: true, adjust: few, happen: (*trial).stallSome},
-		{Name: "5,000 back at once, 20 missed each", Survives: true, Quiet: true, adjust: many, happen: (*trial).missSome},
-		{Name: "200,000 messages at full speed", Survives: true, Quiet: true, adjust: calm, happen: (*trial).flood},
+		{Name: "10% of clients stalled", Heavy: true, buses: onRedis, Survives: true, Quiet: true, adjust: few, happen: (*trial).stallSome},
+		{Name: "5,000 back at once, 20 missed each", Heavy: true, buses: onRedis, Survives: true, Quiet: true, adjust: many, happen: (*trial).missSome},
+		{Name: "200,000 messages at full speed", Heavy: true, buses: onRedis, Survives: true, Quiet: true, adjust: calm, happen: (*trial).flood},
 		{Name: "node killed", Survives: true, Quiet: true, happen: (*trial).killNode},
 		{Name: "node paused for two leases", Survives: true, Quiet: true, happen: (*trial).pauseNode},
 		{Name: "rolling restart of 5 nodes", Survives: true, Quiet: true, adjust: five, happen: (*trial).restartNodes},
