@@ -243,7 +243,8 @@ func TestEnvelopeNames(t *testing.T) {
 	}
 }
 
-// Packets say that a Conn may get several of them only if there are several.
+// Packets say that a Conn may get several of them only if there are several, and
+// what is fenced stays so.
 func TestPack(t *testing.T) {
 	h := newHub(t, Config{})
 	for _, test := range []struct {
@@ -258,15 +259,35 @@ func TestPack(t *testing.T) {
 		{Group("g", "h", "g"), 2, true},
 		{Connection("n.1", "n.2", "m.1"), 2, false},
 	} {
-		var o outgoing
-		h.pack(&o, &test.to, &envelope{kind: kindMessage, message: Text("x")})
-		for _, p := range o.packets {
-			if e, err := decodeEnvelope(p.Data, fuzzFrame); err != nil || e.copies != test.copies {
-				t.Errorf("%+v: copies is %v (%v)", test.to, e.copies, err)
+		for _, kind := range []envelopeKind{kindMessage, kindFenced} {
+			sent := envelope{kind: kind, message: Text("x"), receipt: new(receipt)}
+			if kind == kindFenced {
+				sent.sender, sent.id = "of the fence", 1<<40
 			}
-		}
-		if len(o.packets) != test.packets {
-			t.Errorf("%+v: %d packets", test.to, len(o.packets))
+			var o outgoing
+			h.pack(&o, &test.to, &sent)
+			if len(o.packets) != test.packets {
+				t.Errorf("%+v: %d packets", test.to, len(o.packets))
+			}
+			for _, p := range o.packets {
+				e, err := decodeEnvelope(p.Data, fuzzFrame)
+				if err != nil || e.copies != test.copies {
+					t.Errorf("%+v: copies is %v (%v)", test.to, e.copies, err)
+				}
+				want := kind
+				if kind == kindMessage && test.to.kind == targetConnection {
+					want = kindDirect
+				}
+				if e.kind != want || (len(e.conns) > 0) != (test.to.kind == targetConnection) {
+					t.Errorf("%+v: of kind %d with connections %q, want kind %d", test.to, e.kind, e.conns, want)
+				}
+				switch fresh := e.sender == h.id && e.id > 0 && e.id < 1<<40; {
+				case kind == kindFenced && (e.sender != "of the fence" || e.id != 1<<40):
+					t.Errorf("%+v: a fence of %s, %d", test.to, e.sender, e.id)
+				case kind == kindMessage && fresh != test.copies:
+					t.Errorf("%+v: numbered by %q, %d", test.to, e.sender, e.id)
+				}
+			}
 		}
 	}
 }

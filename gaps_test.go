@@ -37,7 +37,12 @@ func TestMalformedMakesGap(t *testing.T) {
 			if err := r.bus.Publish(t.Context(), Packet{topic, data}); err != nil {
 				t.Fatal(err)
 			}
-			g := <-got
+			var g Gap
+			select {
+			case g = <-got:
+			case <-time.After(patience):
+				t.Fatalf("a packet of topic %q makes no Gap", topic)
+			}
 			if g.All != want.All || g.Everyone != want.Everyone || !slices.Equal(g.Users, want.Users) || !slices.Equal(g.Groups, want.Groups) {
 				t.Errorf("a packet of topic %q makes %+v", topic, g)
 			}

@@ -18,7 +18,9 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/history/device"
 	"github.com/heraldgo/herald/internal/history/driver"
+	"github.com/heraldgo/herald/internal/history/protocol"
 	"github.com/heraldgo/herald/internal/rawio"
 	"github.com/heraldgo/herald/internal/receipts"
 )
@@ -301,6 +303,109 @@ func TestQueueTellsDropped(t *testing.T) {
 	q.takeFrame()
 	if q.makeRoom(&config, 600); q.frames.Len() != 1 {
 		t.Error("the second time it is not told")
+	}
+}
+
+// What is dropped for a client that can come back is the oldest messages, until a
+// quarter of the queue is free. A Gap stands in their place.
+func TestQueueMakesMoreRoom(t *testing.T) {
+	message := func(size int) []byte {
+		empty := len(headed(&bare, Binary(nil).frame()))
+		return headed(&bare, Binary(make([]byte, size-empty)).frame())
+	}
+	for name, test := range map[string]struct {
+		config Config
+		size   int // of each of eight messages
+		do     func(q *queue, config *Config)
+		left   int // of the messages
+	}{
+		"too many": {
+			config: Config{QueueMessages: 8, QueueBytes: 1000}, size: 40, left: 5,
+			do: func(q *queue, config *Config) { q.makeRoom(config, 40) },
+		},
+		"too large": {
+			config: Config{QueueMessages: 100, QueueBytes: 1000}, size: 120, left: 5,
+			do: func(q *queue, config *Config) { q.makeRoom(config, 750-5*120-len(anyGap)) },
+		},
+		"larger by a byte": {
+			config: Config{QueueMessages: 100, QueueBytes: 1000}, size: 120, left: 4,
+			do: func(q *queue, config *Config) { q.makeRoom(config, 750-5*120-len(anyGap)+1) },
+		},
+		"three given up": {size: 100, left: 5, do: func(q *queue, _ *Config) { q.giveUp(3) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := queue{log: &connLog{session: &driver.Session{}}}
+			for range 8 {
+				q.put(message(test.size))
+			}
+			test.do(&q, &test.config)
+			if q.frames.Len() != 1+test.left || q.bytes != len(anyGap)+test.left*test.size {
+				t.Fatalf("left are %d frames of %d bytes, want a Gap and %d messages", q.frames.Len(), q.bytes, test.left)
+			}
+			for i := range q.frames.Len() {
+				if gap := same(*q.frames.At(i), anyGap); gap != (i == 0) {
+					t.Errorf("frame %d is a Gap: %v", i, gap)
+				}
+			}
+		})
+	}
+}
+
+// What was read from the log takes no room, until it is written.
+func TestQueueReplayed(t *testing.T) {
+	config := Config{QueueMessages: 8, QueueBytes: 1000}
+	q := queue{log: &connLog{replayed: 700}}
+	q.put(make([]byte, 300))
+	q.put(make([]byte, 500))
+	fits := func(when string, n int) {
+		t.Helper()
+		if q.full(&config, n) || !q.full(&config, n+1) {
+			t.Errorf("%s: room for %d bytes: %v, for one more: %v", when, n, !q.full(&config, n), !q.full(&config, n+1))
+		}
+	}
+	fits("at first", 1000-100)
+	q.takeFrame()
+	q.written()
+	fits("some is written", 1000-100)
+	q.takeFrame()
+	q.written()
+	fits("all is written", 1000)
+}
+
+// Nothing goes before the welcome that waits: no ping and no pong.
+func TestQueueGreets(t *testing.T) {
+	welcome := lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Welcome}})
+	q := queue{log: &connLog{session: &driver.Session{}}, ping: true, pongs: []byte{frame.Pong, 0}}
+	q.put(welcome)
+	p, _ := q.take(nil)
+	if !bytes.Equal(p, welcome) {
+		t.Errorf("before the welcome goes % x", p)
+	}
+	q.written()
+	if p, _ = q.take(nil); !bytes.Equal(p, []byte{frame.Pong, 0, frame.Ping, 0}) {
+		t.Errorf("after it goes % x", p)
+	}
+}
+
+// A fence whose frame is dropped is answered by nobody.
+func TestQueueDropsFences(t *testing.T) {
+	c := newBareConn(t, newHub(t, Config{}))
+	q := &c.queue
+	c.mu.Lock()
+	q.fences = receipts.NewFences(c.settled)
+	for n := range receipts.Token(3) {
+		f := receipts.AppendFence(Text("m").frame(), n)
+		end := &f[len(f)-1]
+		q.fences.Add(receipts.Wanted{ID: uint64(n), Until: math.MaxInt64}, n, end, 0)
+		q.put(f)
+		q.fences.Queued(end)
+	}
+	q.drop()
+	q.giveUp(2)
+	empty := q.fences.Empty()
+	c.mu.Unlock()
+	if !empty {
+		t.Error("fences are open whose frames are gone")
 	}
 }
 
