@@ -25,6 +25,17 @@ type mutant struct {
 	kind  string
 	place string // its file and line, the operator marked
 	line  int
+
+	// Of a constant only, which no variable can change: the file as it then is, to
+	// be compiled alone.
+
+	file   string
+	source []byte
+}
+
+// constants are what becomes of the operators in constants.
+var constants = map[token.Token]token.Token{
+	token.ADD: token.SUB, token.SUB: token.ADD, token.MUL: token.QUO, token.QUO: token.MUL, token.REM: token.MUL,
 }
 
 // conditionals are what becomes of comparisons: if they are negated, and if their
@@ -160,8 +171,15 @@ func (m *mutator) add(kind string, operator token.Token, at token.Pos) int {
 	end := pos.Offset + bytes.IndexByte(m.src[pos.Offset:], '\n')
 	op := operator.String()
 	line := string(m.src[begin:pos.Offset]) + "«" + op + "»" + string(m.src[pos.Offset+len(op):end])
-	m.mutants = append(m.mutants, mutant{kind, m.name + ": " + strings.TrimSpace(line), pos.Line})
+	m.mutants = append(m.mutants, mutant{kind: kind, place: m.name + ": " + strings.TrimSpace(line), line: pos.Line})
 	return len(m.mutants)
+}
+
+// addConstant adds a mutant that has another operator, or none.
+func (m *mutator) addConstant(kind string, operator token.Token, at token.Pos, other string) {
+	n, from := m.add(kind, operator, at), m.offset(at)
+	m.mutants[n-1].file = m.name
+	m.mutants[n-1].source = slices.Concat(m.src[:from], []byte(other), m.src[from+len(operator.String()):])
 }
 
 // change returns the source of a node with all its mutants.
@@ -197,7 +215,10 @@ func (m *mutator) offset(p token.Pos) int { return m.fset.Position(p).Offset }
 func (m *mutator) changed(n ast.Node) string {
 	switch n := n.(type) {
 	case *ast.BinaryExpr:
-		if m.types[n].Value != nil { // it is a constant
+		if other, ok := constants[n.Op]; m.types[n].Value != nil {
+			if ok && m.number(n) {
+				m.addConstant("ARITHMETIC_BASE", n.Op, n.OpPos, other.String())
+			}
 			return ""
 		}
 		if c, ok := conditionals[n.Op]; ok {
@@ -208,7 +229,11 @@ func (m *mutator) changed(n ast.Node) string {
 			return fmt.Sprintf("%s(%d, %s, %s)", f, number, m.change(n.X), m.change(n.Y))
 		}
 	case *ast.UnaryExpr:
-		if n.Op == token.SUB && m.types[n].Value == nil {
+		switch {
+		case n.Op != token.SUB:
+		case m.types[n].Value != nil:
+			m.addConstant("INVERT_NEGATIVES", n.Op, n.OpPos, "")
+		default:
 			return fmt.Sprintf("mutantNeg(%d, %s)", m.add("INVERT_NEGATIVES", n.Op, n.OpPos), m.change(n.X))
 		}
 	case *ast.IncDecStmt:

@@ -10,8 +10,8 @@
 // killed, and has to be explained.
 //
 // All mutants of a room are compiled into one program, which an environment
-// variable makes one of them: see mutate.go. What they are is as in gremlins, which
-// compiles each alone.
+// variable makes one of them: see mutate.go. Only those of constants are compiled
+// alone. What is changed is as in gremlins, a tool that compiles each alone.
 package main
 
 import (
@@ -30,9 +30,9 @@ import (
 )
 
 const (
-	least     = 90               // percent of a room's mutants that its tests must kill
-	patience  = 10               // times that the tests take, until a mutant has timed out
-	leastWait = 20 * time.Second // and at least so long
+	least     = 90          // percent of a room's mutants that its tests must kill
+	patience  = 10          // times that the tests take, until a mutant has timed out
+	leastWait = time.Minute // and at least so long: tests await what comes for half of it
 	explained = ".ci/mutants"
 )
 
@@ -70,7 +70,7 @@ var rooms = []room{
 	{dir: "internal/wire"},
 	{dir: "internal/frame"},
 	{file: "envelope.go", run: "^(TestExtensions|TestEnvelope|TestOutgoingRelease|TestPack|TestCallsOverTheBounds|TestSendTimeout$)"},
-	{file: "queue.go", run: "^(TestQueue|TestVolatileNeverCloses|TestTooSlowCountsOnce)"},
+	{file: "queue.go", run: "^(TestQueue|TestVolatileNeverCloses|TestTooSlowCountsOnce|TestPingBeforeFences)"},
 	{file: "gaps.go", run: "^(TestMalformedMakesGap|TestHeartbeatIsNoGap|TestSilenceInEveryOrder|TestGaps)"},
 	{file: "heartbeat.go", run: "^(TestHealth|TestHeartbeat|TestProbeInterval)"},
 }
@@ -169,12 +169,7 @@ func (r room) try(work string, reasons map[string]string) (t tally, err error) {
 	if err != nil {
 		return t, err
 	}
-	if r.run != "" {
-		if err := withoutExternal(overlay, r.dir); err != nil {
-			return t, err
-		}
-	}
-	tests, err := r.build(work, overlay)
+	tests, err := r.build(work, "all", overlay)
 	if err != nil {
 		return t, err
 	}
@@ -184,7 +179,13 @@ func (r room) try(work string, reasons map[string]string) (t tally, err error) {
 	}
 	wait := max(leastWait, patience*time.Since(began))
 	for i, m := range mutants {
-		_, err := r.test(tests, i+1, wait)
+		mutated := tests
+		if m.source != nil {
+			if mutated, err = r.buildAlone(work, m); err != nil {
+				continue // it does not compile: it is none
+			}
+		}
+		_, err := r.test(mutated, i+1, wait)
 		var failed *exec.ExitError
 		what := "survives"
 		switch {
@@ -208,6 +209,37 @@ func (r room) try(work string, reasons map[string]string) (t tally, err error) {
 	return t, nil
 }
 
+// build compiles the room's tests, with other files than there are.
+func (r room) build(work, name string, overlay map[string]string) (tests string, err error) {
+	if r.run != "" {
+		if err := withoutExternal(overlay, r.dir); err != nil {
+			return "", err
+		}
+	}
+	replace, err := json.Marshal(map[string]any{"Replace": overlay})
+	if err != nil {
+		return "", err
+	}
+	list := filepath.Join(work, "overlay.json")
+	if err := os.WriteFile(list, replace, 0o644); err != nil {
+		return "", err
+	}
+	tests = filepath.Join(work, name+".test")
+	if out, err := exec.Command("go", "test", "-c", "-vet=off", "-overlay", list, "-o", tests, "./"+r.dir).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return tests, nil
+}
+
+// buildAlone compiles the room's tests with one mutant.
+func (r room) buildAlone(work string, m mutant) (tests string, err error) {
+	alone := filepath.Join(work, "alone.go")
+	if err := os.WriteFile(alone, m.source, 0o644); err != nil {
+		return "", err
+	}
+	return r.build(work, "alone", map[string]string{m.file: alone})
+}
+
 // withoutExternal leaves out the tests that are in a package of their own: a room
 // that says which tests are fast means none of these.
 func withoutExternal(overlay map[string]string, dir string) error {
@@ -228,23 +260,6 @@ func withoutExternal(overlay map[string]string, dir string) error {
 }
 
 var external = regexp.MustCompile(`(?m)^package \w+_test$`)
-
-// build compiles the room's tests with its mutants.
-func (r room) build(work string, overlay map[string]string) (tests string, err error) {
-	replace, err := json.Marshal(map[string]any{"Replace": overlay})
-	if err != nil {
-		return "", err
-	}
-	list := filepath.Join(work, "overlay.json")
-	if err := os.WriteFile(list, replace, 0o644); err != nil {
-		return "", err
-	}
-	tests = filepath.Join(work, "room.test")
-	if out, err := exec.Command("go", "test", "-c", "-vet=off", "-overlay", list, "-o", tests, "./"+r.dir).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return tests, nil
-}
 
 // test runs the tests on the mutant with this number; 0 is none. Its error wraps
 // context.DeadlineExceeded if they have not ended in time.
