@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -300,4 +301,28 @@ func (c *Conn) shed() (given []waiting) {
 		c.tooSlow(&h.stats.overBudget)
 	}
 	return given
+}
+
+// A connSet is a set of Conns.
+type connSet struct {
+	mu  sync.Mutex
+	set map[*Conn]struct{}
+}
+
+func (s *connSet) add(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.set[c] = struct{}{}
+}
+
+func (s *connSet) remove(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.set, c)
+}
+
+func (s *connSet) list() []*Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.set))
 }

@@ -304,3 +304,12 @@ func (c *call) decode(d *wire.Decoder) {
 		d.Bad = true
 	}
 }
+
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}

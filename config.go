@@ -255,22 +255,22 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Authenticate == nil && (c.Admit != nil || c.OnConnect != nil || c.OnMessage != nil || c.OnDisconnect != nil) {
 		fault("Authenticate", "nil:", "must be set if Admit, OnConnect, OnMessage or OnDisconnect is: without it there are no connections")
 	}
-	defaultInt(&c.MaxConns, 100_000)
-	defaultInt(&c.MaxConnsPerUser, 100)
-	defaultInt(&c.HandshakeRate, 10_000)
-	defaultInt(&c.MaxHandshakes, 1_000)
-	defaultInt(&c.HandshakeRatePerAddr, 1_000)
-	defaultInt(&c.HandshakeRatePerUser, 10)
-	defaultInt(&c.MaxMessageSize, 64<<10)
-	defaultInt(&c.MaxSendSize, 1<<20)
-	defaultInt(&c.MessageRate, 1_000)
-	defaultInt(&c.ByteRate, 1<<20)
-	defaultInt(&c.QueueMessages, 4_096)
-	defaultInt(&c.QueueBytes, 4<<20)
-	defaultInt(&c.MaxQueuedBytes, 256<<20)
-	defaultInt(&c.MaxIdentitySize, 8<<10)
-	defaultInt(&c.MaxGroups, 1_000)
-	defaultInt(&c.RetentionBytes, 64<<20)
+	c.MaxConns = cmp.Or(c.MaxConns, 100_000)
+	c.MaxConnsPerUser = cmp.Or(c.MaxConnsPerUser, 100)
+	c.HandshakeRate = cmp.Or(c.HandshakeRate, 10_000)
+	c.MaxHandshakes = cmp.Or(c.MaxHandshakes, 1_000)
+	c.HandshakeRatePerAddr = cmp.Or(c.HandshakeRatePerAddr, 1_000)
+	c.HandshakeRatePerUser = cmp.Or(c.HandshakeRatePerUser, 10)
+	c.MaxMessageSize = cmp.Or(c.MaxMessageSize, 64<<10)
+	c.MaxSendSize = cmp.Or(c.MaxSendSize, 1<<20)
+	c.MessageRate = cmp.Or(c.MessageRate, 1_000)
+	c.ByteRate = cmp.Or(c.ByteRate, 1<<20)
+	c.QueueMessages = cmp.Or(c.QueueMessages, 4_096)
+	c.QueueBytes = cmp.Or(c.QueueBytes, 4<<20)
+	c.MaxQueuedBytes = cmp.Or(c.MaxQueuedBytes, 256<<20)
+	c.MaxIdentitySize = cmp.Or(c.MaxIdentitySize, 8<<10)
+	c.MaxGroups = cmp.Or(c.MaxGroups, 1_000)
+	c.RetentionBytes = cmp.Or(c.RetentionBytes, 64<<20)
 	if c.QueueMessages < 0 {
 		fault("QueueMessages", c.QueueMessages, "must be above 0: a queue has a bound")
 	}
@@ -390,8 +390,7 @@ func (c *Config) defaultTimes(fault func(field string, value any, rule string)) 
 	}
 }
 
-func defaultInt[T int | int64](field *T, value T) {
-	if *field == 0 {
-		*field = value
-	}
+// timeout bounds a call by SendTimeout.
+func (c *Config) timeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, c.SendTimeout, errSendTimeout)
 }

@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -274,6 +272,8 @@ func validKey(values []string) bool {
 // a connection needs.
 var notReady = &HTTPError{http.StatusServiceUnavailable, "not ready"}
 
+var errPanic = errors.New("panic in a callback")
+
 // logRefused tells why a connection was refused: the client is not told all of
 // it, and a browser shows none. Most are no fault of the service's, and debugging
 // alone asks for them; an error that tells the client nothing may well be one.
@@ -349,16 +349,6 @@ func (h *Hub) rejectPlain(w http.ResponseWriter, e *HTTPError) {
 	h.stats.rejected.Add(1)
 	retryAfter(w.Header(), e.Status)
 	http.Error(w, e.Message, e.Status)
-}
-
-// retryAfter asks a client that may come again to wait some seconds, not all
-// the same. Its connection is not kept for that: many would fill the node that is
-// full already, and a flood would come cheap.
-func retryAfter(header http.Header, status int) {
-	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
-		header.Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
-		header.Set("Connection", "close")
-	}
 }
 
 // refusal is what the client is told of an error of Admit's or OnConnect's.

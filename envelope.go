@@ -1,7 +1,6 @@
 package herald
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,6 +17,15 @@ import (
 const envelopeVersion = 1
 
 type envelopeKind uint8
+
+// A notice is what a heartbeat says beside that its node lives.
+type notice byte
+
+const (
+	noticeLeaving notice = 1 << iota // it is the node's last
+	noticeLost                       // the Registry has lost leases: look for yours
+	noticeKeeps                      // what the node sends goes through the log
+)
 
 const (
 	kindMessage   envelopeKind = iota + 1 // to the Conns of the packet's topic
@@ -208,6 +216,9 @@ func tooLarge(header, frame, maxFrame int) error {
 	return fmt.Errorf("envelope of %d bytes and a frame of %d: at most %d and %d are taken", header, frame, maxHeader, maxFrame)
 }
 
+// maxFrame returns the most bytes that the frame of a message has.
+func (h *Hub) maxFrame() int { return int(h.config.MaxSendSize) + frame.MaxHeader }
+
 // skipExtensions takes off what newer nodes add to an envelope: the length of it
 // all, then tags, each with a length and so many bytes. This code knows none.
 // It skips even tags, and refuses odd ones, without which the rest would be
@@ -293,25 +304,4 @@ func (h *Hub) pack(o *outgoing, t *Target, e *envelope) {
 	for _, id := range ids {
 		o.packets = append(o.packets, Packet{name(id), o.data})
 	}
-}
-
-// publish hands packets to the Bus, which are not to be kept. Errors are as those of
-// send.
-func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
-	return h.send(ctx, false, packets...)
-}
-
-// send hands packets to the Bus, through its log if it has one. Its error tells our
-// timeout from the caller's.
-func (h *Hub) send(ctx context.Context, kept bool, packets ...Packet) error {
-	var err error
-	if h.keeping != nil {
-		err = h.keeping.publish(ctx, kept, packets...)
-	} else {
-		err = h.bus.Publish(ctx, packets...)
-	}
-	if err != nil && !errors.Is(err, ErrUnknown) && context.Cause(ctx) == errSendTimeout {
-		err = fmt.Errorf("%w: %w", ErrBusDown, err)
-	}
-	return once(err)
 }

@@ -1,9 +1,13 @@
 package herald
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -66,6 +70,18 @@ type HTTPError struct {
 
 // Error tells the status and the message.
 func (e *HTTPError) Error() string { return fmt.Sprintf("herald: status %d: %s", e.Status, e.Message) }
+
+var errSendTimeout = fmt.Errorf("SendTimeout: %w", context.DeadlineExceeded)
+
+// retryAfter asks a client that may come again to wait some seconds, not all
+// the same. Its connection is not kept for that: many would fill the node that is
+// full already, and a flood would come cheap.
+func retryAfter(header http.Header, status int) {
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+		header.Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
+		header.Set("Connection", "close")
+	}
+}
 
 // A StatusCode is a WebSocket close code (RFC 6455 section 7.4).
 type StatusCode uint16

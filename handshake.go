@@ -293,8 +293,6 @@ func (h *Hub) admit(ctx context.Context, c *Conn, added Added) (err error) {
 	return nil
 }
 
-var errPanic = errors.New("panic in a callback")
-
 // decide asks Admit, and evicts whom it names. It asks again if there are more
 // than Admit was given, and none of those is left.
 func (h *Hub) decide(ctx context.Context, c *Conn, added Added) error {

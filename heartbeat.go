@@ -57,15 +57,6 @@ type heartbeat struct {
 	failed     error        // what the last publishing returned
 }
 
-// A notice is what a heartbeat says beside that its node lives.
-type notice byte
-
-const (
-	noticeLeaving notice = 1 << iota // it is the node's last
-	noticeLost                       // the Registry has lost leases: look for yours
-	noticeKeeps                      // what the node sends goes through the log
-)
-
 const (
 	heartbeatGrace = time.Second           // for a heartbeat that is under way
 	heartbeatPace  = 50 * time.Millisecond // a node hears others no more often, on average

@@ -20,53 +20,7 @@ import (
 	"github.com/heraldgo/herald/internal/history/node"
 	"github.com/heraldgo/herald/internal/history/packet"
 	"github.com/heraldgo/herald/internal/history/store"
-	"github.com/heraldgo/herald/internal/redisconn"
 )
-
-// A keeper is a Bus that can keep what is published, so that Config.Retention may
-// be set.
-type keeper interface {
-	Bus
-
-	// keep opens the node's way to the logs, whose fences come to the node on topics
-	// that begin with fences. It must not be called twice.
-	keep(ctx context.Context, fences string, limits store.Limits) (*logs, error)
-}
-
-// logs are a node's way to what a Bus keeps.
-type logs struct {
-	parts  []driver.Log // by partition
-	fences []string     // the topic of the node's fences in each
-	key    []byte       // the cluster's, to sign ids with
-	renew  func()       // the Bus has lost a server: look for the logs anew
-	close  func()
-}
-
-// partition returns the one that a topic belongs to.
-func (l *logs) partition(topic string) int { return redisconn.ShardOf(topic, len(l.parts)) }
-
-// partitions returns those that topics belong to.
-func (l *logs) partitions(topics []string) (partitions []int) {
-	for _, topic := range topics {
-		if i := l.partition(topic); !slices.Contains(partitions, i) {
-			partitions = append(partitions, i)
-		}
-	}
-	return partitions
-}
-
-// fenceTopics returns a topic of each of n partitions, which begins with name.
-func fenceTopics(name string, n int) []string {
-	topics := make([]string, n)
-	for i, missing := 0, n; missing > 0; i++ {
-		topic := name + "." + strconv.Itoa(i)
-		if at := &topics[redisconn.ShardOf(topic, n)]; *at == "" {
-			*at = topic
-			missing--
-		}
-	}
-	return topics
-}
 
 // A keeping is what a Hub has if Config.Retention is set. What the Hub sends goes
 // through the log of the Bus. What the Bus hands over goes through the driver, whose

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"net/http"
 	"runtime"
@@ -174,16 +173,25 @@ func (h *Hub) connectParts() error {
 	return nil
 }
 
-func (h *Hub) closeParts() {
-	if h.keeping != nil {
-		h.keeping.stop()
+// start sets the Hub's own goroutines going. Shutdown waits for them.
+func (h *Hub) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	last, cancelLast := context.WithCancel(context.Background())
+	h.cancel, h.cancelLast = cancel, cancelLast
+	for _, f := range []func(context.Context){
+		h.calls.run,
+		h.heartbeat.run,
+		h.watchBus,
+		h.heartbeat.watch,
+		(&housekeeping{p: h.presence}).run,
+		func(ctx context.Context) { h.presence.collectOffline(ctx, h.telling("OnOffline", h.config.OnOffline)) },
+		h.keepalive,
+		h.watchQueues,
+	} {
+		h.background.Go(func() { f(ctx) })
 	}
-	if h.bus != nil {
-		h.bus.Close()
-		releaseBus(h.bus)
-	}
-	for _, f := range h.closers {
-		f()
+	for _, f := range []func(context.Context){h.follower.Run, h.receive, h.receipts.run, h.gaps.run} {
+		h.last.Go(func() { f(last) })
 	}
 }
 
@@ -280,6 +288,27 @@ func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 	return nil
 }
 
+// publish hands packets to the Bus, which are not to be kept. Errors are as those of
+// send.
+func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
+	return h.send(ctx, false, packets...)
+}
+
+// send hands packets to the Bus, through its log if it has one. Its error tells our
+// timeout from the caller's.
+func (h *Hub) send(ctx context.Context, kept bool, packets ...Packet) error {
+	var err error
+	if h.keeping != nil {
+		err = h.keeping.publish(ctx, kept, packets...)
+	} else {
+		err = h.bus.Publish(ctx, packets...)
+	}
+	if err != nil && !errors.Is(err, ErrUnknown) && context.Cause(ctx) == errSendTimeout {
+		err = fmt.Errorf("%w: %w", ErrBusDown, err)
+	}
+	return once(err)
+}
+
 // Join makes the connections that the target has now members of the groups.
 // Connections that come later get their groups from Identity.Groups, or from
 // Conn.Join in OnConnect.
@@ -333,18 +362,6 @@ func (h *Hub) Disconnect(ctx context.Context, t Target, code StatusCode, reason 
 		return nil
 	}
 	return h.calls.ask(ctx, t, call{op: opDisconnect, code: code, reason: reason})
-}
-
-// Conns iterates over the connections of this node that OnConnect has let in,
-// in no order, as they are when the iteration begins.
-func (h *Hub) Conns() iter.Seq[*Conn] {
-	return func(yield func(*Conn) bool) {
-		for _, c := range h.index.appendConns(nil, topicEveryone) {
-			if c.isAccepted() && !yield(c) {
-				return
-			}
-		}
-	}
 }
 
 // Health returns nil if the node is fit to take connections and to send.

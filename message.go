@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/receipts"
 )
 
 // closeFrame returns a close frame. The code and reason have been checked.
@@ -145,3 +146,9 @@ func (m *Message) appendFrame(b []byte) []byte {
 	b = frame.AppendHeader(b, first, m.len())
 	return append(append(b, m.data...), m.words...)
 }
+
+// frameRoom is how many bytes of a queue's frame are not the message.
+const frameRoom = frame.MaxHeader + receipts.FenceSize
+
+// lineRoom is more than any line before a message has: a position and an id.
+const lineRoom = 256

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
+	"time"
 )
 
 // Online says which of the users have a live connection, on any node. The map
@@ -65,6 +67,18 @@ func (h *Hub) Sessions(ctx context.Context, t Target) ([]Session, error) {
 	return slices.DeleteFunc(sessions, func(s Session) bool { return !f.passesSession(s) }), nil
 }
 
+// Conns iterates over the connections of this node that OnConnect has let in,
+// in no order, as they are when the iteration begins.
+func (h *Hub) Conns() iter.Seq[*Conn] {
+	return func(yield func(*Conn) bool) {
+		for _, c := range h.index.appendConns(nil, topicEveryone) {
+			if c.isAccepted() && !yield(c) {
+				return
+			}
+		}
+	}
+}
+
 // Count returns the number of connections of all nodes. Each node tells the
 // Registry its number, about a second after it has changed.
 func (h *Hub) Count(ctx context.Context) (int, error) {
@@ -103,6 +117,130 @@ func (h *Hub) listSessions(ctx context.Context, topics []string) (sessions [][]S
 	return sessions, err
 }
 
+// Stats returns a snapshot of the Hub's counters. Each is right; together
+// they are of slightly different moments.
+func (h *Hub) Stats() Stats {
+	c := &h.stats
+	s := Stats{
+		Accepted:         c.accepted.Load(),
+		Rejected:         c.rejected.Load(),
+		BadRequests:      c.badRequests.Load(),
+		AddrLimited:      c.addrLimited.Load(),
+		UserLimited:      c.userLimited.Load(),
+		Crowded:          c.crowded.Load(),
+		Disconnected:     c.disconnected.Load(),
+		TooSlow:          c.tooSlow.Load(),
+		Silent:           c.silent.Load(),
+		Overran:          c.overran.Load(),
+		Panics:           c.panics.Load(),
+		LogsLeftOut:      c.logsLeftOut.Load(),
+		BadIdentities:    c.badIdentities.Load(),
+		OverBudget:       c.overBudget.Load(),
+		TooFast:          c.tooFast.Load(),
+		RefusedJoins:     c.refusedJoins.Load(),
+		Sent:             c.sent.Load(),
+		SendErrors:       c.sendErrors.Load(),
+		Received:         c.received.Load(),
+		Foreign:          c.foreign.Load(),
+		Lingering:        c.lingering.Load(),
+		Gone:             c.gone.Load(),
+		Malformed:        c.malformed.Load(),
+		Delivered:        c.delivered.Load(),
+		Written:          c.written.Load() + h.writers.written(),
+		DroppedFull:      c.droppedFull.Load(),
+		DroppedBudget:    c.droppedBudget.Load(),
+		DroppedClosed:    c.droppedClosed.Load(),
+		CallsRefused:     c.callsRefused.Load(),
+		Strangers:        c.strangers.Load(),
+		DroppedVolatile:  c.droppedVolatile.Load(),
+		MessagesReceived: c.messagesReceived.Load(),
+		Forbidden:        c.forbidden.Load(),
+		Unauthorized:     c.unauthorized.Load(),
+		NotReady:         c.notReady.Load(),
+		Denied:           c.denied.Load(),
+		Closed:           c.closedByCode(),
+		ClosedByClient:   c.closedByClient.Load(),
+		Lost:             c.lost.Load(),
+		BytesReceived:    c.bytesReceived.Load(),
+		BytesWritten:     c.bytesWritten.Load() + h.writers.bytesWritten(),
+		RegistryCalls:    newHistogram(c.registryCalls.Counts()),
+		RegistryErrors:   c.registryErrors.Load(),
+		BusRoundTrips:    newHistogram(c.busRoundTrips.Counts()),
+		Lag:              newHistogram(c.lag.Counts()),
+		Resumes:          c.resumes.Load(),
+		ResumesWhole:     c.resumesWhole.Load(),
+		ResumesInPart:    c.resumesInPart.Load(),
+		Callbacks:        h.callbackStats(),
+		Mended:           c.mended.Load(),
+		Unreadable:       h.unreadable(),
+		Gaps:             c.gaps.Load(),
+		GapFor:           time.Duration(c.gapFor.Load()),
+		Resets:           c.resets.Load(),
+
+		DeliveriesReceived: c.deliveriesReceived.Load(),
+		DeliveriesMissed:   c.deliveriesMissed.Load(),
+	}
+	s.TooSlow += s.OverBudget
+	s.Dropped = s.DroppedFull + s.DroppedBudget + s.DroppedClosed
+	s.Conns, s.Users, s.Topics = h.index.size()
+	s.Handshakes = h.door.handshakes()
+	s.Refused = int(min(h.refused.Load(), maxRefused)) // one that is turned away is counted for a moment
+	s.OpenGaps, s.OpenGapFor = h.gaps.openNow()
+	s.BusRoundTrip, s.ProofAge = h.heartbeat.proof()
+	s.RegistryRoundTrip = time.Duration(c.registryRoundTrip.Load())
+	s.LeaseAge = since(h.presence.renewed.Load())
+	for conn := range h.Conns() {
+		cs := conn.Stats()
+		s.Queued += cs.Queued
+		s.QueuedBytes += int64(cs.QueuedBytes)
+		s.LongestQueue = max(s.LongestQueue, cs.Queued)
+		s.LongestWrite = max(s.LongestWrite, cs.WritingFor)
+		s.OldestQueued = max(s.OldestQueued, cs.Oldest)
+	}
+	return s
+}
+
+func (h *Hub) callbackStats() map[string]CallbackStats {
+	stats := make(map[string]CallbackStats)
+	for name, took := range h.callbacks.Totals() {
+		stats[name] = CallbackStats{Calls: newHistogram(took)}
+	}
+	for _, r := range h.callbacks.Running() {
+		s := stats[r.Name]
+		s.Running++
+		s.Longest = max(s.Longest, r.For)
+		stats[r.Name] = s
+	}
+	return stats
+}
+
+// unreadable returns how often the Registry has met what is none of herald's.
+func (h *Hub) unreadable() uint64 {
+	if r, ok := h.registry.(*RedisRegistry); ok {
+		n, _ := r.redis.Unreadable()
+		return n
+	}
+	return 0
+}
+
+// Stats returns a snapshot of the connection.
+func (c *Conn) Stats() ConnStats {
+	c.mu.Lock()
+	q := &c.queue
+	s := ConnStats{Queued: q.size(), QueuedBytes: q.bytes, WritingFor: since(q.trying), Oldest: q.oldest(), LastWrite: wallTime(q.wrote)}
+	c.mu.Unlock()
+	s.LastRead = wallTime(c.socket.lastRead.Load())
+	return s
+}
+
+// wallTime returns the time of a moment on clock; 0 was never.
+func wallTime(at int64) time.Time {
+	if at == 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(-since(at))
+}
+
 // ask asks the Registry by a call that needs the node's lease, unless the Hub
 // has been shut down or the Registry is not to be believed.
 func (h *Hub) ask(ctx context.Context, what string, call func(Lease) error) error {
@@ -122,20 +260,4 @@ func (h *Hub) ask(ctx context.Context, what string, call func(Lease) error) erro
 		err = fmt.Errorf("%s: %w", what, err)
 	}
 	return once(err)
-}
-
-func isClosed(ch <-chan struct{}) bool {
-	select {
-	case <-ch:
-		return true
-	default:
-		return false
-	}
-}
-
-var errSendTimeout = fmt.Errorf("SendTimeout: %w", context.DeadlineExceeded)
-
-// timeout bounds a call by SendTimeout.
-func (c *Config) timeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, c.SendTimeout, errSendTimeout)
 }

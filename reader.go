@@ -8,7 +8,6 @@ import (
 
 	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/frame"
-	"github.com/heraldgo/herald/internal/ring"
 )
 
 // read is the one goroutine of an idle Conn. It reads until the connection
@@ -154,34 +153,6 @@ func (c *Conn) resume() {
 	if c.reading.Load() != 0 {
 		c.reading.Store(clock.Now())
 	}
-}
-
-// maxWaiting is how many bytes of messages are read ahead while OnMessage runs, with
-// messageCost for each.
-const (
-	maxWaiting  = 64 << 10
-	messageCost = 128
-)
-
-// A backlog is what was read while OnMessage ran, and is not delivered.
-type backlog struct {
-	messages ring.Ring[[]byte] // frames
-	size     int
-	unspent  int // bytes that have not been counted against ByteRate
-}
-
-func (b *backlog) push(m []byte) {
-	b.messages.Push(m)
-	b.size += len(m) + messageCost
-}
-
-func (b *backlog) pop() []byte {
-	m := b.messages.Pop()
-	b.size -= len(m) + messageCost
-	if b.messages.Len() == 0 {
-		b.messages = ring.Ring[[]byte]{}
-	}
-	return m
 }
 
 // readAhead reads what the client has sent while OnMessage runs: it answers pings

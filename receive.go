@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/clock"
-	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/history/driver"
+	"github.com/heraldgo/herald/internal/receipts"
 	"github.com/heraldgo/herald/internal/ring"
 )
 
@@ -58,9 +58,6 @@ func (h *Hub) receive(ctx context.Context) {
 		}
 	}
 }
-
-// maxFrame returns the most bytes that the frame of a message has.
-func (h *Hub) maxFrame() int { return int(h.config.MaxSendSize) + frame.MaxHeader }
 
 // keepHeader is how many bytes of an envelope, more than its frame has, may wait
 // with that in queues, which count the frame alone.
@@ -219,4 +216,70 @@ func (s *copies) of(sender string, id uint64) map[uint64]struct{} {
 	s.had[key] = had
 	s.order.Push(key)
 	return had
+}
+
+// deliverFenced puts a message into the queues of those Conns that it is for, with a
+// fence behind it, and reports who they are. All of them get the same fence.
+func (h *Hub) deliverFenced(e *envelope, kept *logged, conns []*Conn) {
+	want := receipts.Wanted{Node: e.sender, ID: e.id, Until: clock.Now() + int64(min(e.receipt.within, maxDelivery))}
+	var reports []outgoingReport
+	add := func(what reported, counter uint64, c *Conn) {
+		reports = append(reports, outgoingReport{Wanted: want, what: what, counter: counter, conn: c})
+	}
+	for _, id := range e.conns {
+		c := h.index.withID(h.id, id)
+		if c == nil {
+			h.stats.gone.Add(1)
+			counter, _ := counterOf(h.id, id)
+			add(reportMissed, counter, nil)
+			continue
+		}
+		conns = append(conns, c)
+	}
+	var had map[uint64]struct{}
+	if e.copies {
+		had = h.copies.of(e.sender, e.id)
+	}
+	sieve := newSieve(h.id, &e.filter)
+	takers := conns[:0]
+	for _, c := range conns {
+		if was := c.queue.log.was(e.filter.except); was || !sieve.passes(c) {
+			if was || len(e.conns) > 0 { // else nobody has listed it
+				add(reportSpared, c.counter, nil)
+			}
+			continue
+		}
+		plain := kept != nil && !c.queue.log.comesBack()
+		if plain && c.queue.log.took(e, kept) {
+			add(reportMissed, c.counter, nil)
+			continue
+		}
+		if _, again := had[c.counter]; again {
+			if kept != nil && !plain {
+				c.queue.log.took(e, kept)
+			}
+			continue
+		}
+		if had != nil {
+			had[c.counter] = struct{}{}
+		}
+		named := c
+		if !e.receipt.named || len(takers) >= maxDelivered {
+			named = nil
+		}
+		add(reportTaken, c.counter, named)
+		takers = append(takers, c)
+	}
+	add(reportTold, 0, nil)
+	h.receipts.owe(reports...) // before any of them can be settled
+	token := receipts.Token(rand.Uint64())
+	fenced := receipts.AppendFence(append(make([]byte, 0, len(e.frame)+receipts.FenceSize), e.frame...), token)
+	f := &fence{want: want, token: token}
+	for _, c := range takers {
+		if kept != nil && c.queue.log.comesBack() {
+			c.queue.log.tookFenced(e, kept, f)
+		} else {
+			c.enqueueFenced(fenced, e.volatile, want, token)
+		}
+	}
 }

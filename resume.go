@@ -314,9 +314,6 @@ func (l *connLog) control(message []byte) []byte {
 	return nil
 }
 
-// lineRoom is more than any line before a message has: a position and an id.
-const lineRoom = 256
-
 // bare is the line of a message that is not kept.
 var bare = protocol.Frame{Frame: device.Frame{Kind: device.Message}}
 

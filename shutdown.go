@@ -5,37 +5,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/heraldgo/herald/internal/callbacks"
 )
-
-// start sets the Hub's own goroutines going. Shutdown waits for them.
-func (h *Hub) start() {
-	ctx, cancel := context.WithCancel(context.Background())
-	last, cancelLast := context.WithCancel(context.Background())
-	h.cancel, h.cancelLast = cancel, cancelLast
-	for _, f := range []func(context.Context){
-		h.calls.run,
-		h.heartbeat.run,
-		h.watchBus,
-		h.heartbeat.watch,
-		(&housekeeping{p: h.presence}).run,
-		func(ctx context.Context) { h.presence.collectOffline(ctx, h.telling("OnOffline", h.config.OnOffline)) },
-		h.keepalive,
-		h.watchQueues,
-	} {
-		h.background.Go(func() { f(ctx) })
-	}
-	for _, f := range []func(context.Context){h.follower.Run, h.receive, h.receipts.run, h.gaps.run} {
-		h.last.Go(func() { f(last) })
-	}
-}
 
 // Shutdown ends the Hub. At once it takes no more connections, and Health
 // returns ErrDraining. It waits for ShutdownDelay. Then it closes the connections
@@ -161,6 +137,19 @@ func (h *Hub) stop(ctx context.Context) error {
 	return ctx.Err()
 }
 
+func (h *Hub) closeParts() {
+	if h.keeping != nil {
+		h.keeping.stop()
+	}
+	if h.bus != nil {
+		h.bus.Close()
+		releaseBus(h.bus)
+	}
+	for _, f := range h.closers {
+		f()
+	}
+}
+
 // abort ends a Hub that New could not finish.
 func (h *Hub) abort() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
@@ -181,30 +170,6 @@ func waitFor(ctx context.Context, wg *sync.WaitGroup) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// A connSet is a set of Conns.
-type connSet struct {
-	mu  sync.Mutex
-	set map[*Conn]struct{}
-}
-
-func (s *connSet) add(c *Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.set[c] = struct{}{}
-}
-
-func (s *connSet) remove(c *Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.set, c)
-}
-
-func (s *connSet) list() []*Conn {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.set))
 }
 
 // tellGap returns what tells OnGap, or nil.

@@ -18,6 +18,7 @@ import (
 	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/rawio"
+	"github.com/heraldgo/herald/internal/ring"
 )
 
 // How much is read at once.
@@ -360,4 +361,32 @@ func canHijack(w http.ResponseWriter) bool {
 			return false
 		}
 	}
+}
+
+// maxWaiting is how many bytes of messages are read ahead while OnMessage runs, with
+// messageCost for each.
+const (
+	maxWaiting  = 64 << 10
+	messageCost = 128
+)
+
+// A backlog is what was read while OnMessage ran, and is not delivered.
+type backlog struct {
+	messages ring.Ring[[]byte] // frames
+	size     int
+	unspent  int // bytes that have not been counted against ByteRate
+}
+
+func (b *backlog) push(m []byte) {
+	b.messages.Push(m)
+	b.size += len(m) + messageCost
+}
+
+func (b *backlog) pop() []byte {
+	m := b.messages.Pop()
+	b.size -= len(m) + messageCost
+	if b.messages.Len() == 0 {
+		b.messages = ring.Ring[[]byte]{}
+	}
+	return m
 }
