@@ -160,7 +160,7 @@ export class Herald extends EventTarget {
     if (this.readyState > OPEN) return;
     this.readyState = CLOSING;
     if (!this.#socket) return this.#lost("");
-    if (this.#owed) this.#tell();
+    this.#acknowledge(true);
     this.#socket.close(code, reason);
   }
 
@@ -292,15 +292,13 @@ export class Herald extends EventTarget {
     this.#after("probe", wait, () => this.#lost("silent"));
   }
 
-  #acknowledge() {
-    if (this.#mode == HISTORY && !this.#timers.ack) this.#after("ack", 1e3, () => this.#tell());
-  }
-
-  #tell() {
+  // acknowledge tells what is owed, at once and then once a second, or now.
+  #acknowledge(now) {
     const [from] = this.#done.split(" ");
-    if (this.#mode != HISTORY || !this.#open() || !from) return;
+    if (this.#mode != HISTORY || !this.#open() || !this.#owed || !from || (this.#timers.ack && !now)) return;
     this.#owed = false;
     this.#socket.send("@ " + from);
+    this.#after("ack", 1e3, () => this.#acknowledge());
   }
 
   // receive takes a message of the socket's.
@@ -341,7 +339,7 @@ export class Herald extends EventTarget {
     if (clean || this.#options.ack || !f) this.#done = this.#position();
     if (f) {
       this.#emit("welcome", { conn, user, resumed: !!resumed });
-      if (this.#owed) this.#acknowledge();
+      this.#acknowledge();
     }
     if (missing) this.#emit("gap", {});
     this.#due = new Set(resumed ? at.map((p) => p[0]) : []);
