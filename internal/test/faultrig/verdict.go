@@ -48,9 +48,9 @@ func judge(peers []*peer, devices []*device) *Verdict {
 	tapes := make([]*tape, len(devices))
 	for i, d := range devices {
 		tapes[i] = newTape(d)
-		for _, life := range tapes[i].lives {
+		for k, life := range tapes[i].lives {
 			// What is missing is not Settle's to find.
-			lived := &load.Device{Name: d.Name, User: d.User, Groups: d.Groups, Since: 1 << 62}
+			lived := &load.Device{Name: d.Name, User: d.User, Groups: d.Groups, Since: 1 << 62, Came: tapes[i].began[k]}
 			for _, r := range life {
 				lived.Take(r)
 				reach(account.Records, r)
@@ -114,6 +114,7 @@ type tape struct {
 	// lives are what came while the device went on where it was. To one that begins
 	// anew a node sends what is under way, whatever another node has sent it before.
 	lives [][]load.Receipt
+	began []int64 // when each did
 }
 
 func newTape(d *device) *tape {
@@ -121,7 +122,7 @@ func newTape(d *device) *tape {
 	t.events, t.on = d.seen()
 	for i, e := range t.events {
 		if e.on && !e.resumed {
-			t.lives = append(t.lives, nil)
+			t.lives, t.began = append(t.lives, nil), append(t.began, e.at)
 		}
 		if e.message != nil {
 			t.receive(i, *e.message)

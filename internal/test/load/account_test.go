@@ -58,6 +58,7 @@ func TestSettle(t *testing.T) {
 		"two topics have no order":      {[]string{"u:a", "g:x", "g:y"}, nil, []int{2, 1, 0}, 0, nil},
 		"the same topic has":            {[]string{"u:a", "u:b,a"}, nil, []int{1, 0}, 0, []string{"{s 0 u:a} after number 1"}},
 		"came by another topic":         {[]string{"g:x", "g:x,y"}, nil, []int{1, 0}, 0, nil},
+		"sent in part":                  {[]string{"g:x,y unknown", "g:y"}, nil, []int{1, 0}, 0, nil},
 		"sent before to the same topic": {[]string{"g:x,y", "g:y"}, nil, []int{1, 0}, 0, []string{"{s 0 g:x,y} after number 1"}},
 	} {
 		total, faults := settle(c.sent, c.gaps, c.got...)
