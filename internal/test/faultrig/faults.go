@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/redisconn"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // A Fault is something that breaks.
@@ -62,6 +63,7 @@ func Faults(bus string) []Fault {
 		{Name: "master killed", buses: []string{Sentinel, Cluster}, happen: (*trial).killMaster},
 		{Name: "failover, A to B to A", buses: []string{Sentinel}, happen: (*trial).swapMasters},
 		{Name: "slot moved", buses: []string{Cluster}, happen: (*trial).moveSlots},
+		{Name: "move of a slot aborted", buses: []string{Cluster}, happen: (*trial).abortMove},
 		{Name: "broker restarted", buses: others, happen: (*trial).restartBroker},
 		{Name: "split, a node keeps its half", buses: []string{Sentinel, "NATS"}, split: true, happen: (*trial).splitServers},
 	}
@@ -276,14 +278,28 @@ func (tr *trial) swapMasters() {
 func (tr *trial) moveSlots() {
 	for _, tag := range redisconn.Tags[:3] {
 		slot := tr.cluster.Slot("{" + tag + "}")
-		old := tr.cluster.MasterOf(slot)
-		for _, n := range tr.cluster.Nodes[:3] {
-			if n != old {
-				tr.cluster.Migrate(slot, n)
-				break
-			}
+		tr.cluster.Migrate(slot, tr.otherMaster(slot))
+	}
+}
+
+// abortMove begins to move slots, and gives that up when their keys are elsewhere.
+func (tr *trial) abortMove() {
+	for _, tag := range redisconn.Tags[:3] {
+		slot := tr.cluster.Slot("{" + tag + "}")
+		tr.cluster.AbortMigration(slot, tr.otherMaster(slot), 100)
+	}
+}
+
+// otherMaster returns a master that has not the slot.
+func (tr *trial) otherMaster(slot int) *redistest.Node {
+	old := tr.cluster.MasterOf(slot)
+	for _, n := range tr.cluster.Nodes {
+		if n != old && tr.cluster.IsMaster(n) {
+			return n
 		}
 	}
+	tr.t.Fatal("the Cluster has one master")
+	return nil
 }
 
 // splitServers cuts the servers off from each other, until the node that is left alone

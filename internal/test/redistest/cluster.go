@@ -206,32 +206,54 @@ func (c *Cluster) byID(id string) *Node {
 // does (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec).
 func (c *Cluster) Migrate(slot int, to *Node) {
 	c.t.Helper()
-	ctx := context.Background()
 	from := c.MasterOf(slot)
 	if from == to {
 		return
 	}
 	c.do(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", from.ID)
 	c.do(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", to.ID)
-	for {
-		keys, err := from.admin.ClusterGetKeysInSlot(ctx, slot, 100).Result()
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		if len(keys) == 0 {
-			break
-		}
-		args := []any{"MIGRATE", to.host, to.port, "", 0, 5000, "KEYS"}
-		for _, k := range keys {
-			args = append(args, k)
-		}
-		c.do(from, args...)
+	for c.moveKeys(slot, from, to, 100) > 0 {
 	}
 	c.do(to, "CLUSTER", "SETSLOT", slot, "NODE", to.ID)
 	c.do(from, "CLUSTER", "SETSLOT", slot, "NODE", to.ID)
 	// The next move must not begin before all know of this one: on a machine
 	// with much to do two of them could claim slots with one epoch.
 	c.await("a move to be known", func(n *Node) bool { return n.masterOf(slot) == to.ID })
+}
+
+// AbortMigration begins to move a slot, and gives up when up to n keys are moved:
+// those are lost.
+func (c *Cluster) AbortMigration(slot int, to *Node, n int) {
+	c.t.Helper()
+	from := c.MasterOf(slot)
+	c.do(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", from.ID)
+	c.do(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", to.ID)
+	c.moveKeys(slot, from, to, n)
+	c.do(to, "CLUSTER", "SETSLOT", slot, "STABLE")
+	c.do(from, "CLUSTER", "SETSLOT", slot, "STABLE")
+}
+
+// moveKeys moves up to n keys of a slot, and returns how many.
+func (c *Cluster) moveKeys(slot int, from, to *Node, n int) int {
+	c.t.Helper()
+	keys, err := from.admin.ClusterGetKeysInSlot(context.Background(), slot, n).Result()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	args := []any{"MIGRATE", to.host, to.port, "", 0, 5000, "REPLACE", "KEYS"}
+	for _, k := range keys {
+		args = append(args, k)
+	}
+	if len(keys) > 0 {
+		c.do(from, args...)
+	}
+	return len(keys)
+}
+
+// IsMaster says whether a node is a master, as it sees itself.
+func (c *Cluster) IsMaster(n *Node) bool {
+	role, _ := n.admin.Info(context.Background(), "replication").Result()
+	return strings.Contains(role, "role:master")
 }
 
 // AwaitOK waits until every node that runs finds all well, and every replica

@@ -29,19 +29,36 @@ func TestFaults(t *testing.T) {
 		}
 		t.Run(f.Name, func(t *testing.T) {
 			t.Parallel()
-			v := faultrig.Run(t, f, faultrig.Options{
-				Bus: faultrig.Redis, Retention: true, Nodes: 3, Users: 8, Pace: 100 * time.Millisecond,
-			})
-			for i, text := range v.Broken {
-				if t.Error(text); i == 9 {
-					t.Errorf("and %d more", len(v.Broken)-10)
-					break
-				}
-			}
-			if f.Survives && v.Told > 0 {
-				t.Errorf("%d messages are missing, and the data survived", v.Told)
-			}
-			t.Logf("%+v", v)
+			tryFault(t, f, faultrig.Redis)
 		})
 	}
+}
+
+// The same on a Cluster, whose partitions break one by one.
+func TestFaultsOnCluster(t *testing.T) {
+	short := []string{"client cuts", "master killed", "slot moved", "move of a slot aborted"}
+	for _, f := range faultrig.Faults(faultrig.Cluster) {
+		if slices.Contains(short, f.Name) {
+			t.Run(f.Name, func(t *testing.T) {
+				t.Parallel()
+				tryFault(t, f, faultrig.Cluster)
+			})
+		}
+	}
+}
+
+func tryFault(t *testing.T, f faultrig.Fault, bus string) {
+	v := faultrig.Run(t, f, faultrig.Options{
+		Bus: bus, Retention: true, Nodes: 3, Users: 8, Pace: 100 * time.Millisecond,
+	})
+	for i, text := range v.Broken {
+		if t.Error(text); i == 9 {
+			t.Errorf("and %d more", len(v.Broken)-10)
+			break
+		}
+	}
+	if f.Survives && v.Told > 0 {
+		t.Errorf("%d messages are missing, and the data survived", v.Told)
+	}
+	t.Logf("%+v", v)
 }
