@@ -47,6 +47,7 @@ func TestJudge(t *testing.T) {
 		want   counts
 	}{
 		{"all well", goClient, "on 0 1 2", 3, nil, counts{}},
+		{"before it came", goClient, "- - on 2", 3, nil, counts{}},
 		{"missing", goClient, "on 0 - 2 3", 4, nil, counts{untold: 1}},
 		{"told before", goClient, "on gap 0 - 2 3", 4, nil, counts{untold: 1}},
 		{"told", goClient, "on 0 - gap 2 3", 4, nil, counts{told: 1}},
@@ -64,6 +65,7 @@ func TestJudge(t *testing.T) {
 		{"plain, in another gap", plain, "on 0 - 2 3", 4, &load.Gap{Since: 0, Until: 20}, counts{untold: 1}},
 		{"plain, away", plain, "on 0 off - - on 4", 5, nil, counts{}},
 		{"plain, under way at the end", plain, "on 0 1 - - - off", 5, nil, counts{}},
+		{"plain, slow to the end", plain, "on 0 1 - - - 2 off", 5, nil, counts{}},
 		{"plain, missing before the end", plain, "on 0 - 2 3 off", 4, nil, counts{untold: 1}},
 	} {
 		p := &peer{node: "node", records: make(map[string][]load.Record)}
