@@ -119,12 +119,16 @@ func (r *row) broken() bool {
 	if r.verdict == nil {
 		return !r.t.skipped
 	}
-	return r.t.Failed() || len(r.verdict.Broken) > 0 || r.retention && r.fault.Survives && r.verdict.Told > 0
+	v, f := r.verdict, r.fault
+	return r.t.Failed() || len(v.Broken) > 0 || r.retention && (f.Survives && v.Told > 0 || f.Quiet && v.False > 0)
 }
 
 // String tells what came of it, and in detail if that is a fault of herald's.
 func (r *row) String() string {
 	text := fmt.Sprintf("%s, retention %v: %s", r.bus, r.retention, strings.Join(r.cells(), " | "))
+	if v := r.verdict; v != nil && r.retention {
+		text += fmt.Sprintf("; of %d resumes %d complete", v.Resumes, v.Complete)
+	}
 	if !r.broken() {
 		return text
 	}
