@@ -68,7 +68,7 @@ func judge(peers []*peer, devices []*device) *Verdict {
 		v.Broken = append(v.Broken, err.Error())
 	}
 	for _, t := range tapes {
-		t.shorten(account.Records)
+		t.follow(account.Records)
 		v.settle(t, account.Records, gaps)
 	}
 	return v
@@ -109,7 +109,8 @@ type tape struct {
 	on     []visit
 	got    map[string]map[int]int // by sender and number: the index of the event
 	again  int                    // messages that came in more than one life
-	meant  map[string]bool        // by target: whether it is the device's
+	topics map[string][]string    // by target: those by which the device gets it
+	newest []map[string]int64     // of each visit, by topic
 
 	// lives are what came while the device went on where it was. To one that begins
 	// anew a node sends what is under way, whatever another node has sent it before.
@@ -118,7 +119,7 @@ type tape struct {
 }
 
 func newTape(d *device) *tape {
-	t := &tape{device: d, got: make(map[string]map[int]int), meant: make(map[string]bool)}
+	t := &tape{device: d, got: make(map[string]map[int]int), topics: make(map[string][]string)}
 	t.events, t.on = d.seen()
 	for i, e := range t.events {
 		if e.on && !e.resumed {
@@ -146,24 +147,20 @@ func (t *tape) receive(event int, r load.Receipt) {
 	got[r.N] = event
 }
 
-// shorten ends each visit that has ended when the newest message that came in it was
-// sent: what was sent later was under way, maybe, when the connection ended.
-func (t *tape) shorten(records map[string][]load.Record) {
-	visit, newest := -1, int64(0)
-	leave := func() {
-		if visit >= 0 && t.on[visit].to != 0 {
-			t.on[visit].to = min(t.on[visit].to, newest)
-		}
-	}
+// follow notes, for each visit and topic, when the newest message was sent that came in
+// it. A visit that has ended proves nothing of what was sent later to the topic: that
+// was under way, maybe, when the connection ended.
+func (t *tape) follow(records map[string][]load.Record) {
 	for _, e := range t.events {
 		if e.on {
-			leave()
-			visit, newest = visit+1, 0
+			t.newest = append(t.newest, make(map[string]int64))
 		} else if e.message != nil {
-			newest = max(newest, records[e.message.Sender][e.message.N].Start)
+			newest := t.newest[len(t.newest)-1]
+			for _, topic := range t.topicsOf(e.message.Target) {
+				newest[topic] = max(newest[topic], records[e.message.Sender][e.message.N].Start)
+			}
 		}
 	}
-	leave()
 }
 
 // since is when it was connected first; 0 if never.
@@ -174,14 +171,14 @@ func (t *tape) since() int64 {
 	return t.on[0].from
 }
 
-// has says whether what is sent to a target is sent to the device.
-func (t *tape) has(target string) bool {
-	has, known := t.meant[target]
+// topicsOf returns the topics by which the device gets what is sent to a target.
+func (t *tape) topicsOf(target string) []string {
+	topics, known := t.topics[target]
 	if !known {
-		has = len(t.Topics(target)) > 0
-		t.meant[target] = has
+		topics = t.Topics(target)
+		t.topics[target] = topics
 	}
-	return has
+	return topics
 }
 
 // settle finds what a device misses, and whether it was told.
@@ -195,7 +192,7 @@ func (v *Verdict) settle(t *tape, records map[string][]load.Record, gaps map[str
 				before = at
 				continue
 			}
-			if r.Err != "" || since == 0 || r.Start < since || !t.has(r.Target) {
+			if r.Err != "" || since == 0 || r.Start < since || len(t.topicsOf(r.Target)) == 0 {
 				continue
 			}
 			visits := t.during(r)
@@ -262,10 +259,11 @@ func (t *tape) told(r *load.Record, before, after int) (told, late bool) {
 	return told, told && late
 }
 
-// during returns the visits that lasted all the time that the message was sent.
+// during returns the visits in which the message should have come.
 func (t *tape) during(r *load.Record) (visits []visit) {
-	for _, v := range t.on {
-		if v.from <= r.Start && (v.to == 0 || r.End <= v.to) {
+	for i, v := range t.on {
+		late := func(topic string) bool { return r.End > min(v.to, t.newest[i][topic]) }
+		if v.from <= r.Start && (v.to == 0 || !slices.ContainsFunc(t.topicsOf(r.Target), late)) {
 			visits = append(visits, v)
 		}
 	}
