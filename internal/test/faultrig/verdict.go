@@ -155,9 +155,10 @@ func (t *tape) follow(records map[string][]load.Record) {
 		if e.on {
 			t.newest = append(t.newest, make(map[string]int64))
 		} else if e.message != nil {
-			newest := t.newest[len(t.newest)-1]
-			for _, topic := range t.topicsOf(e.message.Target) {
-				newest[topic] = max(newest[topic], records[e.message.Sender][e.message.N].Start)
+			// By which of several topics it came nobody knows.
+			if topics := t.topicsOf(e.message.Target); len(topics) == 1 {
+				newest := t.newest[len(t.newest)-1]
+				newest[topics[0]] = max(newest[topics[0]], records[e.message.Sender][e.message.N].Start)
 			}
 		}
 	}
