@@ -23,7 +23,7 @@ func (p tab) sayAll(name string, n int) {
 	})()`, n, name))
 }
 
-// heardOnce returns the messages on the page that begin so.
+// heard returns the messages on the page that begin so.
 func (p tab) heard(name string) string {
 	return p.text(fmt.Sprintf(`[...document.querySelectorAll("#log .body")].map((e) => e.textContent).filter((s) => s.startsWith(%q)).join()`, name))
 }
@@ -152,7 +152,9 @@ func TestSaidAsTheNodeDies(t *testing.T) {
 		for _, p := range []tab{one, two} {
 			p.hears(fmt.Sprint("last words ", i+1))
 		}
-		one.back(i + 1)
+		if said := one.back(i + 1); strings.Contains(said, "came while you were away") {
+			t.Errorf("of its own message: %q", said)
+		}
 		one.press("Start node " + home)
 		one.until(`document.querySelectorAll("#nodes [data-state=running]").length === 3`)
 	}

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	receiptTime = 5 * time.Second // for the receipts of a direct message
-	maxWaiting  = 256             // direct messages of a node that wait for receipts
+	receiptTime = 10 * time.Second // for the receipts of a direct message
+	maxWaiting  = 256              // direct messages of a node that wait for receipts
 )
 
 // direct sends a message to a user, and to the sender's own devices. The sender is told

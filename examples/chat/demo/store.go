@@ -93,7 +93,7 @@ func (s *store) move(from, to string) error {
 		s.state = to
 		return nil
 	default:
-		return fmt.Errorf("Redis is %s: %w", s.state, errWrongState)
+		return fmt.Errorf("the embedded Redis is %s: %w", s.state, errWrongState)
 	}
 }
 
