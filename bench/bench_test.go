@@ -52,6 +52,8 @@ func TestMedians(t *testing.T) {
 	}
 }
 
+var few = sizes{users: 20, bursts: 1, burst: 3, singles: 2, small: 200, big: 100, latency: 50, spread: 100, tls: 100, quiet: 500}
+
 // TestRound measures every contestant that is here once, with a few clients,
 // and sees that each figure is there and nothing was lost.
 func TestRound(t *testing.T) {
@@ -63,7 +65,6 @@ func TestRound(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer redis.stop()
-	few := sizes{users: 20, bursts: 1, burst: 3, singles: 2, small: 200, big: 100, latency: 50, spread: 100, tls: 100}
 	for kind := range makers {
 		t.Run(kind, func(t *testing.T) {
 			seen, err := measure(kind, few, redis, "")
@@ -75,6 +76,31 @@ func TestRound(t *testing.T) {
 			}
 			for _, f := range figureList {
 				if _, ok := seen[f.key]; !ok && kind != "floor" {
+					t.Errorf("no figure for %s", f.name)
+				}
+			}
+		})
+	}
+}
+
+// TestHistory measures each that keeps once, and sees that what was missed comes.
+func TestHistory(t *testing.T) {
+	if servertest.Find("redis-server") == "" {
+		servertest.Missing(t, "redis-server", "redis-server")
+	}
+	redis, err := startRedis()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer redis.stop()
+	for _, kind := range keepers {
+		t.Run(kind, func(t *testing.T) {
+			seen, err := measureHistory(kind, few, redis, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range historyFigures {
+				if _, ok := seen[f.key]; !ok && (kind == "herald-resume" || kind == "centrifuge-history") {
 					t.Errorf("no figure for %s", f.name)
 				}
 			}

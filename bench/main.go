@@ -28,7 +28,15 @@ func main() {
 	only := flag.String("only", "", "measure these contestants alone, separated by commas; leaves RESULTS.md as it is")
 	profiles := flag.String("profile", "", "write CPU profiles of every node and step into this `directory`; the figures suffer")
 	echoes := flag.Bool("echo", false, "compare the CPU of an echo with coder/websocket's, and nothing else")
+	histories := flag.Bool("history", false, "measure what it costs to keep messages, beside centrifuge with history and recovery, and nothing else")
 	flag.Parse()
+	if *histories {
+		if err := history(*rounds, *short, *profiles); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if *echoes {
 		if err := echo(*rounds, *profiles); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)

@@ -18,11 +18,12 @@ type sizes struct {
 	latency    int // messages, 1,000 a second
 	spread     int // messages at 2 and at 16 nodes
 	tls        int // messages over TLS
+	quiet      int // topics with one message each
 }
 
 var (
-	fullSizes  = sizes{users: 5000, bursts: 3, burst: 20, singles: 20, small: 200_000, big: 50_000, latency: 10_000, spread: 200_000, tls: 50_000}
-	shortSizes = sizes{users: 5000, bursts: 1, burst: 20, singles: 10, small: 200_000, big: 20_000, latency: 3_000, spread: 100_000, tls: 20_000}
+	fullSizes  = sizes{users: 5000, bursts: 3, burst: 20, singles: 20, small: 200_000, big: 50_000, latency: 10_000, spread: 200_000, tls: 50_000, quiet: 100_000}
+	shortSizes = sizes{users: 5000, bursts: 1, burst: 20, singles: 10, small: 200_000, big: 20_000, latency: 3_000, spread: 100_000, tls: 20_000, quiet: 100_000}
 )
 
 const (

@@ -55,22 +55,26 @@ func (r *redisServer) flush() error { return r.client.FlushAll(context.Backgroun
 
 // cpu is the time that the server has used.
 func (r *redisServer) cpu() (time.Duration, error) {
-	info, err := r.client.Info(context.Background(), "cpu").Result()
+	user, err := r.number("cpu", "used_cpu_user")
 	if err != nil {
 		return 0, err
 	}
-	var sum float64
+	sys, err := r.number("cpu", "used_cpu_sys")
+	return time.Duration((user + sys) * float64(time.Second)), err
+}
+
+// number returns a number that INFO names.
+func (r *redisServer) number(section, name string) (float64, error) {
+	info, err := r.client.Info(context.Background(), section).Result()
+	if err != nil {
+		return 0, err
+	}
 	for line := range strings.Lines(info) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		if name == "used_cpu_sys" || name == "used_cpu_user" {
-			v, err := strconv.ParseFloat(value, 64)
-			if err != nil {
-				return 0, err
-			}
-			sum += v
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
+			return strconv.ParseFloat(value, 64)
 		}
 	}
-	return time.Duration(sum * float64(time.Second)), nil
+	return 0, fmt.Errorf("INFO %s has no %s", section, name)
 }
 
 func (r *redisServer) stop() {

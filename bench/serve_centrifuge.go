@@ -15,6 +15,7 @@ type centrifugeServer struct {
 	node  *centrifuge.Node
 	ws    http.Handler
 	quote bool // messages are JSON strings
+	keep  []centrifuge.PublishOption
 }
 
 // everyone is the common channel.
@@ -24,6 +25,12 @@ const everyone = "everyone"
 // protocol, pooled write buffers and a write delay, so that messages share
 // system calls.
 func newCentrifuge(redisAddr string, tuned bool) (server, error) {
+	return startCentrifuge(redisAddr, tuned, false)
+}
+
+// startCentrifuge does what newCentrifuge does. If it keeps, the personal channels have
+// history, and recovery.
+func startCentrifuge(redisAddr string, tuned, keeps bool) (server, error) {
 	node, err := centrifuge.New(centrifuge.Config{LogLevel: centrifuge.LogLevelNone})
 	if err != nil {
 		return nil, err
@@ -41,7 +48,7 @@ func newCentrifuge(redisAddr string, tuned bool) (server, error) {
 			reply.MaxMessagesInFrame = -1
 		}
 		if cred, ok := centrifuge.GetCredentials(ctx); ok {
-			reply.Subscriptions["#"+cred.UserID] = centrifuge.SubscribeOptions{EmitPresence: true}
+			reply.Subscriptions["#"+cred.UserID] = centrifuge.SubscribeOptions{EmitPresence: true, EnableRecovery: keeps}
 		}
 		return reply, nil
 	})
@@ -64,7 +71,11 @@ func newCentrifuge(redisAddr string, tuned bool) (server, error) {
 		return nil, err
 	}
 	config := centrifuge.WebsocketConfig{CheckOrigin: func(*http.Request) bool { return true }, UseWriteBufferPool: tuned}
-	return &centrifugeServer{node: node, ws: centrifuge.NewWebsocketHandler(node, config), quote: !tuned}, nil
+	s := &centrifugeServer{node: node, ws: centrifuge.NewWebsocketHandler(node, config), quote: !tuned}
+	if keeps {
+		s.keep = []centrifuge.PublishOption{centrifuge.WithHistory(keepEach, retention)}
+	}
+	return s, nil
 }
 
 func (s *centrifugeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -73,18 +84,18 @@ func (s *centrifugeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *centrifugeServer) toUser(_ context.Context, user string, p payload) error {
-	return s.publish("#"+user, p)
+	return s.publish("#"+user, p, s.keep...)
 }
 
 func (s *centrifugeServer) toEveryone(_ context.Context, p payload) error {
 	return s.publish(everyone, p)
 }
 
-func (s *centrifugeServer) publish(channel string, p payload) error {
+func (s *centrifugeServer) publish(channel string, p payload, opts ...centrifuge.PublishOption) error {
 	data := p.bytes
 	if s.quote {
 		data = strconv.AppendQuote(make([]byte, 0, len(data)+2), p.text)
 	}
-	_, err := s.node.Publish(channel, data)
+	_, err := s.node.Publish(channel, data, opts...)
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -13,7 +14,9 @@ import (
 // heraldServer is a Hub as the README mounts it, with the default limits.
 type heraldServer struct{ *herald.Hub }
 
-func newHerald(redisAddr string) (server, error) {
+func newHerald(redisAddr string) (server, error) { return startHerald(redisAddr, 0) }
+
+func startHerald(redisAddr string, retention time.Duration) (server, error) {
 	hub, err := herald.New(herald.Config{
 		Redis: redis.NewClient(&redis.Options{Addr: redisAddr}),
 		Authenticate: func(r *http.Request) (herald.Identity, error) {
@@ -21,7 +24,8 @@ func newHerald(redisAddr string) (server, error) {
 		},
 		// All clients are one address.
 		MaxHandshakes: -1, HandshakeRatePerAddr: -1,
-		Logger: slog.New(slog.DiscardHandler),
+		Logger:    slog.New(slog.DiscardHandler),
+		Retention: retention,
 	})
 	return heraldServer{hub}, err
 }

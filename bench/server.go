@@ -42,7 +42,7 @@ var makers = map[string]func(redisAddr string) (server, error){
 
 // A command is one line that the bench writes to a node's standard input.
 type command struct {
-	Do string // stats, settle, publish, profile
+	Do string // stats, settle, publish, profile, position
 
 	Path string // of profile: where a CPU profile is written from now on; "" ends it
 
@@ -61,6 +61,8 @@ type command struct {
 type answer struct {
 	Addr  string // of the first line only
 	Error string
+
+	Position string // of position: where the log is
 
 	// Of publish.
 
@@ -81,6 +83,9 @@ func serve(kind, redisAddr string, useTLS bool) error {
 	make, ok := makers[kind]
 	if !ok {
 		make, ok = echoMakers[kind]
+	}
+	if !ok {
+		make, ok = keepMakers[kind]
 	}
 	if !ok {
 		return fmt.Errorf("no contestant is called %q", kind)
@@ -130,6 +135,8 @@ func obey(s server, c command) answer {
 		return stats()
 	case "stats":
 		return stats()
+	case "position":
+		return position(s)
 	case "profile":
 		return profile(c.Path)
 	}

@@ -82,12 +82,13 @@ func pongSocketIO(_ byte, p []byte) []byte {
 // A greeter makes a client's first steps, with calls that block.
 type greeter struct {
 	conn net.Conn
+	user string
 	r    *bufio.Reader
 }
 
 // connect upgrades conn for a user, and returns what has been read beyond that.
 func connect(conn net.Conn, p protocol, user string) (rest []byte, err error) {
-	g := &greeter{conn: conn, r: bufio.NewReaderSize(conn, 1024)}
+	g := &greeter{conn: conn, user: user, r: bufio.NewReaderSize(conn, 1024)}
 	_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", fmt.Sprintf(p.path, user))
 	if err != nil {
