@@ -170,7 +170,7 @@ type entry struct {
 // publish sends packets through their logs. If they are to be kept, they are in them
 // when publish returns nil.
 func (k *keeping) publish(ctx context.Context, kept bool, packets ...Packet) error {
-	entries := k.entries(kept, packets)
+	entries := k.entries(make([]entry, 0, 1), kept, packets) // one needs no memory of its own
 	if len(entries) == 1 {
 		return k.driver.Append(ctx, entries[0].partition, entries[0].Draft)
 	}
@@ -187,9 +187,9 @@ func (k *keeping) publish(ctx context.Context, kept bool, packets ...Packet) err
 	return err
 }
 
-// entries makes entries of packets: one of several that have the same bytes, as those
+// entries appends entries of packets: one of several that have the same bytes, as those
 // of a Send do, and are in the same partition.
-func (k *keeping) entries(kept bool, packets []Packet) (entries []entry) {
+func (k *keeping) entries(entries []entry, kept bool, packets []Packet) []entry {
 	var last [history.MaxPartitions]int // that was made for a partition, from 1
 	for i, p := range packets {
 		partition := k.logs.partition(p.Topic)

@@ -70,7 +70,11 @@ var historyFigures = []figure{
 }
 
 // history compares what it costs to keep what is sent.
-func history(rounds int, short bool, profiles string) error {
+func history(rounds int, short bool, only, profiles string) error {
+	kinds, err := choose(only, keepers)
+	if err != nil {
+		return err
+	}
 	size := fullSizes
 	if short {
 		size, rounds = shortSizes, 1
@@ -85,8 +89,8 @@ func history(rounds int, short bool, profiles string) error {
 	defer redis.stop()
 	seen := make(map[string][]figures)
 	for n := range rounds {
-		for i := range keepers {
-			kind := keepers[(i+n)%len(keepers)]
+		for i := range kinds {
+			kind := kinds[(i+n)%len(kinds)]
 			progress("round %d of %d: %s", n+1, rounds, kind)
 			f, err := measureHistory(kind, size, redis, profiles)
 			if err != nil {

@@ -31,7 +31,7 @@ func main() {
 	histories := flag.Bool("history", false, "measure what it costs to keep messages, beside centrifuge with history and recovery, and nothing else")
 	flag.Parse()
 	if *histories {
-		if err := history(*rounds, *short, *profiles); err != nil {
+		if err := history(*rounds, *short, *only, *profiles); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}
@@ -54,9 +54,15 @@ func main() {
 var contestants = []string{"herald", "centrifuge", "centrifuge-tuned", "tutorial", "socket.io", "floor"}
 
 func run(asJSON, short bool, rounds int, only, profiles string) error {
-	kinds, err := choose(only)
+	kinds, err := choose(only, contestants)
 	if err != nil {
 		return err
+	}
+	if slices.Contains(kinds, "socket.io") {
+		if err := prepareSocketIO(); err != nil {
+			progress("socket.io is left out: %v", err)
+			kinds = slices.DeleteFunc(kinds, func(k string) bool { return k == "socket.io" })
+		}
 	}
 	size := fullSizes
 	if short {
@@ -103,21 +109,15 @@ func run(asJSON, short bool, rounds int, only, profiles string) error {
 	return write(rows, rounds)
 }
 
-// choose returns the contestants that can be measured here.
-func choose(only string) ([]string, error) {
-	kinds := slices.Clone(contestants)
-	if only != "" {
-		kinds = strings.Split(only, ",")
-		for _, k := range kinds {
-			if !slices.Contains(contestants, k) {
-				return nil, fmt.Errorf("-only: %q: must be one of %s", k, strings.Join(contestants, ", "))
-			}
-		}
+// choose returns those of all that only names, or all.
+func choose(only string, all []string) ([]string, error) {
+	if only == "" {
+		return slices.Clone(all), nil
 	}
-	if slices.Contains(kinds, "socket.io") {
-		if err := prepareSocketIO(); err != nil {
-			progress("socket.io is left out: %v", err)
-			kinds = slices.DeleteFunc(kinds, func(k string) bool { return k == "socket.io" })
+	kinds := strings.Split(only, ",")
+	for _, k := range kinds {
+		if !slices.Contains(all, k) {
+			return nil, fmt.Errorf("-only: %q: must be one of %s", k, strings.Join(all, ", "))
 		}
 	}
 	return kinds, nil

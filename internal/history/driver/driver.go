@@ -47,8 +47,9 @@ type Driver struct {
 	sides  []*side
 	limits device.Limits
 
-	events chan event
 	calls  chan func()
+	came   wake.Signal // pushed may have something
+	room   wake.Signal // pushed may have room
 	look   wake.Signal // looks may have something
 	quit   chan struct{}
 	ended  chan struct{}  // the owner has
@@ -63,8 +64,11 @@ type Driver struct {
 	replays   replays
 	alarm     alarm
 
-	mu    sync.Mutex
-	looks []*Session // that the owner is to look at
+	taken []event // off pushed; its memory is used again
+
+	mu     sync.Mutex
+	pushed []event    // that the owner is to take, at most maxEvents
+	looks  []*Session // that the owner is to look at
 }
 
 // An event is an Event and its partition.
@@ -80,7 +84,7 @@ const maxEvents = 256
 func New(c Config) *Driver {
 	d := &Driver{
 		hub: c.Hub, limits: c.Device,
-		events: make(chan event, maxEvents), calls: make(chan func()), look: wake.New(),
+		calls: make(chan func()), came: wake.New(), room: wake.New(), look: wake.New(),
 		quit: make(chan struct{}), ended: make(chan struct{}),
 		sessions: make(map[*Session]struct{}),
 		replays:  replays{rate: c.Rate, most: c.Bytes},
@@ -111,10 +115,38 @@ func (d *Driver) Close() {
 // Push takes what the inbox hands over of a partition. It waits if the owner is
 // behind.
 func (d *Driver) Push(partition int, e Event) {
-	select {
-	case d.events <- event{e, partition}:
-	case <-d.ended:
+	for {
+		d.mu.Lock()
+		n := len(d.pushed)
+		if n < maxEvents {
+			d.pushed = append(d.pushed, event{e, partition})
+		}
+		d.mu.Unlock()
+		if n == 0 {
+			d.came.Set()
+		}
+		if n < maxEvents {
+			return
+		}
+		select {
+		case <-d.room:
+		case <-d.ended:
+			return
+		}
 	}
+}
+
+// takePushed takes all events that wait: one turn of the owner for many of them.
+func (d *Driver) takePushed() {
+	d.mu.Lock()
+	d.pushed, d.taken = d.taken, d.pushed
+	d.mu.Unlock()
+	d.room.Set()
+	for i := range d.taken {
+		d.sides[d.taken[i].partition].take(d.taken[i].Event)
+	}
+	clear(d.taken)
+	d.taken = d.taken[:0]
 }
 
 // Doubt says that what was published after since may have been lost in any partition,
@@ -154,8 +186,8 @@ func (d *Driver) run() {
 	defer close(d.ended)
 	for {
 		select {
-		case e := <-d.events:
-			d.sides[e.partition].take(e.Event)
+		case <-d.came:
+			d.takePushed()
 		case f := <-d.calls:
 			f()
 		case <-d.look:

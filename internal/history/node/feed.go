@@ -40,6 +40,7 @@ type Feed struct {
 	spilt     bool             // there was no room for all of them: ask again
 	doubt     bool             // it is to be told even if all can be filled
 
+	one     [1]history.Packet // the memory of what Take hands on
 	backlog history.Backlog
 	recent  recent
 	trail   history.Trail
@@ -50,7 +51,8 @@ func NewFeed(limits Limits) *Feed {
 	return &Feed{limits: limits, chains: newChains(), recent: recent{most: limits.Recent, bytes: limits.Bytes}}
 }
 
-// A Step is what is to be done after an input, in the order of the fields.
+// A Step is what is to be done after an input, in the order of the fields. It is
+// valid until the next input.
 type Step struct {
 	Fork history.Fork     // if it has an epoch: every Device crosses it
 	Gap  bool             // something may be missing: tell every device, now
@@ -111,7 +113,7 @@ func (f *Feed) Recent(p history.Point) (packets []history.Packet, ok bool) {
 
 // Take takes a packet of a followed topic.
 func (f *Feed) Take(p history.Packet) Step {
-	var s Step
+	s := Step{Hand: f.one[:0]}
 	if f.state == flowing {
 		if f.pass(&s, p) {
 			return s
