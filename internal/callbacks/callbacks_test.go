@@ -40,7 +40,7 @@ func TestSet(t *testing.T) {
 		for _, i := range []int{2, 0, 4} { // in the middle, first and last of their list
 			calls[i].End()
 		}
-		s.Begin(Call{Name: "OnGap"})
+		gap := s.Begin(Call{Name: "OnGap"})
 		if got, want := names(s.Running()), []string{"OnMessage 1 n.1 4s", "OnMessage 3 n.3 2s", "OnGap   0s"}; !slices.Equal(got, want) {
 			t.Errorf("running are %q, want %q", got, want)
 		}
@@ -52,6 +52,18 @@ func TestSet(t *testing.T) {
 		}
 		if totals := s.Totals(); len(totals) != 1 || *totals["OnMessage"] != want {
 			t.Errorf("totals are %v, want %v", totals, want)
+		}
+		for range 2 { // the second time it is known by name
+			gap.End()
+			gap = s.Begin(Call{Name: "OnGap"})
+		}
+		s.Begin(Call{Name: "OnMessage"}).End()
+		want.Observe(0)
+		var wantGaps histogram.Counts
+		wantGaps.Observe(0)
+		wantGaps.Observe(0)
+		if totals := s.Totals(); len(totals) != 2 || *totals["OnMessage"] != want || *totals["OnGap"] != wantGaps {
+			t.Errorf("totals are %v, want %v and %v", totals, want, wantGaps)
 		}
 	})
 }

@@ -161,6 +161,7 @@ func TestCall(t *testing.T) {
 		"both received":       {func(c *Call) { c.Take(a); c.Take(b); c.Settle(a, true); c.Settle(b, true) }, 2, 0, true},
 		"settled twice":       {func(c *Call) { c.Settle(a, false); c.Settle(a, true); c.Settle(b, true); c.Settle(b, false) }, 1, 1, true},
 		"one more":            {func(c *Call) { c.Take(n); c.Settle(a, true); c.Settle(b, true) }, 2, 1, false},
+		"one more received":   {func(c *Call) { c.Take(n); c.Settle(a, true); c.Settle(b, true); c.Settle(n, true) }, 3, 0, true},
 		"a stranger":          {func(c *Call) { c.Settle(n, true) }, 0, 2, false},
 		"taken after all":     {func(c *Call) { c.Settle(a, true); c.Take(a); c.Settle(b, true) }, 2, 0, true},
 		"spared":              {func(c *Call) { c.Spare(a); c.Spare(n); c.Settle(b, true); c.Spare(b) }, 1, 0, true},
@@ -188,6 +189,54 @@ func TestCall(t *testing.T) {
 		if received, missed := c.Count(); received != test.received || missed != test.missed || c.Done() != test.done {
 			t.Errorf("%s: %d received, %d missed, done %v", name, received, missed, c.Done())
 		}
+		received := 0
+		for _, has := range c.All() {
+			if has {
+				received++
+			}
+		}
+		if received != test.received {
+			t.Errorf("%s: %d of all have received it, want %d", name, received, test.received)
+		}
+	}
+}
+
+// A Call waits for the nodes that have yet to tell, and for no others.
+func TestCallAwaits(t *testing.T) {
+	c := NewCall()
+	expect := func(when string, want bool) {
+		t.Helper()
+		if c.Awaiting() != want {
+			t.Errorf("%s: awaiting %v", when, c.Awaiting())
+		}
+	}
+	expect("at first", false)
+	c.Await("n", 5)
+	c.Await("m", 0)
+	expect("two nodes", true)
+	c.Told("n")
+	expect("one has told", true)
+	c.Told("m")
+	expect("both have", false)
+}
+
+// The first fence counts as written once it was queued, and not before.
+func TestFirstWritten(t *testing.T) {
+	f := NewFences(func(Wanted, bool) {})
+	end := new(byte)
+	f.Add(Wanted{ID: 1, Until: 100}, 10, end, 0)
+	if token, ok := f.Written(nil); ok {
+		t.Errorf("%d is written and was not queued", token)
+	}
+	f.Queued(end)
+	if token, ok := f.Written(nil); !ok || token != 10 {
+		t.Errorf("%d, %v is written", token, ok)
+	}
+	if token, ok := f.Written([]*byte{end}); ok {
+		t.Errorf("%d is written and waits", token)
+	}
+	if n := len(AppendFence(nil, 10)); n != FenceSize {
+		t.Errorf("a fence has %d bytes, want %d", n, FenceSize)
 	}
 }
 
