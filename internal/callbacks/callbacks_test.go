@@ -57,13 +57,20 @@ func TestSet(t *testing.T) {
 			gap.End()
 			gap = s.Begin(Call{Name: "OnGap"})
 		}
-		s.Begin(Call{Name: "OnMessage"}).End()
-		want.Observe(0)
+		for range 3 {
+			s.Begin(Call{Name: "OnMessage"}).End()
+			want.Observe(0)
+		}
 		var wantGaps histogram.Counts
 		wantGaps.Observe(0)
 		wantGaps.Observe(0)
 		if totals := s.Totals(); len(totals) != 2 || *totals["OnMessage"] != want || *totals["OnGap"] != wantGaps {
 			t.Errorf("totals are %v, want %v and %v", totals, want, wantGaps)
+		}
+		for i := range s.shards {
+			if n := len(s.shards[i].sums); n > 2 {
+				t.Errorf("%d sums are kept of two callbacks", n)
+			}
 		}
 	})
 }

@@ -60,6 +60,24 @@ func TestAck(t *testing.T) {
 	}
 }
 
+// One message alone is placed, sent and acknowledged, or passed.
+func TestAckOfOne(t *testing.T) {
+	r := &record{}
+	f := NewFences(r.settle)
+	f.Expect(Wanted{ID: 1, Until: 100}, place(1, 10), 0)
+	end := f.queue(place(1, 10))
+	f.Ack(place(1, 10))
+	r.require(t, nil, nil)
+	f.Sent(end)
+	f.Ack(place(1, 10))
+	r.require(t, []uint64{1}, nil)
+	f.Expect(Wanted{ID: 2, Until: 100}, place(1, 11), 0)
+	if left := f.Pass(place(1, 11)); left != 0 {
+		t.Errorf("%d are expected", left)
+	}
+	r.require(t, []uint64{1}, []uint64{2})
+}
+
 // A pong proves nothing of what is to be acknowledged, an acknowledgement nothing of
 // what is to be answered, and no ping carries what it does not answer.
 func TestBothKinds(t *testing.T) {

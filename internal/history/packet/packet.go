@@ -10,6 +10,7 @@ package packet
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strconv"
 
 	"github.com/heraldgo/herald/internal/history"
@@ -43,10 +44,8 @@ var errPacket = errors.New("malformed packet of the log")
 
 // Body returns an envelope, which has no extensions, as a body. It is a copy.
 func Body(envelope []byte) []byte {
-	b := make([]byte, 0, len(envelope)+1)
-	b = append(b, envelope[:head]...)
-	b[head-1] |= flagExtended
-	return append(append(b, 0), envelope[head:]...)
+	flags := envelope[head-1] | flagExtended
+	return slices.Concat(envelope[:head-1], []byte{flags, 0}, envelope[head:])
 }
 
 // Append appends a packet, as Parse reads it.

@@ -2,6 +2,7 @@ package packet_test
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/heraldgo/herald/internal/history"
@@ -41,7 +42,7 @@ func TestPackets(t *testing.T) {
 // A packet without a place, of a node that keeps nothing, is as it is. A place that
 // nobody can have written is refused.
 func TestParse(t *testing.T) {
-	for _, data := range []string{"", "\x01\x01\x00", "\x01\x01\x00\x05k7 9 3", "\x01\x01\x10\x00x"} {
+	for _, data := range []string{"", "\x01\x01\x00", "\x01\x01\x10", "\x01\x01\x00\x05k7 9 3", "\x01\x01\x10\x00x"} {
 		want := history.Packet{Topic: "t", Body: []byte(data)}
 		if p, err := packet.Parse("t", []byte(data)); err != nil || !reflect.DeepEqual(p, want) {
 			t.Errorf("%q: %+v, %v", data, p, err)
@@ -52,6 +53,12 @@ func TestParse(t *testing.T) {
 		valid := place == "\x08\x02\x06k7 9 3"
 		if p, err := packet.Parse("t", []byte("\x01\x01\x10"+place)); (err == nil) != valid {
 			t.Errorf("%q: %+v, %v", place, p, err)
+		}
+	}
+	whole := []byte("\x01\x01\x10\x08\x02\x06k7 9 3")
+	for n := 4; n < len(whole); n++ {
+		if p, err := packet.Parse("t", slices.Clip(whole[:n])); err == nil {
+			t.Errorf("%q: %+v", whole[:n], p)
 		}
 	}
 }

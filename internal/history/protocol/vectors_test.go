@@ -201,6 +201,22 @@ func TestQueries(t *testing.T) {
 	}
 }
 
+// An id has at most 200 characters, which a URL's query takes as they are.
+func TestIDs(t *testing.T) {
+	long := strings.Repeat("x", 200)
+	all := strings.Join(slices.Repeat([]string{long}, device.MaxConns), ",")
+	for _, text := range []string{"a", "z", "A", "Z", "0", "9", ".", "_", "~", "-a", "--", long, all} {
+		if _, _, err := parseQuery(t, "herald=1&herald.conn="+text); err != nil {
+			t.Errorf("%q is refused: %v", text, err)
+		}
+	}
+	for _, text := range []string{"-", "%2F", ":", "@", "[", "%60", "%7B", "%7F", "%C3%A9", "a,", ",a", all + ",x"} {
+		if r, _, err := parseQuery(t, "herald=1&herald.conn="+text); err == nil {
+			t.Errorf("%q is taken as %+v", text, r)
+		}
+	}
+}
+
 func TestPositions(t *testing.T) {
 	var v struct {
 		Valid []struct {
