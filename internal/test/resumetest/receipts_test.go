@@ -3,10 +3,15 @@ package resumetest_test
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/test/netproxy"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // Deliver keeps what Send would. A client that can come back gives a receipt when its
@@ -39,6 +44,34 @@ func testReceipts(t *testing.T, config func() herald.Config) {
 		t.Fatalf("%+v", got)
 	}
 	d.want("direct")
+}
+
+// A node that was cut off when the message was sent gets it from the log, and its
+// devices give receipts then.
+func TestReceiptsAfterGap(t *testing.T) {
+	server := redistest.Start(t)
+	link := netproxy.Start(t, server.Addr)
+	rdb := redis.NewClient(&redis.Options{Addr: link.Addr})
+	t.Cleanup(func() { rdb.Close() })
+	one, two := newNode(t, herald.Config{Redis: server.Client(), Lease: time.Minute}), newNode(t, herald.Config{Redis: rdb, Lease: time.Minute})
+	here, there := newDevice(t, one, "user=a", ""), newDevice(t, two, "user=a", "")
+	here.connected()
+	there.connected()
+	link.Stall(true) // what connects anew has to wait
+	link.Cut()
+	call := one.begin(t, herald.User("a"), "in the gap")
+	here.wantAfterGaps("in the gap")
+	ctx, cancel := context.WithCancel(t.Context())
+	var receiving sync.WaitGroup
+	receiving.Go(func() { here.Receive(ctx) })
+	link.Stall(false)
+	there.wantAfterGaps("in the gap")
+	receiving.Go(func() { there.Receive(ctx) })
+	if got := <-call; got.ReceivedTotal != 2 || got.MissedTotal != 0 {
+		t.Errorf("%+v", got)
+	}
+	cancel()
+	receiving.Wait()
 }
 
 // begin begins a Deliver.
