@@ -276,7 +276,8 @@ func (c *Conn) shed() (given []waiting) {
 	h := c.hub
 	c.mu.Lock()
 	q := &c.queue
-	n, giveUp := q.frames.Len(), q.dropAll
+	n := q.frames.Len()
+	dropped := 0
 	switch {
 	case c.state >= connClosing && n == 0:
 		given = q.appendUnderWay(nil)
@@ -285,10 +286,12 @@ func (c *Conn) shed() (given []waiting) {
 		h.budget.doomed = append(h.budget.doomed, c)
 		return given
 	case h.config.DropOldest && n > 0 && !c.state.closing():
-		n, giveUp = (n+1)/2, q.giveUp
+		given = q.giveUp((n + 1) / 2)
+		dropped = len(given)
+	default:
+		given, dropped = q.appendWaiting(nil, n), q.messages()
+		q.dropAll(n)
 	}
-	given = q.appendWaiting(nil, n)
-	giveUp(n)
 	if q.frames.Len() == 0 {
 		q.forget()
 	}
@@ -296,7 +299,7 @@ func (c *Conn) shed() (given []waiting) {
 	closing := c.state.closing() || h.config.DropOldest && n > 0
 	c.mu.Unlock()
 	h.budget.change(change)
-	h.stats.droppedBudget.Add(uint64(n))
+	h.stats.droppedBudget.Add(uint64(dropped))
 	if !closing {
 		c.tooSlow(&h.stats.overBudget)
 	}

@@ -14,11 +14,13 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/errs"
+	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/device"
 	"github.com/heraldgo/herald/internal/history/driver"
 	"github.com/heraldgo/herald/internal/history/node"
 	"github.com/heraldgo/herald/internal/history/packet"
+	"github.com/heraldgo/herald/internal/history/protocol"
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
@@ -260,6 +262,66 @@ func letter(e *envelope) device.Letter {
 	return l
 }
 
+// A form is a message in the form for clients that can come back, made once for all
+// of them. It is the owner's alone.
+type form struct {
+	body     []byte
+	envelope envelope
+
+	at     history.Point
+	id     string
+	framed []byte
+}
+
+// open decodes a body, unless it has done so just before.
+func (m *form) open(k *keeping, body []byte) *envelope {
+	if m.body == nil || !same(m.body, body) {
+		e, err := k.decode(body)
+		if err != nil || e.kind > kindDirect && e.kind != kindFenced {
+			e = envelope{}
+		}
+		*m = form{body: body, envelope: e}
+	}
+	return &m.envelope
+}
+
+// frame returns the WebSocket frame of a message, or nil if its body is malformed.
+func (m *form) frame(k *keeping, f *device.Frame) []byte {
+	e := m.open(k, f.Body)
+	if e.frame == nil {
+		return nil
+	}
+	if m.framed == nil || m.at != f.At || m.id != f.ID {
+		m.at, m.id, m.framed = f.At, f.ID, headed(&protocol.Frame{Frame: *f}, e.frame)
+	}
+	return m.framed
+}
+
+// headed returns the frame of a message with a header line before its payload.
+func headed(p *protocol.Frame, plain []byte) []byte {
+	payload, _ := frame.Payload(plain)
+	line := protocol.AppendHeader(make([]byte, 0, 64), p)
+	b := make([]byte, 0, frame.MaxHeader+len(line)+len(payload))
+	b = frame.AppendHeader(b, plain[0], len(line)+len(payload))
+	return append(append(b, line...), payload...)
+}
+
+// unplace takes the positions out of a frame, and returns whether it is still of use.
+func unplace(f *device.Frame) bool {
+	switch f.Kind {
+	case device.Message:
+		f.At = history.Point{}
+	case device.Welcome:
+		f.Positions, f.Resumed = history.Positions{}, false
+	case device.Mark:
+		if f.Verdict == device.NoVerdict {
+			return false
+		}
+		f.Verdict = device.Incomplete
+	}
+	return true
+}
+
 // sign returns the id of a connection in the form that its client is told. It is
 // signed so that nobody can claim a connection of another user.
 func (k *keeping) sign(user, id string) string {
@@ -318,7 +380,8 @@ func (h *Hub) Forget(ctx context.Context, t Target) error {
 // So a service first reads the position, and then the state that it gives to the
 // client from its database: the client misses nothing in between. Position waits for
 // SendTimeout at most, or until ctx is done. The error is ErrInvalid without a
-// Retention, and ErrBusDown if the log does not answer.
+// Retention, and ErrBusDown if the log does not answer, or while there is a node that
+// keeps nothing: then no position would do.
 func (h *Hub) Position(ctx context.Context) (string, error) {
 	if h.keeping == nil {
 		return "", fmt.Errorf("%w: Position: Config.Retention must be set", ErrInvalid)
@@ -326,6 +389,9 @@ func (h *Hub) Position(ctx context.Context) (string, error) {
 	ctx, release := h.sendEnds.Now().Bound(ctx)
 	defer release()
 	ends, err := h.keeping.driver.End(ctx)
+	if err == nil && h.keeping.mixed() {
+		err = fmt.Errorf("%w: a node is there that keeps nothing: it has no Retention, or a version without", ErrBusDown)
+	}
 	if err != nil {
 		return "", fmt.Errorf("position: %w", err)
 	}

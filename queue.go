@@ -147,31 +147,28 @@ func (q *queue) makeRoom(config *Config, n int) (dropped int, fits bool) {
 	return dropped, fits
 }
 
-// makeRoom does for a client that can come back what queue.makeRoom does. It goes on
-// until a quarter of the queue is free, because it has to look at all of it.
-func (l *connLog) makeRoom(q *queue, config *Config, n int) (dropped int, fits bool) {
-	dropped = l.dropMessages(q, func() bool {
-		return q.size() <= config.QueueMessages*3/4 && q.bytes+n <= config.QueueBytes*3/4
-	})
-	fits = !q.full(config, n)
-	if !fits {
-		l.putGap(q) // in place of the new message
-	}
-	return dropped, fits
-}
-
-// giveUp gives up the first n frames, or n messages if the client can come back.
-func (q *queue) giveUp(n int) {
+// giveUp gives up the first n frames, or n messages if the client can come back. It
+// returns them.
+func (q *queue) giveUp(n int) (given []waiting) {
 	if q.log.comesBack() {
-		q.log.giveUp(q, n)
-	} else {
-		q.dropAll(n)
+		return q.log.giveUp(q, n)
 	}
+	given = q.appendWaiting(nil, n)
+	q.dropAll(n)
+	return given
 }
 
-// giveUp does for a client that can come back what queue.giveUp does.
-func (l *connLog) giveUp(q *queue, n int) {
-	l.dropMessages(q, func() bool { n--; return n < 0 })
+// messages returns how many of the frames that nobody has taken are messages.
+func (q *queue) messages() (n int) {
+	n = q.frames.Len()
+	if q.log.comesBack() {
+		for i := range q.frames.Len() {
+			if kindOf(*q.frames.At(i)) != 'm' {
+				n--
+			}
+		}
+	}
+	return n
 }
 
 func (q *queue) dropAll(n int) {
@@ -236,19 +233,23 @@ func (c *Conn) pong(payload []byte) {
 	c.start(start)
 }
 
-// clear drops the frames that are not under way.
+// clear drops the frames that are not under way, and returns how many were messages.
 func (q *queue) clear() (dropped int) {
-	dropped = q.frames.Len()
-	q.lose(dropped)
-	q.meter.Dropped(q.out, dropped)
+	dropped = q.messages()
+	q.lose(q.frames.Len())
+	q.meter.Dropped(q.out, q.frames.Len())
 	q.bytes = q.outBytes
 	q.forget()
 	return dropped
 }
 
-// empty drops everything.
+// empty drops everything, and returns how many were messages.
 func (q *queue) empty() (dropped int) {
-	dropped = q.size()
+	dropped = q.messages() + q.out
+	if q.log != nil {
+		dropped -= q.log.lines
+		q.log.lines = 0
+	}
 	q.fences.LoseAll()
 	q.fences, q.meter = nil, nil
 	q.forget()
@@ -356,12 +357,15 @@ func (q *queue) takeFrame() []byte {
 }
 
 // written takes note that all that was taken has been written. It returns
-// the number of frames.
-func (q *queue) written() (frames int) {
-	frames = q.out
+// the number of messages.
+func (q *queue) written() (messages int) {
+	frames := q.out
+	messages = frames
 	q.bytes -= q.outBytes
 	if q.log != nil {
 		q.log.replayed = max(0, q.log.replayed-q.outBytes)
+		messages -= q.log.lines
+		q.log.lines = 0
 	}
 	q.out, q.outBytes, q.rest = 0, 0, nil
 	if q.meter != nil {
@@ -369,7 +373,7 @@ func (q *queue) written() (frames int) {
 			q.meter = nil
 		}
 	}
-	return frames
+	return messages
 }
 
 // measure has it measured how long the last frame waits, which has since then, unless

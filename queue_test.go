@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/device"
 	"github.com/heraldgo/herald/internal/history/driver"
 	"github.com/heraldgo/herald/internal/history/protocol"
@@ -406,6 +407,74 @@ func TestQueueDropsFences(t *testing.T) {
 	c.mu.Unlock()
 	if !empty {
 		t.Error("fences are open whose frames are gone")
+	}
+}
+
+// What is told to a client that can come back is no message: it is not counted as one,
+// and stays when messages are given up.
+func TestQueueCountsMessages(t *testing.T) {
+	newQueue := func() *queue {
+		q := &queue{log: &connLog{session: &driver.Session{}}}
+		place := history.Point{Epoch: 1, Offset: 5}
+		for range 3 {
+			q.put(lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Mark, At: place, Verdict: device.Complete}}))
+			q.put(headed(&bare, Text("hello").frame()))
+		}
+		return q
+	}
+	q := newQueue()
+	q.takeFrame()
+	q.takeFrame()
+	if n := q.written(); n != 1 {
+		t.Errorf("of a mark and a message %d are written", n)
+	}
+	q.takeFrame()
+	if n := q.written(); n != 0 {
+		t.Errorf("of a mark %d are written", n)
+	}
+	if n := q.clear(); n != 2 {
+		t.Errorf("of a mark and two messages %d are dropped", n)
+	}
+	q = newQueue()
+	q.takeFrame()
+	q.takeFrame()
+	if n := q.empty(); n != 3 {
+		t.Errorf("of three messages, one of them under way, %d are dropped", n)
+	}
+	q = newQueue()
+	message := *q.frames.At(1)
+	given := q.giveUp(2)
+	if len(given) != 2 || given[0].end != &message[len(message)-1] || q.messages() != 1 {
+		t.Errorf("%d are given up, and %d stay", len(given), q.messages())
+	}
+}
+
+// Marks that wait behind all messages take one frame for each partition.
+func TestQueueMarks(t *testing.T) {
+	q := &queue{log: &connLog{session: &driver.Session{}}}
+	put := func(partition int, offset history.Offset, verdict device.Verdict) {
+		f := device.Frame{Kind: device.Mark, Partition: partition, At: history.Point{Epoch: 1, Offset: offset}, Verdict: verdict}
+		if b := lineFrame(&protocol.Frame{Frame: f}); !q.remark(b) {
+			q.put(b)
+		}
+	}
+	put(0, 1, device.Complete)
+	for i := range history.Offset(100) {
+		put(0, 9+i, device.NoVerdict)
+		put(1, 9+i, device.NoVerdict)
+	}
+	q.put(headed(&bare, Text("hello").frame()))
+	put(1, 200, device.NoVerdict)
+	var got []string
+	bytes := 0
+	for i := range q.frames.Len() {
+		f := *q.frames.At(i)
+		payload, _ := frame.Payload(f)
+		got, bytes = append(got, strings.TrimSpace(string(payload))), bytes+len(f)
+	}
+	want := []string{"p 0.1.1 complete", "p 0.1.108", "p 1.1.108", "m\nhello", "p 1.1.200"}
+	if !slices.Equal(got, want) || q.bytes != bytes {
+		t.Errorf("%q wait, and count %d bytes, not %d", got, q.bytes, bytes)
 	}
 }
 

@@ -1,9 +1,11 @@
 package herald
 
 import (
+	"bytes"
 	"context"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/history"
@@ -34,6 +36,7 @@ type connLog struct {
 
 	welcomed bool // the welcome has been taken off the queue
 	gap      bool // a Gap stands in the queue for what was dropped
+	lines    int  // of what the queue's owner has taken, those frames that are no messages
 	replayed int  // bytes in the queue that were read from the log: they count for nothing
 }
 
@@ -170,6 +173,10 @@ func (l *connLog) Queue(f device.Frame) {
 	}
 }
 
+func (l *connLog) Gap(f device.Frame, since time.Time) {
+	l.put(lineFrame(&protocol.Frame{Frame: f, Since: since, Until: time.Now()}), 0)
+}
+
 func (l *connLog) Replay(f device.Frame) {
 	if l.k.mixed() && !unplace(&f) {
 		return
@@ -183,23 +190,6 @@ func (l *connLog) Replay(f device.Frame) {
 		l.place(&f, b)
 	}
 	l.put(b, len(b))
-}
-
-// unplace takes the positions out of a frame, because other nodes keep nothing. It
-// returns whether the frame is still of use.
-func unplace(f *device.Frame) bool {
-	switch f.Kind {
-	case device.Message:
-		f.At = history.Point{}
-	case device.Welcome:
-		f.Positions, f.Resumed = history.Positions{}, false
-	case device.Mark:
-		if f.Verdict == device.NoVerdict {
-			return false
-		}
-		f.Verdict = device.Incomplete
-	}
-	return true
 }
 
 // encode returns the WebSocket frame of a device's frame that has no payload.
@@ -228,59 +218,19 @@ func (l *connLog) put(frame []byte, replayed int) {
 		return
 	}
 	l.replayed += replayed
-	c.queue.put(frame)
+	if !c.queue.remark(frame) {
+		c.queue.put(frame)
+	}
 	change := c.queue.settle()
 	start := c.claim()
 	c.mu.Unlock()
-	c.hub.stats.delivered.Add(1)
+	if kindOf(frame) == 'm' {
+		c.hub.stats.delivered.Add(1)
+	}
 	c.start(start)
 	if change != 0 && c.hub.budget.change(change) {
 		c.hub.look()
 	}
-}
-
-// A form is a message in the form for clients that can come back, made once for all
-// of them. It is the owner's alone.
-type form struct {
-	body     []byte
-	envelope envelope
-
-	at     history.Point
-	id     string
-	framed []byte
-}
-
-// open decodes a body, unless it has done so just before.
-func (m *form) open(k *keeping, body []byte) *envelope {
-	if m.body == nil || !same(m.body, body) {
-		e, err := k.decode(body)
-		if err != nil || e.kind > kindDirect && e.kind != kindFenced {
-			e = envelope{}
-		}
-		*m = form{body: body, envelope: e}
-	}
-	return &m.envelope
-}
-
-// frame returns the WebSocket frame of a message, or nil if its body is malformed.
-func (m *form) frame(k *keeping, f *device.Frame) []byte {
-	e := m.open(k, f.Body)
-	if e.frame == nil {
-		return nil
-	}
-	if m.framed == nil || m.at != f.At || m.id != f.ID {
-		m.at, m.id, m.framed = f.At, f.ID, headed(&protocol.Frame{Frame: *f}, e.frame)
-	}
-	return m.framed
-}
-
-// headed returns the frame of a message with a header line before its payload.
-func headed(p *protocol.Frame, plain []byte) []byte {
-	payload, _ := frame.Payload(plain)
-	line := protocol.AppendHeader(make([]byte, 0, 64), p)
-	b := make([]byte, 0, frame.MaxHeader+len(line)+len(payload))
-	b = frame.AppendHeader(b, plain[0], len(line)+len(payload))
-	return append(append(b, line...), payload...)
 }
 
 // mayProbe says whether the client may send probes, which are answered beside
@@ -309,9 +259,20 @@ func (l *connLog) control(message []byte) []byte {
 	case c.Kind == protocol.Ack:
 		l.c.acknowledged(&c.Positions)
 	case c.Kind == protocol.Probe:
-		l.c.enqueue(lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Answer}, N: c.N}), false)
+		l.answer(c.N)
 	}
 	return nil
+}
+
+// answer answers a probe. A client whose queue is full reads too little to be told that
+// its socket lives.
+func (l *connLog) answer(n uint64) {
+	l.c.mu.Lock()
+	full := l.c.queue.full(&l.c.hub.config, lineRoom)
+	l.c.mu.Unlock()
+	if !full {
+		l.put(lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Answer}, N: n}), 0)
+	}
 }
 
 // bare is the line of a message that is not kept.
@@ -339,6 +300,31 @@ func (l *connLog) dropMessages(q *queue, enough func() bool) (dropped int) {
 	return dropped
 }
 
+// makeRoom does for a client that can come back what queue.makeRoom does. It goes on
+// until a quarter of the queue is free, because it has to look at all of it.
+func (l *connLog) makeRoom(q *queue, config *Config, n int) (dropped int, fits bool) {
+	dropped = l.dropMessages(q, func() bool {
+		return q.size() <= config.QueueMessages*3/4 && q.bytes+n <= config.QueueBytes*3/4
+	})
+	fits = !q.full(config, n)
+	if !fits {
+		l.putGap(q) // in place of the new message
+	}
+	return dropped, fits
+}
+
+// giveUp does for a client that can come back what queue.giveUp does.
+func (l *connLog) giveUp(q *queue, n int) (given []waiting) {
+	l.dropMessages(q, func() bool {
+		if len(given) == n {
+			return true
+		}
+		given = q.appendWaiting(given, 1) // which dropMessages drops now
+		return false
+	})
+	return given
+}
+
 // putGap queues a Gap for what is dropped, unless one stands in the queue.
 func (l *connLog) putGap(q *queue) {
 	if !l.gap {
@@ -355,12 +341,34 @@ func (l *connLog) taken(f []byte) {
 	if l.session == nil {
 		return
 	}
-	switch kindOf(f) {
+	kind := kindOf(f)
+	switch kind {
 	case 'w':
 		l.welcomed = true
 	case 'g':
 		l.gap = false
 	}
+	if kind != 'm' {
+		l.lines++
+	}
+}
+
+// remark puts a mark in the place of one of the same partition that waits behind all
+// messages, and says less. So the marks for copies that were left out do not pile up.
+func (q *queue) remark(mark []byte) bool {
+	line, _ := frame.Payload(mark)
+	partition, ok := protocol.BareMark(line)
+	for i := q.frames.Len() - 1; ok && i >= 0; i-- {
+		f := q.frames.At(i)
+		var other []byte
+		line, _ = frame.Payload(*f)
+		if other, ok = protocol.BareMark(line); ok && bytes.Equal(other, partition) {
+			q.bytes += len(mark) - len(*f)
+			*f = mark
+			return true
+		}
+	}
+	return false
 }
 
 // kindOf returns the first character of a frame's line. A fence may lie behind it.

@@ -26,6 +26,6 @@
 // Surveys take turns by rate, for any position asks for one. A partition reads
 // one batch at a time. It has what several devices wait for, each entry once. Nothing
 // is read while the pages that wait in queues take more than the node's budget.
-// Whoever has not been answered for long is told that something may be missing, and
+// Whoever has not had its turn, or an answer, for long is told that something may be missing, and
 // goes on asking.
 package driver

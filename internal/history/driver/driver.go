@@ -207,6 +207,7 @@ func (d *Driver) tick(now time.Time) {
 	}
 	d.resume(now)
 	d.turns()
+	d.tellLate()
 }
 
 // tell has the owner run f, and returns when it has.

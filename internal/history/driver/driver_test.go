@@ -400,9 +400,13 @@ func TestRoom(t *testing.T) {
 		}
 		synctest.Wait()
 		expect(t, "reads for a queue that nobody drains", s.count("read"), 1)
-		_, frames := h.come(t, away[1], "second", "a0")
+		second, frames := h.come(t, away[1], "second", "a0")
 		expect(t, "reads beyond the budget", s.count("read"), 1)
 		expect(t, "the second has", kinds(frames)[:1], "w")
+		time.Sleep(9 * time.Second)
+		expect(t, "while it waits it has", kinds(second.all(away[1])), "")
+		time.Sleep(20 * time.Second)
+		expect(t, "when it has waited for long it has", kinds(second.all(away[1])), "g")
 		first.end()
 		synctest.Wait()
 		if s.count("read") < 2 {

@@ -87,6 +87,10 @@ type Conn interface {
 	// ends. All else has to fit.
 	Queue(f device.Frame)
 
+	// Gap does the same with a Gap of which it is known since when something may be
+	// missing: it is up to now.
+	Gap(f device.Frame, since time.Time)
+
 	// Replay does the same with a frame that was read from the log. It has to fit:
 	// there was Room.
 	Replay(f device.Frame)

@@ -32,7 +32,7 @@ type question struct {
 	side  *side
 	ask   device.Ask
 	stage stage
-	asked time.Time // for the first time
+	asked time.Time // since when it is ready
 	told  bool      // the client was, that there is no answer
 	until time.Time // if paused
 }
@@ -96,6 +96,9 @@ func (s *Session) proceed() {
 			continue
 		}
 		q.stage = ready
+		if q.asked.IsZero() {
+			q.asked = time.Now()
+		}
 		if len(q.ask.Offsets) > 0 {
 			q.side.reads.ready = append(q.side.reads.ready, q)
 		} else {
@@ -130,9 +133,30 @@ func (d *Driver) turns() {
 	}
 }
 
+// tellLate tells those clients that something may be missing whose turn has not come
+// for long: others may hold all of the budget, and read slowly.
+func (d *Driver) tellLate() {
+	for _, q := range d.replays.surveys {
+		q.tellLate()
+	}
+	for _, s := range d.sides {
+		for _, q := range s.reads.ready {
+			q.tellLate()
+		}
+	}
+}
+
+// tellLate tells the client, once, if the question counts and has no answer for long.
+func (q *question) tellLate() {
+	if q.counts() && !q.told && time.Since(q.asked) >= giveUp {
+		q.told = true
+		q.conn.Queue(q.device.Gap(q.side.partition))
+	}
+}
+
 // survey makes the survey that a device asks for.
 func (d *Driver) survey(q *question) {
-	q.run()
+	q.stage = running
 	d.replays.running++
 	s, known, topics := q.side, q.side.known(), q.conn.Topics(q.side.partition)
 	d.call(func(ctx context.Context) func() {
@@ -159,7 +183,7 @@ func (s *side) read() {
 		case len(batch) > 0 && (q.ask.From.Epoch != batch[0].ask.From.Epoch || len(offsets)+len(q.ask.Offsets) > maxRead):
 			later = append(later, q)
 		default:
-			q.run()
+			q.stage = running
 			batch, offsets = append(batch, q), append(offsets, q.ask.Offsets...)
 		}
 	}
@@ -195,24 +219,13 @@ func pick(entries []history.Entry, offsets []history.Offset) (picked []history.E
 	return picked
 }
 
-// run notes that the question is put to the log.
-func (q *question) run() {
-	q.stage = running
-	if q.asked.IsZero() {
-		q.asked = time.Now()
-	}
-}
-
 // answered takes the answer, or the error in its place, if the question counts.
 func (q *question) answered(err error, step func() device.Step) {
 	if !q.counts() {
 		return
 	}
 	if err != nil {
-		if !q.told && time.Since(q.asked) >= giveUp {
-			q.told = true
-			q.conn.Queue(q.device.Gap(q.side.partition))
-		}
+		q.tellLate()
 		q.pause()
 		return
 	}

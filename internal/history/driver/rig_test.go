@@ -242,6 +242,14 @@ func (c *conn) Queue(f device.Frame) {
 // Replay implements driver.Conn.
 func (c *conn) Replay(f device.Frame) { c.Queue(f) }
 
+// Gap implements driver.Conn.
+func (c *conn) Gap(f device.Frame, since time.Time) {
+	if since.IsZero() {
+		panic("a gap since nobody knows when")
+	}
+	c.Queue(f)
+}
+
 // next takes the next frame off the queue.
 func (c *conn) next() (f stamped, ok bool) {
 	c.mu.Lock()

@@ -117,14 +117,14 @@ func (s *side) do(step node.Step) {
 		}
 	}
 	if step.Gap {
-		for c := range s.d.sessions {
-			c.conn.Queue(c.device.Gap(s.partition))
-		}
 		since := s.sure
 		if !s.doubted.IsZero() && s.doubted.Before(since) {
 			since = s.doubted
 		}
 		s.doubted = time.Time{}
+		for c := range s.d.sessions {
+			c.conn.Gap(c.device.Gap(s.partition), since)
+		}
 		s.d.hub.Gap(s.partition, since)
 	}
 	for _, p := range step.Hand {

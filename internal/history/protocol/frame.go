@@ -94,6 +94,16 @@ func appendJSON(b []byte, v any) []byte {
 
 var errFrame = errors.New("malformed frame")
 
+// BareMark returns the partition of a line that is a mark without a verdict.
+func BareMark(line []byte) (partition []byte, ok bool) {
+	place, ok := bytes.CutPrefix(line, []byte("p "))
+	if !ok || bytes.IndexByte(place, ' ') >= 0 {
+		return nil, false
+	}
+	partition, _, ok = bytes.Cut(place, []byte("."))
+	return partition, ok
+}
+
 // ParseFrame reads a frame of the server's. Its Body is a part of data. A frame
 // of a Kind that this version does not know has the Kind 0, and is to be ignored.
 // If there is an error the client cannot know what it has missed.

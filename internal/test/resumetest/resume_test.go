@@ -2,6 +2,7 @@ package resumetest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -158,6 +159,9 @@ func testMixed(t *testing.T, config func() herald.Config) {
 			t.Fatal("a client still gets positions")
 		}
 	}
+	if at, err := keeps.Position(t.Context()); !errors.Is(err, herald.ErrBusDown) || at != "" {
+		t.Errorf("Position returned %q, %v", at, err)
+	}
 	for _, n := range []*node{keeps, old} {
 		n.send(t, herald.User("a"), "to both")
 		d.wantAfterGaps("to both")
@@ -183,4 +187,8 @@ func testMixed(t *testing.T, config func() herald.Config) {
 	if _, ok := e.(heraldclient.Gap); !ok {
 		t.Errorf("it was not told, but got %T %+v", e, e)
 	}
+	await(t, "a position when the other node has gone", func() bool {
+		_, err := keeps.Position(t.Context())
+		return err == nil
+	})
 }
