@@ -101,12 +101,12 @@ func TestBothKinds(t *testing.T) {
 	}
 	f.Pong(payload(0)) // the token of none
 	r.require(t, nil, nil)
-	f.Ack(place(1, 2))
-	r.require(t, []uint64{4}, nil)
 	f.Pong(payload(60))
-	r.require(t, []uint64{4, 1, 2, 3, 6}, nil)
+	r.require(t, []uint64{1, 2, 3, 6}, nil)
+	f.Ack(place(1, 2))
+	r.require(t, []uint64{1, 2, 3, 6, 4}, nil)
 	f.Lose(last)
-	r.require(t, []uint64{4, 1, 2, 3, 6}, []uint64{5})
+	r.require(t, []uint64{1, 2, 3, 6, 4}, []uint64{5})
 }
 
 // What will not come is missed.
