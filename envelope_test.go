@@ -292,6 +292,15 @@ func TestPack(t *testing.T) {
 	}
 }
 
+// The largest message that may be sent is one that every node takes.
+func TestEnvelopeOfTheLargest(t *testing.T) {
+	h := newHub(t, Config{})
+	e := envelope{kind: kindMessage, message: Binary(make([]byte, h.config.MaxSendSize))}
+	if _, err := decodeEnvelope(e.encode(), h.maxFrame()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A packet of a log is an envelope to a node that knows nothing of logs.
 func TestEnvelopeWithPlace(t *testing.T) {
 	for _, e := range envelopes() {
