@@ -3,9 +3,7 @@ package heraldtest
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -13,8 +11,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/coder/websocket"
 
 	"github.com/heraldgo/herald"
 )
@@ -26,8 +22,16 @@ type Cluster struct {
 
 	t testing.TB
 
-	mu      sync.Mutex
-	clients map[string]*Client // by token
+	mu    sync.Mutex
+	seats map[string]seat // by token
+
+	sender *herald.Hub // if the hubs keep messages; it keeps none
+}
+
+// A seat is what a Cluster knows of a Client's connection.
+type seat struct {
+	identity herald.Identity
+	met      chan *herald.Conn // holds the node's end, from OnConnect on
 }
 
 // A Node is one Hub of a Cluster, mounted on an HTTP server on loopback.
@@ -74,6 +78,9 @@ const tokenHeader = "Herald-Test-Token"
 // config does not set them, because all clients of a test have one address, and
 // often one user.
 //
+// If config has a Retention, the hubs keep what is sent, and clients by
+// ConnectHistory come back to it.
+//
 // A Hub notices at once that its Bus is Cut, and that its Registry is Cut when it
 // renews its lease, every Lease/3. If its Bus Loses packets, it notices when a
 // heartbeat, sent every ProbeInterval, has not come back within ProbeTimeout:
@@ -85,7 +92,7 @@ func NewCluster(t testing.TB, n int, config herald.Config) *Cluster {
 	if n < 1 {
 		t.Fatalf("a cluster of %d nodes: it must have at least one", n)
 	}
-	c := &Cluster{t: t, clients: make(map[string]*Client)}
+	c := &Cluster{t: t, seats: make(map[string]seat)}
 	if config.Authenticate == nil {
 		config.Authenticate = c.authenticate
 	}
@@ -96,6 +103,9 @@ func NewCluster(t testing.TB, n int, config herald.Config) *Cluster {
 	config.MaxHandshakes = cmp.Or(config.MaxHandshakes, -1)
 	config.HandshakeRatePerAddr = cmp.Or(config.HandshakeRatePerAddr, -1)
 	config.HandshakeRatePerUser = cmp.Or(config.HandshakeRatePerUser, -1)
+	if config.Retention > 0 {
+		c.sender = newSender(t)
+	}
 	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
 	for range n {
 		node := &Node{Bus: NewFaultyBus(network), Registry: NewFaultyRegistry(registry), t: t}
@@ -118,14 +128,25 @@ func NewCluster(t testing.TB, n int, config herald.Config) *Cluster {
 	return c
 }
 
+// newSender returns a Hub that keeps nothing, for what ExpectNothing sends.
+func newSender(t testing.TB) *herald.Hub {
+	t.Helper()
+	sender, err := herald.New(herald.Config{Bus: NewFaultyBus(herald.NewMemoryNetwork()), Registry: herald.NewMemoryRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sender.Shutdown(context.Background()) })
+	return sender
+}
+
 func (c *Cluster) authenticate(r *http.Request) (herald.Identity, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	client, ok := c.clients[r.Header.Get(tokenHeader)]
+	seat, ok := c.seats[r.Header.Get(tokenHeader)]
 	if !ok {
 		return herald.Identity{}, errors.New("no client of the Cluster's")
 	}
-	return client.identity, nil
+	return seat.identity, nil
 }
 
 // tokenKey is the key of a Conn's context that has the token of its Client.
@@ -144,10 +165,10 @@ func (c *Cluster) meetConns(config *herald.Config) {
 	config.OnConnect = func(ctx context.Context, conn *herald.Conn) error {
 		token, _ := conn.Context().Value(tokenKey{}).(string)
 		c.mu.Lock()
-		client := c.clients[token]
+		seat, ok := c.seats[token]
 		c.mu.Unlock()
-		if client != nil {
-			client.met <- conn
+		if ok {
+			seat.met <- conn
 		}
 		if onConnect != nil {
 			return onConnect(ctx, conn)
@@ -190,160 +211,4 @@ func (l *testLog) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	return l.output.Write(p)
-}
-
-// A Client is a WebSocket client of a Cluster. Its methods wait for at most
-// 20 s, and fail the test if something goes wrong: by FailNow, so call them
-// in the test's goroutine.
-//
-// A Client that does not Receive is a slow client: when the kernel's buffers are
-// full, after some megabytes, what is sent to it waits in its queue. To see the
-// queue overflow, make QueueMessages small in the configuration and send large
-// messages. A slow client does not answer a close either, and Shutdown waits a
-// second for the answer; Close it first to save that second.
-type Client struct {
-	t        testing.TB
-	identity herald.Identity
-	conn     *websocket.Conn
-	met      chan *herald.Conn // holds the node's end, from OnConnect on
-}
-
-// Connect connects to the i-th node, from 0 on, within 20 s.
-func (c *Cluster) Connect(i int, id herald.Identity) *Client {
-	c.t.Helper()
-	client, _, err := c.Dial(i, id)
-	if err != nil {
-		c.t.Fatalf("connect as %q to node %d: %v", id.User, i, err)
-	}
-	return client
-}
-
-// Dial is Connect for tests of refusals: it returns the response and the error
-// that it got from the node.
-func (c *Cluster) Dial(i int, id herald.Identity) (*Client, *http.Response, error) {
-	c.t.Helper()
-	node := c.node(i)
-	client := &Client{t: c.t, identity: id, met: make(chan *herald.Conn, 1)}
-	token := rand.Text()
-	c.mu.Lock()
-	c.clients[token] = client
-	c.mu.Unlock()
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	conn, response, err := websocket.Dial(ctx, node.URL, &websocket.DialOptions{HTTPHeader: http.Header{tokenHeader: {token}}})
-	if err != nil {
-		return nil, response, err
-	}
-	conn.SetReadLimit(-1)
-	c.t.Cleanup(func() { conn.CloseNow() })
-	client.conn = conn
-	return client, response, nil
-}
-
-// Send sends a text message to the node.
-func (c *Client) Send(text string) {
-	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	if err := c.conn.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
-		c.t.Fatalf("send %q: %v", text, err)
-	}
-}
-
-// Receive returns the next message. It waits for at most 20 s.
-func (c *Client) Receive() []byte {
-	c.t.Helper()
-	data, err := c.receive()
-	if err != nil {
-		c.t.Fatalf("receive: %v", err)
-	}
-	return data
-}
-
-func (c *Client) receive() ([]byte, error) {
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	return c.read(ctx)
-}
-
-// errNothing is why read failed if the connection is well, and quiet.
-var errNothing = fmt.Errorf("nothing came within %v", patience)
-
-func (c *Client) read(ctx context.Context) ([]byte, error) {
-	_, data, err := c.conn.Read(ctx)
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return nil, errNothing
-	}
-	return data, err
-}
-
-// Expect receives one message for each of the texts, in this order. It waits
-// for each for at most 20 s.
-func (c *Client) Expect(texts ...string) {
-	c.t.Helper()
-	for _, want := range texts {
-		got, err := c.receive()
-		if err != nil {
-			c.t.Fatalf("%v; expected %q", err, want)
-		}
-		if string(got) != want {
-			c.t.Fatalf("received %q, expected %q", got, want)
-		}
-	}
-}
-
-// ExpectNothing checks that no message waits for the client. It takes into account
-// every Send, on any node, that had returned before. It does not wait for some time
-// to see whether a message comes: it has the client's node send a message of its
-// own behind all others, whatever fault there is, and checks that the client
-// receives that one first. A message that Delay still holds back has not come.
-func (c *Client) ExpectNothing() {
-	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	var conn *herald.Conn
-	select {
-	case conn = <-c.met:
-		c.met <- conn
-	case <-ctx.Done():
-		c.t.Fatalf("OnConnect did not run within %v; expected nothing", patience)
-	}
-	end := "heraldtest: end " + rand.Text()
-	if err := conn.Hub().Send(context.WithValue(ctx, fence{}, true), herald.Connection(conn.ID()), herald.Text(end)); err != nil {
-		c.t.Fatalf("%v; expected nothing", err)
-	}
-	switch got, err := c.receive(); {
-	case err != nil:
-		c.t.Fatalf("%v; expected nothing", err)
-	case string(got) != end:
-		c.t.Fatalf("received %q, expected nothing", got)
-	}
-}
-
-// ExpectClose receives until the node closes the connection, for at most 20 s
-// in all, and checks the code.
-func (c *Client) ExpectClose(code herald.StatusCode) {
-	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	for messages := 0; ; messages++ {
-		_, err := c.read(ctx)
-		switch got := websocket.CloseStatus(err); {
-		case err == nil:
-		case errors.Is(err, errNothing) && messages > 0:
-			c.t.Fatalf("%d messages and no close came within %v; expected close code %d", messages, patience, code)
-		case errors.Is(err, errNothing):
-			c.t.Fatalf("%v; expected close code %d", err, code)
-		case got != websocket.StatusCode(code):
-			c.t.Fatalf("closed with %d (%v), expected %d", got, err, code)
-		default:
-			return
-		}
-	}
-}
-
-// Close closes the connection with code 1000.
-func (c *Client) Close() {
-	c.t.Helper()
-	c.conn.Close(websocket.StatusNormalClosure, "")
 }

@@ -36,17 +36,18 @@ func (b *FaultyBus) Delay(d time.Duration) { b.faults.Delay(d) }
 // Heal ends Cut, Lose and Delay.
 func (b *FaultyBus) Heal() { b.faults.Heal() }
 
-// fence is the key of a context under which Publish hands packets over to this
-// Bus alone, whatever fault it has.
+// fence is the key of a context that has a *FaultyBus: Publish hands packets over to
+// that one alone, whatever fault it has.
 type fence struct{}
 
 // Publish is MemoryBus.Publish.
 func (b *FaultyBus) Publish(ctx context.Context, packets ...herald.Packet) error {
-	if ctx.Value(fence{}) == nil {
+	to, ok := ctx.Value(fence{}).(*FaultyBus)
+	if !ok {
 		return b.MemoryBus.Publish(ctx, packets...)
 	}
 	for _, p := range packets {
-		b.faults.Hand(p.Topic, p.Data)
+		to.faults.Hand(p.Topic, p.Data)
 	}
 	return nil
 }
