@@ -9,8 +9,8 @@ import (
 	"github.com/heraldgo/herald/internal/receipts"
 )
 
-// A fence goes behind one message to Conns whose clients can come back, unless the
-// message has a position: then the client acknowledges that.
+// A fence goes behind one message to Conns whose clients can come back. If the message
+// has a position it needs none, because the client acknowledges the position.
 type fence struct {
 	want  receipts.Wanted
 	token receipts.Token
@@ -60,9 +60,9 @@ func (l *connLog) expect(want receipts.Wanted, place receipts.Place) {
 	l.expected++
 }
 
-// acknowledges returns the place of a message that the client will acknowledge. A
-// position that the client has brought along, and that is ahead of the message, would
-// be acknowledged without it.
+// acknowledges returns the place of a message that the client will acknowledge. If the
+// client has brought along a position that is ahead of the message, there is none,
+// because it would acknowledge that without having the message.
 func (l *connLog) acknowledges(p *logged) (place receipts.Place, ok bool) {
 	if !p.Kept || l.k.mixed() {
 		return place, false

@@ -55,16 +55,16 @@ type Config struct {
 	// meanwhile, so there are fewer Gaps. Whoever belongs to a group may read what
 	// was kept for it.
 	//
-	// It needs the Bus of Redis or that of memory, and has to be set on every node. If
-	// nodes differ, the one that started last decides for all. Send
-	// then waits until the message is in the log. If the log refuses the message, for
-	// example because Redis' memory is full, Send returns ErrBusDown with the reason.
+	// Retention needs the Bus of Redis or that of memory, and has to be set on every
+	// node. If nodes differ, the one that started last decides for all. Send waits
+	// until the message is in the log. If the log refuses the message, for example
+	// because Redis' memory is full, Send returns ErrBusDown with the reason.
 	// Messages to a Connection, volatile ones and those that are Unkept are not kept.
 	Retention time.Duration
 
-	// RetentionBytes bounds the messages that are kept, all together, on a Redis
-	// Cluster those of each of the sixteen partitions. The oldest go first. Default 64
-	// MiB.
+	// RetentionBytes bounds the bytes of all messages that are kept. On a Redis
+	// Cluster it bounds those of each of the sixteen partitions. The oldest messages
+	// go first. Default: 64 MiB.
 	RetentionBytes int
 
 	// Name begins the node's id, which is new with each start. It has at most

@@ -15,8 +15,8 @@ import (
 // A Delivery says who has received a message. No session is in both lists.
 type Delivery struct {
 	// Received are the sessions whose client has the message; see [Hub.Deliver] for
-	// what that means. Missed are the others that it was meant for: no receipt has
-	// come from them. Both are ordered oldest first. A session that has gone may have
+	// what that means. Missed are the other sessions that the message was meant for:
+	// they have given no receipt. Both are ordered oldest first. A session that has gone may have
 	// no more than its ID and Node. Both are nil if there are more than 1,000 sessions
 	// together, and for Everyone.
 	Received, Missed []Session
@@ -38,27 +38,28 @@ const lookAfter = time.Second
 // Deliver sends m as [Hub.Send] does, and waits until each connection of the target
 // has received it or has missed it. A connection misses a message if its queue drops
 // it, or if it is gone. If its node was killed, that is known when the node's lease
-// has run out. Deliver waits until ctx is done, and for a minute at most. Who has
-// given no receipt by then is in Missed; that is no error.
+// has run out. Deliver waits until ctx is done, but for a minute at most. A
+// session that has given no receipt by then is in Missed; that is no error.
 //
-// A receipt says that the client's WebSocket implementation has the message, and any
-// client gives it: a ping goes behind the message, and the client answers that (RFC
-// 6455 sections 5.5.2 and 5.5.3). It does not say that the application has read the
-// message. With a Retention, a receipt for a message that is kept, from a client that
-// speaks the protocol of PROTOCOL.md, says more: the client has acknowledged that its
-// program has processed the message. Who is in Missed may have it all the same,
-// because a receipt can be lost.
+// A receipt says that the client's WebSocket implementation has the message. Any
+// client gives one, because it answers a ping that follows the message (RFC 6455
+// sections 5.5.2 and 5.5.3). Such a receipt does not say that the application has read
+// the message. With a Retention, a client that speaks the protocol of PROTOCOL.md gives
+// a stronger receipt for a message that is kept: it acknowledges that its program has
+// processed the message. A session in Missed may still have the message, because a
+// receipt can be lost.
 //
 // The target's sessions are those that the Registry lists before the message goes
 // out, and those that come so soon after that they get it too. For Everyone they are
 // counted and not listed. A volatile message that is dropped for a busy client is
-// missed. With a Retention the message is kept as one of Send is. A client that gets
-// it on its next connection, with what it missed, is in Missed. A connection that
-// Except leaves out by one of its earlier ones is in neither list.
+// missed. With a Retention the message is kept as one of Send is. If a client gets it
+// only on its next connection, with what it missed, the session that ended is in
+// Missed. If Except names an earlier connection of a client, its current one is in
+// neither list.
 //
-// If the error is not nil, nothing is known of anybody. It is one that Send returns,
-// or wraps ErrRegistryDown if the sessions cannot be listed, in which case nothing
-// was sent. If the Hub is shut down meanwhile the error is ErrClosed.
+// If the error is not nil, nothing is known of any session. The error is one that Send
+// returns. Or it wraps ErrRegistryDown, because the sessions cannot be listed; then
+// nothing was sent. If the Hub is shut down meanwhile the error is ErrClosed.
 func (h *Hub) Deliver(ctx context.Context, t Target, m Message) (Delivery, error) {
 	if err := cmp.Or(t.check(), m.check(h.config.MaxSendSize), t.checkSend()); err != nil {
 		return Delivery{}, err

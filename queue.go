@@ -376,8 +376,8 @@ func (q *queue) written() (messages int) {
 	return messages
 }
 
-// measure has it measured how long the last frame waits, which has since then, unless
-// that of another is being measured.
+// measure begins to measure how long the last frame waits, which came at since, unless
+// another frame is being measured.
 func (q *queue) measure(since int64, tell *histogram.Histogram) {
 	if q.meter == nil {
 		q.meter = new(lag.Meter)

@@ -153,8 +153,8 @@ func (h *Hub) deliver(e *envelope, kept *logged, conns []*Conn) {
 	}
 }
 
-// measureLag has the lag of a message measured, which was sent then as far as is
-// known, at one of its Conns.
+// measureLag has one of a message's Conns measure its lag. sent is when the message
+// was sent, as far as is known.
 func (h *Hub) measureLag(sent int64, sieve *sieve, conns []*Conn) {
 	if len(conns) == 0 {
 		return

@@ -27,7 +27,7 @@ type Stats struct {
 
 	LongestQueue int           // messages in the longest queue
 	LongestWrite time.Duration // how long the oldest write that waits for its client has waited
-	OldestQueued time.Duration // how long the oldest message that waits has waited, about; see ConnStats.Oldest
+	OldestQueued time.Duration // about how long the oldest waiting message has waited; see ConnStats.Oldest
 
 	OpenGaps          int           // gaps that are not over: one for all topics, or one for each topic concerned
 	OpenGapFor        time.Duration // since the first of them began
@@ -83,18 +83,18 @@ type Stats struct {
 	Dropped          uint64 // messages that a Conn's queue gave up, or had no room for
 	DroppedFull      uint64 // among those: the queue was full
 	DroppedBudget    uint64 // among those: all queues together were above MaxQueuedBytes
-	DroppedClosed    uint64 // among those: left in the queue of a connection that closed, or for one
+	DroppedClosed    uint64 // among those: in the queue of a connection that closed, or sent to it afterwards
 	DroppedVolatile  uint64 // volatile messages dropped for a busy client
 	MessagesReceived uint64 // messages from clients
 	BytesReceived    uint64 // bytes read from clients' connections, without their handshakes
 	BytesWritten     uint64 // bytes that the kernel has taken for clients, without their handshakes
 
-	// How long messages took from Send until the kernel had taken them for a client: of
-	// one message and one of its connections after each heartbeat, the round trip of the
-	// heartbeat, and then the time that the message spent on this node.
+	// How long messages took from Send until the kernel had taken them for a client.
+	// After each heartbeat the Hub measures one message, for one connection: the round
+	// trip of the heartbeat, plus the time that the message spent on this node.
 	Lag Histogram
 
-	// Deliver, by the calls on this node that returned no error.
+	// Of the calls of Deliver on this node that returned no error.
 
 	DeliveriesReceived uint64 // sessions that have received the message
 	DeliveriesMissed   uint64 // sessions that have not
@@ -127,11 +127,11 @@ type Stats struct {
 type CallbackStats struct {
 	Calls   Histogram     // that have returned
 	Running int           // calls that have not returned
-	Longest time.Duration // how long the first of those has run
+	Longest time.Duration // how long the oldest of those has run
 }
 
-// A Histogram says how many calls, or whatever else, took how long. Its bounds are
-// those of Prometheus' native histograms in schema 2.
+// A Histogram says how many calls, heartbeats or messages took how long. Its bounds
+// are those of Prometheus' native histograms in schema 2.
 type Histogram struct {
 	Count   uint64
 	Sum     time.Duration
@@ -155,7 +155,7 @@ type ConnStats struct {
 	Queued      int           // messages waiting to be written, with those under way
 	QueuedBytes int           // their bytes, with those under way
 	WritingFor  time.Duration // how long the write under way has waited for the client; 0 if none waits
-	Oldest      time.Duration // how long the oldest of them has waited, about: messages have no time, so that one of each few is followed
+	Oldest      time.Duration // about how long the oldest of them has waited: the queue measures only one message at a time
 	LastWrite   time.Time     // when the kernel last took something; zero is never
 	LastRead    time.Time     // when something last came from the client, or herald last began to wait for it, after OnConnect or OnMessage; zero is not yet
 }

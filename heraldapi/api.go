@@ -15,7 +15,7 @@
 //
 // # Errors
 //
-// Status 200 says that everything was done that the request asks for. Any other
+// Status 200 says that everything that the request asks for was done. Any other
 // answer of the Handler has a JSON body with an error: a code for programs, a
 // message for people, and the field of the request if one is at fault. Code
 // "unknown" (status 504) says that the message may have been sent.
@@ -23,11 +23,11 @@
 // # Sending once
 //
 // A program that gets no answer does not know whether its request was carried out.
-// With the header Idempotency-Key it can ask again. The first request that has a
-// key claims it in Redis before it does anything. For five minutes after the outcome
-// is known, a request with the same key is answered with it by any node, and does
-// nothing. If the outcome is that nothing was done, the key is free again at once.
-// A key is the caller's own; two callers may use the same one.
+// With the header Idempotency-Key it can safely repeat the request. The first request
+// with a key claims it in Redis before it does anything. For five minutes after the
+// outcome is known, every node answers a request with that key with the same outcome,
+// and does nothing else. If nothing was done, the key is free again at once. Two
+// callers may use the same key without a conflict.
 package heraldapi
 
 import (
@@ -60,10 +60,10 @@ type Config struct {
 	// replace one without a pause.
 	Keys []string
 
-	// Authorize takes the place of Keys: it returns a name for the caller, or why the
-	// request is refused. A *herald.HTTPError chooses the status and what the caller is
-	// told; any other error is 403. If it goes by cookies, put the Handler behind
-	// http.CrossOriginProtection. Several goroutines call it at a time.
+	// Authorize takes the place of Keys. It returns a name for the caller, or an error
+	// if the request is refused. A *herald.HTTPError chooses the status and what the
+	// caller is told; any other error means 403. If Authorize relies on cookies, put the
+	// Handler behind http.CrossOriginProtection. Several goroutines call it at a time.
 	Authorize func(*http.Request) (caller string, err error)
 
 	// Redis keeps the idempotency keys. It may be the Hub's; all nodes need the same.

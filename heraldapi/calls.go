@@ -14,7 +14,7 @@ import (
 const maxBatch = 1_000
 
 // send serves POST /send: a message, or an array of them. The messages go out in
-// order. After the first that fails none is tried, so that none overtakes it.
+// order. If one fails, the messages after it are not tried, so that none overtakes it.
 func (h *Handler) send(ctx context.Context, q *request) *answer {
 	messages, fail := q.messages()
 	if fail != nil {

@@ -35,7 +35,7 @@ const (
 //	                   │ └──nothing was done──▶ free
 //	                   └──no outcome in time: its node is gone──▶ "unknown" until 5 min
 //
-// A caller that hangs up ends nothing: it will ask for the outcome.
+// If the caller hangs up the request goes on: the caller can ask for the outcome.
 func (h *Handler) once(q *request, key string, serve func(context.Context, *request) *answer) *answer {
 	switch {
 	case h.claims == nil:
@@ -103,7 +103,8 @@ func (c *claims) name(caller, key string) string {
 }
 
 // claim makes the name ours, or returns the record of who claimed it, and how long ago
-// by Redis' clock. If an error comes back it may be ours: then its time runs out.
+// by Redis' clock. If it returns an error, the name may be ours all the same, until the
+// claim's time runs out.
 func (c *claims) claim(ctx context.Context, name string, mine record) (older *record, age time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()

@@ -24,7 +24,7 @@ var client []byte
 //	import { Herald } from "/herald.min.js"
 //
 // The browser asks each time whether its copy is still the right one (RFC 9111 section
-// 5.2.2.4). The module is sent as it is: it is up to what is in front to compress it.
+// 5.2.2.4). The module is sent uncompressed; a proxy in front may compress it.
 func Handler() http.Handler {
 	sum := sha256.Sum256(client)
 	tag := `"` + hex.EncodeToString(sum[:16]) + `"`

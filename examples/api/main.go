@@ -1,5 +1,5 @@
-// Command api is a service that lets programs in other languages send: README.md
-// beside it has them.
+// Command api is a service to which programs in other languages send. README.md beside
+// it says how to run them.
 package main
 
 import (

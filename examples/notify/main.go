@@ -1,6 +1,6 @@
 // Command notify is a shop: an ordinary REST service with a database and cookies, to
-// which a Hub was added. Its customers see on every device when an order is shipped;
-// who has no device at hand gets a mail. README.md beside it says what to try.
+// which a Hub was added. Its customers see on every device when an order is shipped. A
+// customer whose devices are all away gets a mail. README.md beside it says what to try.
 package main
 
 import (

@@ -75,7 +75,8 @@ func (s *store) logout(ctx context.Context, token string) error {
 	return err
 }
 
-// digest is what the database has of a token: who reads the database cannot log in.
+// digest is what the database has of a token, so that nobody who reads the database can
+// log in with it.
 func digest(token string) []byte {
 	sum := sha256.Sum256([]byte(token))
 	return sum[:]

@@ -1,11 +1,11 @@
-// Package heraldprom shows a Hub's Stats to Prometheus.
+// Package heraldprom gives a Hub's Stats to Prometheus.
 //
 //	registry := prometheus.NewRegistry()
 //	registry.MustRegister(heraldprom.NewCollector(hub))
 //	http.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 //
-// Beside it lie a dashboard for Grafana (dashboard.json) and alerts (alerts.yml). What
-// to look at, and what to do, is in docs/watching.md.
+// The module has a dashboard for Grafana (dashboard.json) and alerts (alerts.yml).
+// docs/watching.md says what to look at, and what to do.
 package heraldprom
 
 import (
@@ -80,9 +80,9 @@ func (c *collector) collectHealth(ch chan<- prometheus.Metric) {
 	}
 }
 
-// collectHandshakes counts handshakes by outcome. Those that were refused for no cause
-// that Stats names are the rest, which is never told to be less than before: a cause
-// is counted a moment before the refusal is.
+// collectHandshakes counts handshakes by outcome. Outcome "error" has those that were
+// refused for a cause that Stats does not name. It must not go down between scrapes,
+// although Stats counts a cause a moment before the refusal.
 func (c *collector) collectHandshakes(ch chan<- prometheus.Metric, s *herald.Stats) {
 	named := uint64(0)
 	for _, o := range outcomes {

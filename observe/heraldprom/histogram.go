@@ -11,7 +11,7 @@ import (
 )
 
 // A histogramMetric is a histogram of Stats in both of Prometheus' forms. A server that
-// takes native histograms takes that one, and others the classic one.
+// knows native histograms takes the native form, and others take the classic one.
 type histogramMetric struct {
 	desc      *prometheus.Desc
 	histogram herald.Histogram

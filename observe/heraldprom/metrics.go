@@ -22,7 +22,7 @@ func newDesc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("herald_"+name, help, labels, nil)
 }
 
-// outcomes are those of handshakes, but for the rest.
+// outcomes are those of handshakes, except "error", which has the rest.
 var outcomes = []struct {
 	name  string
 	count func(*herald.Stats) uint64
