@@ -52,8 +52,8 @@ func count(sessions []herald.Session, user string) (n int) {
 	return n
 }
 
-// fate says in one word and in many what became of a message to somebody of whose
-// devices so many have received it, and so many have not.
+// fate says in one word, and in a sentence, what became of a message, if so many of its
+// receiver's devices have it and so many have not.
 func (n *node) fate(received, missed int) (state, text string) {
 	later := ""
 	switch {

@@ -15,8 +15,8 @@ var errUnknownTab = errors.New("there is no such tab at this front door")
 // tabs are the pages whose sockets go through the front door, by the id that each has
 // made up. The network of one can be cut, as if it were in a tunnel: what is on its
 // sockets is dropped both ways, neither end is told, and new sockets do not come
-// through. A socket that was cut stays dead when the network is restored, as one does
-// whose client has got another address meanwhile: then it is reset.
+// through. When the network is restored, a socket that was cut is reset, as if its
+// client had got another address meanwhile.
 type tabs struct {
 	mu   sync.Mutex
 	byID map[string]*tab
@@ -45,8 +45,8 @@ func (t *tabs) enter(id string, l *line) (restored <-chan struct{}) {
 	return one.restored
 }
 
-// leave notes that the socket has ended here. Of one that was cut its client is not to
-// know that before the network is restored.
+// leave notes that the socket has ended here. If it was cut, its client must not know
+// that before the network is restored.
 func (t *tabs) leave(id string, l *line) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
