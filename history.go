@@ -182,7 +182,7 @@ func (k *keeping) publish(ctx context.Context, kept bool, packets ...Packet) err
 		appends.Go(func() { results[i] = k.driver.Append(ctx, e.partition, e.Draft) })
 	}
 	appends.Wait()
-	err := cmp.Or(results...)
+	err := errs.Join(results)
 	if err != nil && slices.Contains(results, nil) {
 		err = errs.InPart(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/heraldgo/herald/internal/batch"
 )
@@ -31,4 +32,16 @@ func InPart(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: part of the packets: %w", Unknown, err)
+}
+
+// Join joins errors, those with the same text once: partitions mostly fail together.
+// The outcome is unknown if that of one is.
+func Join(all []error) error {
+	var different []error
+	for _, err := range all {
+		if err != nil && !slices.ContainsFunc(different, func(e error) bool { return e.Error() == err.Error() }) {
+			different = append(different, err)
+		}
+	}
+	return errors.Join(different...)
 }

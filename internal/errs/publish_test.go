@@ -48,3 +48,20 @@ func TestInPart(t *testing.T) {
 		t.Errorf("got %v, want the same", err)
 	}
 }
+
+// If the outcome of one partition is unknown, so is that of the call, whichever failed
+// first.
+func TestJoin(t *testing.T) {
+	unknown := fmt.Errorf("%w: no reply", errs.Unknown)
+	for _, all := range [][]error{{errCut, unknown}, {unknown, nil, errCut}} {
+		if err := errs.Join(all); !errors.Is(err, errs.Unknown) || !errors.Is(err, errCut) {
+			t.Errorf("Join of %v: %v, want both", all, err)
+		}
+	}
+	if err := errs.Join([]error{errCut, nil, errCut}); err == nil || err.Error() != "cut" {
+		t.Errorf("Join of the same error twice: %v, want it once", err)
+	}
+	if err := errs.Join([]error{nil, nil}); err != nil {
+		t.Errorf("Join of nothing: %v", err)
+	}
+}

@@ -2,8 +2,6 @@ package redisbus
 
 import (
 	"context"
-	"errors"
-	"slices"
 	"sync"
 
 	"github.com/heraldgo/herald/internal/errs"
@@ -43,7 +41,7 @@ func publish[P packet](ctx context.Context, b *Bus, packets []P) error {
 	for i, packets := range parts {
 		taken = taken || len(packets) > 0 && results[i] == nil
 	}
-	err := joinTexts(results)
+	err := errs.Join(results)
 	if err != nil && taken {
 		err = errs.InPart(err)
 	}
@@ -67,17 +65,5 @@ func (b *Bus) change(ctx context.Context, kind commandKind, topics []string) err
 		}
 	}
 	changing.Wait()
-	return joinTexts(results)
-}
-
-// joinTexts joins errors, those with the same text once: partitions mostly fail
-// together.
-func joinTexts(all []error) error {
-	var different []error
-	for _, err := range all {
-		if err != nil && !slices.ContainsFunc(different, func(e error) bool { return e.Error() == err.Error() }) {
-			different = append(different, err)
-		}
-	}
-	return errors.Join(different...)
+	return errs.Join(results)
 }
