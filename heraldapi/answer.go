@@ -48,12 +48,16 @@ func invalid(field, rule string) *answer {
 	return a
 }
 
-// failed is the answer if the Hub returned an error. Sent is nil, or the messages of
-// the request that were sent before it.
+// failed is the answer if the Hub returned an error. Sent is nil, or the number of
+// messages of the request that were sent before. Only status 504 leaves room for
+// anything to have been done.
 func failed(err error, sent *int) *answer {
 	status, object := explain(err)
+	if sent != nil && *sent > 0 && status != http.StatusGatewayTimeout {
+		status, object.Code = http.StatusGatewayTimeout, "in_part"
+	}
 	a := encode(status, problem{sent, object})
-	a.undone = status != http.StatusGatewayTimeout && (sent == nil || *sent == 0)
+	a.undone = status != http.StatusGatewayTimeout
 	return a
 }
 

@@ -26,8 +26,8 @@
 // With the header Idempotency-Key it can safely repeat the request. The first request
 // with a key claims it in Redis before it does anything. For five minutes after the
 // outcome is known, every node answers a request with that key with the same outcome,
-// and does nothing else. If nothing was done, the key is free again at once. Two
-// callers may use the same key without a conflict.
+// and does nothing else. If nothing was done, the key is free again at once, unless
+// Redis does not answer just then. Two callers may use the same key without a conflict.
 package heraldapi
 
 import (
@@ -74,7 +74,7 @@ type Config struct {
 
 	MaxBody     int64         // bytes of a request's body; default 1 MiB
 	MaxRequests int           // at the same time, on this node; more are answered with 503; default 256
-	Timeout     time.Duration // of a request, to which a deliver adds its own; default 10 s
+	Timeout     time.Duration // of a request, to which a deliver adds its own; default 10 s, at most a minute
 }
 
 // A Handler serves the API. It has no state but what it shares with Redis, so that
@@ -145,8 +145,8 @@ func (c *Config) check() error {
 		rule = fmt.Sprintf("MaxBody: %d: must be positive", c.MaxBody)
 	case c.MaxRequests < 0:
 		rule = fmt.Sprintf("MaxRequests: %d: must be positive", c.MaxRequests)
-	case c.Timeout < 0:
-		rule = fmt.Sprintf("Timeout: %v: must be positive", c.Timeout)
+	case c.Timeout < 0 || c.Timeout > time.Minute: // claims outlive their requests
+		rule = fmt.Sprintf("Timeout: %v: must be positive and at most 1m0s", c.Timeout)
 	}
 	for i, key := range c.Keys {
 		if len(key) < 16 {

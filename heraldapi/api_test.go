@@ -245,6 +245,7 @@ func TestConfig(t *testing.T) {
 		"MaxBody: -1: must":            {Hub: hub, Keys: keys, MaxBody: -1},
 		"MaxRequests: -1: must":        {Hub: hub, Keys: keys, MaxRequests: -1},
 		"Timeout: -1s: must be po":     {Hub: hub, Keys: keys, Timeout: -time.Second},
+		"Timeout: 2m0s: must be p":     {Hub: hub, Keys: keys, Timeout: 2 * time.Minute},
 	} {
 		if _, err := heraldapi.New(config); !errors.Is(err, herald.ErrInvalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("New: %v, want ErrInvalid with %q", err, want)
@@ -286,6 +287,10 @@ func TestFaults(t *testing.T) {
 		t.Errorf("without a Bus: %d %v, want 503 bus_down, sent 0", status, answer)
 	}
 	node.Bus.Heal()
+	batch := `[{"to": {"users": ["anna"]}, "text": "a"}, {"to": {"connections": ["x"]}, "text": "b"}, {"to": {"users": ["anna"]}, "text": "c"}]`
+	if status, answer := ask("POST", "/send", batch); status != 504 || code(answer) != "in_part" || answer["sent"] != 1.0 {
+		t.Errorf("an array whose second message fails: %d %v, want 504 in_part, sent 1", status, answer)
+	}
 	node.Registry.Cut()
 	if status, answer := ask("GET", "/online?user=a", ""); status != 503 || code(answer) != "registry_down" {
 		t.Errorf("without a Registry: %d %v, want 503 registry_down", status, answer)

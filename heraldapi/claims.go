@@ -54,13 +54,9 @@ func (h *Handler) once(q *request, key string, serve func(context.Context, *requ
 		return h.repeated(older, mine.Request, age)
 	}
 	// A claim that is left behind, by a panic for example, says "unknown" in time.
-	mine.Answer = serve(ctx, q)
-	if mine.Answer.undone {
-		h.claims.release(ctx, name)
-	} else {
-		h.claims.store(ctx, name, mine)
-	}
-	return mine.Answer
+	answer := serve(ctx, q)
+	h.claims.settle(ctx, name, mine, answer)
+	return answer
 }
 
 // repeated answers a request whose key was claimed before.
@@ -137,19 +133,30 @@ func (c *claims) claim(ctx context.Context, name string, mine record) (older *re
 	return nil, 0, errors.New("the key comes and goes")
 }
 
-// store keeps the outcome. If that fails, a request with the same key is told that the
-// outcome is unknown, which is true.
-func (c *claims) store(ctx context.Context, name string, done record) {
+// settle puts the answer in the place of our claim, or gives the name back if nothing
+// was done. If that fails, a request with the same key is told for a while that it is
+// being carried out, and then that the outcome is unknown.
+func (c *claims) settle(ctx context.Context, name string, mine record, a *answer) {
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	if value, err := json.Marshal(done); err == nil {
-		c.redis.Set(ctx, name, value, keep)
+	claim, err := json.Marshal(mine)
+	outcome := []byte(nil)
+	if err == nil && !a.undone {
+		mine.Answer = a
+		outcome, err = json.Marshal(mine)
+	}
+	if err == nil {
+		settle.Run(ctx, c.redis, []string{name}, claim, outcome, keep.Milliseconds())
 	}
 }
 
-// release gives the key back.
-func (c *claims) release(ctx context.Context, name string) {
-	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
-	defer cancel()
-	c.redis.Del(ctx, name)
-}
+// settle leaves the name alone if somebody else has claimed it meanwhile: ours may have
+// been lost in a failover, and go-redis may run this twice.
+var settle = redis.NewScript(`
+local claim = redis.call('GET', KEYS[1])
+if claim and claim ~= ARGV[1] then return end
+if ARGV[2] == '' then
+	redis.call('DEL', KEYS[1])
+else
+	redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+end`)
