@@ -31,6 +31,7 @@ type connLog struct {
 
 	fence    *fence // goes behind the message that is queued next
 	expected int    // messages whose acknowledgement is a receipt, and that are not queued yet
+	verdicts verdicts
 
 	// Guarded by Conn.mu.
 
@@ -198,7 +199,7 @@ func (l *connLog) encode(f *device.Frame) []byte {
 	if f.Kind == device.Welcome {
 		p.Conn = l.k.sign(l.c.identity.User, f.Conn)
 	}
-	l.c.hub.stats.countResume(f)
+	l.c.hub.stats.countResume(f, &l.verdicts, len(l.k.logs.parts))
 	return lineFrame(&p)
 }
 

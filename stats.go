@@ -216,15 +216,29 @@ func (s *counters) ended(cause error) {
 	s.disconnected.Add(1)
 }
 
-// countResume counts the frames that begin and end a resume.
-func (s *counters) countResume(f *device.Frame) {
-	switch {
-	case f.Kind == device.Welcome && f.Resumed:
+// verdicts are those of the partitions that have ended a resume.
+type verdicts struct {
+	n      int
+	inPart bool // one said that something may be missing
+}
+
+// countResume counts the beginning of a resume, and its end: the last partition's
+// verdict.
+func (s *counters) countResume(f *device.Frame, v *verdicts, partitions int) {
+	if f.Kind == device.Welcome && f.Resumed {
 		s.resumes.Add(1)
-	case f.Verdict == device.Complete:
-		s.resumesWhole.Add(1)
-	case f.Verdict == device.Incomplete:
+	}
+	if f.Verdict == device.NoVerdict {
+		return
+	}
+	v.n++
+	v.inPart = v.inPart || f.Verdict == device.Incomplete
+	switch {
+	case v.n < partitions:
+	case v.inPart:
 		s.resumesInPart.Add(1)
+	default:
+		s.resumesWhole.Add(1)
 	}
 }
 

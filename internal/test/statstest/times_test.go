@@ -8,7 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/test/redistest"
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
@@ -138,10 +141,17 @@ func TestDeliveries(t *testing.T) {
 	}
 }
 
-// A resume counts by how it ends.
+// A resume counts once, by how it ends, however many partitions there are.
 func TestResumes(t *testing.T) {
-	newHub := func() *herald.Hub {
-		hub, err := herald.New(herald.Config{Retention: time.Minute, Authenticate: func(*http.Request) (herald.Identity, error) {
+	t.Run("memory", func(t *testing.T) { testResumes(t, nil) })
+	t.Run("Cluster", func(t *testing.T) {
+		testResumes(t, redistest.StartCluster(t, 3, 0, redistest.NeverFailed...).Client())
+	})
+}
+
+func testResumes(t *testing.T, client redis.UniversalClient) {
+	newHub := func(prefix string) *herald.Hub {
+		hub, err := herald.New(herald.Config{Redis: client, Prefix: prefix, Retention: time.Minute, Authenticate: func(*http.Request) (herald.Identity, error) {
 			return herald.Identity{User: "a"}, nil
 		}})
 		if err != nil {
@@ -161,7 +171,7 @@ func TestResumes(t *testing.T) {
 		}
 		return p
 	}
-	hub, other := newHub(), newHub()
+	hub, other := newHub("one"), newHub("other")
 	n := &node{t: t, Hub: hub, server: httptest.NewServer(hub)}
 	t.Cleanup(n.server.Close)
 	for _, from := range []string{"", position(hub), position(hub), position(other)} {
