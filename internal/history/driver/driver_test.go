@@ -372,6 +372,33 @@ func TestSharedReads(t *testing.T) {
 	})
 }
 
+// Where a device holds no topic the log is not asked, but for a position that the feed
+// cannot judge.
+func TestNoTopics(t *testing.T) {
+	one(t, nil, func(t *testing.T, h *hub, s *spy) {
+		client := h.absent(t, 1, 0, "a1")[0]
+		from, conns := client.Resume()
+		for _, test := range []struct {
+			at      history.Point
+			surveys int
+			frames  string
+		}{
+			{from[0], 0, "wpp"},
+			{history.Point{Epoch: from[0].Epoch, Offset: from[0].Offset + 1}, 1, ""},
+			{history.Point{Epoch: from[0].Epoch + 1}, 1, ""},
+		} {
+			before := s.count("survey")
+			from[0] = test.at
+			c, frames := h.come(t, device.NewClient(from, conns), "again", "a1")
+			expect(t, "surveys", s.count("survey")-before, test.surveys)
+			if test.frames != "" {
+				expect(t, "it has", kinds(frames), test.frames)
+			}
+			c.end()
+		}
+	})
+}
+
 // Surveys of devices have a rate.
 func TestRate(t *testing.T) {
 	one(t, func(c *driver.Config) { c.Rate = 4 }, func(t *testing.T, h *hub, s *spy) {

@@ -100,12 +100,26 @@ func (s *Session) Start(ctx context.Context) error {
 	return s.d.tell(ctx, func() {
 		for i := range s.d.sides {
 			if s.device != nil {
-				s.step(i, s.device.Start(i))
+				s.start(i)
 			}
 		}
 		s.proceed()
 		s.d.turns()
 	})
+}
+
+// start begins the resume of one partition. If the connection holds none of its topics
+// the log need not say that nothing is missing: it goes live where the feed is. A
+// position of another epoch, or before which the feed has yet to come, is the log's to
+// judge.
+func (s *Session) start(partition int) {
+	step := s.device.Start(partition)
+	from, feed := step.Ask.From, s.d.sides[partition].feed.At()
+	if step.Ask.Round != 0 && from.Epoch == feed.Epoch && from.Offset <= feed.Offset &&
+		len(s.conn.Topics(partition)) == 0 && s.conn.Room() {
+		step = s.device.Surveyed(partition, step.Ask.Round, history.Survey{End: feed, From: from.Offset, Whole: true})
+	}
+	s.step(partition, step)
 }
 
 // Join says that the connection is about to hold more topics of the partitions: it
