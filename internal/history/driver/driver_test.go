@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -440,6 +441,54 @@ func TestRoom(t *testing.T) {
 			t.Error("nothing is read after the first has ended")
 		}
 	})
+}
+
+// Devices that missed much in several partitions get no more at once than their queues
+// hold.
+func TestRoomForOnePage(t *testing.T) {
+	one(t, func(c *driver.Config) { c.Device.Page, c.Bytes = queueSize/2, 1<<20 }, func(t *testing.T, h *hub, s *spy) {
+		away := h.absent(t, 1, 40, "a0")[0]
+		for i := range 40 {
+			if err := h.driver.Append(t.Context(), 1, store.Draft{Topics: []string{"a1"}, Body: body(i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c, err := h.begin(t.Context(), &steps, away, "again", "a0", "a1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		h.pass("a0", 1)
+		synctest.Wait()
+		if c.gone() {
+			t.Fatal("its queue was overrun")
+		}
+		expect(t, "messages", strings.Count(kinds(c.all(away)), "m"), 40+40+1)
+	})
+}
+
+// An answer waits if what came meanwhile has taken the room.
+func TestRoomIsGone(t *testing.T) {
+	one(t, nil, func(t *testing.T, h *hub, s *spy) {
+		away := h.absent(t, 1, 0, "a0")[0]
+		h.links[0].Break(memlog.Faults{Delay: time.Second})
+		c, err := h.begin(t.Context(), &steps, away, "again", "a0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.pass("a0", queueSize/2)
+		time.Sleep(3 * time.Second)
+		expect(t, "it has", kinds(c.all(away)), "wpmmmmmmmm")
+		time.Sleep(3 * time.Second)
+		expect(t, "then it has", kinds(c.all(away)), "p")
+	})
+}
+
+// pass has n packets come that are not kept.
+func (h *hub) pass(topic string, n int) {
+	for i := range n {
+		h.driver.Push(partitionOf(topic), driver.Event{Kind: driver.Packet, Packet: history.Packet{Topic: topic, Body: body(i)}})
+	}
 }
 
 // A device to which the log does not answer is told, once.

@@ -84,26 +84,37 @@ func (s *Session) ask(partition int, ask device.Ask) *question {
 	return q
 }
 
-// proceed makes ready what waits for room, if there is room.
+// proceed makes ready what waits for room, if there is room: of the pages one at a time,
+// for there may be no room for two. One that has had no answer for long comes last.
 func (s *Session) proceed() {
 	s.waits.Store(len(s.open) > 0) // before it looks: Drained may come in between
 	if len(s.open) == 0 || !s.conn.Room() {
 		return
 	}
 	s.release()
+	var page *question
+	reads := false
 	for _, q := range s.open {
-		if q.stage != waiting {
-			continue
-		}
-		q.stage = ready
-		if q.asked.IsZero() {
-			q.asked = time.Now()
-		}
-		if len(q.ask.Offsets) > 0 {
-			q.side.reads.ready = append(q.side.reads.ready, q)
-		} else {
+		switch isPage := len(q.ask.Offsets) > 0; {
+		case q.stage != waiting:
+			reads = reads || isPage && q.stage != paused
+		case !isPage:
+			q.ready()
 			s.d.replays.surveys = append(s.d.replays.surveys, q)
+		case page == nil || page.told:
+			page = q
 		}
+	}
+	if page != nil && !reads {
+		page.ready()
+		page.side.reads.ready = append(page.side.reads.ready, page)
+	}
+}
+
+func (q *question) ready() {
+	q.stage = ready
+	if q.asked.IsZero() {
+		q.asked = time.Now()
 	}
 }
 
@@ -167,7 +178,9 @@ func (d *Driver) survey(q *question) {
 			if err == nil {
 				s.met(known, survey.End)
 			}
-			q.answered(err, func() device.Step { return q.device.Surveyed(s.partition, q.ask.Round, survey) })
+			q.answered(err, len(survey.Offsets) == 0, func() device.Step {
+				return q.device.Surveyed(s.partition, q.ask.Round, survey)
+			})
 			d.turns()
 		}
 	})
@@ -200,7 +213,7 @@ func (s *side) read() {
 			s.reads.busy = false
 			s.heard(err)
 			for _, q := range batch {
-				q.answered(err, func() device.Step {
+				q.answered(err, true, func() device.Step {
 					return q.device.Entries(s.partition, q.ask.Round, pick(entries, q.ask.Offsets), ok)
 				})
 			}
@@ -219,20 +232,24 @@ func pick(entries []history.Entry, offsets []history.Offset) (picked []history.E
 	return picked
 }
 
-// answered takes the answer, or the error in its place, if the question counts.
-func (q *question) answered(err error, step func() device.Step) {
+// answered takes the answer, or the error in its place, if the question counts. An
+// answer that fills the queue is asked for again if another one has taken the room.
+func (q *question) answered(err error, fills bool, step func() device.Step) {
 	if !q.counts() {
 		return
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		q.tellLate()
 		q.pause()
-		return
-	}
-	delete(q.open, q.side.partition)
-	next := q.step(q.side.partition, step())
-	if next != nil && len(next.ask.Offsets) == 0 && next.ask.From == q.ask.From {
-		next.pause() // nothing new: the node's feed is behind
+	case fills && !q.conn.Room():
+		q.stage, q.asked = waiting, time.Time{}
+	default:
+		delete(q.open, q.side.partition)
+		next := q.step(q.side.partition, step())
+		if next != nil && len(next.ask.Offsets) == 0 && next.ask.From == q.ask.From {
+			next.pause() // nothing new: the node's feed is behind
+		}
 	}
 	q.proceed()
 }
