@@ -75,29 +75,11 @@ func history(rounds int, short bool, only, profiles string) error {
 	if err != nil {
 		return err
 	}
-	size := fullSizes
-	if short {
-		size, rounds = shortSizes, 1
-	}
-	if rounds < 1 {
-		return fmt.Errorf("-rounds: %d: must be at least 1", rounds)
-	}
-	redis, err := startRedis()
+	seen, err := inTurns(kinds, rounds, short, func(kind string, size sizes, redis *redisServer) (figures, error) {
+		return measureHistory(kind, size, redis, profiles)
+	})
 	if err != nil {
 		return err
-	}
-	defer redis.stop()
-	seen := make(map[string][]figures)
-	for n := range rounds {
-		for i := range kinds {
-			kind := kinds[(i+n)%len(kinds)]
-			progress("round %d of %d: %s", n+1, rounds, kind)
-			f, err := measureHistory(kind, size, redis, profiles)
-			if err != nil {
-				return fmt.Errorf("%s: %w", kind, err)
-			}
-			seen[kind] = append(seen[kind], f)
-		}
 	}
 	fmt.Print(historyTable(medians(seen)))
 	return nil

@@ -64,33 +64,16 @@ func run(asJSON, short bool, rounds int, only, profiles string) error {
 			kinds = slices.DeleteFunc(kinds, func(k string) bool { return k == "socket.io" })
 		}
 	}
-	size := fullSizes
-	if short {
-		size, rounds = shortSizes, 1
-	}
-	if rounds < 1 {
-		return fmt.Errorf("-rounds: %d: must be at least 1", rounds)
-	}
-	redis, err := startRedis()
+	seen, err := inTurns(kinds, rounds, short, func(kind string, size sizes, redis *redisServer) (figures, error) {
+		f, err := measure(kind, size, redis, profiles)
+		if err != nil && kind != "herald" { // twenty minutes are not lost for one that dies
+			progress("  %s: %v: the rest of its round is left out", kind, err)
+			err = nil
+		}
+		return f, err
+	})
 	if err != nil {
 		return err
-	}
-	defer redis.stop()
-	start := time.Now()
-	seen := make(map[string][]figures)
-	for n := range rounds {
-		for i := range kinds {
-			kind := kinds[(i+n)%len(kinds)]
-			progress("round %d of %d: %s (%v)", n+1, rounds, kind, time.Since(start).Round(time.Second))
-			f, err := measure(kind, size, redis, profiles)
-			if err != nil && kind == "herald" {
-				return fmt.Errorf("%s: %w", kind, err)
-			}
-			if err != nil { // twenty minutes are not lost for one that dies
-				progress("  %s: %v: the rest of its round is left out", kind, err)
-			}
-			seen[kind] = append(seen[kind], f)
-		}
 	}
 	rows := compare(medians(seen), slices.Contains(kinds, "herald"))
 	if asJSON {
@@ -107,6 +90,37 @@ func run(asJSON, short bool, rounds int, only, profiles string) error {
 		return nil
 	}
 	return write(rows, rounds)
+}
+
+// inTurns measures each kind once a round, in another order each time, on one Redis. If
+// it is to be short, there is one round.
+func inTurns(kinds []string, rounds int, short bool, measure func(string, sizes, *redisServer) (figures, error)) (map[string][]figures, error) {
+	size := fullSizes
+	if short {
+		size, rounds = shortSizes, 1
+	}
+	if rounds < 1 {
+		return nil, fmt.Errorf("-rounds: %d: must be at least 1", rounds)
+	}
+	redis, err := startRedis()
+	if err != nil {
+		return nil, err
+	}
+	defer redis.stop()
+	start := time.Now()
+	seen := make(map[string][]figures)
+	for n := range rounds {
+		for i := range kinds {
+			kind := kinds[(i+n)%len(kinds)]
+			progress("round %d of %d: %s (%v)", n+1, rounds, kind, time.Since(start).Round(time.Second))
+			f, err := measure(kind, size, redis)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", kind, err)
+			}
+			seen[kind] = append(seen[kind], f)
+		}
+	}
+	return seen, nil
 }
 
 // choose returns those of all that only names, or all.

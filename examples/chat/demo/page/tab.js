@@ -1,8 +1,8 @@
 // What this tab is, and what it knows.
 
 export const tab = {
-  // The front door knows it by that, to cut its network. It works without TLS, too,
-  // where there is no crypto.randomUUID.
+  // The front door knows it by that, to cut its network. It has to be made
+  // without TLS, too, and then a browser has no crypto.randomUUID.
   id: newID(),
   me: "", // its user
   node: "", // where it is, while it is connected
