@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -745,4 +746,30 @@ func TestManyGroupsAreCountedInPlace(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 	h.index.remove(c)
+}
+
+// Groups that a Conn joins while they are counted count once.
+func TestGroupsAreCountedOnce(t *testing.T) {
+	h := newHub(t, Config{})
+	c := h.newConn(httptest.NewRequest("GET", "/", nil), Identity{User: "u"})
+	h.index.add(c, 0, 0)
+	defer h.index.remove(c)
+	groups := make([]string, 2*indexStep)
+	for i := range groups {
+		groups[i] = fmt.Sprint("g", i)
+	}
+	topics := groupTopics(groups)
+	for range 200 {
+		var joining sync.WaitGroup
+		joining.Go(func() { h.index.joinGroups(c, groups, 0) })
+		for n := 0; n == 0 || !h.index.holds(c, topics[len(topics)-1]); n++ {
+			if n := h.index.countWith(c, topics); n > len(topics) {
+				t.Fatalf("%d groups are counted as %d", len(topics), n)
+			}
+		}
+		joining.Wait()
+		for _, g := range groups {
+			h.index.leaveGroup(c, g)
+		}
+	}
 }

@@ -187,14 +187,21 @@ func (x *index) joinGroups(c *Conn, groups []string, limit int) (joined []string
 	return joined, nil
 }
 
-// countWith returns how many groups c belongs to, with those of the topics.
+// countWith returns how many groups c belongs to, with those of the topics. It
+// looks once, for c may join those topics meanwhile.
 func (x *index) countWith(c *Conn, topics []string) int {
-	more := x.strays(c, topics)
-	slices.Sort(more)
+	topics = slices.Clone(topics)
+	slices.Sort(topics)
+	topics = slices.Compact(topics)
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	has := max(0, len(c.memberships.list)-2) // but for everyone and its user
-	return has + len(slices.Compact(more))
+	n := max(0, len(c.memberships.list)-2) // but for everyone and its user
+	for _, t := range topics {
+		if x.find(c, t) < 0 {
+			n++
+		}
+	}
+	return n
 }
 
 func (x *index) join(c *Conn, topic, name string) bool {
