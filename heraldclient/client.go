@@ -175,8 +175,9 @@ func (c *Client) Probe(ctx context.Context) error {
 	return nil
 }
 
-// Close ends the connection, with code 1000 if there is one, and the Client. It
-// takes some seconds at most. Receive returns ErrClosed.
+// Close acknowledges what has been processed, ends the connection with code 1000
+// if there is one, and ends the Client. It takes some seconds at most. Receive
+// returns ErrClosed.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	first := !c.closing

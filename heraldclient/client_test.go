@@ -159,6 +159,33 @@ func TestAcknowledge(t *testing.T) {
 	})
 }
 
+// What is processed when the Client closes is acknowledged before it goes.
+func TestAcknowledgeAtClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peers := make(chan *peer, 1)
+		client := start(t, only(servePeers(t, func(i int, p *peer) {
+			p.send(welcome)
+			for n := 2; n <= 4; n++ {
+				p.send("m 0.a." + strconv.Itoa(n) + "\nx")
+			}
+			p.listen()
+			peers <- p
+			p.await()
+		})))
+		next(t, client)
+		for range 3 {
+			next(t, client)
+			synctest.Wait()
+		}
+		client.Close()
+		p := <-peers
+		<-p.done
+		if said := p.heard(); !slices.Equal(said, []string{"@ 0.a.2", "@ 0.a.3"}) {
+			t.Errorf("the Hub has heard %q", said)
+		}
+	})
+}
+
 // What could not be acknowledged before a connection ended is in the next one.
 func TestAcknowledgeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

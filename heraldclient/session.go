@@ -14,6 +14,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/protocol"
 )
 
@@ -24,8 +25,9 @@ type session struct {
 	socket *socket         // under conn
 	ctx    context.Context // ends when the socket is to be closed
 	cancel context.CancelFunc
-	paused atomic.Bool   // nothing is read, so no sign of life can be heard
-	turn   chan struct{} // is in it while someone writes
+	paused atomic.Bool       // nothing is read, so no sign of life can be heard
+	turn   chan struct{}     // is in it while someone writes
+	told   history.Positions // what the Hub was told is processed; of who has the turn
 
 	mu     sync.Mutex
 	err    error // why the Client ended it, if it did
@@ -200,6 +202,9 @@ func (s *session) shut(err error, code websocket.StatusCode, reason string) bool
 	s.begin(func() {
 		defer s.cut()
 		defer time.AfterFunc(closeTimeout, s.cut).Stop()
+		if err == ErrClosed {
+			s.ack() // or the Hub takes what was processed for missed
+		}
 		s.conn.Close(code, reason)
 	})
 	return true
@@ -263,14 +268,29 @@ func (s *session) read() (m read, err error) {
 
 // write writes a message. ctx ends only the waiting for its turn.
 func (s *session) write(ctx context.Context, typ websocket.MessageType, data []byte) error {
+	if err := s.wait(ctx); err != nil {
+		return err
+	}
+	defer s.release()
+	return s.writeNow(typ, data)
+}
+
+// wait waits for the turn to write. release must follow.
+func (s *session) wait(ctx context.Context) error {
 	select {
 	case s.turn <- struct{}{}:
-		defer func() { <-s.turn }()
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-s.ctx.Done():
 		return errSession
 	}
+}
+
+func (s *session) release() { <-s.turn }
+
+// writeNow writes a message. The caller has the turn.
+func (s *session) writeNow(typ websocket.MessageType, data []byte) error {
 	ctx, cancel := context.WithTimeout(s.ctx, s.client.config.Timeout)
 	defer cancel()
 	return s.conn.Write(ctx, typ, data)

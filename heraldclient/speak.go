@@ -96,28 +96,15 @@ const ackPause = time.Second
 
 // acknowledge tells the Hub what was processed, until the session ends.
 func (s *session) acknowledge() {
-	c := s.client
-	var told history.Positions
 	for {
 		select {
-		case <-c.acks:
+		case <-s.client.acks:
 		case <-s.ctx.Done():
 			return
 		}
-		c.mu.Lock()
-		at := c.processed.From
-		c.mu.Unlock()
-		ack := protocol.Control{Kind: protocol.Ack}
-		for i := range at {
-			if at[i] != told[i] {
-				ack.Positions[i] = at[i]
-			}
-		}
-		told = at
-		if ack.Positions != (history.Positions{}) &&
-			s.write(s.ctx, websocket.MessageText, protocol.AppendControl(nil, &ack)) != nil {
-			c.acks.Set() // for the next session
-			return       // its reader finds out why
+		if s.ack() != nil {
+			s.client.acks.Set() // for the next session
+			return              // its reader finds out why
 		}
 		select {
 		case <-time.After(ackPause):
@@ -125,4 +112,27 @@ func (s *session) acknowledge() {
 			return
 		}
 	}
+}
+
+// ack tells a Hub that keeps messages what was processed since the last time.
+func (s *session) ack() error {
+	if err := s.wait(s.ctx); err != nil {
+		return err
+	}
+	defer s.release()
+	c := s.client
+	c.mu.Lock()
+	at, state := c.processed.From, c.state
+	c.mu.Unlock()
+	ack := protocol.Control{Kind: protocol.Ack}
+	for i := range at {
+		if at[i] != s.told[i] {
+			ack.Positions[i] = at[i]
+		}
+	}
+	if state != withHistory || ack.Positions == (history.Positions{}) {
+		return nil
+	}
+	s.told = at
+	return s.writeNow(websocket.MessageText, protocol.AppendControl(nil, &ack))
 }
