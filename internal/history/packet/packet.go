@@ -2,13 +2,14 @@
 // the fences between them.
 //
 // A body is an envelope of package herald, whose flags say that extensions follow,
-// though it has none. A packet is the body with its place in the log as the only
+// even if it has none. A packet is the body with its place in the log as the first
 // extension. Nodes that know nothing of logs skip it, so a cluster can be
 // taken to a Retention node by node.
 package packet
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"slices"
 	"strconv"
@@ -16,11 +17,15 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// The beginning of a body: version, kind and flags of the envelope, and the length
-// of its extensions, which is 0.
+// The beginning of a body: version, kind and flags of the envelope, and one byte that
+// says how long its extensions are together.
 const (
 	head         = 3
 	flagExtended = 1 << 4
+
+	// MaxExtensions is how many bytes of extensions a body may have. The length of
+	// those of a packet may then take two bytes.
+	MaxExtensions = 127
 )
 
 // A place is the tag of the extension, its length and its text: the kind, the epoch
@@ -35,15 +40,18 @@ const (
 	maxText = 1 + 16 + 2*(1+20)
 
 	// MaxPlace is how many bytes longer than its body a packet is at most.
-	MaxPlace = 2 + maxText
+	MaxPlace = 1 + 2 + maxText
 
 	most = 1 << 53 // Lua's numbers hold each integer up to here
 )
 
 var errPacket = errors.New("malformed packet of the log")
 
-// Body returns an envelope, which has no extensions, as a body. It is a copy.
+// Body returns an envelope as a body. It is a copy.
 func Body(envelope []byte) []byte {
+	if envelope[head-1]&flagExtended != 0 {
+		return bytes.Clone(envelope)
+	}
 	flags := envelope[head-1] | flagExtended
 	return slices.Concat(envelope[:head-1], []byte{flags, 0}, envelope[head:])
 }
@@ -59,8 +67,9 @@ func Append(b []byte, p history.Packet) []byte {
 		return append(b, p.Body...) // published without the log
 	}
 	b = append(b, p.Body[:head]...)
-	b = append(b, byte(2+len(text)), tag, byte(len(text)))
-	return append(append(b, text...), p.Body[head+1:]...)
+	b = binary.AppendUvarint(b, uint64(2+len(text))+uint64(p.Body[head]))
+	b = append(append(b, tag, byte(len(text))), text...)
+	return append(b, p.Body[head+1:]...)
 }
 
 // AppendFence appends a fence, as ParseFence reads it.
@@ -80,11 +89,19 @@ func Parse(topic string, data []byte) (history.Packet, error) {
 	if len(data) <= head || data[head-1]&flagExtended == 0 || data[head] == 0 {
 		return p, nil
 	}
-	n := int(data[head])
-	if n < 2 || n > MaxPlace || head+1+n > len(data) || data[head+1] != tag || int(data[head+2]) != n-2 {
+	all, n := binary.Uvarint(data[head:])
+	rest := data[head+max(n, 0):]
+	if n <= 0 || all < 2 || all > uint64(len(rest)) {
 		return history.Packet{}, errPacket
 	}
-	kind, at, third, ok := parse(data[head+3 : head+1+n])
+	if rest[0] != tag {
+		return p, nil
+	}
+	length := uint64(rest[1])
+	if length > all-2 {
+		return history.Packet{}, errPacket
+	}
+	kind, at, third, ok := parse(rest[2 : 2+length])
 	if !ok || kind == mark {
 		return history.Packet{}, errPacket
 	}

@@ -1,8 +1,10 @@
 package packet_test
 
 import (
+	"encoding/binary"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/heraldgo/herald/internal/history"
@@ -16,6 +18,24 @@ func TestPackets(t *testing.T) {
 	if string(body) != "\x01\x01\x12\x00the rest" {
 		t.Fatalf("the body is %q", body)
 	}
+	testPackets(t, body, "")
+	for _, n := range []int{3, 60, 67, 100, packet.MaxExtensions} {
+		extensions := "\x04" + string(rune(n-2)) + strings.Repeat("x", n-2)
+		envelope := "\x01\x01\x12" + string(rune(n)) + extensions + "the rest"
+		if body = packet.Body([]byte(envelope)); string(body) != envelope {
+			t.Fatalf("the body is %q", body)
+		}
+		testPackets(t, body, extensions)
+	}
+	far := history.Point{Epoch: ^history.Epoch(0), Offset: 1 << 53}
+	b := packet.AppendFence(nil, far, ^uint64(0))
+	if at, number, err := packet.ParseFence(b); err != nil || at != far || number != ^uint64(0) {
+		t.Errorf("%q: %v, %d, %v", b, at, number, err)
+	}
+}
+
+func testPackets(t *testing.T, body []byte, extensions string) {
+	t.Helper()
 	far := history.Point{Epoch: ^history.Epoch(0), Offset: 1 << 53}
 	for _, p := range []history.Packet{
 		{Kept: true, At: history.Point{Epoch: 7, Offset: 9}, Born: 7, Prev: 3},
@@ -26,29 +46,26 @@ func TestPackets(t *testing.T) {
 		p.Topic, p.Body = "t", body
 		b := packet.Append(nil, p)
 		got, err := packet.Parse("t", b)
-		if n := len(b) - len(body); n > packet.MaxPlace || int(b[3]) != n || string(b[4+n:]) != "the rest" {
-			t.Errorf("%q is no envelope with an extension", b)
+		all, size := binary.Uvarint(b[3:])
+		if len(b)-len(body) > packet.MaxPlace || string(b[3+size+int(all):]) != "the rest" || !strings.HasSuffix(string(b), extensions+"the rest") {
+			t.Errorf("%q is no envelope with extensions", b)
 		}
 		if p.Body = b; err != nil || !reflect.DeepEqual(got, p) {
 			t.Errorf("%q: %+v, %v; want %+v", b, got, err, p)
 		}
-	}
-	b := packet.AppendFence(nil, far, ^uint64(0))
-	if at, number, err := packet.ParseFence(b); err != nil || at != far || number != ^uint64(0) {
-		t.Errorf("%q: %v, %d, %v", b, at, number, err)
 	}
 }
 
 // A packet without a place, of a node that keeps nothing, is as it is. A place that
 // nobody can have written is refused.
 func TestParse(t *testing.T) {
-	for _, data := range []string{"", "\x01\x01\x00", "\x01\x01\x10", "\x01\x01\x00\x05k7 9 3", "\x01\x01\x10\x00x"} {
+	for _, data := range []string{"", "\x01\x01\x00", "\x01\x01\x10", "\x01\x01\x00\x05k7 9 3", "\x01\x01\x10\x00x", "\x01\x01\x10\x08\x04\x06k7 9 3"} {
 		want := history.Packet{Topic: "t", Body: []byte(data)}
 		if p, err := packet.Parse("t", []byte(data)); err != nil || !reflect.DeepEqual(p, want) {
 			t.Errorf("%q: %+v, %v", data, p, err)
 		}
 	}
-	for _, place := range []string{"\x08\x02\x06k7 9 3", "\x08\x04\x06k7 9 3", "\x08\x02\x05k7 9 3", "\x01\x02", "\x06\x02\x04k7 9", "\x08\x02\x06u7 9 3",
+	for _, place := range []string{"\x08\x02\x06k7 9 3", "\x08\x02\x07k7 9 3", "\x01\x02", "\x06\x02\x04k7 9", "\x08\x02\x06u7 9 3",
 		"\x08\x02\x06m7 9 3", "\x08\x02\x06k0 9 3", "\x08\x02\x06x7 9 3", "\x08\x02\x06k7 9 x", "\x7f\x02\x06k7 9 3", "\x02\x02\x00"} {
 		valid := place == "\x08\x02\x06k7 9 3"
 		if p, err := packet.Parse("t", []byte("\x01\x01\x10"+place)); (err == nil) != valid {
@@ -73,7 +90,12 @@ func FuzzParse(f *testing.F) {
 		if err != nil || p.At.Epoch == 0 {
 			return
 		}
-		p.Body = append(append([]byte(nil), data[:3]...), append([]byte{0}, data[4+data[3]:]...)...)
+		all, n := binary.Uvarint(data[3:])
+		place := 2 + int(data[3+n+1])
+		if int(all)-place > packet.MaxExtensions {
+			return
+		}
+		p.Body = append(append([]byte(nil), data[:3]...), append([]byte{byte(int(all) - place)}, data[3+n+place:]...)...)
 		again, err := packet.Parse("t", packet.Append(nil, p))
 		if p.Body = again.Body; err != nil || !reflect.DeepEqual(again, p) {
 			t.Errorf("%q: %+v comes back as %+v, %v", data, p, again, err)

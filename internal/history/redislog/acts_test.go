@@ -18,13 +18,22 @@ func (u *run) drafts() (batch []store.Draft) {
 	}
 	for range 1 + u.rand.IntN(min(most, int(u.log.config.Limits.Segment))) {
 		u.body++
-		d := store.Draft{Body: fmt.Appendf(nil, begins+"%d\x00%s", u.body, strings.Repeat("x", u.rand.IntN(40))), Unkept: unkept || u.rand.IntN(4) == 0}
+		d := store.Draft{Body: u.newBody(), Unkept: unkept || u.rand.IntN(4) == 0}
 		for range 1 + u.rand.IntN(3) {
 			d.Topics = append(d.Topics, topics[u.rand.IntN(len(topics))])
 		}
 		batch = append(batch, d)
 	}
 	return batch
+}
+
+// newBody returns a body that is like no other, with extensions of any length.
+func (u *run) newBody() []byte {
+	n := u.rand.IntN(packet.MaxExtensions + 1)
+	if n < 2 || u.rand.IntN(2) == 0 {
+		return fmt.Appendf(nil, begins+"%d\x00%s", u.body, strings.Repeat("x", u.rand.IntN(40)))
+	}
+	return fmt.Appendf([]byte{1, 1, 1 << 4, byte(n), 4, byte(n - 2)}, "%s%d\x00", strings.Repeat("x", n-2), u.body)
 }
 
 func (u *run) append() {

@@ -2,6 +2,7 @@ package redislog
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"math"
@@ -143,7 +144,9 @@ const begins = "\x01\x01\x10\x00"
 
 // unplaced returns the body that a packet was made of.
 func unplaced(data []byte) []byte {
-	return append([]byte(begins), data[4+data[3]:]...)
+	all, n := binary.Uvarint(data[3:])
+	place := 2 + int(data[3+n+1])
+	return slices.Concat(data[:3], []byte{byte(int(all) - place)}, data[3+n+place:])
 }
 
 func (r *rig) keys(t *testing.T) []string {

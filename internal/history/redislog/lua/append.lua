@@ -76,15 +76,21 @@ for k = own + 1, all do
 end
 
 -- put adds a packet to those that are published: the body with its place in it, as
--- package packet says.
+-- package packet says. What extensions the body has follow the place.
 local channels, packets, count = {}, {}, 0
-local lengths = {} -- the bytes before a place, by its length
+local lengths = {} -- the bytes before a place, by its length and that of what follows
 local function put(topic, body, place)
-  local length = #place
-  local before = lengths[length]
+  local length, more = #place, string.byte(body, 4) or 0
+  local key = length + 128 * more
+  local before = lengths[key]
   if not before then
-    before = string.char(length + 2, 2, length)
-    lengths[length] = before
+    local all = length + 2 + more
+    if all < 128 then
+      before = string.char(all, 2, length)
+    else
+      before = string.char(all % 128 + 128, math.floor(all / 128), 2, length)
+    end
+    lengths[key] = before
   end
   count = count + 1
   channels[count] = prefix .. topic
