@@ -11,10 +11,19 @@ import (
 	"github.com/heraldgo/herald/internal/wire"
 )
 
-// envelopeVersion is the newest envelope that this code understands, and
-// the one it writes. It is the first byte of every packet's data; a packet of
-// another version is counted and makes a Gap.
-const envelopeVersion = 1
+// envelopeVersion is the newest envelope that this code understands. The version is
+// the first byte of every packet's data; a packet of a later one is counted and makes
+// a Gap. So a node that asks something that is new in a version asks only those that
+// say in their lease that they understand it.
+const envelopeVersion = 2
+
+// version returns the version in which a kind was new.
+func (k envelopeKind) version() byte {
+	if k >= kindQuestion {
+		return 2
+	}
+	return 1
+}
 
 type envelopeKind uint8
 
@@ -35,6 +44,9 @@ const (
 	kindHeartbeat                         // to every node
 	kindFenced                            // a message of which the sender wants receipts; to the Conns listed, or those of the topic
 	kindReceipts                          // to the node that wants them
+	kindQuestion                          // what a node knows of itself, or of Conns
+	kindStatement                         // the answer
+	kindProbe                             // kindFenced without a message
 )
 
 // Flags of a message's envelope.
@@ -76,7 +88,11 @@ type envelope struct {
 	frame   []byte   // if it was decoded: the WebSocket frame, header and all
 	call    call     // kindCall only
 	err     string   // kindAnswer only: why it could not be done
-	receipt *receipt // kindFenced and kindReceipts only
+	receipt *receipt // kindFenced, kindProbe and kindReceipts only
+
+	target    targetKind // kindQuestion only: 0 is the node itself
+	ids       []string   // the target's
+	statement []byte     // kindStatement only
 
 	// Of kindHeartbeat, whose number is its id.
 
@@ -87,7 +103,7 @@ type envelope struct {
 // names returns how many names the envelope lists.
 func (e *envelope) names() int {
 	f, c := &e.filter, &e.call
-	return len(f.except) + len(f.exceptUsers) + len(f.platforms) + len(e.conns) + len(c.ids) + len(c.groups)
+	return len(f.except) + len(f.exceptUsers) + len(f.platforms) + len(e.conns) + len(e.ids) + len(c.ids) + len(c.groups)
 }
 
 // encode returns the bytes of the envelope.
@@ -109,7 +125,7 @@ func (e *envelope) append(b []byte) []byte {
 	if e.copies {
 		flags |= flagCopies
 	}
-	b = append(b, envelopeVersion, byte(e.kind), flags)
+	b = append(b, e.kind.version(), byte(e.kind), flags)
 	if flags&flagFilter != 0 {
 		b = wire.AppendStrings(b, e.filter.except)
 		b = wire.AppendStrings(b, e.filter.exceptUsers)
@@ -133,6 +149,12 @@ func (e *envelope) append(b []byte) []byte {
 		b = e.call.append(b)
 	case kindAnswer:
 		b = wire.AppendString(b, e.err)
+	case kindQuestion:
+		b = wire.AppendStrings(append(b, byte(e.target)), e.ids)
+	case kindStatement:
+		b = wire.AppendString(b, string(e.statement))
+	case kindProbe:
+		b = e.receipt.append(b)
 	case kindHeartbeat:
 		b = binary.AppendUvarint(append(b, byte(e.notice)), uint64(e.whole))
 	}
@@ -148,10 +170,10 @@ func decodeEnvelope(b []byte, maxFrame int) (envelope, error) {
 	if len(b) > maxHeader+maxFrame {
 		return envelope{}, tooLarge(len(b), 0, maxFrame)
 	}
-	if b[0] != envelopeVersion {
-		return envelope{}, fmt.Errorf("envelope of version %d: this node understands %d", b[0], envelopeVersion)
-	}
 	e := envelope{kind: envelopeKind(b[1])}
+	if b[0] != e.kind.version() {
+		return envelope{}, fmt.Errorf("envelope of version %d and kind %d: this node understands version %d", b[0], e.kind, envelopeVersion)
+	}
 	flags := b[2]
 	if flags > flagsKnown {
 		return envelope{}, errMalformed
@@ -190,6 +212,13 @@ func decodeEnvelope(b []byte, maxFrame int) (envelope, error) {
 		e.conns = d.Names()
 	case kindReceipts:
 		e.receipt = decodeReports(&d, e.sender)
+	case kindQuestion:
+		e.target, e.ids = targetKind(d.Byte()), d.Names()
+		d.Bad = d.Bad || e.target > targetEveryone
+	case kindStatement:
+		e.statement = d.Bytes()
+	case kindProbe:
+		e.receipt = decodeReceipt(&d)
 	default:
 		d.Bad = true
 	}

@@ -88,7 +88,11 @@ func envelopes() []envelope {
 		{kind: kindReceipts, sender: "node", receipt: encodedReports(
 			report{id: 1 << 40, what: reportTaken, counter: 3},
 			report{id: 7, what: reportTakenNamed, counter: 4, session: &Session{User: "42", Device: "d", Since: time.UnixMicro(5), Meta: map[string]string{"a": "b"}}},
-			report{id: 7, what: reportMissed, counter: 1 << 60}, report{what: reportTold})},
+			report{id: 7, what: reportMissed, counter: 1 << 60}, report{what: reportTold}, report{what: reportClosing})},
+		{kind: kindQuestion, sender: "node", id: 3},
+		{kind: kindQuestion, sender: "node", id: 4, filter: f, target: targetUser, ids: []string{"42"}},
+		{kind: kindStatement, sender: "node", id: 4, statement: []byte("{}")},
+		{kind: kindProbe, sender: "node", id: 5, filter: f, receipt: &receipt{within: time.Second, named: true}},
 	}
 }
 
@@ -173,10 +177,10 @@ func TestEnvelopeBounds(t *testing.T) {
 		"the longest answer":            {(&envelope{kind: kindAnswer, err: strings.Repeat("e", maxAnswer)}).encode(), 0, ""},
 		"an answer that is too long":    {(&envelope{kind: kindAnswer, err: strings.Repeat("e", maxAnswer+1)}).encode(), 0, "malformed"},
 		"all flags":                     {extend(known, 2, ""), 2, ""},
-		"a flag that is none":           {append([]byte{envelopeVersion, byte(kindMessage), flagsKnown + 1}, known[3:]...), 2, "malformed"},
+		"a flag that is none":           {append([]byte{kindMessage.version(), byte(kindMessage), flagsKnown + 1}, known[3:]...), 2, "malformed"},
 		"the longest extensions":        {extend(known, 2, strings.Repeat("x", maxExtensions-3)), 2, ""},
 		"extensions that are too long":  {extend(known, 2, strings.Repeat("x", maxExtensions-2)), 2, "malformed"},
-		"no more than another version":  {[]byte{envelopeVersion + 1, 0, 0}, 0, "version 2"},
+		"no more than another version":  {[]byte{envelopeVersion + 1, 0, 0}, 0, "version 3"},
 		"less than kind and flags need": {[]byte{envelopeVersion + 1, 0}, 0, "malformed"},
 	} {
 		_, err := decodeEnvelope(test.b, test.maxFrame)
@@ -323,8 +327,8 @@ func FuzzEnvelope(f *testing.F) {
 		f.Add(extend(e.encode(), 2, "skipped"))
 	}
 	f.Add([]byte{})
-	f.Add([]byte{envelopeVersion, byte(kindDirect), 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
-	f.Add(append([]byte{envelopeVersion, byte(kindDirect), 0}, emptyNames(fuzzFrame)...))
+	f.Add([]byte{kindDirect.version(), byte(kindDirect), 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Add(append([]byte{kindDirect.version(), byte(kindDirect), 0}, emptyNames(fuzzFrame)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -461,9 +465,9 @@ func hostilePackets(h *Hub) map[string]Packet {
 	except := envelope{kind: kindMessage, filter: filter{exceptUsers: names(20_000)}, message: Text("x")}
 	long := envelope{kind: kindDirect, conns: []string{strings.Repeat("x", 2<<20) + ".1"}, message: Text("x")}
 	return map[string]Packet{
-		"16 million empty ids":         {h.nodeTopic, append(append([]byte{envelopeVersion, byte(kindDirect), 0}, emptyNames(many)...), frame...)},
-		"16 million users left out":    {topicEveryone, append(append([]byte{envelopeVersion, byte(kindMessage), flagFilter, 0}, emptyNames(many)...), append([]byte{0}, frame...)...)},
-		"an empty user left out":       {topicEveryone, append([]byte{envelopeVersion, byte(kindMessage), flagFilter, 0, 1, 0, 0}, frame...)},
+		"16 million empty ids":         {h.nodeTopic, append(append([]byte{kindDirect.version(), byte(kindDirect), 0}, emptyNames(many)...), frame...)},
+		"16 million users left out":    {topicEveryone, append(append([]byte{kindMessage.version(), byte(kindMessage), flagFilter, 0}, emptyNames(many)...), append([]byte{0}, frame...)...)},
+		"an empty user left out":       {topicEveryone, append([]byte{kindMessage.version(), byte(kindMessage), flagFilter, 0, 1, 0, 0}, frame...)},
 		"20,000 users left out":        {topicEveryone, except.encode()},
 		"a Join of 20,000 groups":      {h.nodeTopic, join.encode()},
 		"an id of 2 MB":                {h.nodeTopic, long.encode()},

@@ -297,3 +297,19 @@ func (b *heartbeat) holds(node string, holds bool) {
 
 // mute says whether no node sends heartbeats, so that every listed node counts.
 func (b *heartbeat) mute() bool { return b.config.ProbeInterval == off }
+
+// versions returns the nodes that live, and the newest envelope that each understands:
+// 0 if the Registry has not listed the node yet.
+func (b *heartbeat) versions() map[string]int {
+	living := b.living()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	versions := make(map[string]int, len(living))
+	for node := range living {
+		versions[node] = 0
+		if p := b.peers[node]; p != nil {
+			versions[node] = p.version
+		}
+	}
+	return versions
+}

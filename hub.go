@@ -41,6 +41,7 @@ type Hub struct {
 	presence  *presence
 	calls     *calls
 	receipts  *receiptsRoom
+	inspector *inspector
 	heartbeat *heartbeat
 	gaps      *gaps
 	keeping   *keeping // nil without Config.Retention
@@ -123,6 +124,7 @@ func New(config Config) (*Hub, error) {
 	h.presence = newPresence(h.id, &h.config, h.registry, h.index, h.heartbeat, &h.stats, h.telling("OnOnline", h.config.OnOnline), h.last.Go)
 	h.calls = newCalls(h.id, &h.config, h.index, h.follower, h.presence, h.publish, h.stopped, &h.stats)
 	h.receipts = newReceiptsRoom(h.id, &h.config, h.publish)
+	h.inspector = newInspector(h)
 	h.writers = newWriters(runtime.GOMAXPROCS(0))
 	h.budget.init(config.MaxQueuedBytes)
 	h.start()

@@ -26,6 +26,7 @@ type peer struct {
 	born       int64 // before that nobody knew it; 0 is since this Hub was made
 	alive      bool  // the last listing says so
 	generation int64 // its lease's
+	version    int   // the newest envelope that it understands
 	renewed    time.Time
 	renewedAt  int64 // its last renewal that was seen, at the earliest
 	ttl        time.Duration
@@ -261,7 +262,7 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 			continue
 		}
 		p := b.peer(n.ID)
-		p.alive, p.ttl = true, n.TTL
+		p.alive, p.ttl, p.version = true, n.TTL, n.Version
 		if n.Generation != p.generation || n.Renewed.After(p.renewed) {
 			most := from - cmp.Or(b.from, from-int64(config.Lease))
 			p.renewedAt = from - max(0, min(int64(now.Sub(n.Renewed)), most))

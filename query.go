@@ -227,7 +227,10 @@ func (h *Hub) unreadable() uint64 {
 func (c *Conn) Stats() ConnStats {
 	c.mu.Lock()
 	q := &c.queue
-	s := ConnStats{Queued: q.size(), QueuedBytes: q.bytes, WritingFor: since(q.trying), Oldest: q.oldest(), LastWrite: wallTime(q.wrote)}
+	s := ConnStats{
+		Queued: q.size(), QueuedBytes: q.bytes, WritingFor: since(q.trying), Oldest: q.oldest(), LastWrite: wallTime(q.wrote),
+		Dropped: int(q.dropped), Unconfirmed: q.fences.Len(),
+	}
 	c.mu.Unlock()
 	s.LastRead = wallTime(c.socket.lastRead.Load())
 	return s

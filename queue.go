@@ -31,6 +31,8 @@ type queue struct {
 	doomed  bool // the budget wants what is under way
 	ping    bool // goes before the frames
 
+	dropped uint32 // messages, while the Conn was open
+
 	// Frames that nobody has taken yet.
 
 	frames ring.Ring[[]byte]
@@ -73,6 +75,7 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 		return ErrClosed
 	}
 	if volatile && (h.budget.tight.Load() || q.busy(&h.config) || q.full(&h.config, len(frame))) {
+		q.dropped++
 		c.mu.Unlock()
 		h.stats.droppedVolatile.Add(1)
 		return errDropped
@@ -89,6 +92,7 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 			h.stats.droppedFull.Add(uint64(dropped))
 		}
 		if !fits { // what is under way fills it
+			q.dropped++
 			change := q.settle()
 			start := c.claim() // a Gap may have come in its place
 			c.mu.Unlock()
@@ -183,6 +187,7 @@ func (q *queue) drop() {
 		q.lose(1)
 	}
 	q.meter.Dropped(q.out, 1)
+	q.dropped++
 	q.bytes -= len(q.frames.Pop())
 }
 

@@ -105,6 +105,12 @@ func (r *receiptsRoom) hear(node string, reports []report) {
 			d.call.Spare(id)
 		case reportTold:
 			d.call.Told(node)
+		case reportFull, reportHeld, reportClosing:
+			d.call.Take(id)
+			d.call.Settle(id, false)
+		}
+		if d.trace != nil {
+			d.trace.note(d.call, id, p.what)
 		}
 		d.changed.Set()
 	}
@@ -240,6 +246,12 @@ const (
 	reportMissed                         // none will
 	reportSpared                         // the target's filter leaves the Conn out
 	reportTold                           // all of this node's Conns have been told
+
+	// Of a probe, instead of reportTaken.
+
+	reportFull    // the Conn's queue has no room
+	reportHeld    // OnConnect has not returned
+	reportClosing // the Conn is being closed
 )
 
 // A receipt is what an envelope has of receipts.
@@ -299,7 +311,7 @@ func decodeReports(d *wire.Decoder, node string) *receipt {
 	for n := d.Uvarint(); n > 0 && !d.Bad; n-- {
 		p := report{id: d.Uvarint(), what: reported(d.Byte()), counter: d.Uvarint()}
 		switch {
-		case p.what < reportTaken || p.what > reportTold:
+		case p.what < reportTaken || p.what > reportClosing:
 			d.Bad = true
 		case p.what == reportTakenNamed:
 			id := node + "." + strconv.FormatUint(p.counter, 10)

@@ -76,7 +76,7 @@ func (h *Hub) take(p Packet, kept *logged, scratch []*Conn) []*Conn {
 	}
 	h.stats.received.Add(1)
 	e, err := decodeEnvelope(p.Data, h.maxFrame())
-	if err == nil && own != (e.kind != kindMessage) && e.kind != kindFenced {
+	if err == nil && own == (e.kind == kindMessage || e.kind == kindProbe) && e.kind != kindFenced {
 		err = errMalformed
 	}
 	if err != nil {
@@ -108,6 +108,12 @@ func (h *Hub) take(p Packet, kept *logged, scratch []*Conn) []*Conn {
 		h.deliverFenced(&e, kept, scratch)
 	case kindReceipts:
 		h.receipts.hear(e.sender, e.receipt.reports)
+	case kindQuestion:
+		h.inspector.push(&e)
+	case kindStatement:
+		h.inspector.hear(&e)
+	case kindProbe:
+		h.takeProbe(&e, scratch)
 	case kindHeartbeat:
 		counts := h.heartbeat.hear(&e)
 		if counts && e.notice&noticeLost != 0 && e.sender != h.id {

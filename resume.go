@@ -372,8 +372,12 @@ func (q *queue) remark(mark []byte) bool {
 	return false
 }
 
-// kindOf returns the first character of a frame's line. A fence may lie behind it.
+// kindOf returns the first character of a frame's line, or 0 if it is a fence alone. A
+// fence may lie behind it.
 func kindOf(f []byte) byte {
+	if f[0] == frame.Ping {
+		return 0
+	}
 	payload, ok := frame.Payload(f)
 	if !ok && len(f) > receipts.FenceSize {
 		payload, _ = frame.Payload(f[:len(f)-receipts.FenceSize])

@@ -155,6 +155,8 @@ type ConnStats struct {
 	Queued      int           // messages waiting to be written, with those under way
 	QueuedBytes int           // their bytes, with those under way
 	WritingFor  time.Duration // how long the write under way has waited for the client; 0 if none waits
+	Dropped     int           // messages that its queue gave up or had no room for, while it was open
+	Unconfirmed int           // messages of Deliver, and probes, whose receipt has not come
 	Oldest      time.Duration // about how long the oldest of them has waited: the queue measures only one message at a time
 	LastWrite   time.Time     // when the kernel last took something; zero is never
 	LastRead    time.Time     // when something last came from the client, or herald last began to wait for it, after OnConnect or OnMessage; zero is not yet

@@ -195,4 +195,12 @@ func (f *Fences) queuedBefore(i int) int {
 }
 
 // Empty says whether no receipt is open.
-func (f *Fences) Empty() bool { return f == nil || len(f.open) == 0 }
+func (f *Fences) Empty() bool { return f.Len() == 0 }
+
+// Len returns how many receipts are open.
+func (f *Fences) Len() int {
+	if f == nil {
+		return 0
+	}
+	return len(f.open)
+}

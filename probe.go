@@ -1,0 +1,249 @@
+package herald
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/heraldgo/herald/internal/clock"
+	"github.com/heraldgo/herald/internal/receipts"
+	"github.com/heraldgo/herald/internal/wake"
+)
+
+// A Trace says how far a probe has come.
+type Trace struct {
+	Listed time.Duration // from the call until the Registry had listed the target's sessions
+	Sent   time.Duration // until the Bus had taken the probe; 0 if it was not sent
+	Conns  []ConnTrace   // the target's connections, the oldest first
+}
+
+// A ConnTrace says how far a probe has come on its way to one connection. Times are
+// from the call of [Hub.Probe] on.
+type ConnTrace struct {
+	Session  Session
+	Outcome  ProbeOutcome
+	Reached  time.Duration // until this node heard that the connection's node had the probe; 0 if it did not
+	Answered time.Duration // until this node heard of the client's answer; 0 if it did not
+}
+
+// A ProbeOutcome says where the way of a probe has ended.
+type ProbeOutcome string
+
+// The ends of a probe's way.
+const (
+	ProbeAnswered   ProbeOutcome = "answered"   // the client's WebSocket implementation has answered it
+	ProbeUnanswered ProbeOutcome = "unanswered" // it is in the queue or written, and the client has not answered in time
+	ProbeLost       ProbeOutcome = "lost"       // the queue gave it up, or the connection ended
+	ProbeClosing    ProbeOutcome = "closing"    // the connection is being closed
+	ProbeFull       ProbeOutcome = "full"       // the connection's queue had no room for it
+	ProbeHeld       ProbeOutcome = "held"       // OnConnect has not returned
+	ProbeLeftOut    ProbeOutcome = "left out"   // the target's On, Except or ExceptUser leaves the connection out
+	ProbeGone       ProbeOutcome = "gone"       // the Registry lists the connection, and its node does not have it
+	ProbeUnheard    ProbeOutcome = "unheard"    // the connection's node has not said that the probe came
+	ProbeOlder      ProbeOutcome = "older"      // the node is of an older version of herald, which knows no probes
+	ProbeUnsent     ProbeOutcome = "unsent"     // it was not sent: the Bus did not take it, or another node is older
+)
+
+// Probe follows the way of a message to the target, which comes from User or Group. It
+// sends a ping (RFC 6455 section 5.5.2) by the way of a message: over the Bus to the
+// target's topics, and through the queues of its connections. The clients' WebSocket
+// implementations answer, and their programs see nothing of it. A probe takes no
+// message's place: if a queue is full, that is the outcome. It counts as a message in
+// Stats, and is not kept.
+//
+// Probe waits until the outcome of each connection is known or ctx is done, but for a
+// minute at most. The error is one that Send returns, or wraps ErrRegistryDown because
+// the sessions cannot be listed, or is ErrClosed. The Trace has what was known by then.
+// More than 1,000 sessions are ErrLimit.
+func (h *Hub) Probe(ctx context.Context, t Target) (Trace, error) {
+	if err := cmp.Or(t.check(), t.checkSend()); err != nil {
+		return Trace{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxDelivery)
+	defer cancel()
+	d := &delivery{
+		hub: h, target: t, filter: t.filter(),
+		listed: make(map[receipts.ID]Session), sessions: make(map[receipts.ID]Session),
+		call: receipts.NewCall(), trace: newTracing(), changed: wake.New(),
+	}
+	var trace Trace
+	sessions, err := h.Sessions(ctx, Target{kind: t.kind, ids: t.ids})
+	trace.Listed = d.trace.age()
+	if err == nil && len(sessions) > maxDelivered {
+		err = fmt.Errorf("%w: %d sessions: a probe goes to %d at most", ErrLimit, len(sessions), maxDelivered)
+	}
+	if err != nil {
+		return trace, err
+	}
+	older := d.expect(sessions)
+	if !older && d.call.Untaken() {
+		id := h.calls.nextID.Add(1)
+		h.receipts.open(id, d)
+		defer h.receipts.close(id)
+		if err = d.probe(ctx, id); err == nil {
+			trace.Sent = d.trace.age()
+			err = d.wait(ctx)
+		}
+	}
+	trace.Conns = d.traced(sessions, trace.Sent != 0)
+	return trace, err
+}
+
+// expect lists those of the sessions that the probe is meant for. It says whether one of
+// them is on a node that knows no probes: such a node would take one for a loss.
+func (d *delivery) expect(sessions []Session) (older bool) {
+	versions := d.hub.presence.heartbeat.versions()
+	for _, s := range sessions {
+		id := sessionID(s)
+		if !d.filter.passesSession(s) {
+			d.trace.conns[id] = ConnTrace{Outcome: ProbeLeftOut}
+			continue
+		}
+		if versions[s.Node] < int(kindProbe.version()) {
+			d.trace.conns[id] = ConnTrace{Outcome: ProbeOlder}
+			older = true
+			continue
+		}
+		d.listed[id], d.sessions[id] = s, s
+		d.call.List(id)
+	}
+	return older
+}
+
+// probe hands the probe to the Bus.
+func (d *delivery) probe(ctx context.Context, id uint64) error {
+	h := d.hub
+	deadline, _ := ctx.Deadline()
+	o := outgoings.Get().(*outgoing)
+	defer o.release()
+	h.pack(o, &d.target, &envelope{
+		kind: kindProbe, sender: h.id, id: id, filter: d.filter,
+		receipt: &receipt{within: time.Until(deadline), named: true},
+	})
+	ctx, release := h.sendEnds.Now().Bound(ctx)
+	defer release()
+	return h.publish(ctx, o.packets...)
+}
+
+// traced returns the outcomes, those of connections that the Registry did not list too.
+func (d *delivery) traced(sessions []Session, sent bool) []ConnTrace {
+	r := d.hub.receipts
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range sessions {
+		d.sessions[sessionID(s)] = s
+	}
+	conns := make([]ConnTrace, 0, len(d.sessions))
+	for id, s := range d.sessions {
+		c := d.trace.conns[id]
+		c.Session = s
+		switch {
+		case c.Outcome != "":
+		case !sent:
+			c.Outcome = ProbeUnsent
+		case d.trace.told[id.Node]:
+			c.Outcome = ProbeGone
+		default:
+			c.Outcome = ProbeUnheard
+		}
+		conns = append(conns, c)
+	}
+	slices.SortFunc(conns, func(a, b ConnTrace) int { return compareSessions(a.Session, b.Session) })
+	return conns
+}
+
+// A tracing is what has been heard of a probe. Guarded by receiptsRoom.mu.
+type tracing struct {
+	begun int64 // on clock
+	conns map[receipts.ID]ConnTrace
+	told  map[string]bool // nodes that have told of all their connections
+}
+
+func newTracing() *tracing {
+	return &tracing{begun: clock.Now(), conns: make(map[receipts.ID]ConnTrace), told: make(map[string]bool)}
+}
+
+func (t *tracing) age() time.Duration { return time.Duration(clock.Now() - t.begun) }
+
+// note takes a node's report.
+func (t *tracing) note(call *receipts.Call, id receipts.ID, what reported) {
+	if what == reportTold { // and of those that it has not told it has none
+		t.told[id.Node] = true
+		call.GiveUp(func(o receipts.ID, s receipts.State) bool { return o.Node == id.Node && s == receipts.Listed }, func(string) bool { return false })
+		return
+	}
+	c := t.conns[id]
+	c.Reached = cmp.Or(c.Reached, t.age())
+	switch what {
+	case reportTaken, reportTakenNamed:
+		c.Outcome = ProbeUnanswered
+	case reportReceived:
+		c.Outcome, c.Answered = ProbeAnswered, t.age()
+	case reportMissed:
+		c.Outcome = ProbeLost
+	case reportClosing:
+		c.Outcome = ProbeClosing
+	case reportFull:
+		c.Outcome = ProbeFull
+	case reportHeld:
+		c.Outcome = ProbeHeld
+	}
+	t.conns[id] = c
+}
+
+// takeProbe queues a probe for those Conns that it is for, and reports on each.
+func (h *Hub) takeProbe(e *envelope, conns []*Conn) {
+	want := receipts.Wanted{Node: e.sender, ID: e.id, Until: clock.Now() + int64(min(e.receipt.within, maxDelivery))}
+	token := receipts.Token(rand.Uint64())
+	fence := receipts.AppendFence(make([]byte, 0, receipts.FenceSize), token)
+	sieve := newSieve(h.id, &e.filter)
+	for _, c := range conns {
+		if sieve.passes(c) {
+			c.takeProbe(want, token, fence)
+		}
+	}
+	h.receipts.owe(outgoingReport{Wanted: want, what: reportTold})
+}
+
+// takeProbe queues a fence that has no message, and reports that, or why it does not.
+func (c *Conn) takeProbe(want receipts.Wanted, token receipts.Token, fence []byte) {
+	h := c.hub
+	c.mu.Lock()
+	q := &c.queue
+	report := outgoingReport{Wanted: want, counter: c.counter}
+	switch {
+	case c.state.closing():
+		report.what = reportClosing
+	case c.state != connOpen:
+		report.what = reportHeld
+	case q.full(&h.config, len(fence)):
+		report.what = reportFull
+	}
+	if report.what != 0 {
+		c.mu.Unlock()
+		h.receipts.owe(report)
+		return
+	}
+	report.what, report.conn = reportTaken, c
+	h.receipts.owe(report) // before it can be answered
+	end := &fence[len(fence)-1]
+	c.openFences().Add(want, token, end, clock.Now())
+	q.put(fence)
+	q.fences.Queued(end)
+	change := 0
+	if q.outgrown() {
+		change = q.settle()
+	}
+	start := c.claim()
+	c.mu.Unlock()
+	if !q.log.comesBack() {
+		h.stats.delivered.Add(1)
+	}
+	c.start(start)
+	if change != 0 && h.budget.change(change) {
+		h.look()
+	}
+}
