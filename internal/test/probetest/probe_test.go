@@ -1,0 +1,285 @@
+package probetest_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/heraldtest"
+)
+
+func await(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// fromQuery lets clients say in the query who they are.
+func fromQuery(r *http.Request) (herald.Identity, error) {
+	q := r.URL.Query()
+	return herald.Identity{User: q.Get("user"), Platform: q.Get("platform"), Device: q.Get("device")}, nil
+}
+
+// dial connects a client that reads nothing.
+func dial(t *testing.T, node *heraldtest.Node, query string) *websocket.Conn {
+	t.Helper()
+	ws, _, err := websocket.Dial(within(t, patience), node.URL+"/?"+query, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ws.CloseNow() })
+	return ws
+}
+
+// reads has the client read, and so answer pings, until the test ends. It fails the
+// test if a message comes.
+func reads(t *testing.T, ws *websocket.Conn) {
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		if _, data, err := ws.Read(context.Background()); err == nil {
+			t.Errorf("the client got %q", data)
+		}
+	}()
+	t.Cleanup(func() {
+		ws.CloseNow()
+		<-done
+	})
+}
+
+// probe returns the traces by device.
+func probe(t *testing.T, hub *herald.Hub, to herald.Target, patience time.Duration) (herald.Trace, map[string]herald.ConnTrace) {
+	t.Helper()
+	trace, err := hub.Probe(within(t, patience), to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	byDevice := make(map[string]herald.ConnTrace)
+	for _, c := range trace.Conns {
+		byDevice[c.Session.Device] = c
+	}
+	return trace, byDevice
+}
+
+// soon is for probes of which it is known that no answer comes.
+const soon = 300 * time.Millisecond
+
+// A probe reaches all connections of a user, and no program of a client.
+func TestProbeArrives(t *testing.T) {
+	cluster := heraldtest.NewCluster(t, 2, herald.Config{Authenticate: fromQuery, SendTimeout: patience})
+	for i, device := range []string{"a", "b", "c"} {
+		reads(t, dial(t, cluster.Nodes[i%2], "user=anna&device="+device))
+	}
+	reads(t, dial(t, cluster.Nodes[0], "user=bert"))
+	hub := cluster.Nodes[1].Hub
+	trace, byDevice := probe(t, hub, herald.User("anna"), patience)
+	if len(trace.Conns) != 3 || trace.Listed <= 0 || trace.Sent < trace.Listed {
+		t.Errorf("%+v", trace)
+	}
+	for _, device := range []string{"a", "b", "c"} {
+		c := byDevice[device]
+		if c.Outcome != herald.ProbeAnswered || c.Reached <= 0 || c.Answered < c.Reached || c.Session.User != "anna" {
+			t.Errorf("%s: %+v", device, c)
+		}
+	}
+	if s := hub.Stats(); s.Queued != 0 || s.Delivered != s.Written || s.Dropped != 0 {
+		t.Errorf("%+v", s)
+	}
+	if trace, _ := probe(t, hub, herald.User("nobody"), patience); len(trace.Conns) != 0 || trace.Sent != 0 {
+		t.Errorf("to nobody: %+v", trace)
+	}
+	if _, err := hub.Probe(t.Context(), herald.Everyone()); !errors.Is(err, herald.ErrInvalid) {
+		t.Errorf("to everyone: %v", err)
+	}
+}
+
+// A probe says of each connection why it does not arrive there.
+func TestProbeEnds(t *testing.T) {
+	release := make(chan bool)
+	held := make(chan bool, 1)
+	cluster := heraldtest.NewCluster(t, 2, herald.Config{
+		Authenticate: fromQuery, SendTimeout: patience, Lease: time.Hour, // nothing is mended meanwhile
+		DropOldest: true, QueueMessages: 8, QueueBytes: 16 << 20, WriteTimeout: time.Hour, PingInterval: time.Hour,
+		OnConnect: func(ctx context.Context, c *herald.Conn) error {
+			if c.Session().Device == "held" {
+				held <- true
+				<-release
+			}
+			return nil
+		},
+	})
+	here, there := cluster.Nodes[0], cluster.Nodes[1]
+	reads(t, dial(t, there, "user=anna&device=well&platform=ios"))
+	silent := dial(t, there, "user=anna&device=silent&platform=ios")
+	dial(t, there, "user=anna&device=none")
+	dial(t, there, "user=anna&device=held&platform=ios")
+	t.Cleanup(func() { close(release) })
+	<-held
+	dial(t, there, "user=anna&device=full&platform=ios")
+	conns, err := here.Hub.Inspect(within(t, patience), herald.User("anna"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range conns {
+		if c.Session.Device != "full" {
+			continue
+		}
+		to := herald.Connection(c.Session.ID)
+		for range 64 { // more than the kernel has room for
+			if err := here.Hub.Send(within(t, patience), to, herald.Binary(make([]byte, 512<<10))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		await(t, "a full queue", func() bool {
+			conns, err := here.Hub.Inspect(within(t, patience), to)
+			return err == nil && conns[0].Stats.Dropped > 0 && conns[0].Stats.Queued == 8 && there.Hub.Stats().Delivered == 64
+		})
+	}
+	nodes, err := here.Hub.Nodes(within(t, patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes {
+		if n.ID == there.Hub.NodeID() {
+			stray := herald.Session{ID: n.ID + ".999", User: "anna", Device: "gone", Platform: "ios"}
+			if _, err := there.Registry.Add(t.Context(), n.Lease(), herald.Entry{Session: stray, UserTopic: "uanna"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_, byDevice := probe(t, here.Hub, herald.User("anna").On("ios"), soon)
+	for device, want := range map[string]herald.ProbeOutcome{
+		"silent": herald.ProbeUnanswered, "none": herald.ProbeLeftOut, "held": herald.ProbeHeld, "full": herald.ProbeFull, "gone": herald.ProbeGone,
+	} {
+		if got := byDevice[device]; got.Outcome != want || got.Answered != 0 {
+			t.Errorf("%s: %+v, want %s", device, got, want)
+		}
+	}
+
+	type result struct {
+		trace herald.Trace
+		err   error
+	}
+	done := make(chan result, 1)
+	ctx := within(t, patience)
+	go func() {
+		trace, err := here.Hub.Probe(ctx, herald.User("anna").On("ios"))
+		done <- result{trace, err}
+	}()
+	await(t, "two unconfirmed probes", func() bool {
+		conns, err := here.Hub.Inspect(within(t, patience), herald.User("anna").On("ios"))
+		for _, c := range conns {
+			if err == nil && c.Session.Device == "silent" {
+				return c.Stats.Unconfirmed > 0
+			}
+		}
+		return false
+	})
+	silent.CloseNow()
+	r := <-done
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	for _, c := range r.trace.Conns {
+		if c.Session.Device == "silent" && c.Outcome != herald.ProbeLost {
+			t.Errorf("the client has gone: %+v", c)
+		}
+		if c.Session.Device == "well" && c.Outcome != herald.ProbeAnswered {
+			t.Errorf("a client that is well: %+v", c)
+		}
+	}
+
+	there.Bus.Cut()
+	if _, byDevice := probe(t, here.Hub, herald.User("anna").On("ios"), soon); byDevice["well"].Outcome != herald.ProbeUnheard || byDevice["well"].Reached != 0 {
+		t.Errorf("its node is cut off: %+v", byDevice["well"])
+	}
+	there.Bus.Heal()
+	here.Bus.Cut()
+	here.AwaitHealth(herald.ErrBusDown)
+	trace, err := here.Hub.Probe(within(t, soon), herald.User("anna"))
+	if !errors.Is(err, herald.ErrBusDown) && !errors.Is(err, context.DeadlineExceeded) || len(trace.Conns) == 0 || trace.Conns[0].Outcome != herald.ProbeUnsent && trace.Conns[0].Outcome != herald.ProbeLeftOut {
+		t.Errorf("this node is cut off: %+v, %v", trace, err)
+	}
+}
+
+// A client that can come back answers probes between its messages, and misses nothing
+// for it.
+func TestProbeWithRetention(t *testing.T) {
+	cluster := heraldtest.NewCluster(t, 2, herald.Config{Retention: time.Minute, SendTimeout: patience, DropOldest: true, QueueMessages: 8})
+	client := cluster.ConnectHistory(0, herald.Identity{User: "anna"})
+	hub := cluster.Nodes[1].Hub
+	outcome := make(chan herald.Trace, 1)
+	failed := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		trace, err := hub.Probe(ctx, herald.User("anna"))
+		outcome <- trace
+		failed <- errors.Join(err, hub.Send(ctx, herald.User("anna"), herald.Text("after it")))
+	}()
+	client.Expect("after it")
+	trace := <-outcome
+	if err := <-failed; err != nil || len(trace.Conns) != 1 || trace.Conns[0].Outcome != herald.ProbeAnswered {
+		t.Fatalf("%+v, %v", trace, err)
+	}
+}
+
+// olderRegistry lists nodes as if all but one were of version 1.
+type olderRegistry struct {
+	herald.Registry
+	newer *string
+}
+
+func (r olderRegistry) Nodes(ctx context.Context) ([]herald.Node, time.Time, error) {
+	nodes, now, err := r.Registry.Nodes(ctx)
+	for i := range nodes {
+		if nodes[i].ID != *r.newer {
+			nodes[i].Version = 1
+		}
+	}
+	return nodes, now, err
+}
+
+// Nodes of an older version, which would take a question for a loss, are not asked.
+func TestOlderNode(t *testing.T) {
+	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
+	newer := ""
+	hub := func(r herald.Registry) *herald.Hub {
+		h, err := herald.New(herald.Config{Bus: network.Bus(), Registry: r, Authenticate: fromQuery, SendTimeout: patience, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { h.Shutdown(context.Background()) })
+		return h
+	}
+	old := hub(registry)
+	server := httptest.NewServer(old)
+	t.Cleanup(server.Close)
+	dial(t, &heraldtest.Node{URL: strings.Replace(server.URL, "http", "ws", 1)}, "user=anna")
+	asker := hub(olderRegistry{registry, &newer})
+	newer = asker.NodeID()
+
+	for _, r := range asker.Reports(within(t, patience)) {
+		if (r.Err != nil) != (r.Node == old.NodeID()) {
+			t.Errorf("%+v", r)
+		}
+	}
+	trace, err := asker.Probe(within(t, patience), herald.User("anna"))
+	if err != nil || len(trace.Conns) != 1 || trace.Conns[0].Outcome != herald.ProbeOlder || trace.Sent != 0 {
+		t.Errorf("%+v, %v", trace, err)
+	}
+	if s := old.Stats(); s.Malformed != 0 || s.Gaps != 0 {
+		t.Errorf("the older node: %+v", s)
+	}
+}
