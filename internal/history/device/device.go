@@ -40,6 +40,7 @@ const (
 	live state = iota
 	asked
 	reading
+	trailing
 )
 
 // A cursor is where a device is in one partition.
@@ -70,6 +71,10 @@ type Ask struct {
 	From    history.Point
 	Offsets []history.Offset
 	Most    int
+
+	// Near says that nothing is asked of the log: what is next the host has as recent,
+	// and Device.Follow takes it.
+	Near bool
 }
 
 // Begin returns the Device of a new connection as it enters the index, and the

@@ -3,14 +3,15 @@
 //
 // In each partition a Device has a cursor:
 //
-//	Begin ── no position ────────────────────────────────> live
-//	  │                                                     ^
-//	  │ position                      what is left is recent│
-//	  v                                                     │
-//	asked ──── Surveyed ────> reading ─── the last Entries ─┤
-//	  ^                          │                          │ more has come
-//	  └────── other epoch ───────┴──────────────────────────┘
+//	Begin ── no position ──────────────────────────────────────> live
+//	  │                                                            ^
+//	  │ position                                     little is left│
+//	  v                                                            │
+//	asked ── Surveyed ──> reading ── the last Entries ──> trailing ┤
+//	  ^                      │                             │   ^   │ Follow
+//	  └──── other epoch ─────┴──── not recent any more ────┘   └───┘
 //
 // A Join while it is asked asks again. Only while it is live does it take what the
-// node's Feed hands on and the log keeps. Before, it reads that from the log.
+// node's Feed hands on and the log keeps. Before, it reads that from the log, and at
+// the end, while it is trailing, from what the Feed has handed on last.
 package device

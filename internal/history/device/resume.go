@@ -43,8 +43,7 @@ func (c *cursor) miss(s *Step, partition int) {
 	s.Frames = append(s.Frames, Frame{Kind: Gap, Partition: partition})
 }
 
-// read asks for the next page. If there is none the cursor goes live, or there
-// has come more meanwhile than it may take at once.
+// read asks for the next page. If there is none what is recent is next.
 func (d *Device) read(s *Step, partition int) {
 	c := &d.cursors[partition]
 	if page := c.backlog.Page(d.limits.Page); len(page) > 0 {
@@ -54,9 +53,33 @@ func (d *Device) read(s *Step, partition int) {
 		return
 	}
 	c.at.Offset = c.backlog.End.Offset
+	d.follow(s, partition)
+}
+
+// Follow goes on with what is recent, for there is room.
+func (d *Device) Follow(partition int, round uint64) Step {
+	var s Step
+	if c := &d.cursors[partition]; c.state == trailing && round == c.round {
+		d.follow(&s, partition)
+	}
+	return s
+}
+
+// follow takes what is recent. If that is little enough the cursor goes live. Of more it
+// takes a page: to ask the log again would take longer, and under a flood the cursor
+// would never go live.
+func (d *Device) follow(s *Step, partition int) {
+	c := &d.cursors[partition]
 	left, ok := d.recent(partition)
 	if !ok {
 		s.Ask = c.ask(d.limits.Survey)
+		return
+	}
+	if len(left) > d.limits.Live {
+		d.takeAll(s, partition, left[:min(len(left), d.limits.Page)])
+		c.state = trailing
+		c.round++
+		s.Ask = Ask{Round: c.round, From: c.at, Near: true}
 		return
 	}
 	end := Frame{Kind: Mark, Partition: partition, At: c.at, Verdict: Complete}
@@ -64,24 +87,31 @@ func (d *Device) read(s *Step, partition int) {
 		end.Verdict = Incomplete
 	}
 	s.Frames = append(s.Frames, end)
-	for _, p := range left {
+	d.takeAll(s, partition, left)
+	c.state = live
+}
+
+func (d *Device) takeAll(s *Step, partition int, packets []history.Packet) {
+	for _, p := range packets {
 		if f, ok := d.take(partition, p, d.host.Open(p.Body)); ok {
 			s.Frames = append(s.Frames, f)
 		}
 	}
-	c.state = live
 }
 
-// recent returns what is left for the device if it goes live now, if that is
-// known and little enough.
+// recent returns what the host has handed on behind the cursor, if all of that is known:
+// a page at least, and more than Live if there is more.
 func (d *Device) recent(partition int) (left []history.Packet, ok bool) {
 	packets, ok := d.host.Recent(partition, d.cursors[partition].at)
 	for _, p := range packets {
+		if len(left) > d.limits.Live && len(left) >= d.limits.Page {
+			break
+		}
 		if d.host.Holds(p.Topic) {
 			left = append(left, p)
 		}
 	}
-	return left, ok && len(left) <= d.limits.Live
+	return left, ok
 }
 
 // Entries takes what was read. If it could not be, because the epoch is another

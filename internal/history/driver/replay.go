@@ -40,6 +40,7 @@ type question struct {
 // replays are what the questions of all partitions share.
 type replays struct {
 	surveys []*question // that are ready
+	near    []*question // that are ready, and whose answers the feeds have
 	running int         // surveys
 	paused  []*question // by time
 
@@ -95,7 +96,7 @@ func (s *Session) proceed() {
 	var page *question
 	reads := false
 	for _, q := range s.open {
-		switch isPage := len(q.ask.Offsets) > 0; {
+		switch isPage := q.ask.Near || len(q.ask.Offsets) > 0; {
 		case q.stage != waiting:
 			reads = reads || isPage && q.stage != paused
 		case !isPage:
@@ -107,7 +108,11 @@ func (s *Session) proceed() {
 	}
 	if page != nil && !reads {
 		page.ready()
-		page.side.reads.ready = append(page.side.reads.ready, page)
+		to := &page.side.reads.ready
+		if page.ask.Near {
+			to = &page.d.replays.near
+		}
+		*to = append(*to, page)
 	}
 }
 
@@ -137,6 +142,11 @@ func (d *Driver) turns() {
 		}
 		r.surveys = r.surveys[1:]
 	}
+	for len(r.near) > 0 && r.bytes < r.most {
+		q := r.near[0]
+		r.near = r.near[1:]
+		q.answered(nil, true, func() device.Step { return q.device.Follow(q.side.partition, q.ask.Round) })
+	}
 	for _, s := range d.sides {
 		if len(s.reads.ready) > 0 && !s.reads.busy && r.bytes < r.most {
 			s.read()
@@ -147,7 +157,7 @@ func (d *Driver) turns() {
 // tellLate tells those clients that something may be missing whose turn has not come
 // for long: others may hold all of the budget, and read slowly.
 func (d *Driver) tellLate() {
-	for _, q := range d.replays.surveys {
+	for _, q := range slices.Concat(d.replays.surveys, d.replays.near) {
 		q.tellLate()
 	}
 	for _, s := range d.sides {

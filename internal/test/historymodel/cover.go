@@ -50,6 +50,7 @@ const (
 	belowFloor
 
 	resumed
+	followed
 	resumedComplete
 	resumedIncomplete
 	joined
@@ -97,6 +98,7 @@ var ruleNames = [rules]string{
 	markTold:          "a quiet device gets a mark",
 	belowFloor:        "a live device does not take what it had",
 	resumed:           "a device comes back",
+	followed:          "a device takes what its node has handed on, in pages",
 	resumedComplete:   "a resume is complete",
 	resumedIncomplete: "a resume is incomplete",
 	joined:            "a topic is joined on a connection",

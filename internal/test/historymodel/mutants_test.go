@@ -79,6 +79,8 @@ var mutants = []mutant{
 		"	if !whole {", "	if false && !whole {"}}},
 	{"a device goes live only if it can have what was handed on", []overlay.Edit{{resumeFile,
 		"	if !ok {\n		s.Ask = c.ask(d.limits.Survey)\n		return\n	}", "	if !ok {\n		left = nil\n	}"}}},
+	{"a device that follows takes pages without a hole", []overlay.Edit{{resumeFile,
+		"left[:min(len(left), d.limits.Page)]", "left[len(left)-d.limits.Page:]"}}},
 	{"a dropped frame is told", []overlay.Edit{{deviceFile,
 		"	if f.At.Epoch == 0 || d.dropped {", "	if true {"}}},
 	{"Except outlives a connection", []overlay.Edit{{deviceFile,

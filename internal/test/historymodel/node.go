@@ -65,6 +65,7 @@ type ask struct {
 	offsets []history.Offset
 	most    int
 	epoch   history.Epoch
+	near    bool // the node has the answer
 }
 
 func newHub(w *world) *hub {
@@ -249,15 +250,20 @@ func (s *side) met(known, end history.Point) {
 
 // run runs the script of a question.
 func (s *side) run() {
-	if !s.answers() {
+	a := s.asks[0]
+	if !a.near && !s.answers() {
 		return
 	}
-	a := s.asks[0]
 	if a.session != nil && !a.session.room() {
 		s.asks = append(s.asks[1:], a)
 		return
 	}
 	s.asks = s.asks[1:]
+	if a.near {
+		s.h.w.hit(followed)
+		s.reply(a, nil, func(d *device.Device) device.Step { return d.Follow(s.partition, a.round) })
+		return
+	}
 	log, caller := s.calls.log, s.h.w.caller(s.calls, s.publisher.Known())
 	if len(a.offsets) > 0 {
 		entries, ok := log.Read(caller, a.epoch, a.offsets)

@@ -227,7 +227,7 @@ func (c *session) do(partition int, step device.Step) {
 		}
 		s.asks = append(s.asks, ask{
 			session: c, topics: topicsOf(topics), round: a.Round, from: a.From,
-			offsets: a.Offsets, most: a.Most, epoch: a.From.Epoch,
+			offsets: a.Offsets, most: a.Most, epoch: a.From.Epoch, near: a.Near,
 		})
 	}
 }
