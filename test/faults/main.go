@@ -24,7 +24,7 @@ import (
 var names = []string{faultrig.Redis, faultrig.Sentinel, faultrig.Cluster, "NATS", "RabbitMQ", "MQTT", "Kafka"}
 
 // keeps are the buses on which there can be a Retention.
-var keeps = []string{faultrig.Redis, faultrig.Sentinel}
+var keeps = []string{faultrig.Redis, faultrig.Sentinel, faultrig.Cluster}
 
 func main() {
 	faultrig.Main(buses)
