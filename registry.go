@@ -211,6 +211,45 @@ type Registry interface {
 	Check(ctx context.Context, lease Lease, entries ...Entry) (missing []Entry, err error)
 }
 
+// A Change is one Session that has come to a watched topic, or left it.
+type Change struct {
+	Topic   string
+	Number  int64   // one more than that of the topic's change before it
+	Session Session // of one who left, the ID alone
+	Left    bool
+}
+
+// Watched is what [WatchRegistry.Watch] says of one topic.
+type Watched struct {
+	Number   int64     // of the topic's last change
+	Sessions []Session // all changes up to it are in them, and none after it
+}
+
+// A WatchRegistry is a Registry whose topics can be watched, as [Hub.Watch] needs
+// it. It keeps these promises, too:
+//
+//  17. Watch marks each topic as watched for ttl, or for a day if that is less. A
+//     mark that lasts longer stays. In the same step it lists the topic's Sessions,
+//     as Sessions does, with the number of its last change. The lease is checked as
+//     in Sessions.
+//  18. While a topic is watched, each Session that Add puts under it, or that Remove
+//     or Sweep takes away, is a change with a number: one more than that of the
+//     change before, whichever handle makes it. Adding what is there under another
+//     lease is a change as well, and adding it again under the same one is none. If
+//     a mark has run out and is made again, or was lost, its numbers are above those
+//     that were given before, unless the Registry's clock has stepped back.
+//  19. Changes returns, once, the changes that calls on this handle have made, in the
+//     order of their numbers for each topic. Those of calls that returned before are
+//     among them. Those of a call that returned early, since its ctx was done, come
+//     later. A handle keeps some thousand changes at least; others may be lost, as
+//     those of a call whose answer is lost are.
+//  20. What lies under topics that nobody watches makes no changes.
+type WatchRegistry interface {
+	Registry
+	Watch(ctx context.Context, lease Lease, ttl time.Duration, topics ...string) ([]Watched, error)
+	Changes() []Change
+}
+
 // A countedRegistry counts the calls of a Registry.
 type countedRegistry struct {
 	reg   Registry

@@ -3,13 +3,14 @@ package herald
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/heraldgo/herald/internal/faults"
 	"github.com/heraldgo/herald/internal/places"
+	"github.com/heraldgo/herald/internal/redisregistry"
 )
 
 // A MemoryRegistry keeps the Registry in memory, for the Hubs of one process:
@@ -17,8 +18,9 @@ import (
 // package time, so that it works inside testing/synctest; steps of the wall
 // clock do not move it.
 type MemoryRegistry struct {
-	store *memoryStore
-	cut   atomic.Bool
+	store   *memoryStore
+	cut     atomic.Bool
+	changes []Change // that calls on this handle have made; guarded by store.mu
 }
 
 // NewMemoryRegistry returns an empty MemoryRegistry.
@@ -29,6 +31,7 @@ func NewMemoryRegistry() *MemoryRegistry {
 		dying:  make(map[Lease]*memoryLease),
 		topics: make(map[string]map[string]memoryValue),
 		gone:   make(map[string]int64),
+		marks:  make(map[string]memoryMark),
 	}}
 }
 
@@ -53,60 +56,14 @@ func (m *MemoryRegistry) call(ctx context.Context, what string, f func(*memorySt
 		m.store.mu.Lock()
 		defer m.store.mu.Unlock()
 		err = f(m.store)
+		m.changes = append(m.changes, m.store.made...)
+		m.changes = m.changes[max(0, len(m.changes)-redisregistry.MaxChanges):]
+		m.store.made = nil
 	}
 	if err != nil {
 		return fmt.Errorf("memory registry: %s: %w", what, err)
 	}
 	return nil
-}
-
-// A memoryStore is what the handles share. Times are in microseconds.
-type memoryStore struct {
-	epoch time.Time // carries the monotonic clock
-
-	mu         sync.Mutex
-	generation int64                             // the last one
-	clock      int64                             // the latest Since that was given
-	leases     map[string]*memoryLease           // by node: the present ones
-	dying      map[Lease]*memoryLease            // those that are being swept
-	topics     map[string]map[string]memoryValue // by topic and connection
-	gone       map[string]int64                  // users, and when the last session went
-}
-
-type memoryLease struct {
-	node   Node
-	places map[places.Place]struct{}
-}
-
-type memoryValue struct {
-	session Session
-	lease   Lease
-	online  bool // what its Add answered
-}
-
-// now returns a time that steps of the wall clock do not move.
-func (s *memoryStore) now() int64 { return s.epoch.Add(time.Since(s.epoch)).UnixMicro() }
-
-// current returns the lease, or nil if it is lost.
-func (s *memoryStore) current(lease Lease) *memoryLease {
-	if l := s.leases[lease.Node]; l != nil && l.node.Generation == lease.Generation {
-		return l
-	}
-	return nil
-}
-
-// live says whether the lease is not lost and has not run out.
-func (s *memoryStore) live(lease Lease, now int64) bool {
-	l := s.current(lease)
-	return l != nil && now < l.node.Renewed.Add(l.node.TTL).UnixMicro()
-}
-
-// known returns the lease, dying or not, or nil if it is forgotten.
-func (s *memoryStore) known(lease Lease) *memoryLease {
-	if l := s.current(lease); l != nil {
-		return l
-	}
-	return s.dying[lease]
 }
 
 // Add implements [Registry.Add]. The Node of a Session is the lease's.
@@ -125,69 +82,6 @@ func (m *MemoryRegistry) Add(ctx context.Context, lease Lease, entries ...Entry)
 	return added, err
 }
 
-func (s *memoryStore) add(l *memoryLease, e Entry) (added Added) {
-	value := memoryValue{session: cloneSession(e.Session), lease: l.node.Lease()}
-	value.session.Node = l.node.ID
-	if e.UserTopic != "" {
-		added = s.presence(&value, s.topics[e.UserTopic], e.Older)
-	} else {
-		s.stamp(&value.session)
-	}
-	added.Since = value.session.Since
-	for _, p := range e.places() {
-		if s.topics[p.Topic] == nil {
-			s.topics[p.Topic] = make(map[string]memoryValue)
-		}
-		s.topics[p.Topic][p.ID] = value
-		l.places[p] = struct{}{}
-	}
-	return added
-}
-
-// stamp gives a Session a Since, later than all that were given, if it has
-// none.
-func (s *memoryStore) stamp(session *Session) {
-	since := session.Since.UnixMicro()
-	if session.Since.IsZero() {
-		since = max(s.now(), s.clock+1)
-	}
-	s.clock = max(s.clock, since)
-	session.Since = time.UnixMicro(since)
-}
-
-// presence sets Since and online of a value that is about to come under its
-// user's topic, and answers who is older.
-func (s *memoryStore) presence(value *memoryValue, there map[string]memoryValue, most int) Added {
-	session := &value.session
-	own, again := there[session.ID]
-	first := session.Since.IsZero()
-	if first {
-		session.Since = own.session.Since // this Add is done once more
-	}
-	s.stamp(session)
-	_, going := s.gone[session.User]
-	delete(s.gone, session.User)
-	if again {
-		value.online = own.online && (own.lease == value.lease || first)
-	} else {
-		value.online = len(there) == 0 && !going
-	}
-	added := Added{Online: value.online}
-	if most <= 0 {
-		return added
-	}
-	now := s.now()
-	for id, v := range there {
-		if id != session.ID && v.session.Since.Before(session.Since) && s.live(v.lease, now) {
-			added.Older = append(added.Older, cloneSession(v.session))
-		}
-	}
-	slices.SortFunc(added.Older, compareSessions)
-	added.OlderTotal = len(added.Older)
-	added.Older = added.Older[:min(most, len(added.Older))]
-	return added
-}
-
 // Remove implements [Registry.Remove].
 func (m *MemoryRegistry) Remove(ctx context.Context, lease Lease, entries ...Entry) error {
 	return m.call(ctx, "remove", func(s *memoryStore) error {
@@ -198,42 +92,6 @@ func (m *MemoryRegistry) Remove(ctx context.Context, lease Lease, entries ...Ent
 		}
 		return nil
 	})
-}
-
-// remove takes away what lies at p, if anything.
-func (s *memoryStore) remove(p places.Place) {
-	there := s.topics[p.Topic]
-	v, ok := there[p.ID]
-	if !ok {
-		return
-	}
-	delete(there, p.ID)
-	if l := s.known(v.lease); l != nil {
-		delete(l.places, p)
-	}
-	if len(there) == 0 {
-		delete(s.topics, p.Topic)
-		if p.User {
-			s.gone[v.session.User] = s.now()
-		}
-	}
-}
-
-// eachLive calls f for what lies under each topic and lives. It needs a lease that
-// has not run out, or the zero Lease.
-func (s *memoryStore) eachLive(lease Lease, topics []string, f func(i int, v memoryValue)) error {
-	now := s.now()
-	if lease != (Lease{}) && !s.live(lease, now) {
-		return ErrLeaseLost
-	}
-	for i, topic := range topics {
-		for _, v := range s.topics[topic] {
-			if s.live(v.lease, now) {
-				f(i, v)
-			}
-		}
-	}
-	return nil
 }
 
 // Sessions implements [Registry.Sessions].
@@ -249,6 +107,43 @@ func (m *MemoryRegistry) Sessions(ctx context.Context, lease Lease, topics ...st
 		slices.SortFunc(sessions, compareSessions)
 	}
 	return all, nil
+}
+
+// Watch implements [WatchRegistry.Watch].
+func (m *MemoryRegistry) Watch(ctx context.Context, lease Lease, ttl time.Duration, topics ...string) ([]Watched, error) {
+	all := make([]Watched, len(topics))
+	err := m.call(ctx, "watch", func(s *memoryStore) error {
+		now := s.now()
+		maps.DeleteFunc(s.marks, func(_ string, mark memoryMark) bool { return now >= mark.until })
+		for i, topic := range topics {
+			mark, ok := s.marks[topic]
+			if !ok {
+				mark.number = now
+			}
+			mark.until = max(mark.until, now+min(ttl, redisregistry.MaxLease).Microseconds())
+			s.marks[topic] = mark
+			all[i].Number = mark.number
+		}
+		return s.eachLive(lease, topics, func(i int, v memoryValue) {
+			all[i].Sessions = append(all[i].Sessions, cloneSession(v.session))
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range all {
+		slices.SortFunc(w.Sessions, compareSessions)
+	}
+	return all, nil
+}
+
+// Changes implements [WatchRegistry.Changes].
+func (m *MemoryRegistry) Changes() []Change {
+	m.store.mu.Lock()
+	defer m.store.mu.Unlock()
+	changes := m.changes
+	m.changes = nil
+	return changes
 }
 
 // Online implements [Registry.Online].

@@ -162,6 +162,32 @@ func (r *RedisRegistry) Sweep(ctx context.Context, lease Lease) error {
 	return r.redis.Sweep(ctx, redisregistry.Lease(lease))
 }
 
+// Watch implements [WatchRegistry.Watch]: one script for each topic.
+func (r *RedisRegistry) Watch(ctx context.Context, lease Lease, ttl time.Duration, topics ...string) ([]Watched, error) {
+	found, err := r.redis.Watch(ctx, redisregistry.Lease(lease), ttl, topics...)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Watched, len(found))
+	for i, w := range found {
+		all[i] = Watched{Number: w.Number, Sessions: r.decodeSessions(topics[i], w.Sessions)}
+	}
+	return all, nil
+}
+
+// Changes implements [WatchRegistry.Changes]. It keeps 16,384 of them.
+func (r *RedisRegistry) Changes() []Change {
+	made := r.redis.Changes()
+	all := make([]Change, len(made))
+	for i, c := range made {
+		all[i] = Change{Topic: c.Topic, Number: c.Number, Session: Session{ID: c.Session.ID}, Left: c.Left}
+		if s, ok := decodeSession(c.Session); ok && !c.Left {
+			all[i].Session = s
+		}
+	}
+	return all
+}
+
 // Offline implements [Registry.Offline], at most 1,000 users of a shard a call.
 // If one shard fails and another has users due, it returns these.
 func (r *RedisRegistry) Offline(ctx context.Context, delay time.Duration) ([]string, error) {

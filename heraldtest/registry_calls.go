@@ -110,7 +110,7 @@ func testSteps(s *registrySuite) {
 func calls(r herald.Registry, lease herald.Lease, id string) map[string]func(context.Context) error {
 	e := entry(id, "42", "g")
 	node := herald.Node{ID: lease.Node, Generation: lease.Generation}
-	return map[string]func(context.Context) error{
+	all := map[string]func(context.Context) error{
 		"Add":       func(ctx context.Context) error { _, err := r.Add(ctx, lease, e); return err },
 		"Remove":    func(ctx context.Context) error { return r.Remove(ctx, lease, e) },
 		"Sessions":  func(ctx context.Context) error { _, err := r.Sessions(ctx, lease, "g"); return err },
@@ -125,6 +125,14 @@ func calls(r herald.Registry, lease herald.Lease, id string) map[string]func(con
 			return r.Release(ctx, herald.Lease{Node: lease.Node, Generation: lease.Generation + 1})
 		},
 	}
+	if w, ok := r.(herald.WatchRegistry); ok {
+		all["Watch"] = func(ctx context.Context) error {
+			_, err := w.Watch(ctx, lease, long, "g")
+			w.Changes()
+			return err
+		}
+	}
+	return all
 }
 
 func testContext(s *registrySuite) {

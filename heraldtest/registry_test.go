@@ -57,6 +57,7 @@ func redisStore(t testing.TB, addr string) RegistryStore {
 func TestMiniredisRegistry(t *testing.T) {
 	TestRegistry(t, func(t testing.TB) RegistryStore {
 		server := miniredis.RunT(t)
+		server.ClockTTL(true)
 		now := time.Now()
 		store := redisStore(t, server.Addr())
 		store.Step = func(d time.Duration) {

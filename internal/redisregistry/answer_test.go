@@ -74,9 +74,9 @@ func TestRedisRegistryAnswers(t *testing.T) {
 			}
 		case *redis.Cmd:
 			cmd.SetVal(map[string]any{
-				addScript.sha: []any{"1", "0", []any{}, int64(0), int64(0)}, takeScript.sha: []any{"1", int64(0)}, renewScript.sha: "1", offlineScript.sha: []any{"1", []any{}},
+				addScript.sha: []any{"1", "0", []any{}, int64(0), int64(0), []any{}}, takeScript.sha: []any{"1", int64(0)}, renewScript.sha: "1", offlineScript.sha: []any{"1", []any{}},
 				checkScript.sha:  []any{},
-				removeScript.sha: int64(1), releaseScript.sha: int64(1), markScript.sha: int64(1), sweepScript.sha: int64(1),
+				removeScript.sha: []any{}, releaseScript.sha: int64(1), markScript.sha: int64(1), sweepScript.sha: []any{},
 				probeScript.sha: []any{}, probeScript.source: []any{},
 			}[cmd.Args()[1].(string)])
 		}

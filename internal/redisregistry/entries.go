@@ -20,6 +20,7 @@ func (r *Registry) Add(ctx context.Context, lease Lease, entries ...Entry) ([]Ad
 	plan := r.planAdd(lease, entries)
 	return call(ctx, r, "add", func(store shardStore) ([]Added, error) {
 		replies, err := runScript(ctx, store, addScript, plan.now)
+		r.made.noteAdded(plan.now, replies)
 		if err != nil {
 			return nil, err
 		}
@@ -43,6 +44,7 @@ func (r *Registry) Add(ctx context.Context, lease Lease, entries ...Entry) ([]Ad
 			call.args[addSince] = added[plan.of[i]].Since.UnixMicro()
 		}
 		replies, err = runScript(ctx, store, addScript, plan.then)
+		r.made.noteAdded(plan.then, replies)
 		if err != nil {
 			return nil, err
 		}
@@ -88,8 +90,10 @@ func (r *Registry) planAdd(lease Lease, entries []Entry) addPlan {
 			isUser := part.isUser()
 			call := scriptCall{
 				shard: part.shard,
-				keys:  []string{shard.nodesKey(), shard.dyingKey(), shard.indexKey(lease), shard.goneKey(), shard.clockKey()},
+				keys:  []string{shard.nodesKey(), shard.dyingKey(), shard.indexKey(lease), shard.goneKey(), shard.clockKey(), shard.watchedKey()},
 				args:  []any{lease.Node, lease.Generation, s.ID, since, s.User, body, isUser, max(0, e.Older), keyLasts.Milliseconds()},
+
+				session: s, places: part.places,
 			}
 			for _, p := range part.places {
 				call.keys = append(call.keys, shard.topicKey(p.Topic))
@@ -149,7 +153,7 @@ func (r *Registry) decodeAdded(reply *redis.Cmd, call scriptCall) (Added, olderS
 	if err != nil {
 		return Added{}, older, err
 	}
-	if len(parts) != 5 {
+	if len(parts) != 6 {
 		return Added{}, older, fmt.Errorf("answer of %d parts", len(parts))
 	}
 	text, _ := parts[0].(string)
@@ -222,8 +226,10 @@ func (r *Registry) Remove(ctx context.Context, lease Lease, entries ...Entry) er
 			isUser := part.isUser()
 			call := scriptCall{
 				shard: part.shard,
-				keys:  []string{shard.goneKey(), shard.indexKey(lease)},
+				keys:  []string{shard.goneKey(), shard.indexKey(lease), shard.watchedKey()},
 				args:  []any{string(shard) + "i:", e.ID, isUser},
+
+				places: part.places,
 			}
 			for _, p := range part.places {
 				call.keys = append(call.keys, shard.topicKey(p.Topic))
@@ -233,7 +239,9 @@ func (r *Registry) Remove(ctx context.Context, lease Lease, entries ...Entry) er
 		}
 	}
 	_, err := call(ctx, r, "remove", func(store shardStore) ([]*redis.Cmd, error) {
-		return runScript(ctx, store, removeScript, calls)
+		replies, err := runScript(ctx, store, removeScript, calls)
+		r.made.noteRemoved(calls, replies)
+		return replies, err
 	})
 	return err
 }

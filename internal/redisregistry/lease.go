@@ -290,7 +290,7 @@ func (r *Registry) sweepShard(ctx context.Context, store shardStore, shard int, 
 		}
 		call := scriptCall{
 			shard: shard,
-			keys:  []string{s.goneKey(), s.indexKey(lease)},
+			keys:  []string{s.goneKey(), s.indexKey(lease), s.watchedKey()},
 			args:  []any{lease.Generation},
 		}
 		for _, member := range found.Val() {
@@ -300,9 +300,12 @@ func (r *Registry) sweepShard(ctx context.Context, store shardStore, shard int, 
 			}
 			call.keys = append(call.keys, s.topicKey(p.Topic))
 			call.args = append(call.args, member, p.ID, p.User)
+			call.places = append(call.places, p)
 		}
-		if _, err := runOne(ctx, store, sweepScript, call); err != nil {
+		reply, err := runOne(ctx, store, sweepScript, call)
+		if err != nil {
 			return err
 		}
+		r.made.noteRemoved([]scriptCall{call}, []*redis.Cmd{reply})
 	}
 }

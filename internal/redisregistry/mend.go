@@ -154,7 +154,7 @@ func typeOf(key string) string {
 	switch name, _, _ = strings.Cut(name, ":"); name {
 	case "gone":
 		return "zset"
-	case "clock", "generation", "shards":
+	case "clock", "generation", "shards", "watched", "w":
 		return "string"
 	case "i":
 		return "set"

@@ -34,21 +34,31 @@ func (r *Registry) Sessions(ctx context.Context, lease Lease, topics ...string) 
 // sessions is one round trip of Sessions.
 func (r *Registry) sessions(ctx context.Context, store shardStore, lease Lease, topics []string) ([][]Session, error) {
 	look := newLook(r, store)
-	hashes := make([]*redis.MapStringStringCmd, len(topics))
+	replies := make([]*redis.MapStringStringCmd, len(topics))
 	for i, topic := range topics {
 		s := r.shardOf(topic)
 		look.at(ctx, s)
-		hashes[i] = look.pipe.on(s).HGetAll(ctx, r.shards[s].topicKey(topic))
+		replies[i] = look.pipe.on(s).HGetAll(ctx, r.shards[s].topicKey(topic))
 	}
 	if _, err := look.exec(ctx); err != nil {
 		return nil, err
 	}
+	hashes := make([]map[string]string, len(topics))
+	for i, reply := range replies {
+		hashes[i] = reply.Val()
+	}
+	return r.living(ctx, store, look, lease, topics, hashes)
+}
+
+// living returns those of the sessions in the hashes of topics whose lease lives, as
+// the look has seen it, that of the asker included.
+func (r *Registry) living(ctx context.Context, store shardStore, look *look, lease Lease, topics []string, hashes []map[string]string) ([][]Session, error) {
 	found := make([][]heldSession, len(topics))
 	doubt := false
 	for i, hash := range hashes {
 		s := r.shardOf(topics[i])
 		strange := 0
-		for id, value := range hash.Val() {
+		for id, value := range hash {
 			session, generation, ok := decodeValue(id, value)
 			if !ok && !isOfOtherFormat(value) {
 				strange++

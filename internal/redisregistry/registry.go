@@ -72,6 +72,7 @@ type Registry struct {
 	steps  clockSteps
 	strays strays
 	latest []latest // by shard
+	made   changes
 	open   func() shardStore
 	master *redisconn.Master // nil without Sentinels
 	cancel context.CancelFunc
@@ -97,6 +98,8 @@ func (s shardKeys) nodesKey() string         { return string(s) + "nodes" }
 func (s shardKeys) dyingKey() string         { return string(s) + "dying" }
 func (s shardKeys) goneKey() string          { return string(s) + "gone" }
 func (s shardKeys) clockKey() string         { return string(s) + "clock" }
+func (s shardKeys) watchedKey() string       { return string(s) + "watched" }
+func (s shardKeys) markKey(t string) string  { return string(s) + "w:" + t }
 func (s shardKeys) generationKey() string    { return string(s) + "generation" } // in the first shard alone
 func (s shardKeys) shardsKey() string        { return string(s) + "shards" }     // in the first shard alone
 func (s shardKeys) topicKey(t string) string { return string(s) + "t:" + t }

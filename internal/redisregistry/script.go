@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/heraldgo/herald/internal/places"
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
@@ -74,14 +75,15 @@ var scriptSources = make(map[string]string)
 
 var (
 	addScript     = script("add", answersList|answersNothing)
-	removeScript  = script("remove", answersNumber)
+	removeScript  = script("remove", answersList)
 	takeScript    = script("take", answersList)
 	renewScript   = script("renew", answersText|answersNothing)
 	releaseScript = script("release", answersNumber)
 	markScript    = script("mark", answersNumber)
-	sweepScript   = script("sweep", answersNumber)
+	sweepScript   = script("sweep", answersList)
 	offlineScript = script("offline", answersList)
 	checkScript   = script("check", answersList|answersNothing)
+	watchScript   = script("watch", answersList)
 	probeScript   = script("probe", answersList)
 	mendScript    = script("mend", answersList)
 )
@@ -94,6 +96,11 @@ type scriptCall struct {
 	shard int
 	keys  []string
 	args  []any
+
+	// What the last keys name, of scripts that answer changes.
+
+	session Session
+	places  []places.Place
 }
 
 // runScript runs a script once for each call, those of a shard in order, and

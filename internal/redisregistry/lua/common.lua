@@ -31,6 +31,28 @@ local function netstring(s)
   end
 end
 
+-- lastChange returns the number of the last change of a topic, or nil if nobody
+-- watches the topic. A key that is none of herald's is lost.
+local function lastChange(topic)
+  local mark = string.gsub(topic, '}:t:', '}:w:', 1)
+  local last = redis.pcall('GET', mark)
+  if type(last) ~= 'table' then
+    return last and (credible(last, now()) or now())
+  end
+  if not string.find(last.err, 'WRONGTYPE', 1, true) then error(last.err, 0) end
+  redis.call('UNLINK', mark)
+end
+
+-- count gives a change its number, behind the last one. It is called before the
+-- change is made: a script may be cut short where a Cluster moves the shard, and a
+-- number without a change does no harm.
+local function count(topic, last)
+  local number = text(last + 1)
+  local mark = string.gsub(topic, '}:t:', '}:w:', 1)
+  redis.call('SET', mark, number, 'KEEPTTL')
+  return number
+end
+
 -- header returns generation, since and first answer of a value, all as
 -- strings, and what follows them; nil if the value is none of ours.
 local function header(value)

@@ -5,7 +5,7 @@
 -- KEYS: three keys of no other use
 local tries = {
   {'TIME'},
-  {'GET', KEYS[1]}, {'SET', KEYS[1], '0'}, {'TYPE', KEYS[1]}, {'UNLINK', KEYS[1]},
+  {'GET', KEYS[1]}, {'SET', KEYS[1], '0'}, {'SET', KEYS[1], '0', 'KEEPTTL'}, {'PTTL', KEYS[1]}, {'TYPE', KEYS[1]}, {'UNLINK', KEYS[1]},
   {'HSET', KEYS[1], 'f', 'v'}, {'HGET', KEYS[1], 'f'}, {'HGETALL', KEYS[1]}, {'HVALS', KEYS[1]}, {'HEXISTS', KEYS[1], 'f'}, {'HLEN', KEYS[1]}, {'PEXPIRE', KEYS[1], '60000'}, {'HDEL', KEYS[1], 'f'},
   {'SADD', KEYS[2], 'm'}, {'SISMEMBER', KEYS[2], 'm'}, {'SCARD', KEYS[2]}, {'SREM', KEYS[2], 'm'},
   {'ZADD', KEYS[3], '0', 'm'}, {'ZSCORE', KEYS[3], 'm'}, {'ZRANGEBYSCORE', KEYS[3], '0', '1', 'LIMIT', '0', '1'}, {'ZREM', KEYS[3], 'm'},
