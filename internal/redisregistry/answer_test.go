@@ -48,6 +48,7 @@ func everyMethod(r *Registry) map[string]error {
 	failed["Remove"] = r.Remove(ctx, lease, entry)
 	_, failed["Sessions"] = r.Sessions(ctx, Lease{}, "u", "g")
 	_, failed["Online"] = r.Online(ctx, Lease{}, "u", "g")
+	_, failed["Watch"] = r.Watch(ctx, Lease{}, time.Second, "u", "g")
 	_, failed["Check"] = r.Check(ctx, lease, [][]places.Place{entry.Places})
 	_, failed["KeepAlive of a new lease"] = r.KeepAlive(ctx, Node{ID: "n"}, time.Second)
 	_, failed["KeepAlive"] = r.KeepAlive(ctx, Node{ID: "n", Generation: 1}, time.Second)
@@ -77,7 +78,7 @@ func TestRedisRegistryAnswers(t *testing.T) {
 				addScript.sha: []any{"1", "0", []any{}, int64(0), int64(0), []any{}}, takeScript.sha: []any{"1", int64(0)}, renewScript.sha: "1", offlineScript.sha: []any{"1", []any{}},
 				checkScript.sha:  []any{},
 				removeScript.sha: []any{}, releaseScript.sha: int64(1), markScript.sha: int64(1), sweepScript.sha: []any{},
-				probeScript.sha: []any{}, probeScript.source: []any{},
+				probeScript.sha: []any{}, watchScript.sha: []any{"1", []any{}, int64(0)}, probeScript.source: []any{},
 			}[cmd.Args()[1].(string)])
 		}
 	}
@@ -95,7 +96,7 @@ func TestRedisRegistryAnswers(t *testing.T) {
 		well   string // the methods without an error
 		lost   string // those that say ErrLeaseLost
 	}{
-		{"well", well, "Add Remove Sessions Online Check KeepAlive KeepAlive of a new lease Release Nodes Sweep Offline Entries probe", ""},
+		{"well", well, "Add Remove Sessions Online Watch Check KeepAlive KeepAlive of a new lease Release Nodes Sweep Offline Entries probe", ""},
 		{"no answer", func(redis.Cmder) {}, "", ""},
 		{"nothing", func(cmd redis.Cmder) { cmd.SetErr(redis.Nil) }, "", "Add KeepAlive Check"},
 		{"scripts answer nothing", func(cmd redis.Cmder) {
@@ -103,8 +104,8 @@ func TestRedisRegistryAnswers(t *testing.T) {
 				cmd.SetErr(redis.Nil)
 			}
 		}, "Sessions Online Nodes Entries", "Add KeepAlive Check"},
-		{"scripts answer a short list", scripts([]any{"1"}), "Sessions Online Nodes Entries Check probe", ""},
-		{"scripts answer a number", scripts(int64(1)), "Sessions Online Nodes Entries Remove Release Sweep", ""},
+		{"scripts answer a short list", scripts([]any{"1"}), "Sessions Online Nodes Entries Check Remove probe", ""},
+		{"scripts answer a number", scripts(int64(1)), "Sessions Online Nodes Entries Release Sweep", ""},
 		{"scripts answer a text", scripts("1"), "Sessions Online Nodes Entries KeepAlive", ""},
 		{"scripts answer without a value", scripts(nil), "Sessions Online Nodes Entries", ""},
 	} {
