@@ -163,14 +163,14 @@ func (e *envelope) append(b []byte) []byte {
 
 // decodeEnvelope returns what encode made b from, whose frame has at most
 // maxFrame bytes. The frame is a part of b.
-func decodeEnvelope(b []byte, maxFrame int) (envelope, error) {
+func decodeEnvelope(b []byte, maxFrame int) (e envelope, err error) {
 	if len(b) < 3 {
 		return envelope{}, errMalformed
 	}
 	if len(b) > maxHeader+maxFrame {
 		return envelope{}, tooLarge(len(b), 0, maxFrame)
 	}
-	e := envelope{kind: envelopeKind(b[1])}
+	e.kind = envelopeKind(b[1])
 	if b[0] != e.kind.version() {
 		return envelope{}, fmt.Errorf("envelope of version %d and kind %d: this node understands version %d", b[0], e.kind, envelopeVersion)
 	}
