@@ -290,7 +290,7 @@ func (c *Conn) shed() (given []waiting) {
 		dropped = len(given)
 	default:
 		given, dropped = q.appendWaiting(nil, n), q.messages()
-		q.dropAll(n)
+		q.drop(n)
 	}
 	if q.frames.Len() == 0 {
 		q.forget()

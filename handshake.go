@@ -237,6 +237,7 @@ func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
 		return nil
 	}
 	c.socket.c = c
+	c.queue.forget()
 	c.SetExpiry(id.Expires)
 	return c
 }

@@ -27,44 +27,46 @@ const flushSize = 64 << 10
 // A queue is what waits to be written to one Conn. It is guarded by Conn.mu.
 type queue struct {
 	owner   owner
-	blocked bool // the socket does not take more at once
-	doomed  bool // the budget wants what is under way
-	ping    bool // goes before the frames
-
+	blocked bool   // the socket does not take more at once
+	doomed  bool   // the budget wants what is under way
+	ping    bool   // goes before the frames
 	dropped uint32 // messages, while the Conn was open
+
+	// How much there is: with what stands above, in one line of the cache.
+
+	bytes   int // the size of frames, and of those under way
+	charged int // to the Hub's budget
+	out     int // frames that the owner has taken
 
 	// Frames that nobody has taken yet.
 
 	frames ring.Ring[[]byte]
-	first  [1][]byte // the memory of frames while there is one
-	bytes  int       // the size of frames, and of those under way
-	log    *connLog  // if the Hub has a Retention; set before the Conn is known
+	first  [1][]byte // the memory of frames until there is a second one; see forget
 
-	charged int // to the Hub's budget
+	// Who takes note of what becomes of the frames: see noted.
+
+	log    *connLog         // if the Hub has a Retention; set before the Conn is known
+	fences *receipts.Fences // of the frames that want a receipt; nil if there is none
+	meter  *lag.Meter       // of how long messages wait; nil if nobody measures it
 
 	// Control frames, beside ping.
 
-	pongs      []byte           // frames; they go first
-	closeFrame []byte           // goes last
-	fences     *receipts.Fences // of the frames that want a receipt; nil if there is none
+	pongs      []byte // frames; they go first
+	closeFrame []byte // goes last
 
-	// What the owner has taken.
+	// What the owner has taken, beside out.
 
-	out      int    // frames
-	outBytes int    // their size
-	rest     []byte // what of them is not written yet
+	outBytes int    // the size of it
+	rest     []byte // what of it is not written yet
 	trying   int64  // on clock: since when the write that waits has; 0 is none
 	wrote    int64  // on clock: when something was last written; 0 is never
-
-	meter *lag.Meter // of how long messages wait; nil if nobody measures it
 }
 
 // errDropped is enqueue's answer if the message is not queued although the Conn goes
 // on: it is no error of the sender's.
 var errDropped = errors.New("dropped for a busy client")
 
-// enqueue hands a frame to the Conn, without waiting. The frame is shared
-// and must not change.
+// enqueue hands a frame to the Conn, without waiting. The frame is shared and must not change.
 func (c *Conn) enqueue(frame []byte, volatile bool) error {
 	h := c.hub
 	c.mu.Lock()
@@ -88,9 +90,7 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 			return ErrTooSlow
 		}
 		dropped, fits := q.makeRoom(&h.config, len(frame))
-		if dropped > 0 {
-			h.stats.droppedFull.Add(uint64(dropped))
-		}
+		h.stats.droppedFull.Add(uint64(dropped))
 		if !fits { // what is under way fills it
 			q.dropped++
 			change := q.settle()
@@ -118,9 +118,6 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 }
 
 func (q *queue) put(frame []byte) {
-	if q.frames.Buf == nil {
-		q.frames.Buf = q.first[:]
-	}
 	q.frames.Push(frame)
 	q.bytes += len(frame)
 }
@@ -137,28 +134,30 @@ func (q *queue) busy(config *Config) bool {
 	return q.blocked || q.size() > config.QueueMessages/4 || q.bytes > config.QueueBytes/4
 }
 
-// makeRoom drops the oldest frames of a full queue that are not under way,
-// until n bytes fit.
+// makeRoom drops the oldest frames of a full queue that are not under way, until n bytes fit.
 func (q *queue) makeRoom(config *Config, n int) (dropped int, fits bool) {
 	if q.log.comesBack() {
 		return q.log.makeRoom(q, config, n)
 	}
 	for !fits && q.frames.Len() > 0 {
-		q.drop()
+		if q.noted() {
+			q.lose(1)
+		}
+		q.bytes -= len(q.frames.Pop())
 		dropped++
 		fits = !q.full(config, n)
 	}
+	q.dropped += uint32(dropped)
 	return dropped, fits
 }
 
-// giveUp gives up the first n frames, or n messages if the client can come back. It
-// returns them.
+// giveUp gives up and returns the first n frames, or n messages of a client that can come back.
 func (q *queue) giveUp(n int) (given []waiting) {
 	if q.log.comesBack() {
 		return q.log.giveUp(q, n)
 	}
 	given = q.appendWaiting(nil, n)
-	q.dropAll(n)
+	q.drop(n)
 	return given
 }
 
@@ -175,29 +174,25 @@ func (q *queue) messages() (n int) {
 	return n
 }
 
-func (q *queue) dropAll(n int) {
+// drop gives up the first n frames.
+func (q *queue) drop(n int) {
+	q.lose(n)
+	q.dropped += uint32(n)
 	for range n {
-		q.drop()
+		q.bytes -= len(q.frames.Pop())
 	}
 }
 
-// drop gives up the first frame.
-func (q *queue) drop() {
-	if q.fences != nil {
-		q.lose(1)
-	}
-	q.meter.Dropped(q.out, 1)
-	q.dropped++
-	q.bytes -= len(q.frames.Pop())
-}
+// noted says whether anybody takes note of what becomes of the frames.
+func (q *queue) noted() bool { return q.log != nil || q.fences != nil || q.meter != nil }
 
 // lose takes note that the first n frames will not be written.
 func (q *queue) lose(n int) {
-	if q.fences == nil {
-		return
-	}
-	for _, end := range q.ends(n) {
-		q.fences.Lose(end)
+	q.meter.Dropped(q.out, n)
+	if q.fences != nil {
+		for _, end := range q.ends(n) {
+			q.fences.Lose(end)
+		}
 	}
 }
 
@@ -240,9 +235,11 @@ func (c *Conn) pong(payload []byte) {
 
 // clear drops the frames that are not under way, and returns how many were messages.
 func (q *queue) clear() (dropped int) {
-	dropped = q.messages()
-	q.lose(q.frames.Len())
-	q.meter.Dropped(q.out, q.frames.Len())
+	dropped = q.frames.Len()
+	if q.noted() {
+		dropped = q.messages()
+		q.lose(q.frames.Len())
+	}
 	q.bytes = q.outBytes
 	q.forget()
 	return dropped
@@ -263,8 +260,8 @@ func (q *queue) empty() (dropped int) {
 	return dropped
 }
 
-// forget gives up the memory of the frames.
-func (q *queue) forget() { q.frames, q.first[0] = ring.Ring[[]byte]{}, nil }
+// forget gives up the memory of the frames, but for that of one.
+func (q *queue) forget() { q.frames, q.first[0] = ring.Ring[[]byte]{Buf: q.first[:]}, nil }
 
 func (q *queue) hasWork() bool {
 	return len(q.rest) > 0 || q.frames.Len() > 0 || q.ping || q.pongs != nil || q.closeFrame != nil
@@ -293,19 +290,24 @@ func (c *Conn) claimDrain() {
 	c.hub.wg.Add(1)
 }
 
-// start sets the new owner to work.
+// start sets the new owner to work, if there is one. Most messages find none, so this
+// is inlined.
 func (c *Conn) start(o owner) {
-	switch o {
-	case ownerWriter:
-		c.hub.writers.push(c)
-	case ownerDrain:
-		go c.drain()
+	if o != ownerNone {
+		c.work(o)
 	}
 }
 
-// take returns the bytes to write next, or nil. They are a frame of the
-// queue, or frames joined in buf, whose bytes the caller overwrites only
-// after written.
+func (c *Conn) work(o owner) {
+	if o == ownerDrain {
+		go c.drain()
+		return
+	}
+	c.hub.writers.push(c)
+}
+
+// take returns the bytes to write next, or nil. They are a frame of the queue, or frames
+// joined in buf, whose bytes the caller overwrites only after written.
 func (q *queue) take(buf []byte) (p []byte, joined bool) {
 	if len(q.rest) > 0 {
 		return q.rest, false
@@ -361,8 +363,7 @@ func (q *queue) takeFrame() []byte {
 	return frame
 }
 
-// written takes note that all that was taken has been written. It returns
-// the number of messages.
+// written takes note that all that was taken has been written, and returns how many messages.
 func (q *queue) written() (messages int) {
 	frames := q.out
 	messages = frames

@@ -293,7 +293,7 @@ func (l *connLog) dropMessages(q *queue, enough func() bool) (dropped int) {
 			q.bytes -= len(q.frames.Pop())
 			q.put(f)
 		default:
-			q.drop()
+			q.drop(1)
 			dropped++
 			l.putGap(q)
 		}
