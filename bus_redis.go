@@ -49,12 +49,13 @@ func (o *RedisOptions) conn() redisconn.Options {
 // subscribed to in it. On a Cluster of an older Redis one slot's master
 // carries all topics by PUBLISH and SUBSCRIBE.
 //
-// It has two connections of its own to each of these, one that publishes and
-// one that is subscribed. go-redis dials them and opens the sessions, with the
-// options of the client it was given, but not its hooks; from then on the
-// RedisBus speaks RESP3 itself, because a reconnect that nobody sees, or a
-// command that is sent twice, would break the Bus' promises. New credentials
-// of a streaming provider are used from the next connection on.
+// It has two connections of its own to each of these masters, one that publishes
+// and one that is subscribed; partitions on the same master share them. go-redis
+// dials them and opens the sessions, with the options of the client it was given,
+// but not its hooks; from then on the RedisBus speaks RESP3 itself, because a
+// reconnect that nobody sees, or a command that is sent twice, would break the
+// Bus' promises. New credentials of a streaming provider are used from the next
+// connection on.
 //
 // A link with more than 2,000 messages a second is not read for each message, but
 // once in 1 to 4 ms, more rarely the later the machine is for what is due. So the

@@ -31,8 +31,12 @@ func newClusterBus(client *redis.ClusterClient, options redisconn.Options) (*Bus
 // open connects a Bus to the nodes.
 func (c *cluster) open(options redisconn.Options) (*Bus, error) {
 	try := func(ways ...*way) (*Bus, error) {
+		var shared *trunks
+		if len(ways) > 1 {
+			shared = newTrunks()
+		}
 		return connect(options, ways, func(w *way) *dialer {
-			return &dialer{way: w, cluster: c, timeout: options.ProbeTimeout}
+			return &dialer{way: w, cluster: c, trunks: shared, timeout: options.ProbeTimeout}
 		})
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*options.ProbeTimeout)

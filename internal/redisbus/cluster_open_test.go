@@ -187,7 +187,7 @@ func TestRedisBusClusterMappedAddresses(t *testing.T) {
 			t.Errorf("%s was dialed, past its proxy", addr)
 		}
 	}
-	if len(dialed) < 32 {
+	if len(dialed) < 6 { // a trunk a master and direction
 		t.Errorf("the user's Dialer dialed %d connections", len(dialed))
 	}
 }

@@ -2,6 +2,7 @@ package redisbus_test
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -86,4 +87,55 @@ func restart(nodes []*redistest.Node) {
 		starting.Go(n.Restart)
 	}
 	starting.Wait()
+}
+
+// commands returns how often a server has been given each command.
+func commands(t testing.TB, n *redistest.Node) map[string]int {
+	t.Helper()
+	stats, err := n.Admin().Info(t.Context(), "commandstats").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := make(map[string]int)
+	for line := range strings.Lines(stats) {
+		var calls int
+		name, rest, _ := strings.Cut(strings.TrimPrefix(line, "cmdstat_"), ":")
+		if n, _ := fmt.Sscanf(rest, "calls=%d,", &calls); n == 1 {
+			counts[name] = calls
+		}
+	}
+	return counts
+}
+
+// A Bus that has nothing to do proves two connections to each master by four
+// commands, whatever the number of partitions there.
+func TestRedisBusClusterIdle(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 0)
+	openCluster(t, cluster.Client(), "")
+	began := time.Now()
+	before := make([]map[string]int, len(cluster.Nodes))
+	for i, n := range cluster.Nodes {
+		before[i] = commands(t, n)
+	}
+	for i, n := range cluster.Nodes {
+		var now map[string]int
+		proofs := 0
+		eventually(t, "ten proofs", func() bool {
+			now = commands(t, n)
+			proofs = now["hello"] - before[i]["hello"]
+			return proofs >= 10
+		})
+		if most := 2 + 2*int(time.Since(began)/(time.Second/10)); proofs > most {
+			t.Errorf("%d proofs within %v, want %d at most", proofs, time.Since(began), most)
+		}
+		for _, command := range []string{"cluster|info", "ssubscribe", "spublish", "get"} {
+			most := proofs + 1
+			if command == "get" {
+				most = 0
+			}
+			if n := now[command] - before[i][command]; n > most {
+				t.Errorf("%d times %s, want %d at most", n, command, most)
+			}
+		}
+	}
 }

@@ -22,23 +22,24 @@ type dialer struct {
 
 	// On a Cluster.
 
-	last   string // the address of the last attempt
-	next   string // where a node has sent us
-	failed string // the address of the last attempt, if it was none of these
+	trunks *trunks // if there are several partitions
+	last   string  // the address of the last attempt
+	next   string  // where a node has sent us
+	failed string  // the address of the last attempt, if it was none of these
 }
 
 // maxHops is how often one dial goes where a node sends it.
 const maxHops = 4
 
-// dial opens a link to a master, on a Cluster to that of the slot. in is nil
-// for a link that only publishes.
-func (d *dialer) dial(ctx context.Context, in *inbound) (*link, error) {
+// dial opens a link to a master, on a Cluster to that of the slot. sub is
+// nil for a link that only publishes.
+func (d *dialer) dial(ctx context.Context, sub *subscriber) (*link, error) {
 	for hops := 0; ; hops++ {
 		options, err := d.find(ctx)
 		if err != nil {
 			return nil, err
 		}
-		l, err := d.open(ctx, options, in)
+		l, err := d.open(ctx, options, sub)
 		d.tried(ctx, options.Addr, err)
 		if err == nil || d.next == "" || hops == maxHops {
 			return l, err
@@ -47,9 +48,43 @@ func (d *dialer) dial(ctx context.Context, in *inbound) (*link, error) {
 }
 
 // open opens a link to one server.
-func (d *dialer) open(ctx context.Context, options *redis.Options, in *inbound) (*link, error) {
+func (d *dialer) open(ctx context.Context, options *redis.Options, sub *subscriber) (*link, error) {
+	closing := ctx
 	ctx, cancel := context.WithTimeout(ctx, options.DialTimeout+d.timeout)
 	defer cancel()
+	var l *link
+	for l == nil {
+		t, err := d.trunk(ctx, options, sub)
+		if err != nil {
+			return nil, err
+		}
+		l = t.add(sub) // nil if the trunk has died meanwhile
+	}
+	end := ctx
+	if d.trunks != nil {
+		end = closing // a greeting that waits behind others' messages is no reason to end their trunk
+	}
+	stop := context.AfterFunc(end, func() { l.fail(context.Cause(end)) })
+	err := l.do(d.way.greeting()).err
+	if stop(); err != nil {
+		l.close(err)
+		return nil, err
+	}
+	return l, nil
+}
+
+// trunk returns a connection to a server, on a Cluster the one that other
+// partitions use as well.
+func (d *dialer) trunk(ctx context.Context, options *redis.Options, sub *subscriber) (*trunk, error) {
+	if d.trunks == nil {
+		return d.connect(ctx, options, sub)
+	}
+	return d.trunks.get(ctx, trunkKey{options.Addr, sub != nil}, func() (*trunk, error) {
+		return d.connect(ctx, options, sub)
+	})
+}
+
+func (d *dialer) connect(ctx context.Context, options *redis.Options, sub *subscriber) (*trunk, error) {
 	conn, err := redisconn.Dial(ctx, options)
 	if err != nil {
 		return nil, err
@@ -59,23 +94,13 @@ func (d *dialer) open(ctx context.Context, options *redis.Options, in *inbound) 
 		conn.Close()
 		return nil, err
 	}
-	l := &link{
-		conn:    conn,
-		server:  conn.RemoteAddr().String(),
-		client:  client,
-		timeout: d.timeout,
-		in:      in,
-		dead:    make(chan struct{}),
-		ended:   make(chan struct{}),
+	t := newTrunk(conn, d.timeout)
+	t.client, t.shared = client, d.trunks != nil
+	if sub != nil {
+		t.intake = &intake{inbox: sub.inbox, proofs: sub.proofs}
 	}
-	go l.read()
-	stop := context.AfterFunc(ctx, func() { l.fail(context.Cause(ctx)) })
-	err = l.do(d.way.greeting()).err
-	if stop(); err != nil {
-		l.close(err)
-		return nil, err
-	}
-	return l, nil
+	go t.read()
+	return t, nil
 }
 
 func (d *dialer) checkServer(ctx context.Context, session *redis.Conn, hello any) error {

@@ -4,37 +4,26 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
+	"sync/atomic"
 
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// An inbound takes what comes on one subscribed link. It belongs to the
-// link's reader.
+// An inbound takes what comes for one link. It belongs to the trunk's reader.
 type inbound struct {
 	sub      *subscriber
-	buffer   int                 // bytes to read at once
+	trunk    *trunk
 	channels map[string]struct{} // all that is subscribed
-	events   []Event             // read and not yet in the inbox
+	held     atomic.Int64        // how many these are, for everyone
 }
 
-func newInbound(s *subscriber) *inbound {
-	in := &inbound{sub: s, buffer: readBuffer, channels: make(map[string]struct{})}
-	if s.isPart() {
-		in.buffer = partitionBuffer
-	}
-	return in
+func newInbound(s *subscriber, t *trunk) *inbound {
+	return &inbound{sub: s, trunk: t, channels: make(map[string]struct{})}
 }
-
-// maxEvents is how many packets go to the inbox together.
-const maxEvents = 256
 
 // message reads the rest of a message. A server may be late, as miniredis is
 // after an UNSUBSCRIBE, so that it need not be of a channel that is subscribed.
-func (in *inbound) message(r *resp.Reader) error {
-	word, err := r.Peek()
-	if err != nil {
-		return err
-	}
+func (in *inbound) message(word []byte, r *resp.Reader) error {
 	probe, moved := string(word) == in.sub.way.probe, in.sub.way.moved != "" && string(word) == in.sub.way.moved
 	topic, ok := strings.CutPrefix(string(word), in.sub.way.prefix)
 	if !ok && !probe && !moved {
@@ -45,7 +34,7 @@ func (in *inbound) message(r *resp.Reader) error {
 		return err
 	}
 	if probe {
-		in.flush()
+		in.trunk.intake.flush()
 		in.sub.heard(data)
 		return nil
 	}
@@ -53,36 +42,26 @@ func (in *inbound) message(r *resp.Reader) error {
 		in.tookMoved(data)
 		return nil
 	}
-	in.events = append(in.events, Event{Kind: KindPacket, Packet: Packet{topic, data}})
-	if len(in.events) == maxEvents {
-		in.flush()
-	}
+	in.trunk.intake.take(Event{Kind: KindPacket, Packet: Packet{topic, data}})
 	return nil
 }
 
 // confirmed takes the confirmation of one channel. Redis counts what the
-// link is subscribed to, and so do we: whatever cut a subscription off
+// trunk is subscribed to, and so do we: whatever cut a subscription off
 // without a word shows here.
 func (in *inbound) confirmed(kind commandKind, channel string, count int64) error {
+	in.trunk.count -= len(in.channels)
 	if kind == commandSubscribe {
 		in.channels[channel] = struct{}{}
 	} else {
 		delete(in.channels, channel)
 	}
-	if count != int64(len(in.channels)) {
-		return fmt.Errorf("herald: Redis counts %d subscriptions where there were %d", count, len(in.channels))
+	in.trunk.count += len(in.channels)
+	in.held.Store(int64(len(in.channels)))
+	if count != int64(in.trunk.count) {
+		return fmt.Errorf("herald: Redis counts %d subscriptions where there were %d", count, in.trunk.count)
 	}
 	return nil
-}
-
-// flush moves what has been read to the inbox.
-func (in *inbound) flush() {
-	if len(in.events) == 0 {
-		return
-	}
-	in.sub.inbox.Push(in.events, Event{Kind: KindDown, Since: in.sub.proofs.oldest(), Err: errInboxFull})
-	clear(in.events)
-	in.events = in.events[:0]
 }
 
 // heard takes the payload of a probe.

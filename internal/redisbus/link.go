@@ -1,20 +1,15 @@
 package redisbus
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/redisconn"
-	"github.com/heraldgo/herald/internal/resp"
 )
 
 // astray says whether another node, or this one at another time, may carry
@@ -45,22 +40,15 @@ func refusal(said redisconn.Error) error {
 	return fmt.Errorf("refused by Redis: %w", said)
 }
 
-// A link is one connection to Redis: never another after it. One
-// goroutine at a time calls do, another reads.
+// A link is what a partition has of a trunk, in one direction: never another
+// trunk's after it. What has ended it is in err.
 type link struct {
-	conn    net.Conn
-	server  string        // the address of the other end
-	client  *redis.Client // that opened the session; nothing but close uses it
-	timeout time.Duration // for an answer
-	in      *inbound      // nil if nothing is subscribed
-
-	life  atomic.Uint64 // replies and messages read that were awaited
+	trunk *trunk
+	in    *inbound      // nil if nothing is subscribed
 	dead  chan struct{} // closed when err is set
-	ended chan struct{} // closed when the reader has ended
 
-	mu      sync.Mutex
-	current *exchange // that waits for replies
-	err     error     // why the link is dead
+	mu  sync.Mutex
+	err error // why the link is dead
 }
 
 type commandKind uint8
@@ -86,9 +74,14 @@ type command struct {
 // An exchange is a number of commands that are written together. The
 // reader owns it from the write on until done is closed.
 type exchange struct {
+	link     *link
+	bytes    []byte
 	commands []command
-	answered int // commands
-	done     chan struct{}
+	answered int           // commands
+	refused  error         // says that the link has to end, and not the trunk
+	done     chan struct{} // closed when all are answered
+	lead     chan struct{} // holds one: the exchange is the first of those to be written next
+	written  bool          // at least in part; guarded by trunk.mu
 }
 
 // An outcome is how an exchange ended.
@@ -104,50 +97,60 @@ type outcome struct {
 const maxPatience = 10
 
 // do writes commands and waits until all are answered, or the link is dead.
-// A link that reads nothing for its timeout is dead.
+// A trunk that reads nothing for its timeout is dead.
 func (l *link) do(q *query) outcome {
-	e := &exchange{commands: q.commands, done: make(chan struct{})}
-	l.mu.Lock()
-	err := l.err
-	l.current = e
-	l.mu.Unlock()
+	t := l.trunk
+	e := &exchange{link: l, bytes: q.bytes, commands: q.commands, done: make(chan struct{})}
+	first, err := t.enter(e)
 	if err != nil {
 		return outcome{err: err}
 	}
-	life := l.life.Load()
-	l.conn.SetWriteDeadline(time.Now().Add(l.timeout))
-	// Redis may have said why before it closed: the reader has the last word.
-	n, broken := l.conn.Write(q.bytes)
-	if isTimeout(broken) {
-		l.fail(fmt.Errorf("write to Redis: %w", broken))
+	life := t.life.Load()
+	var broken error
+	n := 0
+	if first {
+		n, broken = t.write(q.bytes)
 	}
-	timer := time.NewTimer(l.timeout)
+	timer := time.NewTimer(t.timeout)
 	defer timer.Stop()
 	waited := 0
 	for alive := true; alive; {
 		select {
 		case <-e.done:
 			if broken != nil {
-				l.fail(fmt.Errorf("write to Redis: %w", broken))
+				t.fail(fmt.Errorf("write to Redis: %w", broken))
 			}
-			return outcome{written: true, answered: len(q.commands)}
-		case <-l.dead:
+			if e.refused != nil {
+				l.leave(e.refused)
+			}
+			return outcome{written: true, answered: len(q.commands), err: e.refused}
+		case <-e.lead:
+			first = true
+			n, broken = t.writeAll()
+		case <-t.dead:
 			alive = false
 		case <-timer.C:
 			waited++
-			if now := l.life.Load(); now != life && waited < maxPatience {
+			if now := t.life.Load(); now != life && waited < maxPatience {
 				life = now
-				timer.Reset(l.timeout)
+				timer.Reset(t.timeout)
 				continue
 			}
-			l.fail(fmt.Errorf("herald: Redis has not answered for %v", time.Duration(waited)*l.timeout))
+			t.fail(fmt.Errorf("herald: Redis has not answered for %v", time.Duration(waited)*t.timeout))
 		}
 	}
-	<-l.ended // from here on the exchange is ours again
+	<-t.ended // from here on the exchange is ours again
+	t.mu.Lock()
+	written := e.written
+	e.bytes = nil // whoever writes for others need not know yet that the trunk is dead
+	t.mu.Unlock()
 	if e.answered == len(q.commands) {
-		return outcome{written: true, answered: e.answered}
+		return outcome{written: true, answered: e.answered, err: e.refused}
 	}
-	return outcome{written: n > 0, answered: e.answered, err: l.reason()}
+	if first { // the others of one write cannot tell so exactly
+		written = n > 0
+	}
+	return outcome{written: written, answered: e.answered, err: t.reason()}
 }
 
 func isTimeout(err error) bool {
@@ -155,35 +158,41 @@ func isTimeout(err error) bool {
 	return ok && timeout.Timeout()
 }
 
-// fail makes the link dead, for the reason err. It does not block.
-func (l *link) fail(err error) {
+// end notes why the link is dead, and answers whether it was not.
+func (l *link) end(err error) bool {
 	l.mu.Lock()
-	first, waiting := l.err == nil, l.current != nil
+	first := l.err == nil
 	if first {
 		l.err = err
 	}
 	l.mu.Unlock()
-	if !first {
-		return
+	if first {
+		close(l.dead)
 	}
-	close(l.dead)
-	conn := l.conn
-	if t, ok := conn.(*tls.Conn); ok {
-		conn = t.NetConn() // tls.Conn.Close writes, and may block
-	}
-	// A reset drops what the kernel has not sent yet of a publish. It would come
-	// late, behind publishes on the next link.
-	if t, ok := conn.(*net.TCPConn); ok && waiting {
-		t.SetLinger(0)
-	}
-	conn.Close()
+	return first
 }
 
-// close makes the link dead and waits for its reader.
+// fail makes a link dead that lives, and its trunk. It does not block.
+func (l *link) fail(err error) {
+	if l.end(err) {
+		l.trunk.fail(err)
+	}
+}
+
+// leave makes the link dead. The trunk lives on if others use it, unless the
+// server has subscriptions of the link left: they would not end.
+func (l *link) leave(err error) {
+	l.end(err)
+	if l.in != nil && l.in.held.Load() > 0 {
+		l.trunk.fail(l.reason())
+	}
+	l.trunk.remove(l)
+}
+
+// close makes the link dead. If that ends the trunk it waits for its reader.
 func (l *link) close(err error) {
-	l.fail(err)
-	<-l.ended
-	l.client.Close()
+	l.leave(err)
+	l.trunk.finish()
 }
 
 // reason returns why the link is dead, or nil.
@@ -191,176 +200,4 @@ func (l *link) reason() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.err
-}
-
-// Buffers hold any channel name, and some hundred small messages, which then
-// cost one read together. A partition's share of the messages is smaller, and
-// a link that only publishes gets short answers.
-const (
-	readBuffer      = 64 << 10
-	partitionBuffer = 16 << 10
-	replyBuffer     = 4 << 10
-)
-
-// read reads replies and messages until the link is dead.
-func (l *link) read() {
-	defer close(l.ended)
-	size, before := replyBuffer, func() {}
-	if l.in != nil {
-		size, before = l.in.buffer, l.in.flush
-	}
-	from := newLinkReader(l.conn, before)
-	r := resp.NewReader(from, size)
-	var pace pace
-	for {
-		if err := l.readOne(r); err != nil {
-			if l.in != nil {
-				l.in.flush()
-			}
-			l.fail(fmt.Errorf("read from Redis: %w", err))
-			return
-		}
-		if l.in == nil {
-			continue
-		}
-		pace.messages++
-		if r.Buffered() == 0 && from.drained && pace.next() {
-			l.in.flush()
-			from.rest(&pace)
-		}
-	}
-}
-
-func (l *link) readOne(r *resp.Reader) error {
-	h, err := r.Header()
-	if err != nil {
-		return err
-	}
-	// Servers that know RESP3 only in part push with arrays.
-	if l.in != nil && h.Len == 3 && (h.Kind == '>' || h.Kind == '*') {
-		l.life.Add(1)
-		return l.readPush(r)
-	}
-	v, err := r.Rest(h)
-	if err != nil || h.Kind == '>' || h.Kind == '|' {
-		return err // a push we did not ask for, an attribute of the next reply
-	}
-	l.life.Add(1)
-	return l.reply(v)
-}
-
-// readPush reads a message, or a confirmation of a subscription.
-func (l *link) readPush(r *resp.Reader) error {
-	word, err := r.Peek()
-	if err != nil {
-		return err
-	}
-	kind := commandSubscribe
-	switch string(word) {
-	case "message", "smessage":
-		return l.in.message(r)
-	case "subscribe", "ssubscribe":
-	case "unsubscribe", "sunsubscribe":
-		kind = commandUnsubscribe
-	default:
-		return fmt.Errorf("%w: push %q", resp.ErrProtocol, word)
-	}
-	word, err = r.Peek()
-	if err != nil {
-		return err
-	}
-	channel := string(word)
-	count, err := r.Header()
-	if err != nil {
-		return err
-	}
-	c, err := l.expect(kind, channel)
-	if err != nil {
-		return err
-	}
-	if err := l.in.confirmed(kind, c.channels[c.confirmed], count.Len); err != nil {
-		return err
-	}
-	c.confirmed++
-	if c.confirmed == len(c.channels) {
-		l.answered()
-	}
-	return nil
-}
-
-// expect returns the command that the confirmation is for. One that nobody
-// waits for says that someone else cut the subscription off.
-func (l *link) expect(kind commandKind, channel string) (*command, error) {
-	e := l.exchange()
-	if e != nil {
-		c := &e.commands[e.answered]
-		if c.kind == kind && c.channels[c.confirmed] == channel {
-			return c, nil
-		}
-	}
-	if kind == commandUnsubscribe && l.in.sub.way.sharded {
-		return nil, fmt.Errorf("herald: Redis ended the subscription of %q: another master has its slot", channel)
-	}
-	return nil, fmt.Errorf("herald: Redis changed the subscription of %q unasked", channel)
-}
-
-// exchange returns the exchange that waits for replies, or nil.
-func (l *link) exchange() *exchange {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.current
-}
-
-// answered counts a command of the exchange as answered.
-func (l *link) answered() {
-	e := l.exchange()
-	e.answered++
-	if e.answered < len(e.commands) {
-		return
-	}
-	l.mu.Lock()
-	l.current = nil
-	l.mu.Unlock()
-	if l.in != nil {
-		l.in.flush()
-	}
-	close(e.done)
-}
-
-// reply takes a reply that is no push.
-func (l *link) reply(v resp.Value) error {
-	e := l.exchange()
-	if e == nil {
-		return fmt.Errorf("%w: reply to nothing", resp.ErrProtocol)
-	}
-	c := &e.commands[e.answered]
-	refused := v.Kind == '-'
-	switch {
-	case c.kind == commandHello:
-		// If a server does not tell its role, or knows no bare HELLO, the
-		// role is not known.
-		if role := v.Field("role"); role != "" && role != "master" {
-			return fmt.Errorf("herald: Redis is a %s, not a master", role)
-		}
-	case c.kind == commandInfo && !refused:
-		if isolated(v.Str) {
-			return errIsolated
-		}
-	case c.kind == commandInfo, c.kind == commandOwner:
-		if refused && !asks(redisconn.Error(v.Str)) {
-			return redisconn.Error(v.Str)
-		}
-	case refused:
-		c.err = redisconn.Error(v.Str)
-		if c.kind != commandPublish && c.kind != commandStill && astray(c.err.(redisconn.Error)) {
-			return c.err // the link leads to the wrong node
-		}
-		if closing(redisconn.Error(v.Str)) {
-			l.fail(c.err) // before anyone uses it again
-		}
-	case c.kind != commandPublish && c.kind != commandStill:
-		return fmt.Errorf("%w: reply %q to a subscription", resp.ErrProtocol, v.Kind)
-	}
-	l.answered()
-	return nil
 }

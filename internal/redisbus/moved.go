@@ -14,7 +14,7 @@ func (p *partition) followMaster(ctx context.Context, tick time.Duration) {
 	p.pub.dialer.master.Follow(ctx, tick, func(server string) {
 		pub, _ := p.pub.state()
 		for _, link := range []*link{p.sub.uplink.Link(), pub} {
-			if link != nil && link.server != server {
+			if link != nil && link.trunk.server != server {
 				link.fail(redisconn.ErrMoved)
 			}
 		}
@@ -34,20 +34,20 @@ func (p *publisher) noteTaken(l *link) {
 		return
 	}
 	now := time.Now()
-	proved := p.dialer.master.Proved(l.server, now)
+	proved := p.dialer.master.Proved(l.trunk.server, now)
 	if proved.IsZero() {
 		proved = p.born
-		if p.last.server == l.server {
+		if p.last.server == l.trunk.server {
 			proved = p.last.proved
 		}
 	}
-	p.last = lastTaken{l.server, proved, now}
+	p.last = lastTaken{l.trunk.server, proved, now}
 }
 
 // tellMoved publishes a notice on a new link: if the last one led to another
 // server, what was published there may be lost.
 func (p *publisher) tellMoved(l *link) error {
-	if p.last.server == "" || p.last.server == l.server {
+	if p.last.server == "" || p.last.server == l.trunk.server {
 		return nil
 	}
 	data := binary.BigEndian.AppendUint64(nil, uint64(time.Since(p.last.proved)))
@@ -80,7 +80,7 @@ func (in *inbound) tookMoved(data []byte) {
 	if since.Before(arrived) {
 		since = arrived
 	}
-	in.flush()
+	in.trunk.intake.flush()
 	s.inbox.Down(Event{Kind: KindDown, Since: since, Err: redisconn.ErrMoved})
 	s.inbox.Restore()
 }

@@ -97,12 +97,14 @@ func BenchmarkRest(b *testing.B) {
 // A message is handed over while only half of the next has come.
 func TestHalfMessage(t *testing.T) {
 	server, conn := tcpPair(t)
-	in := &inbound{sub: &subscriber{inbox: newInbox(), way: singleWay("herald", 0), proofs: newProofs(1, false)}, buffer: readBuffer}
-	link := &link{conn: conn, timeout: time.Second, in: in, dead: make(chan struct{}), ended: make(chan struct{})}
-	go link.read()
+	sub := &subscriber{inbox: newInbox(), way: singleWay("herald", 0), proofs: newProofs(1, false)}
+	trunk := newTrunk(conn, time.Second)
+	trunk.intake = &intake{inbox: sub.inbox, proofs: sub.proofs}
+	trunk.add(sub)
+	go trunk.read()
 	message := func(data string) []byte {
 		b := []byte(">3\r\n")
-		for _, word := range []string{"message", in.sub.way.prefix + "topic", data} {
+		for _, word := range []string{"message", sub.way.prefix + "topic", data} {
 			b = resp.AppendWord(b, word)
 		}
 		return b
@@ -111,7 +113,7 @@ func TestHalfMessage(t *testing.T) {
 	server.Write(append(message("one"), message("two")[:half]...))
 	expect := func(want string) {
 		t.Helper()
-		if e, err := in.sub.inbox.Receive(t.Context()); err != nil || string(e.Packet.Data) != want {
+		if e, err := sub.inbox.Receive(t.Context()); err != nil || string(e.Packet.Data) != want {
 			t.Errorf("received %q, %v, want %q", e.Packet.Data, err, want)
 		}
 	}
@@ -119,7 +121,7 @@ func TestHalfMessage(t *testing.T) {
 	server.Write(message("two")[half:])
 	expect("two")
 	server.Close()
-	<-link.ended
+	<-trunk.ended
 }
 
 // Only a plain TCP connection is known to be drained; what comes while it

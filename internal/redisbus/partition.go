@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/errs"
+	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 // A partition carries the topics of one way, by a link that publishes
@@ -43,7 +44,7 @@ func (p *partition) open(ctx context.Context, running *sync.WaitGroup, timeout t
 	if err := p.sub.change(ctx, commandUnsubscribe, []string{rand.Text()}); err != nil {
 		return err
 	}
-	return p.loop(ctx, first, timeout, p.sub.prove)
+	return p.loop(ctx, first, timeout)
 }
 
 // publishTo publishes packets in one partition, in parts if they are many.
@@ -80,7 +81,7 @@ func (p *partition) health() error {
 	p.mu.Lock()
 	err := p.unproved
 	p.mu.Unlock()
-	return cmp.Or(p.sub.uplink.Health(), p.pub.health(), p.pub.dialer.master.Health(p.sub.uplink.Link().server), err)
+	return cmp.Or(p.sub.uplink.Health(), p.pub.health(), p.pub.dialer.master.Health(p.sub.uplink.Link().trunk.server), err)
 }
 
 // errDeaf is why links are dropped although they look well: the subscription is
@@ -100,45 +101,78 @@ func (p *partition) prove(ctx context.Context, tick, timeout time.Duration) {
 			return
 		case <-timer.C:
 		}
-		start := time.Now()
 		link := p.sub.uplink.Link()
-		alive := link.reason() == nil && p.sub.uplink.Health() == nil
-		err := p.sub.prove(ctx)
-		if alive && errors.Is(err, errIsolated) { // the other link leads there too
-			p.pub.drop(errIsolated)
-		}
-		through := link
-		if err != nil {
-			through = nil // it need not be subscribed to anything yet
-		}
-		looped := p.loop(ctx, through, timeout, p.sub.prove)
-		// Not errors.Is: it is no news that a link is down because of errDeaf and
-		// not up again.
-		if looped == errDeaf {
-			link.fail(errDeaf)
-			p.pub.drop(errDeaf)
-		} else if err == nil {
-			// The subscription is not at fault if publishing failed.
-			p.sub.proveSince(link, start)
+		found := link.trunk.proof.share(ctx, p.pairOf(link), tick/2, func() finding { return p.proveLinks(ctx, link, timeout) })
+		if !found.since.IsZero() && link.reason() == nil { // another's proof may have come behind the end of this link
+			p.sub.proveSince(link, found.since)
 		}
 		p.mu.Lock()
-		p.unproved = cmp.Or(err, looped)
+		p.unproved = found.err
 		p.mu.Unlock()
 	}
 }
 
+// pairOf returns the trunk that publishes, if it leads to the server to which the
+// subscribed link leads, and other partitions may have links on both: what proves
+// one proves all. Otherwise it returns nil.
+func (p *partition) pairOf(l *link) *trunk {
+	pub, _ := p.pub.state()
+	if !l.trunk.shared || p.sub.uplink.Health() != nil || pub == nil || pub.reason() != nil || pub.trunk.server != l.trunk.server {
+		return nil
+	}
+	return pub.trunk
+}
+
+// proveLinks proves both links, of which l is the subscribed one.
+func (p *partition) proveLinks(ctx context.Context, l *link, timeout time.Duration) finding {
+	start := time.Now()
+	err := p.sub.uplink.Health()
+	if err == nil {
+		if err = p.ask(l); errors.Is(err, errIsolated) { // the other link leads there too
+			p.pub.drop(errIsolated)
+		}
+	}
+	through := l
+	if err != nil {
+		through = nil // it need not be subscribed to anything yet
+	}
+	looped := p.loop(ctx, through, timeout)
+	found := finding{err: cmp.Or(err, looped)}
+	// Not errors.Is: it is no news that a link is down because of errDeaf and
+	// not up again.
+	if looped == errDeaf {
+		l.fail(errDeaf)
+		p.pub.drop(errDeaf)
+	} else if err == nil {
+		// The subscription is not at fault if publishing failed.
+		found.since = start
+	}
+	return found
+}
+
+// ask asks the subscribed link all that shows that it is well. What has been
+// published before arrives before the answer.
+func (p *partition) ask(l *link) error {
+	q := new(query)
+	p.way.addProof(q)
+	if err := l.do(q).err; err != nil {
+		return err
+	}
+	for _, c := range q.commands {
+		if said, ok := c.err.(redisconn.Error); ok {
+			return refusal(said)
+		}
+	}
+	return nil
+}
+
 // proveNew proves a link that is to end a gap.
 func (p *partition) proveNew(l *link, timeout time.Duration) error {
-	ask := func(context.Context) error { // the commits wait until the link is up
-		q := new(query)
-		p.way.addProof(q)
-		return l.do(q).err
-	}
 	return p.sub.uplink.ProveNew(l, l.dead, errDeaf, func() error {
 		// What the publisher's link has taken may be lost with that link, so we
 		// publish once more each second.
 		for began := time.Now(); ; {
-			err := p.loop(p.sub.ctx, l, min(timeout, time.Second), ask)
+			err := p.loop(p.sub.ctx, l, min(timeout, time.Second))
 			if err != errDeaf {
 				return err
 			}
@@ -152,11 +186,14 @@ func (p *partition) proveNew(l *link, timeout time.Duration) error {
 
 // loop publishes a number on the probe channel and waits until link, the
 // subscribed one, hears it or dies; if link is nil it only publishes. The
-// error is errDeaf itself if neither happens. ask asks link something.
-func (p *partition) loop(ctx context.Context, l *link, timeout time.Duration, ask func(context.Context) error) error {
+// error is errDeaf itself if neither happens.
+func (p *partition) loop(ctx context.Context, l *link, timeout time.Duration) error {
 	nonce := p.nonce.Add(1)
 	what := newPublication()
-	what.ask(p.way)
+	what.probe = true
+	if pub, _ := p.pub.state(); !p.way.sharded || pub == nil || l == nil || pub.trunk.server != l.trunk.server {
+		what.ask(p.way) // otherwise the subscribed link asks the same server
+	}
 	what.add(p.way.command("PUBLISH"), "", Packet{p.way.probe, binary.BigEndian.AppendUint64(nil, nonce)})
 	if err := p.pub.publish(ctx, what); err != nil {
 		return fmt.Errorf("probe: %w", err)
@@ -178,7 +215,7 @@ func (p *partition) loop(ctx context.Context, l *link, timeout time.Duration, as
 		case <-timer.C:
 			// The link may have much to read: the answer to a question that is asked
 			// now comes behind the number.
-			if err := ask(ctx); err != nil {
+			if err := p.ask(l); err != nil {
 				return fmt.Errorf("probe: %w", err)
 			}
 			if last, _ = p.sub.echo.Last(); last < nonce {

@@ -21,6 +21,7 @@ type publication struct {
 	bytes   []byte
 	lead    []command // before the packets
 	packets int
+	probe   bool // of no caller
 }
 
 var publications = sync.Pool{New: func() any { return new(publication) }}
@@ -168,7 +169,8 @@ func (p *publisher) commit(items []*publication) []error {
 		bytes = p.bytes
 	}
 	link, _ := p.state()
-	out := p.exchange(link, bytes, p.commands)
+	probes := !slices.ContainsFunc(items, func(p *publication) bool { return !p.probe })
+	out := p.exchange(link, bytes, p.commands, !probes)
 	if out.err == nil {
 		p.follow(bytes, p.commands)
 	}
@@ -176,10 +178,10 @@ func (p *publisher) commit(items []*publication) []error {
 		p.bytes = nil
 	}
 
-	if out.answered > 0 && (len(items) > 1 || items[0].lead == nil) {
+	if out.answered > 0 && !probes {
 		p.noteTaken(link)
 	}
-	replaced := p.dialer.master.Health(link.server)
+	replaced := p.dialer.master.Health(link.trunk.server)
 	if replaced == nil && out.err == nil && !slices.ContainsFunc(p.commands, func(c command) bool { return c.err != nil }) {
 		return nil
 	}
@@ -188,7 +190,7 @@ func (p *publisher) commit(items []*publication) []error {
 	for i, item := range items {
 		n := len(item.lead) + item.packets
 		results[i] = out.result(p.commands[at:at+n], out.answered-at)
-		if results[i] == nil && replaced != nil && item.lead == nil {
+		if results[i] == nil && replaced != nil && !item.probe {
 			results[i] = fmt.Errorf("%w: %w", errs.Unknown, replaced)
 		}
 		at += n
@@ -199,9 +201,11 @@ func (p *publisher) commit(items []*publication) []error {
 // exchange carries commands out. What a node has taken is in doubt unless the node
 // says afterwards that the slot is still its own: a replica hands an SPUBLISH on to
 // its master, where it arrives late, behind what has been published there.
-func (p *publisher) exchange(l *link, bytes []byte, commands []command) outcome {
+func (p *publisher) exchange(l *link, bytes []byte, commands []command, packets bool) outcome {
 	q := query{bytes, commands}
-	p.dialer.way.addStill(&q)
+	if packets { // a probe that comes late is heard late
+		p.dialer.way.addStill(&q)
+	}
 	out := l.do(&q)
 	copy(commands, q.commands) // it may have moved
 	if len(q.commands) == len(commands) {
@@ -210,7 +214,7 @@ func (p *publisher) exchange(l *link, bytes []byte, commands []command) outcome 
 	why := out.err
 	if said, ok := q.commands[len(commands)].err.(redisconn.Error); ok && astray(said) && !asks(said) {
 		p.dialer.follow(said)
-		l.fail(said)
+		l.leave(said)
 		why = said
 	}
 	if why != nil {
@@ -239,7 +243,7 @@ func (p *publisher) follow(bytes []byte, commands []command) {
 		}
 		link, _ := p.state()
 		why := commands[refused[0]].err
-		link.fail(why)
+		link.leave(why)
 		if hops == maxHops || !p.dialer.follow(why) {
 			return
 		}
@@ -267,7 +271,7 @@ func (p *publisher) repeat(bytes []byte, commands []command, which []int) {
 		i++
 	}
 	link, _ := p.state()
-	out := p.exchange(link, b, again)
+	out := p.exchange(link, b, again, true)
 	for k, i := range which {
 		if k < out.answered {
 			commands[i].err = again[k].err

@@ -20,9 +20,9 @@ import (
 // 1,000 cost the same for each, 100,000 twice as much.
 const maxNames = 1000
 
-// A change is one call that changes the subscriptions, or proves them.
+// A change is one call that changes the subscriptions.
 type change struct {
-	kind     commandKind // commandHello: a proof
+	kind     commandKind
 	channels []string
 	commands int // that carry it out
 	err      error
@@ -86,16 +86,6 @@ func (s *subscriber) change(ctx context.Context, kind commandKind, topics []stri
 	return err
 }
 
-// prove asks for the server's role, on a Cluster for its view of that and for
-// whose the slot is, and for the count of the subscriptions.
-// A false answer makes the link dead.
-func (s *subscriber) prove(ctx context.Context) error {
-	if err := s.uplink.Health(); err != nil {
-		return err
-	}
-	return s.batch.Do(ctx, &change{kind: commandHello})
-}
-
 // commit carries out changes, on the next link if this one dies: to
 // subscribe again does no harm.
 func (s *subscriber) commit(items []*change) []error {
@@ -111,7 +101,7 @@ func (s *subscriber) commit(items []*change) []error {
 		}
 		todo = slices.DeleteFunc(todo, func(c *change) bool {
 			c.err = err
-			return c.kind == commandHello || s.ctx.Err() != nil
+			return s.ctx.Err() != nil
 		})
 	}
 	results := make([]error, len(items))
@@ -140,11 +130,7 @@ func (s *subscriber) encode(changes []*change) *query {
 	q := new(query)
 	for _, c := range changes {
 		before := len(q.commands)
-		if c.kind == commandHello {
-			s.way.addProof(q)
-		} else {
-			s.way.addSubscription(q, c.kind, c.channels)
-		}
+		s.way.addSubscription(q, c.kind, c.channels)
 		c.commands = len(q.commands) - before
 	}
 	return q
@@ -223,7 +209,7 @@ func (s *subscriber) isPart() bool { return len(s.proofs.parts) > 1 }
 
 // connect opens a link, subscribes it to all that is wanted, and ends the gap.
 func (s *subscriber) connect() error {
-	link, err := s.dialer.dial(s.ctx, newInbound(s))
+	link, err := s.dialer.dial(s.ctx, s)
 	if err == nil {
 		if err = s.resubscribe(link); err == nil {
 			err = s.proveNew(link)
@@ -238,8 +224,8 @@ func (s *subscriber) connect() error {
 		return err
 	}
 	s.mu.Lock()
-	if s.server != link.server {
-		s.server, s.arrived = link.server, time.Now()
+	if s.server != link.trunk.server {
+		s.server, s.arrived = link.trunk.server, time.Now()
 	}
 	s.mu.Unlock()
 	s.uplink.Up(link, func() {
@@ -297,7 +283,7 @@ func (s *subscriber) resubscribe(l *link) error {
 // asked at the time start.
 func (s *subscriber) proveSince(l *link, start time.Time) {
 	if s.uplink.Prove(l, start) {
-		s.proofs.proved(s.part, s.dialer.master.Proved(l.server, start))
+		s.proofs.proved(s.part, s.dialer.master.Proved(l.trunk.server, start))
 	}
 }
 
