@@ -108,15 +108,17 @@ func (t *trunk) route(slot string, l *link) {
 func (t *trunk) remove(l *link) {
 	t.mu.Lock()
 	delete(t.links, l)
-	last := t.err == nil && len(t.links) == 0
-	if l.in != nil {
-		if slot := l.in.sub.way.slot; (*t.routes.Load())[slot] == l && !last && t.err == nil {
+	last, waiting := t.err == nil && len(t.links) == 0, len(t.flying) > 0
+	if last {
+		t.err = errUnused
+	} else if t.err == nil && l.in != nil {
+		if slot := l.in.sub.way.slot; (*t.routes.Load())[slot] == l {
 			t.route(slot, nil)
 		}
 	}
 	t.mu.Unlock()
 	if last {
-		t.fail(errUnused)
+		t.drop(waiting)
 	}
 }
 
@@ -223,10 +225,16 @@ func (t *trunk) fail(err error) {
 	if !first {
 		return
 	}
-	close(t.dead)
 	for l := range links {
 		l.end(err)
 	}
+	t.drop(waiting)
+}
+
+// drop drops the connection of a trunk that is dead, while exchanges wait for
+// answers or not.
+func (t *trunk) drop(waiting bool) {
+	close(t.dead)
 	conn := t.conn
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn() // tls.Conn.Close writes, and may block
