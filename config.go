@@ -239,6 +239,10 @@ type Config struct {
 	// the number of lines that were not. Values are cut after 1 KiB, stacks after
 	// 16 KiB. Default slog.Default().
 	Logger *slog.Logger
+
+	// Tracer, if there is one, is told of each Send and Deliver, and of each delivery
+	// of a message that it follows.
+	Tracer Tracer
 }
 
 const off = redisconn.Off

@@ -67,23 +67,16 @@ func (h *Hub) Deliver(ctx context.Context, t Target, m Message) (Delivery, error
 	if t.nobody() {
 		return Delivery{}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, maxDelivery)
-	defer cancel()
 	d := &delivery{
-		hub: h, target: t, filter: t.filter(),
+		hub: h, target: t, filter: t.filter(), message: m,
 		listed: make(map[receipts.ID]Session), sessions: make(map[receipts.ID]Session),
 		call: receipts.NewCall(), changed: wake.New(),
 	}
-	if err := d.list(ctx); err != nil {
-		return Delivery{}, err
-	}
-	id := h.calls.nextID.Add(1)
-	h.receipts.open(id, d)
-	defer h.receipts.close(id)
-	if err := d.send(ctx, id, m); err != nil {
-		return Delivery{}, err
-	}
-	if err := d.wait(ctx); err != nil {
+	err := h.follow(ctx, "Deliver", &t, &m, func(carried *carrier) error {
+		d.carrier = carried
+		return d.run(ctx)
+	})
+	if err != nil {
 		return Delivery{}, err
 	}
 	result := d.result()
@@ -92,12 +85,26 @@ func (h *Hub) Deliver(ctx context.Context, t Target, m Message) (Delivery, error
 	return result, nil
 }
 
+// follow calls send, which is a Send or a Deliver, and tells the Tracer.
+func (h *Hub) follow(ctx context.Context, call string, t *Target, m *Message, send func(*carrier) error) error {
+	tracer := h.config.Tracer
+	if tracer == nil {
+		return send(nil)
+	}
+	sent, end := tracer.TraceSend(ctx, TracedSend{call, t.kind.String(), len(t.ids), m.len()})
+	err := send(sent.encode())
+	end(err)
+	return err
+}
+
 // A delivery is a Deliver under way.
 type delivery struct {
-	hub    *Hub
-	target Target
-	filter filter
-	listed map[receipts.ID]Session // by the Registry, before the message goes out
+	hub     *Hub
+	target  Target
+	filter  filter
+	message Message
+	carrier *carrier                // for a Tracer
+	listed  map[receipts.ID]Session // by the Registry, before the message goes out
 
 	// Guarded by receiptsRoom.mu once it is open.
 
@@ -111,6 +118,23 @@ type delivery struct {
 func sessionID(s Session) receipts.ID {
 	_, counter := cutID(s.ID)
 	return receipts.ID{Node: s.Node, Counter: counter}
+}
+
+// run sends the message, and returns when nothing more is to be waited for.
+func (d *delivery) run(ctx context.Context) error {
+	h := d.hub
+	ctx, cancel := context.WithTimeout(ctx, maxDelivery)
+	defer cancel()
+	if err := d.list(ctx); err != nil {
+		return err
+	}
+	id := h.calls.nextID.Add(1)
+	h.receipts.open(id, d)
+	defer h.receipts.close(id)
+	if err := d.send(ctx, id); err != nil {
+		return err
+	}
+	return d.wait(ctx)
 }
 
 // list finds whom the message is meant for.
@@ -143,26 +167,19 @@ func (d *delivery) list(ctx context.Context) error {
 }
 
 // send hands the message to the Bus.
-func (d *delivery) send(ctx context.Context, id uint64, m Message) error {
+func (d *delivery) send(ctx context.Context, id uint64) error {
 	h := d.hub
 	deadline, _ := ctx.Deadline()
 	o := outgoings.Get().(*outgoing)
 	defer o.release()
 	h.pack(o, &d.target, &envelope{
-		kind: kindFenced, sender: h.id, id: id, volatile: m.volatile, filter: d.filter, message: m,
+		kind: kindFenced, sender: h.id, id: id, volatile: d.message.volatile, filter: d.filter, message: d.message, carrier: d.carrier,
 		receipt: &receipt{within: time.Until(deadline), named: d.target.kind != targetEveryone},
 	})
-	ctx, release := h.sendEnds.Now().Bound(ctx)
-	defer release()
-	if err := h.send(ctx, m.kept() && d.target.kind != targetConnection, o.packets...); err != nil {
-		h.stats.sendErrors.Add(1)
-		return err
-	}
-	h.stats.sent.Add(1)
-	return nil
+	return h.sendPacked(ctx, o, &d.target, &d.message)
 }
 
-// wait returns when nothing more is to be waited for.
+// wait waits for the receipts.
 func (d *delivery) wait(ctx context.Context) error {
 	h := d.hub
 	ticker := time.NewTicker(lookAfter)

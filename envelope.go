@@ -83,6 +83,7 @@ type envelope struct {
 	id     uint64
 	copies bool
 
+	carrier *carrier // of a message that a Tracer follows; a part of what was decoded
 	conns   []string // kindDirect, and kindFenced if it goes to a node
 	message Message  // if it is to be encoded
 	frame   []byte   // if it was decoded: the WebSocket frame, header and all
@@ -125,7 +126,13 @@ func (e *envelope) append(b []byte) []byte {
 	if e.copies {
 		flags |= flagCopies
 	}
+	if e.carrier != nil {
+		flags |= flagExtended
+	}
 	b = append(b, e.kind.version(), byte(e.kind), flags)
+	if flags&flagExtended != 0 {
+		b = e.appendExtensions(b)
+	}
 	if flags&flagFilter != 0 {
 		b = wire.AppendStrings(b, e.filter.except)
 		b = wire.AppendStrings(b, e.filter.exceptUsers)
@@ -183,7 +190,11 @@ func decodeEnvelope(b []byte, maxFrame int) (e envelope, err error) {
 	e.copies = flags&flagCopies != 0
 	d := wire.Decoder{Rest: b[3:], Limit: maxListed}
 	if flags&flagExtended != 0 {
-		if err := skipExtensions(&d); err != nil {
+		section := d.Bytes()
+		if d.Bad || len(section) > maxExtensions {
+			return envelope{}, errMalformed
+		}
+		if err := e.decodeExtensions(section); err != nil {
 			return envelope{}, err
 		}
 	}
@@ -248,22 +259,31 @@ func tooLarge(header, frame, maxFrame int) error {
 // maxFrame returns the most bytes that the frame of a message has.
 func (h *Hub) maxFrame() int { return int(h.config.MaxSendSize) + frame.MaxHeader }
 
-// skipExtensions takes off what newer nodes add to an envelope: the length of it
-// all, then tags, each with a length and so many bytes. This code knows none.
-// It skips even tags, and refuses odd ones, without which the rest would be
-// misunderstood.
-func skipExtensions(d *wire.Decoder) error {
-	section := wire.Decoder{Rest: d.Bytes()}
-	if d.Bad || len(section.Rest) > maxExtensions {
-		return errMalformed
-	}
-	for len(section.Rest) > 0 {
-		tag := section.Uvarint()
-		section.Bytes()
-		if section.Bad {
+// Extensions are tags, each with a length and so many bytes; before them all comes
+// their length. A node skips even tags that it does not know, and refuses odd ones,
+// without which the rest would be misunderstood. 2 is the place in the log, of which
+// internal/history/packet knows.
+const tagTrace = 4
+
+// appendExtensions appends what a message has, packet.MaxExtensions at most.
+func (e *envelope) appendExtensions(b []byte) []byte {
+	at := len(b)
+	b = append(b, 0, tagTrace, byte(len(e.carrier)))
+	b = append(b, e.carrier[:]...)
+	b[at] = byte(len(b) - at - 1)
+	return b
+}
+
+func (e *envelope) decodeExtensions(section []byte) error {
+	d := wire.Decoder{Rest: section}
+	for len(d.Rest) > 0 {
+		tag, value := d.Uvarint(), d.Bytes()
+		switch {
+		case d.Bad:
 			return errMalformed
-		}
-		if tag%2 != 0 {
+		case tag == tagTrace && len(value) == len(carrier{}):
+			e.carrier = (*carrier)(value)
+		case tag%2 != 0:
 			return fmt.Errorf("envelope needs extension %d: this node does not know it", tag)
 		}
 	}

@@ -277,9 +277,16 @@ func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 	if t.nobody() {
 		return nil
 	}
-	o := outgoings.Get().(*outgoing)
-	defer o.release()
-	h.pack(o, &t, &envelope{kind: kindMessage, volatile: m.volatile, filter: t.filter(), message: m})
+	return h.follow(ctx, "Send", &t, &m, func(carried *carrier) error {
+		o := outgoings.Get().(*outgoing)
+		defer o.release()
+		h.pack(o, &t, &envelope{kind: kindMessage, volatile: m.volatile, filter: t.filter(), message: m, carrier: carried})
+		return h.sendPacked(ctx, o, &t, &m)
+	})
+}
+
+// sendPacked sends what pack has made, in SendTimeout at most.
+func (h *Hub) sendPacked(ctx context.Context, o *outgoing, t *Target, m *Message) error {
 	ctx, release := h.sendEnds.Now().Bound(ctx)
 	defer release()
 	if err := h.send(ctx, m.kept() && t.kind != targetConnection, o.packets...); err != nil {

@@ -1,6 +1,7 @@
 package herald
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -152,3 +153,56 @@ const frameRoom = frame.MaxHeader + receipts.FenceSize
 
 // lineRoom is more than any line before a message has: a position and an id.
 const lineRoom = 256
+
+// A Tracer follows messages from Send to the nodes that have connections for them,
+// for Config.Tracer. observe/heraldotel has one for OpenTelemetry. Its methods may be
+// called concurrently, and must not block.
+type Tracer interface {
+	// TraceSend is called when a Send or Deliver begins, with its ctx. What it
+	// returns travels with the message, unless its TraceID is zero. The Hub calls
+	// end with what the call returns. A call that is refused as ErrInvalid, or has
+	// a target without names, is not traced.
+	TraceSend(ctx context.Context, s TracedSend) (trace TraceContext, end func(error))
+
+	// TraceDelivery is called on each node that has connections for a message that
+	// a trace travels with: once for each topic, so a node may be called several
+	// times for a Send to several users or groups. The Hub calls end when the
+	// message is in the queues of so many connections. Other messages wait
+	// meanwhile.
+	TraceDelivery(trace TraceContext) (end func(conns int))
+}
+
+// A TracedSend is what a Tracer is told of a Send or Deliver.
+type TracedSend struct {
+	Call   string // "Send" or "Deliver"
+	Target string // "user", "group", "connection" or "everyone"
+	Names  int    // how many ids the Target has
+	Size   int    // of the message, in bytes
+}
+
+// A TraceContext says which span of which trace sent a message. Its fields are those
+// of the header traceparent of W3C's Trace Context, section 3.2.
+type TraceContext struct {
+	TraceID [16]byte // none if zero
+	SpanID  [8]byte
+	Flags   byte
+}
+
+// A carrier is a TraceContext as it travels: its fields, one behind the other.
+type carrier [16 + 8 + 1]byte
+
+// encode returns t as a carrier, or nil if it has no trace.
+func (t *TraceContext) encode() *carrier {
+	if t.TraceID == [16]byte{} {
+		return nil
+	}
+	b := new(carrier)
+	copy(b[:], t.TraceID[:])
+	copy(b[16:], t.SpanID[:])
+	b[24] = t.Flags
+	return b
+}
+
+func (b *carrier) decode() TraceContext {
+	return TraceContext{[16]byte(b[:16]), [8]byte(b[16:24]), b[24]}
+}

@@ -137,6 +137,10 @@ func (h *Hub) unclaimed(topic string) {
 
 // deliver puts a message into the queues of those Conns that it is for.
 func (h *Hub) deliver(e *envelope, kept *logged, conns []*Conn) {
+	taken := 0
+	if end := h.followed(e); end != nil {
+		defer func() { end(taken) }()
+	}
 	var had map[uint64]struct{}
 	if e.copies {
 		had = h.copies.of(e.sender, e.id)
@@ -156,7 +160,16 @@ func (h *Hub) deliver(e *envelope, kept *logged, conns []*Conn) {
 			had[c.counter] = struct{}{}
 		}
 		c.enqueue(e.frame, e.volatile)
+		taken++
 	}
+}
+
+// followed tells the Tracer of a delivery. It returns what ends that, or nil.
+func (h *Hub) followed(e *envelope) (end func(conns int)) {
+	if e.carrier == nil || h.config.Tracer == nil {
+		return nil
+	}
+	return h.config.Tracer.TraceDelivery(e.carrier.decode())
 }
 
 // measureLag has one of a message's Conns measure its lag. sent is when the message
@@ -227,6 +240,10 @@ func (s *copies) of(sender string, id uint64) map[uint64]struct{} {
 // deliverFenced puts a message into the queues of those Conns that it is for, with a
 // fence behind it, and reports who they are. All of them get the same fence.
 func (h *Hub) deliverFenced(e *envelope, kept *logged, conns []*Conn) {
+	var takers []*Conn
+	if end := h.followed(e); end != nil {
+		defer func() { end(len(takers)) }()
+	}
 	want := receipts.Wanted{Node: e.sender, ID: e.id, Until: clock.Now() + int64(min(e.receipt.within, maxDelivery))}
 	var reports []outgoingReport
 	add := func(what reported, counter uint64, c *Conn) {
@@ -247,7 +264,7 @@ func (h *Hub) deliverFenced(e *envelope, kept *logged, conns []*Conn) {
 		had = h.copies.of(e.sender, e.id)
 	}
 	sieve := newSieve(h.id, &e.filter)
-	takers := conns[:0]
+	takers = conns[:0]
 	for _, c := range conns {
 		if was := c.queue.log.was(e.filter.except); was || !sieve.passes(c) {
 			if was || len(e.conns) > 0 { // else nobody has listed it

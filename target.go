@@ -16,6 +16,10 @@ const (
 	targetEveryone
 )
 
+func (k targetKind) String() string {
+	return [...]string{targetUser: "user", targetGroup: "group", targetConnection: "connection", targetEveryone: "everyone"}[k]
+}
+
 // A Target says whom a call is about. The zero Target is refused. Targets
 // are values: Except and the like return a narrower copy.
 type Target struct {
