@@ -107,7 +107,12 @@ func serve(t *testing.T, config herald.Config) (*herald.Hub, string) {
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(hub)
-	t.Cleanup(func() { hub.Shutdown(context.Background()); server.Close() })
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		hub.Shutdown(ctx)
+		server.Close()
+	})
 	return hub, "ws" + strings.TrimPrefix(server.URL, "http")
 }
 
