@@ -217,7 +217,7 @@ func (g *gaps) end(topics []string) (gap Gap, lost []string) {
 	for _, t := range topics {
 		if o, ok := g.topics[t]; ok {
 			delete(g.topics, t)
-			if t != topicHeartbeat {
+			if t != topicHeartbeat && !isWatchTopic(t) {
 				gap.Since = earliest(gap.Since, o.since)
 				gap.Cause = cmp.Or(gap.Cause, o.cause)
 				lost = append(lost, t)
@@ -245,7 +245,7 @@ func (g *gaps) cover(gap *Gap, topic string) {
 		gap.Users = append(gap.Users, name)
 	case ok && isGroupTopic(topic):
 		gap.Groups = append(gap.Groups, name)
-	case !isUserTopic(topic) && !isGroupTopic(topic): // a node's: messages to single connections
+	case !isUserTopic(topic) && !isGroupTopic(topic) && !isWatchTopic(topic): // a node's: messages to single connections
 		gap.All = true
 	}
 }

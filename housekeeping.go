@@ -129,6 +129,7 @@ func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 			failed = cmp.Or(failed, err)
 			continue
 		}
+		p.tellChanges()
 		one = n.ID
 		swept++
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/heraldgo/herald/internal/deadline"
 	"github.com/heraldgo/herald/internal/follow"
 	"github.com/heraldgo/herald/internal/loglimit"
+	"github.com/heraldgo/herald/internal/watching"
 )
 
 // A Hub is what a service uses of herald: an http.Handler that takes WebSocket
@@ -45,6 +46,8 @@ type Hub struct {
 	heartbeat *heartbeat
 	gaps      *gaps
 	keeping   *keeping // nil without Config.Retention
+	watching  *watching.Room
+	changes   *watching.Outbox
 	writers   *writers
 	copies    copies // the receiving goroutine's alone
 	budget    budget
@@ -107,7 +110,7 @@ func New(config Config) (*Hub, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), config.SendTimeout)
 	defer cancel()
-	h.gaps = newGaps(h.index.nameOf, &h.stats, h.config.Logger, h.tellGap())
+	h.gaps = newGaps(h.index.nameOf, &h.stats, h.config.Logger, h.tellGap)
 	subscriber := follow.Bus(h.bus)
 	if config.Retention > 0 {
 		if h.keeping, err = h.newKeeping(ctx); err != nil {
@@ -122,6 +125,8 @@ func New(config Config) (*Hub, error) {
 		h.heartbeat.remix = h.keeping.driver.Renew
 	}
 	h.presence = newPresence(h.id, &h.config, h.registry, h.index, h.heartbeat, &h.stats, h.telling("OnOnline", h.config.OnOnline), h.last.Go)
+	h.watching, h.changes = h.newWatching()
+	h.presence.changed = h.putChanges
 	h.calls = newCalls(h.id, &h.config, h.index, h.follower, h.presence, h.publish, h.stopped, &h.stats)
 	h.receipts = newReceiptsRoom(h.id, &h.config, h.publish)
 	h.inspector = newInspector(h)
@@ -188,11 +193,12 @@ func (h *Hub) start() {
 		(&housekeeping{p: h.presence}).run,
 		func(ctx context.Context) { h.presence.collectOffline(ctx, h.telling("OnOffline", h.config.OnOffline)) },
 		h.keepalive,
+		h.watching.Run,
 		h.watchQueues,
 	} {
 		h.background.Go(func() { f(ctx) })
 	}
-	for _, f := range []func(context.Context){h.follower.Run, h.receive, h.receipts.run, h.gaps.run} {
+	for _, f := range []func(context.Context){h.follower.Run, h.receive, h.receipts.run, h.gaps.run, h.changes.Run} {
 		h.last.Go(func() { f(last) })
 	}
 }

@@ -28,6 +28,14 @@ func groupTopics(groups []string) []string {
 	}
 	return topics
 }
+
+// watchTopic returns the topic to which the changes of a group's topic are published.
+func watchTopic(groupTopic string) string {
+	return string(groupTopic[0]-'g'+'w') + groupTopic[1:] // upper case stays so
+}
+
+func isWatchTopic(topic string) bool { return topic != "" && topic[0]|0x20 == 'w' }
+
 func nodeTopic(node string) string { return "n" + node }
 
 func isUserTopic(topic string) bool  { return topic != "" && topic[0]|0x20 == 'u' }

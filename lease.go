@@ -211,10 +211,18 @@ func (p *presence) write(ctx context.Context, ops []presenceOp) {
 			results[i].err = err
 		}
 	}
+	p.tellChanges()
 	for i, op := range ops {
 		if op.done != nil {
 			op.done <- results[i]
 		}
+	}
+}
+
+// tellChanges tells those who watch of what calls have changed.
+func (p *presence) tellChanges() {
+	if changes := p.reg.Changes(); len(changes) > 0 {
+		p.changed(changes)
 	}
 }
 

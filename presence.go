@@ -23,6 +23,7 @@ type presence struct {
 	stats      *counters
 	online     func(user string) // OnOnline, or nil
 	background func(func())      // runs what ends with the Bus
+	changed    func([]Change)    // gets what calls have changed in watched topics
 
 	mu      sync.Mutex
 	ops     []presenceOp

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"time"
+
+	"github.com/heraldgo/herald/internal/watching"
 )
 
 // Online says which of the users have a live connection, on any node. The map
@@ -65,6 +68,135 @@ func (h *Hub) Sessions(ctx context.Context, t Target) ([]Session, error) {
 	sessions = slices.CompactFunc(sessions, func(a, b Session) bool { return a.ID == b.ID })
 	f := t.filter()
 	return slices.DeleteFunc(sessions, func(s Session) bool { return !f.passesSession(s) }), nil
+}
+
+// Presence is who has come to a group and who has left it, oldest first.
+type Presence struct {
+	Joined, Left []Session
+}
+
+// Watch tells who is in a group, on any node, and then who comes and goes, without
+// asking again and again. The first Presence has all who are there as Joined; if
+// nobody is, it is empty. Each later one has what has changed since: nobody joins
+// twice, or leaves without having joined. Someone who joins and leaves while the body
+// of the loop runs is not told of at all, so a slow loop costs no more memory than
+// the lists. It is told late, but never wrong.
+//
+// Presences come a moment after the Registry has changed. If something fails they may
+// be late by two Leases: the Hub asks for the list again once in a Lease, and at once
+// if it sees that a change or a part of the Bus' packets was lost. While the Bus or
+// the Registry is down nothing is told; nobody leaves for that.
+//
+// The loop ends with ctx, whose error it gets; with ErrClosed when the Hub is shut
+// down; and if the first list cannot be had, with ErrBusDown or ErrRegistryDown.
+// ErrInvalid says that the group's name is none, or that Config.Registry is no
+// [WatchRegistry]. A group may be watched often; on one node it costs the Registry
+// no more than once.
+func (h *Hub) Watch(ctx context.Context, group string) iter.Seq2[Presence, error] {
+	return func(yield func(Presence, error) bool) {
+		w, err := h.watch(group)
+		if err != nil {
+			yield(Presence{}, once(fmt.Errorf("watch a group: %w", err)))
+			return
+		}
+		defer w.Close()
+		for {
+			came, left, err := w.Next(ctx)
+			if err != nil {
+				yield(Presence{}, once(fmt.Errorf("watch a group: %w", err)))
+				return
+			}
+			if !yield(Presence{sessionsOf(came), sessionsOf(left)}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// watch begins to watch a group.
+func (h *Hub) watch(group string) (*watching.Watcher, error) {
+	if err := checkGroups([]string{group}); err != nil {
+		return nil, err
+	}
+	if err := h.presence.reg.watchable(); err != nil {
+		return nil, err
+	}
+	return h.watching.Watch(groupTopic(group))
+}
+
+// newWatching makes what watches groups, and what tells those who do.
+func (h *Hub) newWatching() (*watching.Room, *watching.Outbox) {
+	room := watching.NewRoom(watching.Config{
+		Follow:   func(topic string) { h.follower.Follow(watchTopic(topic)) },
+		Unfollow: func(topic string) { h.follower.Unfollow(watchTopic(topic)) },
+		List:     h.listWatched,
+		Every:    h.config.Lease,
+	})
+	return room, watching.NewOutbox(func(ctx context.Context, topic string, data []byte) error {
+		ctx, cancel := h.config.timeout(ctx)
+		defer cancel()
+		return h.bus.Publish(ctx, Packet{watchTopic(topic), data})
+	})
+}
+
+// listWatched lists a topic when its changes are heard.
+func (h *Hub) listWatched(ctx context.Context, topic string) (number int64, sessions []watching.Session, err error) {
+	ctx, cancel := h.config.timeout(ctx)
+	defer cancel()
+	heard := h.follower.Follow(watchTopic(topic))
+	defer h.follower.Unfollow(watchTopic(topic))
+	if err := heard.Wait(ctx); err != nil {
+		return 0, nil, blame(ErrBusDown, err)
+	}
+	err = h.ask(ctx, "list sessions", func(lease Lease) error {
+		all, err := h.presence.reg.Watch(ctx, lease, 3*h.config.Lease, topic)
+		if err == nil {
+			number = all[0].Number
+			for _, s := range all[0].Sessions {
+				sessions = append(sessions, encodeSession(s))
+			}
+		}
+		return err
+	})
+	return number, sessions, err
+}
+
+// TellMembers tells the group's members on this node who is in it: each gets the
+// message that encode makes of all who are there when it has joined, and then the
+// messages of what has changed since. It returns when ctx is done, or as the loop
+// over Watch ends. So that all members are told, each node calls it once for a group.
+func (h *Hub) TellMembers(ctx context.Context, group string, encode func(Presence) Message) error {
+	there := make(map[string]Session)
+	told := make(map[*Conn]bool)
+	var conns []*Conn
+	for p, err := range h.Watch(ctx, group) {
+		if err != nil {
+			return err
+		}
+		for _, s := range p.Left {
+			delete(there, s.ID)
+		}
+		for _, s := range p.Joined {
+			there[s.ID] = s
+		}
+		before := told
+		told = make(map[*Conn]bool)
+		var all, news *Message
+		conns = h.index.appendConns(conns[:0], groupTopic(group))
+		for _, c := range conns {
+			told[c] = true
+			message, what := &news, p
+			if !before[c] {
+				message, what = &all, Presence{Joined: slices.SortedFunc(maps.Values(there), compareSessions)}
+			}
+			if *message == nil {
+				m := encode(what)
+				*message = &m
+			}
+			c.Send(**message) // one that is full or has gone needs no news
+		}
+	}
+	return nil
 }
 
 // Conns iterates over the connections of this node that OnConnect has let in,

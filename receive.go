@@ -13,6 +13,7 @@ import (
 	"github.com/heraldgo/herald/internal/history/driver"
 	"github.com/heraldgo/herald/internal/receipts"
 	"github.com/heraldgo/herald/internal/ring"
+	"github.com/heraldgo/herald/internal/watching"
 )
 
 // receive takes what the Bus hands over, until the Bus is closed. It never
@@ -35,6 +36,10 @@ func (h *Hub) receive(ctx context.Context) {
 		}
 		switch e.Kind {
 		case EventPacket:
+			if isWatchTopic(e.Packet.Topic) {
+				h.hearChanges(e.Packet)
+				continue
+			}
 			if h.keeping != nil && e.Packet.Topic != topicHeartbeat {
 				h.keeping.pushPacket(e.Packet)
 				continue
@@ -55,6 +60,7 @@ func (h *Hub) receive(ctx context.Context) {
 			h.gaps.restored(e)
 			h.presence.doubt() // a failover may have lost entries too
 			h.presence.housekeep()
+			h.watching.Doubt()
 		}
 	}
 }
@@ -124,6 +130,29 @@ func (h *Hub) take(p Packet, kept *logged, scratch []*Conn) []*Conn {
 		}
 	}
 	return scratch
+}
+
+// hearChanges hands what has changed in a group to those who watch it.
+func (h *Hub) hearChanges(p Packet) {
+	groupTopic := string(p.Topic[0]-'w'+'g') + p.Topic[1:]
+	watched, err := h.watching.Hear(groupTopic, p.Data)
+	if !watched {
+		h.unclaimed(p.Topic)
+		return
+	}
+	h.stats.received.Add(1)
+	if err != nil { // its Room asks for the list
+		h.stats.malformed.Add(1)
+	}
+}
+
+// putChanges has those told who watch what has changed.
+func (h *Hub) putChanges(changes []Change) {
+	encoded := make([]watching.Change, len(changes))
+	for i, c := range changes {
+		encoded[i] = watching.Change{Topic: c.Topic, Number: c.Number, Session: encodeSession(c.Session), Left: c.Left}
+	}
+	h.changes.Put(encoded)
 }
 
 // unclaimed counts a packet that nobody here is to have.

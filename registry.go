@@ -3,6 +3,7 @@ package herald
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -254,6 +255,28 @@ type WatchRegistry interface {
 type countedRegistry struct {
 	reg   Registry
 	stats *counters
+}
+
+// watchable returns an error if its topics cannot be watched.
+func (r *countedRegistry) watchable() error {
+	if _, ok := r.reg.(WatchRegistry); !ok {
+		return fmt.Errorf("%w: Config.Registry: a %T cannot be watched: it is no WatchRegistry", ErrInvalid, r.reg)
+	}
+	return nil
+}
+
+// Watch needs a Registry that is watchable.
+func (r *countedRegistry) Watch(ctx context.Context, lease Lease, ttl time.Duration, topics ...string) (watched []Watched, err error) {
+	defer r.count(clock.Now(), &err)
+	return r.reg.(WatchRegistry).Watch(ctx, lease, ttl, topics...)
+}
+
+// Changes returns those of a Registry that is watchable.
+func (r *countedRegistry) Changes() []Change {
+	if w, ok := r.reg.(WatchRegistry); ok {
+		return w.Changes()
+	}
+	return nil
 }
 
 func (r *countedRegistry) count(began int64, err *error) {

@@ -247,6 +247,17 @@ func (r *RedisRegistry) decodeSessions(topic string, encoded []redisregistry.Ses
 	return sessions
 }
 
+// sessionsOf returns the sessions, oldest first.
+func sessionsOf(encoded []redisregistry.Session) (sessions []Session) {
+	for _, e := range encoded {
+		if s, ok := decodeSession(e); ok {
+			sessions = append(sessions, s)
+		}
+	}
+	slices.SortFunc(sessions, compareSessions)
+	return sessions
+}
+
 // encodeSession puts what the Registry in Redis need not know of a Session into
 // its body, which is these netstrings:
 //

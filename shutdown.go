@@ -130,6 +130,7 @@ func (h *Hub) stop(ctx context.Context) error {
 	}
 	close(h.stopped)
 	h.presence.stop(end)
+	h.changes.Flush(end)
 	h.cancelLast()
 	h.closeParts()
 	waitFor(end, &h.last)
@@ -172,12 +173,12 @@ func waitFor(ctx context.Context, wg *sync.WaitGroup) error {
 	}
 }
 
-// tellGap returns what tells OnGap, or nil.
-func (h *Hub) tellGap() func(Gap) {
-	if h.config.OnGap == nil {
-		return nil
+// tellGap has what is watched asked for again, and tells OnGap.
+func (h *Hub) tellGap(g Gap) {
+	h.watching.Doubt()
+	if h.config.OnGap != nil {
+		h.guard(nil, "OnGap", func() { h.config.OnGap(g) })
 	}
-	return func(g Gap) { h.guard(nil, "OnGap", func() { h.config.OnGap(g) }) }
 }
 
 // telling returns what calls OnOnline or OnOffline, or nil if that is not set.

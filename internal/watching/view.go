@@ -1,0 +1,108 @@
+// Package watching tells who is in a group, and then who comes and goes, from a
+// list that the Registry has numbered and the changes that follow it.
+package watching
+
+import (
+	"maps"
+
+	"github.com/heraldgo/herald/internal/redisregistry"
+)
+
+type (
+	// A Session is one as the Registry in Redis encodes it.
+	Session = redisregistry.Session
+
+	// A Change is herald.Change.
+	Change = redisregistry.Change
+)
+
+// A view is what is known of a topic: a list with a number, and changes that came
+// before those that precede them. Whatever comes twice, or late, counts once.
+type view struct {
+	listed bool // there has been a list
+	number int64
+	there  map[string]Session // by id
+	early  map[int64]Change   // by number
+}
+
+// maxEarly is how many changes may wait for those that precede them. What comes
+// above it is in the next list, which is asked for because of the hole.
+const maxEarly = 1024
+
+func newView() *view {
+	return &view{there: make(map[string]Session), early: make(map[int64]Change)}
+}
+
+// change takes a change, and tells what can be told by it.
+func (v *view) change(c Change, tell func(s Session, left bool)) {
+	if v.listed && c.Number <= v.number {
+		return
+	}
+	if len(v.early) < maxEarly {
+		v.early[c.Number] = c
+	}
+	v.settle(tell)
+}
+
+// settle applies the changes that follow the last one.
+func (v *view) settle(tell func(s Session, left bool)) {
+	for v.listed {
+		c, ok := v.early[v.number+1]
+		if !ok {
+			return
+		}
+		v.number++
+		delete(v.early, v.number)
+		s, there := v.there[c.Session.ID]
+		switch {
+		case c.Left && there:
+			delete(v.there, s.ID)
+			tell(s, true)
+		case !c.Left && !there:
+			v.there[c.Session.ID] = c.Session
+			tell(c.Session, false)
+		}
+	}
+}
+
+// list takes a list, and tells what is another than before. All that was heard before
+// the list was asked for is in it.
+func (v *view) list(number int64, sessions []Session, tell func(s Session, left bool)) {
+	there := make(map[string]Session, len(sessions))
+	for _, s := range sessions {
+		there[s.ID] = s
+	}
+	for id, s := range v.there {
+		if _, ok := there[id]; !ok {
+			tell(s, true)
+		}
+	}
+	for id, s := range there {
+		if _, ok := v.there[id]; !ok {
+			tell(s, false)
+		}
+	}
+	v.listed, v.number, v.there = true, number, there
+	maps.DeleteFunc(v.early, func(n int64, _ Change) bool { return n <= number })
+	v.settle(tell)
+}
+
+// hole says whether changes wait for others.
+func (v *view) hole() bool { return len(v.early) > 0 }
+
+// news are what a caller is still to be told. Those who came and went meanwhile are
+// not among them, so there are no more than the caller knows and is to know.
+type news map[string]newsOf
+
+type newsOf struct {
+	session Session
+	left    bool
+}
+
+func (n news) note(s Session, left bool) {
+	if _, ok := n[s.ID]; ok { // the opposite
+		delete(n, s.ID)
+		return
+	}
+	n[s.ID] = newsOf{s, left}
+}
