@@ -3,6 +3,7 @@ package heraldtest
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -24,10 +25,16 @@ type visitor struct {
 	query  url.Values // who it is
 	memory *device.Client
 
-	node    *historyNode
-	socket  *websocket.Conn
-	welcome protocol.Frame
-	missing bool // the last connection has told that something may be missing
+	node   *historyNode
+	socket *websocket.Conn
+	copies int // that came twice on one connection
+
+	// Of the last connection.
+
+	welcome  protocol.Frame
+	missing  bool            // it has told that something may be missing
+	verdicts int             // that have come
+	ids      map[string]bool // of messages that have come
 }
 
 // newVisitor returns a visitor who is not connected. query says who it is, such as
@@ -51,11 +58,26 @@ func (s *historySuite) visit(n *historyNode, query string) *visitor {
 	return v
 }
 
+// unread is more than the kernel holds for a client that reads nothing.
+const unread = 6 << 20
+
+// meagre connects with a small buffer in the kernel.
+var meagre = &http.Client{Transport: &http.Transport{
+	DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if tcp, ok := c.(*net.TCPConn); ok {
+			tcp.SetReadBuffer(64 << 10)
+		}
+		return c, err
+	},
+	DisableKeepAlives: true,
+}}
+
 // dial connects to a node with a query.
 func (v *visitor) dial(n *historyNode, query string) (*websocket.Conn, *http.Response, error) {
 	ctx, cancel := context.WithTimeout(v.s.Context(), historyPatience)
 	defer cancel()
-	socket, response, err := websocket.Dial(ctx, n.server.URL+"/?"+query, nil)
+	socket, response, err := websocket.Dial(ctx, n.server.URL+"/?"+query, &websocket.DialOptions{HTTPClient: meagre})
 	if err == nil {
 		socket.SetReadLimit(-1)
 		v.s.Cleanup(func() { socket.CloseNow() })
@@ -69,7 +91,8 @@ func (v *visitor) comes(n *historyNode) {
 	from, conns := v.memory.Resume()
 	socket, _, err := v.dial(n, protocol.Resume{From: from, Conns: conns}.AddTo(v.query.Encode()))
 	v.s.ok(err)
-	v.node, v.socket, v.missing = n, socket, false
+	v.node, v.socket = n, socket
+	v.missing, v.verdicts, v.ids = false, 0, make(map[string]bool)
 	if v.welcome = v.next(); v.welcome.Kind != device.Welcome {
 		v.s.failf("the first message is of kind %d, and no welcome", v.welcome.Kind)
 	}
@@ -123,8 +146,17 @@ func (v *visitor) read() (f protocol.Frame, err error) {
 	if f, err = protocol.ParseFrame(data); err != nil {
 		return f, fmt.Errorf("%q: %w", data, err)
 	}
+	if f.Kind == device.Message && f.ID != "" {
+		if v.ids[f.ID] {
+			v.copies++
+		}
+		v.ids[f.ID] = true
+	}
 	message, missing := v.memory.Receive(f.Frame)
 	v.missing = v.missing || missing
+	if f.Verdict != device.NoVerdict {
+		v.verdicts++
+	}
 	if f.Kind == device.Message && !message {
 		f.Kind = device.Mark // it has had that
 	}
@@ -200,12 +232,9 @@ func (v *visitor) back() (texts []string) {
 			open++
 		}
 	}
-	for open > 0 {
-		switch f := v.next(); {
-		case f.Kind == device.Message:
+	for v.verdicts < open {
+		if f := v.next(); f.Kind == device.Message {
 			texts = append(texts, string(f.Body))
-		case f.Verdict != device.NoVerdict:
-			open--
 		}
 	}
 	return texts

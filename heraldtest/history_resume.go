@@ -138,30 +138,43 @@ func testMeanwhile(s *historySuite) {
 	}
 }
 
+// shortQueues gives clients short queues.
+func shortQueues(c *herald.Config) {
+	c.QueueMessages, c.MaxSendSize, c.QueueBytes = 32, 64<<10, 256<<10
+	c.WriteTimeout = historyPatience
+}
+
+// padded returns n texts of that size at least.
+func padded(what string, n, size int) []string {
+	all := texts(what, n)
+	for i := range all {
+		all[i] += strings.Repeat(".", size)
+	}
+	return all
+}
+
 func testBacklog(s *historySuite) {
-	n := s.node(func(c *herald.Config) {
-		c.QueueMessages, c.MaxSendSize, c.QueueBytes = 32, 64<<10, 256<<10
-		c.WriteTimeout = historyPatience
-	})
+	n := s.node(shortQueues)
 	v := s.visit(n, "user=a")
 	for _, backlog := range []struct {
-		size, more int
+		size, more, last int
 	}{
-		{10, 0},
-		{60 << 10, 100}, // more than the kernel holds
+		{10, 0, 0},
+		{unread / 100, 200, 100},
 	} {
 		v.cut()
-		missed := texts("missed", 300)
-		for i := range missed {
-			missed[i] += strings.Repeat(".", backlog.size)
-		}
+		missed := padded("missed", 150, backlog.size)
 		n.send(herald.User("a"), missed...)
 		v.comes(n)
 		v.wants(missed[0])
-		// It reads nothing, and more comes than its queue holds.
-		more := texts("more", backlog.more)
+		// It reads nothing, and more comes than its queue holds; and once more when it
+		// has read what it missed.
+		more := padded("more", backlog.more, backlog.size)
 		n.send(herald.User("a"), more...)
-		v.wants(append(missed[1:], more...)...)
+		v.wants(missed[1:]...)
+		last := texts("last", backlog.last)
+		n.send(herald.User("a"), last...)
+		v.wants(append(more, last...)...)
 		v.nothing()
 		if v.missing {
 			s.failf("told that something may be missing, and nothing is")
@@ -226,6 +239,20 @@ func testLostGroup(s *historySuite) {
 	v.comes(two)
 	v.complete(texts("kept", 20)...)
 	v.nothing()
+
+	// It loses the group while it comes back, and has not read all.
+	n := s.node(shortQueues)
+	slow := s.visit(n, "user=b&group=lost")
+	slow.cut()
+	missed := padded("missed", 150, unread/100)
+	n.send(herald.Group("lost"), missed...)
+	slow.comes(n)
+	slow.wants(missed[0])
+	s.ok(one.Leave(s.Context(), herald.User("b"), "lost"))
+	if got := slow.back(); len(got) == len(missed)-1 {
+		s.failf("all that was sent to the group came, though it was lost")
+	}
+	slow.nothing()
 }
 
 func testFilters(s *historySuite) {

@@ -141,6 +141,7 @@ func testProbes(s *historySuite) {
 	release := sync.OnceFunc(func() { close(leave) })
 	s.Cleanup(release)
 	n := s.node(func(c *herald.Config) {
+		c.PingInterval = -1 // or the node would look for a pong after a while
 		c.OnMessage = func(context.Context, *herald.Conn, herald.Message) {
 			close(entered)
 			<-leave
