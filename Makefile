@@ -2,13 +2,20 @@
 
 FUZZTIME ?= 60s
 
-.PHONY: test fuzz mutation faults modules
+.PHONY: test long fuzz mutation faults modules
 
 # Everything CI checks, in every module. Installs the servers that the tests
 # need if it can; otherwise it says which tests were left out.
 test:
 	@sh .ci/servers
 	@sh .ci/test
+
+# The long forms of tests, which take an hour or two: the code broken for each promise
+# of History, a million runs of its model, and a million batches for its scripts.
+long:
+	HERALD_BROKEN_PROMISES=1 go test -timeout 1h -run '^TestBrokenPromises$$' ./internal/test/resumetest
+	HERALD_HISTORY_RUNS=1000000 go test -timeout 2h -run '^TestModel$$' ./internal/test/historymodel
+	HERALD_HISTORY_BATCHES=1000000 go test -timeout 3h -run '^TestScripts$$' ./internal/history/redislog
 
 # Every fuzz target of the root module, one after the other.
 fuzz:
