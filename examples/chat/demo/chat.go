@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	room  = "room"  // the group of everybody
-	watch = "watch" // the group of those who want to know who is there
+	room    = "room"  // the group of everybody
+	curious = "watch" // the group of those who want to know who is there
 
 	maxName = 64   // characters
 	maxText = 8000 // characters
@@ -66,7 +66,7 @@ func authenticate(r *http.Request) (herald.Identity, error) {
 		return id, &herald.HTTPError{Status: http.StatusBadRequest, Message: err.Error()}
 	}
 	if q.Get("presence") == "1" {
-		id.Groups = append(id.Groups, watch)
+		id.Groups = append(id.Groups, curious)
 	}
 	return id, nil
 }
@@ -97,11 +97,14 @@ func short(value string) string {
 }
 
 func (n *node) onConnect(_ context.Context, c *herald.Conn) error {
-	defer n.lookAgain()
-	if !slices.Contains(c.Groups(), watch) {
+	if !slices.Contains(c.Groups(), curious) {
 		return nil
 	}
-	return c.Send(herald.JSON(frame{Type: "hello", Text: "You are on node " + n.name, Node: n.name, Conn: c.ID()}))
+	if err := c.Send(herald.JSON(frame{Type: "hello", Text: "You are on node " + n.name, Node: n.name, Conn: c.ID()})); err != nil {
+		return err
+	}
+	n.watch.join(c)
+	return nil
 }
 
 func (n *node) onMessage(ctx context.Context, c *herald.Conn, m herald.Message) {
@@ -175,7 +178,7 @@ func (n *node) announce(user, what string) {
 	}
 	ctx, cancel := context.WithTimeout(n.stopped, time.Second)
 	defer cancel()
-	hub.Send(ctx, herald.Group(watch), herald.JSON(frame{Type: "notice", From: user, Text: what}))
+	hub.Send(ctx, herald.Group(curious), herald.JSON(frame{Type: "notice", From: user, Text: what}))
 }
 
 // onGap tells this node's clients that messages may be missing. Those that speak
@@ -192,7 +195,7 @@ func (n *node) tell(m herald.Message) {
 		return
 	}
 	for c := range hub.Conns() {
-		if slices.Contains(c.Groups(), watch) {
+		if slices.Contains(c.Groups(), curious) {
 			c.Send(m) // a Conn that is full or has gone needs no news
 		}
 	}

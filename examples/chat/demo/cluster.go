@@ -86,6 +86,7 @@ func (c *cluster) start(ctx context.Context, name string) error {
 		n.shutdown(ctx)
 		err = errClosing
 	}
+	defer c.changed()
 	if err != nil {
 		c.move(name, stateStarting, stateStopped)
 		return fmt.Errorf("node %s: %w", name, err)
@@ -114,6 +115,7 @@ func (c *cluster) stop(name string) error {
 		return err
 	}
 	n.cut()
+	c.changed()
 	c.dying.Go(n.bury)
 	return nil
 }
@@ -150,17 +152,29 @@ func (c *cluster) list() []nodeInfo {
 
 // tell sends m to the connections of all nodes that want to know, without Redis.
 func (c *cluster) tell(m herald.Message) {
+	for _, n := range c.present() {
+		n.tell(m)
+	}
+}
+
+// changed has all nodes tell of the nodes of this process.
+func (c *cluster) changed() {
+	for _, n := range c.present() {
+		n.watch.change()
+	}
+}
+
+// present returns the nodes that run.
+func (c *cluster) present() []*node {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	var nodes []*node
 	for _, s := range c.slots {
 		if s.node != nil {
 			nodes = append(nodes, s.node)
 		}
 	}
-	c.mu.Unlock()
-	for _, n := range nodes {
-		n.tell(m)
-	}
+	return nodes
 }
 
 // running returns the addresses of the nodes that run.

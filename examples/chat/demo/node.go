@@ -45,7 +45,7 @@ type node struct {
 	stopped context.Context // done when the node ends
 	stop    context.CancelFunc
 	workers sync.WaitGroup
-	changed chan struct{} // somebody came or went: look at once
+	watch   *watch
 	waiting chan struct{} // those who wait for receipts
 }
 
@@ -57,7 +57,7 @@ func startNode(ctx context.Context, c *cluster, name, addr string) (*node, error
 	if err != nil {
 		return nil, err
 	}
-	n := &node{name: name, cluster: c, listener: listener, served: make(chan error, 1), changed: make(chan struct{}, 1), waiting: make(chan struct{}, maxWaiting)}
+	n := &node{name: name, cluster: c, listener: listener, served: make(chan error, 1), watch: newWatch(), waiting: make(chan struct{}, maxWaiting)}
 	n.redis, n.links = c.store.client()
 	n.level.Set(slog.LevelWarn)
 	n.stopped, n.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -67,7 +67,8 @@ func startNode(ctx context.Context, c *cluster, name, addr string) (*node, error
 		n.redis.Close()
 		return nil, err
 	}
-	n.workers.Go(n.watch)
+	n.workers.Go(n.watchRoom)
+	n.workers.Go(n.tellPresence)
 
 	mux := http.NewServeMux()
 	servePage(mux)
@@ -96,7 +97,7 @@ func (n *node) openHub() error {
 		},
 		OnConnect:    n.onConnect,
 		OnMessage:    n.onMessage,
-		OnDisconnect: func(*herald.Conn, error) { n.lookAgain() },
+		OnDisconnect: func(c *herald.Conn, _ error) { n.watch.leave(c) },
 		OnOnline:     func(user string) { n.announce(user, "came online") },
 		OnOffline:    func(user string) { n.announce(user, "went offline") },
 		OnGap:        n.onGap,

@@ -5,19 +5,21 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/heraldgo/herald"
 )
 
-// lookEvery is how often a node asks who is there. It is a demo's way: it
-// shows a crash as soon as it can be seen, and costs a question that grows
-// with the number of users.
-const lookEvery = 500 * time.Millisecond
+// lookEvery is how often a node looks which nodes of other processes there are, beside
+// each time that somebody comes or goes: a node without clients shows by nothing else.
+const lookEvery = lease
 
 // A presence is the frame that tells who is there.
 type presence struct {
@@ -39,59 +41,124 @@ type session struct {
 	Conn     string `json:"conn,omitempty"`
 }
 
-// lookAgain makes watch look at once.
-func (n *node) lookAgain() {
+// A watch is what this node knows of the room, and those of its clients who want to.
+type watch struct {
+	changed chan struct{} // something is to be told
+
+	mu       sync.Mutex
+	sessions map[string]herald.Session // by id; nil until the first list
+	last     herald.Message            // what was told last, if told
+	told     bool
+	clients  map[*herald.Conn]bool
+}
+
+func newWatch() *watch {
+	return &watch{changed: make(chan struct{}, 1), clients: make(map[*herald.Conn]bool)}
+}
+
+// change has tellPresence look again.
+func (w *watch) change() {
 	select {
-	case n.changed <- struct{}{}:
+	case w.changed <- struct{}{}:
 	default:
 	}
 }
 
-// freshLooks is how many looks are told after somebody has come, even if nothing
-// has changed: the first may be over before OnConnect is, and the second, at a
-// tick, may follow at once.
-const freshLooks = 3
+// join tells a client who is there, and then what changes.
+func (w *watch) join(c *herald.Conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.clients[c] = true
+	if w.told {
+		c.Send(w.last)
+	}
+}
 
-// watch tells this node's clients who is there, whenever that changes, until
-// the node ends.
-func (n *node) watch() {
-	ticker := time.NewTicker(lookEvery)
-	defer ticker.Stop()
-	var last []byte
-	fresh := 0 // looks that are to be told: somebody may have come who knows nothing yet
-	for {
+func (w *watch) leave(c *herald.Conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.clients, c)
+}
+
+// watchRoom learns who comes to the room and who leaves it, until the node ends. While
+// Redis is away at the start there is no list yet.
+func (n *node) watchRoom() {
+	for n.stopped.Err() == nil {
+		all := make(map[string]herald.Session)
+		for p, err := range n.hub.Load().Watch(n.stopped, room) {
+			if err != nil {
+				break
+			}
+			n.watch.mu.Lock()
+			for _, s := range p.Left {
+				delete(all, s.ID)
+			}
+			for _, s := range p.Joined {
+				all[s.ID] = s
+			}
+			n.watch.sessions = all
+			n.watch.mu.Unlock()
+			n.watch.change()
+		}
 		select {
 		case <-n.stopped.Done():
-			return
-		case <-n.changed:
-			fresh = freshLooks
-		case <-ticker.C:
-		}
-		now, err := n.look()
-		if err != nil {
-			continue // the next look may be luckier
-		}
-		text, err := json.Marshal(now)
-		if err == nil && (fresh > 0 || !bytes.Equal(text, last)) {
-			last, fresh = text, max(fresh-1, 0)
-			n.tell(herald.Text(string(text)))
+		case <-time.After(time.Second):
 		}
 	}
 }
 
-// look asks who is there.
+// tellPresence tells this node's clients who is there, whenever that changes, until the
+// node ends.
+func (n *node) tellPresence() {
+	timer := time.NewTimer(lookEvery)
+	defer timer.Stop()
+	var before []byte
+	for {
+		select {
+		case <-n.stopped.Done():
+			return
+		case <-n.watch.changed:
+		case <-timer.C:
+		}
+		now, err := n.look()
+		if err != nil {
+			timer.Reset(time.Second) // the next look may be luckier
+			continue
+		}
+		timer.Reset(lookEvery)
+		text, err := json.Marshal(now)
+		if err != nil || bytes.Equal(text, before) {
+			continue
+		}
+		before = text
+		w := n.watch
+		w.mu.Lock()
+		w.last, w.told = herald.Text(string(text)), true
+		for c := range w.clients {
+			c.Send(w.last) // a Conn that is full or has gone needs no news
+		}
+		w.mu.Unlock()
+	}
+}
+
+var errNotListed = errors.New("the room has not been listed yet")
+
+// look puts together who is there, and where.
 func (n *node) look() (presence, error) {
 	ctx, cancel := context.WithTimeout(n.stopped, time.Second)
 	defer cancel()
-	hub := n.hub.Load()
-	sessions, err := hub.Sessions(ctx, herald.Group(room))
+	nodes, err := n.hub.Load().Nodes(ctx)
 	if err != nil {
 		return presence{}, err
 	}
-	nodes, err := hub.Nodes(ctx)
-	if err != nil {
-		return presence{}, err
+	n.watch.mu.Lock()
+	sessions := slices.Collect(maps.Values(n.watch.sessions))
+	listed := n.watch.sessions != nil
+	n.watch.mu.Unlock()
+	if !listed {
+		return presence{}, errNotListed
 	}
+	slices.SortFunc(sessions, func(a, b herald.Session) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
 	names := nodeNames(nodes)
 	p := presence{frame: frame{Type: "presence", Node: n.name}, People: people(sessions, names), Nodes: n.cluster.list(), Others: []string{}}
 	for _, other := range nodes {
