@@ -196,6 +196,15 @@ func (b *RedisBus) Receive(ctx context.Context) (Event, error) {
 	return Event{Kind: EventKind(e.Kind), Packet: Packet(e.Packet), Topics: e.Topics, Since: e.Since, Err: e.Err}, err
 }
 
+// elsewhere returns under which other prefixes, and in which databases, somebody follows
+// the topic.
+func (b *RedisBus) elsewhere(ctx context.Context, topic string) ([]string, error) {
+	if b.cluster != nil {
+		return b.bus.Elsewhere(ctx, b.cluster, topic)
+	}
+	return b.bus.Elsewhere(ctx, b.client, topic)
+}
+
 // Reset drops all links.
 func (b *RedisBus) Reset() { b.bus.Reset() }
 

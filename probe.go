@@ -18,6 +18,11 @@ type Trace struct {
 	Listed time.Duration // from the call until the Registry had listed the target's sessions
 	Sent   time.Duration // until the Bus had taken the probe; 0 if it was not sent
 	Conns  []ConnTrace   // the target's connections, the oldest first
+
+	// Elsewhere says where on the same Redis one of the users is connected, if the target
+	// has no connection here: "Prefix x", or "database 1". It needs a RedisBus, and a Redis
+	// user who may call PUBSUB CHANNELS, and PUBSUB SHARDCHANNELS on a Cluster.
+	Elsewhere []string
 }
 
 // A ConnTrace says how far a probe has come on its way to one connection. Times are
@@ -78,6 +83,10 @@ func (h *Hub) Probe(ctx context.Context, t Target) (Trace, error) {
 	if err != nil {
 		return trace, err
 	}
+	if len(sessions) == 0 && t.kind == targetUser {
+		trace.Elsewhere = h.elsewhere(ctx, t.topics())
+		return trace, nil
+	}
 	older := d.expect(sessions)
 	if !older && d.call.Untaken() {
 		id := h.calls.nextID.Add(1)
@@ -90,6 +99,21 @@ func (h *Hub) Probe(ctx context.Context, t Target) (Trace, error) {
 	}
 	trace.Conns = d.traced(sessions, trace.Sent != 0)
 	return trace, err
+}
+
+// elsewhere returns where else on this Hub's Redis somebody follows one of the topics.
+// It is a hint, so that an error is none.
+func (h *Hub) elsewhere(ctx context.Context, topics []string) (found []string) {
+	b, ok := h.bus.(*RedisBus)
+	if !ok {
+		return nil
+	}
+	for _, topic := range topics[:min(len(topics), maxInspected)] {
+		some, _ := b.elsewhere(ctx, topic)
+		found = append(found, some...)
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
 }
 
 // expect lists those of the sessions that the probe is meant for. It says whether one of

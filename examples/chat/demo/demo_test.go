@@ -158,6 +158,30 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// The page of heraldadmin is there, for this machine.
+func TestAdmin(t *testing.T) {
+	d := start(t, Options{Nodes: 2})
+	d.connect(d.nodes[1], "user=ann&device=laptop")
+	for _, base := range []string{d.door, d.nodes[0]} {
+		for path, want := range map[string]string{"": "<title>herald admin</title>", "user?id=ann": `"device":"laptop"`} {
+			r, err := http.Get(base + "/admin/" + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(r.Body)
+			r.Body.Close()
+			if err != nil || r.StatusCode != 200 || !strings.Contains(string(body), want) {
+				t.Errorf("%s/admin/%s: %d %s", base, path, r.StatusCode, body)
+			}
+		}
+	}
+	for addr, want := range map[string]bool{"127.0.0.1:5": true, "[::1]:5": true, "[::ffff:127.0.0.1]:5": true, "192.0.2.1:5": false, "[2001:db8::1]:5": false, "": false} {
+		if _, err := authorize(&http.Request{RemoteAddr: addr}); (err == nil) != want {
+			t.Errorf("from %q: %v", addr, err)
+		}
+	}
+}
+
 func TestStopANode(t *testing.T) {
 	for _, where := range []string{"embedded", "redis-server"} {
 		t.Run(where, func(t *testing.T) {

@@ -37,6 +37,14 @@ func newFrontDoor(c *cluster) *frontDoor {
 	// do not send both to one node.
 	mux.Handle("GET /ws", d.proxy(c))
 	mux.Handle("GET /api/online", d.proxy(c))
+	admin := d.proxy(c)
+	mux.HandleFunc("/admin/", func(w http.ResponseWriter, r *http.Request) {
+		if _, err := authorize(r); err != nil { // a node would see the door's own address
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+		admin.ServeHTTP(w, r)
+	})
 	d.server = newServer(c.hosts.only(mux))
 	d.server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
 		return context.WithValue(ctx, clientKey{}, conn)

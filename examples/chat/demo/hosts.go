@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+
+	"github.com/heraldgo/herald"
 )
 
 // hosts are the names under which a server may be asked. The demo has no
@@ -46,6 +48,16 @@ func (h hosts) allow(host string) bool {
 	}
 	// A server on all addresses has each of them, and none can be rebound.
 	return ip.IsLoopback() || ip == h.addr || h.addr.IsValid() && h.addr.IsUnspecified()
+}
+
+// authorize lets whoever is on this machine see the page of heraldadmin, which shows
+// where everybody comes from.
+func authorize(r *http.Request) (who string, err error) {
+	addr, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || !addr.Addr().Unmap().IsLoopback() {
+		return "", &herald.HTTPError{Status: http.StatusForbidden, Message: "the demo shows this page on its own machine only"}
+	}
+	return "the demo", nil
 }
 
 // only returns a handler that refuses requests for other hosts.

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/heraldadmin"
 )
 
 // These are shorter than herald's defaults, so that the presence of a node
@@ -75,6 +76,11 @@ func startNode(ctx context.Context, c *cluster, name, addr string) (*node, error
 	serveControls(mux, c, nil)
 	mux.Handle("GET /ws", n.hub.Load())
 	mux.HandleFunc("GET /api/online", n.serveOnline)
+	admin, err := heraldadmin.New(heraldadmin.Config{Hub: n.hub.Load(), Authorize: authorize, Logger: n.log()})
+	if err != nil { // the Config is complete
+		panic(err)
+	}
+	mux.Handle("/admin/", http.StripPrefix("/admin", admin))
 	n.server = newServer(c.hosts.only(mux))
 	// The Conn's context leads to the TCP connection, for cut.
 	n.server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
@@ -101,7 +107,7 @@ func (n *node) openHub() error {
 		OnOnline:     func(user string) { n.announce(user, "came online") },
 		OnOffline:    func(user string) { n.announce(user, "went offline") },
 		OnGap:        n.onGap,
-		Logger:       slog.New(slog.NewTextHandler(n.cluster.options.Log, &slog.HandlerOptions{Level: &n.level})).With("on", n.name),
+		Logger:       n.log(),
 	}
 	if n.cluster.options.NewBus != nil {
 		bus, err := n.cluster.options.NewBus(n.name)
@@ -122,6 +128,10 @@ func (n *node) openHub() error {
 	}
 	n.hub.Store(hub)
 	return nil
+}
+
+func (n *node) log() *slog.Logger {
+	return slog.New(slog.NewTextHandler(n.cluster.options.Log, &slog.HandlerOptions{Level: &n.level})).With("on", n.name)
 }
 
 // keeps says whether this node's Hub keeps messages. The Bus of Redis can.
