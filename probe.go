@@ -101,6 +101,9 @@ func (h *Hub) Probe(ctx context.Context, t Target) (Trace, error) {
 	return trace, err
 }
 
+// maxElsewhere is how many users are looked for elsewhere.
+const maxElsewhere = 16
+
 // elsewhere returns where else on this Hub's Redis somebody follows one of the topics.
 // It is a hint, so that an error is none.
 func (h *Hub) elsewhere(ctx context.Context, topics []string) (found []string) {
@@ -108,7 +111,7 @@ func (h *Hub) elsewhere(ctx context.Context, topics []string) (found []string) {
 	if !ok {
 		return nil
 	}
-	for _, topic := range topics[:min(len(topics), maxInspected)] {
+	for _, topic := range topics[:min(len(topics), maxElsewhere)] {
 		some, _ := b.elsewhere(ctx, topic)
 		found = append(found, some...)
 	}

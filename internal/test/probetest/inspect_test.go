@@ -23,6 +23,18 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
+// accepted waits until OnConnect has let so many connections in.
+func accepted(t *testing.T, cluster *heraldtest.Cluster, want uint64) {
+	t.Helper()
+	await(t, "connections to be accepted", func() bool {
+		n := uint64(0)
+		for _, node := range cluster.Nodes {
+			n += node.Hub.Stats().Accepted
+		}
+		return n == want
+	})
+}
+
 func ids(reports []herald.NodeReport) map[string]herald.NodeReport {
 	byNode := make(map[string]herald.NodeReport)
 	for _, r := range reports {
@@ -40,6 +52,7 @@ func TestReports(t *testing.T) {
 	cluster.Connect(2, odd)
 	cluster.Connect(2, herald.Identity{User: "other"})
 	asker := cluster.Nodes[1].Hub
+	accepted(t, cluster, 3)
 	reports := ids(asker.Reports(within(t, patience)))
 	for i, want := range []int{1, 0, 2} {
 		r := reports[cluster.Nodes[i].Hub.NodeID()]

@@ -83,6 +83,7 @@ func TestProbeArrives(t *testing.T) {
 		reads(t, dial(t, cluster.Nodes[i%2], "user=anna&device="+device))
 	}
 	reads(t, dial(t, cluster.Nodes[0], "user=bert"))
+	accepted(t, cluster, 4)
 	hub := cluster.Nodes[1].Hub
 	trace, byDevice := probe(t, hub, herald.User("anna"), patience)
 	if len(trace.Conns) != 3 || trace.Listed <= 0 || trace.Sent < trace.Listed {
@@ -129,6 +130,7 @@ func TestProbeEnds(t *testing.T) {
 	t.Cleanup(func() { close(release) })
 	<-held
 	dial(t, there, "user=anna&device=full&platform=ios")
+	accepted(t, cluster, 4)
 	conns, err := here.Hub.Inspect(within(t, patience), herald.User("anna"))
 	if err != nil {
 		t.Fatal(err)
