@@ -11,10 +11,12 @@ test:
 	@sh .ci/test
 
 # The long forms of tests, which take an hour or two: the code broken for each promise
-# of History, a million runs of its model, and a million batches for its scripts.
+# of History, a million runs of its model, an upgrade from a build without it, and a million batches
+# for its scripts.
 long:
 	HERALD_BROKEN_PROMISES=1 go test -timeout 1h -run '^TestBrokenPromises$$' ./internal/test/resumetest
 	HERALD_HISTORY_RUNS=1000000 go test -timeout 2h -run '^TestModel$$' ./internal/test/historymodel
+	cd test/faults && go run . -retention with -users 30 -fault upgrade -old 7e45f96
 	HERALD_HISTORY_BATCHES=1000000 go test -timeout 3h -run '^TestScripts$$' ./internal/history/redislog
 
 # Every fuzz target of the root module, one after the other.

@@ -34,10 +34,21 @@ func main() {
 	lasts := flag.Duration("for", 0, "for how long each fault is repeated; 0: it comes once")
 	users := flag.Int("users", 100, "how many users there are, each with three devices")
 	parallel := flag.Int("parallel", 2, "how many rows are made at a time")
+	old := flag.String("old", "", "the `commit` whose build is upgraded from; none: nodes that keep nothing stand for it")
 	flag.Parse()
 	only, err := regexp.Compile(*which)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "faults: -fault:", err)
+		os.Exit(2)
+	}
+	dir, err := os.MkdirTemp("", "faults")
+	program := ""
+	if err == nil && *old != "" {
+		program, err = buildOld(dir, *old)
+	}
+	if err != nil {
+		os.RemoveAll(dir)
+		fmt.Fprintln(os.Stderr, "faults: -old:", err)
 		os.Exit(2)
 	}
 	var rows []*row
@@ -52,12 +63,13 @@ func main() {
 			}
 			for _, f := range faultrig.Faults(bus) {
 				if only.MatchString(f.Name) && (with || !f.Upgrade) {
-					rows = append(rows, &row{bus: bus, retention: with, fault: f, lasts: *lasts, users: *users})
+					rows = append(rows, &row{bus: bus, retention: with, fault: f, lasts: *lasts, users: *users, old: program})
 				}
 			}
 		}
 	}
 	runAll(rows, *parallel)
+	os.RemoveAll(dir)
 	print(rows)
 	if slices.ContainsFunc(rows, (*row).broken) {
 		os.Exit(1)
@@ -100,6 +112,7 @@ type row struct {
 	fault     faultrig.Fault
 	lasts     time.Duration
 	users     int
+	old       string
 
 	verdict *faultrig.Verdict // nil if there is none
 	t       *tb
@@ -109,7 +122,7 @@ func (r *row) run() {
 	r.t = run(r.bus+": "+r.fault.Name, func(t testing.TB) {
 		r.verdict = faultrig.Run(t, r.fault, faultrig.Options{
 			Bus: r.bus, Retention: r.retention, Nodes: 3, Users: r.users, Pace: 30 * time.Millisecond, Lasts: r.lasts,
-			HeraldJS: "../../client/js/herald.js", StartBroker: brokers[r.bus],
+			HeraldJS: "../../client/js/herald.js", StartBroker: brokers[r.bus], Old: r.old,
 		})
 	})
 }

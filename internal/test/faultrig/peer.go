@@ -41,8 +41,8 @@ type peer struct {
 	gaps    []load.Gap
 }
 
-// start starts the process, and waits until it serves.
-func (p *peer) start(s settings) {
+// start starts the process of a node, and waits until it serves.
+func (p *peer) start(program string, s settings) {
 	p.t.Helper()
 	env, err := json.Marshal(s)
 	if err != nil {
@@ -51,7 +51,7 @@ func (p *peer) start(s settings) {
 	p.keeps = s.Retention > 0
 	p.hello, p.answers, p.ended = make(chan report, 1), make(chan string, 1), make(chan struct{})
 	p.records = make(map[string][]load.Record)
-	p.cmd = exec.Command(os.Args[0])
+	p.cmd = exec.Command(program)
 	p.cmd.Env = append(os.Environ(), nodeEnv+"="+string(env), fmt.Sprint("GOMAXPROCS=", runtime.GOMAXPROCS(0)))
 	p.cmd.Stderr = &p.log
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {

@@ -5,10 +5,12 @@
 package faultrig
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -32,6 +34,10 @@ type Options struct {
 	// HeraldJS is the path of client/js/herald.js. If it is empty there is no Node, and
 	// a third kind of device runs heraldclient too.
 	HeraldJS string
+
+	// Old is the program of the nodes from which is upgraded: this one's node, with an
+	// older herald. If it is empty nodes that keep nothing stand for them.
+	Old string
 
 	// StartBroker starts the broker of a Bus that is not on Redis. If split is true its
 	// servers must be such that they can be cut off from each other.
@@ -72,7 +78,11 @@ func Run(t testing.TB, f Fault, o Options) *Verdict {
 		tr.script = startScript(t, o.HeraldJS)
 	}
 	for range o.Nodes {
-		tr.start(o.Retention && !f.Upgrade)
+		if f.Upgrade {
+			tr.startWith(cmp.Or(o.Old, os.Args[0]), false)
+		} else {
+			tr.start(o.Retention)
+		}
 	}
 	return tr.run(f)
 }
@@ -81,7 +91,10 @@ func Run(t testing.TB, f Fault, o Options) *Verdict {
 const lease = time.Second
 
 // start starts one more node.
-func (tr *trial) start(keeps bool) *peer {
+func (tr *trial) start(keeps bool) { tr.startWith(os.Args[0], keeps) }
+
+// startWith starts one more node that runs a program.
+func (tr *trial) startWith(program string, keeps bool) {
 	tr.t.Helper()
 	tr.started++
 	s := settings{Name: fmt.Sprint("node", tr.started), Lease: lease, Users: tr.Users, Pace: tr.Pace}
@@ -89,11 +102,10 @@ func (tr *trial) start(keeps bool) *peer {
 		s.Retention = 5 * time.Minute
 	}
 	p := tr.servers.connect(tr.t, &s, tr.started-1)
-	p.start(s)
+	p.start(program, s)
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	tr.peers, tr.alive = append(tr.peers, p), append(tr.alive, p)
-	return p
 }
 
 // living returns the nodes that devices may go to.
