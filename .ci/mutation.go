@@ -53,6 +53,7 @@ var rooms = []room{
 	{dir: "internal/errs"},
 	{dir: "internal/follow"},
 	{dir: "internal/history"},
+	{dir: "internal/history/device"},
 	{dir: "internal/history/packet"},
 	{dir: "internal/history/protocol"},
 	{dir: "internal/inbox"},

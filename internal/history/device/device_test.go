@@ -281,45 +281,6 @@ func TestNotYetLive(t *testing.T) {
 	expect(t, "it is", s, nil, mark(0, at(1, 13), device.Complete))
 }
 
-// Of more than it may take at once when it goes live, it takes pages of what the node has
-// handed on: it does not ask the log again.
-func TestTrailing(t *testing.T) {
-	h := newHost()
-	var all []history.Packet
-	for i := range history.Offset(6) {
-		all = append(all, packet("b", at(1, 11+i)), packet("a", at(1, 11+i)))
-	}
-	h.behind = func(at history.Point) (packets []history.Packet) {
-		return slices.DeleteFunc(slices.Clone(all), func(p history.Packet) bool { return p.At.Offset <= at.Offset })
-	}
-	h.except = map[string][]string{"own": {"me"}}
-	all[3].Body = []byte("own")
-	d, ask := back(h)
-	s := d.Surveyed(0, ask.Round, history.Survey{End: at(1, 10), From: 5, Whole: true})
-	expect(t, "the first page, of which one is its own", s, &device.Ask{From: at(1, 12), Near: true}, message(0, at(1, 11), ""))
-	if f, ok := d.Take(0, packet("a", at(1, 17)), device.Letter{}); ok || d.Live(0) {
-		t.Errorf("it takes what comes live: %+v", f)
-	}
-	if !d.Awaits(0, at(1, 17)) {
-		t.Error("it does not await what comes live")
-	}
-	expect(t, "joined", d.Join(0), nil)
-	expect(t, "the answer to another question", d.Follow(0, ask.Round), nil)
-	first := s.Ask.Round
-	s = d.Follow(0, first)
-	expect(t, "the next page", s, &device.Ask{From: at(1, 14), Near: true}, message(0, at(1, 13), ""), message(0, at(1, 14), ""))
-	expect(t, "the answer to the question before", d.Follow(0, first), nil)
-	h.known = false
-	s = d.Follow(0, s.Ask.Round)
-	expect(t, "it is not recent any more", s, &device.Ask{From: at(1, 14), Most: limits.Survey})
-	h.known = true
-	s = d.Surveyed(0, s.Ask.Round, history.Survey{End: at(1, 14), From: 14, Whole: true})
-	expect(t, "the rest", s, nil, mark(0, at(1, 14), device.Complete), message(0, at(1, 15), ""), message(0, at(1, 16), ""))
-	if !d.Live(0) {
-		t.Error("it is not live")
-	}
-}
-
 // A resume into another epoch goes on from what survived.
 func TestResumeAcross(t *testing.T) {
 	d, ask := back(newHost())
