@@ -788,4 +788,7 @@ func TestKindOf(t *testing.T) {
 			}
 		}
 	}
+	if probe := receipts.AppendFence(nil, 'm'<<56); kindOf(probe) != 0 {
+		t.Error("a probe is taken for a message")
+	}
 }
