@@ -1,0 +1,68 @@
+package store_test
+
+import (
+	"testing"
+
+	"github.com/heraldgo/herald/internal/history/store"
+)
+
+// sized returns a batch of one message.
+func sized(bytes int) []store.Draft {
+	return []store.Draft{{Topics: []string{"a"}, Body: make([]byte, bytes)}}
+}
+
+// A segment ends after an eighth of what is to be kept, by age and by bytes.
+func TestSegmentEnds(t *testing.T) {
+	age, bytes := caller.Agreed.Age, caller.Agreed.Bytes
+	for _, test := range []struct {
+		name  string
+		first int   // bytes
+		later int64 // when the next one comes
+		want  store.Outcome
+	}{
+		{"young and small", bytes/8 - 1, age/8 - 1, store.Taken},
+		{"old", 1, age / 8, store.WrongSegment},
+		{"large", bytes / 8, 0, store.WrongSegment},
+	} {
+		l := store.New(100)
+		c := caller
+		c.Now = 1_000
+		c.Known = l.Fence(c)
+		l.Append(c, 0, sized(test.first))
+		c.Now += test.later
+		if r := l.Append(c, 0, sized(1)); r.Outcome != test.want {
+			t.Errorf("%s: %+v", test.name, r)
+		}
+	}
+}
+
+// The oldest segment is due when what comes after it is too old, or when there is more
+// than is to be kept. The last one stays.
+func TestDue(t *testing.T) {
+	age, bytes := caller.Agreed.Age, caller.Agreed.Bytes
+	for _, test := range []struct {
+		name     string
+		segments []int // bytes of each, which begins an age after the one before
+		later    int64 // after the last one began
+		due      bool
+	}{
+		{"one alone", []int{2 * bytes}, 10 * age, false},
+		{"not old enough", []int{1, 1}, age - 1, false},
+		{"old enough", []int{1, 1}, age, true},
+		{"as much as may be", []int{bytes / 2, bytes / 2}, 0, false},
+		{"more", []int{bytes / 2, bytes/2 + 1}, 0, true},
+	} {
+		l := store.New(100)
+		c := caller
+		c.Known = l.Fence(c)
+		for n, size := range test.segments {
+			c.Now += age
+			if r := l.Append(c, uint64(n), sized(size)); r.Outcome != store.Taken {
+				t.Fatalf("%s: %+v", test.name, r)
+			}
+		}
+		if n, due := l.Due(c.Now + test.later); due != test.due || n != 0 {
+			t.Errorf("%s: segment %d is due: %v", test.name, n, due)
+		}
+	}
+}
