@@ -45,7 +45,7 @@ func BenchmarkEnqueue(b *testing.B) {
 				if c.queue.size() == limit {
 					c.queue.clear()
 				}
-				if err := c.enqueue(frame, false); err != nil {
+				if err := c.enqueue(frame, false, nil); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -162,11 +162,11 @@ func BenchmarkDropOldest(b *testing.B) {
 	c := h.users(b, 1)[0]
 	frame := Text("x").frame()
 	for range h.config.QueueMessages {
-		c.enqueue(frame, false)
+		c.enqueue(frame, false, nil)
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		c.enqueue(frame, false)
+		c.enqueue(frame, false, nil)
 	}
 }
 

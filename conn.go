@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/heraldgo/herald/internal/conflate"
 	"github.com/heraldgo/herald/internal/rate"
 )
 
@@ -132,7 +133,11 @@ func (c *Conn) Send(m Message) error {
 	if l := c.queue.log; l != nil && l.session != nil {
 		frame = headed(&bare, frame)
 	}
-	if err := c.enqueue(frame, m.volatile); err != errDropped {
+	var key *conflate.Key
+	if m.key != "" {
+		key = &conflate.Key{Sum: conflate.SumOf(byte(targetConnection), []string{c.ID()}, m.key)}
+	}
+	if err := c.enqueue(frame, m.volatile, key); err != errDropped {
 		return err
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/heraldgo/herald/internal/conflate"
 	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/wire"
 )
@@ -83,13 +84,14 @@ type envelope struct {
 	id     uint64
 	copies bool
 
-	carrier *carrier // of a message that a Tracer follows; a part of what was decoded
-	conns   []string // kindDirect, and kindFenced if it goes to a node
-	message Message  // if it is to be encoded
-	frame   []byte   // if it was decoded: the WebSocket frame, header and all
-	call    call     // kindCall only
-	err     string   // kindAnswer only: why it could not be done
-	receipt *receipt // kindFenced, kindProbe and kindReceipts only
+	carrier *carrier      // of a message that a Tracer follows; a part of what was decoded
+	conns   []string      // kindDirect, and kindFenced if it goes to a node
+	message Message       // if it is to be encoded
+	frame   []byte        // if it was decoded: the WebSocket frame, header and all
+	key     *conflate.Key // the message's; nil if it has none
+	call    call          // kindCall only
+	err     string        // kindAnswer only: why it could not be done
+	receipt *receipt      // kindFenced, kindProbe and kindReceipts only
 
 	target    targetKind // kindQuestion only: 0 is the node itself
 	ids       []string   // the target's
@@ -126,7 +128,7 @@ func (e *envelope) append(b []byte) []byte {
 	if e.copies {
 		flags |= flagCopies
 	}
-	if e.carrier != nil {
+	if e.carrier != nil || e.key != nil {
 		flags |= flagExtended
 	}
 	b = append(b, e.kind.version(), byte(e.kind), flags)
@@ -263,13 +265,21 @@ func (h *Hub) maxFrame() int { return int(h.config.MaxSendSize) + frame.MaxHeade
 // their length. A node skips even tags that it does not know, and refuses odd ones,
 // without which the rest would be misunderstood. 2 is the place in the log, of which
 // internal/history/packet knows.
-const tagTrace = 4
+const (
+	tagTrace = 4
+	tagKey   = 6 // the Sum of a message's key
+)
 
 // appendExtensions appends what a message has, packet.MaxExtensions at most.
 func (e *envelope) appendExtensions(b []byte) []byte {
 	at := len(b)
-	b = append(b, 0, tagTrace, byte(len(e.carrier)))
-	b = append(b, e.carrier[:]...)
+	b = append(b, 0)
+	if e.carrier != nil {
+		b = append(append(b, tagTrace, byte(len(e.carrier))), e.carrier[:]...)
+	}
+	if e.key != nil {
+		b = append(append(b, tagKey, conflate.SumSize), e.key.Sum[:]...)
+	}
 	b[at] = byte(len(b) - at - 1)
 	return b
 }
@@ -283,6 +293,8 @@ func (e *envelope) decodeExtensions(section []byte) error {
 			return errMalformed
 		case tag == tagTrace && len(value) == len(carrier{}):
 			e.carrier = (*carrier)(value)
+		case tag == tagKey && len(value) == conflate.SumSize:
+			e.key = &conflate.Key{Sum: conflate.Sum(value)}
 		case tag%2 != 0:
 			return fmt.Errorf("envelope needs extension %d: this node does not know it", tag)
 		}
@@ -319,6 +331,9 @@ func (h *Hub) pack(o *outgoing, t *Target, e *envelope) {
 	ids := t.ids
 	if len(ids) > 1 {
 		ids = slices.Compact(slices.Sorted(slices.Values(ids)))
+	}
+	if key := e.message.key; key != "" {
+		e.key = &conflate.Key{Sum: conflate.SumOf(byte(t.kind), ids, key)}
 	}
 	switch t.kind {
 	case targetEveryone:

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heraldgo/herald/internal/conflate"
 	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/packet"
@@ -64,6 +65,38 @@ func TestExtensions(t *testing.T) {
 			if _, err := decodeEnvelope(bad, fuzzFrame); err == nil {
 				t.Errorf("kind %d: bad extensions were taken", e.kind)
 			}
+		}
+	}
+}
+
+// The key of a message travels beside what others add, and an older node skips it. Each
+// packet of one Send has the same.
+func TestEnvelopeKey(t *testing.T) {
+	h := newHub(t, Config{})
+	var o outgoing
+	for _, target := range []Target{User("a", "b"), Group("a", "b"), Connection("n.1"), Everyone()} {
+		want := conflate.Key{Sum: conflate.SumOf(byte(target.kind), target.ids, "key")}
+		for _, kind := range []envelopeKind{kindMessage, kindFenced} {
+			e := envelope{kind: kind, receipt: &receipt{}, message: Text("x").Conflate("key")}
+			h.pack(&o, &target, &e)
+			for _, p := range o.packets {
+				if got, err := decodeEnvelope(p.Data, fuzzFrame); err != nil || got.key == nil || *got.key != want {
+					t.Errorf("%v: the key is %v, %v, want %v", target, got.key, err, want)
+				}
+			}
+		}
+	}
+	b := (&envelope{kind: kindMessage, message: Text("x")}).encode()
+	sum := strings.Repeat("s", conflate.SumSize)
+	for _, test := range []struct {
+		extensions []any
+		keyed      bool
+	}{
+		{[]any{2, "place", tagKey, sum, 100, "later"}, true}, {[]any{tagKey, sum + "s"}, false}, {[]any{tagKey, ""}, false}, {[]any{2, sum}, false},
+	} {
+		e, err := decodeEnvelope(extend(b, test.extensions...), fuzzFrame)
+		if err != nil || (e.key != nil) != test.keyed || test.keyed && string(e.key.Sum[:]) != sum {
+			t.Errorf("%q: %v, %v", test.extensions, e.key, err)
 		}
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/heraldgo/herald/internal/conflate"
 	"github.com/heraldgo/herald/internal/errs"
-	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/device"
 	"github.com/heraldgo/herald/internal/history/driver"
@@ -285,6 +285,15 @@ func (m *form) open(k *keeping, body []byte) *envelope {
 	return &m.envelope
 }
 
+// key returns the key of a message, or nil if it has none.
+func (m *form) key(f *device.Frame) *conflate.Key {
+	key := m.envelope.key
+	if key != nil && f.At.Epoch != 0 {
+		key.Log = uint8(f.Partition + 1)
+	}
+	return key
+}
+
 // frame returns the WebSocket frame of a message, or nil if its body is malformed.
 func (m *form) frame(k *keeping, f *device.Frame) []byte {
 	e := m.open(k, f.Body)
@@ -295,15 +304,6 @@ func (m *form) frame(k *keeping, f *device.Frame) []byte {
 		m.at, m.id, m.framed = f.At, f.ID, headed(&protocol.Frame{Frame: *f}, e.frame)
 	}
 	return m.framed
-}
-
-// headed returns the frame of a message with a header line before its payload.
-func headed(p *protocol.Frame, plain []byte) []byte {
-	payload, _ := frame.Payload(plain)
-	line := protocol.AppendHeader(make([]byte, 0, 64), p)
-	b := make([]byte, 0, frame.MaxHeader+len(line)+len(payload))
-	b = frame.AppendHeader(b, plain[0], len(line)+len(payload))
-	return append(append(b, line...), payload...)
 }
 
 // unplace takes the positions out of a frame, and returns whether it is still of use.

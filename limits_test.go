@@ -357,7 +357,7 @@ func (h *Hub) full(t *testing.T, frame func(conn, message int) []byte, sizes ...
 		h.index.add(c, 0, 0)
 		conns[i], c.accepted = c, true
 		for j := range n {
-			if err := c.enqueue(frame(i, j), false); err != nil {
+			if err := c.enqueue(frame(i, j), false, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -462,7 +462,7 @@ func TestVolatileGoesFirst(t *testing.T) {
 	idle := conns[2]
 	volatile := func() uint64 {
 		before := h.Stats().DroppedVolatile
-		idle.enqueue(ownFrame(0, 0), true)
+		idle.enqueue(ownFrame(0, 0), true, nil)
 		return h.Stats().DroppedVolatile - before
 	}
 	h.lookNow()
@@ -490,7 +490,7 @@ func TestNobodyWaitsForTheWatch(t *testing.T) {
 	})
 	queued := make(chan struct{})
 	go func() {
-		conns[2].enqueue(make([]byte, 2*smallQueue), false)
+		conns[2].enqueue(make([]byte, 2*smallQueue), false, nil)
 		close(queued)
 	}()
 	select {
@@ -547,7 +547,7 @@ func TestNoBudgetAfterAnHour(t *testing.T) {
 		conns := h.full(t, ownFrame, 100)
 		time.Sleep(time.Hour + time.Second)
 		synctest.Wait()
-		err := conns[0].enqueue(ownFrame(0, 0), false)
+		err := conns[0].enqueue(ownFrame(0, 0), false, nil)
 		if s := h.Stats(); err != nil || s.Queued != 101 || s.OverBudget != 0 {
 			t.Errorf("%v, %+v", err, s)
 		}

@@ -43,7 +43,8 @@ type Message struct {
 	text     bool
 	volatile bool
 	unkept   bool
-	err      error // what encoding/json returned
+	key      string // of Conflate
+	err      error  // what encoding/json returned
 }
 
 // Text returns a text message. Send refuses one that is not UTF-8.
@@ -85,6 +86,24 @@ func (m Message) Volatile() Message {
 // Volatile messages are not kept either.
 func (m Message) Unkept() Message {
 	m.unkept = true
+	return m
+}
+
+// Conflate returns a copy of m that takes the place of an older message with the same
+// key to the same target: a price, a cursor's position, a score. If the older one still
+// waits in the queue of a client, this client never gets it, but gets m, behind all
+// that waits. So a slow client has one message of each key waiting, the newest, and
+// a client that keeps up gets them all. Targets are the same if they name the same
+// users, the same groups, the same connections or everyone, whatever Except,
+// ExceptUser and On leave out.
+//
+// Messages that are kept are conflated too, among themselves, also those that a client
+// missed and gets when it comes back. They are kept all the same. If m is Volatile as
+// well, it takes the place of an older one of a client that is busy. Deliver counts
+// a message that has given up its place as missed. A key may be any string; with ""
+// nothing is conflated.
+func (m Message) Conflate(key string) Message {
+	m.key = key
 	return m
 }
 

@@ -285,6 +285,7 @@ func (h *Hub) Stats() Stats {
 		CallsRefused:     c.callsRefused.Load(),
 		Strangers:        c.strangers.Load(),
 		DroppedVolatile:  c.droppedVolatile.Load(),
+		Conflated:        c.conflated.Load(),
 		MessagesReceived: c.messagesReceived.Load(),
 		Forbidden:        c.forbidden.Load(),
 		Unauthorized:     c.unauthorized.Load(),

@@ -1,11 +1,14 @@
 package herald
 
 import (
+	"bytes"
 	"errors"
 	"time"
 
+	"github.com/heraldgo/herald/internal/conflate"
 	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/histogram"
+	"github.com/heraldgo/herald/internal/history/protocol"
 	"github.com/heraldgo/herald/internal/lag"
 	"github.com/heraldgo/herald/internal/receipts"
 	"github.com/heraldgo/herald/internal/ring"
@@ -20,9 +23,6 @@ const (
 	ownerWriter
 	ownerDrain
 )
-
-// flushSize is how many bytes of a queue go into one write.
-const flushSize = 64 << 10
 
 // A queue is what waits to be written to one Conn. It is guarded by Conn.mu.
 type queue struct {
@@ -48,6 +48,7 @@ type queue struct {
 	log    *connLog         // if the Hub has a Retention; set before the Conn is known
 	fences *receipts.Fences // of the frames that want a receipt; nil if there is none
 	meter  *lag.Meter       // of how long messages wait; nil if nobody measures it
+	keys   *conflate.Keys   // of the messages that a newer one may take the place of; nil before the first
 
 	// Control frames, beside ping.
 
@@ -66,8 +67,9 @@ type queue struct {
 // on: it is no error of the sender's.
 var errDropped = errors.New("dropped for a busy client")
 
-// enqueue hands a frame to the Conn, without waiting. The frame is shared and must not change.
-func (c *Conn) enqueue(frame []byte, volatile bool) error {
+// enqueue hands a frame to the Conn, without waiting. The frame is shared and must not
+// change. If it has a key it takes the place of the older one that waits.
+func (c *Conn) enqueue(frame []byte, volatile bool, key *conflate.Key) error {
 	h := c.hub
 	c.mu.Lock()
 	q := &c.queue
@@ -76,7 +78,11 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 		h.stats.droppedClosed.Add(1)
 		return ErrClosed
 	}
-	if volatile && (h.budget.tight.Load() || q.busy(&h.config) || q.full(&h.config, len(frame))) {
+	newer := key != nil && q.supersede(*key) > 0
+	if newer {
+		h.stats.conflated.Add(1)
+	}
+	if volatile && (!newer && (h.budget.tight.Load() || q.busy(&h.config)) || q.full(&h.config, len(frame))) {
 		q.dropped++
 		c.mu.Unlock()
 		h.stats.droppedVolatile.Add(1)
@@ -103,6 +109,9 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 		}
 	}
 	q.put(frame)
+	if key != nil {
+		q.remember(*key, frame)
+	}
 	change := 0
 	if q.outgrown() {
 		change = q.settle()
@@ -120,6 +129,24 @@ func (c *Conn) enqueue(frame []byte, volatile bool) error {
 func (q *queue) put(frame []byte) {
 	q.frames.Push(frame)
 	q.bytes += len(frame)
+}
+
+// remark puts a mark in the place of one of the same partition that waits behind all
+// messages, and says less. So the marks for copies that were left out do not pile up.
+func (q *queue) remark(mark []byte) bool {
+	line, _ := frame.Payload(mark)
+	partition, ok := protocol.BareMark(line)
+	for i := q.frames.Len() - 1; ok && i >= 0; i-- {
+		f := q.frames.At(i)
+		var other []byte
+		line, _ = frame.Payload(*f)
+		if other, ok = protocol.BareMark(line); ok && bytes.Equal(other, partition) {
+			q.bytes += len(mark) - len(*f)
+			*f = mark
+			return true
+		}
+	}
+	return false
 }
 
 // size is how many frames there are, those under way included.
@@ -184,16 +211,40 @@ func (q *queue) drop(n int) {
 }
 
 // noted says whether anybody takes note of what becomes of the frames.
-func (q *queue) noted() bool { return q.log != nil || q.fences != nil || q.meter != nil }
+func (q *queue) noted() bool {
+	return q.log != nil || q.fences != nil || q.meter != nil || q.keys != nil
+}
 
 // lose takes note that the first n frames will not be written.
 func (q *queue) lose(n int) {
 	q.meter.Dropped(q.out, n)
-	if q.fences != nil {
+	if q.fences != nil || q.keys != nil {
 		for _, end := range q.ends(n) {
 			q.fences.Lose(end)
+			q.keys.Left(end)
 		}
 	}
+}
+
+// supersede gives up the message of the key that waits, because a newer one comes. It
+// returns how many bytes that had, or 0 if none waits.
+func (q *queue) supersede(key conflate.Key) int {
+	old, i, ok := q.keys.Cut(key, &q.frames)
+	if !ok {
+		return 0
+	}
+	q.fences.Lose(&old[len(old)-1])
+	q.meter.Dropped(q.out+i, 1)
+	q.bytes -= len(old)
+	return len(old)
+}
+
+// remember takes note that the frame, which is queued last, has a key.
+func (q *queue) remember(key conflate.Key, frame []byte) {
+	if q.keys == nil {
+		q.keys = new(conflate.Keys)
+	}
+	q.keys.Add(key, &frame[len(frame)-1])
 }
 
 // ends returns the last bytes of the first n frames, which tell them apart.
@@ -253,7 +304,7 @@ func (q *queue) empty() (dropped int) {
 		q.log.lines = 0
 	}
 	q.fences.LoseAll()
-	q.fences, q.meter = nil, nil
+	q.fences, q.meter, q.keys = nil, nil, nil
 	q.forget()
 	q.bytes, q.out, q.outBytes, q.rest = 0, 0, 0, nil
 	q.pongs, q.ping, q.closeFrame = nil, false, nil
@@ -304,82 +355,6 @@ func (c *Conn) work(o owner) {
 		return
 	}
 	c.hub.writers.push(c)
-}
-
-// take returns the bytes to write next, or nil. They are a frame of the queue, or frames
-// joined in buf, whose bytes the caller overwrites only after written.
-func (q *queue) take(buf []byte) (p []byte, joined bool) {
-	if len(q.rest) > 0 {
-		return q.rest, false
-	}
-	buf = buf[:0]
-	if q.log == nil || q.frames.Len() == 0 || !q.log.greets() {
-		if q.pongs != nil {
-			buf, q.pongs = append(buf, q.pongs...), nil
-		}
-		if q.ping {
-			buf, q.ping = q.appendPing(buf), false
-		}
-	}
-	if alone := q.frames.Len() == 1 && q.closeFrame == nil; len(buf) == 0 && q.frames.Len() > 0 && (alone || len(*q.frames.At(0)) >= flushSize/2) {
-		return q.takeFrame(), false
-	}
-	for q.frames.Len() > 0 && len(buf)+len(*q.frames.At(0)) <= flushSize {
-		buf = append(buf, q.takeFrame()...)
-	}
-	if q.frames.Len() == 0 && q.closeFrame != nil {
-		buf, q.closeFrame = append(buf, q.closeFrame...), nil
-	}
-	if len(buf) == 0 {
-		return nil, false
-	}
-	return buf, true
-}
-
-// appendPing appends a ping. A client need answer only the last of several pings
-// (RFC 6455 section 5.5.3), so that this one carries what the last fence before it
-// did. The frames that wait come after it.
-func (q *queue) appendPing(buf []byte) []byte {
-	if q.fences != nil {
-		if token, ok := q.fences.Written(q.ends(q.frames.Len())); ok {
-			return receipts.AppendFence(buf, token)
-		}
-	}
-	return append(buf, frame.Ping, 0)
-}
-
-// takeFrame takes the first frame. An idle Conn holds no memory for frames.
-func (q *queue) takeFrame() []byte {
-	frame := q.frames.Pop()
-	if q.frames.Len() == 0 {
-		q.forget()
-	}
-	q.out++
-	q.outBytes += len(frame)
-	if q.log != nil {
-		q.fences.Sent(&frame[len(frame)-1])
-		q.log.taken(frame)
-	}
-	return frame
-}
-
-// written takes note that all that was taken has been written, and returns how many messages.
-func (q *queue) written() (messages int) {
-	frames := q.out
-	messages = frames
-	q.bytes -= q.outBytes
-	if q.log != nil {
-		q.log.replayed = max(0, q.log.replayed-q.outBytes)
-		messages -= q.log.lines
-		q.log.lines = 0
-	}
-	q.out, q.outBytes, q.rest = 0, 0, nil
-	if q.meter != nil {
-		if q.meter.Passed(frames); q.frames.Len() == 0 {
-			q.meter = nil
-		}
-	}
-	return messages
 }
 
 // measure begins to measure how long the last frame waits, which came at since, unless

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/heraldgo/herald/internal/conflate"
 	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/device"
@@ -449,6 +450,50 @@ func TestQueueCountsMessages(t *testing.T) {
 	}
 }
 
+// What is read from the log is conflated too, but not with what is in another log or in
+// none: a client that comes back again would get the older one after the newer.
+func TestQueueConflatesLog(t *testing.T) {
+	h := newHub(t, Config{})
+	c := newBareConn(t, h)
+	l := &connLog{c: c, session: &driver.Session{}}
+	c.queue.log = l
+	key := func(log uint8) *conflate.Key { return &conflate.Key{Sum: conflate.Sum{1}, Log: log} }
+	message := func(text string) []byte { return headed(&bare, Text(text).frame()) }
+	put := func(text string, log uint8) {
+		b := message(text)
+		l.put(b, len(b), key(log))
+	}
+	put("1 of log 1", 1)
+	put("1 of log 2", 2)
+	if err := c.enqueue(message("1 of none"), false, key(0)); err != nil {
+		t.Fatal(err)
+	}
+	l.put(lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Mark, At: history.Point{Epoch: 1, Offset: 5}}}), 0, nil)
+	put("2 of log 1", 1)
+	put("3 of log 1, which is longer", 1)
+	if err := c.enqueue(message("2 of none"), false, key(0)); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for i := range c.queue.frames.Len() {
+		payload, _ := frame.Payload(*c.queue.frames.At(i))
+		if line, text, _ := strings.Cut(string(payload), "\n"); text != "" {
+			got = append(got, text)
+		} else {
+			got = append(got, line[:1])
+		}
+	}
+	if want := []string{"1 of log 2", "p", "3 of log 1, which is longer", "2 of none"}; !slices.Equal(got, want) {
+		t.Errorf("%q wait, want %q", got, want)
+	}
+	if want := len(message("1 of log 2")) + len(message("3 of log 1, which is longer")); l.replayed != want {
+		t.Errorf("%d bytes do not count, want %d", l.replayed, want)
+	}
+	if s := h.Stats(); s.Conflated != 3 {
+		t.Errorf("%d are conflated", s.Conflated)
+	}
+}
+
 // Marks that wait behind all messages take one frame for each partition.
 func TestQueueMarks(t *testing.T) {
 	q := &queue{log: &connLog{session: &driver.Session{}}}
@@ -720,14 +765,14 @@ func TestPingBeforeFences(t *testing.T) {
 	fenced := func(n uint64) []byte {
 		return receipts.AppendFence(Text("m").frame(), receipts.Token(n))
 	}
-	c.enqueueFenced(fenced(1), false, receipts.Wanted{Until: math.MaxInt64}, 1)
+	c.enqueueFenced(fenced(1), false, nil, receipts.Wanted{Until: math.MaxInt64}, 1)
 	c.queue.ping = true
 	p, _ := c.queue.take(nil)
 	if !bytes.Equal(p, append([]byte{frame.Ping, 0}, fenced(1)...)) {
 		t.Errorf("% x", p)
 	}
 	c.queue.written()
-	c.enqueueFenced(fenced(2), false, receipts.Wanted{Until: math.MaxInt64}, 2)
+	c.enqueueFenced(fenced(2), false, nil, receipts.Wanted{Until: math.MaxInt64}, 2)
 	c.queue.ping = true
 	p, _ = c.queue.take(nil)
 	if token(p) != 1 || !bytes.Equal(p[10:], fenced(2)) {
@@ -771,7 +816,7 @@ func TestFenceIsOpenWhenQueued(t *testing.T) {
 	}()
 	for i := range fences {
 		token := receipts.Token(i)
-		c.enqueueFenced(receipts.AppendFence(Text("m").frame(), token), false, receipts.Wanted{Until: math.MaxInt64}, token)
+		c.enqueueFenced(receipts.AppendFence(Text("m").frame(), token), false, nil, receipts.Wanted{Until: math.MaxInt64}, token)
 		for q := queueOf(c); q.size() > 0; q = queueOf(c) {
 			runtime.Gosched()
 		}

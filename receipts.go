@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/clock"
+	"github.com/heraldgo/herald/internal/conflate"
 	"github.com/heraldgo/herald/internal/receipts"
 	"github.com/heraldgo/herald/internal/redisregistry"
 	"github.com/heraldgo/herald/internal/wake"
@@ -192,12 +193,12 @@ func (c *Conn) openFences() *receipts.Fences {
 
 // enqueueFenced enqueues a frame that ends with a fence. The fence is open before it
 // is queued, because it may be answered at once.
-func (c *Conn) enqueueFenced(fenced []byte, volatile bool, want receipts.Wanted, token receipts.Token) {
+func (c *Conn) enqueueFenced(fenced []byte, volatile bool, key *conflate.Key, want receipts.Wanted, token receipts.Token) {
 	q, end := &c.queue, &fenced[len(fenced)-1]
 	c.mu.Lock()
 	c.openFences().Add(want, token, end, clock.Now())
 	c.mu.Unlock()
-	err := c.enqueue(fenced, volatile)
+	err := c.enqueue(fenced, volatile, key)
 	c.mu.Lock()
 	if err == nil {
 		q.fences.Queued(end)

@@ -188,7 +188,7 @@ func (h *Hub) deliver(e *envelope, kept *logged, conns []*Conn) {
 			}
 			had[c.counter] = struct{}{}
 		}
-		c.enqueue(e.frame, e.volatile)
+		c.enqueue(e.frame, e.volatile, e.key)
 		taken++
 	}
 }
@@ -331,7 +331,7 @@ func (h *Hub) deliverFenced(e *envelope, kept *logged, conns []*Conn) {
 		if kept != nil && c.queue.log.comesBack() {
 			c.queue.log.tookFenced(e, kept, f)
 		} else {
-			c.enqueueFenced(fenced, e.volatile, want, token)
+			c.enqueueFenced(fenced, e.volatile, e.key, want, token)
 		}
 	}
 }

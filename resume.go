@@ -1,12 +1,12 @@
 package herald
 
 import (
-	"bytes"
 	"context"
 	"net/http"
 	"slices"
 	"time"
 
+	"github.com/heraldgo/herald/internal/conflate"
 	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/device"
@@ -156,26 +156,26 @@ func (l *connLog) Queue(f device.Frame) {
 		return
 	}
 	if f.Kind != device.Message {
-		l.put(l.encode(&f), 0)
+		l.put(l.encode(&f), 0, nil)
 		return
 	}
 	frame := l.k.form.frame(l.k, &f)
 	if frame == nil { // nobody here can read it
-		l.put(anyGap, 0)
+		l.put(anyGap, 0, nil)
 		return
 	}
-	volatile := l.k.form.envelope.volatile
+	volatile, key := l.k.form.envelope.volatile, l.k.form.key(&f)
 	l.place(&f, frame)
 	if behind := l.fence; behind != nil {
 		l.fence = nil
-		l.c.enqueueFenced(behind.behind(frame), volatile, behind.want, behind.token)
-	} else if err := l.c.enqueue(frame, volatile); err != nil {
+		l.c.enqueueFenced(behind.behind(frame), volatile, key, behind.want, behind.token)
+	} else if err := l.c.enqueue(frame, volatile, key); err != nil {
 		l.lose(frame)
 	}
 }
 
 func (l *connLog) Gap(f device.Frame, since time.Time) {
-	l.put(lineFrame(&protocol.Frame{Frame: f, Since: since, Until: time.Now()}), 0)
+	l.put(lineFrame(&protocol.Frame{Frame: f, Since: since, Until: time.Now()}), 0, nil)
 }
 
 func (l *connLog) Replay(f device.Frame) {
@@ -183,14 +183,16 @@ func (l *connLog) Replay(f device.Frame) {
 		return
 	}
 	var b []byte
+	var key *conflate.Key
 	if f.Kind != device.Message {
 		b = l.encode(&f)
 	} else if b = l.k.form.frame(l.k, &f); b == nil { // nobody here can read it
 		b = anyGap
 	} else {
+		key = l.k.form.key(&f)
 		l.place(&f, b)
 	}
-	l.put(b, len(b))
+	l.put(b, len(b), key)
 }
 
 // encode returns the WebSocket frame of a device's frame that has no payload.
@@ -209,9 +211,19 @@ func lineFrame(p *protocol.Frame) []byte {
 	return append(frame.AppendHeader(make([]byte, 0, frame.MaxHeader+len(line)), frame.Text, len(line)), line...)
 }
 
+// headed returns the frame of a message with a header line before its payload.
+func headed(p *protocol.Frame, plain []byte) []byte {
+	payload, _ := frame.Payload(plain)
+	line := protocol.AppendHeader(make([]byte, 0, 64), p)
+	b := make([]byte, 0, frame.MaxHeader+len(line)+len(payload))
+	b = frame.AppendHeader(b, plain[0], len(line)+len(payload))
+	return append(append(b, line...), payload...)
+}
+
 // put queues a frame, for which there always is room. As many of its bytes as
-// replayed says do not count against QueueBytes.
-func (l *connLog) put(frame []byte, replayed int) {
+// replayed says do not count against QueueBytes. If it has a key it takes the place of
+// the older one that waits, which was read from the log too.
+func (l *connLog) put(frame []byte, replayed int, key *conflate.Key) {
 	c := l.c
 	c.mu.Lock()
 	if c.state.closing() {
@@ -219,8 +231,17 @@ func (l *connLog) put(frame []byte, replayed int) {
 		return
 	}
 	l.replayed += replayed
+	if key != nil {
+		if n := c.queue.supersede(*key); n > 0 {
+			l.replayed -= n
+			c.hub.stats.conflated.Add(1)
+		}
+	}
 	if !c.queue.remark(frame) {
 		c.queue.put(frame)
+	}
+	if key != nil {
+		c.queue.remember(*key, frame)
 	}
 	change := c.queue.settle()
 	start := c.claim()
@@ -272,7 +293,7 @@ func (l *connLog) answer(n uint64) {
 	full := l.c.queue.full(&l.c.hub.config, lineRoom)
 	l.c.mu.Unlock()
 	if !full {
-		l.put(lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Answer}, N: n}), 0)
+		l.put(lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Answer}, N: n}), 0, nil)
 	}
 }
 
@@ -352,24 +373,6 @@ func (l *connLog) taken(f []byte) {
 	if kind != 'm' {
 		l.lines++
 	}
-}
-
-// remark puts a mark in the place of one of the same partition that waits behind all
-// messages, and says less. So the marks for copies that were left out do not pile up.
-func (q *queue) remark(mark []byte) bool {
-	line, _ := frame.Payload(mark)
-	partition, ok := protocol.BareMark(line)
-	for i := q.frames.Len() - 1; ok && i >= 0; i-- {
-		f := q.frames.At(i)
-		var other []byte
-		line, _ = frame.Payload(*f)
-		if other, ok = protocol.BareMark(line); ok && bytes.Equal(other, partition) {
-			q.bytes += len(mark) - len(*f)
-			*f = mark
-			return true
-		}
-	}
-	return false
 }
 
 // kindOf returns the first character of a frame's line, or 0 if it is a fence alone. A

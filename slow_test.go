@@ -8,13 +8,16 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/heraldgo/herald/internal/conflate"
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
@@ -447,5 +450,172 @@ func TestStalledTakesNoBufferOfTLS(t *testing.T) {
 	t.Logf("%d bytes a client, %d of them in its queue", per, queued)
 	if per > queued+flushSize/2 {
 		t.Errorf("%d bytes a client, %d of them in its queue", per, queued)
+	}
+}
+
+// A script is random numbers, or what a fuzzer makes.
+type script func(n int) int
+
+// Of what waits only the newest message of each key stays, behind all that waits,
+// whatever else is queued, dropped and written: a simple queue does the same.
+func conflates(t *testing.T, h *Hub, next script) {
+	type entry struct {
+		frame []byte
+		key   conflate.Key // the zero Key is none
+	}
+	c := newBareConn(t, h)
+	q, config := &c.queue, &h.config
+	var waiting []entry
+	out, outBytes := 0, 0
+	bytesOf := func() (n int) {
+		for _, e := range waiting {
+			n += len(e.frame)
+		}
+		return n + outBytes
+	}
+	var delivered, conflated, full, volatiles uint64
+	before := h.Stats()
+	for step := range 60 {
+		switch next(8) {
+		case 0:
+			if len(waiting) > 0 {
+				q.takeFrame()
+				out, outBytes, waiting = out+1, outBytes+len(waiting[0].frame), waiting[1:]
+			}
+		case 1:
+			q.written()
+			out, outBytes = 0, 0
+		default:
+			e := entry{frame: numbered(step, 8+next(3)*100).frame()}
+			var key *conflate.Key
+			if k := next(4); k > 0 {
+				e.key = conflate.Key{Sum: conflate.Sum{byte(k)}, Log: uint8(next(2))}
+				key = &e.key
+			}
+			volatile := next(4) == 0
+			isFull := func() bool {
+				return len(waiting)+out >= config.QueueMessages || bytesOf()+len(e.frame) > config.QueueBytes
+			}
+			newer := false
+			if key != nil {
+				if i := slices.IndexFunc(waiting, func(w entry) bool { return w.key == e.key }); i >= 0 {
+					waiting = slices.Delete(waiting, i, i+1)
+					newer = true
+					conflated++
+				}
+			}
+			busy := len(waiting)+out > config.QueueMessages/4 || bytesOf() > config.QueueBytes/4
+			if volatile && (busy && !newer || isFull()) {
+				volatiles++
+			} else {
+				for isFull() && len(waiting) > 0 {
+					waiting = waiting[1:]
+					full++
+				}
+				if isFull() {
+					full++
+				} else {
+					waiting = append(waiting, e)
+					delivered++
+				}
+			}
+			c.enqueue(e.frame, volatile, key)
+		}
+		if q.frames.Len() != len(waiting) || q.out != out || q.bytes != bytesOf() {
+			t.Fatalf("step %d: %d wait, %d are under way, %d bytes; want %d, %d and %d", step, q.frames.Len(), q.out, q.bytes, len(waiting), out, bytesOf())
+		}
+		for i, w := range waiting {
+			if !same(*q.frames.At(i), w.frame) {
+				t.Fatalf("step %d: at %d is %.10q, want %.10q", step, i, *q.frames.At(i), w.frame)
+			}
+		}
+	}
+	s := h.Stats()
+	if s.Delivered-before.Delivered != delivered || s.Conflated-before.Conflated != conflated || s.DroppedFull-before.DroppedFull != full || s.DroppedVolatile-before.DroppedVolatile != volatiles {
+		t.Errorf("%d delivered, %d conflated, %d and %d dropped; Stats are %+v, and were %+v", delivered, conflated, full, volatiles, s, before)
+	}
+}
+
+var conflateConfig = Config{DropOldest: true, QueueMessages: 8, QueueBytes: 1500, MaxSendSize: 1000}
+
+func TestQueueConflates(t *testing.T) {
+	h := newHub(t, conflateConfig)
+	for seed := range uint64(300) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		conflates(t, h, random.IntN)
+	}
+}
+
+func FuzzConflate(f *testing.F) {
+	h := newHub(f, conflateConfig)
+	f.Add([]byte("abcdefgh"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		conflates(t, h, func(n int) int {
+			if len(b) == 0 {
+				return 0
+			}
+			v := b[0]
+			b = b[1:]
+			return int(v) % n
+		})
+	})
+}
+
+// A client that is slow gets the newest message of each key, on whichever node it was
+// sent: prices, and what else it is sent, in their order. What gave up its place has
+// not been received.
+func TestConflate(t *testing.T) {
+	network, registry := NewMemoryNetwork(), NewMemoryRegistry()
+	connected, release := make(chan *Conn, 1), make(chan struct{})
+	r := newRig(t, Config{Bus: network.Bus(), Registry: registry, OnConnect: func(_ context.Context, c *Conn) error {
+		connected <- c
+		<-release // until then all waits
+		return nil
+	}})
+	other := newHub(t, Config{Bus: network.Bus(), Registry: registry})
+	client := r.connect("user=u&groups=g")
+	c := <-connected
+	queued := uint64(0)
+	send := func(to Target, text, key string) {
+		t.Helper()
+		if err := other.Send(t.Context(), to, Text(text).Conflate(key)); err != nil {
+			t.Fatal(err)
+		}
+		queued++
+		r.await(text, func() bool { return r.Stats().Delivered == queued })
+	}
+	send(User("u"), "a 1", "a")
+	send(User("u"), "b 1", "b")
+	send(User("u"), "each 1", "")
+	send(User("u"), "a 2", "a")
+	send(User("u").Except("nobody.1"), "a 3", "a")
+	send(Group("g"), "a of the group 1", "a")
+	send(User("u"), "each 2", "")
+	send(Connection(c.ID()), "a of the connection 1", "a")
+	call := make(chan Delivery, 1)
+	go func() {
+		d, err := other.Deliver(t.Context(), User("u"), Text("a 4").Conflate("a"))
+		if err != nil {
+			t.Error(err)
+		}
+		call <- d
+	}()
+	queued++
+	r.await("a 4", func() bool { return r.Stats().Delivered == queued })
+	send(User("u"), "a 5", "a")
+	if d := <-call; d.ReceivedTotal != 0 || len(d.Missed) != 1 {
+		t.Errorf("a receipt for what gave up its place: %+v", d)
+	}
+	if err := c.Send(Text("a of the connection 2").Conflate("a")); err != nil {
+		t.Fatal(err)
+	}
+	if s := r.Stats(); s.Conflated != 5 || s.Dropped != 0 || s.DroppedVolatile != 0 || c.Stats().Dropped != 0 {
+		t.Errorf("%+v", s)
+	}
+	close(release)
+	for _, want := range []string{"b 1", "each 1", "a of the group 1", "each 2", "a 5", "a of the connection 2"} {
+		if got, err := client.ReadMessage(); err != nil || string(got) != want {
+			t.Fatalf("got %q, %v, want %q", got, err, want)
+		}
 	}
 }

@@ -85,6 +85,7 @@ type Stats struct {
 	DroppedBudget    uint64 // among those: all queues together were above MaxQueuedBytes
 	DroppedClosed    uint64 // among those: in the queue of a connection that closed, or sent to it afterwards
 	DroppedVolatile  uint64 // volatile messages dropped for a busy client
+	Conflated        uint64 // messages, none of them in Dropped, that gave up their place in a queue to a newer one of their key (Message.Conflate)
 	MessagesReceived uint64 // messages from clients
 	BytesReceived    uint64 // bytes read from clients' connections, without their handshakes
 	BytesWritten     uint64 // bytes that the kernel has taken for clients, without their handshakes
@@ -185,6 +186,7 @@ type counters struct {
 	delivered, messagesReceived           atomic.Uint64
 
 	droppedFull, droppedBudget, droppedClosed, droppedVolatile atomic.Uint64
+	conflated                                                  atomic.Uint64
 	written                                                    atomic.Uint64 // by drains; the writers count theirs
 	bytesReceived, bytesWritten                                atomic.Uint64 // bytesWritten too
 

@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/clock"
+	"github.com/heraldgo/herald/internal/frame"
 	"github.com/heraldgo/herald/internal/rawio"
+	"github.com/heraldgo/herald/internal/receipts"
 	"github.com/heraldgo/herald/internal/wake"
 )
 
@@ -133,6 +135,88 @@ func (w *writer) run() {
 			w.turn[i] = nil
 		}
 	}
+}
+
+// flushSize is how many bytes of a queue go into one write.
+const flushSize = 64 << 10
+
+// take returns the bytes to write next, or nil. They are a frame of the queue, or frames
+// joined in buf, whose bytes the caller overwrites only after written.
+func (q *queue) take(buf []byte) (p []byte, joined bool) {
+	if len(q.rest) > 0 {
+		return q.rest, false
+	}
+	buf = buf[:0]
+	if q.log == nil || q.frames.Len() == 0 || !q.log.greets() {
+		if q.pongs != nil {
+			buf, q.pongs = append(buf, q.pongs...), nil
+		}
+		if q.ping {
+			buf, q.ping = q.appendPing(buf), false
+		}
+	}
+	if alone := q.frames.Len() == 1 && q.closeFrame == nil; len(buf) == 0 && q.frames.Len() > 0 && (alone || len(*q.frames.At(0)) >= flushSize/2) {
+		return q.takeFrame(), false
+	}
+	for q.frames.Len() > 0 && len(buf)+len(*q.frames.At(0)) <= flushSize {
+		buf = append(buf, q.takeFrame()...)
+	}
+	if q.frames.Len() == 0 && q.closeFrame != nil {
+		buf, q.closeFrame = append(buf, q.closeFrame...), nil
+	}
+	if len(buf) == 0 {
+		return nil, false
+	}
+	return buf, true
+}
+
+// appendPing appends a ping. A client need answer only the last of several pings
+// (RFC 6455 section 5.5.3), so that this one carries what the last fence before it
+// did. The frames that wait come after it.
+func (q *queue) appendPing(buf []byte) []byte {
+	if q.fences != nil {
+		if token, ok := q.fences.Written(q.ends(q.frames.Len())); ok {
+			return receipts.AppendFence(buf, token)
+		}
+	}
+	return append(buf, frame.Ping, 0)
+}
+
+// takeFrame takes the first frame. An idle Conn holds no memory for frames.
+func (q *queue) takeFrame() []byte {
+	frame := q.frames.Pop()
+	if q.frames.Len() == 0 {
+		q.forget()
+	}
+	q.out++
+	q.outBytes += len(frame)
+	if q.log != nil {
+		q.fences.Sent(&frame[len(frame)-1])
+		q.log.taken(frame)
+	}
+	if q.keys != nil {
+		q.keys.Left(&frame[len(frame)-1])
+	}
+	return frame
+}
+
+// written takes note that all that was taken has been written, and returns how many messages.
+func (q *queue) written() (messages int) {
+	frames := q.out
+	messages = frames
+	q.bytes -= q.outBytes
+	if q.log != nil {
+		q.log.replayed = max(0, q.log.replayed-q.outBytes)
+		messages -= q.log.lines
+		q.log.lines = 0
+	}
+	q.out, q.outBytes, q.rest = 0, 0, nil
+	if q.meter != nil {
+		if q.meter.Passed(frames); q.frames.Len() == 0 {
+			q.meter = nil
+		}
+	}
+	return messages
 }
 
 // flush writes once to the Conn what it has, without waiting. If the socket does

@@ -160,3 +160,14 @@ func TestClientAndDeliver(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestPrices(t *testing.T) {
+	cluster := heraldtest.NewCluster(t, 1, herald.Config{})
+	trader := cluster.Connect(0, herald.Identity{User: "42", Groups: []string{"prices"}})
+	hub, ctx := cluster.Nodes[0].Hub, t.Context()
+	quote := struct{ Symbol string }{"HRLD"}
+
+	hub.Send(ctx, herald.Group("prices"), herald.JSON(quote).Conflate(quote.Symbol))
+
+	trader.Expect(`{"Symbol":"HRLD"}`)
+}

@@ -100,7 +100,7 @@ func TestCalls(t *testing.T) {
 	expect(200, `{"sent":3}`, "POST", "/send", `[
 		{"to": {"users": ["anna"]}, "json": {"a": [1, "<b>"]}},
 		{"to": {"users": ["anna"]}, "binary": "aGVsbG8="},
-		{"to": {"everyone": true, "exceptUsers": ["bert"]}, "text": "all but bert", "unkept": true}]`)
+		{"to": {"everyone": true, "exceptUsers": ["bert"]}, "text": "all but bert", "unkept": true, "conflate": "key"}]`)
 	anna.Expect(`{"a": [1, "<b>"]}`, "hello", "all but bert")
 
 	expect(200, `{}`, "POST", "/join", `{"to": {"users": ["anna", "bert"]}, "groups": ["room"]}`)

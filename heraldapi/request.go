@@ -183,6 +183,7 @@ type message struct {
 	Binary   *string         `json:"binary,omitempty"` // base64
 	Volatile bool            `json:"volatile,omitempty"`
 	Unkept   bool            `json:"unkept,omitempty"`
+	Conflate string          `json:"conflate,omitempty"`
 }
 
 // message returns the herald.Target and herald.Message. Field is where the message
@@ -217,7 +218,7 @@ func (m *message) message(field string) (to herald.Target, out herald.Message, f
 	if m.Unkept {
 		out = out.Unkept()
 	}
-	return to, out, nil
+	return to, out.Conflate(m.Conflate), nil
 }
 
 func join(field, name string) string {

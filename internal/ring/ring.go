@@ -42,3 +42,23 @@ func (r *Ring[T]) Pop() T {
 	r.n--
 	return v
 }
+
+// Remove takes the i-th value out. Of those before it and those behind it, the fewer
+// are moved.
+func (r *Ring[T]) Remove(i int) T {
+	v := *r.At(i)
+	if i < r.n/2 {
+		for ; i > 0; i-- {
+			*r.At(i) = *r.At(i - 1)
+		}
+		r.Pop()
+		return v
+	}
+	for ; i < r.n-1; i++ {
+		*r.At(i) = *r.At(i + 1)
+	}
+	var none T
+	*r.At(i) = none
+	r.n--
+	return v
+}

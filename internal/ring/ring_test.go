@@ -18,6 +18,11 @@ func TestRing(t *testing.T) {
 				v := new(int)
 				r.Push(v)
 				want = append(want, v)
+			} else if i := random.IntN(max(1, 4*r.Len())); i < r.Len() {
+				if got := r.Remove(i); got != want[i] {
+					t.Fatalf("seed %d: another value than the %d-th came out", seed, i)
+				}
+				want = slices.Delete(want, i, i+1)
 			} else if r.Len() > 0 {
 				if got := r.Pop(); got != want[0] {
 					t.Fatalf("seed %d: another value than the first came out", seed)

@@ -115,6 +115,7 @@ var families = []family{
 	by("dropped_total", "Messages that a queue gave up or had no room for, by reason.", "reason", func(s *herald.Stats) counts {
 		return counts{"full": s.DroppedFull, "over_budget": s.DroppedBudget, "closed": s.DroppedClosed, "volatile": s.DroppedVolatile}
 	}),
+	counter("conflated_total", "Messages that gave up their place in a queue to a newer one of their key.", func(s *herald.Stats) uint64 { return s.Conflated }),
 	by("to_nobody_total", "Messages that came to this node for nobody: for a topic whose last connection here has left, or for a connection that has gone.", "target", func(s *herald.Stats) counts {
 		return counts{"topic": s.Lingering, "connection": s.Gone}
 	}),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +51,50 @@ func testComeBack(t *testing.T, config func() herald.Config) {
 	}
 	if d.Position() == "" {
 		t.Error("no position")
+	}
+}
+
+// Of the messages of a key a client that was away gets the newest, and perhaps others
+// before it; all else in its order, too, and it is told of no loss.
+func TestConflate(t *testing.T) { eachBus(t, testConflate) }
+
+func testConflate(t *testing.T, config func() herald.Config) {
+	one, two := newNode(t, config()), newNode(t, config())
+	d := newDevice(t, one, "user=a&group=g&group=h", "")
+	d.connected()
+	targets := []herald.Target{herald.User("a"), herald.Group("g"), herald.Group("g", "h")}
+	const rounds = 20 // more copies than this may come twice
+	for range 3 {
+		d.Cut()
+		for i := range rounds {
+			for n, target := range targets {
+				for _, key := range []string{"x", "y", ""} {
+					if err := two.Send(t.Context(), target, herald.Text(fmt.Sprint(n, key, " ", i)).Conflate(key)); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		d.Heal()
+		if c := d.connected(); !c.Resumed {
+			t.Fatalf("%+v", c)
+		}
+		last := make(map[string]int)
+		for done := 0; done < 3*len(targets); {
+			e := d.next()
+			m, ok := e.(heraldclient.Message)
+			of, number, _ := strings.Cut(string(m.Data), " ")
+			i, err := strconv.Atoi(number)
+			if !ok || err != nil {
+				t.Fatalf("got %T %+v", e, e)
+			}
+			if before, has := last[of]; has && i <= before || len(of) == 1 && i != last[of]+min(1, i) {
+				t.Fatalf("%s of %s after %d", number, of, before)
+			}
+			if last[of] = i; i == rounds-1 {
+				done++
+			}
+		}
 	}
 }
 
