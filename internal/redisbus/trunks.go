@@ -42,6 +42,7 @@ func (ts *trunks) get(ctx context.Context, key trunkKey, connect func() (*trunk,
 	if own {
 		o.trunk, o.err = connect()
 		close(o.done)
+		return o.trunk, o.err // even if ctx is done: nobody else need ever use the trunk, and end it
 	}
 	select {
 	case <-o.done:

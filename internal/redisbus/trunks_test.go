@@ -114,5 +114,16 @@ func TestTrunks(t *testing.T) {
 			t.Error("got a dead trunk")
 		}
 		expect(1)
+
+		for range 100 { // two channels may be ready
+			ctx, cancel := context.WithCancel(t.Context())
+			connected, err := newTrunks().get(ctx, key, func() (*trunk, error) {
+				cancel()
+				return new(trunk), nil
+			})
+			if connected == nil {
+				t.Fatalf("a trunk that was connected just as its Bus was closed is nobody's: %v", err)
+			}
+		}
 	})
 }
