@@ -72,7 +72,7 @@ func (h *Hub) Probe(ctx context.Context, t Target) (Trace, error) {
 	d := &delivery{
 		hub: h, target: t, filter: t.filter(),
 		listed: make(map[receipts.ID]Session), sessions: make(map[receipts.ID]Session),
-		call: receipts.NewCall(), trace: newTracing(), changed: wake.New(),
+		call: receipts.NewCall(), trace: newTracing(len(t.ids)), changed: wake.New(),
 	}
 	var trace Trace
 	sessions, err := h.Sessions(ctx, Target{kind: t.kind, ids: t.ids})
@@ -87,7 +87,7 @@ func (h *Hub) Probe(ctx context.Context, t Target) (Trace, error) {
 		trace.Elsewhere = h.elsewhere(ctx, t.topics())
 		return trace, nil
 	}
-	older := d.expect(sessions)
+	older := d.expect(ctx, sessions)
 	if !older && d.call.Untaken() {
 		id := h.calls.nextID.Add(1)
 		h.receipts.open(id, d)
@@ -120,18 +120,23 @@ func (h *Hub) elsewhere(ctx context.Context, topics []string) (found []string) {
 }
 
 // expect lists those of the sessions that the probe is meant for. It says whether one of
-// them is on a node that knows no probes: such a node would take one for a loss.
-func (d *delivery) expect(sessions []Session) (older bool) {
+// the sessions is on a node that knows no probes. Such a node would take one for a loss,
+// even if its session is left out, because it gets what goes to the topic.
+func (d *delivery) expect(ctx context.Context, sessions []Session) (older bool) {
+	ctx, cancel := context.WithTimeout(ctx, lookAfter)
+	defer cancel()
+	d.hub.presence.listNodes(ctx) // one that has just come would be taken for an older one
 	versions := d.hub.presence.heartbeat.versions()
 	for _, s := range sessions {
 		id := sessionID(s)
+		old := versions[s.Node] < int(kindProbe.version())
+		older = older || old
 		if !d.filter.passesSession(s) {
 			d.trace.conns[id] = ConnTrace{Outcome: ProbeLeftOut}
 			continue
 		}
-		if versions[s.Node] < int(kindProbe.version()) {
+		if old {
 			d.trace.conns[id] = ConnTrace{Outcome: ProbeOlder}
-			older = true
 			continue
 		}
 		d.listed[id], d.sessions[id] = s, s
@@ -185,20 +190,24 @@ func (d *delivery) traced(sessions []Session, sent bool) []ConnTrace {
 // A tracing is what has been heard of a probe. Guarded by receiptsRoom.mu.
 type tracing struct {
 	begun int64 // on clock
+	names int   // the target's
 	conns map[receipts.ID]ConnTrace
-	told  map[string]bool // nodes that have told of all their connections
+	told  map[string]bool // nodes that have told of all their connections; none if there are several names
 }
 
-func newTracing() *tracing {
-	return &tracing{begun: clock.Now(), conns: make(map[receipts.ID]ConnTrace), told: make(map[string]bool)}
+func newTracing(names int) *tracing {
+	return &tracing{begun: clock.Now(), names: names, conns: make(map[receipts.ID]ConnTrace), told: make(map[string]bool)}
 }
 
 func (t *tracing) age() time.Duration { return time.Duration(clock.Now() - t.begun) }
 
 // note takes a node's report.
 func (t *tracing) note(call *receipts.Call, id receipts.ID, what reported) {
-	if what == reportTold { // and of those that it has not told it has none
-		t.told[id.Node] = true
+	if what == reportTold {
+		if t.names > 1 { // the probe comes in a packet for each, and this was told of one
+			return
+		}
+		t.told[id.Node] = true // of those that it has not told it has none
 		call.GiveUp(func(o receipts.ID, s receipts.State) bool { return o.Node == id.Node && s == receipts.Listed }, func(string) bool { return false })
 		return
 	}

@@ -107,6 +107,39 @@ func TestProbeArrives(t *testing.T) {
 	}
 }
 
+// A probe goes to each user in a packet of its own. That a node has told who got the first
+// one says nothing of the others.
+func TestProbeUsers(t *testing.T) {
+	cluster := heraldtest.NewCluster(t, 2, herald.Config{Authenticate: fromQuery, SendTimeout: patience})
+	reads(t, dial(t, cluster.Nodes[0], "user=anna&device=a"))
+	slow := dial(t, cluster.Nodes[0], "user=bert&device=b")
+	accepted(t, cluster, 2)
+	hub := cluster.Nodes[1].Hub
+	done := make(chan herald.Trace, 1)
+	ctx := within(t, patience)
+	go func() {
+		trace, err := hub.Probe(ctx, herald.User("anna", "bert"))
+		if err != nil {
+			t.Error(err)
+		}
+		done <- trace
+	}()
+	await(t, "the answer of one of two", func() bool {
+		conns, err := hub.Inspect(ctx, herald.User("anna", "bert"))
+		return err == nil && len(conns) == 2 && conns[0].Stats.Unconfirmed == 0 && conns[1].Stats.Unconfirmed == 1
+	})
+	reads(t, slow)
+	trace := <-done
+	if len(trace.Conns) != 2 {
+		t.Fatalf("%+v", trace)
+	}
+	for _, c := range trace.Conns {
+		if c.Outcome != herald.ProbeAnswered {
+			t.Errorf("%+v", c)
+		}
+	}
+}
+
 // A probe says of each connection why it does not arrive there.
 func TestProbeEnds(t *testing.T) {
 	release := make(chan bool)
@@ -264,24 +297,27 @@ func (r olderRegistry) Nodes(ctx context.Context) ([]herald.Node, time.Time, err
 	return nodes, now, err
 }
 
-// Nodes of an older version, which would take a question for a loss, are not asked.
+// Nodes of an older version, which would take a question for a loss, are not asked, and
+// get no probe. A node that has come just now is not taken for one.
 func TestOlderNode(t *testing.T) {
 	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
 	newer := ""
-	hub := func(r herald.Registry) *herald.Hub {
+	open := func(r herald.Registry) *heraldtest.Node {
 		h, err := herald.New(herald.Config{Bus: network.Bus(), Registry: r, Authenticate: fromQuery, SendTimeout: patience, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { h.Shutdown(context.Background()) })
-		return h
+		server := httptest.NewServer(h)
+		t.Cleanup(server.Close)
+		return &heraldtest.Node{Hub: h, URL: strings.Replace(server.URL, "http", "ws", 1)}
 	}
-	old := hub(registry)
-	server := httptest.NewServer(old)
-	t.Cleanup(server.Close)
-	dial(t, &heraldtest.Node{URL: strings.Replace(server.URL, "http", "ws", 1)}, "user=anna")
-	asker := hub(olderRegistry{registry, &newer})
+	node := open(registry)
+	old := node.Hub
+	asker := open(olderRegistry{registry, &newer}).Hub
 	newer = asker.NodeID()
+	dial(t, node, "user=anna&platform=ios")
+	await(t, "the older node's client", func() bool { return old.Stats().Accepted == 1 })
 
 	for _, r := range asker.Reports(within(t, patience)) {
 		if (r.Err != nil) != (r.Node == old.NodeID()) {
@@ -291,6 +327,20 @@ func TestOlderNode(t *testing.T) {
 	trace, err := asker.Probe(within(t, patience), herald.User("anna"))
 	if err != nil || len(trace.Conns) != 1 || trace.Conns[0].Outcome != herald.ProbeOlder || trace.Sent != 0 {
 		t.Errorf("%+v, %v", trace, err)
+	}
+
+	third := open(registry)
+	newer = third.Hub.NodeID()
+	reads(t, dial(t, third, "user=anna&platform=web"))
+	reads(t, dial(t, third, "user=bert"))
+	await(t, "clients", func() bool { return third.Hub.Stats().Accepted == 2 })
+	trace, err = asker.Probe(within(t, patience), herald.User("bert"))
+	if err != nil || len(trace.Conns) != 1 || trace.Conns[0].Outcome != herald.ProbeAnswered {
+		t.Errorf("to a node that has come just now: %+v, %v", trace, err)
+	}
+	trace, err = asker.Probe(within(t, patience), herald.User("anna").On("web"))
+	if err != nil || len(trace.Conns) != 2 || trace.Conns[0].Outcome != herald.ProbeLeftOut || trace.Conns[1].Outcome != herald.ProbeUnsent || trace.Sent != 0 {
+		t.Errorf("the older node's connection is left out: %+v, %v", trace, err)
 	}
 	if s := old.Stats(); s.Malformed != 0 || s.Gaps != 0 {
 		t.Errorf("the older node: %+v", s)
