@@ -44,6 +44,7 @@ func TestRedisRegistryWrongTypes(t *testing.T) {
 	for kind, right := range map[string]string{
 		"nodes": "hash", "dying": "hash", "gone": "zset", "clock": "string", "generation": "string",
 		"t:u0": "hash", "t:gall": "hash", "i:LEASE": "set", "i:DEAD": "set",
+		"watched": "string", "w:gall": "string",
 	} {
 		for wrong, plant := range plantings {
 			if wrong == right {
@@ -51,7 +52,7 @@ func TestRedisRegistryWrongTypes(t *testing.T) {
 			}
 			t.Run(strings.ReplaceAll(kind, ":", "_")+"/"+wrong, func(t *testing.T) {
 				rdb.FlushAll(t.Context())
-				methods := []string{"Add", "Remove", "Sessions", "Online", "Check", "KeepAlive", "KeepAlive of a new lease", "Nodes", "Sweep", "Offline", "Entries", "Release", "New"}
+				methods := []string{"Add", "Remove", "Watch", "Sessions", "Online", "Check", "KeepAlive", "KeepAlive of a new lease", "Nodes", "Sweep", "Offline", "Entries", "Release", "New"}
 				for _, method := range methods {
 					wrongType(t, rdb, method, kind, plant)
 				}
@@ -73,6 +74,9 @@ func wrongType(t *testing.T, rdb *redis.Client, method, kind string, plant func(
 	}
 	lease := takeLease(t, r, "n", time.Hour)
 	mustAdd(t, r, lease, entries...)
+	if _, err := r.Watch(ctx, lease, time.Hour, "gall"); err != nil {
+		t.Fatal(err)
+	}
 	kind = strings.Replace(kind, "LEASE", fmt.Sprintf("%d:n", lease.Generation), 1)
 	kind = strings.Replace(kind, "DEAD", fmt.Sprintf("%d:dead", dead.Generation), 1)
 	key := "herald:{0}:" + kind
@@ -86,6 +90,8 @@ func wrongType(t *testing.T, rdb *redis.Client, method, kind string, plant func(
 		_, err = r.Add(ctx, lease, entries...)
 	case "Remove":
 		err = r.Remove(ctx, lease, entries...)
+	case "Watch":
+		_, err = r.Watch(ctx, lease, time.Hour, "gall")
 	case "Sessions":
 		_, err = r.Sessions(ctx, lease, "u1", "u0", "gall")
 	case "Online":
