@@ -381,7 +381,7 @@ func (k *housekeeping) lookForUnheard(ctx context.Context) {
 		}
 	}
 	if old != "" && !k.haunted && p.config.ProbeInterval != off {
-		p.config.Logger.Warn("herald: the Registry lists nodes that were never heard: somebody else has put them there, or the Bus does not reach them", slog.String("node", old), slog.Int("nodes", n))
+		p.config.Logger.Warn("herald: the Registry lists nodes that were never heard: they died a moment ago, the Bus does not reach them, or somebody else has put them there", slog.String("node", old), slog.Int("nodes", n))
 	}
 	k.haunted = old != ""
 }

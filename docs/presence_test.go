@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"testing"
 
 	"github.com/heraldgo/herald"
@@ -28,10 +30,11 @@ func follow(ctx context.Context, hub *herald.Hub, room string, tell func(there m
 	return nil
 }
 
-func users(sessions []herald.Session) []string {
-	names := []string{}
+// users returns the users of sessions, by the sessions' ids.
+func users(sessions []herald.Session) map[string]string {
+	names := make(map[string]string)
 	for _, s := range sessions {
-		names = append(names, s.User)
+		names[s.ID] = s.User
 	}
 	return names
 }
@@ -65,7 +68,33 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// Members on both nodes are told of each other.
+// A room is what a page knows: the names by the sessions' ids.
+type room map[string]string
+
+// await hears the client's messages until these are there.
+func (r room) await(t *testing.T, c *heraldtest.Client, names ...string) {
+	t.Helper()
+	for !slices.Equal(slices.Sorted(maps.Values(r)), names) {
+		var p struct{ Joined, Left room }
+		if err := json.Unmarshal(c.Receive(), &p); err != nil {
+			t.Fatal(err)
+		}
+		for id, name := range p.Left {
+			if r[id] != name {
+				t.Errorf("%s leaves, who was not there", name)
+			}
+			delete(r, id)
+		}
+		for id, name := range p.Joined {
+			if _, there := r[id]; there {
+				t.Errorf("%s joins twice", name)
+			}
+			r[id] = name
+		}
+	}
+}
+
+// Members on both nodes are told of each other, and of each of their tabs.
 func TestTellMembers(t *testing.T) {
 	cluster := heraldtest.NewCluster(t, 2, herald.Config{})
 	member := func(user string) herald.Identity { return herald.Identity{User: user, Groups: []string{"room:7"}} }
@@ -75,30 +104,23 @@ func TestTellMembers(t *testing.T) {
 		hub := node.Hub
 		go func() {
 			err := hub.TellMembers(ctx, "room:7", func(p herald.Presence) herald.Message {
-				return herald.JSON(map[string][]string{"joined": users(p.Joined), "left": users(p.Left)})
+				return herald.JSON(map[string]map[string]string{"joined": users(p.Joined), "left": users(p.Left)})
 			})
 			ended <- err
 		}()
 	}
-	anna := cluster.Connect(0, member("anna"))
-	anna.Expect(`{"joined":["anna"],"left":[]}`)
-	bert := cluster.Connect(1, member("bert"))
-	anna.Expect(`{"joined":["bert"],"left":[]}`)
-	know := make(map[string]bool)
-	for !know["anna"] || !know["bert"] { // at once, or one after the other
-		var p struct{ Joined, Left []string }
-		if err := json.Unmarshal(bert.Receive(), &p); err != nil || len(p.Left) > 0 {
-			t.Fatalf("bert was told %+v, %v", p, err)
-		}
-		for _, user := range p.Joined {
-			if know[user] {
-				t.Errorf("%s has joined twice", user)
-			}
-			know[user] = true
-		}
-	}
-	anna.Close()
-	bert.Expect(`{"joined":[],"left":["anna"]}`)
+	anna, bert := member("anna"), member("bert")
+	tab1, there1 := cluster.Connect(0, anna), room{}
+	there1.await(t, tab1, "anna")
+	tab2 := cluster.Connect(1, anna)
+	there1.await(t, tab1, "anna", "anna")
+	phone, there2 := cluster.Connect(1, bert), room{}
+	there2.await(t, phone, "anna", "anna", "bert")
+	there1.await(t, tab1, "anna", "anna", "bert")
+	tab2.Close()
+	there2.await(t, phone, "anna", "bert")
+	tab1.Close()
+	there2.await(t, phone, "bert")
 	cancel()
 	for range 2 {
 		if err := <-ended; err == nil {

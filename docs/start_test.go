@@ -3,6 +3,7 @@ package docs_test
 import (
 	"crypto/rand"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -51,6 +52,22 @@ func (l *logins) whoIs(r *http.Request) (herald.Identity, error) {
 	return herald.Identity{User: name, Groups: []string{"room"}}, nil
 }
 
+// required shows who is not logged in a form, and nothing else.
+func (l *logins) required(next http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /login", l.login)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if _, err := l.whoIs(r); err != nil {
+			w.Header().Set("Content-Type", "text/html")
+			w.WriteHeader(http.StatusUnauthorized)
+			io.WriteString(w, `<form method="post" action="/login">Your name: <input name="name" autofocus></form>`)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	return mux
+}
+
 func TestStart(t *testing.T) {
 	cluster := heraldtest.NewCluster(t, 2, herald.Config{Retention: time.Minute})
 	anna := cluster.ConnectHistory(0, herald.Identity{User: "anna", Groups: []string{"room"}})
@@ -68,11 +85,14 @@ func TestStart(t *testing.T) {
 // Who has the cookie of a login is known, and nobody else is.
 func TestStartLogin(t *testing.T) {
 	people := &logins{users: make(map[string]string)}
+	service := people.required(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "the room")
+	}))
 	post := func(name string) *http.Response {
 		r := httptest.NewRequestWithContext(t.Context(), "POST", "/login", strings.NewReader(url.Values{"name": {name}}.Encode()))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()
-		people.login(w, r)
+		service.ServeHTTP(w, r)
 		return w.Result()
 	}
 	ask := func(cookies ...*http.Cookie) (herald.Identity, error) {
@@ -80,7 +100,13 @@ func TestStartLogin(t *testing.T) {
 		for _, c := range cookies {
 			r.AddCookie(c)
 		}
-		return people.whoIs(r)
+		identity, err := people.whoIs(r)
+		w := httptest.NewRecorder()
+		service.ServeHTTP(w, r)
+		if in := w.Code == http.StatusOK && w.Body.String() == "the room"; in != (err == nil) {
+			t.Errorf("%v: %v, but the answer is %d, %s", cookies, err, w.Code, w.Body)
+		}
+		return identity, err
 	}
 	if response := post(""); response.StatusCode != http.StatusUnauthorized {
 		t.Errorf("nobody logs in: %s", response.Status)

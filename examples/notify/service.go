@@ -104,7 +104,8 @@ func (s *service) logout(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
-	if err := s.hub.Disconnect(r.Context(), herald.Group(loginGroup(r)), herald.StatusExpired, "logged out"); err != nil {
+	ctx := context.WithoutCancel(r.Context()) // the page that asks for it may go at once
+	if err := s.hub.Disconnect(ctx, herald.Group(loginGroup(r)), herald.StatusExpired, "logged out"); err != nil {
 		fail(w, err)
 		return
 	}
