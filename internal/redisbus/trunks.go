@@ -2,6 +2,7 @@ package redisbus
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 )
@@ -35,6 +36,8 @@ func (ts *trunks) get(ctx context.Context, key trunkKey, connect func() (*trunk,
 	o := ts.last[key]
 	own := o == nil || o.over()
 	if own {
+		// Servers may come back at other addresses without end.
+		maps.DeleteFunc(ts.last, func(_ trunkKey, o *opening) bool { return o.over() })
 		o = &opening{done: make(chan struct{})}
 		ts.last[key] = o
 	}

@@ -115,6 +115,12 @@ func TestTrunks(t *testing.T) {
 		}
 		expect(1)
 
+		get(t.Context(), trunkKey{"b", true}, errs.BusDown)
+		get(t.Context(), trunkKey{"c", true}, nil)
+		if len(ts.last) != 3 { // a in both directions, and c
+			t.Errorf("%d trunks are known, want the 3 that live", len(ts.last))
+		}
+
 		for range 100 { // two channels may be ready
 			ctx, cancel := context.WithCancel(t.Context())
 			connected, err := newTrunks().get(ctx, key, func() (*trunk, error) {
