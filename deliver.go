@@ -110,7 +110,7 @@ type delivery struct {
 
 	call     *receipts.Call
 	sessions map[receipts.ID]Session // listed, and those that nodes have told
-	trace    *tracing                // of a probe only
+	probing  *probing                // of a probe only
 
 	changed wake.Signal // a report has come
 }

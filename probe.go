@@ -13,11 +13,11 @@ import (
 	"github.com/heraldgo/herald/internal/wake"
 )
 
-// A Trace says how far a probe has come.
-type Trace struct {
+// A ProbeResult says how far a probe has come.
+type ProbeResult struct {
 	Listed time.Duration // from the call until the Registry had listed the target's sessions
 	Sent   time.Duration // until the Bus had taken the probe; 0 if it was not sent
-	Conns  []ConnTrace   // the target's connections, the oldest first
+	Conns  []ProbedConn  // the target's connections, the oldest first
 
 	// Elsewhere says where on the same Redis one of the users is connected, if the target
 	// has no connection here: "Prefix x", or "database 1". It needs a RedisBus, and a Redis
@@ -25,9 +25,9 @@ type Trace struct {
 	Elsewhere []string
 }
 
-// A ConnTrace says how far a probe has come on its way to one connection. Times are
+// A ProbedConn says how far a probe has come on its way to one connection. Times are
 // from the call of [Hub.Probe] on.
-type ConnTrace struct {
+type ProbedConn struct {
 	Session  Session
 	Outcome  ProbeOutcome
 	Reached  time.Duration // until this node heard that the connection's node had the probe; 0 if it did not
@@ -61,31 +61,31 @@ const (
 //
 // Probe waits until the outcome of each connection is known or ctx is done, but for a
 // minute at most. The error is one that Send returns, or wraps ErrRegistryDown because
-// the sessions cannot be listed, or is ErrClosed. The Trace has what was known by then.
+// the sessions cannot be listed, or is ErrClosed. The ProbeResult has what was known by then.
 // More than 1,000 sessions are ErrLimit.
-func (h *Hub) Probe(ctx context.Context, t Target) (Trace, error) {
+func (h *Hub) Probe(ctx context.Context, t Target) (ProbeResult, error) {
 	if err := cmp.Or(t.check(), t.checkSend()); err != nil {
-		return Trace{}, err
+		return ProbeResult{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, maxDelivery)
 	defer cancel()
 	d := &delivery{
 		hub: h, target: t, filter: t.filter(),
 		listed: make(map[receipts.ID]Session), sessions: make(map[receipts.ID]Session),
-		call: receipts.NewCall(), trace: newTracing(len(t.ids)), changed: wake.New(),
+		call: receipts.NewCall(), probing: newProbing(len(t.ids)), changed: wake.New(),
 	}
-	var trace Trace
+	var result ProbeResult
 	sessions, err := h.Sessions(ctx, Target{kind: t.kind, ids: t.ids})
-	trace.Listed = d.trace.age()
+	result.Listed = d.probing.age()
 	if err == nil && len(sessions) > maxDelivered {
 		err = fmt.Errorf("%w: %d sessions: a probe goes to %d at most", ErrLimit, len(sessions), maxDelivered)
 	}
 	if err != nil {
-		return trace, err
+		return result, err
 	}
 	if len(sessions) == 0 && t.kind == targetUser {
-		trace.Elsewhere = h.elsewhere(ctx, t.topics())
-		return trace, nil
+		result.Elsewhere = h.elsewhere(ctx, t.topics())
+		return result, nil
 	}
 	older := d.expect(ctx, sessions)
 	if !older && d.call.Untaken() {
@@ -93,12 +93,12 @@ func (h *Hub) Probe(ctx context.Context, t Target) (Trace, error) {
 		h.receipts.open(id, d)
 		defer h.receipts.close(id)
 		if err = d.probe(ctx, id); err == nil {
-			trace.Sent = d.trace.age()
+			result.Sent = d.probing.age()
 			err = d.wait(ctx)
 		}
 	}
-	trace.Conns = d.traced(sessions, trace.Sent != 0)
-	return trace, err
+	result.Conns = d.probed(sessions, result.Sent != 0)
+	return result, err
 }
 
 // maxElsewhere is how many users are looked for elsewhere.
@@ -132,11 +132,11 @@ func (d *delivery) expect(ctx context.Context, sessions []Session) (older bool) 
 		old := versions[s.Node] < int(kindProbe.version())
 		older = older || old
 		if !d.filter.passesSession(s) {
-			d.trace.conns[id] = ConnTrace{Outcome: ProbeLeftOut}
+			d.probing.conns[id] = ProbedConn{Outcome: ProbeLeftOut}
 			continue
 		}
 		if old {
-			d.trace.conns[id] = ConnTrace{Outcome: ProbeOlder}
+			d.probing.conns[id] = ProbedConn{Outcome: ProbeOlder}
 			continue
 		}
 		d.listed[id], d.sessions[id] = s, s
@@ -160,49 +160,49 @@ func (d *delivery) probe(ctx context.Context, id uint64) error {
 	return h.publish(ctx, o.packets...)
 }
 
-// traced returns the outcomes, those of connections that the Registry did not list too.
-func (d *delivery) traced(sessions []Session, sent bool) []ConnTrace {
+// probed returns the outcomes, those of connections that the Registry did not list too.
+func (d *delivery) probed(sessions []Session, sent bool) []ProbedConn {
 	r := d.hub.receipts
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range sessions {
 		d.sessions[sessionID(s)] = s
 	}
-	conns := make([]ConnTrace, 0, len(d.sessions))
+	conns := make([]ProbedConn, 0, len(d.sessions))
 	for id, s := range d.sessions {
-		c := d.trace.conns[id]
+		c := d.probing.conns[id]
 		c.Session = s
 		switch {
 		case c.Outcome != "":
 		case !sent:
 			c.Outcome = ProbeUnsent
-		case d.trace.told[id.Node]:
+		case d.probing.told[id.Node]:
 			c.Outcome = ProbeGone
 		default:
 			c.Outcome = ProbeUnheard
 		}
 		conns = append(conns, c)
 	}
-	slices.SortFunc(conns, func(a, b ConnTrace) int { return compareSessions(a.Session, b.Session) })
+	slices.SortFunc(conns, func(a, b ProbedConn) int { return compareSessions(a.Session, b.Session) })
 	return conns
 }
 
-// A tracing is what has been heard of a probe. Guarded by receiptsRoom.mu.
-type tracing struct {
+// A probing is what has been heard of a probe. Guarded by receiptsRoom.mu.
+type probing struct {
 	begun int64 // on clock
 	names int   // the target's
-	conns map[receipts.ID]ConnTrace
+	conns map[receipts.ID]ProbedConn
 	told  map[string]bool // nodes that have told of all their connections; none if there are several names
 }
 
-func newTracing(names int) *tracing {
-	return &tracing{begun: clock.Now(), names: names, conns: make(map[receipts.ID]ConnTrace), told: make(map[string]bool)}
+func newProbing(names int) *probing {
+	return &probing{begun: clock.Now(), names: names, conns: make(map[receipts.ID]ProbedConn), told: make(map[string]bool)}
 }
 
-func (t *tracing) age() time.Duration { return time.Duration(clock.Now() - t.begun) }
+func (t *probing) age() time.Duration { return time.Duration(clock.Now() - t.begun) }
 
 // note takes a node's report.
-func (t *tracing) note(call *receipts.Call, id receipts.ID, what reported) {
+func (t *probing) note(call *receipts.Call, id receipts.ID, what reported) {
 	if what == reportTold {
 		if t.names > 1 { // the probe comes in a packet for each, and this was told of one
 			return

@@ -110,8 +110,8 @@ func (r *receiptsRoom) hear(node string, reports []report) {
 			d.call.Take(id)
 			d.call.Settle(id, false)
 		}
-		if d.trace != nil {
-			d.trace.note(d.call, id, p.what)
+		if d.probing != nil {
+			d.probing.note(d.call, id, p.what)
 		}
 		d.changed.Set()
 	}

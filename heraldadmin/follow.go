@@ -58,14 +58,14 @@ func (h *Handler) follow(r *http.Request) (any, error) {
 		to = to.On(body.Platforms...)
 	}
 	ctx, cancel := within(r, probing)
-	trace, err := h.hub.Probe(ctx, to)
+	result, err := h.hub.Probe(ctx, to)
 	cancel()
 	ctx, cancel = within(r, patience)
 	defer cancel()
 	e := explainer{platforms: body.Platforms}
-	e.ask(ctx, h.hub, body.User, trace)
-	w := &way{Steps: h.shared(body.User, trace, err), Conns: []connWay{}}
-	for _, c := range trace.Conns {
+	e.ask(ctx, h.hub, body.User, result)
+	w := &way{Steps: h.shared(body.User, result, err), Conns: []connWay{}}
+	for _, c := range result.Conns {
 		v := viewOfSession(c.Session)
 		if report, ok := e.conns[c.Session.ID]; ok {
 			v = viewOfConn(report)
@@ -76,33 +76,33 @@ func (h *Handler) follow(r *http.Request) (any, error) {
 }
 
 // shared tells the steps that are the same for all connections.
-func (h *Handler) shared(user string, trace herald.Trace, err error) []step {
+func (h *Handler) shared(user string, result herald.ProbeResult, err error) []step {
 	steps := []step{{0, passed, "Node " + h.hub.NodeID() + " sends."}}
 	if health := h.hub.Health(); health != nil {
 		steps = append(steps, step{0, doubted, "This node is not well: " + oneLine(health)})
 	}
-	listed := len(trace.Conns)
+	listed := len(result.Conns)
 	switch {
 	case listed > 0:
-		steps = append(steps, step{ms(trace.Listed), passed, fmt.Sprintf("The Registry lists %s of the user.", count(listed, "connection"))})
+		steps = append(steps, step{ms(result.Listed), passed, fmt.Sprintf("The Registry lists %s of the user.", count(listed, "connection"))})
 	case err == nil:
 		why := "No session: the Registry lists no connection of this user. Nobody has connected with exactly this id, or the last connection has gone. " +
 			"A service that has another Prefix, Redis or database does not see it either."
-		if len(trace.Elsewhere) > 0 {
-			why = "No session here: the user is connected to a service with " + strings.Join(trace.Elsewhere, ", ") + ". " +
+		if len(result.Elsewhere) > 0 {
+			why = "No session here: the user is connected to a service with " + strings.Join(result.Elsewhere, ", ") + ". " +
 				"Services reach each other's connections only if their Config.Prefix and database are the same."
 		}
-		return append(steps, step{ms(trace.Listed), ended, why})
+		return append(steps, step{ms(result.Listed), ended, why})
 	}
 	switch {
-	case err != nil && trace.Sent == 0:
+	case err != nil && result.Sent == 0:
 		text := "The Bus did not take it: "
 		if errors.Is(err, herald.ErrRegistryDown) && listed == 0 {
 			text = "The Registry does not say which connections there are: "
 		}
 		steps = append(steps, step{0, ended, text + oneLine(err)})
-	case trace.Sent != 0:
-		steps = append(steps, step{ms(trace.Sent), passed, "The Bus has taken it."})
+	case result.Sent != 0:
+		steps = append(steps, step{ms(result.Sent), passed, "The Bus has taken it."})
 	}
 	return steps
 }
@@ -122,13 +122,13 @@ type explainer struct {
 }
 
 // ask asks the nodes how the connections are now.
-func (e *explainer) ask(ctx context.Context, hub *herald.Hub, user string, trace herald.Trace) {
+func (e *explainer) ask(ctx context.Context, hub *herald.Hub, user string, result herald.ProbeResult) {
 	e.conns, e.nodes = make(map[string]herald.ConnReport), make(map[string]herald.NodeReport)
 	unheard := false
-	for _, c := range trace.Conns {
+	for _, c := range result.Conns {
 		unheard = unheard || c.Outcome == herald.ProbeUnheard
 	}
-	if len(trace.Conns) == 0 {
+	if len(result.Conns) == 0 {
 		return
 	}
 	reports, _ := hub.Inspect(ctx, herald.User(user)) // what is missing is told by the steps
@@ -145,7 +145,7 @@ func (e *explainer) ask(ctx context.Context, hub *herald.Hub, user string, trace
 }
 
 // steps tells the steps of one connection, and why they ended.
-func (e *explainer) steps(c herald.ConnTrace) (steps []step) {
+func (e *explainer) steps(c herald.ProbedConn) (steps []step) {
 	if c.Reached != 0 {
 		steps = append(steps, step{ms(c.Reached), passed, "Node " + c.Session.Node + " has it from the Bus."})
 	}
@@ -155,7 +155,7 @@ func (e *explainer) steps(c herald.ConnTrace) (steps []step) {
 	return append(steps, step{0, ended, e.why(c)})
 }
 
-func (e *explainer) why(c herald.ConnTrace) string {
+func (e *explainer) why(c herald.ProbedConn) string {
 	report, known := e.conns[c.Session.ID]
 	state := ""
 	if known {

@@ -60,17 +60,17 @@ func reads(t *testing.T, ws *websocket.Conn) {
 }
 
 // probe returns the traces by device.
-func probe(t *testing.T, hub *herald.Hub, to herald.Target, patience time.Duration) (herald.Trace, map[string]herald.ConnTrace) {
+func probe(t *testing.T, hub *herald.Hub, to herald.Target, patience time.Duration) (herald.ProbeResult, map[string]herald.ProbedConn) {
 	t.Helper()
-	trace, err := hub.Probe(within(t, patience), to)
+	result, err := hub.Probe(within(t, patience), to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	byDevice := make(map[string]herald.ConnTrace)
-	for _, c := range trace.Conns {
+	byDevice := make(map[string]herald.ProbedConn)
+	for _, c := range result.Conns {
 		byDevice[c.Session.Device] = c
 	}
-	return trace, byDevice
+	return result, byDevice
 }
 
 // soon is for probes of which it is known that no answer comes.
@@ -85,9 +85,9 @@ func TestProbeArrives(t *testing.T) {
 	reads(t, dial(t, cluster.Nodes[0], "user=bert"))
 	accepted(t, cluster, 4)
 	hub := cluster.Nodes[1].Hub
-	trace, byDevice := probe(t, hub, herald.User("anna"), patience)
-	if len(trace.Conns) != 3 || trace.Listed <= 0 || trace.Sent < trace.Listed {
-		t.Errorf("%+v", trace)
+	result, byDevice := probe(t, hub, herald.User("anna"), patience)
+	if len(result.Conns) != 3 || result.Listed <= 0 || result.Sent < result.Listed {
+		t.Errorf("%+v", result)
 	}
 	for _, device := range []string{"a", "b", "c"} {
 		c := byDevice[device]
@@ -99,8 +99,8 @@ func TestProbeArrives(t *testing.T) {
 		s := hub.Stats()
 		return s.Queued == 0 && s.Delivered == 1 && s.Written == 1 && s.Dropped == 0
 	})
-	if trace, _ := probe(t, hub, herald.User("nobody"), patience); len(trace.Conns) != 0 || trace.Sent != 0 {
-		t.Errorf("to nobody: %+v", trace)
+	if result, _ := probe(t, hub, herald.User("nobody"), patience); len(result.Conns) != 0 || result.Sent != 0 {
+		t.Errorf("to nobody: %+v", result)
 	}
 	if _, err := hub.Probe(t.Context(), herald.Everyone()); !errors.Is(err, herald.ErrInvalid) {
 		t.Errorf("to everyone: %v", err)
@@ -115,25 +115,25 @@ func TestProbeUsers(t *testing.T) {
 	slow := dial(t, cluster.Nodes[0], "user=bert&device=b")
 	accepted(t, cluster, 2)
 	hub := cluster.Nodes[1].Hub
-	done := make(chan herald.Trace, 1)
+	done := make(chan herald.ProbeResult, 1)
 	ctx := within(t, patience)
 	go func() {
-		trace, err := hub.Probe(ctx, herald.User("anna", "bert"))
+		result, err := hub.Probe(ctx, herald.User("anna", "bert"))
 		if err != nil {
 			t.Error(err)
 		}
-		done <- trace
+		done <- result
 	}()
 	await(t, "the answer of one of two", func() bool {
 		conns, err := hub.Inspect(ctx, herald.User("anna", "bert"))
 		return err == nil && len(conns) == 2 && conns[0].Stats.Unconfirmed == 0 && conns[1].Stats.Unconfirmed == 1
 	})
 	reads(t, slow)
-	trace := <-done
-	if len(trace.Conns) != 2 {
-		t.Fatalf("%+v", trace)
+	result := <-done
+	if len(result.Conns) != 2 {
+		t.Fatalf("%+v", result)
 	}
-	for _, c := range trace.Conns {
+	for _, c := range result.Conns {
 		if c.Outcome != herald.ProbeAnswered {
 			t.Errorf("%+v", c)
 		}
@@ -214,14 +214,14 @@ func TestProbeEnds(t *testing.T) {
 	}
 
 	type result struct {
-		trace herald.Trace
-		err   error
+		result herald.ProbeResult
+		err    error
 	}
 	done := make(chan result, 1)
 	ctx := within(t, patience)
 	go func() {
-		trace, err := here.Hub.Probe(ctx, herald.User("anna").On("ios"))
-		done <- result{trace, err}
+		got, err := here.Hub.Probe(ctx, herald.User("anna").On("ios"))
+		done <- result{got, err}
 	}()
 	await(t, "two unconfirmed probes", func() bool {
 		conns, err := here.Hub.Inspect(within(t, patience), herald.User("anna").On("ios"))
@@ -237,7 +237,7 @@ func TestProbeEnds(t *testing.T) {
 	if r.err != nil {
 		t.Fatal(r.err)
 	}
-	for _, c := range r.trace.Conns {
+	for _, c := range r.result.Conns {
 		if c.Session.Device == "silent" && c.Outcome != herald.ProbeLost {
 			t.Errorf("the client has gone: %+v", c)
 		}
@@ -253,9 +253,9 @@ func TestProbeEnds(t *testing.T) {
 	there.Bus.Heal()
 	here.Bus.Cut()
 	here.AwaitHealth(herald.ErrBusDown)
-	trace, err := here.Hub.Probe(within(t, patience), herald.User("anna"))
-	if !errors.Is(err, herald.ErrBusDown) || len(trace.Conns) == 0 || trace.Conns[0].Outcome != herald.ProbeUnsent && trace.Conns[0].Outcome != herald.ProbeLeftOut {
-		t.Errorf("this node is cut off: %+v, %v", trace, err)
+	got, err := here.Hub.Probe(within(t, patience), herald.User("anna"))
+	if !errors.Is(err, herald.ErrBusDown) || len(got.Conns) == 0 || got.Conns[0].Outcome != herald.ProbeUnsent && got.Conns[0].Outcome != herald.ProbeLeftOut {
+		t.Errorf("this node is cut off: %+v, %v", got, err)
 	}
 }
 
@@ -265,19 +265,19 @@ func TestProbeWithRetention(t *testing.T) {
 	cluster := heraldtest.NewCluster(t, 2, herald.Config{Retention: time.Minute, SendTimeout: patience, DropOldest: true, QueueMessages: 8})
 	client := cluster.ConnectHistory(0, herald.Identity{User: "anna"})
 	hub := cluster.Nodes[1].Hub
-	outcome := make(chan herald.Trace, 1)
+	outcome := make(chan herald.ProbeResult, 1)
 	failed := make(chan error, 1)
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		trace, err := hub.Probe(ctx, herald.User("anna"))
-		outcome <- trace
+		result, err := hub.Probe(ctx, herald.User("anna"))
+		outcome <- result
 		failed <- errors.Join(err, hub.Send(ctx, herald.User("anna"), herald.Text("after it")))
 	}()
 	client.Expect("after it")
-	trace := <-outcome
-	if err := <-failed; err != nil || len(trace.Conns) != 1 || trace.Conns[0].Outcome != herald.ProbeAnswered {
-		t.Fatalf("%+v, %v", trace, err)
+	result := <-outcome
+	if err := <-failed; err != nil || len(result.Conns) != 1 || result.Conns[0].Outcome != herald.ProbeAnswered {
+		t.Fatalf("%+v, %v", result, err)
 	}
 }
 
@@ -324,9 +324,9 @@ func TestOlderNode(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	trace, err := asker.Probe(within(t, patience), herald.User("anna"))
-	if err != nil || len(trace.Conns) != 1 || trace.Conns[0].Outcome != herald.ProbeOlder || trace.Sent != 0 {
-		t.Errorf("%+v, %v", trace, err)
+	result, err := asker.Probe(within(t, patience), herald.User("anna"))
+	if err != nil || len(result.Conns) != 1 || result.Conns[0].Outcome != herald.ProbeOlder || result.Sent != 0 {
+		t.Errorf("%+v, %v", result, err)
 	}
 
 	third := open(registry)
@@ -334,13 +334,13 @@ func TestOlderNode(t *testing.T) {
 	reads(t, dial(t, third, "user=anna&platform=web"))
 	reads(t, dial(t, third, "user=bert"))
 	await(t, "clients", func() bool { return third.Hub.Stats().Accepted == 2 })
-	trace, err = asker.Probe(within(t, patience), herald.User("bert"))
-	if err != nil || len(trace.Conns) != 1 || trace.Conns[0].Outcome != herald.ProbeAnswered {
-		t.Errorf("to a node that has come just now: %+v, %v", trace, err)
+	result, err = asker.Probe(within(t, patience), herald.User("bert"))
+	if err != nil || len(result.Conns) != 1 || result.Conns[0].Outcome != herald.ProbeAnswered {
+		t.Errorf("to a node that has come just now: %+v, %v", result, err)
 	}
-	trace, err = asker.Probe(within(t, patience), herald.User("anna").On("web"))
-	if err != nil || len(trace.Conns) != 2 || trace.Conns[0].Outcome != herald.ProbeLeftOut || trace.Conns[1].Outcome != herald.ProbeUnsent || trace.Sent != 0 {
-		t.Errorf("the older node's connection is left out: %+v, %v", trace, err)
+	result, err = asker.Probe(within(t, patience), herald.User("anna").On("web"))
+	if err != nil || len(result.Conns) != 2 || result.Conns[0].Outcome != herald.ProbeLeftOut || result.Conns[1].Outcome != herald.ProbeUnsent || result.Sent != 0 {
+		t.Errorf("the older node's connection is left out: %+v, %v", result, err)
 	}
 	if s := old.Stats(); s.Malformed != 0 || s.Gaps != 0 {
 		t.Errorf("the older node: %+v", s)
