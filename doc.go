@@ -17,9 +17,9 @@
 //
 // # What is promised
 //
-// A connected device gets a message at most once. It gets it exactly once if
-// no [Gap] is reported and its queue does not overflow. A Gap is a period in
-// which the Bus may have lost messages for a node.
+// As long as its network works, a connected device gets each message once. It
+// misses one only if a [Gap] is reported or its queue overflows. A Gap is a
+// period in which the Bus may have lost messages for a node.
 //
 // Messages that one sender sends to one topic (a user, a group, everyone)
 // arrive in the order of sending. All receivers of a topic see the same order,
