@@ -52,7 +52,7 @@ func (l *logins) whoIs(r *http.Request) (herald.Identity, error) {
 	return herald.Identity{User: name, Groups: []string{"room"}}, nil
 }
 
-// required shows who is not logged in a form, and nothing else.
+// required shows a form to whoever is not logged in, and nothing else.
 func (l *logins) required(next http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /login", l.login)
