@@ -316,7 +316,7 @@ export class Herald extends EventTarget {
     this.#tries = 0;
     const clean = this.#done == this.#position();
     const again = f.id && this.#ids.includes(f.id);
-    if (f.id && !again) this.#ids = [...this.#ids.slice(-63), f.id];
+    if (f.id && !again) this.#ids = [...this.#ids.slice(-999), f.id];
     const been = f.at?.length && this.#take(f.at);
     if (f.kind == "m" && !again && !been) this.#message(f.data, f.at);
     else if (clean || this.#options.ack) this.#done = this.#position();

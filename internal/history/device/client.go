@@ -41,7 +41,7 @@ func (c *Client) Receive(f Frame) (message, missing bool) {
 		c.conns = c.conns[:min(len(c.conns), MaxConns)]
 		return false, missing
 	case Message:
-		again := c.had.again(f.ID)
+		again := c.had.again(f.ID, clientIDs)
 		if f.At.Epoch != 0 {
 			again = c.move(f.Partition, f.At) || again
 		}

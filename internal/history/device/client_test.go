@@ -180,19 +180,19 @@ func TestClientPlain(t *testing.T) {
 	}
 }
 
-// A Client remembers 64 ids and four epochs, and no more.
+// A Client remembers 1,000 ids and four epochs, and no more.
 func TestClientForgets(t *testing.T) {
 	c := new(device.Client)
 	c.Receive(welcome("c.1", false, at(1, 5)))
 	id := func(i int) device.Frame { return message(0, history.Point{}, fmt.Sprintf("id-%d", i)) }
-	for i := range 65 {
+	for i := range 1001 {
 		c.Receive(id(i))
 	}
 	if again, _ := c.Receive(id(1)); again {
-		t.Error("the 64th id is forgotten")
+		t.Error("the 1,000th id is forgotten")
 	}
 	if again, _ := c.Receive(id(0)); !again {
-		t.Error("the 65th id is remembered")
+		t.Error("the 1,001st id is remembered")
 	}
 	for e := range history.Epoch(5) {
 		c.Receive(mark(0, at(2+e, 5), 0))
@@ -214,5 +214,44 @@ func TestClientCopies(t *testing.T) {
 	conns[1] = "y"
 	if _, conns := c.Resume(); !slices.Equal(conns, []string{"a", "b"}) {
 		t.Errorf("%q", conns)
+	}
+}
+
+// One partition is late, and what was sent to topics of both goes on in the other: a
+// client has each message once, whether its connection lasts or it goes to another node.
+func TestLatePartition(t *testing.T) {
+	const sent = 1000
+	for _, test := range []struct {
+		name  string
+		moves bool
+	}{{"on one connection", false}, {"on the next", true}} {
+		h := newHost()
+		begin := history.Positions{at(1, 0), at(2, 0)}
+		node, f := device.Begin(limits, h, "one", history.Positions{}, nil, begin)
+		c := new(device.Client)
+		c.Receive(f)
+		messages := 0
+		hand := func(partition int) {
+			for i := range history.Offset(sent) {
+				p := packet("a", at(history.Epoch(1+partition), 1+i))
+				f, ok := node.Take(partition, p, device.Letter{ID: fmt.Sprint("id-", i)})
+				if message, _ := c.Receive(f); ok && message {
+					messages++
+				}
+			}
+		}
+		hand(0)
+		if test.moves {
+			from, conns := c.Resume()
+			node, f = device.Begin(limits, h, "two", from, conns, begin)
+			c.Receive(f)
+			ask := node.Start(1).Ask
+			node.Surveyed(1, ask.Round, history.Survey{End: at(2, 0), Whole: true})
+		}
+		hand(1)
+		from, _ := c.Resume()
+		if messages != sent || from != (history.Positions{at(1, sent), at(2, sent)}) {
+			t.Errorf("%s: %d messages of %d, up to %v", test.name, messages, sent, from)
+		}
 	}
 }

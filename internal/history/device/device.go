@@ -136,7 +136,7 @@ func (d *Device) take(partition int, p history.Packet, l Letter) (f Frame, ok bo
 	switch {
 	case slices.ContainsFunc(l.Except, d.Is):
 		return f, false
-	case d.had.again(l.ID):
+	case d.had.again(l.ID, deviceIDs):
 		return Frame{Kind: Mark, Partition: partition, At: f.At}, p.Kept
 	}
 	return f, true

@@ -1,6 +1,10 @@
 package device
 
-import "github.com/heraldgo/herald/internal/history"
+import (
+	"slices"
+
+	"github.com/heraldgo/herald/internal/history"
+)
 
 // A Kind says what a Frame is.
 type Kind uint8
@@ -53,23 +57,31 @@ type Letter struct {
 	Except []string // connections that do not get it
 }
 
-// ids remembers the last 64 messages that have copies.
+// How many of the last messages that have copies are remembered. A client decides what
+// came before, across connections. While a partition is late, what comes in the others
+// counts: in half a minute 33 a second may come. A Device only spares its client copies.
+const (
+	clientIDs = 1000
+	deviceIDs = 64
+)
+
+// ids remembers the last messages that have copies.
 type ids struct {
-	last [64]string
-	next int
+	last []string
+	next int // the oldest, once there is no room for more
 }
 
-// again says whether the id is remembered, and remembers it.
-func (s *ids) again(id string) bool {
-	if id == "" {
-		return false
+// again says whether the id is remembered, and remembers it: most ids in all.
+func (s *ids) again(id string, most int) bool {
+	switch {
+	case id == "":
+	case slices.Contains(s.last, id):
+		return true
+	case len(s.last) < most:
+		s.last = append(s.last, id)
+	default:
+		s.last[s.next] = id
+		s.next = (s.next + 1) % most
 	}
-	for _, had := range s.last {
-		if had == id {
-			return true
-		}
-	}
-	s.last[s.next] = id
-	s.next = (s.next + 1) % len(s.last)
 	return false
 }

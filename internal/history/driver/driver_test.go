@@ -467,6 +467,36 @@ func TestRoomForOnePage(t *testing.T) {
 	})
 }
 
+// Of what a device missed in several partitions it gets a page of each in turn, so that
+// the copies of a message come soon after each other.
+func TestTurnsOfPartitions(t *testing.T) {
+	const missed, page = 200, 4
+	one(t, func(c *driver.Config) { c.Device.Page, c.Bytes = page, 1<<20 }, func(t *testing.T, h *hub, s *spy) {
+		away := h.absent(t, 1, missed, "a0")[0]
+		for i := range missed {
+			if err := h.driver.Append(t.Context(), 1, store.Draft{Topics: []string{"a1"}, Body: body(i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c, err := h.begin(t.Context(), &steps, away, "again", "a0", "a1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		var had [partitions]int
+		for _, f := range c.all(away) {
+			if f.Kind != device.Message {
+				continue
+			}
+			had[f.Partition]++
+			if ahead := had[f.Partition] - had[1-f.Partition]; ahead > 2*page {
+				t.Fatalf("of partition %d it has %d messages more than of the other", f.Partition, ahead)
+			}
+		}
+		expect(t, "messages", had, [partitions]int{missed, missed})
+	})
+}
+
 // An answer waits if what came meanwhile has taken the room.
 func TestRoomIsGone(t *testing.T) {
 	one(t, nil, func(t *testing.T, h *hub, s *spy) {

@@ -86,7 +86,7 @@ func (s *Session) ask(partition int, ask device.Ask) *question {
 }
 
 // proceed makes ready what waits for room, if there is room: of the pages one at a time,
-// for there may be no room for two. One that has had no answer for long comes last.
+// for there may be no room for two.
 func (s *Session) proceed() {
 	s.waits.Store(len(s.open) > 0) // before it looks: Drained may come in between
 	if len(s.open) == 0 || !s.conn.Room() {
@@ -102,7 +102,7 @@ func (s *Session) proceed() {
 		case !isPage:
 			q.ready()
 			s.d.replays.surveys = append(s.d.replays.surveys, q)
-		case page == nil || page.told:
+		case page == nil || q.before(page):
 			page = q
 		}
 	}
@@ -114,6 +114,16 @@ func (s *Session) proceed() {
 		}
 		*to = append(*to, page)
 	}
+}
+
+// before says whether a page comes before another one. One that has had no answer for
+// long comes last. Otherwise the partitions take turns: if one was read to its end first,
+// its messages would be long past, and forgotten, when the copies come in the next.
+func (q *question) before(other *question) bool {
+	if q.told != other.told {
+		return other.told
+	}
+	return q.ask.Round < other.ask.Round
 }
 
 func (q *question) ready() {
