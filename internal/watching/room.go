@@ -258,6 +258,7 @@ func (t *topic) due(asked time.Time, pause time.Duration) time.Duration {
 func (t *topic) list(ctx context.Context) error {
 	t.mu.Lock()
 	t.doubted = false
+	t.view.ask()
 	t.mu.Unlock()
 	number, sessions, err := t.config.List(ctx, t.name)
 	t.mu.Lock()
@@ -265,7 +266,7 @@ func (t *topic) list(ctx context.Context) error {
 	first := !t.view.listed
 	t.err = err
 	if err == nil {
-		t.view.list(number, sessions, t.tell)
+		t.doubted = !t.view.list(number, sessions, t.tell) || t.doubted
 		t.moved = time.Now()
 	}
 	for w := range t.told {

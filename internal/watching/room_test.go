@@ -25,6 +25,7 @@ type world struct {
 	there  map[string]Session
 	lists  int
 	fail   error
+	slow   time.Duration // how long a list is under way
 }
 
 func newWorld(t *testing.T) *world {
@@ -33,9 +34,11 @@ func newWorld(t *testing.T) *world {
 		Follow: func(string) {}, Unfollow: func(string) {},
 		List: func(context.Context, string) (int64, []Session, error) {
 			w.mu.Lock()
-			defer w.mu.Unlock()
 			w.lists++
-			return w.number, slices.Collect(maps.Values(w.there)), w.fail
+			number, there, fail, slow := w.number, slices.Collect(maps.Values(w.there)), w.fail, w.slow
+			w.mu.Unlock()
+			time.Sleep(slow)
+			return number, there, fail
 		},
 		Every: time.Hour,
 	})
@@ -165,6 +168,54 @@ func TestWatch(t *testing.T) {
 		wantNext(t, first, "-a")
 		if took := time.Since(began); took > retryAfter {
 			t.Fatalf("the list was asked for %v after a doubt", took)
+		}
+	})
+}
+
+// What is heard while a list is under way is newer than the list, whether it could be
+// told at once or had to wait.
+func TestWatchDuringList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.change("a", false)
+		w.slow = 100 * time.Millisecond
+		watcher := w.watch(t)
+		time.Sleep(10 * time.Millisecond)
+		w.Hear("g", w.change("b", false))
+		wantNext(t, watcher, "+a +b")
+		time.Sleep(retryAfter)
+		w.Doubt()
+		time.Sleep(10 * time.Millisecond)
+		if w.listed() != 2 {
+			t.Fatalf("%d lists, want the second to be under way", w.listed())
+		}
+		w.Hear("g", w.change("c", false))
+		w.Hear("g", w.change("a", true))
+		wantNext(t, watcher, "+c -a")
+		d := w.change("d", false)
+		w.Hear("g", w.change("e", false))
+		time.Sleep(100 * time.Millisecond) // the list has come
+		w.Hear("g", d)
+		wantNext(t, watcher, "+d +e")
+		if time.Sleep(2 * holePatience); w.listed() != 2 {
+			t.Fatalf("%d lists although nothing was lost", w.listed())
+		}
+
+		// More than can be remembered until the list comes: there is another one.
+		w.Doubt()
+		time.Sleep(10 * time.Millisecond)
+		for range maxEarly / 2 {
+			w.Hear("g", w.change("f", false))
+			w.Hear("g", w.change("f", true))
+		}
+		w.Hear("g", w.change("f", false))
+		w.Hear("g", w.change("g", false))
+		wantNext(t, watcher, "+f +g")
+		time.Sleep(2 * retryAfter)
+		w.Hear("g", w.change("f", true))
+		wantNext(t, watcher, "-f")
+		if w.listed() != 4 {
+			t.Fatalf("%d lists, want one for the doubt and one more", w.listed())
 		}
 	})
 }

@@ -2,11 +2,7 @@
 // list that the Registry has numbered and the changes that follow it.
 package watching
 
-import (
-	"maps"
-
-	"github.com/heraldgo/herald/internal/redisregistry"
-)
+import "github.com/heraldgo/herald/internal/redisregistry"
 
 type (
 	// A Session is one as the Registry in Redis encodes it.
@@ -23,18 +19,28 @@ type view struct {
 	number int64
 	there  map[string]Session // by id
 	early  map[int64]Change   // by number
+
+	asked bool     // a list is under way
+	heard []Change // since it was asked for: they may be newer than it
 }
 
-// maxEarly is how many changes may wait for those that precede them. What comes
-// above it is in the next list, which is asked for because of the hole.
+// maxEarly is how many changes may wait for those that precede them, and how many for
+// a list. What comes above it is in the next list: the hole, or the caller of list,
+// asks for that.
 const maxEarly = 1024
 
 func newView() *view {
 	return &view{there: make(map[string]Session), early: make(map[int64]Change)}
 }
 
+// ask takes note that a list is asked for.
+func (v *view) ask() { v.asked, v.heard = true, nil }
+
 // change takes a change, and tells what can be told by it.
 func (v *view) change(c Change, tell func(s Session, left bool)) {
+	if v.asked && len(v.heard) <= maxEarly {
+		v.heard = append(v.heard, c)
+	}
 	if v.listed && c.Number <= v.number {
 		return
 	}
@@ -65,26 +71,36 @@ func (v *view) settle(tell func(s Session, left bool)) {
 	}
 }
 
-// list takes a list, and tells what is another than before. All that was heard before
-// the list was asked for is in it.
-func (v *view) list(number int64, sessions []Session, tell func(s Session, left bool)) {
+// list takes the list that was asked for, and tells what is another than before. All
+// that was heard before it was asked for is in it. What was heard since then counts
+// after it. If that is more than can be known, list leaves all as it is and returns
+// false: another list has to come.
+func (v *view) list(number int64, sessions []Session, tell func(s Session, left bool)) (taken bool) {
+	heard := v.heard
+	v.asked, v.heard = false, nil
+	if len(heard) > maxEarly {
+		return false
+	}
 	there := make(map[string]Session, len(sessions))
 	for _, s := range sessions {
 		there[s.ID] = s
 	}
+	next := view{listed: true, number: number, there: there, early: make(map[int64]Change)}
+	for _, c := range heard {
+		next.change(c, func(Session, bool) {})
+	}
 	for id, s := range v.there {
-		if _, ok := there[id]; !ok {
+		if _, ok := next.there[id]; !ok {
 			tell(s, true)
 		}
 	}
-	for id, s := range there {
+	for id, s := range next.there {
 		if _, ok := v.there[id]; !ok {
 			tell(s, false)
 		}
 	}
-	v.listed, v.number, v.there = true, number, there
-	maps.DeleteFunc(v.early, func(n int64, _ Change) bool { return n <= number })
-	v.settle(tell)
+	*v = next
+	return true
 }
 
 // hole says whether changes wait for others.
