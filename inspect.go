@@ -81,7 +81,7 @@ type NodeReport struct {
 	Took    time.Duration // from the question to the answer
 	Health  []string      // why [Hub.Health] returns an error there, one reason each; none if it does not
 	Stats   Stats
-	Slowest []ConnReport // of its connections with waiting messages those whose oldest waits longest; ten at most
+	Slowest []ConnReport // those of its connections whose oldest message has waited longest; ten at most
 }
 
 // A ConnReport is what a node says of one of its connections.
@@ -91,13 +91,13 @@ type ConnReport struct {
 	Stats   ConnStats
 }
 
-// Reports asks every node that lives for a report of itself. It waits until all have
+// Reports asks every living node for a report of itself. It waits until all have
 // answered or ctx is done, but for SendTimeout at most. The reports are in the order of
 // the nodes' ids. If a node gives no answer, or is of an older version of herald that
 // does not know the question, its report has an error. The report of this node is
 // always there. Without the Registry, Reports asks the nodes that are known already.
 //
-// Each node looks at all of its connections for it, so don't ask for every message.
+// Each node looks at all of its connections for this, so do not ask for every message.
 func (h *Hub) Reports(ctx context.Context) []NodeReport {
 	answers, problems := h.inspector.ask(ctx, Target{})
 	var reports []NodeReport
@@ -111,11 +111,11 @@ func (h *Hub) Reports(ctx context.Context) []NodeReport {
 	return reports
 }
 
-// Inspect asks the nodes that live for the target's connections, and what state they
-// are in. It waits as Reports does. The connections are those that a Send would reach,
-// whatever the Registry lists, the oldest first. Each node names a hundred at most. The
-// error is a *PartialError, beside what the other nodes have answered, if a node gives no
-// answer or has more connections.
+// Inspect asks all living nodes for the target's connections, and what state they are
+// in. It waits as Reports does. The connections are those that a Send would reach,
+// whatever the Registry lists, the oldest first. Each node names a hundred at most. If
+// a node gives no answer or has more connections, the error is a *PartialError, and
+// Inspect also returns what it has heard.
 func (h *Hub) Inspect(ctx context.Context, t Target) ([]ConnReport, error) {
 	if err := cmp.Or(t.check(), t.checkNames(t.ids, nil)); err != nil {
 		return nil, err

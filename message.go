@@ -91,17 +91,17 @@ func (m Message) Unkept() Message {
 
 // Conflate returns a copy of m that takes the place of an older message with the same
 // key to the same target: a price, a cursor's position, a score. If the older one still
-// waits in the queue of a client, this client never gets it, but gets m, behind all
-// that waits. So a slow client has one message of each key waiting, the newest, and
-// a client that keeps up gets them all. Targets are the same if they name the same
-// users, the same groups, the same connections or everyone, whatever Except,
-// ExceptUser and On leave out.
+// waits in the queue of a client, it is taken out, and m is put behind all that waits.
+// So a client that keeps up gets every message, and a slow one has at most one message
+// of each key waiting, the newest. Targets are the same if they name the same users,
+// the same groups, the same connections or everyone, whatever Except, ExceptUser and On
+// leave out.
 //
-// Messages that are kept are conflated too, among themselves, also those that a client
-// missed and gets when it comes back. They are kept all the same. If m is Volatile as
-// well, it takes the place of an older one of a client that is busy. Deliver counts
-// a message that has given up its place as missed. A key may be any string; with ""
-// nothing is conflated.
+// Kept messages are conflated too, but only with one another, and the log keeps them
+// all. This includes those that a client missed and gets when it comes back. If m is
+// also Volatile, a client that is busy gets it only if it takes the place of an older
+// one. Deliver counts a message that has given up its place as missed. A key may be any
+// string; with "" nothing is conflated.
 func (m Message) Conflate(key string) Message {
 	m.key = key
 	return m
@@ -178,16 +178,16 @@ const lineRoom = 256
 // called concurrently, and must not block.
 type Tracer interface {
 	// TraceSend is called when a Send or Deliver begins, with its ctx. What it
-	// returns travels with the message, unless its TraceID is zero. The Hub calls
-	// end with what the call returns. A call that is refused as ErrInvalid, or has
+	// returns travels with the message, unless its TraceID is zero. When the call
+	// returns, the Hub calls end with its error. A call that is refused as ErrInvalid, or has
 	// a target without names, is not traced.
 	TraceSend(ctx context.Context, s TracedSend) (trace TraceContext, end func(error))
 
 	// TraceDelivery is called on each node that has connections for a message that
 	// a trace travels with: once for each topic, so a node may be called several
-	// times for a Send to several users or groups. The Hub calls end when the
-	// message is in the queues of so many connections. Other messages wait
-	// meanwhile.
+	// times for a Send to several users or groups. When the message is in the
+	// queues of its connections, the Hub calls end with their number. Other messages
+	// wait until TraceDelivery and end have returned.
 	TraceDelivery(trace TraceContext) (end func(conns int))
 }
 

@@ -52,17 +52,17 @@ const (
 	ProbeUnsent     ProbeOutcome = "unsent"     // it was not sent: the Bus did not take it, or another node is older
 )
 
-// Probe follows the way of a message to the target, which comes from User or Group. It
-// sends a ping (RFC 6455 section 5.5.2) by the way of a message: over the Bus to the
-// target's topics, and through the queues of its connections. The clients' WebSocket
-// implementations answer, and their programs see nothing of it. A probe takes no
-// message's place: if a queue is full, that is the outcome. It counts as a message in
-// Stats, and is not kept.
+// Probe finds out how far a message to the target would get. The target comes from User
+// or Group. Probe sends a ping (RFC 6455 section 5.5.2) the way that a message goes:
+// over the Bus to the target's topics, and through the queues of its connections. The
+// clients' WebSocket implementations answer, and their programs see nothing of it. A
+// probe takes no message's place: if a queue is full, that is the outcome. It counts as
+// a message in Stats, and is not kept.
 //
 // Probe waits until the outcome of each connection is known or ctx is done, but for a
-// minute at most. The error is one that Send returns, or wraps ErrRegistryDown because
-// the sessions cannot be listed, or is ErrClosed. The ProbeResult has what was known by then.
-// More than 1,000 sessions are ErrLimit.
+// minute at most. The error is one that Send returns, or wraps ErrRegistryDown if the
+// sessions cannot be listed, or ErrLimit if there are more than 1,000, or is ErrClosed.
+// The ProbeResult has what was known by then.
 func (h *Hub) Probe(ctx context.Context, t Target) (ProbeResult, error) {
 	if err := cmp.Or(t.check(), t.checkSend()); err != nil {
 		return ProbeResult{}, err

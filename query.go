@@ -76,22 +76,22 @@ type Presence struct {
 }
 
 // Watch tells who is in a group, on any node, and then who comes and goes, without
-// asking again and again. The first Presence has all who are there as Joined; if
-// nobody is, it is empty. Each later one has what has changed since: nobody joins
-// twice, or leaves without having joined. Someone who joins and leaves while the body
-// of the loop runs is not told of at all, so a slow loop costs no more memory than
-// the lists. It is told late, but never wrong.
+// polling. The first Presence has all who are there as Joined; if nobody is, it is
+// empty. Each later one has what has changed since: nobody joins twice, or leaves
+// without having joined. A slow loop is told late, but never wrong. It never hears of
+// somebody who joins and leaves while its body runs, so it costs no more memory than
+// two lists.
 //
-// Presences come a moment after the Registry has changed. If something fails they may
-// be late by two Leases: the Hub asks for the list again once in a Lease, and at once
-// if it sees that a change or a part of the Bus' packets was lost. While the Bus or
-// the Registry is down nothing is told; nobody leaves for that.
+// A Presence comes a moment after the Registry has changed. After a fault it may be
+// late by two Leases. The Hub asks for the list again once in a Lease, and sooner if
+// it sees that a change was lost or that the Bus had a gap. While the Bus or the
+// Registry is down, nothing is told, and nobody seems to leave.
 //
-// The loop ends with ctx, whose error it gets; with ErrClosed when the Hub is shut
-// down; and if the first list cannot be had, with ErrBusDown or ErrRegistryDown.
-// ErrInvalid says that the group's name is none, or that Config.Registry is no
-// [WatchRegistry]. A group may be watched often; on one node it costs the Registry
-// no more than once.
+// The loop ends when ctx is done, with its error; with ErrClosed when the Hub is shut
+// down; and with ErrBusDown or ErrRegistryDown if the first list cannot be had.
+// ErrInvalid says that group is no name of a group, or that Config.Registry is no
+// [WatchRegistry]. However often a node watches a group, it costs the Registry no more
+// than once.
 func (h *Hub) Watch(ctx context.Context, group string) iter.Seq2[Presence, error] {
 	return func(yield func(Presence, error) bool) {
 		w, err := h.watch(group)
@@ -164,7 +164,8 @@ func (h *Hub) listWatched(ctx context.Context, topic string) (number int64, sess
 // TellMembers tells the group's members on this node who is in it: each gets the
 // message that encode makes of all who are there when it has joined, and then the
 // messages of what has changed since. It returns when ctx is done, or as the loop
-// over Watch ends. So that all members are told, each node calls it once for a group.
+// over Watch ends. Each node has to call it, once for a group, or its members are not
+// told. The goroutine that calls TellMembers also calls encode.
 func (h *Hub) TellMembers(ctx context.Context, group string, encode func(Presence) Message) error {
 	there := make(map[string]Session)
 	told := make(map[*Conn]bool)

@@ -230,20 +230,21 @@ type Watched struct {
 // it. It keeps these promises, too:
 //
 //  17. Watch marks each topic as watched for ttl, or for a day if that is less. A
-//     mark that lasts longer stays. In the same step it lists the topic's Sessions,
-//     as Sessions does, with the number of its last change. The lease is checked as
+//     mark that lasts longer stays. In the same step Watch lists the topic's Sessions,
+//     as Sessions does, and returns the number of its last change. The lease is checked as
 //     in Sessions.
 //  18. While a topic is watched, each Session that Add puts under it, or that Remove
 //     or Sweep takes away, is a change with a number: one more than that of the
 //     change before, whichever handle makes it. Adding what is there under another
-//     lease is a change as well, and adding it again under the same one is none. If
-//     a mark has run out and is made again, or was lost, its numbers are above those
-//     that were given before, unless the Registry's clock has stepped back.
-//  19. Changes returns, once, the changes that calls on this handle have made, in the
-//     order of their numbers for each topic. Those of calls that returned before are
-//     among them. Those of a call that returned early, since its ctx was done, come
-//     later. A handle keeps some thousand changes at least; others may be lost, as
-//     those of a call whose answer is lost are.
+//     lease is a change too, but adding it again under the same lease is none. If a
+//     mark is made anew because it has run out or was lost, its numbers are above
+//     those that were given before, unless the Registry's clock has stepped back.
+//  19. Changes returns each change that a call on this handle has made, once, and
+//     for each topic in the order of the numbers. The changes of a call that has
+//     returned are among them; if it returned early because its ctx was done, they
+//     come later. A handle keeps a thousand changes at least until they are taken.
+//     What is above that may be lost, and so may the changes of a call whose answer
+//     is lost.
 //  20. What lies under topics that nobody watches makes no changes.
 type WatchRegistry interface {
 	Registry
