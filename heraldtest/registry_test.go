@@ -39,7 +39,8 @@ func TestMemoryRegistryInBubble(t *testing.T) {
 // redisStore opens handles with clients of their own.
 func redisStore(t testing.TB, addr string) RegistryStore {
 	open := func(prefix string) herald.Registry {
-		rdb := redis.NewClient(&redis.Options{Addr: addr})
+		// miniredis compiles a script each time that it runs it: 2,500 take their time.
+		rdb := redis.NewClient(&redis.Options{Addr: addr, ReadTimeout: patience})
 		t.Cleanup(func() { rdb.Close() })
 		r, err := herald.NewRedisRegistry(rdb, &herald.RedisOptions{Prefix: prefix})
 		if err != nil {

@@ -87,8 +87,10 @@ func testWatch(s *registrySuite) {
 
 	_, err = a.Watch(s.ctx, herald.Lease{Node: "nobody", Generation: 1}, long, "g")
 	s.wantErr(err, herald.ErrLeaseLost)
-	s.kill(b, m)
+	// Who asks must have seen the end of the lease, on each server if there are several.
+	s.kill(a, m)
 	s.equal("sessions of living nodes", len(s.watch(a, "g").Sessions), 0)
+	s.kill(b, m)
 	_, err = b.Watch(s.ctx, m, long, "g")
 	s.wantErr(err, herald.ErrLeaseLost)
 }

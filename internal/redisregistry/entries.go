@@ -90,7 +90,7 @@ func (r *Registry) planAdd(lease Lease, entries []Entry) addPlan {
 			isUser := part.isUser()
 			call := scriptCall{
 				shard: part.shard,
-				keys:  []string{shard.nodesKey(), shard.dyingKey(), shard.indexKey(lease), shard.goneKey(), shard.clockKey(), shard.watchedKey()},
+				keys:  []string{shard.nodesKey(), shard.dyingKey(), shard.indexKey(lease), shard.goneKey(), shard.clockKey()},
 				args:  []any{lease.Node, lease.Generation, s.ID, since, s.User, body, isUser, max(0, e.Older), keyLasts.Milliseconds()},
 
 				session: s, places: part.places,
@@ -226,7 +226,7 @@ func (r *Registry) Remove(ctx context.Context, lease Lease, entries ...Entry) er
 			isUser := part.isUser()
 			call := scriptCall{
 				shard: part.shard,
-				keys:  []string{shard.goneKey(), shard.indexKey(lease), shard.watchedKey()},
+				keys:  []string{shard.goneKey(), shard.indexKey(lease)},
 				args:  []any{string(shard) + "i:", e.ID, isUser},
 
 				places: part.places,

@@ -290,7 +290,7 @@ func (r *Registry) sweepShard(ctx context.Context, store shardStore, shard int, 
 		}
 		call := scriptCall{
 			shard: shard,
-			keys:  []string{s.goneKey(), s.indexKey(lease), s.watchedKey()},
+			keys:  []string{s.goneKey(), s.indexKey(lease)},
 			args:  []any{lease.Generation},
 		}
 		for _, member := range found.Val() {

@@ -3,14 +3,14 @@
 -- as id, value, id, value, how many there are, how many numbers nobody can have
 -- set, and the changes as topic, number, topic, number, topics counted from 1.
 --
--- KEYS: nodes, dying, index of the lease, gone, clock, watched, topics...
+-- KEYS: nodes, dying, index of the lease, gone, clock, topics...
 -- ARGV: node, generation, id, since or '', user, body of the value,
 --       '1' if the first topic is the user's, the most sessions to answer,
 --       how long keys last (ms), index members of the topics...
 local nodes, dying, index, gone, clock = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local node, generation, id, since, user, body = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local isUser, limit, lasts = ARGV[7] == '1', tonumber(ARGV[8]), ARGV[9]
-local firstTopic, firstMember = 7, 10
+local firstTopic, firstMember = 6, 10
 local many = 1000 -- fields of a hash: more are not looked at unless that is asked for
 
 local record = redis.call('HGET', nodes, node)
@@ -114,7 +114,7 @@ if isUser then
 end
 
 local value = table.concat({format, generation, since, online, body}, ' ')
-local watched, changes = redis.call('GET', KEYS[6]), {}
+local watched, changes = isWatched(KEYS[firstTopic]), {}
 for i = firstTopic, #KEYS do
   local last = watched and lastChange(KEYS[i])
   if last then

@@ -31,16 +31,31 @@ local function netstring(s)
   end
 end
 
--- lastChange returns the number of the last change of a topic, or nil if nobody
--- watches the topic. A key that is none of herald's is lost.
-local function lastChange(topic)
-  local mark = string.gsub(topic, '}:t:', '}:w:', 1)
-  local last = redis.pcall('GET', mark)
-  if type(last) ~= 'table' then
-    return last and (credible(last, now()) or now())
+-- peek is GET of a key that may not be there. No script names such a key: where a
+-- Cluster moves a shard, a command waits that names one key that is there and one that
+-- is not. What may have moved is none, too: a change that gets no number is found by
+-- whoever watches within a lease. A key that is none of herald's is lost.
+local function peek(key)
+  local value = redis.pcall('GET', key)
+  if type(value) ~= 'table' then return value end
+  if string.find(value.err, 'WRONGTYPE', 1, true) then
+    redis.call('UNLINK', key)
+  elseif not string.find(value.err, 'non local key', 1, true) then
+    error(value.err, 0)
   end
-  if not string.find(last.err, 'WRONGTYPE', 1, true) then error(last.err, 0) end
-  redis.call('UNLINK', mark)
+  return false
+end
+
+-- isWatched says whether somebody watches a topic of the shard that has this one.
+local function isWatched(topic)
+  return peek((string.gsub(topic, '}:t:.*', '}:watched', 1)))
+end
+
+-- lastChange returns the number of the last change of a topic, or nil if nobody
+-- watches the topic.
+local function lastChange(topic)
+  local last = peek((string.gsub(topic, '}:t:', '}:w:', 1)))
+  return last and (credible(last, now()) or now()) or nil
 end
 
 -- count gives a change its number, behind the last one. It is called before the

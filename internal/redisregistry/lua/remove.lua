@@ -3,11 +3,11 @@
 -- the value comes last: a script may be cut short where a Cluster moves the
 -- shard, and is then run again.
 --
--- KEYS: gone, index of the lease that most likely placed it, watched, topics...
+-- KEYS: gone, index of the lease that most likely placed it, topics...
 -- ARGV: what the key of an index begins with, id, '1' where the first topic
 --       is the user's, index members of the topics...
-local firstTopic = 4
-local watched, changes = redis.call('GET', KEYS[3]), {}
+local firstTopic = 3
+local watched, changes = isWatched(KEYS[firstTopic]), {}
 for i = firstTopic, #KEYS do
   local value = redis.call('HGET', KEYS[i], ARGV[2])
   if value then

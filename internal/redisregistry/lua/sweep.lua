@@ -2,12 +2,12 @@
 -- number, topic, number, topics counted from 1. What removes a member from the
 -- index comes last: a script may be cut short where a Cluster moves the shard.
 --
--- KEYS: gone, index of the lease, watched, topics...
+-- KEYS: gone, index of the lease, topics...
 -- ARGV: generation, then for each topic: index member, id, '1' where the
 --       topic is the user's
 local time = text(now())
-local firstTopic = 4
-local watched, changes = redis.call('GET', KEYS[3]), {}
+local firstTopic = 3
+local watched, changes = isWatched(KEYS[firstTopic]), {}
 for i = firstTopic, #KEYS do
   local at = 2 + (i - firstTopic) * 3
   local member, id, isUser = ARGV[at], ARGV[at + 1], ARGV[at + 2]
