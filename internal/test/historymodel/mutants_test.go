@@ -93,7 +93,7 @@ var mutants = []mutant{
 	{"a client remembers the epochs that it has left", []overlay.Edit{{clientFile,
 		"before = trail.Passed(to)", "before = false"}}},
 	{"a client leaves out second copies", []overlay.Edit{{clientFile,
-		"again := c.had.again(f.ID)", "again := false"}}},
+		"again := c.had.again(f.ID, clientIDs)", "again := false"}}},
 }
 
 // mutantEnv makes TestModel stop at what it finds first, and expect it.
