@@ -57,7 +57,7 @@ var brokenPromises = []broken{
 	{"9", "the connections before this one", []overlay.Edit{{deviceFile,
 		"append([]string{conn}, last...)", "[]string{conn}"}}, ""},
 	{"10", "a difference between what is kept and what is not", []overlay.Edit{{historyFile, "Unkept: !kept}", "Unkept: false && kept}"}}, ""},
-	{"11", "a memory of what has come", []overlay.Edit{{deviceFile, "case d.had.again(l.ID):", "case false:"}}, ""},
+	{"11", "a memory of what has come", []overlay.Edit{{deviceFile, "case d.had.again(l.ID, deviceIDs):", "case false:"}}, ""},
 	{"12", "the end of the log", []overlay.Edit{{appendFile, "ends[i], results[i] = survey.End, err; err == nil {\n",
 		"ends[i], results[i] = survey.End, err; err == nil {\n				ends[i].Offset--\n"}}, ""},
 	{"12", "what comes behind the end of the log", []overlay.Edit{{appendFile, "ends[i], results[i] = survey.End, err; err == nil {\n",
