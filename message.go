@@ -100,8 +100,8 @@ func (m Message) Unkept() Message {
 // Kept messages are conflated too, but only with one another, and the log keeps them
 // all. This includes those that a client missed and gets when it comes back. If m is
 // also Volatile, a client that is busy gets it only if it takes the place of an older
-// one. Deliver counts a message that has given up its place as missed. A key may be any
-// string; with "" nothing is conflated.
+// one, and fits: otherwise the older one stays. Deliver counts a message that has given
+// up its place as missed. A key may be any string; with "" nothing is conflated.
 func (m Message) Conflate(key string) Message {
 	m.key = key
 	return m

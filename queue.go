@@ -78,15 +78,16 @@ func (c *Conn) enqueue(frame []byte, volatile bool, key *conflate.Key) error {
 		h.stats.droppedClosed.Add(1)
 		return ErrClosed
 	}
-	newer := key != nil && q.supersede(*key) > 0
-	if newer {
-		h.stats.conflated.Add(1)
-	}
-	if volatile && (!newer && (h.budget.tight.Load() || q.busy(&h.config)) || q.full(&h.config, len(frame))) {
-		q.dropped++
+	older, gives := q.older(key)
+	if volatile && (older < 0 && (h.budget.tight.Load() || q.busy(&h.config)) || q.overfull(&h.config, q.size()+1-min(gives, 1), q.bytes+len(frame)-gives)) {
+		q.dropped++ // the older one stays: nothing comes in its place
 		c.mu.Unlock()
 		h.stats.droppedVolatile.Add(1)
 		return errDropped
+	}
+	if older >= 0 {
+		q.supersede(older)
+		h.stats.conflated.Add(1)
 	}
 	if q.full(&h.config, len(frame)) {
 		if !h.config.DropOldest {
@@ -153,7 +154,12 @@ func (q *queue) remark(mark []byte) bool {
 func (q *queue) size() int { return q.frames.Len() + q.out }
 
 func (q *queue) full(config *Config, n int) bool {
-	return q.size() >= config.QueueMessages || q.bytes+n > config.QueueBytes && (q.log == nil || q.bytes-q.log.replayed+n > config.QueueBytes)
+	return q.overfull(config, q.size()+1, q.bytes+n)
+}
+
+// overfull says whether a queue with so many frames and bytes would be above its bounds.
+func (q *queue) overfull(config *Config, frames, bytes int) bool {
+	return frames > config.QueueMessages || bytes > config.QueueBytes && (q.log == nil || bytes-q.log.replayed > config.QueueBytes)
 }
 
 // busy says whether a volatile message is one too many.
@@ -226,17 +232,26 @@ func (q *queue) lose(n int) {
 	}
 }
 
-// supersede gives up the message of the key that waits, because a newer one comes. It
-// returns how many bytes that had, or 0 if none waits.
-func (q *queue) supersede(key conflate.Key) int {
-	old, i, ok := q.keys.Cut(key, &q.frames)
-	if !ok {
-		return 0
+// older returns where in frames the message of the key waits, and how many bytes it has,
+// or -1 if none waits.
+func (q *queue) older(key *conflate.Key) (i, n int) {
+	if key == nil {
+		return -1, 0
 	}
-	q.fences.Lose(&old[len(old)-1])
+	if i = q.keys.Find(*key, &q.frames); i < 0 {
+		return -1, 0
+	}
+	return i, len(*q.frames.At(i))
+}
+
+// supersede gives up the i-th frame, a message with a key, because a newer one comes.
+func (q *queue) supersede(i int) {
+	old := q.frames.Remove(i)
+	end := &old[len(old)-1]
+	q.keys.Cut(end)
+	q.fences.Lose(end)
 	q.meter.Dropped(q.out+i, 1)
 	q.bytes -= len(old)
-	return len(old)
 }
 
 // remember takes note that the frame, which is queued last, has a key.

@@ -231,11 +231,10 @@ func (l *connLog) put(frame []byte, replayed int, key *conflate.Key) {
 		return
 	}
 	l.replayed += replayed
-	if key != nil {
-		if n := c.queue.supersede(*key); n > 0 {
-			l.replayed -= n
-			c.hub.stats.conflated.Add(1)
-		}
+	if older, n := c.queue.older(key); older >= 0 {
+		c.queue.supersede(older)
+		l.replayed -= n
+		c.hub.stats.conflated.Add(1)
 	}
 	if !c.queue.remark(frame) {
 		c.queue.put(frame)

@@ -496,18 +496,21 @@ func conflates(t *testing.T, h *Hub, next script) {
 			isFull := func() bool {
 				return len(waiting)+out >= config.QueueMessages || bytesOf()+len(e.frame) > config.QueueBytes
 			}
-			newer := false
+			before, newer := slices.Clone(waiting), false
 			if key != nil {
 				if i := slices.IndexFunc(waiting, func(w entry) bool { return w.key == e.key }); i >= 0 {
 					waiting = slices.Delete(waiting, i, i+1)
 					newer = true
-					conflated++
 				}
 			}
 			busy := len(waiting)+out > config.QueueMessages/4 || bytesOf() > config.QueueBytes/4
 			if volatile && (busy && !newer || isFull()) {
+				waiting = before // what has no successor is not lost
 				volatiles++
 			} else {
+				if newer {
+					conflated++
+				}
 				for isFull() && len(waiting) > 0 {
 					waiting = waiting[1:]
 					full++
@@ -536,7 +539,7 @@ func conflates(t *testing.T, h *Hub, next script) {
 	}
 }
 
-var conflateConfig = Config{DropOldest: true, QueueMessages: 8, QueueBytes: 1500, MaxSendSize: 1000}
+var conflateConfig = Config{DropOldest: true, QueueMessages: 8, QueueBytes: 1000, MaxSendSize: 900}
 
 func TestQueueConflates(t *testing.T) {
 	h := newHub(t, conflateConfig)

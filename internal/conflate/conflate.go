@@ -61,24 +61,32 @@ func (k *Keys) Left(end *byte) {
 	}
 }
 
-// Cut takes the message of the key that waits out of the frames of the queue, of which
-// it was the i-th.
-func (k *Keys) Cut(key Key, frames *ring.Ring[[]byte]) (frame []byte, i int, ok bool) {
+// Find returns where in the frames of the queue the message of the key waits, or -1.
+func (k *Keys) Find(key Key, frames *ring.Ring[[]byte]) int {
 	if k == nil {
-		return nil, 0, false
+		return -1
 	}
-	at := 0
-	for at < k.waiting.Len() && k.waiting.At(at).key != key {
-		at++
-	}
-	if at == k.waiting.Len() {
-		return nil, 0, false
-	}
-	end := k.waiting.Remove(at).end
-	for i := range frames.Len() {
-		if f := *frames.At(i); &f[len(f)-1] == end {
-			return frames.Remove(i), i, true
+	for at := range k.waiting.Len() {
+		e := k.waiting.At(at)
+		if e.key != key {
+			continue
+		}
+		for i := range frames.Len() {
+			if f := *frames.At(i); &f[len(f)-1] == e.end {
+				return i
+			}
 		}
 	}
-	return nil, 0, false
+	return -1
+}
+
+// Cut takes note that the frame which ends there was taken out of the queue, wherever
+// it was.
+func (k *Keys) Cut(end *byte) {
+	for at := range k.waiting.Len() {
+		if k.waiting.At(at).end == end {
+			k.waiting.Remove(at)
+			return
+		}
+	}
 }
