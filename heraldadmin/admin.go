@@ -126,8 +126,10 @@ func (h *Handler) answer(question func(*http.Request) (any, error)) http.Handler
 		var err error = &fault{http.StatusServiceUnavailable, "too many questions at a time"}
 		select {
 		case h.slots <- struct{}{}:
-			result, err = question(r)
-			<-h.slots
+			result, err = func() (any, error) {
+				defer func() { <-h.slots }()
+				return question(r)
+			}()
 		default:
 		}
 		status := http.StatusOK

@@ -153,3 +153,29 @@ func TestDoubts(t *testing.T) {
 		t.Errorf("without the Registry: %+v", got)
 	}
 }
+
+// brokenLog panics.
+type brokenLog struct{}
+
+func (brokenLog) Write([]byte) (int, error) { panic("the log is broken") }
+
+// Questions that panic, in the user's Logger for instance, leave room for others.
+func TestPanics(t *testing.T) {
+	cluster := heraldtest.NewCluster(t, 1, herald.Config{})
+	server := serve(t, cluster.Nodes[0].Hub, brokenLog{})
+	for range 9 { // one more than are answered at a time
+		r, err := http.NewRequestWithContext(t.Context(), "POST", server.URL+"/admin/disconnect", strings.NewReader(`{"user":"anna"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Cookie", "login=carl")
+		r.Header.Set("Content-Type", "application/json")
+		if response, err := http.DefaultClient.Do(r); err == nil {
+			response.Body.Close()
+			t.Fatalf("the question did not panic: %s", response.Status)
+		}
+	}
+	if status, answer, _ := ask(t, server, "GET", "/nodes", ""); status != http.StatusOK {
+		t.Errorf("afterwards: %d %s", status, answer)
+	}
+}
