@@ -59,13 +59,13 @@ func testPackets(t *testing.T, body []byte, extensions string) {
 // A packet without a place, of a node that keeps nothing, is as it is. A place that
 // nobody can have written is refused.
 func TestParse(t *testing.T) {
-	for _, data := range []string{"", "\x01\x01\x00", "\x01\x01\x10", "\x01\x01\x00\x05k7 9 3", "\x01\x01\x10\x00x", "\x01\x01\x10\x08\x04\x06k7 9 3"} {
+	for _, data := range []string{"", "\x01\x01\x00", "\x01\x01\x10", "\x01\x01\x00\x05k7 9 3", "\x01\x01\x10\x00x", "\x01\x01\x10\x08\x04\x06k7 9 3", "\x01\x01\x10\x02\x04\x00"} {
 		want := history.Packet{Topic: "t", Body: []byte(data)}
 		if p, err := packet.Parse("t", []byte(data)); err != nil || !reflect.DeepEqual(p, want) {
 			t.Errorf("%q: %+v, %v", data, p, err)
 		}
 	}
-	for _, place := range []string{"\x08\x02\x06k7 9 3", "\x08\x02\x07k7 9 3", "\x01\x02", "\x06\x02\x04k7 9", "\x08\x02\x06u7 9 3",
+	for _, place := range []string{"\x08\x02\x06k7 9 3", "\x08\x02\x07k7 9 3", "\x08\x02\x07k7 9 34 the rest", "\x01\x02", "\x06\x02\x04k7 9", "\x08\x02\x06u7 9 3",
 		"\x08\x02\x06m7 9 3", "\x08\x02\x06k0 9 3", "\x08\x02\x06x7 9 3", "\x08\x02\x06k7 9 x", "\x7f\x02\x06k7 9 3", "\x02\x02\x00"} {
 		valid := place == "\x08\x02\x06k7 9 3"
 		if p, err := packet.Parse("t", []byte("\x01\x01\x10"+place)); (err == nil) != valid {
