@@ -61,7 +61,7 @@ func TestOwnHubs(t *testing.T) {
 }
 
 // listen is the client of clients.md.
-func listen(ctx context.Context, config heraldclient.Config, handle func([]byte), fetchWhatIsNewer func()) error {
+func listen(ctx context.Context, config heraldclient.Config, handle func([]byte), readItAgain func()) error {
 	client, err := heraldclient.New(config) // such as heraldclient.Config{URL: "wss://example.com/ws"}
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func listen(ctx context.Context, config heraldclient.Config, handle func([]byte)
 		case heraldclient.Message:
 			handle(e.Data)
 		case heraldclient.Gap:
-			fetchWhatIsNewer()
+			readItAgain()
 		}
 	}
 }

@@ -59,7 +59,7 @@ func (in *inbound) confirmed(kind commandKind, channel string, count int64) erro
 	in.trunk.count += len(in.channels)
 	in.held.Store(int64(len(in.channels)))
 	if count != int64(in.trunk.count) {
-		return fmt.Errorf("herald: Redis counts %d subscriptions where there were %d", count, in.trunk.count)
+		return fmt.Errorf("herald: Redis counts %d subscriptions, not %d", count, in.trunk.count)
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ local function netstring(s)
   end
 end
 
--- peek is GET of a key that may not be there. No script names such a key: where a
+-- peek is GET of a key that may not be there. No script names such a key: while a
 -- Cluster moves a shard, a command waits that names one key that is there and one that
 -- is not. What may have moved is none, too: a change that gets no number is found by
 -- whoever watches within a lease. A key that is none of herald's is lost.
@@ -59,7 +59,7 @@ local function lastChange(topic)
 end
 
 -- count gives a change its number, behind the last one. It is called before the
--- change is made: a script may be cut short where a Cluster moves the shard, and a
+-- change is made: a script may be cut short if a Cluster moves the shard, and a
 -- number without a change does no harm.
 local function count(topic, last)
   local number = text(last + 1)

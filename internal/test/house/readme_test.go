@@ -63,7 +63,7 @@ func TestTranslation(t *testing.T) {
 		for i := range max(len(pair[0]), len(pair[1])) {
 			at := func(all []string) string { return strings.Join(all[min(i, len(all)):min(i+1, len(all))], "") }
 			if one, other := at(pair[0]), at(pair[1]); one != other {
-				t.Errorf("%s: README.md has %q where README.zh-CN.md has %q", what, one, other)
+				t.Errorf("%s: README.md has %q, and README.zh-CN.md has %q", what, one, other)
 				break
 			}
 		}
