@@ -52,10 +52,11 @@ const lookAfter = time.Second
 // The target's sessions are those that the Registry lists before the message goes
 // out, and those that come so soon after that they get it too. For Everyone they are
 // counted and not listed. A volatile message that is dropped for a busy client is
-// missed, and so is one that gave up its place to a newer one (Message.Conflate). With a Retention the message is kept as one of Send is. If a client gets it
-// only on its next connection, with what it missed, the session that ended is in
-// Missed. If Except names an earlier connection of a client, its current one is in
-// neither list.
+// missed, and so is one that gave up its place to a newer one (Message.Conflate).
+// With a Retention the message is kept as one of Send is. If a client gets it only
+// on its next connection, with what it missed, the session that ended is in Missed.
+// If Except names an earlier connection of a client, its current one is in neither
+// list.
 //
 // If the error is not nil, nothing is known of any session. The error is one that Send
 // returns. Or it wraps ErrRegistryDown, because the sessions cannot be listed; then

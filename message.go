@@ -186,8 +186,9 @@ type Tracer interface {
 	// TraceDelivery is called on each node that has connections for a message that
 	// a trace travels with: once for each topic, so a node may be called several
 	// times for a Send to several users or groups. When the message is in the
-	// queues of its connections, the Hub calls end with their number. Other messages
-	// wait until TraceDelivery and end have returned.
+	// queues of its connections, the Hub calls end with their number. For a Send
+	// that is kept, connections whose clients can come back are not in it. Other
+	// messages wait until TraceDelivery and end have returned.
 	TraceDelivery(trace TraceContext) (end func(conns int))
 }
 

@@ -269,8 +269,8 @@ func (t *topic) list(ctx context.Context) error {
 		t.doubted = !t.view.list(number, sessions, t.tell) || t.doubted
 		t.moved = time.Now()
 	}
-	for w := range t.told {
-		if first {
+	if first {
+		for w := range t.told {
 			w.wake.Set()
 		}
 	}
