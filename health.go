@@ -97,6 +97,16 @@ func (p *presence) listNodes(ctx context.Context) ([]Node, time.Time, error) {
 	return nodes, now, once(err)
 }
 
+// versions returns the envelope that each living node understands. Before, it asks the
+// Registry for nodes that have come lately. If that does not answer soon, the nodes are
+// those that are known already.
+func (p *presence) versions(ctx context.Context) map[string]int {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	p.listNodes(ctx)
+	return p.heartbeat.versions()
+}
+
 // askNodes asks the Registry which nodes there are, and looks for this one
 // among them. The answer is never older than the call.
 func (p *presence) askNodes(ctx context.Context) ([]Node, time.Time, error) {

@@ -172,8 +172,7 @@ func (s *inspector) ask(ctx context.Context, t Target) (answers map[string]state
 	answers, problems = map[string]statement{h.id: s.answer(&e)}, make(map[string]error)
 	var packets []Packet
 	data := e.encode()
-	s.look(ctx)
-	for node, version := range h.presence.heartbeat.versions() {
+	for node, version := range h.presence.versions(ctx) {
 		switch {
 		case node == h.id || t.kind == targetConnection && !t.namesNode(node):
 		case version == 0:
@@ -202,14 +201,6 @@ func (s *inspector) ask(ctx context.Context, t Target) (answers map[string]state
 		answers[node] = a
 	}
 	return answers, problems
-}
-
-// look asks the Registry for nodes that have come lately. If it does not answer soon
-// those that are known already are asked.
-func (s *inspector) look(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, lookAfter)
-	defer cancel()
-	s.hub.presence.listNodes(ctx)
 }
 
 // wait publishes a question and waits for its answers.

@@ -123,10 +123,7 @@ func (h *Hub) elsewhere(ctx context.Context, topics []string) (found []string) {
 // the sessions is on a node that knows no probes. Such a node would take one for a loss,
 // even if its session is left out, because it gets what goes to the topic.
 func (d *delivery) expect(ctx context.Context, sessions []Session) (older bool) {
-	ctx, cancel := context.WithTimeout(ctx, lookAfter)
-	defer cancel()
-	d.hub.presence.listNodes(ctx) // one that has just come would be taken for an older one
-	versions := d.hub.presence.heartbeat.versions()
+	versions := d.hub.presence.versions(ctx) // a node that has just come would be taken for an older one
 	for _, s := range sessions {
 		id := sessionID(s)
 		old := versions[s.Node] < int(kindProbe.version())
