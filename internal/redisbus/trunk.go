@@ -3,6 +3,7 @@ package redisbus
 import (
 	"crypto/tls"
 	"errors"
+	"maps"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -92,9 +93,7 @@ func (t *trunk) add(sub *subscriber) *link {
 func (t *trunk) route(slot string, l *link) {
 	routes := make(map[string]*link)
 	if old := t.routes.Load(); old != nil {
-		for k, v := range *old {
-			routes[k] = v
-		}
+		maps.Copy(routes, *old)
 	}
 	if l == nil {
 		delete(routes, slot)
