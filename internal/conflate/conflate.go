@@ -33,8 +33,8 @@ type Key struct {
 	Log uint8
 }
 
-// Keys are those of the messages that wait in one queue. The methods of a nil *Keys do
-// nothing.
+// Keys are those of the messages that wait in one queue. Of a nil *Keys, Find finds
+// nothing and Left does nothing.
 type Keys struct {
 	waiting ring.Ring[entry] // in the order of the queue
 	first   [1]entry         // the memory of waiting until there is a second one
