@@ -51,7 +51,7 @@ func main() {
 }
 
 // contestants in the order of the table; herald is first.
-var contestants = []string{"herald", "centrifuge", "centrifuge-tuned", "tutorial", "socket.io", "floor"}
+var contestants = []string{"herald", "centrifuge", "centrifuge-tuned", "gws", "tutorial", "socket.io", "floor"}
 
 func run(asJSON, short bool, rounds int, only, profiles string) error {
 	kinds, err := choose(only, contestants)

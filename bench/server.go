@@ -36,6 +36,7 @@ var makers = map[string]func(redisAddr string) (server, error){
 	"herald":           newHerald,
 	"centrifuge":       func(addr string) (server, error) { return newCentrifuge(addr, false) },
 	"centrifuge-tuned": func(addr string) (server, error) { return newCentrifuge(addr, true) },
+	"gws":              newGWS,
 	"tutorial":         newTutorial,
 	"floor":            newFloor,
 }

@@ -29,6 +29,7 @@ var plain = protocol{path: "/?user=%s"}
 
 var protocols = map[string]protocol{
 	"herald":           plain,
+	"gws":              plain,
 	"tutorial":         plain,
 	"floor":            plain,
 	"centrifuge":       {path: "/?user=%s", greet: greetCentrifuge, answer: pongCentrifuge},
