@@ -108,6 +108,30 @@ func TestHistory(t *testing.T) {
 	}
 }
 
+// TestScale takes the steps of -scale that need no lease to run out, with a few clients
+// in two processes.
+func TestScale(t *testing.T) {
+	if servertest.Find("redis-server") == "" {
+		servertest.Missing(t, "redis-server", "redis-server")
+	}
+	w, err := openWorld(4, 30, spareFiles+20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.stop()
+	if len(w.crowds) != 2 {
+		t.Errorf("%d processes of clients, want 2", len(w.crowds))
+	}
+	for _, s := range w.steps() {
+		if s.name == "a node killed" || strings.HasPrefix(s.name, "idle") {
+			continue
+		}
+		if err := w.step(s.name, s.do); err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
+	}
+}
+
 // RESULTS.md has every figure, and what the README shows is in it.
 func TestREADME(t *testing.T) {
 	table := func(file string) []string {

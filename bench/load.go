@@ -165,6 +165,8 @@ func (l *load) take(c *client, b []byte) {
 		switch opcode {
 		case opPing:
 			c.write(maskedFrame(opPong, payload))
+		case opClose:
+			c.write(maskedFrame(opClose, payload))
 		case opText, opBinary:
 			findMessages(payload, each)
 			if l.protocol.answer != nil {

@@ -29,22 +29,22 @@ func main() {
 	profiles := flag.String("profile", "", "write CPU profiles of every node and step into this `directory`; the figures suffer")
 	echoes := flag.Bool("echo", false, "compare the CPU of an echo with coder/websocket's, and nothing else")
 	histories := flag.Bool("history", false, "measure what it costs to keep messages, beside centrifuge with history and recovery, and nothing else")
+	scales := flag.Bool("scale", false, "measure what grows with the connections, and nothing else")
+	nodes := flag.Int("nodes", 4, "of -scale: one has no clients")
+	users := flag.Int("users", 10_000, "of -scale: connections, after a tenth of them")
 	flag.Parse()
-	if *histories {
-		if err := history(*rounds, *short, *only, *profiles); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
-		}
-		return
+	var err error
+	switch {
+	case *scales:
+		err = scale(*nodes, *users)
+	case *histories:
+		err = history(*rounds, *short, *only, *profiles)
+	case *echoes:
+		err = echo(*rounds, *profiles)
+	default:
+		err = run(*asJSON, *short, *rounds, *only, *profiles)
 	}
-	if *echoes {
-		if err := echo(*rounds, *profiles); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			os.Exit(1)
-		}
-		return
-	}
-	if err := run(*asJSON, *short, *rounds, *only, *profiles); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

@@ -78,6 +78,8 @@ func (n *node) do(c command) (answer, error) {
 	return a, nil
 }
 
+func (n *node) stopped() bool { return n.cmd.ProcessState != nil }
+
 // stop kills the process and waits for it.
 func (n *node) stop() {
 	n.in.Close()

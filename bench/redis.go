@@ -30,6 +30,10 @@ func startRedis() (*redisServer, error) {
 	}
 	addr := l.Addr().String()
 	l.Close()
+	return startRedisAt(addr)
+}
+
+func startRedisAt(addr string) (*redisServer, error) {
 	_, port, _ := net.SplitHostPort(addr)
 	r := &redisServer{addr: addr, cmd: exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "",
 		"--client-output-buffer-limit", "pubsub 0 0 0", // who falls behind is not cut off

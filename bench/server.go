@@ -43,19 +43,24 @@ var makers = map[string]func(redisAddr string) (server, error){
 
 // A command is one line that the bench writes to a node's standard input.
 type command struct {
-	Do string // stats, settle, publish, profile, position
+	Do string // stats, settle, publish, profile, position, and what -scale asks for
 
 	Path string // of profile: where a CPU profile is written from now on; "" ends it
 
 	// Of publish.
 
-	To      string // user, everyone
+	To      string // user, everyone, or a group
 	Users   int    // message i goes to user i % Users
 	First   int    // the number of the first message
 	Count   int
 	Senders int // each waits for its call to return before its next
 	Size    int // bytes of a message
 	Rate    int // messages a second, each from a goroutine of its own; 0: as fast as Senders can
+
+	// Of connect, with First and Users.
+
+	Addr string
+	Step int
 }
 
 // An answer is the line that the node writes back.
@@ -64,6 +69,7 @@ type answer struct {
 	Error string
 
 	Position string // of position: where the log is
+	Number   int    // of what -scale asks for
 
 	// Of publish.
 
@@ -81,6 +87,9 @@ type answer struct {
 
 // serve is the whole life of a node: a Go program's half of the protocol.
 func serve(kind, redisAddr string, useTLS bool) error {
+	if kind == kindClients {
+		return serveClients()
+	}
 	make, ok := makers[kind]
 	if !ok {
 		make, ok = echoMakers[kind]
@@ -108,8 +117,13 @@ func serve(kind, redisAddr string, useTLS bool) error {
 		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}})
 	}
 	go http.Serve(l, s)
+	return answerAll(answer{Addr: addr}, func(c command) answer { return obey(s, c) })
+}
+
+// answerAll writes the first answer, then one to each command on standard input.
+func answerAll(first answer, obey func(command) answer) error {
 	out := json.NewEncoder(os.Stdout)
-	if err := out.Encode(answer{Addr: addr}); err != nil {
+	if err := out.Encode(first); err != nil {
 		return err
 	}
 	lines := bufio.NewScanner(os.Stdin)
@@ -118,7 +132,7 @@ func serve(kind, redisAddr string, useTLS bool) error {
 		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
 			return err
 		}
-		if err := out.Encode(obey(s, c)); err != nil {
+		if err := out.Encode(obey(c)); err != nil {
 			return err
 		}
 	}
@@ -141,7 +155,15 @@ func obey(s server, c command) answer {
 	case "profile":
 		return profile(c.Path)
 	}
-	return answer{Error: "no such command: " + c.Do}
+	scaled, ok := s.(scaled)
+	if !ok {
+		return answer{Error: "no such command: " + c.Do}
+	}
+	n, err := scaled.scale(context.Background(), c)
+	if err != nil {
+		return answer{Error: err.Error()}
+	}
+	return answer{Number: n}
 }
 
 func publish(s server, c command) answer {
@@ -150,10 +172,13 @@ func publish(s server, c command) answer {
 	send := func(b []byte, i int, at time.Time) {
 		p := makePayload(b, c.First+i, at)
 		var err error
-		if c.To == "everyone" {
+		switch c.To {
+		case "everyone":
 			err = s.toEveryone(context.Background(), p)
-		} else {
+		case "user":
 			err = s.toUser(context.Background(), user((c.First+i)%c.Users), p)
+		default:
+			err = s.(scaled).toGroup(context.Background(), c.To, p)
 		}
 		if err != nil {
 			failed.Add(1)
