@@ -186,8 +186,75 @@ func TestMigration(t *testing.T) {
 		t.Error(err)
 	}
 	s, err := r.log.Survey(t.Context(), r.end, old, []string{"a"}, 9)
-	if err != nil || s.Whole || s.Fork.Parent != old.Epoch || len(s.Offsets) != 1 {
+	if err != nil || !s.Whole || s.End.Epoch != old.Epoch || len(s.Offsets) != 1 {
 		t.Errorf("on the new one: %+v, %v", s, err)
+	}
+}
+
+// A log that comes from a master that is one still goes on where it was. Otherwise
+// it may be of a master that was replaced, and lacks what that had taken last.
+func TestMoved(t *testing.T) {
+	cluster := redistest.StartCluster(t, 3, 1)
+	r := newClusterRig(t, cluster, "0")
+	if err := r.append("a"); err != nil {
+		t.Fatal(err)
+	}
+	from, to, replica := cluster.MasterOf(r.slot), cluster.Nodes[1], cluster.Nodes[3]
+	replaced := cluster.Nodes[0] // which has the replica
+	epoch := r.end.Epoch
+	goesOn := func(what, home string, want bool) {
+		t.Helper()
+		cluster.Migrate(r.slot, to)
+		r.log = r.on(to)
+		if home != "" {
+			r.setHome(to, home)
+		}
+		end, err := r.log.Fence(t.Context(), history.Point{}, 1)
+		if err != nil || (end.Epoch == epoch) != want {
+			t.Errorf("from %s: the epoch is %x, and was %x, %v", what, end.Epoch, epoch, err)
+		}
+		epoch = end.Epoch
+		from, to = to, from
+	}
+	goesOn("a master", "", true)
+	goesOn("a master, and back", "", true)
+	goesOn("another master", replaced.ID, true)
+	goesOn("a replica", replica.ID, false)
+	goesOn("nobody knows where", strings.Repeat("0", 40), false)
+	goesOn("itself", to.ID, false)
+	replaced.Kill()
+	cluster.AwaitFailover(0, replaced)
+	goesOn("a master that was replaced", replaced.ID, false)
+	goesOn("a master", "", true)
+	if err := r.log.config.Client.(*redis.Client).ZRem(t.Context(), r.log.table(), r.home(from)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	goesOn("a node that did not tell which it is", "", false)
+}
+
+// home returns the member of the table that says which node its server is.
+func (r *clusterRig) home(on *redistest.Node) string {
+	r.t.Helper()
+	by := redis.ZRangeArgs{Key: r.log.table(), Start: "-0.5", Stop: "-0.5", ByScore: true}
+	members, err := on.Admin().ZRangeArgs(r.t.Context(), by).Result()
+	if err != nil || len(members) != 1 {
+		r.t.Fatalf("%q, %v", members, err)
+	}
+	return members[0]
+}
+
+// setHome makes up that the server is another node.
+func (r *clusterRig) setHome(on *redistest.Node, id string) {
+	r.t.Helper()
+	old := r.home(on)
+	server, _, _ := strings.Cut(old, " ")
+	_, err := on.Admin().Pipelined(r.t.Context(), func(pipe redis.Pipeliner) error {
+		pipe.ZRem(r.t.Context(), r.log.table(), old)
+		pipe.ZAdd(r.t.Context(), r.log.table(), redis.Z{Score: -0.5, Member: server + " " + id})
+		return nil
+	})
+	if err != nil {
+		r.t.Fatal(err)
 	}
 }
 

@@ -221,6 +221,7 @@ func (r *rig) tableText(t *testing.T, l *Log) string {
 				o, _ := strconv.ParseUint(at, 10, 64)
 				parents = slices.Insert(parents, 0, history.Point{Epoch: parseEpoch(e), Offset: history.Offset(o)})
 			}
+		case strings.HasPrefix(name, "\x00i"+server+" ") && m.Score == -0.5: // the twin knows no nodes
 		case name[0] == 0 && m.Score < 0:
 			numbers[name[1:]] = -1 - int64(m.Score)
 		case strings.HasPrefix(name, "\x00f") && m.Score > 0:

@@ -55,10 +55,11 @@ type span struct {
 	bytes int
 }
 
-// A Caller is what each call brings with it. Server and Now are what the server
-// itself says inside the script, by INFO replication and TIME.
+// A Caller is what each call brings with it. Server, From and Now are what the server
+// itself says inside the script, by INFO replication, CLUSTER NODES and TIME.
 type Caller struct {
 	Server string
+	From   string // another server, if it is a master still, from which the log may have been moved
 	Now    int64
 
 	// Known is what the node has been told of the log: the epoch, and the last
@@ -83,8 +84,10 @@ func (l *Log) begin(c Caller) *table {
 			epoch: c.Fresh, server: c.Server,
 			last: make(map[string]history.Offset), forgot: make(map[string]history.Offset),
 		}
-	case t.server != c.Server, t.contradicts(c.Known):
+	case t.server != c.Server && (c.From == "" || t.server != c.From), t.contradicts(c.Known):
 		t.fork(c)
+	default:
+		t.server = c.Server // a log that is moved brings all that the other one had taken
 	}
 	l.table.agreed = l.table.agreed.with(c.Agreed)
 	return l.table

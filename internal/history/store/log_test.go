@@ -39,6 +39,26 @@ func TestAppend(t *testing.T) {
 	}
 }
 
+// A log that another master has given away goes on in its epoch. One that has come in
+// any other way may lack something.
+func TestMoved(t *testing.T) {
+	l := store.New(8)
+	c := caller
+	first := l.Fence(c)
+	c.Server, c.From, c.Fresh = "b", "a", 2
+	if end := l.Fence(c); end != first {
+		t.Errorf("moved, it ends at %v, and ended at %v", end, first)
+	}
+	c.Server, c.From, c.Fresh = "c", "a", 3
+	if end := l.Fence(c); end.Epoch != 3 {
+		t.Errorf("from a server that had given it away, it ends at %v", end)
+	}
+	c.Server, c.From, c.Fresh = "d", "", 4
+	if end := l.Fence(c); end.Epoch != 4 {
+		t.Errorf("from nobody knows where, it ends at %v", end)
+	}
+}
+
 // What is refused has no effect.
 func TestRefused(t *testing.T) {
 	l := store.New(4)

@@ -62,7 +62,7 @@ func Faults(bus string) []Fault {
 		{Name: "clock an hour on", buses: onRedis, clock: true, happen: (*trial).turnOn},
 		{Name: "master killed", buses: []string{Sentinel, Cluster}, happen: (*trial).killMaster},
 		{Name: "failover, A to B to A", buses: []string{Sentinel}, happen: (*trial).swapMasters},
-		{Name: "slot moved", buses: []string{Cluster}, happen: (*trial).moveSlots},
+		{Name: "slot moved", buses: []string{Cluster}, Survives: true, Quiet: true, happen: (*trial).moveSlots},
 		{Name: "move of a slot aborted", buses: []string{Cluster}, happen: (*trial).abortMove},
 		{Name: "broker restarted", buses: others, happen: (*trial).restartBroker},
 		{Name: "split, a node keeps its half", buses: []string{Sentinel, "NATS"}, split: true, happen: (*trial).splitServers},

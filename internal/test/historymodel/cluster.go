@@ -19,6 +19,7 @@ type server struct {
 	log   *store.Log
 	runID string // new with each start
 	repl  string // master_replid: new when it starts, or begins to be a master
+	from  string // that of the master from which the partition was moved to it, while that is one
 	dead  bool
 	stale bool // it was replaced as master, and does not know
 	gone  bool // the partition has moved away: it answers MOVED
@@ -55,7 +56,7 @@ func (c *cluster) serving() *server { return c.servers[c.master] }
 func (c *cluster) replica() *server { return c.servers[1-c.master] }
 
 func (c *cluster) start(s *server) {
-	s.runID, s.repl = c.w.name("run"), c.w.name("repl")
+	s.runID, s.repl, s.from = c.w.name("run"), c.w.name("repl"), ""
 	s.dead, s.stale, s.gone = false, false, false
 }
 
@@ -69,7 +70,7 @@ func (w *world) caller(s *server, known history.Point) store.Caller {
 	w.epochs++
 	// Some nodes do not know the latest agreement.
 	agreed := w.agreed[max(0, len(w.agreed)-1-w.epochs%2)]
-	return store.Caller{Server: s.repl, Now: w.now, Known: known, Fresh: history.Epoch(w.epochs), Agreed: agreed}
+	return store.Caller{Server: s.repl, From: s.from, Now: w.now, Known: known, Fresh: history.Epoch(w.epochs), Agreed: agreed}
 }
 
 // agree has the nodes agree on how much is kept.
@@ -81,7 +82,7 @@ func (w *world) agree(bytes int) {
 func (c *cluster) replicate() {
 	if r := c.replica(); !r.dead && !r.stale {
 		r.log = c.serving().log.Clone()
-		r.repl, r.gone = c.serving().repl, false
+		r.repl, r.from, r.gone = c.serving().repl, "", false
 	}
 }
 
@@ -118,7 +119,7 @@ func (c *cluster) failover(linger bool) {
 		c.w.hit(failover)
 	}
 	c.master = 1 - c.master
-	next.repl = c.w.name("repl")
+	next.repl, next.from = c.w.name("repl"), ""
 }
 
 // demote makes the old master a replica: what it had beyond is gone.
@@ -158,6 +159,7 @@ func (c *cluster) migrate(how int) {
 		old, next := c.serving(), c.replica()
 		next.log = old.log
 		c.start(next) // a master in its own right
+		next.from = old.repl
 		old.log, old.gone = store.New(segment), true
 		c.master = 1 - c.master
 		c.w.cutLinks(old)

@@ -44,6 +44,8 @@ var mutants = []mutant{
 		"c.at.Epoch == at.Epoch && c.at.Offset < at.Offset", "c.at.Epoch == at.Epoch"}}},
 	{"the epoch is tied to the replication id, not to the run", []overlay.Edit{{redisFile,
 		"Server: s.repl,", "Server: s.runID,"}}},
+	{"a failover is no move of a slot", []overlay.Edit{{redisFile,
+		"next.repl, next.from = c.w.name(\"repl\"), \"\"", "next.repl, next.from = c.w.name(\"repl\"), old.repl"}}},
 	{"nothing live is queued during a resume", []overlay.Edit{{deviceFile,
 		"p.Kept && d.cursors[partition].state != live", "false"}}},
 	{"a move between masters is told", []overlay.Edit{{repairFile,

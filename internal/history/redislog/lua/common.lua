@@ -4,7 +4,8 @@
 -- What else it has are members that begin with a NUL, as no topic does:
 --   '1 <epoch> <server> <agreement>[ <parent>:<at>...]', the head, newest parent
 --   first, whose score is -inf; numbers by name, whose scores are below zero: see
---   stored; and FORGOT .. topic, whose score is up to where the topic is forgotten.
+--   stored; FORGOT .. topic, whose score is up to where the topic is forgotten; and
+--   HOME .. <server> <node of the Cluster>, whose score is AT_HOME.
 --   The segments from horizon/size to LAST are there, without a hole.
 --
 -- KEYS[2] and so on are segments: streams. The entry at an offset has the ID
@@ -27,6 +28,7 @@ local COUNTER, HORIZON = '\0c', '\0h'
 local LAST, BEGAN, BYTES = '\0n', '\0b', '\0z' -- the last segment's number, when it began, its bytes
 local ENDED = '\0a' -- bytes of the segments before the last one
 local FORGOT = '\0f' -- up to where some topic is forgotten
+local HOME, AT_HOME = '\0i', '-0.5' -- which node of the Cluster the head's server is
 -- Of a segment: BEGAN .. n, and BYTES .. n if it is not the last.
 
 -- stored turns a number into its score.
@@ -50,6 +52,40 @@ local function serverID()
     return last and string.find(info, 'role:master', 1, true) and string.match(info, '^%x+', last + 1)
   end
   return string.find(info.err, 'is not supported', 1, true) and '0'
+end
+
+-- node returns, of the node of the Cluster with an id, or of this one, the id, its
+-- flags and its slots, and nothing if that is not known.
+local function node(id)
+  local nodes = redis.pcall('CLUSTER', 'NODES')
+  if type(nodes) ~= 'string' then return end
+  for line in string.gmatch(nodes, '[^\n]+') do
+    local name, flags, slots = string.match(line, '^(%x+) %S+ (%S+) %S+ %S+ %S+ %S+ %S+ ?(.*)$')
+    if name and (name == id or not id and string.find(flags, 'myself', 1, true)) then
+      return name, flags .. ',', slots
+    end
+  end
+end
+
+-- moved says whether the table has come with its slot from another master, which had
+-- the replication ID at: then nothing is lost. That one has other slots still, as none
+-- has that was replaced by its replica; and this server is not that replica.
+local function moved(at)
+  local home = redis.call('ZRANGE', t, AT_HOME, AT_HOME, 'BYSCORE')[1]
+  local of = HOME .. at .. ' '
+  if not home or string.sub(home, 1, #of) ~= of then return false end
+  local info = redis.pcall('INFO', 'replication')
+  if type(info) ~= 'string' or string.match(info, 'master_replid2:(%x+)') == at then return false end
+  local name, flags, slots = node(string.sub(home, #of + 1))
+  return name and string.find(flags, 'master', 1, true) and not string.find(flags, 'myself', 1, true)
+    and not string.find(flags, 'fail,', 1, true) and string.find(slots, '^%d') and true
+end
+
+-- settle notes which node of the Cluster the server is that the head names.
+local function settle(server)
+  local old, id = redis.call('ZRANGE', t, AT_HOME, AT_HOME, 'BYSCORE')[1], node()
+  if old then redis.call('ZREM', t, old) end
+  if id then redis.call('ZADD', t, AT_HOME, HOME .. server .. ' ' .. id) end
 end
 
 -- agree returns the agreement that counts, with what the table has, if it has one,
@@ -97,6 +133,7 @@ local function begin(names, renewed)
   if not head then
     redis.call('ZADD', t, '-inf', write(fresh, server, agree(), ''), stored(0), COUNTER, stored(0), HORIZON)
     redis.call('PEXPIRE', t, lasts)
+    settle(server)
     return fresh, '', redis.call('ZMSCORE', t, unpack(names))
   end
   local epoch, at, has, parents = known, server, agreed
@@ -116,18 +153,19 @@ local function begin(names, renewed)
   local there = survived(known, epoch, counter, parents)
   local agreement = agree(has)
   local changed = agreement ~= has
-  if at ~= server or renewed == epoch or acknowledged > 0 and acknowledged > (there or -1) then
+  if at ~= server and not moved(at) or renewed == epoch or acknowledged > 0 and acknowledged > (there or -1) then
     if epoch == fresh then
       return redis.error_reply('ERR herald: a call was repeated')
     end
     parents = ' ' .. epoch .. ':' .. text(counter) .. parents
     parents = string.match(parents, '^' .. string.rep(' %x+:%d+', 8)) or parents
-    epoch, changed = fresh, true
+    epoch = fresh
   end
-  if changed then
+  if changed or epoch == fresh or at ~= server then
     redis.call('ZADD', t, '-inf', write(epoch, server, agreement, parents))
     redis.call('ZREM', t, head)
     redis.call('PEXPIRE', t, lasts)
+    if at ~= server then settle(server) end
   end
   return epoch, parents, numbers
 end
