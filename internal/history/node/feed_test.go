@@ -74,7 +74,75 @@ func TestHole(t *testing.T) {
 func TestLateHole(t *testing.T) {
 	f := flowing(t, at(1, 0))
 	expect(t, "another topic", f.Take(kept("b", at(1, 5), 0)), false, 5)
-	expect(t, "behind a hole below it", f.Take(kept("a", at(1, 6), 3)), true, 6)
+	expect(t, "behind a hole below it", f.Take(kept("a", at(1, 6), 4)), true, 6)
+}
+
+// No question has the number of an earlier one, so a late answer is not taken for
+// another question's.
+func TestRounds(t *testing.T) {
+	f := node.NewFeed(node.Limits{Held: 4, Recent: 4, Bytes: 1 << 20, Page: 1, Survey: 4})
+	rounds := make(map[uint64]bool)
+	asks := func(what string, s node.Step) uint64 {
+		t.Helper()
+		if s.Ask.Round == 0 || rounds[s.Ask.Round] {
+			t.Errorf("%s: it asks in round %d after %v", what, s.Ask.Round, rounds)
+		}
+		rounds[s.Ask.Round] = true
+		return s.Ask.Round
+	}
+	round := asks("the link is up", f.Restored())
+	f.Surveyed(round, history.Survey{End: at(1, 0)})
+	if !f.Flowing() || f.Repairing() {
+		t.Error("it does not flow")
+	}
+	if s := f.Follow("a"); s.Ask.Round != 0 {
+		t.Error("it asks for a topic that flows")
+	}
+	if s := f.Met(1); s.Ask.Round != 0 {
+		t.Error("it asks for the epoch that it is in")
+	}
+	survey := history.Survey{End: at(2, 2), Fork: history.Fork{Epoch: 2}, Offsets: []history.Offset{1, 2}}
+	asks("another epoch", f.Met(2))
+	if f.Flowing() || !f.Repairing() {
+		t.Error("it flows before it has the answer")
+	}
+	if s := f.Met(2); s.Ask.Round != 0 {
+		t.Error("it asks for an epoch that it has asked for")
+	}
+	round = asks("another topic meanwhile", f.Follow("b"))
+	round = asks("the first page", f.Surveyed(round, survey))
+	round = asks("the second page", f.Entries(round, nil, true))
+	round = asks("another epoch meanwhile", f.Entries(round, nil, false))
+	f.Down()
+	if f.Flowing() || f.Repairing() {
+		t.Error("it asks while the link is down")
+	}
+	asks("the next link", f.Restored())
+	if s := f.Surveyed(round, survey); s.Ask.Round != 0 || !f.Repairing() {
+		t.Errorf("it takes an answer of the link before: %+v", s)
+	}
+}
+
+// A Mark is made once of each end.
+func TestMark(t *testing.T) {
+	f := flowing(t, at(1, 0))
+	if s := f.Mark(at(1, 3)); s.Mark != at(1, 3) {
+		t.Errorf("the first makes %+v", s)
+	}
+	if s := f.Mark(at(1, 3)); s.Mark.Epoch != 0 {
+		t.Errorf("the second makes %+v", s)
+	}
+}
+
+// What is sent to a topic before it is followed is not missing.
+func TestFollow(t *testing.T) {
+	f := flowing(t, at(1, 0))
+	f.Follow("b")
+	f.Mark(at(1, 3))
+	expect(t, "a new topic", f.Take(kept("b", at(1, 6), 5)), false, 6)
+	if !f.Flowing() {
+		t.Error("it asks for what was sent before")
+	}
 }
 
 // What is missing of a backlog is told before what lies behind it.
@@ -117,11 +185,68 @@ func TestBack(t *testing.T) {
 	expect(t, "what survived", s, false, 4)
 }
 
+// What was handed on of a backlog is not handed on again, in whichever epoch it comes
+// back.
+func TestSurvivedTwice(t *testing.T) {
+	f := flowing(t, at(1, 0)) // and now at 2
+	born := []history.Entry{{Offset: 3, Born: 1, Links: []history.Link{{Topic: "a", Prev: 2}}}}
+	s := f.Mark(at(2, 5))
+	s = f.Surveyed(s.Ask.Round, history.Survey{End: at(2, 5), From: 2, Fork: history.Fork{Epoch: 2, Parent: 1, At: 5}, Offsets: []history.Offset{3}})
+	expect(t, "the first time", f.Entries(s.Ask.Round, born, true), false, 3)
+	s = f.Mark(at(3, 5))
+	s = f.Surveyed(s.Ask.Round, history.Survey{End: at(3, 5), From: 2, Fork: history.Fork{Epoch: 3, Parent: 9, At: 2}, Offsets: []history.Offset{3}})
+	expect(t, "the second time", f.Entries(s.Ask.Round, born, true), false)
+}
+
+// In an epoch that is not known to come from the last one, all that came since is
+// handed on, and what lies before it is told to be missing.
+func TestElsewhere(t *testing.T) {
+	for name, test := range map[string]struct{ fork, want history.Fork }{
+		"unknown": {history.Fork{Epoch: 2, At: 9}, history.Fork{Epoch: 2, At: 6}},
+		"known":   {history.Fork{Epoch: 2, Parent: 1, At: 9}, history.Fork{Epoch: 2, Parent: 1, At: 9}},
+	} {
+		f := flowing(t, at(1, 0))
+		s := f.Take(kept("a", at(2, 7), 6))
+		f.Take(kept("a", at(2, 8), 7))
+		s = f.Surveyed(s.Ask.Round, history.Survey{End: at(2, 9), From: test.fork.At, Fork: test.fork})
+		if s.Fork != test.want {
+			t.Errorf("%s: it crosses %+v, want %+v", name, s.Fork, test.want)
+		}
+		if name == "unknown" {
+			expect(t, name, s, true, 7, 8)
+		}
+	}
+}
+
+// What is held up to the end of a survey is handed on, the last one too.
+func TestHeldToTheEnd(t *testing.T) {
+	f := flowing(t, at(1, 0))
+	s := f.Take(kept("a", at(1, 5), 4))
+	f.Take(kept("a", at(1, 6), 5))
+	s = f.Surveyed(s.Ask.Round, history.Survey{End: at(1, 6), From: 2, Whole: true})
+	expect(t, "held", s, false, 5, 6)
+}
+
+// When the log of another epoch does not answer, it goes on there.
+func TestGaveUpElsewhere(t *testing.T) {
+	f := flowing(t, at(1, 0))
+	s := f.Take(kept("a", at(2, 7), 6))
+	s = f.GaveUp(s.Ask.Round)
+	expect(t, "given up", s, true, 7)
+	if s.Fork != (history.Fork{Epoch: 2, At: 6}) {
+		t.Errorf("it crosses %+v", s.Fork)
+	}
+}
+
 // When the log does not answer, what is held goes on.
 func TestGaveUp(t *testing.T) {
 	f := flowing(t, at(1, 0))
 	s := f.Take(kept("a", at(1, 5), 4))
-	expect(t, "given up", f.GaveUp(s.Ask.Round), true, 5)
+	given := f.GaveUp(s.Ask.Round)
+	expect(t, "given up", given, true, 5)
+	if given.Fork.Epoch != 0 {
+		t.Errorf("in the same epoch it crosses %+v", given.Fork)
+	}
 	expect(t, "the next", f.Take(kept("a", at(1, 6), 5)), false, 6)
 	if s := f.GaveUp(s.Ask.Round); s.Gap {
 		t.Error("an old question was given up once more")
@@ -159,5 +284,34 @@ func TestBytes(t *testing.T) {
 	s = f.Surveyed(round, history.Survey{End: at(1, 8), From: 8, Whole: true})
 	if s.Ask.Round == 0 || len(s.Hand) > 0 {
 		t.Errorf("what it could not hold is not asked for: %+v", s)
+	}
+}
+
+// As many packets are held as may be, and as large ones. One more is asked for.
+func TestHeldBounds(t *testing.T) {
+	for name, test := range map[string]struct {
+		sizes []int
+		spilt bool
+	}{
+		"as many as may be":   {sizes: []int{0, 0, 0}},
+		"too many":            {sizes: []int{0, 0, 0, 0}, spilt: true},
+		"as large as may be":  {sizes: []int{5, 5}},
+		"too large by a byte": {sizes: []int{5, 6}, spilt: true},
+	} {
+		f := node.NewFeed(node.Limits{Held: 3, Recent: 4, Bytes: 10, Page: 4, Survey: 4})
+		s := f.Restored()
+		round := s.Ask.Round
+		for i, n := range test.sizes {
+			p := kept("a", at(1, history.Offset(i+1)), history.Offset(i))
+			p.Body = make([]byte, n)
+			f.Take(p)
+		}
+		s = f.Surveyed(round, history.Survey{End: at(1, 0)})
+		if spilt := s.Ask.Round != 0; spilt != test.spilt {
+			t.Errorf("%s: it asks again: %v", name, spilt)
+		}
+		if !test.spilt && len(s.Hand) != len(test.sizes) {
+			t.Errorf("%s: %d of %d are handed on", name, len(s.Hand), len(test.sizes))
+		}
 	}
 }
