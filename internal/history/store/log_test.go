@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/heraldgo/herald/internal/history"
@@ -78,6 +79,67 @@ func TestRefused(t *testing.T) {
 	c.Known.Epoch = 1
 	if r := l.Append(c, 1, drafts("a", "a")); r.Outcome != store.Taken || r.Published[0].At.Offset != 5 || r.Published[0].Prev != 3 {
 		t.Errorf("the next segment: %+v", r)
+	}
+	if r := l.Append(c, 1, drafts("a", "a")); r.Outcome != store.Taken || r.End.Offset != 8 {
+		t.Errorf("what fills it: %+v", r)
+	}
+	unkept := drafts("a")
+	unkept[0].Unkept = true
+	if r := l.Append(c, 9, unkept); r.Outcome != store.Taken || r.End.Offset != 8 {
+		t.Errorf("what is not kept goes to no segment, and yet: %+v", r)
+	}
+}
+
+// A log goes on in its epoch as long as it has all that was acknowledged. In the next
+// epoch the first entry begins a segment, and no other one does.
+func TestEpochs(t *testing.T) {
+	l := store.New(8)
+	c := caller
+	c.Known = l.Fence(c)
+	c.Known = l.Append(c, 0, drafts("a", "a")).End
+	c.Fresh = 2
+	if end := l.Fence(c); end != c.Known {
+		t.Errorf("it has all that the node knows, and is at %v", end)
+	}
+	c.Server = "b"
+	c.Known = l.Fence(c)
+	if c.Known != (history.Point{Epoch: 2, Offset: 2}) {
+		t.Fatalf("with another server it is at %v", c.Known)
+	}
+	if r := l.Append(c, 0, drafts("a")); r.Outcome != store.WrongSegment || r.Segment != 1 {
+		t.Errorf("the segment of the epoch before: %+v", r)
+	}
+	for range 2 {
+		if r := l.Append(c, 1, drafts("a")); r.Outcome != store.Taken {
+			t.Errorf("its own: %+v", r)
+		}
+	}
+}
+
+// A copy has all that the log has, and goes its own way.
+func TestClone(t *testing.T) {
+	l := store.New(4)
+	if none := l.Clone(); none.String() != l.String() || none.String() != "no table\n" {
+		t.Errorf("an empty log is %q, its copy %q", l, none)
+	}
+	c := caller
+	c.Known = l.Fence(c)
+	l.Append(c, 0, drafts("a", "b"))
+	l.Forget(c, []string{"b"})
+	had := l.String()
+	clone := l.Clone()
+	if clone.String() != had {
+		t.Errorf("the log is\n%s\nits copy\n%s", had, clone)
+	}
+	for _, want := range []string{"epoch 1 on a", "counter 2", "span 0 began 0 bytes 8", `topic "a" at 1, forgotten up to 0`, `topic "b" at 2, forgotten up to 2`, "entry 1 born 1"} {
+		if !strings.Contains(had, want) {
+			t.Errorf("%q is not in\n%s", want, had)
+		}
+	}
+	clone.Append(c, 0, drafts("a"))
+	clone.Forget(c, []string{"a"})
+	if l.String() != had {
+		t.Errorf("a change of the copy made of the log\n%s", l)
 	}
 }
 
@@ -158,6 +220,10 @@ func TestForget(t *testing.T) {
 	if entries, _ := l.Read(c, 1, []history.Offset{2, 4, 5}); len(entries) != 1 {
 		t.Errorf("there is still %v", entries)
 	}
+	l.Forget(c, []string{"a"}) // of which one entry was left
+	if entries, _ := l.Read(c, 1, []history.Offset{5}); len(entries) != 0 {
+		t.Errorf("there is still %v", entries)
+	}
 }
 
 // A new epoch begins once, for all that ask.
@@ -191,6 +257,7 @@ func TestAgreement(t *testing.T) {
 	agree("one like it", five, store.Agreement{Version: 1, Age: 5})
 	agree("another one", ten, store.Agreement{Version: 2, Age: 10})
 	agree("the first again", store.Agreement{Version: 1, Age: 5}, store.Agreement{Version: 2, Age: 10})
+	agree("another one of the same version", store.Agreement{Version: 2, Age: 7}, store.Agreement{Version: 2, Age: 10})
 	l.LoseTable()
 	agree("after a loss", store.Agreement{Version: 1, Age: 5}, store.Agreement{Version: 1, Age: 5})
 	agree("who knows better", store.Agreement{Version: 2, Age: 10}, store.Agreement{Version: 2, Age: 10})

@@ -3,6 +3,7 @@ package store_test
 import (
 	"testing"
 
+	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
@@ -64,5 +65,32 @@ func TestDue(t *testing.T) {
 		if n, due := l.Due(c.Now + test.later); due != test.due || n != 0 {
 			t.Errorf("%s: segment %d is due: %v", test.name, n, due)
 		}
+	}
+}
+
+// What lies below the horizon is told to be missing, and the horizon is the end of the
+// last segment that went.
+func TestTrim(t *testing.T) {
+	l := store.New(4)
+	c := caller
+	c.Known = l.Fence(c)
+	for n := range uint64(3) {
+		l.Append(c, n, sized(1))
+		c.Now += c.Agreed.Age
+	}
+	for n := range uint64(2) {
+		if !l.Trim(c, n) {
+			t.Fatalf("segment %d stays", n)
+		}
+		horizon := 4 * history.Offset(n+1)
+		for _, from := range []history.Offset{horizon - 1, horizon} {
+			s := l.Survey(c, history.Point{Epoch: 1, Offset: from}, nil, 9)
+			if s.From != horizon || s.Whole != (from == horizon) {
+				t.Errorf("without segment %d, from %d: %+v", n, from, s)
+			}
+		}
+	}
+	if l.Trim(c, 2) {
+		t.Error("the last segment went")
 	}
 }
