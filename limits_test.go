@@ -553,3 +553,54 @@ func TestNoBudgetAfterAnHour(t *testing.T) {
 		}
 	})
 }
+
+// What is remembered of messages that come in several packets is bounded in
+// Conns, not in messages alone; the latest is remembered whole.
+func TestCopiesAreBounded(t *testing.T) {
+	for _, conns := range []uint64{0, 1, 2_000, maxCopyConns + 1} {
+		var s copies
+		messages := uint64(min(3*maxCopies, 4*maxCopyConns/(conns+1)+2))
+		for id := range messages {
+			had := s.of("node", id)
+			for c := range conns {
+				had[c] = struct{}{}
+			}
+			if again := s.of("node", id); len(again) != int(conns) {
+				t.Fatalf("%d of %d Conns are remembered of the latest", len(again), conns)
+			}
+			if len(s.had) != s.order.Len() || len(s.had) > maxCopies {
+				t.Fatalf("%d messages are remembered, %d in order", len(s.had), s.order.Len())
+			}
+		}
+		sum := 0
+		for _, had := range s.had {
+			sum += len(had)
+		}
+		if sum > int(max(maxCopyConns, conns)+conns) || s.conns != sum-int(conns) {
+			t.Errorf("%d Conns a message: %d are remembered, %d counted", conns, sum, s.conns)
+		}
+	}
+}
+
+// A message to somebody who has just left is counted as that, and not with
+// the packets of others that a Bus hands over too.
+func TestNobodyLeftIsCounted(t *testing.T) {
+	bus := NewMemoryNetwork().Bus()
+	r := newRig(t, Config{Bus: bus, Registry: NewMemoryRegistry(), Linger: 1 << 40})
+	client := r.connect(query("42"))
+	c := r.only()
+	client.Close()
+	r.await("its end", func() bool { return r.Stats().Disconnected == 1 && r.Stats().Topics == 0 })
+	if err := bus.Subscribe(t.Context(), userTopic("other")); err != nil { // as a Bus does that has no topics
+		t.Fatal(err)
+	}
+	for _, target := range []Target{User("42"), User("42"), User("other"), Connection(c.ID(), r.NodeID()+".999"), Connection("other.1")} {
+		if err := r.Send(t.Context(), target, Text("hello")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.await("the packets", func() bool { s := r.Stats(); return s.Lingering+s.Foreign == 3 && s.Gone > 0 })
+	if s := r.Stats(); s.Lingering != 2 || s.Foreign != 1 || s.Gone != 2 || s.Delivered != 0 {
+		t.Errorf("Lingering %d, Foreign %d, Gone %d, Delivered %d, want 2, 1, 2, 0", s.Lingering, s.Foreign, s.Gone, s.Delivered)
+	}
+}

@@ -8,7 +8,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http/httptest"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -389,25 +388,32 @@ func TestQueueGreets(t *testing.T) {
 	}
 }
 
-// A fence whose frame is dropped is answered by nobody.
-func TestQueueDropsFences(t *testing.T) {
-	c := newBareConn(t, newHub(t, Config{}))
-	q := &c.queue
-	c.mu.Lock()
-	q.fences = receipts.NewFences(c.settled)
-	for n := range receipts.Token(3) {
-		f := receipts.AppendFence(Text("m").frame(), n)
-		end := &f[len(f)-1]
-		q.fences.Add(receipts.Wanted{ID: uint64(n), Until: math.MaxInt64}, n, end, 0)
-		q.put(f)
-		q.fences.Queued(end)
+// A message takes the place of the one with its key, and one without a key takes
+// nobody's. A queue that nobody takes note of has none.
+func TestQueueKeys(t *testing.T) {
+	var bare queue
+	if i, n := bare.older(nil); i != -1 || n != 0 {
+		t.Errorf("without a key there is an older one at %d, of %d bytes", i, n)
 	}
-	q.drop(1)
-	q.giveUp(2)
-	empty := q.fences.Empty()
-	c.mu.Unlock()
-	if !empty {
-		t.Error("fences are open whose frames are gone")
+	if i, n := bare.older(new(conflate.Key)); i != -1 || n != 0 {
+		t.Errorf("in an empty queue there is an older one at %d, of %d bytes", i, n)
+	}
+	if n := bare.empty(); n != 0 {
+		t.Errorf("of an empty queue %d messages are dropped", n)
+	}
+	h := newHub(t, Config{})
+	c := newBareConn(t, h)
+	var sending sync.WaitGroup
+	sending.Go(func() { // a panic ends the process; in the test itself, cleanups would wait for c.mu
+		for n, key := range []*conflate.Key{nil, new(conflate.Key), nil, new(conflate.Key)} {
+			if err := c.enqueue(numbered(n, 8).frame(), false, key); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	sending.Wait()
+	if q := queueOf(c); q.frames.Len() != 3 || h.Stats().Conflated != 1 {
+		t.Errorf("%d wait, and %d gave up their place", q.frames.Len(), h.Stats().Conflated)
 	}
 }
 
@@ -520,6 +526,13 @@ func TestQueueMarks(t *testing.T) {
 	want := []string{"p 0.1.1 complete", "p 0.1.108", "p 1.1.108", "m\nhello", "p 1.1.200"}
 	if !slices.Equal(got, want) || q.bytes != bytes {
 		t.Errorf("%q wait, and count %d bytes, not %d", got, q.bytes, bytes)
+	}
+	q.clear()
+	for i := range history.Offset(2) { // the first of all waits behind no message
+		put(0, 9+i, device.NoVerdict)
+	}
+	if q.frames.Len() != 1 {
+		t.Errorf("%d marks of one partition wait", q.frames.Len())
 	}
 }
 
@@ -700,57 +713,6 @@ func TestWriterGathers(t *testing.T) {
 	})
 }
 
-// What is remembered of messages that come in several packets is bounded in
-// Conns, not in messages alone; the latest is remembered whole.
-func TestCopiesAreBounded(t *testing.T) {
-	for _, conns := range []uint64{0, 1, 2_000, maxCopyConns + 1} {
-		var s copies
-		messages := uint64(min(3*maxCopies, 4*maxCopyConns/(conns+1)+2))
-		for id := range messages {
-			had := s.of("node", id)
-			for c := range conns {
-				had[c] = struct{}{}
-			}
-			if again := s.of("node", id); len(again) != int(conns) {
-				t.Fatalf("%d of %d Conns are remembered of the latest", len(again), conns)
-			}
-			if len(s.had) != s.order.Len() || len(s.had) > maxCopies {
-				t.Fatalf("%d messages are remembered, %d in order", len(s.had), s.order.Len())
-			}
-		}
-		sum := 0
-		for _, had := range s.had {
-			sum += len(had)
-		}
-		if sum > int(max(maxCopyConns, conns)+conns) || s.conns != sum-int(conns) {
-			t.Errorf("%d Conns a message: %d are remembered, %d counted", conns, sum, s.conns)
-		}
-	}
-}
-
-// A message to somebody who has just left is counted as that, and not with
-// the packets of others that a Bus hands over too.
-func TestNobodyLeftIsCounted(t *testing.T) {
-	bus := NewMemoryNetwork().Bus()
-	r := newRig(t, Config{Bus: bus, Registry: NewMemoryRegistry(), Linger: 1 << 40})
-	client := r.connect(query("42"))
-	c := r.only()
-	client.Close()
-	r.await("its end", func() bool { return r.Stats().Disconnected == 1 && r.Stats().Topics == 0 })
-	if err := bus.Subscribe(t.Context(), userTopic("other")); err != nil { // as a Bus does that has no topics
-		t.Fatal(err)
-	}
-	for _, target := range []Target{User("42"), User("42"), User("other"), Connection(c.ID(), r.NodeID()+".999"), Connection("other.1")} {
-		if err := r.Send(t.Context(), target, Text("hello")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	r.await("the packets", func() bool { s := r.Stats(); return s.Lingering+s.Foreign == 3 && s.Gone > 0 })
-	if s := r.Stats(); s.Lingering != 2 || s.Foreign != 1 || s.Gone != 2 || s.Delivered != 0 {
-		t.Errorf("Lingering %d, Foreign %d, Gone %d, Delivered %d, want 2, 1, 2, 0", s.Lingering, s.Foreign, s.Gone, s.Delivered)
-	}
-}
-
 // A ping that goes before frames that wait carries the token of no fence among them.
 func TestPingBeforeFences(t *testing.T) {
 	r := newPipeRig(t, Config{PingInterval: -1})
@@ -790,38 +752,6 @@ func TestPingBeforeFences(t *testing.T) {
 	if p, _ = c.queue.take(nil); !bytes.Equal(p, []byte{frame.Ping, 0}) {
 		t.Errorf("without fences: % x", p)
 	}
-}
-
-// A fence may be answered, or dropped, as soon as it lies in the queue.
-func TestFenceIsOpenWhenQueued(t *testing.T) {
-	r := newPipeRig(t, Config{PingInterval: -1})
-	c := &Conn{hub: r.Hub}
-	const fences = 10_000
-	done := make(chan struct{})
-	go func() { // the writer, and the client
-		defer close(done)
-		for answered := 0; answered < fences; {
-			c.mu.Lock()
-			p, _ := c.queue.take(nil)
-			c.queue.written()
-			c.mu.Unlock()
-			if p == nil {
-				runtime.Gosched()
-				continue
-			}
-			if answered++; !c.receipt(p[len(p)-8:]) {
-				t.Errorf("fence %d is answered, and not open", answered)
-			}
-		}
-	}()
-	for i := range fences {
-		token := receipts.Token(i)
-		c.enqueueFenced(receipts.AppendFence(Text("m").frame(), token), false, nil, receipts.Wanted{Until: math.MaxInt64}, token)
-		for q := queueOf(c); q.size() > 0; q = queueOf(c) {
-			runtime.Gosched()
-		}
-	}
-	<-done
 }
 
 // A message is told from what a queue must not drop, also with a fence behind it.

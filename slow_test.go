@@ -8,16 +8,22 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/conflate"
+	"github.com/heraldgo/herald/internal/histogram"
+	"github.com/heraldgo/herald/internal/receipts"
+	"github.com/heraldgo/herald/internal/ring"
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
@@ -533,6 +539,9 @@ func conflates(t *testing.T, h *Hub, next script) {
 			}
 		}
 	}
+	if uint64(q.dropped) != full+volatiles {
+		t.Errorf("%d messages of the Conn were dropped, want %d", q.dropped, full+volatiles)
+	}
 	s := h.Stats()
 	if s.Delivered-before.Delivered != delivered || s.Conflated-before.Conflated != conflated || s.DroppedFull-before.DroppedFull != full || s.DroppedVolatile-before.DroppedVolatile != volatiles {
 		t.Errorf("%d delivered, %d conflated, %d and %d dropped; Stats are %+v, and were %+v", delivered, conflated, full, volatiles, s, before)
@@ -620,5 +629,153 @@ func TestConflate(t *testing.T) {
 		if got, err := client.ReadMessage(); err != nil || string(got) != want {
 			t.Fatalf("got %q, %v, want %q", got, err, want)
 		}
+	}
+}
+
+// Whoever takes note of the frames learns of each that is given up, be there somebody
+// else who does or not.
+func TestQueueTellsWhoTakesNote(t *testing.T) {
+	config := Config{QueueMessages: 1, QueueBytes: 1000}
+	for way, giveUp := range map[string]func(q *queue){
+		"one more comes":        func(q *queue) { q.makeRoom(&config, 1) },
+		"the oldest is dropped": func(q *queue) { q.drop(1) },
+		"all are dropped":       func(q *queue) { q.clear() },
+	} {
+		f := receipts.AppendFence(Text("m").frame(), 1)
+		end := &f[len(f)-1]
+
+		var lost int
+		q := queue{fences: receipts.NewFences(func(_ receipts.Wanted, received bool) {
+			if !received {
+				lost++
+			}
+		})}
+		q.fences.Add(receipts.Wanted{Until: math.MaxInt64}, 1, end, 0)
+		q.put(f)
+		q.fences.Queued(end)
+		if giveUp(&q); lost != 1 {
+			t.Errorf("%s: %d fences are lost", way, lost)
+		}
+
+		q = queue{}
+		q.put(f)
+		q.remember(conflate.Key{}, f)
+		giveUp(&q)
+		var left ring.Ring[[]byte]
+		if left.Push(f); q.keys.Find(conflate.Key{}, &left) >= 0 {
+			t.Errorf("%s: its key is still known", way)
+		}
+
+		q = queue{}
+		q.put(f)
+		q.measure(clock.Now()-int64(time.Hour), nil)
+		if giveUp(&q); q.meter.Age() != 0 {
+			t.Errorf("%s: its time still counts: %v", way, q.meter.Age())
+		}
+	}
+}
+
+// A fence whose frame is dropped is answered by nobody.
+func TestQueueDropsFences(t *testing.T) {
+	c := newBareConn(t, newHub(t, Config{}))
+	q := &c.queue
+	c.mu.Lock()
+	q.fences = receipts.NewFences(c.settled)
+	for n := range receipts.Token(3) {
+		f := receipts.AppendFence(Text("m").frame(), n)
+		end := &f[len(f)-1]
+		q.fences.Add(receipts.Wanted{ID: uint64(n), Until: math.MaxInt64}, n, end, 0)
+		q.put(f)
+		q.fences.Queued(end)
+	}
+	q.drop(1)
+	q.giveUp(2)
+	empty := q.fences.Empty()
+	c.mu.Unlock()
+	if !empty {
+		t.Error("fences are open whose frames are gone")
+	}
+}
+
+// A fence may be answered, or dropped, as soon as it lies in the queue.
+func TestFenceIsOpenWhenQueued(t *testing.T) {
+	r := newPipeRig(t, Config{PingInterval: -1})
+	c := &Conn{hub: r.Hub}
+	const fences = 10_000
+	done := make(chan struct{})
+	go func() { // the writer, and the client
+		defer close(done)
+		for answered := 0; answered < fences; {
+			c.mu.Lock()
+			p, _ := c.queue.take(nil)
+			c.queue.written()
+			c.mu.Unlock()
+			if p == nil {
+				runtime.Gosched()
+				continue
+			}
+			if answered++; !c.receipt(p[len(p)-8:]) {
+				t.Errorf("fence %d is answered, and not open", answered)
+			}
+		}
+	}()
+	for i := range fences {
+		token := receipts.Token(i)
+		c.enqueueFenced(receipts.AppendFence(Text("m").frame(), token), false, nil, receipts.Wanted{Until: math.MaxInt64}, token)
+		for q := queueOf(c); q.size() > 0; q = queueOf(c) {
+			runtime.Gosched()
+		}
+	}
+	<-done
+}
+
+// The time of a message counts, whatever behind it gives up its place; and of an empty
+// queue no time counts.
+func TestQueueMeasures(t *testing.T) {
+	var q queue
+	q.put(numbered(0, 8).frame())
+	q.takeFrame()
+	q.put(numbered(1, 8).frame())
+	var told histogram.Histogram
+	q.measure(clock.Now()-int64(time.Hour), &told)
+	keyed := numbered(2, 8).frame()
+	q.put(keyed)
+	q.remember(conflate.Key{}, keyed)
+	q.supersede(1)
+	if age := q.oldest(); age < time.Hour {
+		t.Errorf("the oldest has waited %v", age)
+	}
+	q.meter.Passed(1)
+	if n := told.Counts().Sum; n != 0 {
+		t.Errorf("after one that was before it, it is told that it took %v", n)
+	}
+	q.meter.Passed(1)
+	if n := told.Counts().Sum; n < time.Hour {
+		t.Errorf("it is told that it took %v", n)
+	}
+	if q.clear(); q.oldest() < time.Hour {
+		t.Errorf("what is under way has waited %v", q.oldest())
+	}
+	if q.written(); q.oldest() != 0 {
+		t.Errorf("in an empty queue the oldest has waited %v", q.oldest())
+	}
+}
+
+// A volatile message that has no room leaves the older one with its key, and closes no
+// Conn, also if more waits than there is room for: what a log says is never refused.
+func TestVolatileNeverClosesAbove(t *testing.T) {
+	h := newHub(t, Config{QueueMessages: 4})
+	c := newBareConn(t, h)
+	if err := c.enqueue(numbered(0, 8).frame(), false, new(conflate.Key)); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 5 {
+		c.queue.put(numbered(1+n, 8).frame())
+	}
+	if err := c.enqueue(numbered(9, 8).frame(), true, new(conflate.Key)); err != errDropped {
+		t.Errorf("one more: %v", err)
+	}
+	if q := queueOf(c); c.isClosing() || q.size() != 6 || q.dropped != 1 {
+		t.Errorf("closing %v, %d wait, %d are dropped", c.isClosing(), q.size(), q.dropped)
 	}
 }
