@@ -20,7 +20,7 @@ const (
 
 var (
 	bounds [Size]time.Duration
-	first  [65]int // by its length in bits, the first bucket that a number of nanoseconds may be in
+	first  [64]int // by its length in bits, the first bucket that a number of nanoseconds may be in
 )
 
 func init() {
@@ -30,7 +30,7 @@ func init() {
 	bounds[Size-1] = math.MaxInt64
 	for n := 2; n < len(first); n++ {
 		i := first[n-1]
-		for n < 64 && bounds[i] < 1<<(n-1) {
+		for bounds[i] < 1<<(n-1) {
 			i++
 		}
 		first[n] = i

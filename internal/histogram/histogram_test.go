@@ -3,6 +3,7 @@ package histogram
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -15,11 +16,9 @@ func TestBuckets(t *testing.T) {
 		t.Helper()
 		var c Counts
 		c.Observe(d)
-		got := -1
-		for i, n := range c.Buckets {
-			if n > 0 {
-				got = i
-			}
+		got := slices.Index(c.Buckets[:], 1)
+		if got < 0 {
+			t.Fatalf("%v is in no bucket", d)
 		}
 		if d > Bound(got) || got > 0 && d <= Bound(got-1) {
 			t.Errorf("%v is in bucket %d, up to %v", d, got, Bound(got))
@@ -33,12 +32,25 @@ func TestBuckets(t *testing.T) {
 		check(Bound(i))
 		check(Bound(i) + 1)
 	}
+	if last := Bound(Size - 2); last != 1024*time.Second {
+		t.Errorf("the last bucket has what took more than %v", last)
+	}
 	for range 10_000 {
 		check(time.Duration(rand.Uint64() >> 1 >> rand.IntN(63)))
 	}
 	check(0)
 	check(-time.Second)
 	check(math.MaxInt64)
+}
+
+// The search for a bucket begins with the one of the shortest duration that is as long in
+// bits.
+func TestFirst(t *testing.T) {
+	for n := 1; n < len(first); n++ {
+		if shortest := time.Duration(1) << (n - 1); first[n] != bucketOf(shortest) {
+			t.Errorf("for %d bits it begins with %d, and %v is in %d", n, first[n], shortest, bucketOf(shortest))
+		}
+	}
 }
 
 // Any goroutine may count, and nothing is lost.
