@@ -84,7 +84,13 @@ func (w *world) breaks(err error) {
 }
 
 func (w *world) watch(t *testing.T) *Watcher {
-	watcher, err := w.Watch("g")
+	var watcher *Watcher
+	var err error
+	var calling sync.WaitGroup
+	calling.Go(func() { // a panic ends the process; in the test itself, cleanups would wait for the lock
+		watcher, err = w.Watch("g")
+	})
+	calling.Wait()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,9 +100,11 @@ func (w *world) watch(t *testing.T) *Watcher {
 // wantNext checks the next news: "+a -b".
 func wantNext(t *testing.T, w *Watcher, want string) {
 	t.Helper()
-	came, left, err := w.Next(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+	defer cancel()
+	came, left, err := w.Next(ctx)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("want %q: %v", want, err)
 	}
 	var got []string
 	for _, s := range came {
@@ -108,6 +116,16 @@ func wantNext(t *testing.T, w *Watcher, want string) {
 	slices.Sort(got)
 	if s := strings.Join(got, " "); s != want {
 		t.Fatalf("told %q, want %q", s, want)
+	}
+}
+
+// wantError checks that the next news are an error.
+func wantError(t *testing.T, w *Watcher, want error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+	defer cancel()
+	if came, left, err := w.Next(ctx); err != want {
+		t.Fatalf("told %v, %v, %v, want %v", came, left, err, want)
 	}
 }
 
@@ -172,6 +190,42 @@ func TestWatch(t *testing.T) {
 	})
 }
 
+// A hole lasts from when it began, whatever is heard behind it.
+func TestWatchHole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		watcher := w.watch(t)
+		wantNext(t, watcher, "")
+		w.change("a", false) // lost
+		began := time.Now()
+		for _, id := range []string{"b", "c", "d"} {
+			w.Hear("g", w.change(id, false))
+			time.Sleep(holePatience / 4)
+		}
+		wantNext(t, watcher, "+a +b +c +d")
+		if took := time.Since(began); took != holePatience {
+			t.Errorf("the list was asked for after %v", took)
+		}
+	})
+}
+
+// Lists are a tenth more or less than Every apart.
+func TestWatchEvery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		watcher := w.watch(t)
+		wantNext(t, watcher, "")
+		for n := range 50 {
+			began := time.Now()
+			w.change(fmt.Sprint(n), false) // nobody hears it
+			wantNext(t, watcher, fmt.Sprint("+", n))
+			if took := time.Since(began); took < 54*time.Minute || took > 66*time.Minute {
+				t.Errorf("list %d came after %v", n, took)
+			}
+		}
+	})
+}
+
 // What is heard while a list is under way is newer than the list, whether it could be
 // told at once or had to wait.
 func TestWatchDuringList(t *testing.T) {
@@ -226,9 +280,7 @@ func TestWatchFails(t *testing.T) {
 		down := errors.New("down")
 		w.breaks(down)
 		first := w.watch(t)
-		if _, _, err := first.Next(t.Context()); err != down {
-			t.Fatalf("error of the first list is %v", err)
-		}
+		wantError(t, first, down)
 		first.Close()
 		w.breaks(nil)
 		second := w.watch(t)
@@ -243,6 +295,32 @@ func TestWatchFails(t *testing.T) {
 		cancel()
 		if _, _, err := second.Next(ctx); !errors.Is(err, context.Canceled) {
 			t.Fatalf("error with a context that is done is %v", err)
+		}
+	})
+}
+
+// Whoever begins to watch is told at once why the last list failed, and the topic goes on
+// until the last one has closed.
+func TestWatchTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		down := errors.New("down")
+		w.breaks(down)
+		var all []*Watcher
+		began := time.Now()
+		for n := range 2 {
+			all = append(all, w.watch(t))
+			wantError(t, all[n], down)
+		}
+		if took := time.Since(began); took != 0 {
+			t.Errorf("the second one is told after %v", took)
+		}
+		w.breaks(nil)
+		all[0].Close()
+		wantNext(t, all[1], "")
+		all[1].Close()
+		if heard, _ := w.Hear("g", []byte{version}); heard {
+			t.Error("the topic goes on when nobody watches it")
 		}
 	})
 }
