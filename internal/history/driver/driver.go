@@ -37,6 +37,8 @@ const (
 	giveUp        = 10 * time.Second       // how long a question may be without an answer
 	pause         = 100 * time.Millisecond // before a question goes again
 	fenceEvery    = time.Second
+	quietFences   = 4 // of all partitions in fenceEvery, while nothing is published or followed
+	settling      = 3 // fences after a topic is followed: one may be out, and two show its holes
 )
 
 // A Driver is the History of one node. Its methods may be called at the same time,

@@ -169,6 +169,39 @@ func TestFences(t *testing.T) {
 	})
 }
 
+// Many partitions share four fences a second while they are quiet. One has a fence a
+// second while something is published there, even if nobody follows it, and for a while
+// after a topic is followed.
+func TestQuietFences(t *testing.T) {
+	many := func(c *driver.Config) {
+		for len(c.Partitions) < history.MaxPartitions {
+			c.Partitions = append(c.Partitions, c.Partitions[1])
+		}
+	}
+	one(t, many, func(t *testing.T, h *hub, s *spy) {
+		fences := func(what string, in time.Duration, want int, do func()) {
+			t.Helper()
+			before := s.count("fence")
+			for range in / time.Second {
+				do()
+				time.Sleep(time.Second)
+			}
+			expect(t, "fences in "+in.String()+" while "+what, s.count("fence")-before, want)
+		}
+		nothing := func() {}
+		time.Sleep(10*time.Second + time.Millisecond)
+		fences("it is quiet", 40*time.Second, 10, nothing)
+		fences("others are sent something", 40*time.Second, 40, func() { h.append(t, "b0", 1) })
+		time.Sleep(10 * time.Second)
+		if err := h.driver.Subscribe(t.Context(), 0, "a0"); err != nil {
+			t.Fatal(err)
+		}
+		fences("a topic is new", 4*time.Second, 3, nothing)
+		time.Sleep(10 * time.Second)
+		fences("it is quiet again", 40*time.Second, 10, nothing)
+	})
+}
+
 // A fence that is not the one that is out makes no Mark.
 func TestForeignFence(t *testing.T) {
 	one(t, func(c *driver.Config) { c.Retention = 0 }, func(t *testing.T, h *hub, s *spy) {

@@ -56,14 +56,40 @@ type fences struct {
 	number uint64 // of the last one
 	sent   time.Time
 	out    bool // it is on its way
+
+	soon  int           // how many are due after fenceEvery: something is going on
+	quiet time.Duration // after which the next one is due otherwise
+	end   history.Point // of the last one
 }
 
 // due returns when the next one is.
 func (f *fences) due() time.Time {
-	if f.out {
+	switch {
+	case f.out:
 		return f.sent.Add(giveUp)
+	case f.soon > 0:
+		return f.sent.Add(fenceEvery)
 	}
-	return f.sent.Add(fenceEvery)
+	return f.sent.Add(f.quiet)
+}
+
+// heard takes the one that was on its way.
+func (f *fences) heard(end history.Point) {
+	f.out = false
+	f.soon = max(f.soon-1, 0)
+	if end != f.end {
+		f.end, f.soon = end, max(f.soon, 1)
+	}
+}
+
+// stir has so many fences come soon.
+func (s *side) stir(fences int) {
+	if f := &s.fence; f.soon < fences {
+		f.soon = fences
+		if s.up {
+			s.d.alarm.by(f.due())
+		}
+	}
 }
 
 func newSide(d *Driver, partition int, p Partition, c Config) *side {
@@ -72,6 +98,7 @@ func newSide(d *Driver, partition int, p Partition, c Config) *side {
 		feed: node.NewFeed(c.Feed), followed: make(map[string]struct{}), sure: time.Now(),
 		trimming: c.Retention / 16, marking: c.Retention / 4,
 	}
+	s.fence.quiet = max(fenceEvery, min(time.Duration(len(c.Partitions))*fenceEvery/quietFences, s.marking))
 	s.batcher = s.newBatcher()
 	return s
 }
@@ -80,12 +107,13 @@ func newSide(d *Driver, partition int, p Partition, c Config) *side {
 func (s *side) take(e Event) {
 	switch e.Kind {
 	case Packet:
+		s.stir(1)
 		if _, ok := s.followed[e.Packet.Topic]; ok {
 			s.do(s.feed.Take(e.Packet))
 		}
 	case Fence:
 		if s.fence.out && e.Number == s.fence.number {
-			s.fence.out = false
+			s.fence.heard(e.End)
 			s.d.alarm.by(s.fence.due())
 			s.do(s.feed.Mark(e.End))
 			if s.feed.Flowing() {
@@ -104,6 +132,7 @@ func (s *side) take(e Event) {
 	case Restored:
 		s.up = true
 		s.fence.sent = time.Now() // what the feed asks now does as well
+		s.stir(settling)
 		s.d.alarm.by(s.fence.due())
 		s.do(s.feed.Restored())
 	}
@@ -241,7 +270,7 @@ func (s *side) tick(now time.Time) {
 
 // sendFence has the end of the log published to this node, one at a time.
 func (s *side) sendFence(now time.Time) {
-	s.fence = fences{number: s.fence.number + 1, sent: now, out: true}
+	s.fence.number, s.fence.sent, s.fence.out = s.fence.number+1, now, true
 	number, known := s.fence.number, s.known()
 	s.d.call(func(ctx context.Context) func() {
 		end, err := s.log.Fence(ctx, known, number)
@@ -252,6 +281,7 @@ func (s *side) sendFence(now time.Time) {
 				s.met(known, end)
 			case number == s.fence.number && s.fence.out:
 				s.fence.out = false // and no Mark, if it comes after all
+				s.stir(1)
 				s.d.alarm.by(s.fence.due())
 			}
 		}

@@ -64,6 +64,7 @@ func (s *side) letFollow() {
 
 // follow says that topics are about to be subscribed, or that they are.
 func (s *side) follow(topics []string) {
+	s.stir(settling)
 	var last node.Step
 	for _, topic := range topics {
 		s.followed[topic] = struct{}{}
