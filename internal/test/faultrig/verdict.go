@@ -186,11 +186,13 @@ func (t *tape) topicsOf(target string) []string {
 func (v *Verdict) settle(t *tape, records map[string][]load.Record, gaps map[string][]load.Gap) {
 	missing, since := 0, t.since()
 	for sender, list := range records {
-		got, before := t.got[sender], -1 // the index of the last event of the sender
+		// By target, behind which event the next message of the sender was to come: what
+		// it sends elsewhere may come by another partition, and late.
+		got, behind := t.got[sender], make(map[string]int)
 		for i := range list {
 			r := &list[i]
 			if at, ok := got[r.N]; ok {
-				before = at
+				behind[r.Target] = at + 1
 				continue
 			}
 			if r.Err != "" || since == 0 || r.Start < since || len(t.topicsOf(r.Target)) == 0 {
@@ -203,7 +205,7 @@ func (v *Verdict) settle(t *tape, records map[string][]load.Record, gaps map[str
 			missing++
 			told, late := false, false
 			if t.kind != plain {
-				told, late = t.told(r, before, after(list[i+1:], got))
+				told, late = t.told(r, behind[r.Target]-1, after(list[i+1:], got))
 			}
 			switch {
 			case told:

@@ -35,6 +35,22 @@ func seenBy(k kind, events string) *device {
 	return d
 }
 
+// A device is told of a loss while the message is being sent. What was sent before to
+// the same target has come by then, or the Gap is another's; what was sent elsewhere
+// need not have.
+func TestJudgeTargets(t *testing.T) {
+	for target, untold := range map[string]int{"*": 0, "u:a": 1} {
+		p := &peer{node: "node", records: map[string][]load.Record{"s": {
+			{N: 0, Target: target, Start: 12, End: 13}, {N: 1, Target: "u:a", Start: 22, End: 50},
+		}}}
+		d := seenBy(goClient, "on - gap")
+		d.note(happening{at: 40, message: &load.Receipt{Sender: "s", N: 0, Target: target}})
+		if v := judge([]*peer{p}, []*device{d}); v.Untold != untold || v.Told != 1-untold {
+			t.Errorf("behind a message to %s: %d told, %d not told, %q", target, v.Told, v.Untold, v.Broken)
+		}
+	}
+}
+
 // The messages 0, 1, 2, … of one sender are sent at the times 12, 22, 32, …
 func TestJudge(t *testing.T) {
 	type counts struct{ told, untold, doubled, disordered, again, wrong, false int }
