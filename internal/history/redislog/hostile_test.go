@@ -209,3 +209,20 @@ func value(data *[]byte, depth int) any {
 	}
 	return 1.5
 }
+
+// A Redis that is too old is told from one that is broken.
+func TestOldRedis(t *testing.T) {
+	for said, old := range map[string]bool{
+		"ERR Error running script (call to f_1): @user_script:100: @user_script: 100: Unknown Redis command called from Lua script": true, // Redis 6.0
+		"ERR Unknown Redis command called from script script: 1, on @user_script:100.":                                              true, // Redis 7.0
+		"ERR Unknown command called from script script: on @user_script:100.":                                                       true, // Valkey 9
+		"ERR unknown command 'EVALSHA'": false,
+	} {
+		for name, call := range calls {
+			err := call(t.Context(), newLiar(errors.New(said)))
+			if err == nil || strings.Contains(err.Error(), "needs Redis 6.2") != old || !strings.Contains(err.Error(), said) {
+				t.Errorf("%s, if Redis says %q: %v", name, said, err)
+			}
+		}
+	}
+}

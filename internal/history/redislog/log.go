@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -117,13 +118,26 @@ func (l *Log) run(ctx context.Context, s *redis.Script, keys []string, args []an
 		return err
 	})
 	if err != nil {
-		return answer{}, err
+		return answer{}, explain(err)
 	}
 	a, err := newAnswer(value, common+parts)
 	if err == nil {
 		l.told(a.agreed)
 	}
 	return a, err
+}
+
+// unknownCommand is in what Redis and Valkey say of a script's command that they
+// do not have.
+var unknownCommand = regexp.MustCompile(`Unknown (\w+ )?command called from`)
+
+// explain says of a Redis that lacks a command which one does not: ZMSCORE came
+// with Redis 6.2 (https://redis.io/docs/latest/commands/zmscore).
+func explain(err error) error {
+	if unknownCommand.MatchString(err.Error()) {
+		return fmt.Errorf("Retention needs Redis 6.2 or later: %w", err)
+	}
+	return err
 }
 
 // outcome returns the error of a call that publishes.
