@@ -5,9 +5,11 @@ FUZZTIME ?= 60s
 .PHONY: test long fuzz mutation faults modules
 
 # Everything CI checks, in every module. Installs the servers that the tests
-# need if it can; otherwise it says which tests were left out.
+# need if it can, and fetches other versions of some; otherwise it says which tests
+# were left out.
 test:
 	@sh .ci/servers
+	@sh .ci/fetch
 	@sh .ci/test
 
 # The long forms of tests, which take an hour or two: the code broken for each promise

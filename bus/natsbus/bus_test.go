@@ -1,7 +1,10 @@
 package natsbus_test
 
 import (
+	"bufio"
 	"crypto/rand"
+	"net"
+	"strings"
 	"testing"
 
 	"github.com/heraldgo/herald"
@@ -34,4 +37,22 @@ func TestBus(t *testing.T) {
 			PublisherOrder: true,
 		}
 	})
+}
+
+// The suites against the newest NATS. All other tests run against that of the
+// machine.
+func TestNewest(t *testing.T) {
+	servertest.Prefer(t, "nats-2.15")
+	conn, err := net.Dial("tcp", servertest.NATS(t).Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	info, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil || !strings.Contains(info, `"version":"2.15.`) {
+		t.Fatal(info, err)
+	}
+	t.Log(info)
+	t.Run("Bus", TestBus)
+	t.Run("Hub", TestHub)
 }

@@ -78,8 +78,7 @@ func Missing(t testing.TB, program, debian string) {
 	if os.Getenv("CI") == "true" {
 		t.Fatal(message)
 	}
-	fmt.Fprintln(os.Stderr, message)
-	t.Skip(message)
+	skip(t, message)
 }
 
 // Dial returns nil if something listens on addr.

@@ -1,0 +1,39 @@
+package servertest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// Prefer lets the test start a version of a server that Debian does not have,
+// such as redis-6.2: of the names that .ci/fetch gives them. Programs of that
+// version are found before all others. Without it the test is skipped, also
+// under CI=true: what carries it can't be expected everywhere.
+func Prefer(t testing.TB, version string) {
+	t.Helper()
+	t.Setenv("PATH", fetched(t, version)+string(os.PathListSeparator)+os.Getenv("PATH"))
+}
+
+// fetched returns the directory into which .ci/fetch has put a version of a
+// server, or skips the test.
+func fetched(t testing.TB, version string) string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	dir := filepath.Join(cache, "herald-test", version)
+	if err == nil {
+		_, err = os.Stat(filepath.Join(dir, "fetched"))
+	}
+	if err != nil {
+		skip(t, fmt.Sprintf("MISSING: %s was not fetched, so %s did not run (sh .ci/fetch): %v", version, t.Name(), err))
+	}
+	return dir
+}
+
+// skip skips the test, and says so even if nobody asks for what tests log.
+func skip(t testing.TB, message string) {
+	t.Helper()
+	fmt.Fprintln(os.Stderr, message)
+	t.Skip(message)
+}
