@@ -48,17 +48,17 @@ func (r *Ring[T]) Pop() T {
 func (r *Ring[T]) Remove(i int) T {
 	v := *r.At(i)
 	if i < r.n/2 {
-		for ; i > 0; i-- {
-			*r.At(i) = *r.At(i - 1)
+		for moved := range i {
+			*r.At(i - moved) = *r.At(i - moved - 1)
 		}
 		r.Pop()
 		return v
 	}
-	for ; i < r.n-1; i++ {
-		*r.At(i) = *r.At(i + 1)
+	for behind := range r.n - 1 - i {
+		*r.At(i + behind) = *r.At(i + behind + 1)
 	}
 	var none T
-	*r.At(i) = none
 	r.n--
+	*r.At(r.n) = none
 	return v
 }

@@ -46,3 +46,18 @@ func TestRing(t *testing.T) {
 		}
 	}
 }
+
+// Of the values before the one that is taken out and those behind it, the fewer move.
+func TestRemoveMoves(t *testing.T) {
+	for i := range 8 {
+		var r Ring[int]
+		for n := range 8 {
+			r.Push(n)
+		}
+		first, last := r.At(0), r.At(7)
+		r.Remove(i)
+		if before := i < 8/2; before != (r.At(0) != first) || before != (r.At(6) == last) {
+			t.Errorf("to take out value %d, those before it move: %v", i, r.At(0) != first)
+		}
+	}
+}
