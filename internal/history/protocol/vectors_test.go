@@ -332,3 +332,12 @@ func TestHeaderAllocations(t *testing.T) {
 		t.Errorf("%v allocations for an application's text", n)
 	}
 }
+
+// A mark without a verdict says its partition; no other line is taken for one.
+func TestBareMark(t *testing.T) {
+	for line, want := range map[string]string{"p 3.ff.7": "3", "p 12.ff.7": "12", "p 3.ff.7 complete": "", "p 3": "", "m 3.ff.7": "", "p  3.ff.7": "", "": ""} {
+		if partition, ok := protocol.BareMark([]byte(line)); string(partition) != want && ok || ok != (want != "") {
+			t.Errorf("%q: partition %q, %v", line, partition, ok)
+		}
+	}
+}
