@@ -23,14 +23,17 @@ type rig struct {
 }
 
 func newRig(t *testing.T, opts ...kfake.Opt) *rig {
-	b := startFake(t, opts...)
+	return startRig(t, startFake(t, opts...), quick)
+}
+
+func startRig(t *testing.T, b *broker, options kafkabus.Options) *rig {
 	r := &rig{T: t, broker: b}
 	var err error
-	if r.from, err = kafkabus.New(b.seeds(), &quick); err != nil {
+	if r.from, err = kafkabus.New(b.seeds(), &options); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.from.Close() })
-	r.to = b.open(quick)
+	r.to = b.open(options)
 	t.Cleanup(func() { r.to.Close() })
 	topics := make([]string, 4*partitions) // enough for every partition
 	for i := range topics {
