@@ -24,6 +24,7 @@ import (
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/heraldadmin"
 	"github.com/heraldgo/herald/heraldtest"
+	"github.com/heraldgo/herald/internal/test/netproxy"
 )
 
 // fromQuery lets clients say in the query who they are.
@@ -192,6 +193,69 @@ func TestAdmin(t *testing.T) {
 	here.Bus.Cut()
 	here.AwaitHealth(herald.ErrBusDown)
 	p.follow("", "This node is not well", "The Bus did not take it")
+}
+
+// A message ends in a connection that OnConnect has not let in, in one that is being
+// closed, or in a queue that gives it up while it waits.
+func TestAdminEndings(t *testing.T) {
+	held, let := make(chan bool, 1), make(chan struct{})
+	cluster := heraldtest.NewCluster(t, 1, herald.Config{
+		Authenticate: fromQuery, SendTimeout: patience, DropOldest: true, QueueMessages: 64, QueueBytes: 64 << 20,
+		WriteTimeout: time.Hour, PingInterval: time.Hour, Lease: time.Hour,
+		OnConnect: func(ctx context.Context, c *herald.Conn) error {
+			if c.Session().Device == "held" {
+				held <- true
+				<-let
+			}
+			return nil
+		},
+	})
+	node := cluster.Nodes[0]
+	server := httptest.NewUnstartedServer(node.Hub)
+	slow := netproxy.Linger(server.Listener)
+	server.Listener = slow
+	server.Start()
+	t.Cleanup(server.Close)
+	t.Cleanup(slow.Let)
+	t.Cleanup(func() { close(let) })
+	p := open(t, browser(t), administer(t, node.Hub))
+
+	join(t, node.URL, "user", "anna", "device", "held")
+	<-held
+	p.find("anna", 1)
+	p.follow("", "Node "+node.Hub.NodeID()+" has it", "Not yet: OnConnect has not returned for this connection")
+
+	join(t, strings.Replace(server.URL, "http", "ws", 1), "user", "bert").CloseNow()
+	<-slow.Closing
+	p.find("bert", 1)
+	p.follow("", "Node "+node.Hub.NodeID()+" has it", "Closing: the connection is being closed")
+
+	join(t, node.URL, "user", "carl")
+	send := func(n, bytes int) {
+		t.Helper()
+		for range n {
+			if err := node.Hub.Send(t.Context(), herald.User("carl"), herald.Binary(make([]byte, bytes))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	send(40, 1<<20) // more than the kernel has room for
+	p.find("carl", 1)
+	p.again("follow", func() string {
+		p.text(`(() => { const b = document.getElementById("follow-button"); if (!b.disabled) { b.click() } })()`)
+		conns, err := node.Hub.Inspect(t.Context(), herald.User("carl"))
+		if err != nil || len(conns) != 1 {
+			t.Fatalf("%+v, %v", conns, err)
+		}
+		if conns[0].Stats.Unconfirmed == 0 {
+			return "no probe waits, and " + p.text(`document.getElementById("way").innerText`)
+		}
+		return "a probe waits"
+	}, "a probe waits")
+	send(128, 1)
+	p.until(`!document.getElementById("follow-button").disabled`)
+	p.again("the queue has given it up", func() string { return p.text(`document.getElementById("way").innerText`) },
+		"Node "+node.Hub.NodeID()+" has it", "Dropped: the queue gave it up before it was written")
 }
 
 // A service with another Prefix on the same Redis is named.

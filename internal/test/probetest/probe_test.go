@@ -15,6 +15,7 @@ import (
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/heraldtest"
+	"github.com/heraldgo/herald/internal/test/netproxy"
 )
 
 func await(t *testing.T, what string, done func() bool) {
@@ -257,6 +258,32 @@ func TestProbeEnds(t *testing.T) {
 	if !errors.Is(err, herald.ErrBusDown) || len(got.Conns) == 0 || got.Conns[0].Outcome != herald.ProbeUnsent && got.Conns[0].Outcome != herald.ProbeLeftOut {
 		t.Errorf("this node is cut off: %+v, %v", got, err)
 	}
+}
+
+// A connection whose socket takes its time to close is closing until then, and has gone
+// afterwards.
+func TestProbeClosing(t *testing.T) {
+	cluster := heraldtest.NewCluster(t, 2, herald.Config{Authenticate: fromQuery, SendTimeout: patience})
+	here, there := cluster.Nodes[0], cluster.Nodes[1]
+	server := httptest.NewUnstartedServer(there.Hub)
+	slow := netproxy.Linger(server.Listener)
+	server.Listener = slow
+	server.Start()
+	t.Cleanup(server.Close)
+	t.Cleanup(slow.Let)
+	slowly := &heraldtest.Node{Hub: there.Hub, URL: strings.Replace(server.URL, "http", "ws", 1)}
+	ws := dial(t, slowly, "user=anna&device=closing")
+	accepted(t, cluster, 1)
+	ws.CloseNow()
+	<-slow.Closing
+	if _, byDevice := probe(t, here.Hub, herald.User("anna"), patience); byDevice["closing"].Outcome != herald.ProbeClosing || byDevice["closing"].Reached == 0 {
+		t.Errorf("%+v", byDevice)
+	}
+	slow.Let()
+	await(t, "the end of the session", func() bool {
+		sessions, err := here.Hub.Sessions(within(t, patience), herald.User("anna"))
+		return err == nil && len(sessions) == 0
+	})
 }
 
 // A client that can come back answers probes between its messages, and misses nothing
