@@ -3,9 +3,12 @@ package redisregistry_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -82,27 +85,39 @@ func refusingCluster(t *testing.T) []*refusing {
 
 // A faultyDialer dials for the clients under test.
 type faultyDialer struct {
-	nobody string // an address that nobody listens on
+	nobody   string // an address that nobody listens on
+	stranger string // one of a server whose certificate nobody trusts
 
-	mu     sync.Mutex
-	only   map[string]bool // addresses that faults concern
-	refuse bool
-	cut    bool
+	mu    sync.Mutex
+	only  map[string]bool // addresses that faults concern
+	fault dialFault
 }
 
-func (d *faultyDialer) set(refuse, cut bool) {
+type dialFault uint8
+
+const (
+	noFault dialFault = iota
+	dialRefused
+	dialStranger // TLS fails
+	cutReply
+)
+
+func (d *faultyDialer) set(fault dialFault) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.refuse, d.cut = refuse, cut
+	d.fault = fault
 }
 
 func (d *faultyDialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	d.mu.Lock()
-	concerned := d.only[addr]
-	if d.refuse && concerned {
-		addr = d.nobody
-	}
+	concerned, fault := d.only[addr], d.fault
 	d.mu.Unlock()
+	switch {
+	case concerned && fault == dialRefused:
+		addr = d.nobody
+	case concerned && fault == dialStranger:
+		return (&tls.Dialer{}).DialContext(ctx, network, d.stranger)
+	}
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, network, addr)
 	if err != nil || !concerned {
@@ -122,7 +137,7 @@ type cutConn struct {
 
 func (c *cutConn) Write(b []byte) (int, error) {
 	c.dialer.mu.Lock()
-	cut := c.dialer.cut
+	cut := c.dialer.fault == cutReply
 	c.dialer.mu.Unlock()
 	lower := bytes.ToLower(b)
 	ours := slices.ContainsFunc([]string{"eval", "hget", "time", "scan", "publish", "subscribe"}, func(word string) bool {
@@ -189,13 +204,19 @@ var refusals = []refusal{
 		begin: commands("CONFIG SET maxclients 1", killApp), end: commands("CONFIG SET maxclients 1000")},
 	{name: "dial refused", words: []string{"connection refused"},
 		begin: func(t *testing.T, s *refusing) {
-			s.dialer.set(true, false)
+			s.dialer.set(dialRefused)
 			commands(killApp)(t, s)
 		},
-		end: func(_ *testing.T, s *refusing) { s.dialer.set(false, false) }},
+		end: func(_ *testing.T, s *refusing) { s.dialer.set(noFault) }},
+	{name: "certificate not trusted", words: []string{"x509"},
+		begin: func(t *testing.T, s *refusing) {
+			s.dialer.set(dialStranger)
+			commands(killApp)(t, s)
+		},
+		end: func(_ *testing.T, s *refusing) { s.dialer.set(noFault) }},
 	{name: "cut in a reply", words: []string{"EOF", "closed", "reset"},
-		begin: func(_ *testing.T, s *refusing) { s.dialer.set(false, true) },
-		end:   func(_ *testing.T, s *refusing) { s.dialer.set(false, false) }},
+		begin: func(_ *testing.T, s *refusing) { s.dialer.set(cutReply) },
+		end:   func(_ *testing.T, s *refusing) { s.dialer.set(noFault) }},
 	{name: "NOPERM", words: []string{"NOPERM"}, denied: true,
 		begin: commands("ACL SETUSER app nocommands"), end: commands(appRules)},
 	{name: "NOPERM of EVALSHA", words: []string{"NOPERM"}, denied: true, registry: registryScripts, bus: none,
@@ -235,10 +256,14 @@ func endBusy(t *testing.T, s *refusing) {
 // error that says whose fault it is, in the words of Redis. With -v it prints
 // a table of them.
 func TestRefusals(t *testing.T) {
+	stranger := httptest.NewUnstartedServer(nil)
+	stranger.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	stranger.StartTLS()
+	t.Cleanup(stranger.Close)
 	for name, start := range map[string]func(*testing.T) []*refusing{"one": refusingOne, "Sentinel": refusingSentinel, "Cluster": refusingCluster} {
 		t.Run(name, func(t *testing.T) {
 			for _, s := range start(t) {
-				s.dialer = &faultyDialer{nobody: servertest.FreeAddr(t), only: make(map[string]bool)}
+				s.dialer = &faultyDialer{nobody: servertest.FreeAddr(t), stranger: stranger.Listener.Addr().String(), only: make(map[string]bool)}
 				for _, admin := range s.admins {
 					s.dialer.only[admin.Options().Addr] = true
 				}
