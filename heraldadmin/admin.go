@@ -17,11 +17,13 @@
 package heraldadmin
 
 import (
+	"bytes"
 	"context"
 	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"mime"
 	"net/http"
@@ -82,8 +84,8 @@ func New(config Config) (*Handler, error) {
 	}
 	mux.HandleFunc("GET /nodes", h.answer(h.nodes))
 	mux.HandleFunc("GET /user", h.answer(h.user))
-	mux.HandleFunc("POST /follow", h.answer(h.follow))
-	mux.HandleFunc("POST /disconnect", h.answer(h.disconnect))
+	mux.HandleFunc("POST /follow", readFirst(h.answer(h.follow)))
+	mux.HandleFunc("POST /disconnect", readFirst(h.answer(h.disconnect)))
 	h.handler = http.NewCrossOriginProtection().Handler(mux)
 	return h, nil
 }
@@ -142,10 +144,37 @@ func (h *Handler) answer(question func(*http.Request) (any, error)) http.Handler
 			}
 			result = map[string]string{"error": oneLine(err)}
 		}
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(status)
-		json.NewEncoder(w).Encode(result)
+		writeJSON(w, status, result)
 	}
+}
+
+// What a body may have, and how long it may take to come.
+const (
+	maxBody      = 64 << 10
+	bodyPatience = 5 * time.Second
+)
+
+// readFirst reads the body of a request before the question takes a slot, for a body
+// may come slowly, or never.
+func readFirst(question http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		conn := http.NewResponseController(w)
+		conn.SetReadDeadline(time.Now().Add(bodyPatience)) // if the server can
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+		if err != nil {
+			writeJSON(w, http.StatusBadRequest, map[string]string{"error": "body: " + err.Error()})
+			return
+		}
+		conn.SetReadDeadline(time.Time{}) // the server reads on, to notice when the caller has gone
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		question(w, r)
+	}
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(v)
 }
 
 // within bounds a question.
@@ -158,7 +187,7 @@ func decode(r *http.Request, v any) error {
 	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/json" {
 		return &fault{http.StatusUnsupportedMediaType, "Content-Type must be application/json"}
 	}
-	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, 64<<10))
+	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
 		return &fault{http.StatusBadRequest, "body: " + err.Error()}

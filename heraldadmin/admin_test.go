@@ -1,15 +1,19 @@
 package heraldadmin_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/heraldadmin"
@@ -151,6 +155,47 @@ func TestDoubts(t *testing.T) {
 	got = user()
 	if len(got.Conns) != 1 || got.Conns[0].State == nil || len(got.Doubts) == 0 {
 		t.Errorf("without the Registry: %+v", got)
+	}
+}
+
+// Bodies that do not come hold nobody up.
+func TestSlowBodies(t *testing.T) {
+	cluster := heraldtest.NewCluster(t, 1, herald.Config{})
+	client := cluster.Connect(0, herald.Identity{User: "anna"})
+	server := serve(t, cluster.Nodes[0].Hub, io.Discard)
+	const body = `{"user":"anna"}`
+	var slow []net.Conn
+	var answers []*bufio.Reader
+	for range 9 { // one more than are answered at a time
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "POST /admin/disconnect HTTP/1.1\r\nHost: x\r\nCookie: login=carl\r\nContent-Type: application/json\r\n"+
+			"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n", len(body))
+		// The server says so when it reads the body.
+		conn.SetReadDeadline(time.Now().Add(time.Minute))
+		r := bufio.NewReader(conn)
+		line, _ := r.ReadString('\n')
+		if empty, err := r.ReadString('\n'); err != nil || !strings.Contains(line, " 100 ") {
+			t.Fatalf("%q, %q, %v", line, empty, err)
+		}
+		slow, answers = append(slow, conn), append(answers, r)
+		if status, answer, _ := ask(t, server, "GET", "/nodes", ""); status != http.StatusOK {
+			t.Fatalf("with %d slow bodies: %d %s", len(slow), status, answer)
+		}
+	}
+	client.ExpectNothing()
+	io.WriteString(slow[8], body)
+	client.ExpectClose(herald.StatusServiceRestart)
+	if response, err := http.ReadResponse(answers[8], nil); err != nil || response.StatusCode != http.StatusOK {
+		t.Errorf("the body that came late: %v, %v", response, err)
+	}
+	// In the end the server gives those up that do not come.
+	response, err := http.ReadResponse(answers[0], nil)
+	if err != nil || response.StatusCode != http.StatusBadRequest {
+		t.Errorf("the body that does not come: %v, %v", response, err)
 	}
 }
 

@@ -11,9 +11,11 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/heraldgo/herald"
@@ -51,7 +53,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, serve func(conte
 	}
 	q := &request{Request: r, caller: caller}
 	if r.Method == http.MethodPost {
-		if fail := q.read(w, h.config.MaxBody); fail != nil {
+		if fail := q.read(w, h.config.MaxBody, h.config.Timeout); fail != nil {
 			return fail
 		}
 		if key := r.Header.Get("Idempotency-Key"); key != "" {
@@ -75,14 +77,19 @@ func refused(err error) *answer {
 }
 
 // read reads the body. A page of another origin cannot send the content type that is
-// asked for without asking first (Fetch, "CORS-safelisted request-header").
-func (q *request) read(w http.ResponseWriter, limit int64) *answer {
+// asked for without asking first (Fetch, "CORS-safelisted request-header"). A body that
+// comes slowly, or never, would hold the slot of the request, so it has a deadline.
+func (q *request) read(w http.ResponseWriter, limit int64, within time.Duration) *answer {
 	if kind, _, _ := mime.ParseMediaType(q.Header.Get("Content-Type")); kind != "application/json" {
 		return failure(http.StatusUnsupportedMediaType, "content_type", fmt.Sprintf("Content-Type %q: must be application/json", kind))
 	}
+	conn := http.NewResponseController(w)
+	conn.SetReadDeadline(time.Now().Add(within)) // if the server can
 	body, err := io.ReadAll(http.MaxBytesReader(w, q.Body, limit))
 	var tooLarge *http.MaxBytesError
 	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return invalid("", fmt.Sprintf("body: must come within Timeout (%v)", within))
 	case errors.As(err, &tooLarge):
 		return failure(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("body: must be at most MaxBody (%d bytes)", limit))
 	case err != nil:
@@ -90,6 +97,7 @@ func (q *request) read(w http.ResponseWriter, limit int64) *answer {
 	case !utf8.Valid(body):
 		return invalid("", "body: must be UTF-8")
 	}
+	conn.SetReadDeadline(time.Time{}) // the server reads on, to notice when the caller has gone
 	q.body = body
 	return nil
 }
