@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -30,17 +33,47 @@ func TestKilledNodes(t *testing.T) {
 			t.Fatalf("%s=%q: want a number from 500", callsEnv, text)
 		}
 	}
-	server, nodes := redistest.Start(t), 0
+	t.Run("Redis", func(t *testing.T) {
+		server := redistest.Start(t)
+		killNodes(t, calls, 0, []string{server.Addr}, func(dial dialer) redis.UniversalClient {
+			return redis.NewClient(&redis.Options{Addr: server.Addr, Dialer: dial})
+		})
+	})
+	t.Run("Cluster", func(t *testing.T) {
+		cluster := redistest.StartCluster(t, 3, 0, redistest.NeverFailed...)
+		killNodes(t, calls, time.Second, cluster.Addrs(), func(dial dialer) redis.UniversalClient {
+			return redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs(), Dialer: dial})
+		})
+	})
+}
+
+// A dialer connects to a server by its address.
+type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// killNodes kills a node for each 500 calls, which wait for receipts so long. Each node
+// has links of its own to the servers.
+func killNodes(t *testing.T, calls int, wait time.Duration, servers []string, client func(dialer) redis.UniversalClient) {
+	nodes := 0
 	start := func() *node {
-		link := netproxy.Start(t, server.Addr)
-		rdb := redis.NewClient(&redis.Options{Addr: link.Addr})
+		links := make(map[string]*netproxy.Proxy)
+		for _, addr := range servers {
+			links[addr] = netproxy.Start(t, addr)
+		}
+		rdb := client(func(ctx context.Context, network, addr string) (net.Conn, error) {
+			link := links[addr]
+			if link == nil {
+				return nil, fmt.Errorf("no server has address %s", addr)
+			}
+			var d net.Dialer
+			return d.DialContext(ctx, network, link.Addr)
+		})
 		t.Cleanup(func() { rdb.Close() })
 		nodes++
 		n := startNode(t, false, herald.Config{Name: fmt.Sprint("n", nodes), Redis: rdb, Lease: lease})
-		n.link = link
+		n.links = slices.Collect(maps.Values(links))
 		return n
 	}
-	(&trial{nodes: []*node{start(), start(), start()}, calls: calls, kills: calls / 500, revive: start}).run(t)
+	(&trial{nodes: []*node{start(), start(), start()}, calls: calls, wait: wait, kills: calls / 500, revive: start}).run(t)
 }
 
 // lease is short, for what is tried takes leases, and long enough for a machine that
@@ -49,8 +82,10 @@ const lease = 2 * time.Second
 
 // kill makes the node dead to the others in a moment, as kill -9 does.
 func (n *node) kill() {
-	n.link.Blackhole(true)
-	n.link.Cut()
+	for _, link := range n.links {
+		link.Blackhole(true)
+		link.Cut()
+	}
 	n.mu.Lock()
 	clients := n.clients
 	n.mu.Unlock()

@@ -1,6 +1,7 @@
 package receipttest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,8 +92,9 @@ func moody(c *client, f wsraw.Frame) error {
 // A trial is many calls at the same time, to users with three devices each.
 type trial struct {
 	calls  int
-	kills  int          // of the last node, whose clients go to a new one then
-	revive func() *node // starts the new one
+	wait   time.Duration // for receipts, in a call; if it is 0, 300 ms
+	kills  int           // of the last node, whose clients go to a new one then
+	revive func() *node  // starts the new one
 
 	devices devices
 
@@ -220,7 +222,7 @@ func (tr *trial) kill() {
 
 // call sends to a target at random, and holds the receipts to what the clients saw.
 func (tr *trial) call(t *testing.T, text string) {
-	wait := 300 * time.Millisecond
+	wait := cmp.Or(tr.wait, 300*time.Millisecond)
 	n, target := tr.at(rand.IntN(len(tr.nodes))), herald.User(fmt.Sprint("u", rand.IntN(users)))
 	switch rand.IntN(10) {
 	case 0:

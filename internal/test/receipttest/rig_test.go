@@ -29,10 +29,10 @@ const patience = 60 * time.Second
 // A node is a Hub on a server of its own.
 type node struct {
 	*herald.Hub
-	t    testing.TB
-	dial func() (net.Conn, error)
-	web  *http.Server
-	link *netproxy.Proxy // to Redis, of one that can be killed
+	t     testing.TB
+	dial  func() (net.Conn, error)
+	web   *http.Server
+	links []*netproxy.Proxy // to Redis, of one that can be killed
 
 	mu      sync.Mutex
 	clients []*client // that have ever been
