@@ -13,10 +13,13 @@ test:
 	@sh .ci/test
 
 # The long forms of tests, which take an hour or two: the code broken for each promise
-# of History, a million runs of its model, an upgrade from a build without it, a million
-# batches for its scripts, and a minute in which the members of a watched room come and go.
+# of History and of Watch, a million runs of History's model, an upgrade from a build
+# without it, a million batches for its scripts, a minute in which the members of a watched
+# room come and go, and 10,000 receipts while nodes are killed.
 long:
 	HERALD_WATCH_FOR=1m go test -v -run '^TestWatch$$' ./internal/test/watchtest
+	HERALD_BROKEN_PROMISES=1 go test -timeout 2h -run '^TestBrokenPromises$$' ./internal/test/watchtest
+	HERALD_DELIVER_CALLS=10000 go test -timeout 1h -v -run '^TestKilledNodes$$' ./internal/test/receipttest
 	HERALD_BROKEN_PROMISES=1 go test -timeout 1h -run '^TestBrokenPromises$$' ./internal/test/resumetest
 	HERALD_HISTORY_RUNS=1000000 go test -timeout 2h -run '^TestModel$$' ./internal/test/historymodel
 	cd test/faults && go run . -retention with -users 30 -fault upgrade -old 7e45f96

@@ -80,6 +80,7 @@ var registryPromises = []registryPromise{
 	{"15_Ownership", "what is passed in is not kept, what is returned is the caller's", testRegistryOwnership},
 	{"16_Check", "Check returns what the Registry has lost of the entries, and nothing else", testCheck},
 	{"17_Watch", "Watch lists the Sessions of each topic with the number of its last change, and needs a lease as Sessions does", testWatch},
+	{"17_Day", "a mark lasts for a day at most", testDay},
 	{"18_Numbers", "each change of a watched topic has the next number, whichever handle makes it; a mark that is made anew begins above", testNumbers},
 	{"18_Sweep", "what Sweep takes away are changes, and so is what is added under a newer lease", testSweptChanges},
 	{"18_Racing", "the list and the changes behind its number give what is there", testRacingChanges},

@@ -95,6 +95,26 @@ func testWatch(s *registrySuite) {
 	s.wantErr(err, herald.ErrLeaseLost)
 }
 
+// testDay marks a topic for longer than any mark lasts.
+func testDay(s *registrySuite) {
+	pass := s.store.Advance
+	if pass == nil {
+		pass = s.store.Step
+	}
+	if pass == nil {
+		s.Skipf("the store has neither Advance nor Step, so nobody tried: promise %s", s.promise)
+	}
+	a, b := s.openWatchable(), s.openWatchable()
+	n := s.lease(a, "n")
+	_, err := b.Watch(s.ctx, herald.Lease{}, 3*long, "g")
+	s.check(err)
+	s.add(a, n, entry("n.1", "42", "g"))
+	s.equal("changes at once", len(a.Changes()), 1)
+	pass(long + time.Hour)
+	s.add(a, n, entry("n.2", "43", "g"))
+	s.equal("changes after a day", len(a.Changes()), 0)
+}
+
 func testNumbers(s *registrySuite) {
 	a, b := s.openWatchable(), s.openWatchable()
 	n, m := s.lease(a, "n"), s.lease(b, "m")
