@@ -1,0 +1,80 @@
+package resumetest_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/heraldclient"
+)
+
+// A client that comes back under a flood goes live while the flood lasts, and misses
+// nothing of it without being told.
+func TestFlood(t *testing.T) { eachBus(t, testFlood) }
+
+func testFlood(t *testing.T, config func() herald.Config) {
+	const senders = 128 // so each round trip to the log brings more than 64, with which a client goes live
+	one, two := newNode(t, config()), newNode(t, config())
+	d := newDevice(t, one, "user=a", "")
+	d.connected()
+
+	flooding, stop := context.WithCancel(t.Context())
+	var flood, reading sync.WaitGroup
+	defer flood.Wait()
+	defer stop()
+	sent := make([]int, senders)
+	for i := range senders {
+		flood.Go(func() {
+			for flooding.Err() == nil {
+				if err := two.Send(context.Background(), herald.User("a"), herald.Text(fmt.Sprint(i, " ", sent[i]))); err != nil {
+					t.Error(err)
+					return
+				}
+				sent[i]++
+			}
+		})
+	}
+	got, jumps := make([]int, senders), make([]bool, senders)
+	reading.Go(func() {
+		for {
+			switch e := d.next().(type) {
+			case heraldclient.Message:
+				if string(e.Data) == "the end" {
+					return
+				}
+				var i, number int
+				if _, err := fmt.Sscan(string(e.Data), &i, &number); err != nil || number < got[i] || number > got[i] && !jumps[i] {
+					t.Errorf("got %q after %d of that sender: %v", e.Data, got[i], err)
+				}
+				got[i], jumps[i] = number+1, false
+			case heraldclient.Gap: // it was away for more than can be surveyed
+				for i := range jumps {
+					jumps[i] = true
+				}
+			}
+		}
+	})
+	more := func(what string) {
+		t.Helper()
+		before := two.Stats().Sent
+		await(t, what, func() bool { return two.Stats().Sent > before+2*senders })
+	}
+	more("the flood")
+	d.Cut()
+	more("what the client misses")
+	d.Heal()
+	await(t, "the end of the resume, under the flood", func() bool { s := one.Stats(); return s.ResumesWhole+s.ResumesInPart > 0 })
+	stop()
+	flood.Wait()
+	two.send(t, herald.User("a"), "the end")
+	reading.Wait()
+	for i := range senders {
+		if got[i] != sent[i] && !jumps[i] {
+			t.Errorf("got %d of %d that sender %d has sent", got[i], sent[i], i)
+		}
+	}
+	s := one.Stats()
+	t.Logf("%d sent, %d resumes, %d of them whole, %d times too slow", two.Stats().Sent, s.Resumes, s.ResumesWhole, s.TooSlow)
+}
