@@ -414,6 +414,22 @@ func TestHeartbeatMixed(t *testing.T) {
 	})
 }
 
+// A node's version is the one that it was listed with. Of one that was only heard, and of
+// this one before it is listed, nobody knows it.
+func TestHeartbeatVersions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := newHeartbeatAlone()
+		b.listed([]Node{
+			{ID: "listed", Version: 2, Generation: 7, Alive: true, Renewed: time.Now(), TTL: time.Hour},
+			{ID: "dead", Version: 2, Generation: 7},
+		}, time.Now(), clock.Now())
+		b.hear(&envelope{sender: "heard", id: 1})
+		if got, want := b.versions(), map[string]int{b.node: 0, "listed": 2, "heard": 0}; !maps.Equal(got, want) {
+			t.Errorf("versions %v, want %v", got, want)
+		}
+	})
+}
+
 // Of losses the others are told once a second.
 func TestHeartbeatTellsLosses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
