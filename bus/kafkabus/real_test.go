@@ -205,15 +205,18 @@ func (r *realRig) offsets(at int64) []int64 {
 	return offsets
 }
 
-// keep sets for how long the topic keeps records.
+// keep sets for how long the topic keeps records. A segment goes as a whole, and
+// not before its newest record, so two must follow each other in that time.
 func (r *realRig) keep(d time.Duration) {
 	r.T.Helper()
 	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
 	resource := kmsg.NewIncrementalAlterConfigsRequestResource()
 	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, r.topic
-	config := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
-	config.Name, config.Value = "retention.ms", kmsg.StringPtr(fmt.Sprint(d.Milliseconds()))
-	resource.Configs = append(resource.Configs, config)
+	for name, value := range map[string]time.Duration{"retention.ms": d, "segment.ms": d / 2} {
+		config := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+		config.Name, config.Value = name, kmsg.StringPtr(fmt.Sprint(value.Milliseconds()))
+		resource.Configs = append(resource.Configs, config)
+	}
 	req.Resources = append(req.Resources, resource)
 	resp, err := req.RequestWith(r.Context(), r.admin)
 	r.must(err)
