@@ -15,34 +15,66 @@ import (
 type Scripter struct {
 	scripts
 	options *redis.Options
-	client  atomic.Pointer[redis.Client]
+	way     atomic.Pointer[scriptWay]
 	closed  atomic.Bool
+}
+
+// A scriptWay is how a Scripter reaches a server: EVALSHA by the lines, all else by
+// the client.
+type scriptWay struct {
+	client *redis.Client
+	lines  *lines
+}
+
+func newScriptWay(options *redis.Options) *scriptWay {
+	client := NewClient(options)
+	return &scriptWay{client, newLines(client.Options())}
+}
+
+func (w *scriptWay) close() {
+	w.client.Close()
+	w.lines.close()
 }
 
 // NewScripter returns a Scripter with connections of its own, which Close ends.
 func NewScripter(options *redis.Options) *Scripter {
 	s := &Scripter{options: options}
-	s.client.Store(NewClient(options))
+	s.way.Store(newScriptWay(options))
 	s.on = func(_ context.Context, call func(*redis.Client) error) error { return call(s.Client()) }
 	return s
 }
 
 // Renew drops all connections. Calls under way fail.
 func (s *Scripter) Renew() {
-	s.client.Swap(NewClient(s.options)).Close()
+	s.way.Swap(newScriptWay(s.options)).close()
 	if s.closed.Load() {
-		s.Client().Close()
+		s.way.Load().close()
 	}
 }
 
 // Close drops all connections for good.
 func (s *Scripter) Close() {
 	s.closed.Store(true)
-	s.Client().Close()
+	s.way.Load().close()
 }
 
 // Client returns the client of now.
-func (s *Scripter) Client() *redis.Client { return s.client.Load() }
+func (s *Scripter) Client() *redis.Client { return s.way.Load().client }
+
+// EvalSha runs a script that the server has. It is what almost all calls of a script
+// are.
+func (s *Scripter) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
+	words := make([]any, 0, 3+len(keys)+len(args))
+	words = append(words, "EVALSHA", sha, len(keys))
+	for _, key := range keys {
+		words = append(words, key)
+	}
+	value, err := s.way.Load().lines.run(ctx, append(words, args...)...)
+	cmd := redis.NewCmd(ctx)
+	cmd.SetVal(value)
+	cmd.SetErr(err)
+	return cmd
+}
 
 // scripts has the methods of a redis.Scripter, and Pipelined, on the client that on
 // chooses. on may call more than once, and returns what the last call did, or why

@@ -211,6 +211,15 @@ func trim(b []byte) ([]byte, error) {
 	return b[:n:n], nil
 }
 
+// Reply reads a reply that has so many elements and bytes in strings at most.
+func (r *Reader) Reply(elems, bytes int64) (Value, error) {
+	h, err := r.Header()
+	if err != nil {
+		return Value{}, err
+	}
+	return r.rest(h, 0, &budget{elems, bytes})
+}
+
 // Rest reads what follows h.
 func (r *Reader) Rest(h Header) (Value, error) {
 	return r.rest(h, 0, &budget{maxElems, maxBytes})
@@ -250,6 +259,7 @@ func (r *Reader) rest(h Header, depth int, left *budget) (Value, error) {
 	if err := left.elems(max(n, 0)); err != nil {
 		return v, err
 	}
+	v.Elems = make([]Value, 0, min(max(n, 0), 16))
 	for range n {
 		h, err := r.Header()
 		if err != nil {

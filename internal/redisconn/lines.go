@@ -1,0 +1,289 @@
+package redisconn
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/rawio"
+	"github.com/heraldgo/herald/internal/resp"
+)
+
+// lines are connections that scripts are run on, one call at a time on each.
+// go-redis opens their sessions. From then on herald writes and reads on them
+// itself, because what go-redis does for each command takes more of a processor
+// than the command.
+type lines struct {
+	options *redis.Options
+	turns   chan struct{} // has one for each call under way
+
+	mu   sync.Mutex
+	open map[*line]struct{} // nil once closed
+	idle []*line            // the one that was used last comes last
+}
+
+// A line is one of them. It belongs to the call that has taken it.
+type line struct {
+	conn   net.Conn
+	raw    syscall.RawConn // nil if that cannot be had
+	client *redis.Client   // that opened the session; nothing but close uses it
+	reader *resp.Reader
+	bytes  []byte    // that are written; the memory is used again
+	used   time.Time // last
+
+	one    [1]byte
+	silent bool // see alive
+}
+
+const (
+	lineBuffer = 16 << 10
+	lineKeeps  = 64 << 10              // bytes whose memory is used again
+	lineFresh  = 10 * time.Millisecond // how long a line counts as alive
+
+	// The most that an answer may have: that of a page of large messages.
+	lineElems = 1 << 16
+	lineBytes = 512 << 20
+)
+
+// newLines returns lines to one server, of which there are as many as options allow.
+func newLines(options *redis.Options) *lines {
+	return &lines{options: options, turns: make(chan struct{}, options.PoolSize), open: make(map[*line]struct{})}
+}
+
+// run runs a command. Nothing is repeated that may have been sent. What Redis replies
+// is an Error, and a redis.Error.
+func (l *lines) run(ctx context.Context, words ...any) (any, error) {
+	select {
+	case l.turns <- struct{}{}:
+		defer func() { <-l.turns }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", redis.ErrPoolTimeout, ctx.Err())
+	}
+	for {
+		c, reused, err := l.take(ctx)
+		if err != nil {
+			return nil, err
+		}
+		sent, value, err := c.call(ctx, words)
+		if err == nil {
+			if c.reader.Buffered() > 0 { // it would be taken for the next answer
+				l.drop(c)
+			} else {
+				l.put(c)
+			}
+			if said, ok := value.(error); ok {
+				return nil, said
+			}
+			return value, nil
+		}
+		l.drop(c)
+		if sent || !reused || ctx.Err() != nil {
+			return nil, err
+		} // else the server had closed it
+	}
+}
+
+// take returns an idle line that is not seen to be dead, or a new one.
+func (l *lines) take(ctx context.Context) (c *line, reused bool, err error) {
+	for {
+		l.mu.Lock()
+		closed := l.open == nil
+		if n := len(l.idle); n > 0 {
+			c, l.idle = l.idle[n-1], l.idle[:n-1]
+		}
+		l.mu.Unlock()
+		switch {
+		case closed:
+			return nil, false, redis.ErrClosed
+		case c == nil:
+			c, err = l.dial(ctx)
+			return c, false, err
+		case c.alive():
+			return c, true, nil
+		}
+		l.drop(c)
+		c = nil
+	}
+}
+
+// dial opens a line.
+func (l *lines) dial(ctx context.Context) (*line, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.options.DialTimeout)
+	defer cancel()
+	o := LinkOptions(l.options, l.options.DialTimeout)
+	conn, err := Dial(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	client, err := Session(ctx, conn, *o, nil)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	c := &line{conn: conn, raw: rawio.Conn(conn), client: client, reader: resp.NewReader(conn, lineBuffer)}
+	l.mu.Lock()
+	closed := l.open == nil
+	if !closed {
+		l.open[c] = struct{}{}
+	}
+	l.mu.Unlock()
+	if closed {
+		c.close()
+		return nil, redis.ErrClosed
+	}
+	return c, nil
+}
+
+// put gives a line back that is well.
+func (l *lines) put(c *line) {
+	c.used = time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open != nil { // or it is closed already
+		l.idle = append(l.idle, c)
+	}
+}
+
+// drop closes a line.
+func (l *lines) drop(c *line) {
+	l.mu.Lock()
+	delete(l.open, c)
+	l.mu.Unlock()
+	c.close()
+}
+
+// close closes all lines for good. Calls under way fail.
+func (l *lines) close() {
+	l.mu.Lock()
+	open := l.open
+	l.open, l.idle = nil, nil
+	l.mu.Unlock()
+	for c := range open {
+		c.close()
+	}
+}
+
+// close may be called at any time, and twice.
+func (c *line) close() {
+	conn := c.conn
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn() // tls.Conn.Close writes, and may block
+	}
+	conn.Close()
+	c.client.Close()
+}
+
+// alive says whether nothing is known of the line's end. A server that has closed it
+// takes what is written all the same, and then nobody would know whether it was
+// carried out.
+func (c *line) alive() bool {
+	if c.raw == nil || time.Since(c.used) < lineFresh {
+		return true
+	}
+	c.silent = false
+	if err := c.conn.SetDeadline(time.Time{}); err != nil {
+		return false
+	}
+	err := c.raw.Read(func(fd uintptr) bool {
+		_, _, came := rawio.Read(fd, c.one[:])
+		c.silent = !came // what nobody has asked for does not come on a line that is well
+		return true
+	})
+	return err == nil && c.silent
+}
+
+// call writes a command and reads the reply. sent says whether all of it was written:
+// Redis carries out no part of a command.
+func (c *line) call(ctx context.Context, words []any) (sent bool, value any, err error) {
+	if c.bytes, err = appendCommand(c.bytes[:0], words); err != nil {
+		return false, nil, err
+	}
+	deadline, bounded := ctx.Deadline()
+	if err := c.conn.SetDeadline(deadline); err != nil {
+		return false, nil, err
+	}
+	if !bounded {
+		stop := context.AfterFunc(ctx, c.close)
+		defer stop()
+	}
+	_, err = c.conn.Write(c.bytes)
+	if cap(c.bytes) > lineKeeps {
+		c.bytes = nil
+	}
+	if err != nil {
+		return false, nil, err
+	}
+	v, err := c.reader.Reply(lineElems, lineBytes)
+	if err == nil {
+		value, err = plain(v)
+	}
+	return true, value, err
+}
+
+// appendCommand encodes a command.
+func appendCommand(b []byte, words []any) ([]byte, error) {
+	b = resp.AppendCommand(b, len(words))
+	var digits [20]byte
+	for _, word := range words {
+		switch w := word.(type) {
+		case string:
+			b = resp.AppendWord(b, w)
+		case []byte:
+			b = resp.AppendWord(b, w)
+		case int:
+			b = resp.AppendWord(b, strconv.AppendInt(digits[:0], int64(w), 10))
+		case int64:
+			b = resp.AppendWord(b, strconv.AppendInt(digits[:0], w, 10))
+		case uint64:
+			b = resp.AppendWord(b, strconv.AppendUint(digits[:0], w, 10))
+		default:
+			return b, fmt.Errorf("herald: a word of a command is a %T", word)
+		}
+	}
+	return b, nil
+}
+
+// A reply is an Error as go-redis returns it.
+type reply struct{ said Error }
+
+func (r reply) Error() string { return string(r.said) }
+func (r reply) Unwrap() error { return r.said }
+func (reply) RedisError()     {}
+
+var _ redis.Error = reply{}
+
+// plain returns a reply as go-redis would, and an error that Redis replied, or that
+// there is nothing, as a value. Behind what no script returns may come more that
+// nobody has asked for.
+func plain(v resp.Value) (any, error) {
+	switch v.Kind {
+	case ':':
+		return v.Int, nil
+	case '$', '+':
+		return v.Str, nil
+	case '-':
+		return reply{Error(v.Str)}, nil
+	case '_':
+		return redis.Nil, nil
+	case '*':
+		parts := make([]any, len(v.Elems))
+		for i, e := range v.Elems {
+			part, err := plain(e)
+			if err != nil {
+				return nil, err
+			}
+			if part != redis.Nil {
+				parts[i] = part
+			}
+		}
+		return parts, nil
+	}
+	return nil, fmt.Errorf("%w: a script answered %q", resp.ErrProtocol, v.Kind)
+}
