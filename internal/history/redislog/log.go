@@ -48,6 +48,7 @@ type Log struct {
 
 	mu     sync.Mutex
 	agreed store.Agreement // as far as it was told
+	text   string          // of agreed
 }
 
 // bounds are the most that one call of a script has, so that it blocks Redis for a
@@ -72,6 +73,7 @@ var usual = bounds{
 // New returns the Log of a partition. It asks nothing of Redis.
 func New(c Config) *Log {
 	l := &Log{config: c, publish: "PUBLISH", bounds: usual, agreed: c.Limits.Wanted()}
+	l.text = agreementText(l.agreed)
 	if c.Sharded {
 		l.publish = "SPUBLISH"
 	}
@@ -87,7 +89,10 @@ func (l *Log) args(known history.Point, more int) []any {
 	for fresh == 0 {
 		fresh = rand.Uint64()
 	}
-	return append(make([]any, 0, 4+more), hex(known.Epoch), uint64(known.Offset), hex(history.Epoch(fresh)), agreementText(l.Agreed()))
+	l.mu.Lock()
+	agreement := l.text
+	l.mu.Unlock()
+	return append(make([]any, 0, 4+more), hex(known.Epoch), uint64(known.Offset), hex(history.Epoch(fresh)), agreement)
 }
 
 // Agreed returns how much the nodes have agreed to keep, as far as an answer has
@@ -103,7 +108,7 @@ func (l *Log) told(a store.Agreement) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if a.Version > 0 && a.Version >= l.agreed.Version {
-		l.agreed = a
+		l.agreed, l.text = a, agreementText(a)
 	}
 }
 

@@ -11,8 +11,13 @@ local first, ends = 9, #ARGV
 
 local TAKEN, WRONG_EPOCH, WRONG_SEGMENT = 1, 2, 3
 
+-- All of this runs for each message: globals are looked up once, and no text is made
+-- twice.
+local ARGV, tonumber, sub, byte, format = ARGV, tonumber, string.sub, string.byte, string.format
+
 local names = {COUNTER, HORIZON, LAST, BEGAN, BYTES}
-local own, all = #names, #names -- the table's own names, and with the topics
+local own = #names
+local all = own -- the table's own names, and with the topics
 local last = {} -- offset by topic, as text
 local kept, bytes = 0, 0
 local i = first
@@ -27,8 +32,10 @@ while i <= ends do
         names[all], last[topic] = topic, '0'
       end
     end
+    i = i + 2 + topics
+  else
+    i = i + 2 - topics
   end
-  i = i + 2 + math.abs(topics)
 end
 
 local epoch, parents, numbers = begin(names)
@@ -75,65 +82,78 @@ for k = own + 1, all do
   last[names[k]] = prev and tonumber(prev) > horizon and prev or below
 end
 
--- put adds a packet to those that are published: the body with its place in it, as
--- package packet says. What extensions the body has follow the place.
-local channels, packets, count = {}, {}, 0
-local lengths = {} -- the bytes before a place, by its length and that of what follows
-local function put(topic, body, place)
-  local length, more = #place, string.byte(body, 4) or 0
-  local key = length + 128 * more
-  local before = lengths[key]
-  if not before then
-    local all = length + 2 + more
-    if all < 128 then
-      before = string.char(all, 2, length)
-    else
-      before = string.char(all % 128 + 128, math.floor(all / 128), 2, length)
-    end
-    lengths[key] = before
+-- What is published: channels and packets in turn. A packet is the body with its place
+-- in it, as package packet says. What extensions the body has follow the place.
+local messages, count = {}, 0
+local befores = {} -- the bytes before a place, by its length and that of what follows
+local function before(length, more)
+  local all = length + 2 + more
+  local bytes
+  if all < 128 then
+    bytes = string.char(all, 2, length)
+  else
+    bytes = string.char(all % 128 + 128, math.floor(all / 128), 2, length)
   end
-  count = count + 1
-  channels[count] = prefix .. topic
-  packets[count] = string.sub(body, 1, 3) .. before .. place .. string.sub(body, 5)
+  befores[length + 128 * more] = bytes
+  return bytes
 end
 
+local lengths = {} -- ' <length>:' by length of a topic
 local at = text(counter)
 local here, passing = 'k' .. epoch .. ' ', 'u' .. epoch .. ' '
+local call = redis.call
 i = first
 while i <= ends do
   local topics, body = tonumber(ARGV[i]), ARGV[i + 1]
+  local more = byte(body, 4) or 0
+  local head, rest = sub(body, 1, 3), sub(body, 5)
   if topics > 0 then
     counter = counter + 1
-    at = text(counter)
-    local links = ''
+    at = format('%d', counter)
+    local placed, links = here .. at .. ' ', ''
     for k = i + 2, i + 1 + topics do
       local topic = ARGV[k]
-      local prev = last[topic]
+      local prev, n = last[topic], #topic
       last[topic] = at
-      links = links .. prev .. ' ' .. #topic .. ':' .. topic
-      put(topic, body, here .. at .. ' ' .. prev)
+      local length = lengths[n]
+      if not length then
+        length = ' ' .. n .. ':'
+        lengths[n] = length
+      end
+      links = links .. prev .. length .. topic
+      local size = #placed + #prev
+      messages[count + 1] = prefix .. topic
+      messages[count + 2] = head .. (befores[size + 128 * more] or before(size, more)) .. placed .. prev .. rest
+      count = count + 2
     end
-    redis.call('XADD', segment, at .. '-0', epoch, links, '', body)
+    call('XADD', segment, at .. '-0', epoch, links, '', body)
+    i = i + 2 + topics
   else
+    local place = passing .. at
+    local packet = head .. (befores[#place + 128 * more] or before(#place, more)) .. place .. rest
     for k = i + 2, i + 1 - topics do
-      put(ARGV[k], body, passing .. at)
+      messages[count + 1], messages[count + 2] = prefix .. ARGV[k], packet
+      count = count + 2
     end
+    i = i + 2 - topics
   end
-  i = i + 2 + math.abs(topics)
 end
 if kept > 0 then
   set(COUNTER, stored(counter))
   set(BYTES, stored(filled + bytes))
   for k = own + 1, all do
-    set(names[k], last[names[k]])
+    local topic = names[k]
+    changes[c + 1], changes[c + 2] = last[topic], topic
+    c = c + 2
   end
   redis.call('ZADD', t, unpack(changes))
   redis.call('PEXPIRE', segment, lasts)
   if full then redis.call('PEXPIRE', t, lasts) end -- and each fence does
 end
 -- Last, for none of this is to be heard of unless all of it is kept.
-for k = 1, count do
-  local heard = redis.pcall(publish, channels[k], packets[k])
+local pcall = redis.pcall
+for k = 1, count, 2 do
+  local heard = pcall(publish, messages[k], messages[k + 1])
   if type(heard) == 'table' then -- it is denied
     if kept == 0 and k == 1 then return heard end
     return redis.error_reply('KEPT herald: and not published: ' .. heard.err)
