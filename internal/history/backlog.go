@@ -12,8 +12,11 @@ type Survey struct {
 	From  Offset
 	Whole bool
 
-	// Offsets are those of the entries, rising. It was seen that each is there.
+	// Offsets are those of the entries, rising. It was seen that each is there. If
+	// they are few the log may have read them too, in the same step: Entries are those
+	// at all of the Offsets, or none.
 	Offsets []Offset
+	Entries []Entry
 }
 
 // A Backlog is what is still to be read of a Survey. It is read in pages, by

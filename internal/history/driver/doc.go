@@ -24,11 +24,12 @@
 //	   └───────────── the device asks for more ────────┘
 //
 // Surveys take turns by rate, for any position asks for one. A partition reads
-// one batch at a time. It has what several devices wait for, each entry once. For one
-// device only one page is read at a time. If its queue has no room any more when the
-// page has come, the page is asked for again. So a queue takes at most one page, and what
-// is left when the device goes live, beyond what counts as room. Nothing is read while
-// the pages that wait in queues take more than the node's budget. A device that has not
-// had its turn, or an answer, for long is told that something may be missing, and goes on
+// one batch at a time. It has what several devices wait for, each entry once. A page
+// that the survey has read already needs no batch. For one device only one page is
+// read at a time. If its queue has no room any more when the page has come, the page
+// is asked for again. So a queue takes at most one page, and what is left when the
+// device goes live, beyond what counts as room. Nothing is read while the pages that
+// wait in queues take more than the node's budget. A device that has not had its
+// turn, or an answer, for long is told that something may be missing, and goes on
 // asking.
 package driver

@@ -27,6 +27,7 @@ type spy struct {
 	driver.Log
 	hole atomic.Bool // calls but Fence are not answered
 	slow atomic.Bool // an append or a read takes a while: its answer is large
+	near atomic.Bool // a survey reads its entries too
 
 	mu      sync.Mutex
 	calls   map[string]int
@@ -81,7 +82,11 @@ func (s *spy) Survey(ctx context.Context, known, from history.Point, topics []st
 	if err := s.call(ctx, "survey"); err != nil {
 		return history.Survey{}, err
 	}
-	return s.Log.Survey(ctx, known, from, topics, most)
+	survey, err := s.Log.Survey(ctx, known, from, topics, most)
+	if err == nil && s.near.Load() && len(survey.Offsets) > 0 {
+		survey.Entries, _, err = s.Log.Read(ctx, known, survey.End.Epoch, survey.Offsets)
+	}
+	return survey, err
 }
 
 func (s *spy) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets []history.Offset) ([]history.Entry, bool, error) {
@@ -404,6 +409,42 @@ func TestSharedReads(t *testing.T) {
 			t.Errorf("%d reads", n)
 		}
 	})
+}
+
+// What a survey has read is not read again, if it is one page. It is what a page is: it
+// waits if others have taken the room, and while pages take all of the node's budget.
+func TestSurveyThatReads(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		missed, live int // messages, and those that come in the queue meanwhile
+		bytes, reads int
+		want, later  string
+	}{
+		{"a page", 4, 0, 1 << 20, 0, "wpmmmmp", ""},
+		{"more than a page", 5, 0, 1 << 20, 2, "wpmmmm", "mp"},
+		{"no room", 4, queueSize / 2, 1 << 20, 1, "wp" + strings.Repeat("m", queueSize/2), "mmmmp"},
+		{"no budget", 4, 0, 0, 0, "wp", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			one(t, func(d *driver.Config) { d.Bytes = c.bytes }, func(t *testing.T, h *hub, s *spy) {
+				away := h.absent(t, 1, c.missed, "a0")[0]
+				s.near.Store(true)
+				h.links[0].Break(memlog.Faults{Delay: 500 * time.Millisecond})
+				conn, err := h.begin(t.Context(), &steps, away, "again", "a0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				h.pass("a0", c.live)
+				time.Sleep(5 * time.Second)
+				expect(t, "it has", kinds(conn.all(away)), c.want)
+				time.Sleep(5 * time.Second)
+				expect(t, "with room", kinds(conn.all(away)), c.later)
+				if n := s.count("read"); n != c.reads {
+					t.Errorf("%d reads", n)
+				}
+			})
+		})
+	}
 }
 
 // Where a device holds no topic the log is not asked, but for a position that the feed

@@ -192,6 +192,8 @@ func (d *Driver) survey(q *question) {
 	s, known, topics := q.side, q.side.known(), q.conn.Topics(q.side.partition)
 	d.call(func(ctx context.Context) func() {
 		survey, err := s.log.Survey(ctx, known, q.ask.From, topics, q.ask.Most)
+		entries := survey.Entries
+		survey.Entries = nil
 		return func() {
 			d.replays.running--
 			s.heard(err)
@@ -201,26 +203,45 @@ func (d *Driver) survey(q *question) {
 			q.answered(err, len(survey.Offsets) == 0, func() device.Step {
 				return q.device.Surveyed(s.partition, q.ask.Round, survey)
 			})
+			q.Session.read(s, survey.Offsets, entries)
 			d.turns()
 		}
 	})
 }
 
+// read answers the page that the session asks for after a survey, if that has read its
+// entries, and if it is the turn of the page.
+func (s *Session) read(side *side, offsets []history.Offset, entries []history.Entry) {
+	last := len(side.reads.ready) - 1
+	if len(entries) == 0 || last < 0 || s.d.replays.bytes >= s.d.replays.most {
+		return
+	}
+	q := side.reads.ready[last]
+	if q.Session != s || !q.counts() || !slices.Equal(q.ask.Offsets, offsets) {
+		return
+	}
+	side.reads.ready = side.reads.ready[:last]
+	q.answered(nil, true, func() device.Step {
+		return q.device.Entries(side.partition, q.ask.Round, entries, true)
+	})
+}
+
 // read reads what several devices wait for, each entry once.
 func (s *side) read() {
-	var batch, later []*question
+	var batch []*question
 	var offsets []history.Offset
-	for _, q := range s.reads.ready {
-		switch {
-		case !q.counts():
-		case len(batch) > 0 && (q.ask.From.Epoch != batch[0].ask.From.Epoch || len(offsets)+len(q.ask.Offsets) > maxRead):
-			later = append(later, q)
-		default:
-			q.stage = running
-			batch, offsets = append(batch, q), append(offsets, q.ask.Offsets...)
+	for ; len(s.reads.ready) > 0; s.reads.ready = s.reads.ready[1:] {
+		q := s.reads.ready[0]
+		if !q.counts() {
+			continue
 		}
+		if len(batch) > 0 && (q.ask.From.Epoch != batch[0].ask.From.Epoch || len(offsets)+len(q.ask.Offsets) > maxRead) {
+			break // all others wait, or thousands would be looked at for each batch
+		}
+		q.stage = running
+		batch, offsets = append(batch, q), append(offsets, q.ask.Offsets...)
 	}
-	if s.reads.ready = later; len(batch) == 0 {
+	if len(batch) == 0 {
 		return
 	}
 	s.reads.busy = true

@@ -180,6 +180,14 @@ func (u *run) survey() {
 	}
 	s, err := u.log.Survey(u.ctx(), known, from, some, most)
 	want := u.twin.Survey(u.caller(known), from, some, most)
+	if len(s.Entries) > 0 {
+		reader := u.caller(known)
+		reader.Known = history.Point{} // so that nothing comes of it
+		entries, _ := u.twin.Read(reader, want.End.Epoch, want.Offsets)
+		same(u, "entries of the survey", fmt.Sprint(s.Entries), fmt.Sprint(entries), err)
+		u.count("survey read")
+	}
+	s.Entries = nil
 	same(u, "survey", s, want, err)
 	u.met(known, s.End)
 	switch {

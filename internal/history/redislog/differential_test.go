@@ -96,7 +96,7 @@ func differ(t *testing.T, r *rig, batches int) {
 // mustHappen is what proves nothing if it does not.
 var mustHappen = []string{
 	"taken", "wrong epoch", "wrong segment", "unkept batch", "new table", "new epoch", "contradicted", "segment begun",
-	"segment removed", "lost table", "lost segment", "expired", "whole", "cut", "forked", "read missing", "read elsewhere",
+	"segment removed", "lost table", "lost segment", "expired", "whole", "cut", "forked", "survey read", "read missing", "read elsewhere",
 	"forgotten", "renewed", "node started", "told of an agreement",
 }
 

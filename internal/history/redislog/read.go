@@ -37,7 +37,11 @@ func (l *Log) read(ctx context.Context, known history.Point, epoch history.Epoch
 	n = int(a.number(common))
 	list := a.list(common + 1)
 	for i := range list.parts {
-		entries = append(entries, list.entry(i))
+		e := list.list(i)
+		entries = append(entries, e.entry(history.Offset(e.number(0)), 1))
+		if e.err != nil && list.err == nil {
+			list.err = e.err
+		}
 	}
 	if list.err != nil {
 		a.fail("an entry: %v", list.err)
@@ -74,18 +78,12 @@ func (l *Log) places(args []any, offsets []history.Offset) (keys []string, _ []a
 	return keys, args
 }
 
-// entry returns a part that is an entry.
-func (a *answer) entry(i int) history.Entry {
-	e := a.list(i)
-	links, ok := parseLinks(e.text(2))
-	entry := history.Entry{
-		Offset: history.Offset(e.number(0)), Born: parseEpoch(e.text(1)), Links: links, Body: []byte(e.text(3)),
-	}
+// entry returns the entry at an offset whose other fields are the parts from first on.
+func (a *answer) entry(at history.Offset, first int) history.Entry {
+	links, ok := parseLinks(a.text(first + 1))
+	entry := history.Entry{Offset: at, Born: parseEpoch(a.text(first)), Links: links, Body: []byte(a.text(first + 2))}
 	if !ok || entry.Born == 0 {
-		e.fail("%.40v", e.parts)
-	}
-	if e.err != nil && a.err == nil {
-		a.err = e.err
+		a.fail("%.40v", a.parts)
 	}
 	return entry
 }

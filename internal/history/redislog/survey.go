@@ -53,8 +53,9 @@ type walk struct {
 	known  history.Point
 	most   int
 	survey history.Survey
-	cut    history.Offset // there were more than most: all up to here is left out
-	chains []chain        // of the topics that have something
+	cut    history.Offset  // there were more than most: all up to here is left out
+	chains []chain         // of the topics that have something
+	read   []history.Entry // by the step that was the only one
 }
 
 // A chain is a topic, where it is, and where it ends.
@@ -125,9 +126,13 @@ func (w *walk) descendSome(ctx context.Context, chains []chain) error {
 	room := w.most + 1
 	var seen []history.Offset
 	for len(chains) > 0 && room > 0 {
+		only := len(chains) == len(w.chains) && len(seen) == 0
 		found, left, whole, err := w.step(ctx, chains, min(room, w.log.bounds.walked))
 		if err != nil {
 			return err
+		}
+		if !only || len(left) > 0 {
+			w.read = nil
 		}
 		if !whole {
 			w.survey.Whole = false
@@ -153,15 +158,15 @@ func (w *walk) descendSome(ctx context.Context, chains []chain) error {
 func (w *walk) step(ctx context.Context, chains []chain, entries int) (found []history.Offset, left []chain, whole bool, err error) {
 	l := w.log
 	keys, segments := []string{l.table()}, l.way(chains)
-	args := append(l.args(w.known, 3+len(segments)+3*len(chains)),
-		uint64(l.config.Limits.Segment), entries, l.bounds.bytes)
+	args := append(l.args(w.known, 4+len(segments)+3*len(chains)),
+		uint64(l.config.Limits.Segment), entries, l.bounds.bytes, l.bounds.read)
 	for _, n := range segments {
 		keys, args = append(keys, l.segment(n)), append(args, n)
 	}
 	for _, c := range chains {
 		args = append(args, uint64(c.at), uint64(c.stop), c.topic)
 	}
-	a, err := l.run(ctx, walkScript, keys, args, 3)
+	a, err := l.run(ctx, walkScript, keys, args, 4)
 	if err != nil {
 		return nil, nil, false, err
 	}
@@ -175,6 +180,7 @@ func (w *walk) step(ctx context.Context, chains []chain, entries int) (found []h
 	if !slices.IsSortedFunc(found, func(a, b history.Offset) int { return cmp.Compare(b, a) }) {
 		a.fail("offsets that do not fall")
 	}
+	w.take(&a, found)
 	moved := false
 	for i, at := range places {
 		if at > chains[i].at {
@@ -188,6 +194,29 @@ func (w *walk) step(ctx context.Context, chains []chain, entries int) (found []h
 		a.fail("chains that stand still")
 	}
 	return found, left, intact == 1, a.err
+}
+
+// take takes the entries at the offsets, which fall, if the answer to a step has them.
+func (w *walk) take(a *answer, found []history.Offset) {
+	list := a.list(common + 3)
+	w.read = nil
+	if len(list.parts) == 0 {
+		return
+	}
+	if len(list.parts) != len(found) {
+		a.fail("%d entries for %d offsets", len(list.parts), len(found))
+		return
+	}
+	for i, at := range slices.Backward(found) {
+		e := list.list(i)
+		if at <= w.survey.End.Offset {
+			w.read = append(w.read, e.entry(at, 0))
+		}
+		if e.err != nil {
+			a.fail("an entry: %v", e.err)
+			return
+		}
+	}
 }
 
 // way returns the segments through which chains lead, the highest if there are too many.
@@ -216,6 +245,8 @@ func (w *walk) result() history.Survey {
 		s.From, s.Whole = w.cut, false
 		i, _ := slices.BinarySearch(s.Offsets, w.cut+1)
 		s.Offsets = s.Offsets[i:]
+	} else if len(w.read) == len(s.Offsets) {
+		s.Entries = w.read
 	}
 	return s
 }
