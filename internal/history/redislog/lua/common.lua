@@ -159,9 +159,9 @@ local function begin(names, renewed)
     end
     parents = ' ' .. epoch .. ':' .. text(counter) .. parents
     parents = string.match(parents, '^' .. string.rep(' %x+:%d+', 8)) or parents
-    epoch = fresh
+    epoch, changed = fresh, true
   end
-  if changed or epoch == fresh or at ~= server then
+  if changed or at ~= server then
     redis.call('ZADD', t, '-inf', write(epoch, server, agreement, parents))
     redis.call('ZREM', t, head)
     redis.call('PEXPIRE', t, lasts)
