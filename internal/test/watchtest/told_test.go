@@ -82,6 +82,9 @@ func (r *registry) Watch(ctx context.Context, lease herald.Lease, ttl time.Durat
 	if r.lists.Add(1) > 1 && r.once {
 		return nil, herald.ErrRegistryDown
 	}
+	if r.once {
+		ttl = time.Hour // no later list renews the mark
+	}
 	return r.MemoryRegistry.Watch(ctx, lease, ttl, topics...)
 }
 
