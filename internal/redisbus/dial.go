@@ -98,8 +98,10 @@ func (d *dialer) connect(ctx context.Context, options *redis.Options, sub *subsc
 	t.client, t.shared = client, d.trunks != nil
 	if sub != nil {
 		t.intake = &intake{inbox: sub.inbox, proofs: sub.proofs}
+	} else if t.shared {
+		t.lane = newLane(t)
 	}
-	go t.read()
+	go t.run()
 	return t, nil
 }
 

@@ -21,7 +21,8 @@ type publication struct {
 	bytes   []byte
 	lead    []command // before the packets
 	packets int
-	probe   bool // of no caller
+	probe   bool       // of no caller
+	pub     *publisher // of its partition
 }
 
 var publications = sync.Pool{New: func() any { return new(publication) }}
@@ -87,9 +88,17 @@ func newPublisher(ctx context.Context, dialer *dialer, alive <-chan struct{}) *p
 	return p
 }
 
-// publish waits until p is published, and owns it.
+// publish waits until what is published, and owns it. If the link shares its trunk, it
+// goes out with what other partitions publish there.
 func (p *publisher) publish(ctx context.Context, what *publication) error {
-	err := p.batch.Do(ctx, what)
+	err := errAside
+	if l, _ := p.state(); l != nil && l.trunk.lane != nil && !what.probe {
+		what.pub = p
+		err = l.trunk.lane.batch.Do(ctx, what)
+	}
+	if err == errAside {
+		err = p.batch.Do(ctx, what)
+	}
 	if cap(what.bytes) <= keepPublication && !errors.Is(err, batch.ErrTaken) {
 		publications.Put(what)
 	}
@@ -105,7 +114,9 @@ func (p *publisher) ready() error {
 			return nil
 		}
 		link.close(nil)
-		p.lost(why)
+		if !p.dialer.follow(why) {
+			p.lost(why)
+		}
 		p.set(nil, why)
 	}
 	if wait := time.Until(p.retry); wait > 0 {

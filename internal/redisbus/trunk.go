@@ -25,11 +25,13 @@ type trunk struct {
 	client  *redis.Client // that opened the session; nothing but finish uses it
 	timeout time.Duration // for an answer
 	shared  bool          // by links of several partitions
+	lane    *lane         // of those that publish, if it is shared
 	proof   sharedProof
 
 	life  atomic.Uint64 // replies and messages read that were awaited
 	dead  chan struct{} // closed when err is set
 	ended chan struct{} // closed when the reader has ended
+	over  chan struct{} // closed when the lane has ended too
 	once  sync.Once     // closes client
 
 	// The reader's, if something is subscribed.
@@ -66,6 +68,7 @@ func newTrunk(conn net.Conn, timeout time.Duration) *trunk {
 		timeout: timeout,
 		dead:    make(chan struct{}),
 		ended:   make(chan struct{}),
+		over:    make(chan struct{}),
 	}
 }
 
@@ -124,8 +127,10 @@ func (t *trunk) remove(l *link) {
 // enter notes an exchange, and answers whether it is to be written now, by the
 // caller.
 func (t *trunk) enter(e *exchange) (first bool, err error) {
-	if err := e.link.reason(); err != nil {
-		return false, err
+	if e.link != nil {
+		if err := e.link.reason(); err != nil {
+			return false, err
+		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -246,12 +251,21 @@ func (t *trunk) drop(waiting bool) {
 	conn.Close()
 }
 
-// finish waits for the reader of a dead trunk.
+// run reads until the trunk is dead, and ends the lane then.
+func (t *trunk) run() {
+	defer close(t.over)
+	t.read()
+	if t.lane != nil {
+		t.lane.batch.Close(errAside)
+	}
+}
+
+// finish waits for what runs for a dead trunk.
 func (t *trunk) finish() {
 	if t.reason() == nil {
 		return
 	}
-	<-t.ended
+	<-t.over
 	t.once.Do(func() { t.client.Close() })
 }
 
