@@ -364,6 +364,7 @@ func (c *Conn) kill(cause error) {
 			tcp.SetLinger(0) // or the kernel would keep what the client does not take
 		}
 		c.socket.conn.Close()
+		c.wake()
 		c.hub.wg.Done() // attach has added it
 	}
 	if killed != nil {

@@ -320,9 +320,10 @@ func (h *Hub) reject(w http.ResponseWriter, r *http.Request, e *HTTPError) {
 		return
 	}
 	c.shut(e.closeError())
+	h.wg.Add(1)
 	h.wg.Go(func() {
 		defer h.endRefused()
-		c.read()
+		c.read(nil)
 	})
 }
 

@@ -189,7 +189,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 		h.stats.rejected.Add(1)
 		c.shut(c.refusedFor(err))
 	}
-	h.wg.Go(c.read)
+	c.begin()
 	return nil
 }
 
@@ -355,3 +355,17 @@ func (h *Hub) evict(ctx context.Context, t Target) error {
 
 // evictTimeout is how long a new Conn waits for the end of those it evicts.
 const evictTimeout = time.Second
+
+// canHijack says whether Hijack will find a connection, without trying.
+func canHijack(w http.ResponseWriter) bool {
+	for {
+		switch t := w.(type) {
+		case http.Hijacker:
+			return true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			return false
+		}
+	}
+}

@@ -585,9 +585,11 @@ func TestBusyHandlerBoundsReadAhead(t *testing.T) {
 			}
 		})
 		held := func() (n int) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if s.turn == turnNobody && s.backlog != nil { // so nobody touches what was read
+			if !s.turn.BeginAhead() { // somebody else touches what was read
+				return 0
+			}
+			defer s.turn.EndAhead()
+			if s.backlog != nil {
 				n = s.backlog.size + s.in.Held()
 			}
 			return n

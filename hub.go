@@ -17,6 +17,7 @@ import (
 	"github.com/heraldgo/herald/internal/deadline"
 	"github.com/heraldgo/herald/internal/follow"
 	"github.com/heraldgo/herald/internal/loglimit"
+	"github.com/heraldgo/herald/internal/netpoll"
 	"github.com/heraldgo/herald/internal/watching"
 )
 
@@ -49,7 +50,8 @@ type Hub struct {
 	watching  *watching.Room
 	changes   *watching.Outbox
 	writers   *writers
-	copies    copies // the receiving goroutine's alone
+	poller    *netpoll.Poller[*Conn] // of those that are parked
+	copies    copies                 // the receiving goroutine's alone
 	budget    budget
 	callbacks callbacks.Set
 
@@ -102,6 +104,7 @@ func New(config Config) (*Hub, error) {
 	}
 	h.config.Logger = slog.New(loglimit.New(config.Logger.Handler(), &h.stats.logsLeftOut))
 	h.nodeTopic = nodeTopic(h.id)
+	h.poller = netpoll.New((*Conn).poll, h.logUnparked)
 	h.sendEnds = deadline.New(config.SendTimeout, errSendTimeout)
 	h.handshakeEnds = deadline.New(min(config.HandshakeTimeout, farFuture), errHandshakeTimeout)
 	if err := h.connectParts(); err != nil {

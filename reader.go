@@ -8,25 +8,36 @@ import (
 
 	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/turn"
 )
 
-// read is the one goroutine of an idle Conn. It reads until the connection
-// ends, then reports the end. It waits in fill, which few calls lead to, so that 2 KB
-// of stack are enough.
-func (c *Conn) read() {
-	defer c.disconnected()
+// read is the reader of a Conn that is not parked: a goroutine that delivers m, which
+// may be nil, and what comes after it. When the connection ends it reports that. It
+// waits in fill, which few calls lead to, so that 2 KB of stack are enough.
+func (c *Conn) read(m []byte) {
+	parked := false
+	defer func() {
+		if !parked {
+			c.readDone()
+		}
+	}()
 	s := &c.socket
-	s.lastRead.Store(clock.Now()) // nobody has read until now
 	try := s.try
 	for {
-		for m := c.next(); m != nil; m = c.next() {
+		if m == nil {
+			m = c.next()
+		}
+		for ; m != nil; m = c.next() {
 			c.deliver(m)
 		}
 		if s.readErr != nil {
 			break
 		}
 		c.resume()
-		s.fill(try)
+		if s.fill(try) && clock.Now()-s.lastRead.Load() >= int64(c.hub.poller.Quiet) && c.park() {
+			parked = true
+			return
+		}
 		c.spend(len(s.ahead))
 	}
 	s.in = frame.Assembler{}
@@ -40,6 +51,13 @@ func (c *Conn) read() {
 		}
 	}
 	c.readEnded()
+}
+
+// readDone reports the end. It runs also if a callback has ended the goroutine.
+func (c *Conn) readDone() {
+	defer c.hub.wg.Done()
+	c.hub.poller.Release(&c.socket.place)
+	c.disconnected()
 }
 
 // next returns the next message of those that have been read, by its frame, or nil.
@@ -127,7 +145,7 @@ func (c *Conn) deliver(message []byte) {
 		s.unread.Store(began)
 	}
 	m := received(message)
-	s.lend()
+	s.turn.Pass(turn.Nobody)
 	h.guard(c, "OnMessage", func() { h.config.OnMessage(c.ctx, c, m) })
 	s.reclaim()
 	now := clock.Now()
@@ -160,11 +178,15 @@ func (c *Conn) resume() {
 // can be read: then nobody can tell whether the client is silent.
 func (c *Conn) readAhead() bool {
 	s := &c.socket
+	if !s.turn.BeginAhead() {
+		return s.turn.Is(turn.Ahead)
+	}
+	if s.backlog == nil {
+		s.backlog = new(backlog)
+	}
 	switch {
-	case !s.beginAhead():
-		return s.isAhead()
 	case s.full(), s.readErr != nil:
-		s.endAhead()
+		s.turn.EndAhead()
 		return false
 	case s.raw != nil:
 		c.runAhead(s.tryOnce)
@@ -189,10 +211,12 @@ func (c *Conn) runAhead(try func(fd uintptr) bool) {
 			s.backlog.push(m)
 			continue
 		}
-		if s.readErr != nil || s.awaited() || s.backlog.unspent-began >= maxWaiting {
+		if s.readErr != nil || s.turn.Is(turn.Awaited) || s.backlog.unspent-began >= maxWaiting {
 			break
 		}
-		if s.fill(try); len(s.ahead) == 0 && s.readErr == nil {
+		for s.fill(try) { // keepalive has asked the reader just before OnMessage began
+		}
+		if len(s.ahead) == 0 && s.readErr == nil {
 			break
 		}
 		s.backlog.unspent += len(s.ahead)
@@ -203,7 +227,7 @@ func (c *Conn) runAhead(try func(fd uintptr) bool) {
 		s.heardOut = c.ctx.Err() == nil
 		defer c.kill(lost(err)) // after the turn is given back, for it may take its time
 	}
-	s.endAhead()
+	s.turn.EndAhead()
 }
 
 // allow counts a message, a ping or a pong of the client's against
@@ -299,7 +323,7 @@ func (c *Conn) awaitUnlisted() {
 func (h *Hub) keepalive(ctx context.Context) {
 	config := &h.config
 	every := time.Second
-	for _, d := range []time.Duration{config.PingInterval, config.PongTimeout, config.MessageTimeout} {
+	for _, d := range []time.Duration{config.PingInterval, config.PongTimeout, config.MessageTimeout, h.poller.Quiet} {
 		every = min(every, max(d/4, 5*time.Millisecond))
 	}
 	ticker := time.NewTicker(every)
@@ -353,6 +377,8 @@ func (c *Conn) tick(now, wall int64, paused bool) {
 			return
 		}
 		last = c.socket.lastRead.Load()
+	} else if now-last >= int64(c.hub.poller.Quiet) && c.reading.Load() == 0 {
+		c.socket.ask()
 	}
 	if !pings {
 		return

@@ -135,6 +135,7 @@ func (h *Hub) stop(ctx context.Context) error {
 	h.closeParts()
 	waitFor(end, &h.last)
 	h.writers.close()
+	h.poller.Close()
 	return ctx.Err()
 }
 

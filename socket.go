@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"log/slog"
 	"math"
 	"net"
 	"net/http"
@@ -17,8 +18,10 @@ import (
 
 	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/netpoll"
 	"github.com/heraldgo/herald/internal/rawio"
 	"github.com/heraldgo/herald/internal/ring"
+	"github.com/heraldgo/herald/internal/turn"
 )
 
 // How much is read at once.
@@ -45,40 +48,47 @@ type socket struct {
 	unread   atomic.Int64 // on clock: since when the reader has not read, for OnMessage runs; 0 is that it reads
 	left     atomic.Int64 // bytes that are still read of a Conn that is closing; 0 while it is not
 
-	mu   sync.Mutex
-	over chan struct{} // closed at the end of the reading ahead that is under way
-	turn turn
+	turn  turn.Turn
+	asked atomic.Bool // the reader need not be asked to leave: it has been, or there is none
 
-	// Of whoever has the turn. The first lies beside turn: a Conn has no byte to spare.
+	// Of whoever has the turn.
 
-	heardOut bool // it was the client that began the close
+	heardOut bool          // it was the client that began the close
+	place    netpoll.Place // in the Hub's poller, once it has been parked
 	in       frame.Assembler
-	other    []byte   // the memory of ahead, if conn is not plain TCP
-	buffer   *[]byte  // from a pool; ahead lies in it, or it is nil
+	buffer   *[]byte  // the memory of ahead, from a pool while there is something; its own if conn is not plain TCP
 	ahead    []byte   // what has been read, and is not taken apart
 	readErr  error    // after it there is nothing more to read
 	backlog  *backlog // nil until keepalive has read ahead
 }
 
 // fill reads once, and waits until something can be read. What came before has been
-// taken apart.
-func (s *socket) fill(try func(fd uintptr) bool) {
+// taken apart. It answers true if it has not read because the reader is asked to leave.
+func (s *socket) fill(try func(fd uintptr) bool) (asked bool) {
 	if s.raw != nil {
-		if err := s.raw.Read(try); err != nil && s.readErr == nil {
+		err := s.raw.Read(try)
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			s.conn.SetReadDeadline(time.Time{})
+			s.asked.Store(false)
+			return true
+		case s.readErr == nil:
 			s.readErr = err
 		}
-		return
+		return false
 	}
-	b := s.in.Room(len(s.other))
+	b := s.in.Room(len(*s.buffer))
 	if b == nil {
-		b = s.other
+		b = *s.buffer
 	}
 	n, err := s.conn.Read(b)
-	if errors.Is(err, os.ErrDeadlineExceeded) && s.awaited() {
+	if errors.Is(err, os.ErrDeadlineExceeded) && s.turn.Is(turn.Awaited) {
 		err = nil
 	}
 	s.ahead = b[:n]
 	s.came(n, err)
+	return false
 }
 
 // try makes one read of what has come; a buffer is had only for that.
@@ -134,7 +144,8 @@ func (s *socket) skip(n int) {
 	}
 	s.ahead = nil
 	switch {
-	case s.buffer == nil:
+	case s.buffer == nil, s.raw == nil:
+		return
 	case len(*s.buffer) == readSize:
 		readBuffers.Put(s.buffer)
 	default:
@@ -167,88 +178,93 @@ var (
 	errPeerBroke  = errors.New("the client has broken the protocol")
 )
 
-// A turn says who may read from the socket. There is one at any time, who goes on
-// where the last has stopped: the Conn's reader, or keepalive, which reads ahead.
-//
-//	       OnMessage begins           keepalive begins
-//	reader ────────────────▶ nobody ──────────────────▶ ahead
-//	 ▲  ▲                     │  ▲                      │  │
-//	 │  └──OnMessage returns──┘  └──────it has read─────┘  │ OnMessage returns
-//	 │                                                     ▼
-//	 └────────────────────────it has read────────────── awaited
-type turn uint8
-
-const (
-	turnReader turn = iota
-	turnNobody
-	turnAhead
-	turnAwaited // ahead, and the reader waits for the end
-)
-
-// lend is for the reader, which will not read for a while.
-func (s *socket) lend() {
-	s.mu.Lock()
-	s.turn = turnNobody
-	s.mu.Unlock()
-}
-
-// reclaim gives the turn back to the reader.
+// reclaim gives the turn back to the reader, which has lent it for OnMessage.
 func (s *socket) reclaim() {
-	s.mu.Lock()
-	ahead := s.turn == turnAhead
-	if ahead {
-		s.turn = turnAwaited
-	} else {
-		s.turn = turnReader
-	}
-	s.mu.Unlock()
-	switch {
-	case !ahead:
+	switch over := s.turn.Reclaim(); {
+	case over == nil:
 	case s.raw != nil:
-		<-s.over
+		<-over
 	default: // it waits for bytes; net/http ends its own reads in this way
 		s.conn.SetReadDeadline(time.Unix(1, 0))
-		<-s.over
+		<-over
 		s.conn.SetReadDeadline(time.Time{})
 	}
 }
 
-// beginAhead takes the turn, if it is nobody's.
-func (s *socket) beginAhead() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.turn != turnNobody {
+// begin begins to read. Most clients say nothing for a while, so the Conn is parked at
+// once, and has a goroutine only if it is needed.
+func (c *Conn) begin() {
+	c.hub.wg.Add(1) // done at the end of the reading, whoever has the turn then
+	c.socket.lastRead.Store(clock.Now())
+	if !c.park() {
+		go c.read(nil)
+	}
+}
+
+// ask asks the reader, which waits in fill, to leave. keepalive does so, that no Conn
+// needs a timer.
+func (s *socket) ask() {
+	if s.raw != nil && !s.asked.Load() {
+		s.asked.Store(true)
+		s.conn.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// park leaves the Conn, whose turn the caller has, to the Hub's poller: it has no
+// goroutine and no buffer until something comes. park answers whether the caller is
+// done with the Conn. One of which something is half read is not parked, nor one that
+// is closing, or that the system refuses.
+func (c *Conn) park() bool {
+	s, poller := &c.socket, c.hub.poller
+	if s.raw == nil || s.readErr != nil || len(s.ahead) > 0 || !s.in.Idle() || c.isClosing() {
 		return false
 	}
-	s.turn, s.over = turnAhead, make(chan struct{})
-	if s.backlog == nil {
-		s.backlog = new(backlog)
+	s.asked.Store(true) // also if it is refused: the system is not asked for it again and again
+	ticket, ok := poller.Prepare(&s.place, c)
+	if !ok {
+		return false
 	}
-	return true
+	s.backlog = nil
+	s.turn.Pass(turn.Parked)
+	// From now on the turn may be another's. If it is refused, but kill has woken it, the caller is done, too.
+	return poller.Arm(ticket, s.raw) || !s.turn.Exchange(turn.Parked, turn.Reader)
 }
 
-func (s *socket) endAhead() {
-	s.mu.Lock()
-	if s.turn == turnAwaited {
-		s.turn = turnReader
-	} else {
-		s.turn = turnNobody
+// logUnparked tells why a Conn is not parked that should be.
+func (h *Hub) logUnparked(err error) {
+	h.config.Logger.Warn("herald: idle connections keep a goroutine each; is fs.epoll.max_user_watches too low?", slog.Any("err", err))
+}
+
+// wake gives a parked Conn that has been killed a reader, which reports the end. If
+// the poller reads just now, it does so when it finds that it cannot park the Conn.
+func (c *Conn) wake() {
+	if c.socket.turn.Exchange(turn.Parked, turn.Reader) {
+		go c.read(nil)
 	}
-	over := s.over
-	s.mu.Unlock()
-	close(over)
 }
 
-func (s *socket) isAhead() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.turn == turnAhead
-}
-
-func (s *socket) awaited() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.turn == turnAwaited
+// poll reads what has come to a parked Conn. If it was quiet before, and that is
+// nothing but control frames, it stays parked: so a client that answers pings needs no
+// goroutine. All else is its reader's. The poller's goroutine calls it. No callback
+// runs there, and it waits for nothing.
+func (c *Conn) poll() {
+	s := &c.socket
+	if !s.turn.Exchange(turn.Parked, turn.Polled) {
+		return
+	}
+	before := s.lastRead.Load()
+	for s.fill(s.tryOnce) {
+	}
+	c.spend(len(s.ahead))
+	m := c.parse()
+	last := s.lastRead.Load()
+	quiet := last == before || last-before >= int64(c.hub.poller.Quiet)
+	if m == nil && quiet && c.park() {
+		return
+	}
+	s.asked.Store(false)
+	s.turn.Pass(turn.Reader)
+	go c.read(m)
 }
 
 // An upgradeWriter is the ResponseWriter that the library upgrades. Its Hijack
@@ -311,7 +327,8 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	s.conn = conn
 	if s.raw = rawio.Conn(conn); s.raw == nil {
-		s.other = make([]byte, otherRead)
+		b := make([]byte, otherRead)
+		s.buffer = &b
 	}
 	w.c.subprotocol = strings.Clone(w.Header().Get("Sec-WebSocket-Protocol")) // a part of the request's
 	var memory []byte
@@ -347,20 +364,6 @@ func (finished) Close() error             { return nil }
 var notAsIs = map[string]bool{
 	"Content-Length": true, "Transfer-Encoding": true,
 	"Sec-Websocket-Accept": true, "Sec-Websocket-Protocol": true,
-}
-
-// canHijack says whether Hijack will find a connection, without trying.
-func canHijack(w http.ResponseWriter) bool {
-	for {
-		switch t := w.(type) {
-		case http.Hijacker:
-			return true
-		case interface{ Unwrap() http.ResponseWriter }:
-			w = t.Unwrap()
-		default:
-			return false
-		}
-	}
 }
 
 // maxWaiting is how many bytes of messages are read ahead while OnMessage runs, with

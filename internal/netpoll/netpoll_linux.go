@@ -1,0 +1,139 @@
+package netpoll
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A Poller waits for many connections in one goroutine. It has an epoll instance of
+// its own beside Go's. Go's poller waits for that instance as for a socket, so that no
+// thread is held. Its methods may be called at any time, by any goroutine; those for
+// one connection's place one after the other.
+type Poller[T any] struct {
+	Quiet time.Duration // the package's when it was made
+
+	ready   func(T)
+	refused func(error)
+	told    sync.Once
+	table   table[T]
+	start   sync.Once // by the first Prepare
+	file    *os.File  // the instance; nil before, and if there is none
+	raw     syscall.RawConn
+	done    sync.WaitGroup
+}
+
+// New returns a Poller, which the first Prepare starts. It calls ready, in its
+// goroutine, for each connection that can be read. While ready runs no other connection
+// is served, so it should not wait. refused is told, once, if the system does not let
+// it wait for a connection.
+func New[T any](ready func(T), refused func(error)) *Poller[T] {
+	return &Poller[T]{Quiet: Quiet, ready: ready, refused: refused}
+}
+
+// open returns the epoll instance.
+func open() (*os.File, syscall.RawConn, error) {
+	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, nil, fmt.Errorf("epoll_create1: %w", err)
+	}
+	if err := syscall.SetNonblock(fd, true); err != nil { // or os would not give it to Go's poller
+		syscall.Close(fd)
+		return nil, nil, fmt.Errorf("epoll instance: %w", err)
+	}
+	file := os.NewFile(uintptr(fd), "epoll")
+	raw, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		return nil, nil, fmt.Errorf("epoll instance: %w", err)
+	}
+	return file, raw, nil
+}
+
+// Prepare is to be called before each Arm, by whoever may use the place. It takes a
+// place if the connection has none. ready will get v. It answers false if there is no
+// Poller.
+func (p *Poller[T]) Prepare(place *Place, v T) (k Ticket, ok bool) {
+	p.start.Do(func() {
+		var err error
+		if p.file, p.raw, err = open(); err != nil {
+			p.refuse(err)
+			return
+		}
+		p.done.Go(p.run)
+	})
+	if p.file == nil {
+		return k, false
+	}
+	return p.table.prepare(place, v), true
+}
+
+func (p *Poller[T]) refuse(err error) { p.told.Do(func() { p.refused(err) }) }
+
+// Arm has ready called once conn can be read, has ended or has failed: once for each
+// Arm, and perhaps before Arm returns. It is not called if conn is closed before, nor
+// if Arm answers false, because conn is closed or the system refuses.
+func (p *Poller[T]) Arm(k Ticket, conn syscall.RawConn) bool {
+	op := syscall.EPOLL_CTL_ADD
+	if k.known {
+		op = syscall.EPOLL_CTL_MOD
+	}
+	event := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT, Fd: int32(k.place), Pad: int32(k.generation)}
+	// While its Control runs neither descriptor is closed, and its number used again.
+	var failed, refused error
+	err := conn.Control(func(fd uintptr) {
+		failed = p.raw.Control(func(epoll uintptr) {
+			refused = syscall.EpollCtl(int(epoll), op, int(fd), &event)
+		})
+	})
+	if err = cmp.Or(err, failed, refused); err == nil {
+		return true
+	}
+	p.table.withdraw(k)
+	if refused != nil { // otherwise conn or the Poller is closed
+		p.refuse(fmt.Errorf("epoll_ctl: %w", refused))
+	}
+	return false
+}
+
+// Release gives the place up, if there is one. A ticket for it is worth nothing from
+// then on, and the connection must not come back.
+func (p *Poller[T]) Release(place *Place) { p.table.release(place) }
+
+// Close ends the Poller, and waits for its goroutine. ready is not called again.
+func (p *Poller[T]) Close() {
+	p.start.Do(func() {})
+	if p.file != nil {
+		p.file.Close()
+		p.done.Wait()
+	}
+}
+
+// batch is how many events are taken at once.
+const batch = 128
+
+func (p *Poller[T]) run() {
+	events := make([]syscall.EpollEvent, batch)
+	n := 0
+	var failed error
+	wait := func(epoll uintptr) bool {
+		for {
+			if n, failed = syscall.EpollWait(int(epoll), events, 0); failed != syscall.EINTR {
+				return n != 0
+			}
+		}
+	}
+	for {
+		if err := p.raw.Read(wait); err != nil || failed != nil {
+			return
+		}
+		for _, e := range events[:n] {
+			if v, ok := p.table.event(Place(e.Fd), uint32(e.Pad)); ok {
+				p.ready(v)
+			}
+		}
+	}
+}
