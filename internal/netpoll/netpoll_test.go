@@ -194,19 +194,27 @@ func TestDescriptorsUsedAgain(t *testing.T) {
 	}, func(err error) { t.Error(err) })
 	defer p.Close()
 	for round := range 20 {
-		halt := connect(t, l)
-		first.Store(halt)
+		// The events of all old ones are taken at once, behind that of halt.
+		before, halt := connect(t, l), connect(t, l)
+		first.Store(before)
 		old := make([]*watched, 100)
 		for i := range old {
 			old[i] = connect(t, l)
 			old[i].arm(p)
 		}
+		before.peer.Write([]byte("x"))
+		before.arm(p)
+		<-stood
 		halt.peer.Write([]byte("x"))
 		halt.arm(p)
+		for _, w := range old {
+			w.peer.Write([]byte("x"))
+		}
+		first.Store(halt)
+		stand <- struct{}{}
 		<-stood
 		fds := make(map[uintptr]bool)
 		for i, w := range old {
-			w.peer.Write([]byte("x")) // the event is under way
 			w.raw.Control(func(fd uintptr) { fds[fd] = true })
 			if i%2 == round%2 {
 				w.conn.Close()
@@ -245,7 +253,7 @@ func TestDescriptorsUsedAgain(t *testing.T) {
 				t.Fatalf("round %d: %d events of new connection %d, to which nothing came", round, n, i)
 			}
 		}
-		for _, w := range append(append(old, young...), halt) {
+		for _, w := range append(append(old, young...), before, halt) {
 			w.peer.Close()
 			w.conn.Close()
 			p.Release(&w.place)
