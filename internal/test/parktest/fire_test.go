@@ -107,19 +107,18 @@ func TestFire(t *testing.T) {
 	f.hub = hub
 	server := httptest.NewServer(hub)
 	f.addr = server.Listener.Addr().String()
-	var clients sync.WaitGroup
+	var clients, others sync.WaitGroup // others end before Shutdown, which what they send must not meet
+	others.Add(conns)
 	for range conns {
 		clients.Go(func() {
 			for f.messages.Load() < int64(messages) && !t.Failed() {
 				f.client(rand.IntN(shutdown))
 			}
+			others.Done()
 			f.client(shutdown)
 		})
 	}
-	time.Sleep(10 * netpoll.Quiet)
-	for f.messages.Load() < int64(messages) && !t.Failed() {
-		time.Sleep(100 * time.Millisecond)
-	}
+	others.Wait()
 	time.Sleep(20 * netpoll.Quiet)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // in most of which it spreads the closes
 	defer cancel()
