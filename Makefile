@@ -4,9 +4,8 @@ FUZZTIME ?= 60s
 
 .PHONY: test long fuzz mutation faults modules
 
-# Everything CI checks, in every module. Installs the servers that the tests
-# need if it can, and fetches other versions of some; otherwise it says which tests
-# were left out.
+# Everything CI checks, in every module. Installs the servers that the tests need, and
+# fetches other versions of some, if it can; otherwise it says which tests were left out.
 test:
 	@sh .ci/servers
 	@sh .ci/fetch

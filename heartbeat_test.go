@@ -414,8 +414,8 @@ func TestHeartbeatMixed(t *testing.T) {
 	})
 }
 
-// A node's version is the one that it was listed with. Of one that was only heard, and of
-// this one before it is listed, nobody knows it.
+// A node's version is the one that it was listed with. It is not known of a node that
+// was only heard, nor of this one before it is listed.
 func TestHeartbeatVersions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := newHeartbeatAlone()

@@ -144,7 +144,7 @@ func TestParkedControlFrames(t *testing.T) {
 	})
 }
 
-// Of what is half read a goroutine waits for the rest, until MessageTimeout.
+// If something is half read, a goroutine waits for the rest, until MessageTimeout.
 func TestHalfReadIsNotParked(t *testing.T) {
 	parkAfter(t, time.Millisecond)
 	text := wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: []byte("hello")}.Bytes()

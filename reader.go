@@ -11,9 +11,9 @@ import (
 	"github.com/heraldgo/herald/internal/turn"
 )
 
-// read is the reader of a Conn that is not parked: a goroutine that delivers m, which
-// may be nil, and what comes after it. When the connection ends it reports that. It
-// waits in fill, which few calls lead to, so that 2 KB of stack are enough.
+// read is the reader of a Conn that is not parked, a goroutine. It delivers m, which
+// may be nil, and what comes after it, until it parks the Conn or the connection ends.
+// It waits in fill, which few calls lead to, so that 2 KB of stack are enough.
 func (c *Conn) read(m []byte) {
 	parked := false
 	defer func() {
@@ -53,7 +53,7 @@ func (c *Conn) read(m []byte) {
 	c.readEnded()
 }
 
-// readDone reports the end. It runs also if a callback has ended the goroutine.
+// readDone reports the end. It also runs if a callback has ended the goroutine.
 func (c *Conn) readDone() {
 	defer c.hub.wg.Done()
 	c.hub.poller.Release(&c.socket.place)

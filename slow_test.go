@@ -632,8 +632,8 @@ func TestConflate(t *testing.T) {
 	}
 }
 
-// Whoever takes note of the frames learns of each that is given up, be there somebody
-// else who does or not.
+// Whoever takes note of the frames learns of each that is given up, whether or not
+// somebody else takes note of them too.
 func TestQueueTellsWhoTakesNote(t *testing.T) {
 	config := Config{QueueMessages: 1, QueueBytes: 1000}
 	for way, giveUp := range map[string]func(q *queue){
@@ -729,8 +729,8 @@ func TestFenceIsOpenWhenQueued(t *testing.T) {
 	<-done
 }
 
-// The time of a message counts, whatever behind it gives up its place; and of an empty
-// queue no time counts.
+// The time of a message counts, whatever behind it gives up its place. In an empty queue
+// no time counts.
 func TestQueueMeasures(t *testing.T) {
 	var q queue
 	q.put(numbered(0, 8).frame())

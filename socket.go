@@ -201,8 +201,8 @@ func (c *Conn) begin() {
 	}
 }
 
-// ask asks the reader, which waits in fill, to leave. keepalive does so, that no Conn
-// needs a timer.
+// ask asks the reader, which waits in fill, to leave. keepalive does this, so that no
+// Conn needs a timer.
 func (s *socket) ask() {
 	if s.raw != nil && !s.asked.Load() {
 		s.asked.Store(true)
@@ -212,8 +212,8 @@ func (s *socket) ask() {
 
 // park leaves the Conn, whose turn the caller has, to the Hub's poller: it has no
 // goroutine and no buffer until something comes. park answers whether the caller is
-// done with the Conn. One of which something is half read is not parked, nor one that
-// is closing, or that the system refuses.
+// done with the Conn. A Conn is not parked while something is half read, while it is
+// closing, or if the system refuses it.
 func (c *Conn) park() bool {
 	s, poller := &c.socket, c.hub.poller
 	if s.raw == nil || s.readErr != nil || len(s.ahead) > 0 || !s.in.Idle() || c.isClosing() {
@@ -226,27 +226,28 @@ func (c *Conn) park() bool {
 	}
 	s.backlog = nil
 	s.turn.Pass(turn.Parked)
-	// From now on the turn may be another's. If it is refused, but kill has woken it, the caller is done, too.
+	// From now on the turn may be another's. If kill has woken a Conn that is refused, the caller is done too.
 	return poller.Arm(ticket, s.raw) || !s.turn.Exchange(turn.Parked, turn.Reader)
 }
 
-// logUnparked tells why a Conn is not parked that should be.
+// logUnparked tells why a quiet Conn is not parked.
 func (h *Hub) logUnparked(err error) {
 	h.config.Logger.Warn("herald: idle connections keep a goroutine each; is fs.epoll.max_user_watches too low?", slog.Any("err", err))
 }
 
 // wake gives a parked Conn that has been killed a reader, which reports the end. If
-// the poller reads just now, it does so when it finds that it cannot park the Conn.
+// the poller is reading, it starts the reader when it finds that it cannot park the
+// Conn.
 func (c *Conn) wake() {
 	if c.socket.turn.Exchange(turn.Parked, turn.Reader) {
 		go c.read(nil)
 	}
 }
 
-// poll reads what has come to a parked Conn. If it was quiet before, and that is
-// nothing but control frames, it stays parked: so a client that answers pings needs no
-// goroutine. All else is its reader's. The poller's goroutine calls it. No callback
-// runs there, and it waits for nothing.
+// poll reads what has come to a parked Conn. If that is nothing but control frames, and
+// the Conn was quiet before, it stays parked, so a client that answers pings needs no
+// goroutine. Otherwise the Conn gets a reader. The poller's goroutine calls poll, which
+// runs no callback and waits for nothing.
 func (c *Conn) poll() {
 	s := &c.socket
 	if !s.turn.Exchange(turn.Parked, turn.Polled) {

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// -scale does each thing that a Hub does with many connections, at n of them and at
-// ten times as many, and tells by which power of that factor its cost grew.
+// -scale does each thing that a Hub does with many connections, with n of them and with
+// ten times as many, and tells with which power of their number the cost grew.
 
 const (
 	scaleFactor = 10

@@ -148,14 +148,14 @@ func (h *Handler) answer(question func(*http.Request) (any, error)) http.Handler
 	}
 }
 
-// What a body may have, and how long it may take to come.
+// How many bytes a body may have, and how long it may take to come.
 const (
 	maxBody      = 64 << 10
 	bodyPatience = 5 * time.Second
 )
 
-// readFirst reads the body of a request before the question takes a slot, for a body
-// may come slowly, or never.
+// readFirst reads the body of a request before the question takes a slot, because a
+// body may come slowly, or never.
 func readFirst(question http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		conn := http.NewResponseController(w)

@@ -74,7 +74,7 @@ type Config struct {
 
 	MaxBody     int64         // bytes of a request's body; default 1 MiB
 	MaxRequests int           // at the same time, on this node; more are answered with 503; default 256
-	Timeout     time.Duration // of a request, to which a deliver adds its own, and of reading its body; default 10 s, at most a minute
+	Timeout     time.Duration // for a request, to which a deliver adds its own, and for reading its body; default 10 s, at most a minute
 }
 
 // A Handler serves the API. It has no state but what it shares with Redis, so that

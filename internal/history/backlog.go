@@ -12,9 +12,9 @@ type Survey struct {
 	From  Offset
 	Whole bool
 
-	// Offsets are those of the entries, rising. It was seen that each is there. If
-	// they are few the log may have read them too, in the same step: Entries are those
-	// at all of the Offsets, or none.
+	// Offsets are those of the entries, rising. Each was seen to be there. If they are
+	// few, the log may have read the entries in the same step. Then Entries has all of
+	// them, and otherwise none.
 	Offsets []Offset
 	Entries []Entry
 }

@@ -29,20 +29,20 @@ const pageSize = 1024
 type table[T any] struct {
 	mu    sync.Mutex
 	pages []*[pageSize]slot[T]
-	next  Place   // the first place that nobody has had, less one
+	next  Place   // the highest place that anybody has had
 	free  []Place // those that were given up
 }
 
 // A slot is what a Poller knows of a connection.
 //
 // An event may be under way while its connection is closed, and its descriptor or
-// its place is given to the next one. So each event brings the generation of the slot
-// for which it was asked, and counts if that is the slot's.
+// its place is given to the next one. So each event brings the generation that the slot
+// had when it was armed, and counts only if the slot still has it.
 type slot[T any] struct {
 	value      T
-	generation uint32 // another one after each Prepare and Release
+	generation uint32 // a new one with each Prepare and Release
 	armed      bool   // an event of this generation is awaited
-	known      bool   // to the kernel
+	known      bool   // the kernel knows the connection
 }
 
 // prepare makes the place ready for the next event. It takes a new place if there is

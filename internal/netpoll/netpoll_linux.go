@@ -11,8 +11,8 @@ import (
 
 // A Poller waits for many connections in one goroutine. It has an epoll instance of
 // its own beside Go's. Go's poller waits for that instance as for a socket, so that no
-// thread is held. Its methods may be called at any time, by any goroutine; those for
-// one connection's place one after the other.
+// thread is held. Its methods may be called at any time, by any goroutine, but those
+// for one connection's place only one after the other.
 type Poller[T any] struct {
 	Quiet time.Duration // the package's when it was made
 
@@ -53,9 +53,9 @@ func open() (*os.File, syscall.RawConn, error) {
 	return file, raw, nil
 }
 
-// Prepare is to be called before each Arm, by whoever may use the place. It takes a
-// place if the connection has none. ready will get v. It answers false if there is no
-// Poller.
+// Prepare must be called before each Arm, by whoever may use the place. It takes a
+// place if the connection has none. ready will get v. It answers false if the Poller
+// could not be started.
 func (p *Poller[T]) Prepare(place *Place, v T) (k Ticket, ok bool) {
 	p.start.Do(func() {
 		var err error
@@ -82,7 +82,7 @@ func (p *Poller[T]) Arm(k Ticket, conn syscall.RawConn) bool {
 		op = syscall.EPOLL_CTL_MOD
 	}
 	event := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP | syscall.EPOLLONESHOT, Fd: int32(k.place), Pad: int32(k.generation)}
-	// While its Control runs neither descriptor is closed, and its number used again.
+	// While Control runs, its descriptor is not closed, so its number stays its own.
 	var failed, refused error
 	err := conn.Control(func(fd uintptr) {
 		failed = p.raw.Control(func(epoll uintptr) {
@@ -99,8 +99,8 @@ func (p *Poller[T]) Arm(k Ticket, conn syscall.RawConn) bool {
 	return false
 }
 
-// Release gives the place up, if there is one. A ticket for it is worth nothing from
-// then on, and the connection must not come back.
+// Release gives the place up, if there is one. From then on its tickets count for
+// nothing, and the connection must not be armed again.
 func (p *Poller[T]) Release(place *Place) { p.table.release(place) }
 
 // Close ends the Poller, and waits for its goroutine. ready is not called again.

@@ -12,7 +12,7 @@ import (
 
 // A lane publishes for all partitions whose publishing links share a trunk: what
 // they publish goes out together. What it cannot publish it leaves to the partition's
-// own publisher, which connects and follows.
+// own publisher, which connects, and follows a slot that has moved.
 type lane struct {
 	trunk *trunk
 	batch *batch.Batcher[*publication]
@@ -46,8 +46,8 @@ func newLane(t *trunk) *lane {
 	return n
 }
 
-// commit publishes all that can go out now in one write, and never again what may
-// have been taken.
+// commit publishes all that can go out now, in one write. What may have been taken is
+// never published again.
 func (n *lane) commit(items []*publication) []error {
 	q := n.query
 	q.bytes, q.commands = q.bytes[:0], q.commands[:0]
@@ -89,7 +89,7 @@ func (n *lane) commit(items []*publication) []error {
 	return results
 }
 
-// has says whether a publisher has a link on the trunk, and notes its share then.
+// has says whether a publisher has a link on the trunk, and if so notes its share.
 func (n *lane) has(p *publisher) bool {
 	if n.shareOf(p) != nil {
 		return true
@@ -110,7 +110,7 @@ func (n *lane) shareOf(p *publisher) *share {
 	return &n.shares[i]
 }
 
-// judge looks whose slots are the node's still, as publisher.exchange does.
+// judge finds out which partitions' slots have moved, as publisher.exchange does.
 func (n *lane) judge(commands []command, out outcome) {
 	for i := range n.shares {
 		s := &n.shares[i]
@@ -126,8 +126,8 @@ func (n *lane) judge(commands []command, out outcome) {
 	}
 }
 
-// result is the outcome of an item's commands, of which so many have been answered.
-// What the node has refused because the slot is another's goes to the publisher.
+// result returns the outcome of an item's commands, of which so many were answered. An
+// item that the server has refused because the slot is another's goes to the publisher.
 func (s *share) result(item *publication, commands []command, out outcome, answered int) error {
 	if !out.written {
 		return errAside

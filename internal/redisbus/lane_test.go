@@ -67,8 +67,8 @@ func (r *laneRig) alive(partition int) bool {
 	return l.reason() == nil
 }
 
-// Partitions share a write, and what is wrong with one of them is no matter of the
-// other's.
+// Partitions share a write, and what is wrong with one of them does not concern the
+// others.
 func TestLane(t *testing.T) {
 	const taken, mine, moved = ":1\r\n", "$-1\r\n", "-MOVED 1 127.0.0.1:1\r\n"
 	t.Run("all well", func(t *testing.T) {

@@ -99,8 +99,8 @@ const maxPatience = 10
 // do writes commands and waits until all are answered, or the link is dead.
 func (l *link) do(q *query) outcome { return l.trunk.do(q, l) }
 
-// do does that for a link, or for a lane, which is dead if the trunk is. A trunk that
-// reads nothing for its timeout is dead.
+// do does that for a link, or, if l is nil, for a lane, which is dead if the trunk is.
+// A trunk that reads nothing for its timeout is dead.
 func (t *trunk) do(q *query, l *link) outcome {
 	e := &exchange{link: l, bytes: q.bytes, commands: q.commands, done: make(chan struct{})}
 	first, err := t.enter(e)

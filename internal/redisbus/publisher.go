@@ -88,8 +88,8 @@ func newPublisher(ctx context.Context, dialer *dialer, alive <-chan struct{}) *p
 	return p
 }
 
-// publish waits until what is published, and owns it. If the link shares its trunk, it
-// goes out with what other partitions publish there.
+// publish publishes what it is given, and owns that. It waits until it is done. If the
+// link shares its trunk, all goes out together with what other partitions publish there.
 func (p *publisher) publish(ctx context.Context, what *publication) error {
 	err := errAside
 	if l, _ := p.state(); l != nil && l.trunk.lane != nil && !what.probe {

@@ -17,9 +17,8 @@ import (
 )
 
 // lines are connections that scripts are run on, one call at a time on each.
-// go-redis opens their sessions. From then on herald writes and reads on them
-// itself, because what go-redis does for each command takes more of a processor
-// than the command.
+// go-redis opens their sessions. From then on herald itself writes and reads, because
+// what go-redis does for each command takes more CPU than the command.
 type lines struct {
 	options *redis.Options
 	turns   chan struct{} // has one for each call under way
@@ -32,7 +31,7 @@ type lines struct {
 // A line is one of them. It belongs to the call that has taken it.
 type line struct {
 	conn   net.Conn
-	raw    syscall.RawConn // nil if that cannot be had
+	raw    syscall.RawConn // nil if conn is not plain TCP
 	client *redis.Client   // that opened the session; nothing but close uses it
 	reader *resp.Reader
 	bytes  []byte    // that are written; the memory is used again
@@ -52,13 +51,13 @@ const (
 	lineBytes = 512 << 20
 )
 
-// newLines returns lines to one server, of which there are as many as options allow.
+// newLines returns lines to one server, at most as many as the options allow.
 func newLines(options *redis.Options) *lines {
 	return &lines{options: options, turns: make(chan struct{}, options.PoolSize), open: make(map[*line]struct{})}
 }
 
-// run runs a command. Nothing is repeated that may have been sent. What Redis replies
-// is an Error, and a redis.Error.
+// run runs a command. It repeats nothing that may have been sent. An error that Redis
+// replies is an Error, and a redis.Error.
 func (l *lines) run(ctx context.Context, words ...any) (any, error) {
 	select {
 	case l.turns <- struct{}{}:
@@ -180,9 +179,9 @@ func (c *line) close() {
 	c.client.Close()
 }
 
-// alive says whether nothing is known of the line's end. A server that has closed it
-// takes what is written all the same, and then nobody would know whether it was
-// carried out.
+// alive says whether the line is not known to have ended. If the server has closed it,
+// a write still succeeds, and then nobody would know whether the command was carried
+// out.
 func (c *line) alive() bool {
 	if c.raw == nil || time.Since(c.used) < lineFresh {
 		return true
@@ -259,9 +258,9 @@ func (reply) RedisError()     {}
 
 var _ redis.Error = reply{}
 
-// plain returns a reply as go-redis would, and an error that Redis replied, or that
-// there is nothing, as a value. Behind what no script returns may come more that
-// nobody has asked for.
+// plain returns a reply as go-redis would. An error that Redis replied is returned as a
+// value, and so is redis.Nil. A reply that no script returns is an error, because more
+// may follow that nobody has asked for.
 func plain(v resp.Value) (any, error) {
 	switch v.Kind {
 	case ':':

@@ -19,8 +19,8 @@ type Scripter struct {
 	closed  atomic.Bool
 }
 
-// A scriptWay is how a Scripter reaches a server: EVALSHA by the lines, all else by
-// the client.
+// A scriptWay is how a Scripter reaches a server. EVALSHA goes by the lines, and all
+// else by the client.
 type scriptWay struct {
 	client *redis.Client
 	lines  *lines
@@ -61,8 +61,7 @@ func (s *Scripter) Close() {
 // Client returns the client of now.
 func (s *Scripter) Client() *redis.Client { return s.way.Load().client }
 
-// EvalSha runs a script that the server has. It is what almost all calls of a script
-// are.
+// EvalSha runs a script that the server has, as almost all calls of scripts do.
 func (s *Scripter) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
 	words := make([]any, 0, 3+len(keys)+len(args))
 	words = append(words, "EVALSHA", sha, len(keys))

@@ -211,7 +211,7 @@ func trim(b []byte) ([]byte, error) {
 	return b[:n:n], nil
 }
 
-// Reply reads a reply that has so many elements and bytes in strings at most.
+// Reply reads a reply that has at most so many elements, and bytes in its strings.
 func (r *Reader) Reply(elems, bytes int64) (Value, error) {
 	h, err := r.Header()
 	if err != nil {

@@ -3,9 +3,9 @@ package turn
 
 import "sync"
 
-// A Turn says who may read. There is one at any time, who goes on where the last has
-// stopped: the connection's reader; keepalive, which reads ahead; or the poller, if the
-// connection is parked. The zero Turn is the reader's.
+// A Turn says who may read. It is at most one at any time, who goes on where the last
+// has stopped: the connection's reader; keepalive, which reads ahead; or the poller, if
+// the connection is parked. The zero Turn is the reader's.
 //
 //	       OnMessage begins           keepalive begins
 //	reader ────────────────▶ nobody ──────────────────▶ ahead
@@ -25,7 +25,7 @@ type Turn struct {
 	is   State
 }
 
-// A State is whose turn it is.
+// A State says whose turn it is.
 type State uint8
 
 const (
@@ -51,7 +51,8 @@ func (t *Turn) Pass(to State) {
 	t.mu.Unlock()
 }
 
-// Exchange gives the turn from one to another, and answers false if that has it not.
+// Exchange gives the turn from one to another, and answers false if the first does not
+// have it.
 func (t *Turn) Exchange(from, to State) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -62,8 +63,8 @@ func (t *Turn) Exchange(from, to State) bool {
 	return true
 }
 
-// Reclaim gives the turn from Nobody back to the reader. If it is Ahead's, the reader
-// has it once the channel is closed.
+// Reclaim gives the turn from Nobody back to the reader, and returns nil. If it is
+// Ahead's, the reader has it once the channel is closed.
 func (t *Turn) Reclaim() (over chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -38,7 +38,7 @@ func TestAhead(t *testing.T) {
 	}
 }
 
-// Of all who take a turn from one state, one has it.
+// Of all who try to take a turn from one state, one gets it.
 func TestExchange(t *testing.T) {
 	var turn Turn
 	for range 1000 {

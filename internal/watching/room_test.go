@@ -209,7 +209,7 @@ func TestWatchHole(t *testing.T) {
 	})
 }
 
-// Lists are a tenth more or less than Every apart.
+// Two lists are Every apart, give or take a tenth.
 func TestWatchEvery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

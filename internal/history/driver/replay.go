@@ -209,8 +209,8 @@ func (d *Driver) survey(q *question) {
 	})
 }
 
-// read answers the page that the session asks for after a survey, if that has read its
-// entries, and if it is the turn of the page.
+// read answers the page that the session asks for after a survey, if the survey has
+// read its entries, and if it is the page's turn.
 func (s *Session) read(side *side, offsets []history.Offset, entries []history.Entry) {
 	last := len(side.reads.ready) - 1
 	if len(entries) == 0 || last < 0 || s.d.replays.bytes >= s.d.replays.most {
@@ -236,7 +236,7 @@ func (s *side) read() {
 			continue
 		}
 		if len(batch) > 0 && (q.ask.From.Epoch != batch[0].ask.From.Epoch || len(offsets)+len(q.ask.Offsets) > maxRead) {
-			break // all others wait, or thousands would be looked at for each batch
+			break // the others wait, so that no batch looks at thousands
 		}
 		q.stage = running
 		batch, offsets = append(batch, q), append(offsets, q.ask.Offsets...)

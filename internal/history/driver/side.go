@@ -57,8 +57,8 @@ type fences struct {
 	sent   time.Time
 	out    bool // it is on its way
 
-	soon  int           // how many are due after fenceEvery: something is going on
-	quiet time.Duration // after which the next one is due otherwise
+	soon  int           // how many come every fenceEvery, because something is going on
+	quiet time.Duration // after which the next one is due if none comes soon
 	end   history.Point // of the last one
 }
 
@@ -73,7 +73,7 @@ func (f *fences) due() time.Time {
 	return f.sent.Add(f.quiet)
 }
 
-// heard takes the one that was on its way.
+// heard notes that the one on its way has come.
 func (f *fences) heard(end history.Point) {
 	f.out = false
 	f.soon = max(f.soon-1, 0)
@@ -82,7 +82,7 @@ func (f *fences) heard(end history.Point) {
 	}
 }
 
-// stir has so many fences come soon.
+// stir has at least so many fences come soon.
 func (s *side) stir(fences int) {
 	if f := &s.fence; f.soon < fences {
 		f.soon = fences

@@ -37,7 +37,7 @@ func ending(body []byte) string { return string(body[len(body)-3:]) }
 func (w *wire) failing() error { return w.fail }
 
 // What is appended is published, in its order and with bytes of its own, and can be
-// read; what is older than is to be kept can not.
+// read. What is older than the log keeps cannot be read.
 func TestLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var w wire

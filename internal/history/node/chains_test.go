@@ -10,8 +10,8 @@ func packet(topic string, offset, prev history.Offset) history.Packet {
 	return history.Packet{Topic: topic, Kept: true, At: history.Point{Epoch: 1, Offset: offset}, Prev: prev}
 }
 
-// A chain is kept as long as it is further than all, or new; and holes are shown only
-// of one that is not new.
+// A chain is kept as long as it is further than all, or new. Only a chain that is not
+// new shows holes.
 func TestChains(t *testing.T) {
 	c := newChains()
 	c.advance("a", 5)

@@ -191,8 +191,8 @@ func TestMigration(t *testing.T) {
 	}
 }
 
-// A log that comes from a master that is one still goes on where it was. Otherwise
-// it may be of a master that was replaced, and lacks what that had taken last.
+// A log that comes from a server that is still a master goes on where it was. Otherwise
+// that master may have been replaced, and the log may lack what it had taken last.
 func TestMoved(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 1)
 	r := newClusterRig(t, cluster, "0")

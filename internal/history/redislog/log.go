@@ -48,7 +48,7 @@ type Log struct {
 
 	mu     sync.Mutex
 	agreed store.Agreement // as far as it was told
-	text   string          // of agreed
+	text   string          // agreed, for the scripts
 }
 
 // bounds are the most that one call of a script has, so that it blocks Redis for a
@@ -132,12 +132,12 @@ func (l *Log) run(ctx context.Context, s *redis.Script, keys []string, args []an
 	return a, err
 }
 
-// unknownCommand is in what Redis and Valkey say of a script's command that they
-// do not have.
+// unknownCommand matches what Redis and Valkey reply if a script calls a command that
+// they do not have.
 var unknownCommand = regexp.MustCompile(`Unknown (\w+ )?command called from`)
 
-// explain says of a Redis that lacks a command which one does not: ZMSCORE came
-// with Redis 6.2 (https://redis.io/docs/latest/commands/zmscore).
+// explain says which Redis is needed, if this one lacks a command: ZMSCORE came with
+// Redis 6.2 (https://redis.io/docs/latest/commands/zmscore).
 func explain(err error) error {
 	if unknownCommand.MatchString(err.Error()) {
 		return fmt.Errorf("Retention needs Redis 6.2 or later: %w", err)

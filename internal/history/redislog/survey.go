@@ -55,7 +55,7 @@ type walk struct {
 	survey history.Survey
 	cut    history.Offset  // there were more than most: all up to here is left out
 	chains []chain         // of the topics that have something
-	read   []history.Entry // by the step that was the only one
+	read   []history.Entry // if one step was enough
 }
 
 // A chain is a topic, where it is, and where it ends.

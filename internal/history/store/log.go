@@ -59,7 +59,7 @@ type span struct {
 // itself says inside the script, by INFO replication, CLUSTER NODES and TIME.
 type Caller struct {
 	Server string
-	From   string // another server, if it is a master still, from which the log may have been moved
+	From   string // the server from which the log may have been moved, if it is still a master
 	Now    int64
 
 	// Known is what the node has been told of the log: the epoch, and the last
@@ -87,7 +87,7 @@ func (l *Log) begin(c Caller) *table {
 	case t.server != c.Server && (c.From == "" || t.server != c.From), t.contradicts(c.Known):
 		t.fork(c)
 	default:
-		t.server = c.Server // a log that is moved brings all that the other one had taken
+		t.server = c.Server // a log that was moved has all that the other server took
 	}
 	l.table.agreed = l.table.agreed.with(c.Agreed)
 	return l.table

@@ -186,8 +186,8 @@ func (t *tape) topicsOf(target string) []string {
 func (v *Verdict) settle(t *tape, records map[string][]load.Record, gaps map[string][]load.Gap) {
 	missing, since := 0, t.since()
 	for sender, list := range records {
-		// By target, behind which event the next message of the sender was to come: what
-		// it sends elsewhere may come by another partition, and late.
+		// By target, the event behind which the sender's next message was to come. What
+		// it sends to another target may come by another partition, and late.
 		got, behind := t.got[sender], make(map[string]int)
 		for i := range list {
 			r := &list[i]

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// A Lingering is a listener whose connections close when they are let, as those of TLS
-// do whose client takes nothing.
+// A Lingering is a listener whose connections do not close before Let, as a connection
+// over TLS may not while its client takes nothing.
 type Lingering struct {
 	net.Listener
 	Closing <-chan bool // gets one when a connection begins to close, unless one waits there

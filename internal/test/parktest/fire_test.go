@@ -80,8 +80,8 @@ func setting(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// So many messages go to and from so many connections that are quiet and busy at
-// random, and end in every manner. Nothing is lost, doubled or left.
+// Messages go to and from connections that are quiet and busy at random, and end in
+// every way. Nothing is lost, doubled or left.
 func TestFire(t *testing.T) {
 	conns, messages := setting(t, "HERALD_PARK_CONNS", 200), setting(t, "HERALD_PARK_MESSAGES", 20_000)
 	defer func(before time.Duration) { netpoll.Quiet = before }(netpoll.Quiet)
@@ -120,7 +120,7 @@ func TestFire(t *testing.T) {
 	}
 	others.Wait()
 	time.Sleep(20 * netpoll.Quiet)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // in most of which it spreads the closes
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // the closes are spread over most of it
 	defer cancel()
 	if err := hub.Shutdown(ctx); err != nil {
 		t.Error(err)

@@ -1,5 +1,5 @@
-// Package quiet lets the tests that import it run with Hubs that park their quiet
-// Conns after another time than the usual one: HERALD_QUIET=1ms go test ...
+// Package quiet sets how long a Conn is quiet before it is parked, for the tests that
+// import it: HERALD_QUIET=1ms go test ...
 package quiet
 
 import (

@@ -50,8 +50,8 @@ func TestKilledNodes(t *testing.T) {
 // A dialer connects to a server by its address.
 type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// killNodes kills a node for each 500 calls, which wait for receipts so long. Each node
-// has links of its own to the servers.
+// killNodes makes so many calls, which wait so long for receipts, and kills a node for
+// each 500 of them. Each node has links of its own to the servers.
 func killNodes(t *testing.T, calls int, wait time.Duration, servers []string, client func(dialer) redis.UniversalClient) {
 	nodes := 0
 	start := func() *node {

@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// Prefer lets the test start a version of a server that Debian does not have,
-// such as redis-6.2: of the names that .ci/fetch gives them. Programs of that
-// version are found before all others. Without it the test is skipped, also
-// under CI=true: what carries it can't be expected everywhere.
+// Prefer has the test start a version of a server that Debian does not have, by the
+// name that .ci/fetch gives it, such as redis-6.2. Programs of that version are found
+// before all others. If it was not fetched, the test is skipped, also under CI=true,
+// because a package of it can't be expected everywhere.
 func Prefer(t testing.TB, version string) {
 	t.Helper()
 	t.Setenv("PATH", fetched(t, version)+string(os.PathListSeparator)+os.Getenv("PATH"))

@@ -40,7 +40,7 @@ func Kafka(t testing.TB, conf ...string) *Server {
 	if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// A JVM as small as a test needs it, which is soon there.
+	// A small JVM is enough for a test, and starts sooner.
 	java := []string{"-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
 		"-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.utils=info", "-cp", jars}
 	run := func(args ...string) []string { return append(java[:len(java):len(java)], args...) }

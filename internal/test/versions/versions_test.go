@@ -43,8 +43,7 @@ type server struct {
 	prefixes atomic.Int64
 }
 
-// is fails the test if the server is not of the version that is to be tried,
-// which is a line of its INFO.
+// is fails the test unless a line of the server's INFO begins with the version.
 func (s *server) is(t *testing.T, version string) {
 	info, err := s.Client().Info(t.Context(), "server").Result()
 	if err != nil {
@@ -67,7 +66,7 @@ func (s *server) client(t testing.TB) *redis.Client {
 	return c
 }
 
-// do has the server do something that must not fail.
+// do runs a command, which must not fail.
 func (s *server) do(t testing.TB, args ...any) {
 	t.Helper()
 	if err := s.client(t).Do(context.Background(), args...).Err(); err != nil {

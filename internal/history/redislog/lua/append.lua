@@ -11,8 +11,8 @@ local first, ends = 9, #ARGV
 
 local TAKEN, WRONG_EPOCH, WRONG_SEGMENT = 1, 2, 3
 
--- All of this runs for each message: globals are looked up once, and no text is made
--- twice.
+-- What follows runs for each message, so globals are looked up once, and no text is
+-- made twice.
 local ARGV, tonumber, sub, byte, format = ARGV, tonumber, string.sub, string.byte, string.format
 
 local names = {COUNTER, HORIZON, LAST, BEGAN, BYTES}
@@ -83,7 +83,7 @@ for k = own + 1, all do
 end
 
 -- What is published: channels and packets in turn. A packet is the body with its place
--- in it, as package packet says. What extensions the body has follow the place.
+-- in it, as package packet says. The body's extensions follow the place.
 local messages, count = {}, 0
 local befores = {} -- the bytes before a place, by its length and that of what follows
 local function before(length, more)

@@ -54,8 +54,8 @@ local function serverID()
   return string.find(info.err, 'is not supported', 1, true) and '0'
 end
 
--- node returns, of the node of the Cluster with an id, or of this one, the id, its
--- flags and its slots, and nothing if that is not known.
+-- node returns the id, the flags and the slots of a node of the Cluster: the one with
+-- the id, or this one if there is no id. It returns nothing if they are not known.
 local function node(id)
   local nodes = redis.pcall('CLUSTER', 'NODES')
   if type(nodes) ~= 'string' then return end
@@ -67,9 +67,9 @@ local function node(id)
   end
 end
 
--- moved says whether the table has come with its slot from another master, which had
--- the replication ID at: then nothing is lost. That one has other slots still, as none
--- has that was replaced by its replica; and this server is not that replica.
+-- moved says whether the table has come with its slot from another master, whose
+-- replication ID was at. Then nothing is lost. That master still has other slots, which
+-- one that was replaced has not, and this server was not its replica.
 local function moved(at)
   local home = redis.call('ZRANGE', t, AT_HOME, AT_HOME, 'BYSCORE')[1]
   local of = HOME .. at .. ' '
@@ -81,7 +81,7 @@ local function moved(at)
     and not string.find(flags, 'fail,', 1, true) and string.find(slots, '^%d') and true
 end
 
--- settle notes which node of the Cluster the server is that the head names.
+-- settle notes which node of the Cluster the head's server is.
 local function settle(server)
   local old, id = redis.call('ZRANGE', t, AT_HOME, AT_HOME, 'BYSCORE')[1], node()
   if old then redis.call('ZREM', t, old) end

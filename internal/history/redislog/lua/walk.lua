@@ -2,7 +2,7 @@
 -- ends early at a segment that is not among its keys, after so many entries or so
 -- many bytes. Answers, behind what all do, the offsets that it saw to be there,
 -- falling, where each chain is now, 0 if it is at its end, whether none broke, and, if
--- they are few enough, of each entry: epoch in which it was born, links, body.
+-- the entries are few enough, of each the epoch in which it was born, links and body.
 --
 -- KEYS: table, segments...
 -- ARGV: those of begin, offsets of a segment, the most entries and bytes, and
