@@ -40,11 +40,20 @@ func open() (*os.File, syscall.RawConn, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("epoll_create1: %w", err)
 	}
+	return pollable(fd)
+}
+
+// pollable gives the descriptor to Go's poller, or closes it.
+func pollable(fd int) (*os.File, syscall.RawConn, error) {
 	if err := syscall.SetNonblock(fd, true); err != nil { // or os would not give it to Go's poller
 		syscall.Close(fd)
 		return nil, nil, fmt.Errorf("epoll instance: %w", err)
 	}
 	file := os.NewFile(uintptr(fd), "epoll")
+	if err := file.SetReadDeadline(time.Time{}); err != nil { // NewFile does not tell that the system has refused
+		file.Close()
+		return nil, nil, fmt.Errorf("epoll instance in Go's poller: %w", err)
+	}
 	raw, err := file.SyscallConn()
 	if err != nil {
 		file.Close()

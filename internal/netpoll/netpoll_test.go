@@ -421,3 +421,20 @@ func TestRefused(t *testing.T) {
 		t.Error("a closed Poller was started")
 	}
 }
+
+// If Go's poller does not take the instance, nobody could wait for it: connections would
+// be armed and never be heard of. So there is no Poller then. A file that cannot be
+// waited for is refused in the same way as an instance beyond max_user_watches.
+func TestNotInGoPoller(t *testing.T) {
+	fd, err := syscall.Open(filepath.Join(t.TempDir(), "file"), syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if file, _, err := pollable(fd); err == nil {
+		file.Close()
+		t.Error("a file that Go's poller refuses was taken")
+	}
+	if err := syscall.Close(fd); err != syscall.EBADF {
+		t.Errorf("the descriptor is left: %v", err)
+	}
+}
