@@ -58,7 +58,7 @@ type Conn struct {
 	reading atomic.Int64 // on clock: since when a message or a control frame has been coming in; 0 is none
 	pinged  atomic.Int64 // on clock: when it was pinged, since bytes last came; 0 is not
 	rate    rate.Bucket  // of whoever has the turn to read
-	flow    rate.Bucket  // for bytes; the reader's alone
+	flow    rate.Bucket  // for bytes; keepalive leaves it to the reader
 }
 
 // ID returns the id of the connection, <node>.<counter>, which no other

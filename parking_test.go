@@ -337,3 +337,36 @@ func TestNotParked(t *testing.T) {
 		}
 	}
 }
+
+// What the system says of a socket without anything to read, such as when its bytes
+// were sent if the host has asked for that, does not keep the poller busy.
+func TestParkedEventOfNothing(t *testing.T) {
+	parkAfter(t, time.Second)
+	var reads, arms atomic.Int64
+	r := newRig(t, Config{OnConnect: func(_ context.Context, c *Conn) error {
+		var err error
+		c.socket.raw.Control(func(fd uintptr) {
+			const software, sent = 1 << 4, 1 << 1 // SOF_TIMESTAMPING_SOFTWARE, SOF_TIMESTAMPING_TX_SOFTWARE
+			err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_TIMESTAMPING, software|sent)
+		})
+		c.socket.raw = countingRaw{c.socket.raw, &reads, &arms}
+		return err
+	}})
+	ws := r.connect("user=a")
+	c := r.findUser("a")
+	awaitParked(t, c)
+	if err := c.Send(Text("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ws.ReadMessage(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "an event", func() bool { return reads.Load() > 0 })
+	time.Sleep(100 * time.Millisecond)
+	if n := reads.Load(); n > 10 {
+		t.Errorf("%d reads, and nothing came", n)
+	}
+	ws.Close()
+	r.ended(1)
+	r.clean()
+}

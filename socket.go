@@ -258,8 +258,7 @@ func (c *Conn) poll() {
 	}
 	c.spend(len(s.ahead))
 	m := c.parse()
-	last := s.lastRead.Load()
-	quiet := last == before || last-before >= int64(c.hub.poller.Quiet)
+	quiet := s.lastRead.Load()-before >= int64(c.hub.poller.Quiet) // an event that brought nothing could come again at once
 	if m == nil && quiet && c.park() {
 		return
 	}
