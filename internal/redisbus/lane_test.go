@@ -1,8 +1,11 @@
 package redisbus
 
 import (
+	"context"
 	"errors"
+	"io"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -121,4 +124,26 @@ func TestLane(t *testing.T) {
 			t.Errorf("on a dead trunk: %v", results)
 		}
 	})
+}
+
+// A partition that has left a trunk does not wait for the others' commit there, which
+// a server that hangs may never answer.
+func TestLaneLeft(t *testing.T) {
+	r := newLaneRig(t)
+	go io.Copy(io.Discard, r.server)
+	others := make(chan error, 1)
+	go func() { others <- r.pubs[0].publish(t.Context(), r.publication(0, "a")) }()
+	for r.lane.trunk.next() == nil {
+		runtime.Gosched()
+	}
+	left, _ := r.pubs[1].state()
+	left.leave(errors.New("the slot has moved"))
+	r.pubs[1].batch.Close(errs.Closed) // which is what it is to hear of
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if err := r.pubs[1].publish(ctx, r.publication(1, "b")); !errors.Is(err, errs.Closed) {
+		t.Errorf("its own publisher was not asked: %v", err)
+	}
+	r.lane.trunk.fail(errs.Closed)
+	<-others
 }

@@ -92,7 +92,7 @@ func newPublisher(ctx context.Context, dialer *dialer, alive <-chan struct{}) *p
 // link shares its trunk, all goes out together with what other partitions publish there.
 func (p *publisher) publish(ctx context.Context, what *publication) error {
 	err := errAside
-	if l, _ := p.state(); l != nil && l.trunk.lane != nil && !what.probe {
+	if l, _ := p.state(); l != nil && l.trunk.lane != nil && l.reason() == nil && !what.probe {
 		what.pub = p
 		err = l.trunk.lane.batch.Do(ctx, what)
 	}
