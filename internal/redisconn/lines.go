@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -31,11 +32,13 @@ type lines struct {
 // A line is one of them. It belongs to the call that has taken it.
 type line struct {
 	conn   net.Conn
-	raw    syscall.RawConn // nil if conn is not plain TCP
+	raw    syscall.RawConn // nil if what carries it is not plain TCP
 	client *redis.Client   // that opened the session; nothing but close uses it
 	reader *resp.Reader
-	bytes  []byte    // that are written; the memory is used again
+	bytes  []byte // that are written; the memory is used again
+	born   time.Time
 	used   time.Time // last
+	ended  bool      // the context of its call closes it
 
 	one    [1]byte
 	silent bool // see alive
@@ -72,12 +75,16 @@ func (l *lines) run(ctx context.Context, words ...any) (any, error) {
 		}
 		sent, value, err := c.call(ctx, words)
 		if err == nil {
-			if c.reader.Buffered() > 0 { // it would be taken for the next answer
+			said, refused := value.(error)
+			switch {
+			case c.ended, c.reader.Buffered() > 0: // what has come would be the next answer
 				l.drop(c)
-			} else {
+			case refused && strings.HasPrefix(ScriptError(said.Error()), "READONLY"): // the same name may lead to its master now
+				l.drop(c)
+			default:
 				l.put(c)
 			}
-			if said, ok := value.(error); ok {
+			if refused {
 				return nil, said
 			}
 			return value, nil
@@ -104,7 +111,7 @@ func (l *lines) take(ctx context.Context) (c *line, reused bool, err error) {
 		case c == nil:
 			c, err = l.dial(ctx)
 			return c, false, err
-		case c.alive():
+		case !l.expired(c) && c.alive():
 			return c, true, nil
 		}
 		l.drop(c)
@@ -126,7 +133,7 @@ func (l *lines) dial(ctx context.Context) (*line, error) {
 		conn.Close()
 		return nil, err
 	}
-	c := &line{conn: conn, raw: rawio.Conn(conn), client: client, reader: resp.NewReader(conn, lineBuffer)}
+	c := &line{conn: conn, raw: rawio.Conn(plainConn(conn)), client: client, reader: resp.NewReader(conn, lineBuffer), born: time.Now()}
 	l.mu.Lock()
 	closed := l.open == nil
 	if !closed {
@@ -171,12 +178,22 @@ func (l *lines) close() {
 
 // close may be called at any time, and twice.
 func (c *line) close() {
-	conn := c.conn
-	if t, ok := conn.(*tls.Conn); ok {
-		conn = t.NetConn() // tls.Conn.Close writes, and may block
-	}
-	conn.Close()
+	plainConn(c.conn).Close() // tls.Conn.Close writes, and may block
 	c.client.Close()
+}
+
+// plainConn returns what is below TLS.
+func plainConn(conn net.Conn) net.Conn {
+	if t, ok := conn.(*tls.Conn); ok {
+		return t.NetConn()
+	}
+	return conn
+}
+
+// expired says whether a line is older, or was idle for longer, than the options allow.
+func (l *lines) expired(c *line) bool {
+	idle, life := l.options.ConnMaxIdleTime, l.options.ConnMaxLifetime
+	return idle > 0 && time.Since(c.used) >= idle || life > 0 && time.Since(c.born) >= life
 }
 
 // alive says whether the line is not known to have ended. If the server has closed it,
@@ -210,7 +227,7 @@ func (c *line) call(ctx context.Context, words []any) (sent bool, value any, err
 	}
 	if !bounded {
 		stop := context.AfterFunc(ctx, c.close)
-		defer stop()
+		defer func() { c.ended = !stop() }()
 	}
 	_, err = c.conn.Write(c.bytes)
 	if cap(c.bytes) > lineKeeps {

@@ -2,9 +2,13 @@ package redisconn_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -70,7 +74,10 @@ func TestScripterAnswers(t *testing.T) {
 func TestScripterCut(t *testing.T) {
 	server := redistest.Start(t)
 	client := server.Client()
-	s := newScripter(t, client.Options())
+	cutBetweenCalls(t, client, newScripter(t, client.Options()))
+}
+
+func cutBetweenCalls(t *testing.T, client *redis.Client, s *redisconn.Scripter) {
 	count := redis.NewScript("return redis.call('INCR', 'n')")
 	for want := int64(1); want <= 20; want++ {
 		if got, err := count.Run(t.Context(), s, nil).Int64(); err != nil || got != want {
@@ -80,6 +87,174 @@ func TestScripterCut(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(20 * time.Millisecond) // the end has to come, and a line has to look for it
+	}
+}
+
+// It is noticed over TLS, too.
+func TestScripterCutTLS(t *testing.T) {
+	server := redistest.Start(t)
+	web := httptest.NewTLSServer(nil) // for its certificate
+	defer web.Close()
+	secure, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: web.TLS.Certificates})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secure.Close()
+	go func() {
+		for {
+			client, err := secure.Accept()
+			if err != nil {
+				return
+			}
+			redis, err := net.Dial("tcp", server.Addr)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			go func() { io.Copy(redis, client); redis.Close() }()
+			go func() { io.Copy(client, redis); client.Close() }()
+		}
+	}()
+	roots := x509.NewCertPool()
+	roots.AddCert(web.Certificate())
+	client := server.Client()
+	s := newScripter(t, redis.NewClient(&redis.Options{
+		Addr: secure.Addr().String(), TLSConfig: &tls.Config{RootCAs: roots, ServerName: "example.com"},
+	}).Options())
+	cutBetweenCalls(t, client, s)
+}
+
+// A line that is older, or was idle for longer, than the client's options allow is not
+// used again.
+func TestScripterExpired(t *testing.T) {
+	server := redistest.Start(t)
+	for name, set := range map[string]func(*redis.Options){
+		"idle": func(o *redis.Options) { o.ConnMaxIdleTime = time.Millisecond },
+		"old":  func(o *redis.Options) { o.ConnMaxLifetime = time.Millisecond },
+	} {
+		t.Run(name, func(t *testing.T) {
+			options := server.Client().Options()
+			set(options)
+			var dialed atomic.Int64
+			dial := options.Dialer
+			options.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				dialed.Add(1)
+				return dial(ctx, network, addr)
+			}
+			s := newScripter(t, options)
+			if err := echo.Run(t.Context(), s, nil, "x").Err(); err != nil {
+				t.Fatal(err)
+			}
+			before := dialed.Load()
+			time.Sleep(5 * time.Millisecond)
+			if err := s.EvalSha(t.Context(), echo.Hash(), nil, "x").Err(); err != nil || dialed.Load() == before {
+				t.Errorf("%v, on %d connections, as before", err, before)
+			}
+		})
+	}
+}
+
+// A server that became a replica is left: the name that led to it may lead to its
+// master now.
+func TestScripterReplica(t *testing.T) {
+	old, master := redistest.Start(t), redistest.Start(t)
+	var addr atomic.Value
+	addr.Store(old.Addr)
+	s := newScripter(t, redis.NewClient(&redis.Options{
+		Dialer: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, addr.Load().(string))
+		},
+	}).Options())
+	count := redis.NewScript("return redis.call('INCR', 'n')")
+	for range 2 { // the second one by EVALSHA
+		if err := count.Run(t.Context(), s, nil).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	host, port, _ := net.SplitHostPort(master.Addr)
+	if err := old.Client().SlaveOf(t.Context(), host, port).Err(); err != nil {
+		t.Fatal(err)
+	}
+	addr.Store(master.Addr)
+	if err := count.Run(t.Context(), s, nil).Err(); !redis.HasErrorPrefix(err, "READONLY") {
+		t.Fatalf("the replica said %v", err)
+	}
+	var err error
+	for range 2 { // EVAL, which the master needs first, has a connection of its own
+		err = count.Run(t.Context(), s, nil).Err()
+	}
+	if err != nil {
+		t.Errorf("the master is not asked: %v", err)
+	}
+}
+
+// A lateConn ends the context of a call when the answer has come, and is slow to close
+// then.
+type lateConn struct {
+	net.Conn
+	cancel  atomic.Pointer[context.CancelFunc] // nil until it is wanted
+	closing chan struct{}                      // closed when the context's end has begun to close it
+	free    chan struct{}                      // closed when that may go on
+	closes  atomic.Int64
+}
+
+func (c *lateConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if cancel := c.cancel.Swap(nil); cancel != nil {
+		(*cancel)()
+		<-c.closing
+	}
+	return n, err
+}
+
+func (c *lateConn) Close() error {
+	if c.closes.Add(1) == 1 {
+		close(c.closing)
+		<-c.free
+	}
+	return c.Conn.Close()
+}
+
+// A context that ends as its call returns ends no other call.
+func TestScripterCanceledLate(t *testing.T) {
+	server := redistest.Start(t)
+	options := server.Client().Options()
+	dial := options.Dialer
+	var first atomic.Pointer[lateConn]
+	options.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		late := &lateConn{Conn: conn, closing: make(chan struct{}), free: make(chan struct{})}
+		if err == nil && first.CompareAndSwap(nil, late) {
+			return late, nil
+		}
+		return conn, err
+	}
+	s := newScripter(t, options)
+	ask := func(ctx context.Context) error {
+		return s.EvalSha(ctx, echo.Hash(), nil, "x").Err()
+	}
+	if err := server.Client().ScriptLoad(t.Context(), "return ARGV[1]").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := ask(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	late := first.Load()
+	late.cancel.Store(&cancel)
+	if err := ask(ctx); err != nil {
+		t.Fatal(err)
+	}
+	server.Pause()
+	next := make(chan error, 1)
+	go func() { next <- ask(t.Context()) }()
+	time.Sleep(20 * time.Millisecond) // the call is on its way
+	close(late.free)
+	time.Sleep(20 * time.Millisecond)
+	server.Continue()
+	if err := <-next; err != nil {
+		t.Error(err)
 	}
 }
 

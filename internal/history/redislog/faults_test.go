@@ -110,7 +110,7 @@ func TestRefusedByRedis(t *testing.T) {
 		"that is a replica": {
 			begin: func(r *faultRig) { r.must("REPLICAOF", "127.0.0.1", "1") },
 			end:   func(r *faultRig) { r.must("REPLICAOF", "NO", "ONE") },
-			want:  "this is no master",
+			want:  "READONLY herald: this is no master",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -126,8 +126,8 @@ end
 -- changed nothing.
 local function begin(names, renewed)
   local server = serverID()
-  if not server then
-    return redis.error_reply('ERR herald: this is no master that tells its replication ID')
+  if not server then -- READONLY has the caller's connection closed
+    return redis.error_reply('READONLY herald: this is no master that tells its replication ID')
   end
   local head = redis.call('ZRANGE', t, 0, 0)[1]
   if not head then
