@@ -172,7 +172,7 @@ func TestScripterReplica(t *testing.T) {
 		}
 	}
 	host, port, _ := net.SplitHostPort(master.Addr)
-	if err := old.Client().SlaveOf(t.Context(), host, port).Err(); err != nil {
+	if err := old.Client().ReplicaOf(t.Context(), host, port).Err(); err != nil {
 		t.Fatal(err)
 	}
 	addr.Store(master.Addr)

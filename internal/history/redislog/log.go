@@ -140,7 +140,7 @@ var unknownCommand = regexp.MustCompile(`Unknown (\w+ )?command called from`)
 // Redis 6.2 (https://redis.io/docs/latest/commands/zmscore).
 func explain(err error) error {
 	if unknownCommand.MatchString(err.Error()) {
-		return fmt.Errorf("Retention needs Redis 6.2 or later: %w", err)
+		return fmt.Errorf("a Retention needs Redis 6.2 or later: %w", err)
 	}
 	return err
 }
