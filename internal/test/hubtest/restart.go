@@ -58,7 +58,8 @@ func testRestart(t *testing.T, broker Broker) {
 	c.expectNoGaps(gaps)
 }
 
-// awaitSent waits until every hub has sent so many more messages.
+// awaitSent waits until every hub has sent so many more messages. A slow machine may take
+// long for them, but not for each.
 func (c *cluster) awaitSent(more int) {
 	c.Helper()
 	before := make([]uint64, len(c.nodes))
@@ -66,12 +67,15 @@ func (c *cluster) awaitSent(more int) {
 		before[i] = n.Stats().Sent
 	}
 	for i, n := range c.nodes {
-		c.await("messages of "+n.NodeID(), func() error {
-			if sent := n.Stats().Sent - before[i]; sent < uint64(more) {
-				return fmt.Errorf("%d sent; health: %v", sent, n.Health())
-			}
-			return nil
-		})
+		for next := 0; next < more; {
+			next = min(next+100, more)
+			c.await("messages of "+n.NodeID(), func() error {
+				if sent := n.Stats().Sent - before[i]; sent < uint64(next) {
+					return fmt.Errorf("%d sent; health: %v", sent, n.Health())
+				}
+				return nil
+			})
+		}
 	}
 }
 
