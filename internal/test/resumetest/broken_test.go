@@ -1,17 +1,12 @@
 package resumetest_test
 
 import (
-	"os"
-	"os/exec"
+	"cmp"
 	"regexp"
-	"strings"
 	"testing"
 
 	"github.com/heraldgo/herald/internal/test/overlay"
 )
-
-// brokenEnv makes TestBrokenPromises run, which takes minutes: make long sets it.
-const brokenEnv = "HERALD_BROKEN_PROMISES"
 
 // A broken promise is the code without what keeps it.
 type broken struct {
@@ -90,30 +85,10 @@ var failed = regexp.MustCompile(`(?m)^ *--- FAIL: TestHistory\w+/`)
 
 // If the code does not keep a promise, the promise's subtest of TestHistory fails.
 func TestBrokenPromises(t *testing.T) {
+	var rules []overlay.Rule
 	for _, b := range brokenPromises {
-		overlay.Make(t, "../../..", b.edits) // fails here, and so in each run, if an edit does not apply
+		run := "^" + cmp.Or(b.on, "TestHistoryInMemory") + "$/^" + b.promise + "_"
+		rules = append(rules, overlay.Rule{Name: b.promise + " without " + b.without, Edits: b.edits, Package: "internal/test/resumetest", Run: run})
 	}
-	if os.Getenv(brokenEnv) == "" {
-		t.Skip("NOT RUN: it takes minutes; make long, or set " + brokenEnv)
-	}
-	for _, b := range brokenPromises {
-		t.Run(b.promise+" without "+b.without, func(t *testing.T) {
-			on := b.on
-			if on == "" {
-				on = "TestHistoryInMemory"
-			}
-			cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-vet=off", "-overlay", overlay.Make(t, "../../..", b.edits),
-				"-run", "^"+on+"$/^"+b.promise+"_", ".")
-			out, err := cmd.CombinedOutput()
-			if err == nil || !failed.Match(out) {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			for line := range strings.Lines(string(out)) {
-				if strings.Contains(line, ".go:") {
-					t.Log(strings.TrimSpace(line))
-					break
-				}
-			}
-		})
-	}
+	overlay.Broken(t, "../../..", failed, rules)
 }

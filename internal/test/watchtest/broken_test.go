@@ -1,17 +1,11 @@
 package watchtest
 
 import (
-	"os"
-	"os/exec"
 	"regexp"
-	"strings"
 	"testing"
 
 	"github.com/heraldgo/herald/internal/test/overlay"
 )
-
-// brokenEnv makes TestBrokenPromises run, which takes minutes: make long sets it.
-const brokenEnv = "HERALD_BROKEN_PROMISES"
 
 // A broken promise is the code without what keeps it.
 type broken struct {
@@ -117,27 +111,9 @@ var failed = regexp.MustCompile(`(?m)^ *--- FAIL: |^panic: `)
 
 // If the code does not keep a promise, a test of that promise fails.
 func TestBrokenPromises(t *testing.T) {
+	var rules []overlay.Rule
 	for _, b := range brokenPromises {
-		overlay.Make(t, "../../..", b.edits) // fails here, and so in each run, if an edit does not apply
+		rules = append(rules, overlay.Rule{Name: b.promise + " without " + b.without, Edits: b.edits, Package: b.tests.pkg, Run: b.tests.run})
 	}
-	if os.Getenv(brokenEnv) == "" {
-		t.Skip("NOT RUN: it takes minutes; make long, or set " + brokenEnv)
-	}
-	for _, b := range brokenPromises {
-		t.Run(b.promise+" without "+b.without, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-vet=off", "-timeout", "2m",
-				"-overlay", overlay.Make(t, "../../..", b.edits), "-run", b.tests.run, "./"+b.tests.pkg)
-			cmd.Dir = "../../.."
-			out, err := cmd.CombinedOutput()
-			if err == nil || !failed.Match(out) {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			for line := range strings.Lines(string(out)) {
-				if strings.Contains(line, "_test.go:") || strings.Contains(line, "heraldtest/") {
-					t.Log(strings.TrimSpace(line))
-					break
-				}
-			}
-		})
-	}
+	overlay.Broken(t, "../../..", failed, rules)
 }
