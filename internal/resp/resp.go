@@ -259,7 +259,9 @@ func (r *Reader) rest(h Header, depth int, left *budget) (Value, error) {
 	if err := left.elems(max(n, 0)); err != nil {
 		return v, err
 	}
-	v.Elems = make([]Value, 0, min(max(n, 0), 16))
+	if n > 0 {
+		v.Elems = make([]Value, 0, min(n, 16))
+	}
 	for range n {
 		h, err := r.Header()
 		if err != nil {
