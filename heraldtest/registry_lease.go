@@ -218,8 +218,10 @@ func testOfflineOnce(s *registrySuite) {
 	for i := range 2500 {
 		all = append(all, entry(fmt.Sprintf("n.%d", i), fmt.Sprint(i)))
 	}
-	s.add(a, n, all...)
-	s.check(a.Remove(s.ctx, n, all...))
+	for some := range slices.Chunk(all, 250) { // all of them would take a slow store longer than it has
+		s.add(a, n, some...)
+		s.check(a.Remove(s.ctx, n, some...))
+	}
 	var mu sync.Mutex
 	seen := make(map[string]int)
 	var wg sync.WaitGroup
