@@ -129,6 +129,11 @@ func TestSentinelPartition(t *testing.T) {
 	for addr, proxy := range alone.proxies {
 		proxy.Blackhole(addr != old.Addr)
 	}
+	// The Sentinels would make it a replica after some seconds, and kill its links.
+	demoted := old.Client()
+	if err := demoted.Do(within(t), "ACL", "SETUSER", "default", "-slaveof").Err(); err != nil {
+		t.Fatal(err)
+	}
 	start := time.Now()
 	master := c.set.Failover()
 	// All others have left, and it publishes where nobody listens.
@@ -143,10 +148,8 @@ func TestSentinelPartition(t *testing.T) {
 	c.awaitSent(20)
 	t.Logf("the others were on the new master after %v; health of the one left behind: %v", time.Since(start), alone.health())
 
-	// By hand, for the Sentinels would kill its links, too.
 	host, port, _ := net.SplitHostPort(master.Addr)
 	start = time.Now()
-	demoted := old.Client()
 	if err := demoted.Do(within(t), "REPLICAOF", host, port).Err(); err != nil {
 		t.Fatal(err)
 	}
