@@ -23,9 +23,14 @@ func TestResume(t *testing.T) {
 		}
 		return code
 	}
-	for _, file := range []struct{ language, name string }{{"go", "main.go"}, {"html", "page.html"}} {
+	for _, file := range []struct{ language, name string }{{"go", "room.go"}, {"go", "main.go"}, {"html", "page.html"}} {
 		if block(file.language) != read("../examples/room/"+file.name) {
 			t.Errorf("the page shows another %s than examples/room has", file.name)
+		}
+	}
+	for _, name := range []string{"room.go", "page.html"} {
+		if read("../examples/start/"+name) != read("../examples/room/"+name) {
+			t.Errorf("examples/start has another %s than the page", name)
 		}
 	}
 	if !strings.Contains(read("../examples/room/main_test.go"), "\n"+block("go")) {

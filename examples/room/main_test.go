@@ -118,7 +118,10 @@ func (h *house) open() {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	handler := room(&h.db, hub)
+	mux := http.NewServeMux()
+	mux.Handle("GET /ws", hub)
+	mux.Handle("/", room(&h.db, hub))
+	var handler http.Handler = mux
 	h.hub = hub
 	h.handler.Store(&handler)
 }
