@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/heraldgo/herald"
@@ -72,6 +74,119 @@ func TestRooms(t *testing.T) {
 	bert.ExpectNothing()
 	carl.Send(`hello`)
 	carl.ExpectClose(herald.StatusUnsupportedData)
+}
+
+// A club has members who stay members when they are away.
+type club struct {
+	rooms
+	hub     *herald.Hub
+	members *members
+}
+
+func (s *club) user(r *http.Request) string { return r.Header.Get("User") }
+
+// members stands for a database: the rooms of each user.
+type members struct {
+	mu     sync.Mutex
+	of     map[string][]string
+	adding func() // is called before a room is added
+	read   func() // is called when a user's rooms have been read
+}
+
+func (m *members) add(_ context.Context, user, room string) error {
+	m.adding()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.of[user] = append(m.of[user], room)
+	return nil
+}
+
+func (m *members) rooms(_ context.Context, user string) ([]string, error) {
+	m.mu.Lock()
+	rooms := slices.Clone(m.of[user])
+	m.mu.Unlock()
+	m.read()
+	return rooms, nil
+}
+
+// join is POST /join: the user becomes a member of a room.
+func (s *club) join(w http.ResponseWriter, r *http.Request) {
+	user, room := s.user(r), r.PostFormValue("room")
+	if !s.mayEnter(user, room) {
+		http.Error(w, "not for you", http.StatusForbidden)
+		return
+	}
+	err := s.members.add(r.Context(), user, room) // first for the connections that are still to come
+	if err == nil {
+		err = s.hub.Join(r.Context(), herald.User(user), "room:"+room) // and then for those that are there
+	}
+	if err != nil {
+		http.Error(w, "try again", http.StatusServiceUnavailable)
+	}
+}
+
+// onConnect is Config.OnConnect: a connection joins the rooms that its user is a member of.
+func (s *club) onConnect(ctx context.Context, c *herald.Conn) error {
+	rooms, err := s.members.rooms(ctx, c.User())
+	if err != nil {
+		return &herald.CloseError{Code: herald.StatusTryAgainLater, Reason: "try again"}
+	}
+	for _, room := range rooms {
+		if err := c.Join(ctx, "room:"+room); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Who becomes a member is one on all devices: on those that are connected, on those that
+// connect meanwhile, and on those that come later. Who may not gets 403.
+func TestMembers(t *testing.T) {
+	read, goOn, joined := make(chan bool), make(chan bool), make(chan bool)
+	s := &club{rooms: rooms{"anna": {"7"}}}
+	cluster := heraldtest.NewCluster(t, 2, herald.Config{OnConnect: func(ctx context.Context, c *herald.Conn) error {
+		defer func() { joined <- true }()
+		return s.onConnect(ctx, c)
+	}})
+	s.hub = cluster.Nodes[0].Hub
+	post := func(user string) int {
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "/join", strings.NewReader("room=7"))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("User", user)
+		w := httptest.NewRecorder()
+		s.join(w, r)
+		return w.Code
+	}
+	connect := func(meanwhile func()) *heraldtest.Client {
+		c := cluster.Connect(1, herald.Identity{User: "anna"})
+		<-read
+		meanwhile()
+		goOn <- true
+		<-joined
+		return c
+	}
+	var meanwhile *heraldtest.Client
+	s.members = &members{
+		of:     make(map[string][]string),
+		adding: func() { meanwhile = connect(func() {}) },
+		read:   func() { read <- true; <-goOn },
+	}
+	before := connect(func() {})
+	connecting := connect(func() {
+		if code := post("anna"); code != http.StatusOK {
+			t.Errorf("anna joins: %d", code)
+		}
+	})
+	after := connect(func() {})
+	if code := post("bert"); code != http.StatusForbidden {
+		t.Errorf("bert joins: %d", code)
+	}
+	if err := s.hub.Send(t.Context(), herald.Group("room:7"), herald.Text("welcome")); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*heraldtest.Client{before, connecting, meanwhile, after} {
+		c.Expect("welcome")
+	}
 }
 
 // A tenant is a customer whose users know nothing of other tenants' users.
