@@ -262,10 +262,24 @@ func (q *queue) appendUnderWay(dst []waiting) []waiting {
 // appendWaiting appends the first n frames that nobody has taken.
 func (q *queue) appendWaiting(dst []waiting, n int) []waiting {
 	for i := range n {
-		f := *q.frames.At(i)
-		dst = append(dst, waiting{&f[len(f)-1], len(f) + frameCost})
+		dst = append(dst, waiting{q.end(i), len(q.frames.At(i).frame) + frameCost})
 	}
 	return dst
+}
+
+// ends returns the last bytes of the first n frames, which tell them apart.
+func (q *queue) ends(n int) []*byte {
+	ends := make([]*byte, n)
+	for i := range ends {
+		ends[i] = q.end(i)
+	}
+	return ends
+}
+
+// end returns the last byte of the i-th frame.
+func (q *queue) end(i int) *byte {
+	f := q.frames.At(i).frame
+	return &f[len(f)-1]
 }
 
 // shed makes the Conn give up what waits in its queue, and returns that. With

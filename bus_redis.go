@@ -12,6 +12,7 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/redislog"
 	"github.com/heraldgo/herald/internal/history/store"
+	"github.com/heraldgo/herald/internal/loan"
 	"github.com/heraldgo/herald/internal/redisbus"
 	"github.com/heraldgo/herald/internal/redisconn"
 )
@@ -194,6 +195,13 @@ func (b *RedisBus) Unsubscribe(ctx context.Context, topics ...string) error {
 func (b *RedisBus) Receive(ctx context.Context) (Event, error) {
 	e, err := b.bus.Receive(ctx)
 	return Event{Kind: EventKind(e.Kind), Packet: Packet(e.Packet), Topics: e.Topics, Since: e.Since, Err: e.Err}, err
+}
+
+// receiveLent is Receive for the Hub, which says when it is done with the packet's
+// memory.
+func (b *RedisBus) receiveLent(ctx context.Context) (Event, *loan.Buffer, error) {
+	e, err := b.bus.Receive(ctx)
+	return Event{Kind: EventKind(e.Kind), Packet: Packet(e.Packet), Topics: e.Topics, Since: e.Since, Err: e.Err}, e.Loan, err
 }
 
 // elsewhere returns under which other prefixes, and in which databases, somebody follows

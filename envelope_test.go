@@ -634,7 +634,7 @@ func TestFloodOfCalls(t *testing.T) {
 	defer func() { h.calls = s }()
 	for i := range calls {
 		e.id = uint64(i)
-		h.take(Packet{h.nodeTopic, e.encode()}, nil, nil)
+		h.take(Packet{h.nodeTopic, e.encode()}, nil, nil, nil)
 	}
 	if n := len(h.calls.queue); n < 10 || n > maxCallBytes>>20 {
 		t.Errorf("%d calls of 1 MB wait", n)
@@ -659,7 +659,7 @@ func TestQueuedFrameHoldsNoHeader(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	for range 100 {
-		r.take(Packet{userTopic("a"), append([]byte(nil), data...)}, nil, nil)
+		r.take(Packet{userTopic("a"), append([]byte(nil), data...)}, nil, nil, nil)
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)

@@ -62,7 +62,7 @@ func (h *Hub) newKeeping(ctx context.Context) (*keeping, error) {
 	k := &keeping{node: h.id, bus: h.bus, tell: h.gaps.confirm, mixed: func() bool { return h.heartbeat.mixed.Load() }}
 	k.decode = func(body []byte) (envelope, error) { return decodeEnvelope(body, h.maxFrame()) }
 	var scratch []*Conn
-	k.take = func(p *logged) { scratch = h.take(Packet{p.Topic, p.Body}, p, scratch) }
+	k.take = func(p *logged) { scratch = h.take(Packet{p.Topic, p.Body}, p, nil, scratch) }
 	var err error
 	if k.logs, err = bus.keep(ctx, topicFences+h.id, store.Limits{Segment: segment, Age: c.Retention.Milliseconds(), Bytes: c.RetentionBytes}); err != nil {
 		return nil, fmt.Errorf("Config.Retention: %w", err)

@@ -1,6 +1,7 @@
 package herald
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/loan"
 	"github.com/heraldgo/herald/internal/test/redistest"
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
@@ -603,4 +609,100 @@ func TestNobodyLeftIsCounted(t *testing.T) {
 	if s := r.Stats(); s.Lingering != 2 || s.Foreign != 1 || s.Gone != 2 || s.Delivered != 0 {
 		t.Errorf("Lingering %d, Foreign %d, Gone %d, Delivered %d, want 2, 1, 2, 0", s.Lingering, s.Foreign, s.Gone, s.Delivered)
 	}
+}
+
+// lentText is a message of n bytes that tells all of itself by its beginning.
+func lentText(user, number, n int) []byte {
+	head := fmt.Appendf(nil, "%d %d %d ", user, number, n)
+	return append(head, bytes.Repeat([]byte{byte('a' + (user*7+number)%26)}, max(0, n-len(head)))...)
+}
+
+// The memory of packets is used again, and every client gets what was sent to it all
+// the same: those that read slowly, so that writes are cut in pieces and queues drop
+// what is old, and those that go away in the middle.
+func TestLentMemoryIsReadByItsHoldersAlone(t *testing.T) {
+	server := miniredis.RunT(t)
+	r := newRig(t, Config{Redis: redis.NewClient(&redis.Options{Addr: server.Addr()}), Prefix: "lent", DropOldest: true, QueueMessages: 16, MaxConnsPerUser: -1})
+	const users, devices, each, senders = 6, 3, 250, 4
+	var reading sync.WaitGroup
+	var clients []*wsraw.Conn
+	check := func(user int, c *wsraw.Conn, slow bool) {
+		random := rand.New(rand.NewPCG(uint64(user), 1))
+		for n := 0; ; n++ {
+			got, err := c.ReadMessage()
+			if err != nil {
+				return
+			}
+			var to, number, size int
+			if _, err := fmt.Sscanf(string(got[:min(len(got), 40)]), "%d %d %d ", &to, &number, &size); err != nil || to != user || !bytes.Equal(got, lentText(to, number, size)) {
+				t.Errorf("a client of user %d got %.60q of %d bytes (%v)", user, got, len(got), err)
+				return
+			}
+			if slow && random.IntN(4) == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			if slow && n == 200 { // it goes away, whatever is under way
+				c.Close()
+				return
+			}
+		}
+	}
+	for user := range users {
+		for device := range devices {
+			buffer := 0
+			if device > 0 {
+				buffer = 2 << 10
+			}
+			c := r.upgrade(r.dialTCP(buffer), fmt.Sprintf("user=%d&groups=all", user))
+			clients = append(clients, c)
+			reading.Go(func() { check(user, c, device > 0) })
+		}
+	}
+	var sending sync.WaitGroup
+	for s := range senders {
+		sending.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(s), 2))
+			for n := range each {
+				user := random.IntN(users)
+				m := Binary(lentText(user, s*each+n, 400+random.IntN(6000)))
+				if err := r.Send(t.Context(), User(fmt.Sprint(user)), m); err != nil {
+					t.Errorf("Send: %v", err)
+				}
+			}
+		})
+	}
+	sending.Wait()
+	r.await("an end of what waits", func() bool { return r.Stats().Queued == 0 })
+	for _, c := range clients {
+		c.Close()
+	}
+	reading.Wait()
+	if s := r.Stats(); s.Written == 0 {
+		t.Error("nothing was written")
+	}
+}
+
+// A frame's memory is lent again when its Conn has written it.
+func TestWrittenMemoryIsLentAgain(t *testing.T) {
+	r := newRig(t, Config{})
+	client := r.connect("user=u")
+	c := r.only()
+	r.await("OnConnect", c.isAccepted)
+	for range 100 { // a pool may lose some
+		b := loan.Get(1000)
+		memory := &b.Bytes[0]
+		copy(b.Bytes, frame.AppendHeader(nil, frame.Binary, len(b.Bytes)-4))
+		if err := c.enqueueLent(b.Bytes, b, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		b.Release()
+		if _, err := client.ReadMessage(); err != nil {
+			t.Fatal(err)
+		}
+		r.await("the write's end", func() bool { q := queueOf(c); return q.size() == 0 })
+		if again := loan.Get(1000); &again.Bytes[0] == memory {
+			return
+		}
+	}
+	t.Error("no memory is lent again")
 }

@@ -340,7 +340,7 @@ func BenchmarkExcept(b *testing.B) {
 	var scratch []*Conn
 	b.ReportAllocs()
 	for b.Loop() {
-		scratch = h.take(packet, nil, scratch)
+		scratch = h.take(packet, nil, nil, scratch)
 	}
 	for _, c := range conns {
 		h.index.remove(c) // or Shutdown would close them

@@ -10,6 +10,7 @@ import (
 	"github.com/heraldgo/herald/internal/histogram"
 	"github.com/heraldgo/herald/internal/history/protocol"
 	"github.com/heraldgo/herald/internal/lag"
+	"github.com/heraldgo/herald/internal/loan"
 	"github.com/heraldgo/herald/internal/receipts"
 	"github.com/heraldgo/herald/internal/ring"
 )
@@ -40,8 +41,8 @@ type queue struct {
 
 	// Frames that nobody has taken yet.
 
-	frames ring.Ring[[]byte]
-	first  [1][]byte // the memory of frames until there is a second one; see forget
+	frames ring.Ring[queued]
+	first  [1]queued // the memory of frames until there is a second one; see forget
 
 	// Who takes note of what becomes of the frames: see noted.
 
@@ -63,6 +64,12 @@ type queue struct {
 	wrote    int64  // on clock: when something was last written; 0 is never
 }
 
+// A queued is a frame, and the memory that it is in if that is on loan.
+type queued struct {
+	frame []byte
+	loan  *loan.Buffer
+}
+
 // errDropped is enqueue's answer if the message is not queued although the Conn goes
 // on: it is no error of the sender's.
 var errDropped = errors.New("dropped for a busy client")
@@ -70,6 +77,11 @@ var errDropped = errors.New("dropped for a busy client")
 // enqueue hands a frame to the Conn, without waiting. The frame is shared and must not
 // change. If it has a key it takes the place of the older one that waits.
 func (c *Conn) enqueue(frame []byte, volatile bool, key *conflate.Key) error {
+	return c.enqueueLent(frame, nil, volatile, key)
+}
+
+// enqueueLent does that for a frame in memory that is on loan, which the caller holds.
+func (c *Conn) enqueueLent(frame []byte, lent *loan.Buffer, volatile bool, key *conflate.Key) error {
 	h := c.hub
 	c.mu.Lock()
 	q := &c.queue
@@ -109,7 +121,8 @@ func (c *Conn) enqueue(frame []byte, volatile bool, key *conflate.Key) error {
 			return errDropped
 		}
 	}
-	q.put(frame)
+	lent.Hold()
+	q.putLent(frame, lent)
 	if key != nil {
 		q.remember(*key, frame)
 	}
@@ -127,8 +140,10 @@ func (c *Conn) enqueue(frame []byte, volatile bool, key *conflate.Key) error {
 	return nil
 }
 
-func (q *queue) put(frame []byte) {
-	q.frames.Push(frame)
+func (q *queue) put(frame []byte) { q.putLent(frame, nil) }
+
+func (q *queue) putLent(frame []byte, lent *loan.Buffer) {
+	q.frames.Push(queued{frame, lent})
 	q.bytes += len(frame)
 }
 
@@ -138,7 +153,7 @@ func (q *queue) remark(mark []byte) bool {
 	line, _ := frame.Payload(mark)
 	partition, ok := protocol.BareMark(line)
 	for i := q.frames.Len() - 1; ok && i >= 0; i-- {
-		f := q.frames.At(i)
+		f := &q.frames.At(i).frame
 		var other []byte
 		line, _ = frame.Payload(*f)
 		if other, ok = protocol.BareMark(line); ok && bytes.Equal(other, partition) {
@@ -176,7 +191,7 @@ func (q *queue) makeRoom(config *Config, n int) (dropped int, fits bool) {
 		if q.noted() {
 			q.lose(1)
 		}
-		q.bytes -= len(q.frames.Pop())
+		q.bytes -= len(q.frames.Pop().frame)
 		dropped++
 		fits = !q.full(config, n)
 	}
@@ -199,7 +214,7 @@ func (q *queue) messages() (n int) {
 	n = q.frames.Len()
 	if q.log.comesBack() {
 		for i := range q.frames.Len() {
-			if kindOf(*q.frames.At(i)) != 'm' {
+			if kindOf(q.frames.At(i).frame) != 'm' {
 				n--
 			}
 		}
@@ -212,7 +227,7 @@ func (q *queue) drop(n int) {
 	q.lose(n)
 	q.dropped += uint32(n)
 	for range n {
-		q.bytes -= len(q.frames.Pop())
+		q.bytes -= len(q.frames.Pop().frame)
 	}
 }
 
@@ -238,15 +253,15 @@ func (q *queue) older(key *conflate.Key) (i, n int) {
 	if key == nil {
 		return -1, 0
 	}
-	if i = q.keys.Find(*key, &q.frames); i < 0 {
+	if i = q.keys.Find(*key, q.frames.Len(), q.end); i < 0 {
 		return -1, 0
 	}
-	return i, len(*q.frames.At(i))
+	return i, len(q.frames.At(i).frame)
 }
 
 // supersede gives up the i-th frame, a message with a key, because a newer one comes.
 func (q *queue) supersede(i int) {
-	old := q.frames.Remove(i)
+	old := q.frames.Remove(i).frame
 	end := &old[len(old)-1]
 	q.keys.Cut(end)
 	q.fences.Lose(end)
@@ -260,16 +275,6 @@ func (q *queue) remember(key conflate.Key, frame []byte) {
 		q.keys = new(conflate.Keys)
 	}
 	q.keys.Add(key, &frame[len(frame)-1])
-}
-
-// ends returns the last bytes of the first n frames, which tell them apart.
-func (q *queue) ends(n int) []*byte {
-	ends := make([]*byte, n)
-	for i := range ends {
-		f := *q.frames.At(i)
-		ends[i] = &f[len(f)-1]
-	}
-	return ends
 }
 
 // ping queues a ping.
@@ -327,7 +332,7 @@ func (q *queue) empty() (dropped int) {
 }
 
 // forget gives up the memory of the frames, but for that of one.
-func (q *queue) forget() { q.frames, q.first[0] = ring.Ring[[]byte]{Buf: q.first[:]}, nil }
+func (q *queue) forget() { q.frames, q.first[0] = ring.Ring[queued]{Buf: q.first[:]}, queued{} }
 
 func (q *queue) hasWork() bool {
 	return len(q.rest) > 0 || q.frames.Len() > 0 || q.ping || q.pongs != nil || q.closeFrame != nil

@@ -61,7 +61,7 @@ func TestQueue(t *testing.T) {
 			want = append(want, frame)
 		}
 		flush := func() {
-			p, joined := q.take(buf)
+			p, _, joined := q.take(buf)
 			if p == nil {
 				return
 			}
@@ -79,7 +79,7 @@ func TestQueue(t *testing.T) {
 				}
 				q.rest = p
 				clear(buf[:cap(buf)]) // another Conn's turn
-				p, _ = q.take(buf)
+				p, _, _ = q.take(buf)
 				got = append(got, p...)
 			}
 			written += q.written()
@@ -97,7 +97,7 @@ func TestQueue(t *testing.T) {
 			}
 			sum := q.outBytes
 			for i := range q.frames.Len() {
-				sum += len(*q.frames.At(i))
+				sum += len(q.frames.At(i).frame)
 			}
 			if sum != q.bytes || q.size() > config.QueueMessages || q.bytes > config.QueueBytes {
 				t.Fatalf("seed %d: %d frames, %d bytes counted, %d there", seed, q.size(), q.bytes, sum)
@@ -115,14 +115,14 @@ func TestQueue(t *testing.T) {
 		if err := checkStream(got, append(want, closeFrame(StatusNormal, "end"))); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
-		if len(q.frames.Buf) > 1 || q.first[0] != nil || q.rest != nil || q.bytes != 0 || q.out != 0 {
+		if len(q.frames.Buf) > 1 || q.first[0].frame != nil || q.rest != nil || q.bytes != 0 || q.out != 0 {
 			t.Fatalf("seed %d: an empty queue holds %d frames, %d bytes", seed, q.size(), q.bytes)
 		}
 	}
 }
 
 func flush1(q *queue, buf []byte, got *[]byte) {
-	p, _ := q.take(buf)
+	p, _, _ := q.take(buf)
 	*got = append(*got, p...)
 	q.written()
 }
@@ -225,7 +225,7 @@ func TestQueueTake(t *testing.T) {
 		if had := len(test.frames) > 0 || test.ping || test.closes; q.hasWork() != had {
 			t.Errorf("%+v: there is work: %v", test, q.hasWork())
 		}
-		p, joined := q.take(make([]byte, 0, flushSize))
+		p, _, joined := q.take(make([]byte, 0, flushSize))
 		ended := test.closes && q.closeFrame == nil
 		if q.out != test.out || joined != test.joined || ended != test.ends || q.ping {
 			t.Errorf("%+v: %d are taken, joined %v, with the close frame %v, the ping stays: %v", test, q.out, joined, ended, q.ping)
@@ -256,7 +256,7 @@ func TestQueueRest(t *testing.T) {
 	q.put([]byte("frame"))
 	q.ping = true
 	q.rest = []byte("rest")
-	if p, joined := q.take(nil); string(p) != "rest" || joined || !q.ping || q.out != 0 {
+	if p, _, joined := q.take(nil); string(p) != "rest" || joined || !q.ping || q.out != 0 {
 		t.Errorf("taken is %q, joined %v", p, joined)
 	}
 	q.rest = nil
@@ -297,7 +297,7 @@ func TestQueueTellsDropped(t *testing.T) {
 		if dropped, fits := q.makeRoom(&config, 600); dropped != 0 || fits {
 			t.Fatalf("%d are dropped, it fits: %v", dropped, fits)
 		}
-		if q.frames.Len() != 1 || !same(*q.frames.At(0), anyGap) {
+		if q.frames.Len() != 1 || !same(q.frames.At(0).frame, anyGap) {
 			t.Fatalf("%d frames wait, the first is not the Gap", q.frames.Len())
 		}
 	}
@@ -344,7 +344,7 @@ func TestQueueMakesMoreRoom(t *testing.T) {
 				t.Fatalf("left are %d frames of %d bytes, want a Gap and %d messages", q.frames.Len(), q.bytes, test.left)
 			}
 			for i := range q.frames.Len() {
-				if gap := same(*q.frames.At(i), anyGap); gap != (i == 0) {
+				if gap := same(q.frames.At(i).frame, anyGap); gap != (i == 0) {
 					t.Errorf("frame %d is a Gap: %v", i, gap)
 				}
 			}
@@ -378,12 +378,12 @@ func TestQueueGreets(t *testing.T) {
 	welcome := lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Welcome}})
 	q := queue{log: &connLog{session: &driver.Session{}}, ping: true, pongs: []byte{frame.Pong, 0}}
 	q.put(welcome)
-	p, _ := q.take(nil)
+	p, _, _ := q.take(nil)
 	if !bytes.Equal(p, welcome) {
 		t.Errorf("before the welcome goes % x", p)
 	}
 	q.written()
-	if p, _ = q.take(nil); !bytes.Equal(p, []byte{frame.Pong, 0, frame.Ping, 0}) {
+	if p, _, _ = q.take(nil); !bytes.Equal(p, []byte{frame.Pong, 0, frame.Ping, 0}) {
 		t.Errorf("after it goes % x", p)
 	}
 }
@@ -449,7 +449,7 @@ func TestQueueCountsMessages(t *testing.T) {
 		t.Errorf("of three messages, one of them under way, %d are dropped", n)
 	}
 	q = newQueue()
-	message := *q.frames.At(1)
+	message := q.frames.At(1).frame
 	given := q.giveUp(2)
 	if len(given) != 2 || given[0].end != &message[len(message)-1] || q.messages() != 1 {
 		t.Errorf("%d are given up, and %d stay", len(given), q.messages())
@@ -482,7 +482,7 @@ func TestQueueConflatesLog(t *testing.T) {
 	}
 	var got []string
 	for i := range c.queue.frames.Len() {
-		payload, _ := frame.Payload(*c.queue.frames.At(i))
+		payload, _ := frame.Payload(c.queue.frames.At(i).frame)
 		if line, text, _ := strings.Cut(string(payload), "\n"); text != "" {
 			got = append(got, text)
 		} else {
@@ -519,7 +519,7 @@ func TestQueueMarks(t *testing.T) {
 	var got []string
 	bytes := 0
 	for i := range q.frames.Len() {
-		f := *q.frames.At(i)
+		f := q.frames.At(i).frame
 		payload, _ := frame.Payload(f)
 		got, bytes = append(got, strings.TrimSpace(string(payload))), bytes+len(f)
 	}
@@ -729,27 +729,27 @@ func TestPingBeforeFences(t *testing.T) {
 	}
 	c.enqueueFenced(fenced(1), false, nil, receipts.Wanted{Until: math.MaxInt64}, 1)
 	c.queue.ping = true
-	p, _ := c.queue.take(nil)
+	p, _, _ := c.queue.take(nil)
 	if !bytes.Equal(p, append([]byte{frame.Ping, 0}, fenced(1)...)) {
 		t.Errorf("% x", p)
 	}
 	c.queue.written()
 	c.enqueueFenced(fenced(2), false, nil, receipts.Wanted{Until: math.MaxInt64}, 2)
 	c.queue.ping = true
-	p, _ = c.queue.take(nil)
+	p, _, _ = c.queue.take(nil)
 	if token(p) != 1 || !bytes.Equal(p[10:], fenced(2)) {
 		t.Errorf("% x", p)
 	}
 	c.queue.written()
 	c.queue.ping = true
-	if p, _ = c.queue.take(nil); token(p) != 2 {
+	if p, _, _ = c.queue.take(nil); token(p) != 2 {
 		t.Errorf("% x", p)
 	}
 	if !c.receipt(p[2:10]) || c.queue.fences != nil {
 		t.Error("the newest pong does not answer all")
 	}
 	c.queue.ping = true
-	if p, _ = c.queue.take(nil); !bytes.Equal(p, []byte{frame.Ping, 0}) {
+	if p, _, _ = c.queue.take(nil); !bytes.Equal(p, []byte{frame.Ping, 0}) {
 		t.Errorf("without fences: % x", p)
 	}
 }

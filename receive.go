@@ -11,6 +11,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/history/driver"
+	"github.com/heraldgo/herald/internal/loan"
 	"github.com/heraldgo/herald/internal/receipts"
 	"github.com/heraldgo/herald/internal/ring"
 	"github.com/heraldgo/herald/internal/watching"
@@ -21,8 +22,15 @@ import (
 // callback.
 func (h *Hub) receive(ctx context.Context) {
 	var scratch []*Conn
-	for {
+	next := func(ctx context.Context) (Event, *loan.Buffer, error) {
 		e, err := h.bus.Receive(ctx)
+		return e, nil, err
+	}
+	if b, ok := h.bus.(*RedisBus); ok {
+		next = b.receiveLent
+	}
+	for {
+		e, lent, err := next(ctx)
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, ErrClosed) {
 				return
@@ -44,7 +52,7 @@ func (h *Hub) receive(ctx context.Context) {
 				h.keeping.pushPacket(e.Packet)
 				continue
 			}
-			scratch = h.take(e.Packet, nil, scratch)
+			scratch = h.take(e.Packet, nil, lent, scratch)
 		case EventDown:
 			h.gaps.down(e)
 			if h.keeping != nil {
@@ -69,8 +77,9 @@ func (h *Hub) receive(ctx context.Context) {
 // with that in queues, which count the frame alone.
 const keepHeader = 1 << 10
 
-// take handles one packet. kept says where it is in the log, if there is one.
-func (h *Hub) take(p Packet, kept *logged, scratch []*Conn) []*Conn {
+// take handles one packet. kept says where it is in the log, if there is one, and lent
+// what memory it is in, if that is on loan.
+func (h *Hub) take(p Packet, kept *logged, lent *loan.Buffer, scratch []*Conn) []*Conn {
 	clear(scratch)
 	scratch = scratch[:0]
 	own := p.Topic == topicHeartbeat || p.Topic == h.nodeTopic
@@ -91,11 +100,11 @@ func (h *Hub) take(p Packet, kept *logged, scratch []*Conn) []*Conn {
 		return scratch
 	}
 	if header := len(p.Data) - len(e.frame); header > len(e.frame)+keepHeader {
-		e.frame = bytes.Clone(e.frame)
+		e.frame, lent = bytes.Clone(e.frame), nil
 	}
 	switch e.kind {
 	case kindMessage:
-		h.deliver(&e, kept, scratch)
+		h.deliver(&e, kept, lent, scratch)
 	case kindDirect:
 		for _, id := range e.conns {
 			if c := h.index.withID(h.id, id); c != nil {
@@ -104,7 +113,7 @@ func (h *Hub) take(p Packet, kept *logged, scratch []*Conn) []*Conn {
 				h.stats.gone.Add(1)
 			}
 		}
-		h.deliver(&e, kept, scratch)
+		h.deliver(&e, kept, lent, scratch)
 	case kindCall:
 		h.calls.push(incomingCall{call: e.call, filter: e.filter, sender: e.sender, id: e.id, bytes: len(p.Data) + callSize + nameSize*e.names()})
 	case kindAnswer:
@@ -164,8 +173,15 @@ func (h *Hub) unclaimed(topic string) {
 	}
 }
 
+// fewHolders is how many Conns may hold memory that is on loan.
+const fewHolders = 16
+
 // deliver puts a message into the queues of those Conns that it is for.
-func (h *Hub) deliver(e *envelope, kept *logged, conns []*Conn) {
+func (h *Hub) deliver(e *envelope, kept *logged, lent *loan.Buffer, conns []*Conn) {
+	if e.carrier != nil || len(conns) > fewHolders {
+		lent = nil // the Tracer may keep a part of it; many who count cost more than garbage
+	}
+	defer lent.Release()
 	taken := 0
 	if end := h.followed(e); end != nil {
 		defer func() { end(taken) }()
@@ -188,7 +204,7 @@ func (h *Hub) deliver(e *envelope, kept *logged, conns []*Conn) {
 			}
 			had[c.counter] = struct{}{}
 		}
-		c.enqueue(e.frame, e.volatile, e.key)
+		c.enqueueLent(e.frame, lent, e.volatile, e.key)
 		taken++
 	}
 }

@@ -307,10 +307,10 @@ var anyGap = lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Gap}})
 // so. What is no message stays, and a Gap stands where the first one was.
 func (l *connLog) dropMessages(q *queue, enough func() bool) (dropped int) {
 	for range q.frames.Len() {
-		f := *q.frames.At(0)
+		f := q.frames.At(0).frame
 		switch message := kindOf(f) == 'm'; {
 		case !message || enough():
-			q.bytes -= len(q.frames.Pop())
+			q.bytes -= len(q.frames.Pop().frame)
 			q.put(f)
 		default:
 			q.drop(1)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/loan"
 	"github.com/heraldgo/herald/internal/rawio"
 	"github.com/heraldgo/herald/internal/receipts"
 	"github.com/heraldgo/herald/internal/wake"
@@ -141,10 +142,11 @@ func (w *writer) run() {
 const flushSize = 64 << 10
 
 // take returns the bytes to write next, or nil. They are a frame of the queue, or frames
-// joined in buf, whose bytes the caller overwrites only after written.
-func (q *queue) take(buf []byte) (p []byte, joined bool) {
+// joined in buf, whose bytes the caller overwrites only after written. If a frame is in
+// memory on loan, the caller may release that once it is written.
+func (q *queue) take(buf []byte) (p []byte, lent *loan.Buffer, joined bool) {
 	if len(q.rest) > 0 {
-		return q.rest, false
+		return q.rest, nil, false
 	}
 	buf = buf[:0]
 	if q.log == nil || q.frames.Len() == 0 || !q.log.greets() {
@@ -155,19 +157,22 @@ func (q *queue) take(buf []byte) (p []byte, joined bool) {
 			buf, q.ping = q.appendPing(buf), false
 		}
 	}
-	if alone := q.frames.Len() == 1 && q.closeFrame == nil; len(buf) == 0 && q.frames.Len() > 0 && (alone || len(*q.frames.At(0)) >= flushSize/2) {
-		return q.takeFrame(), false
+	if alone := q.frames.Len() == 1 && q.closeFrame == nil; len(buf) == 0 && q.frames.Len() > 0 && (alone || len(q.frames.At(0).frame) >= flushSize/2) {
+		f := q.takeFrame()
+		return f.frame, f.loan, false
 	}
-	for q.frames.Len() > 0 && len(buf)+len(*q.frames.At(0)) <= flushSize {
-		buf = append(buf, q.takeFrame()...)
+	for q.frames.Len() > 0 && len(buf)+len(q.frames.At(0).frame) <= flushSize {
+		f := q.takeFrame()
+		buf = append(buf, f.frame...)
+		f.loan.Release()
 	}
 	if q.frames.Len() == 0 && q.closeFrame != nil {
 		buf, q.closeFrame = append(buf, q.closeFrame...), nil
 	}
 	if len(buf) == 0 {
-		return nil, false
+		return nil, nil, false
 	}
-	return buf, true
+	return buf, nil, true
 }
 
 // appendPing appends a ping. A client need answer only the last of several pings
@@ -183,8 +188,9 @@ func (q *queue) appendPing(buf []byte) []byte {
 }
 
 // takeFrame takes the first frame. An idle Conn holds no memory for frames.
-func (q *queue) takeFrame() []byte {
-	frame := q.frames.Pop()
+func (q *queue) takeFrame() queued {
+	f := q.frames.Pop()
+	frame := f.frame
 	if q.frames.Len() == 0 {
 		q.forget()
 	}
@@ -197,7 +203,7 @@ func (q *queue) takeFrame() []byte {
 	if q.keys != nil {
 		q.keys.Left(&frame[len(frame)-1])
 	}
-	return frame
+	return f
 }
 
 // written takes note that all that was taken has been written, and returns how many messages.
@@ -223,7 +229,7 @@ func (q *queue) written() (messages int) {
 // not take all of it, the rest is left to a goroutine that may wait.
 func (w *writer) flush(c *Conn) {
 	c.mu.Lock()
-	p, joined := c.queue.take(w.buf)
+	p, lent, joined := c.queue.take(w.buf)
 	if p == nil {
 		c.queue.owner = ownerNone
 		c.mu.Unlock()
@@ -257,6 +263,7 @@ func (w *writer) flush(c *Conn) {
 		c.start(ownerDrain)
 		return
 	}
+	lent.Release()
 	frames := c.queue.written()
 	change := 0
 	if c.queue.charged > 0 {
@@ -298,7 +305,7 @@ func (c *Conn) drain() {
 		if len(p) == 0 {
 			buf = drainBuffers.Get().(*[]byte)
 			joined := false
-			if p, joined = c.queue.take(*buf); len(p) < flushSize/2 || !joined {
+			if p, _, joined = c.queue.take(*buf); len(p) < flushSize/2 || !joined {
 				if joined {
 					p = bytes.Clone(p)
 				}

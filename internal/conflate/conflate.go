@@ -61,8 +61,9 @@ func (k *Keys) Left(end *byte) {
 	}
 }
 
-// Find returns where in the frames of the queue the message of the key waits, or -1.
-func (k *Keys) Find(key Key, frames *ring.Ring[[]byte]) int {
+// Find returns where in the n frames of the queue, which end there, the message of the
+// key waits, or -1.
+func (k *Keys) Find(key Key, n int, end func(i int) *byte) int {
 	if k == nil {
 		return -1
 	}
@@ -71,8 +72,8 @@ func (k *Keys) Find(key Key, frames *ring.Ring[[]byte]) int {
 		if e.key != key {
 			continue
 		}
-		for i := range frames.Len() {
-			if f := *frames.At(i); &f[len(f)-1] == e.end {
+		for i := range n {
+			if end(i) == e.end {
 				return i
 			}
 		}

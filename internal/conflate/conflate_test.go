@@ -49,7 +49,7 @@ func TestKeys(t *testing.T) {
 			key := Key{Sum: Sum{byte(random.IntN(5))}, Log: uint8(random.IntN(2))}
 			switch random.IntN(5) {
 			case 0, 1:
-				i := k.Find(key, &frames)
+				i := k.Find(key, frames.Len(), func(i int) *byte { return &(*frames.At(i))[0] })
 				at := slices.IndexFunc(want, func(m message) bool { return m.key == key })
 				if i != at {
 					t.Fatalf("seed %d: %v is at %d, want %d", seed, key, i, at)
@@ -83,8 +83,7 @@ func TestKeys(t *testing.T) {
 // Whoever has no keys finds none, and an idle queue holds no memory for many.
 func TestKeysIdle(t *testing.T) {
 	var none *Keys
-	var frames ring.Ring[[]byte]
-	if none.Find(Key{}, &frames) >= 0 {
+	if none.Find(Key{}, 0, nil) >= 0 {
 		t.Error("found without keys")
 	}
 	none.Left(nil)

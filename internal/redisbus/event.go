@@ -6,6 +6,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/inbox"
+	"github.com/heraldgo/herald/internal/loan"
 )
 
 // A Packet is a herald.Packet.
@@ -39,6 +40,7 @@ type Event struct {
 	Topics []string
 	Since  time.Time
 	Err    error
+	Loan   *loan.Buffer // the memory of the packet, if that is on loan; whoever receives the packet holds it
 }
 
 // Bounds of what waits for Receive. Beyond them packets are dropped, between

@@ -29,7 +29,7 @@ func (in *inbound) message(word []byte, r *resp.Reader) error {
 	if !ok && !probe && !moved {
 		return fmt.Errorf("herald: Redis sent a message of %q, which nobody asked for", word)
 	}
-	data, err := r.Bulk()
+	data, lent, err := r.BulkLent()
 	if err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func (in *inbound) message(word []byte, r *resp.Reader) error {
 		in.tookMoved(data)
 		return nil
 	}
-	in.trunk.intake.take(Event{Kind: KindPacket, Packet: Packet{topic, data}})
+	in.trunk.intake.take(Event{Kind: KindPacket, Packet: Packet{topic, data}, Loan: lent})
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"iter"
 	"strconv"
 
+	"github.com/heraldgo/herald/internal/loan"
 	"github.com/heraldgo/herald/internal/pieces"
 )
 
@@ -181,6 +182,25 @@ func (r *Reader) Bulk() ([]byte, error) {
 		return nil, err
 	}
 	return r.body(h.Len)
+}
+
+// BulkLent reads a bulk string into memory on loan, or, if so many bytes are not lent,
+// as Bulk does.
+func (r *Reader) BulkLent() ([]byte, *loan.Buffer, error) {
+	h, err := r.bulk()
+	if err != nil {
+		return nil, nil, err
+	}
+	b := loan.Get(int(min(h.Len, maxBulk)) + len("\r\n"))
+	if b == nil {
+		p, err := r.body(h.Len)
+		return p, nil, err
+	}
+	if _, err := io.ReadFull(r.br, b.Bytes); err != nil {
+		return nil, nil, err
+	}
+	p, err := trim(b.Bytes)
+	return p, b, err
 }
 
 func (r *Reader) bulk() (Header, error) {
