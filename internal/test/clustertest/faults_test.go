@@ -80,10 +80,14 @@ func (c *cluster) suffer(fault func(*cluster), hit []int) {
 	c.awaitHealthy()
 }
 
-// awaitSent waits until every node has sent so many more messages.
-func (c *cluster) awaitSent(more uint64) {
+// awaitSent waits until each of the nodes, or of all if it names none, has sent so many
+// more messages.
+func (c *cluster) awaitSent(more uint64, nodes ...*node) {
 	c.t.Helper()
-	for _, n := range c.nodes {
+	if len(nodes) == 0 {
+		nodes = c.nodes
+	}
+	for _, n := range nodes {
 		sent := n.stats().Sent
 		await(c.t, "messages of "+n.Node, func() error {
 			if n.stats().Sent < sent+more {
