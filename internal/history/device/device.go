@@ -18,7 +18,7 @@ type Host interface {
 // Limits bound what a Device asks for at once.
 type Limits struct {
 	Survey int // entries of one survey
-	Page   int // entries of one read
+	Page   int // entries that it takes at once
 	Live   int // how much may be left when it goes live: half the queue
 }
 
@@ -66,10 +66,11 @@ type Step struct {
 type Ask struct {
 	Round uint64
 
-	// A survey of the device's topics since From, or the entries at Offsets if there
-	// are any.
+	// A survey of the device's topics since From, or the entries at the first Page of
+	// Offsets if there are any. The others will be asked for next.
 	From    history.Point
 	Offsets []history.Offset
+	Page    int
 	Most    int
 
 	// Near says that nothing is asked of the log: what is next the host has as recent,

@@ -231,7 +231,7 @@ func TestResume(t *testing.T) {
 		t.Fatalf("it asks %+v", ask)
 	}
 	s := d.Surveyed(0, ask.Round, history.Survey{End: at(1, 10), From: 5, Whole: true, Offsets: []history.Offset{6, 8, 9}})
-	expect(t, "surveyed", s, &device.Ask{From: at(1, 5), Offsets: []history.Offset{6, 8}})
+	expect(t, "surveyed", s, &device.Ask{From: at(1, 5), Offsets: []history.Offset{6, 8, 9}, Page: 2})
 	if _, ok := d.Take(0, packet("a", at(1, 11)), device.Letter{}); ok {
 		t.Error("it takes live what it will read")
 	}
@@ -239,7 +239,7 @@ func TestResume(t *testing.T) {
 		t.Error("it does not take what no log has")
 	}
 	s = d.Entries(0, s.Ask.Round, []history.Entry{entry(6, "a"), entry(8, "b")}, true)
-	expect(t, "the first page, of which it holds one", s, &device.Ask{From: at(1, 8), Offsets: []history.Offset{9}}, message(0, at(1, 6), ""))
+	expect(t, "the first page, of which it holds one", s, &device.Ask{From: at(1, 8), Offsets: []history.Offset{9}, Page: 1}, message(0, at(1, 6), ""))
 	s = d.Entries(0, s.Ask.Round, []history.Entry{entry(9, "b", "a")}, true)
 	expect(t, "the last page", s, nil, message(0, at(1, 9), ""), mark(0, at(1, 10), device.Complete),
 		message(0, at(1, 11), ""), message(0, at(1, 13), ""))
@@ -256,7 +256,7 @@ func TestResume(t *testing.T) {
 func TestIncomplete(t *testing.T) {
 	d, ask := back(newHost())
 	s := d.Surveyed(0, ask.Round, history.Survey{End: at(1, 10), From: 7, Offsets: []history.Offset{8}})
-	expect(t, "surveyed", s, &device.Ask{From: at(1, 7), Offsets: []history.Offset{8}}, gap)
+	expect(t, "surveyed", s, &device.Ask{From: at(1, 7), Offsets: []history.Offset{8}, Page: 1}, gap)
 	s = d.Entries(0, s.Ask.Round, []history.Entry{entry(8, "a")}, true)
 	expect(t, "read", s, nil, message(0, at(1, 8), ""), mark(0, at(1, 10), device.Incomplete))
 
@@ -301,7 +301,7 @@ func TestRounds(t *testing.T) {
 	expect(t, "the answer to the first", d.Surveyed(0, first.Round, survey), nil)
 	expect(t, "entries for a survey", d.Entries(0, second.Ask.Round, nil, true), nil)
 	s := d.Surveyed(0, second.Ask.Round, survey)
-	expect(t, "the answer to the second", s, &device.Ask{From: at(1, 5), Offsets: []history.Offset{8}})
+	expect(t, "the answer to the second", s, &device.Ask{From: at(1, 5), Offsets: []history.Offset{8}, Page: 1})
 	expect(t, "a survey again", d.Surveyed(0, second.Ask.Round, survey), nil)
 	expect(t, "joined while it reads", d.Join(0), nil)
 	expect(t, "the entries of another round", d.Entries(0, s.Ask.Round+1, []history.Entry{entry(8, "a")}, true), nil)

@@ -49,7 +49,7 @@ func (d *Device) read(s *Step, partition int) {
 	if page := c.backlog.Page(d.limits.Page); len(page) > 0 {
 		c.state = reading
 		c.round++
-		s.Ask = Ask{Round: c.round, From: c.at, Offsets: page}
+		s.Ask = Ask{Round: c.round, From: c.at, Offsets: c.backlog.Offsets, Page: len(page)}
 		return
 	}
 	c.at.Offset = c.backlog.End.Offset

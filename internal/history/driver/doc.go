@@ -24,12 +24,17 @@
 //	   └───────────── the device asks for more ────────┘
 //
 // Surveys take turns by rate, for any position asks for one. A partition reads
-// one batch at a time. It has what several devices wait for, each entry once. A page
-// that the survey has read already needs no batch. For one device only one page is
-// read at a time. If its queue has no room any more when the page has come, the page
-// is asked for again. So a queue takes at most one page, and what is left when the
-// device goes live, beyond what counts as room. Nothing is read while the pages that
-// wait in queues take more than the node's budget. A device that has not had its
-// turn, or an answer, for long is told that something may be missing, and goes on
-// asking.
+// one batch at a time. It has the pages that several devices wait for, each entry once,
+// and what they will ask for next, as far as that costs little. What was read ahead
+// stays with the device's question, and so does what a survey has read. A page of that
+// needs no batch: its turn is its answer. So a device that reads fast enough catches up
+// with a flood, although each round trip to the log may bring more than a page.
+//
+// For one device only one page is under way at a time. If its queue has no room any more
+// when the page has come, the page waits. So a queue takes at most one page, and what is
+// left when the device goes live, beyond what counts as room. Nothing is read while the
+// pages that wait in queues take more than the node's budget, and nothing ahead while
+// half of it is taken. What was read ahead gives way to pages, and from time to time to
+// what others read ahead. A device that has not had its turn, or an answer, for long is
+// told that something may be missing, and goes on asking.
 package driver

@@ -25,9 +25,10 @@ var limits = store.Limits{Segment: 64, Age: 1 << 40, Bytes: 1 << 30}
 // A spy is a Log that counts, and that a test can have answer something else.
 type spy struct {
 	driver.Log
-	hole atomic.Bool // calls but Fence are not answered
-	slow atomic.Bool // an append or a read takes a while: its answer is large
-	near atomic.Bool // a survey reads its entries too
+	hole atomic.Bool  // calls but Fence are not answered
+	slow atomic.Bool  // an append or a read takes a while: its answer is large
+	near atomic.Bool  // a survey reads its entries too
+	lost atomic.Int64 // an offset whose entry is not there any more, if it is not zero
 
 	mu      sync.Mutex
 	calls   map[string]int
@@ -84,16 +85,20 @@ func (s *spy) Survey(ctx context.Context, known, from history.Point, topics []st
 	}
 	survey, err := s.Log.Survey(ctx, known, from, topics, most)
 	if err == nil && s.near.Load() && len(survey.Offsets) > 0 {
-		survey.Entries, _, err = s.Log.Read(ctx, known, survey.End.Epoch, survey.Offsets)
+		var x history.Excerpt
+		x, _, err = s.Log.Read(ctx, known, survey.End.Epoch, survey.Offsets, nil)
+		survey.Entries = x.Entries
 	}
 	return survey, err
 }
 
-func (s *spy) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets []history.Offset) ([]history.Entry, bool, error) {
+func (s *spy) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets, more []history.Offset) (history.Excerpt, bool, error) {
 	if err := s.call(ctx, "read"); err != nil {
-		return nil, false, err
+		return history.Excerpt{}, false, err
 	}
-	return s.Log.Read(ctx, known, epoch, offsets)
+	x, ok, err := s.Log.Read(ctx, known, epoch, offsets, more)
+	x.Entries = slices.DeleteFunc(x.Entries, func(e history.Entry) bool { return e.Offset == history.Offset(s.lost.Load()) })
+	return x, ok, err
 }
 
 // one runs a test with one node, whose partition 0 has a spy for a Log.
@@ -412,8 +417,8 @@ func TestSharedReads(t *testing.T) {
 	})
 }
 
-// What a survey has read is not read again, if it is one page. It is what a page is: it
-// waits if others have taken the room, and while pages take all of the node's budget.
+// What a survey has read is not read again. It is what a page is: it waits if others
+// have taken the room, and while pages take all of the node's budget.
 func TestSurveyThatReads(t *testing.T) {
 	for _, c := range []struct {
 		name         string
@@ -422,8 +427,8 @@ func TestSurveyThatReads(t *testing.T) {
 		want, later  string
 	}{
 		{"a page", 4, 0, 1 << 20, 0, "wpmmmmp", ""},
-		{"more than a page", 5, 0, 1 << 20, 2, "wpmmmm", "mp"},
-		{"no room", 4, queueSize / 2, 1 << 20, 1, "wp" + strings.Repeat("m", queueSize/2), "mmmmp"},
+		{"more than a page", 5, 0, 1 << 20, 0, "wpmmmmmp", ""},
+		{"no room", 4, queueSize / 2, 1 << 20, 0, "wp" + strings.Repeat("m", queueSize/2) + "mmmmp", ""},
 		{"no budget", 4, 0, 0, 0, "wp", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

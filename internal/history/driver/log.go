@@ -27,7 +27,10 @@ type Log interface {
 	Fence(ctx context.Context, known history.Point, number uint64) (end history.Point, err error)
 
 	Survey(ctx context.Context, known, from history.Point, topics []string, most int) (history.Survey, error)
-	Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets []history.Offset) (entries []history.Entry, ok bool, err error)
+
+	// Read reads what is at the offsets. Of more, which are other ones, it also looks at
+	// some if that costs little. Both rise. ok is false if the log is not in the epoch.
+	Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets, more []history.Offset) (x history.Excerpt, ok bool, err error)
 
 	// Forget removes what is kept for the topics, and for nobody else.
 	Forget(ctx context.Context, known history.Point, topics []string) error

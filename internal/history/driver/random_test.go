@@ -15,6 +15,7 @@ import (
 
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/device"
+	"github.com/heraldgo/herald/internal/history/driver"
 	"github.com/heraldgo/herald/internal/history/store"
 	"github.com/heraldgo/herald/internal/test/memlog"
 )
@@ -22,6 +23,13 @@ import (
 var topics = []string{"a0", "b0", "c0", "d1", "e1"}
 
 const hubs = 3
+
+// A sparing Log reads ahead as it likes.
+type sparing struct{ driver.Log }
+
+func (s sparing) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets, more []history.Offset) (history.Excerpt, bool, error) {
+	return s.Log.Read(ctx, known, epoch, offsets, more[:rand.IntN(len(more)+1)])
+}
 
 // A world is three nodes, devices that come and go, and senders.
 type world struct {
@@ -62,7 +70,11 @@ type phone struct {
 func newWorld(t *testing.T, limits store.Limits) *world {
 	w := &world{t: t, servers: newServers(limits), length: 15 * time.Second}
 	for i := range w.hubs {
-		w.hubs[i] = newHub(t, w.servers, nil)
+		w.hubs[i] = newHub(t, w.servers, func(c *driver.Config) {
+			for i := range c.Partitions {
+				c.Partitions[i].Log = sparing{c.Partitions[i].Log}
+			}
+		})
 	}
 	w.running.Store(true)
 	return w

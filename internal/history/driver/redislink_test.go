@@ -282,10 +282,10 @@ func (l *redisLink) Survey(ctx context.Context, known, from history.Point, topic
 }
 
 // Read implements driver.Log.
-func (l *redisLink) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets []history.Offset) (entries []history.Entry, ok bool, err error) {
+func (l *redisLink) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets, more []history.Offset) (x history.Excerpt, ok bool, err error) {
 	err = l.script(ctx, func() (err error) {
-		entries, ok, err = l.Log.Read(ctx, known, epoch, offsets)
+		x, ok, err = l.Log.Read(ctx, known, epoch, offsets, more)
 		return err
 	})
-	return entries, ok, err
+	return x, ok, err
 }

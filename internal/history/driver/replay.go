@@ -10,10 +10,8 @@ import (
 	"github.com/heraldgo/herald/internal/rate"
 )
 
-const (
-	maxSurveys = 8   // of devices that are under way
-	maxRead    = 256 // entries of one read
-)
+// maxSurveys is how many surveys of devices are under way.
+const maxSurveys = 8
 
 // A stage of a question: see the diagram above.
 type stage uint8
@@ -35,26 +33,25 @@ type question struct {
 	asked time.Time // since when it is ready
 	told  bool      // the client was, that there is no answer
 	until time.Time // if paused
+
+	ahead     history.Excerpt // what was read already, from the page on
+	aheadCost int
 }
 
 // replays are what the questions of all partitions share.
 type replays struct {
 	surveys []*question // that are ready
-	near    []*question // that are ready, and whose answers the feeds have
+	near    []*question // that are ready, and whose answers the node has
 	running int         // surveys
 	paused  []*question // by time
 
 	rate   int // surveys a second
 	bucket rate.Bucket
 
-	bytes int // of the pages that wait in queues
-	most  int
-}
-
-// reads are the pages that a partition is to read, one batch at a time.
-type reads struct {
-	ready []*question
-	busy  bool
+	bytes  int       // of the pages that wait in queues
+	ahead  int       // bytes of what was read ahead
+	most   int       // of both together
+	forgot time.Time // when what was read ahead was forgotten last
 }
 
 func (q *question) counts() bool { return q.open[q.side.partition] == q }
@@ -80,10 +77,16 @@ func (s *Session) ask(partition int, ask device.Ask) *question {
 	if s.open == nil {
 		s.open = make(map[int]*question)
 	}
+	if old := s.open[partition]; old != nil {
+		old.hold(history.Excerpt{})
+	}
 	q := &question{Session: s, side: s.d.sides[partition], ask: ask}
 	s.open[partition] = q
 	return q
 }
+
+// isPage says whether it is for a page, and not for a survey.
+func (q *question) isPage() bool { return q.ask.Near || len(q.ask.Offsets) > 0 }
 
 // proceed makes ready what waits for room, if there is room: of the pages one at a time,
 // for there may be no room for two.
@@ -96,10 +99,10 @@ func (s *Session) proceed() {
 	var page *question
 	reads := false
 	for _, q := range s.open {
-		switch isPage := q.ask.Near || len(q.ask.Offsets) > 0; {
+		switch {
 		case q.stage != waiting:
-			reads = reads || isPage && q.stage != paused
-		case !isPage:
+			reads = reads || q.isPage() && q.stage != paused
+		case !q.isPage():
 			q.ready()
 			s.d.replays.surveys = append(s.d.replays.surveys, q)
 		case page == nil || q.before(page):
@@ -109,7 +112,7 @@ func (s *Session) proceed() {
 	if page != nil && !reads {
 		page.ready()
 		to := &page.side.reads.ready
-		if page.ask.Near {
+		if page.isNear() {
 			to = &page.d.replays.near
 		}
 		*to = append(*to, page)
@@ -152,10 +155,15 @@ func (d *Driver) turns() {
 		}
 		r.surveys = r.surveys[1:]
 	}
+	d.forget()
 	for len(r.near) > 0 && r.bytes < r.most {
 		q := r.near[0]
 		r.near = r.near[1:]
-		q.answered(nil, true, func() device.Step { return q.device.Follow(q.side.partition, q.ask.Round) })
+		if q.isNear() {
+			q.answered(nil, true, q.fromNear)
+		} else { // it was forgotten
+			q.side.reads.ready = append(q.side.reads.ready, q)
+		}
 	}
 	for _, s := range d.sides {
 		if len(s.reads.ready) > 0 && !s.reads.busy && r.bytes < r.most {
@@ -192,7 +200,7 @@ func (d *Driver) survey(q *question) {
 	s, known, topics := q.side, q.side.known(), q.conn.Topics(q.side.partition)
 	d.call(func(ctx context.Context) func() {
 		survey, err := s.log.Survey(ctx, known, q.ask.From, topics, q.ask.Most)
-		entries := survey.Entries
+		x := history.Excerpt{Offsets: survey.Offsets, Entries: survey.Entries}
 		survey.Entries = nil
 		return func() {
 			d.replays.running--
@@ -201,80 +209,18 @@ func (d *Driver) survey(q *question) {
 				s.met(known, survey.End)
 			}
 			q.answered(err, len(survey.Offsets) == 0, func() device.Step {
+				if len(x.Entries) > 0 {
+					q.hold(x)
+				}
 				return q.device.Surveyed(s.partition, q.ask.Round, survey)
 			})
-			q.Session.read(s, survey.Offsets, entries)
 			d.turns()
 		}
 	})
 }
 
-// read answers the page that the session asks for after a survey, if the survey has
-// read its entries, and if it is the page's turn.
-func (s *Session) read(side *side, offsets []history.Offset, entries []history.Entry) {
-	last := len(side.reads.ready) - 1
-	if len(entries) == 0 || last < 0 || s.d.replays.bytes >= s.d.replays.most {
-		return
-	}
-	q := side.reads.ready[last]
-	if q.Session != s || !q.counts() || !slices.Equal(q.ask.Offsets, offsets) {
-		return
-	}
-	side.reads.ready = side.reads.ready[:last]
-	q.answered(nil, true, func() device.Step {
-		return q.device.Entries(side.partition, q.ask.Round, entries, true)
-	})
-}
-
-// read reads what several devices wait for, each entry once.
-func (s *side) read() {
-	var batch []*question
-	var offsets []history.Offset
-	for ; len(s.reads.ready) > 0; s.reads.ready = s.reads.ready[1:] {
-		q := s.reads.ready[0]
-		if !q.counts() {
-			continue
-		}
-		if len(batch) > 0 && (q.ask.From.Epoch != batch[0].ask.From.Epoch || len(offsets)+len(q.ask.Offsets) > maxRead) {
-			break // the others wait, so that no batch looks at thousands
-		}
-		q.stage = running
-		batch, offsets = append(batch, q), append(offsets, q.ask.Offsets...)
-	}
-	if len(batch) == 0 {
-		return
-	}
-	s.reads.busy = true
-	slices.Sort(offsets)
-	offsets = slices.Compact(offsets)
-	known, epoch := s.known(), batch[0].ask.From.Epoch
-	s.d.callFor(readTimeout, func(ctx context.Context) func() {
-		entries, ok, err := s.log.Read(ctx, known, epoch, offsets)
-		return func() {
-			s.reads.busy = false
-			s.heard(err)
-			for _, q := range batch {
-				q.answered(err, true, func() device.Step {
-					return q.device.Entries(s.partition, q.ask.Round, pick(entries, q.ask.Offsets), ok)
-				})
-			}
-			s.d.turns()
-		}
-	})
-}
-
-// pick returns the entries at the offsets, as far as they are there. Both rise.
-func pick(entries []history.Entry, offsets []history.Offset) (picked []history.Entry) {
-	for _, e := range entries {
-		if _, ok := slices.BinarySearch(offsets, e.Offset); ok {
-			picked = append(picked, e)
-		}
-	}
-	return picked
-}
-
 // answered takes the answer, or the error in its place, if the question counts. An
-// answer that fills the queue is asked for again if another one has taken the room.
+// answer that fills the queue waits if another one has taken the room.
 func (q *question) answered(err error, fills bool, step func() device.Step) {
 	if !q.counts() {
 		return
@@ -286,9 +232,15 @@ func (q *question) answered(err error, fills bool, step func() device.Step) {
 	case fills && !q.conn.Room():
 		q.stage, q.asked = waiting, time.Time{}
 	default:
+		answer := step()
+		ahead := q.ahead
+		q.hold(history.Excerpt{})
 		delete(q.open, q.side.partition)
-		next := q.step(q.side.partition, step())
-		if next != nil && len(next.ask.Offsets) == 0 && next.ask.From == q.ask.From {
+		switch next := q.step(q.side.partition, answer); {
+		case next == nil:
+		case len(next.ask.Offsets) > 0:
+			next.hold(ahead)
+		case next.ask.From == q.ask.From:
 			next.pause() // nothing new: the node's feed is behind
 		}
 	}

@@ -190,6 +190,9 @@ func (d *Driver) lookAt() {
 	d.mu.Unlock()
 	for _, s := range looks {
 		if s.ended.Load() {
+			for _, q := range s.open {
+				q.hold(history.Excerpt{})
+			}
 			s.device, s.open = nil, nil
 			delete(d.sessions, s)
 			s.release()

@@ -193,9 +193,9 @@ func (s *side) ask() {
 	s.d.alarm.by(s.since.Add(giveUp))
 	if len(ask.Offsets) > 0 {
 		s.d.callFor(readTimeout, func(ctx context.Context) func() {
-			entries, ok, err := s.log.Read(ctx, known, ask.From.Epoch, ask.Offsets)
+			x, ok, err := s.log.Read(ctx, known, ask.From.Epoch, ask.Offsets, nil)
 			return func() {
-				s.answered(ask.Round, err, func() node.Step { return s.feed.Entries(ask.Round, entries, ok) })
+				s.answered(ask.Round, err, func() node.Step { return s.feed.Entries(ask.Round, x.Entries, ok) })
 			}
 		})
 		return

@@ -5,6 +5,7 @@ package locallog
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -109,9 +110,11 @@ func (n *node) Survey(ctx context.Context, known, from history.Point, topics []s
 }
 
 // Read implements driver.Log.
-func (n *node) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets []history.Offset) (entries []history.Entry, ok bool, err error) {
-	err = n.script(ctx, known, func(c store.Caller) { entries, ok = n.log.Read(c, epoch, offsets) })
-	return entries, ok, err
+func (n *node) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets, more []history.Offset) (x history.Excerpt, ok bool, err error) {
+	x = history.Excerpt{Offsets: slices.Concat(offsets, more)}
+	slices.Sort(x.Offsets)
+	err = n.script(ctx, known, func(c store.Caller) { x.Entries, ok = n.log.Read(c, epoch, x.Offsets) })
+	return x, ok, err
 }
 
 // Trim implements driver.Log.

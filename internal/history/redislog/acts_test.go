@@ -205,18 +205,31 @@ func (u *run) read() {
 	u.expire(0)
 	u.r.forget()
 	known, at := u.pick(), u.known[len(u.known)-1]
-	var offsets []history.Offset
+	var offsets, more []history.Offset
 	for o := at.Offset - min(at.Offset, 100) + 1; o <= at.Offset+2; o++ {
-		if u.rand.IntN(2) == 0 {
+		switch u.rand.IntN(4) {
+		case 0, 1:
 			offsets = append(offsets, o)
+		case 2:
+			more = append(more, o)
 		}
 	}
-	entries, ok, err := u.log.Read(u.ctx(), known, at.Epoch, offsets)
-	want, wantOK := u.twin.Read(u.caller(known), at.Epoch, offsets)
-	same(u, "read", fmt.Sprintf("%v %v", entries, ok), fmt.Sprintf("%v %v", want, wantOK), err)
-	if !ok {
+	x, ok, err := u.log.Read(u.ctx(), known, at.Epoch, offsets, more)
+	looked := offsets
+	if ok {
+		all := slices.Concat(offsets, more)
+		looked = all[:max(len(offsets), min(len(x.Offsets), len(all)))]
+		slices.Sort(looked)
+		same(u, "offsets of a read", x.Offsets, looked, err)
+	}
+	want, wantOK := u.twin.Read(u.caller(known), at.Epoch, looked)
+	same(u, "read", fmt.Sprintf("%v %v", x.Entries, ok), fmt.Sprintf("%v %v", want, wantOK), err)
+	switch {
+	case !ok:
 		u.count("read elsewhere")
-	} else if len(entries) < len(offsets) {
+	case len(x.Entries) < len(x.Offsets):
 		u.count("read missing")
+	case len(x.Offsets) > len(offsets):
+		u.count("read ahead")
 	}
 }

@@ -130,8 +130,8 @@ func TestCluster(t *testing.T) {
 		if err != nil || !s.Whole || len(s.Offsets) != 6 {
 			t.Errorf("%+v, %v", s, err)
 		}
-		if entries, ok, err := r.log.Read(t.Context(), r.end, r.end.Epoch, s.Offsets); len(entries) != 6 || !ok || err != nil {
-			t.Errorf("%v, %v", entries, err)
+		if x, ok, err := r.log.Read(t.Context(), r.end, r.end.Epoch, s.Offsets, nil); len(x.Entries) != 6 || !ok || err != nil {
+			t.Errorf("%v, %v", x, err)
 		}
 		if err := errors.Join(r.log.Forget(t.Context(), r.end, []string{"a"}), r.log.Trim(t.Context(), r.end)); err != nil {
 			t.Error(err)

@@ -96,7 +96,7 @@ func differ(t *testing.T, r *rig, batches int) {
 // mustHappen is what proves nothing if it does not.
 var mustHappen = []string{
 	"taken", "wrong epoch", "wrong segment", "unkept batch", "new table", "new epoch", "contradicted", "segment begun",
-	"segment removed", "lost table", "lost segment", "expired", "whole", "cut", "forked", "survey read", "read missing", "read elsewhere",
+	"segment removed", "lost table", "lost segment", "expired", "whole", "cut", "forked", "survey read", "read missing", "read elsewhere", "read ahead",
 	"forgotten", "renewed", "node started", "told of an agreement",
 }
 
@@ -132,7 +132,7 @@ func newRun(t *testing.T, r *rig, seed int, done map[string]int) *run {
 		log: New(Config{Client: r.rdb, Limits: limits, Keys: "k:", Topics: "c:", Fences: "f"}),
 	}
 	if x.IntN(2) == 0 {
-		u.log.bounds = bounds{drafts: 64, topics: 1024, asked: 4, chains: 2, segments: 2, walked: 3, read: 4, bytes: 60, stale: 1}
+		u.log.bounds = bounds{drafts: 64, topics: 1024, asked: 4, chains: 2, segments: 2, walked: 3, whole: 4, read: 4, bytes: 60, stale: 1}
 	}
 	return u
 }

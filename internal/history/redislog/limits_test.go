@@ -3,6 +3,7 @@ package redislog
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -185,13 +186,15 @@ func TestBoundsOfCalls(t *testing.T) {
 		set   func(b *bounds)
 		walks int
 		reads int
+		ahead int // entries of a read of three, and of seven if that costs little
 	}{
-		{func(*bounds) {}, 1, 1},
-		{func(b *bounds) { b.walked = 3 }, 4, 1},
-		{func(b *bounds) { b.segments = 1 }, 3, 1},
-		{func(b *bounds) { b.read = 4 }, 1, 3},
-		{func(b *bounds) { b.bytes = 20 }, 5, 5},
-		{func(b *bounds) { b.bytes = 21 }, 4, 4},
+		{func(*bounds) {}, 1, 1, 10},
+		{func(b *bounds) { b.walked = 3 }, 4, 1, 10},
+		{func(b *bounds) { b.segments = 1 }, 3, 1, 10},
+		{func(b *bounds) { b.read = 4 }, 1, 3, 4},
+		{func(b *bounds) { b.read = 2 }, 1, 5, 4},
+		{func(b *bounds) { b.bytes = 20 }, 5, 5, 4},
+		{func(b *bounds) { b.bytes = 21 }, 4, 4, 3},
 	} {
 		r.log.bounds = usual
 		c.set(&r.log.bounds)
@@ -201,9 +204,14 @@ func TestBoundsOfCalls(t *testing.T) {
 			t.Errorf("%+v: %+v, %v after %d calls", r.log.bounds, s, err, len(r.calls))
 		}
 		r.forget()
-		entries, ok, err := r.log.Read(t.Context(), r.known, r.known.Epoch, all)
-		if err != nil || !ok || len(entries) != 10 || len(r.calls) != c.reads {
-			t.Errorf("%+v: %d, %v after %d calls", r.log.bounds, len(entries), err, len(r.calls))
+		x, ok, err := r.log.Read(t.Context(), r.known, r.known.Epoch, all, nil)
+		if err != nil || !ok || len(x.Entries) != 10 || len(r.calls) != c.reads {
+			t.Errorf("%+v: %d, %v after %d calls", r.log.bounds, len(x.Entries), err, len(r.calls))
+		}
+		r.forget()
+		x, ok, err = r.log.Read(t.Context(), r.known, r.known.Epoch, all[5:8], slices.Concat(all[:5], all[8:]))
+		if err != nil || !ok || len(x.Entries) != c.ahead || len(x.Offsets) != c.ahead || !slices.Contains(x.Offsets, 8) || !slices.IsSorted(x.Offsets) {
+			t.Errorf("%+v: %v, %v", r.log.bounds, x, err)
 		}
 	}
 	r.log.bounds = usual

@@ -60,14 +60,15 @@ type bounds struct {
 	chains   int // that it walks
 	segments int // in which they are
 	walked   int // entries that it looks at
-	read     int // entries
+	whole    int // of which it may return that many whole
+	read     int // entries of a read
 	bytes    int // of the entries that are looked at or read, but for the last one
 	stale    int // topics that are removed
 }
 
 var usual = bounds{
 	drafts: 64, topics: 1024,
-	asked: 1000, chains: 256, segments: 16, walked: 512, read: 64, bytes: 1 << 20, stale: 1000,
+	asked: 1000, chains: 256, segments: 16, walked: 512, whole: 64, read: 512, bytes: 1 << 20, stale: 1000,
 }
 
 // New returns the Log of a partition. It asks nothing of Redis.

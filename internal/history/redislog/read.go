@@ -1,6 +1,7 @@
 package redislog
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -8,20 +9,27 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// Read returns the entries at the offsets, as far as they are there. If the log
-// is not in the epoch of the survey any more, ok is false.
-func (l *Log) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets []history.Offset) (entries []history.Entry, ok bool, err error) {
-	for first := true; first || len(offsets) > 0; first = false {
-		some, n, ok, err := l.read(ctx, known, epoch, offsets[:min(len(offsets), l.bounds.read)])
+// Read returns what is at the offsets. Of more, which are other ones, it also looks at
+// the first ones, as many as the last call of a script has room for. If the log is not
+// in the epoch of the survey any more, ok is false.
+func (l *Log) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets, more []history.Offset) (x history.Excerpt, ok bool, err error) {
+	wanted := slices.Concat(offsets, more)
+	for looked := -1; looked < len(offsets); looked = len(x.Offsets) {
+		rest := wanted[max(looked, 0):]
+		some, n, ok, err := l.read(ctx, known, epoch, rest[:min(len(rest), l.bounds.read)])
 		if err != nil {
-			return nil, false, fmt.Errorf("read the log: %w", err)
+			return history.Excerpt{}, false, fmt.Errorf("read the log: %w", err)
 		}
 		if !ok {
-			return nil, false, nil
+			return history.Excerpt{}, false, nil
 		}
-		entries, offsets = append(entries, some...), offsets[n:]
+		x.Entries, x.Offsets = append(x.Entries, some...), append(x.Offsets, rest[:n]...)
 	}
-	return entries, true, nil
+	if len(more) > 0 {
+		slices.Sort(x.Offsets)
+		slices.SortFunc(x.Entries, func(a, b history.Entry) int { return cmp.Compare(a.Offset, b.Offset) })
+	}
+	return x, true, nil
 }
 
 // read reads the first n of the offsets.

@@ -159,7 +159,7 @@ func (w *walk) step(ctx context.Context, chains []chain, entries int) (found []h
 	l := w.log
 	keys, segments := []string{l.table()}, l.way(chains)
 	args := append(l.args(w.known, 4+len(segments)+3*len(chains)),
-		uint64(l.config.Limits.Segment), entries, l.bounds.bytes, l.bounds.read)
+		uint64(l.config.Limits.Segment), entries, l.bounds.bytes, l.bounds.whole)
 	for _, n := range segments {
 		keys, args = append(keys, l.segment(n)), append(args, n)
 	}

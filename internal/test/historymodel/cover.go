@@ -41,6 +41,7 @@ const (
 	surveyBroken
 	readOtherEpoch
 	readMissing
+	readAhead
 
 	deafLink
 	crossedLive
@@ -91,6 +92,7 @@ var ruleNames = [rules]string{
 	surveyBroken:      "a survey finds a chain broken, or the horizon above",
 	readOtherEpoch:    "a read meets another epoch than its survey",
 	readMissing:       "a read lacks what its survey saw",
+	readAhead:         "a device takes what was read ahead",
 	deafLink:          "a link is deaf",
 	crossedLive:       "a live device crosses into a new epoch",
 	gapTold:           "a gap is told",

@@ -17,17 +17,18 @@ type mutant struct {
 }
 
 const (
-	readFile   = "internal/history/store/read.go"
-	logFile    = "internal/history/store/log.go"
-	segFile    = "internal/history/store/segments.go"
-	feedFile   = "internal/history/node/feed.go"
-	repairFile = "internal/history/node/repair.go"
-	pubFile    = "internal/history/node/publisher.go"
-	deviceFile = "internal/history/device/device.go"
-	resumeFile = "internal/history/device/resume.go"
-	clientFile = "internal/history/device/client.go"
-	hubFile    = "internal/test/historymodel/node.go"
-	redisFile  = "internal/test/historymodel/cluster.go"
+	excerptFile = "internal/history/excerpt.go"
+	readFile    = "internal/history/store/read.go"
+	logFile     = "internal/history/store/log.go"
+	segFile     = "internal/history/store/segments.go"
+	feedFile    = "internal/history/node/feed.go"
+	repairFile  = "internal/history/node/repair.go"
+	pubFile     = "internal/history/node/publisher.go"
+	deviceFile  = "internal/history/device/device.go"
+	resumeFile  = "internal/history/device/resume.go"
+	clientFile  = "internal/history/device/client.go"
+	hubFile     = "internal/test/historymodel/node.go"
+	redisFile   = "internal/test/historymodel/cluster.go"
 )
 
 var mutants = []mutant{
@@ -79,6 +80,8 @@ var mutants = []mutant{
 		"	s.Frames = append(s.Frames, Frame{Kind: Gap, Partition: partition})\n", ""}}},
 	{"a segment that is lost while it is read is told", []overlay.Edit{{resumeFile,
 		"	if !whole {", "	if false && !whole {"}}},
+	{"what was read ahead goes to a device page by page", []overlay.Edit{{excerptFile,
+		"	return x.Entries[:i:i], ", "	return x.Entries, "}}},
 	{"a device goes live only if it can have what was handed on", []overlay.Edit{{resumeFile,
 		"	if !ok {\n		s.Ask = c.ask(d.limits.Survey)\n		return\n	}", "	if !ok {\n		left = nil\n	}"}}},
 	{"a device that follows takes pages without a hole", []overlay.Edit{{resumeFile,

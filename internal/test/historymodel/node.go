@@ -63,6 +63,7 @@ type ask struct {
 	round   uint64
 	from    history.Point
 	offsets []history.Offset
+	page    int // of the offsets, that are asked for now
 	most    int
 	epoch   history.Epoch
 	near    bool // the node has the answer
@@ -199,7 +200,7 @@ func (s *side) do(step node.Step) {
 	if a := step.Ask; a.Round != 0 {
 		s.asks = append(s.asks, ask{
 			topics: topicsOf(s.followed), round: a.Round, from: a.From,
-			offsets: a.Offsets, most: a.Most, epoch: s.feed.At().Epoch,
+			offsets: a.Offsets, page: len(a.Offsets), most: a.Most, epoch: s.feed.At().Epoch,
 		})
 	}
 }
@@ -251,7 +252,8 @@ func (s *side) met(known, end history.Point) {
 // run runs the script of a question.
 func (s *side) run() {
 	a := s.asks[0]
-	if !a.near && !s.answers() {
+	entries, rest, known := a.known(s.partition)
+	if !a.near && !known && !s.answers() {
 		return
 	}
 	if a.session != nil && !a.session.room() {
@@ -264,16 +266,29 @@ func (s *side) run() {
 		s.reply(a, nil, func(d *device.Device) device.Step { return d.Follow(s.partition, a.round) })
 		return
 	}
+	if known {
+		s.h.w.hit(readAhead)
+		a.session.ahead[s.partition] = rest
+		s.reply(a, nil, func(d *device.Device) device.Step { return d.Entries(s.partition, a.round, entries, true) })
+		return
+	}
 	log, caller := s.calls.log, s.h.w.caller(s.calls, s.publisher.Known())
 	if len(a.offsets) > 0 {
-		entries, ok := log.Read(caller, a.epoch, a.offsets)
-		if !ok {
+		x := history.Excerpt{Offsets: a.offsets[:min(len(a.offsets), a.page+maxAhead)]}
+		var ok bool
+		if x.Entries, ok = log.Read(caller, a.epoch, x.Offsets); !ok {
 			s.h.w.hit(readOtherEpoch)
-		} else if len(entries) < len(a.offsets) {
+		} else if len(x.Entries) < len(x.Offsets) {
 			s.h.w.hit(readMissing)
 		}
-		s.reply(a, func() node.Step { return s.feed.Entries(a.round, entries, ok) },
-			func(d *device.Device) device.Step { return d.Entries(s.partition, a.round, entries, ok) })
+		s.reply(a, func() node.Step { return s.feed.Entries(a.round, x.Entries, ok) }, func(d *device.Device) device.Step {
+			if !ok {
+				return d.Entries(s.partition, a.round, nil, false)
+			}
+			entries, rest, _ := x.Page(a.offsets[:a.page])
+			a.session.ahead[s.partition] = rest
+			return d.Entries(s.partition, a.round, entries, true)
+		})
 		return
 	}
 	survey := log.Survey(caller, a.from, a.topics, a.most)
@@ -285,6 +300,14 @@ func (s *side) run() {
 	}
 	s.reply(a, func() node.Step { return s.feed.Surveyed(a.round, survey) },
 		func(d *device.Device) device.Step { return d.Surveyed(s.partition, a.round, survey) })
+}
+
+// known returns what the question's session has read ahead, if it suffices.
+func (a ask) known(partition int) (entries []history.Entry, rest history.Excerpt, ok bool) {
+	if a.session == nil {
+		return nil, rest, false
+	}
+	return a.session.ahead[partition].Page(a.offsets[:a.page])
 }
 
 // whose names who asks.

@@ -9,6 +9,9 @@ import (
 
 var deviceLimits = device.Limits{Survey: 64, Page: 2, Live: 3}
 
+// maxAhead is how many entries are read beyond a page.
+const maxAhead = 3
+
 // queueSize is how many frames a session's queue has room for.
 const queueSize = 8
 
@@ -57,6 +60,7 @@ type session struct {
 	topics  map[string]bool
 	joining map[string]bool // of these, not confirmed
 	frames  []queued
+	ahead   [partitions]history.Excerpt // what was read beyond the last page
 }
 
 // A queued is a frame in a queue, and when it was put there.
@@ -227,8 +231,11 @@ func (c *session) do(partition int, step device.Step) {
 		}
 		s.asks = append(s.asks, ask{
 			session: c, topics: topicsOf(topics), round: a.Round, from: a.From,
-			offsets: a.Offsets, most: a.Most, epoch: a.From.Epoch, near: a.Near,
+			offsets: a.Offsets, page: a.Page, most: a.Most, epoch: a.From.Epoch, near: a.Near,
 		})
+		if len(a.Offsets) == 0 {
+			c.ahead[partition] = history.Excerpt{} // it is of another survey
+		}
 	}
 }
 

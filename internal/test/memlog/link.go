@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/heraldgo/herald/internal/errs"
@@ -193,9 +194,11 @@ func (l *Link) Survey(ctx context.Context, known, from history.Point, topics []s
 }
 
 // Read implements driver.Log.
-func (l *Link) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets []history.Offset) (entries []history.Entry, ok bool, err error) {
-	err = l.script(ctx, func(s *Server) { entries, ok = s.log.Read(s.caller(known), epoch, offsets) })
-	return entries, ok, err
+func (l *Link) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets, more []history.Offset) (x history.Excerpt, ok bool, err error) {
+	x = history.Excerpt{Offsets: slices.Concat(offsets, more)}
+	slices.Sort(x.Offsets)
+	err = l.script(ctx, func(s *Server) { x.Entries, ok = s.log.Read(s.caller(known), epoch, x.Offsets) })
+	return x, ok, err
 }
 
 // Forget is store.Log.Forget.
