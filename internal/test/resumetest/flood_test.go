@@ -11,12 +11,20 @@ import (
 )
 
 // A client that comes back under a flood goes live while the flood lasts, and misses
-// nothing of it without being told.
-func TestFlood(t *testing.T) { eachBus(t, testFlood) }
+// nothing of it without being told. Each round trip to the log brings as much of the flood
+// as a page has, and to a node with a small queue more.
+func TestFlood(t *testing.T) {
+	eachBus(t, func(t *testing.T, config func() herald.Config) {
+		t.Run("usual queue", func(t *testing.T) { testFlood(t, config, 128, 0) })
+		t.Run("small queue", func(t *testing.T) { testFlood(t, config, 64, 64) })
+	})
+}
 
-func testFlood(t *testing.T, config func() herald.Config) {
-	const senders = 128 // so each round trip to the log brings more than 64, with which a client goes live
-	one, two := newNode(t, config()), newNode(t, config())
+// testFlood has so many senders at the same time.
+func testFlood(t *testing.T, config func() herald.Config, senders, queue int) {
+	small := config()
+	small.QueueMessages = queue
+	one, two := newNode(t, small), newNode(t, config())
 	d := newDevice(t, one, "user=a", "")
 	d.connected()
 
@@ -56,14 +64,14 @@ func testFlood(t *testing.T, config func() herald.Config) {
 			}
 		}
 	})
-	more := func(what string) {
+	more := func(what string, messages uint64) {
 		t.Helper()
 		before := two.Stats().Sent
-		await(t, what, func() bool { return two.Stats().Sent > before+2*senders })
+		await(t, what, func() bool { return two.Stats().Sent >= before+messages })
 	}
-	more("the flood")
+	more("the flood", 200)
 	d.Cut()
-	more("what the client misses")
+	more("what the client misses", 3_000)
 	d.Heal()
 	await(t, "the end of the resume, under the flood", func() bool { s := one.Stats(); return s.ResumesWhole+s.ResumesInPart > 0 })
 	stop()
