@@ -45,7 +45,7 @@ type node struct {
 	gaps   chan herald.Gap
 }
 
-func newNode(t *testing.T, config herald.Config) *node {
+func newNode(t testing.TB, config herald.Config) *node {
 	t.Helper()
 	n := &node{gaps: make(chan herald.Gap, 100)}
 	config.Authenticate = func(r *http.Request) (herald.Identity, error) {
@@ -119,10 +119,10 @@ func (w *way) Heal() { w.cut.Store(false) }
 type device struct {
 	*way
 	*heraldclient.Client
-	t *testing.T
+	t testing.TB
 }
 
-func newDevice(t *testing.T, n *node, query, position string) *device {
+func newDevice(t testing.TB, n *node, query, position string) *device {
 	t.Helper()
 	d := &device{way: &way{}, t: t}
 	d.node.Store(n)
