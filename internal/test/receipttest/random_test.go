@@ -105,6 +105,8 @@ type trial struct {
 	due    chan struct{} // a kill
 
 	receipts, missed, late, failed atomic.Int64 // late has come, and is in Missed
+	refused                        atomic.Int64 // calls by which nothing was sent
+	last                           atomic.Value // the last error of the others, as text
 	slowest                        atomic.Int64 // how long a call took beyond its time
 }
 
@@ -135,7 +137,12 @@ func (tr *trial) run(t *testing.T) {
 				if tr.kills > 0 && i%int64(tr.calls/tr.kills) == 250 {
 					tr.due <- struct{}{}
 				}
-				tr.call(t, fmt.Sprint("message ", i))
+				for until := time.Now().Add(patience); !tr.call(t, fmt.Sprint("message ", i)); time.Sleep(lease / 10) {
+					if time.Now().After(until) {
+						t.Errorf("message %d: no node believes the Registry for %v", i, patience)
+						break
+					}
+				}
 			}
 		})
 	}
@@ -156,8 +163,11 @@ func (tr *trial) run(t *testing.T) {
 	}
 	stop()
 	clients.Wait()
-	t.Logf("%d calls: %d receipts, %d missed, of which %d have come; %d errors; %d nodes killed; the slowest took %v beyond its time",
-		tr.calls, tr.receipts.Load(), tr.missed.Load(), tr.late.Load(), tr.failed.Load(), tr.kills, time.Duration(tr.slowest.Load()))
+	t.Logf("%d calls: %d receipts, %d missed, of which %d have come; %d errors, the last %v; %d refusals; %d nodes killed; the slowest took %v beyond its time",
+		tr.calls, tr.receipts.Load(), tr.missed.Load(), tr.late.Load(), tr.failed.Load(), tr.last.Load(), tr.refused.Load(), tr.kills, time.Duration(tr.slowest.Load()))
+	if tr.receipts.Load() == 0 {
+		t.Error("that proves nothing")
+	}
 }
 
 // connect connects all devices, which come back until ctx is done. The first of each
@@ -220,8 +230,10 @@ func (tr *trial) kill() {
 	n.kill()
 }
 
-// call sends to a target at random, and holds the receipts to what the clients saw.
-func (tr *trial) call(t *testing.T, text string) {
+// call sends to a target at random, and holds the receipts to what the clients saw. It
+// returns false if nothing was sent, because the Registry was not believed: after a node
+// has died, or while the machine is too busy to renew leases.
+func (tr *trial) call(t *testing.T, text string) (sent bool) {
 	wait := cmp.Or(tr.wait, 300*time.Millisecond)
 	n, target := tr.at(rand.IntN(len(tr.nodes))), herald.User(fmt.Sprint("u", rand.IntN(users)))
 	switch rand.IntN(10) {
@@ -247,13 +259,17 @@ func (tr *trial) call(t *testing.T, text string) {
 	}
 	for old := tr.slowest.Load(); int64(over) > old && !tr.slowest.CompareAndSwap(old, int64(over)); old = tr.slowest.Load() {
 	}
+	if errors.Is(err, herald.ErrRegistryDown) {
+		tr.refused.Add(1)
+		return false
+	}
 	if err != nil {
 		tr.failed.Add(1)
-		// On a busy machine a call is not sent in its time, or a lease runs out.
-		if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, herald.ErrRegistryDown) && !tr.dies(n) {
+		tr.last.Store(err.Error())
+		if !errors.Is(err, context.DeadlineExceeded) && !tr.dies(n) { // a machine may be too busy to send in time
 			t.Error(err)
 		}
-		return
+		return true
 	}
 	tr.receipts.Add(int64(len(d.Received)))
 	tr.missed.Add(int64(len(d.Missed)))
@@ -263,6 +279,7 @@ func (tr *trial) call(t *testing.T, text string) {
 		}
 	}
 	check(t, &tr.devices, d, text)
+	return true
 }
 
 // check holds the receipts to what the clients have seen.
