@@ -96,6 +96,11 @@ func (s *spy) Read(ctx context.Context, known history.Point, epoch history.Epoch
 	if err := s.call(ctx, "read"); err != nil {
 		return history.Excerpt{}, false, err
 	}
+	if len(more) > 0 {
+		s.mu.Lock()
+		s.calls["read ahead"]++
+		s.mu.Unlock()
+	}
 	x, ok, err := s.Log.Read(ctx, known, epoch, offsets, more)
 	x.Entries = slices.DeleteFunc(x.Entries, func(e history.Entry) bool { return e.Offset == history.Offset(s.lost.Load()) })
 	return x, ok, err

@@ -65,17 +65,18 @@ func TestCatchesUp(t *testing.T) {
 
 // What follows a page is read with it, if there is room in the budget.
 func TestReadAhead(t *testing.T) {
-	for _, c := range []struct{ bytes, missed, reads int }{
-		{1 << 20, 4, 1},
-		{1 << 20, 200, 1},
-		{1 << 20, 1100, 3},
-		{1, 200, 50},
+	for _, c := range []struct{ bytes, missed, reads, ahead int }{
+		{1 << 20, 4, 1, 0},
+		{1 << 20, 200, 1, 1},
+		{1 << 20, 1100, 3, 3},
+		{1, 200, 50, 0},
 	} {
 		one(t, func(d *driver.Config) { d.Bytes, d.Device.Survey = c.bytes, 2000 }, func(t *testing.T, h *hub, s *spy) {
 			away := h.absent(t, 1, c.missed, "a0")[0]
 			_, frames := h.come(t, away, "again", "a0")
 			expect(t, fmt.Sprint("of ", c.missed, " it has"), strings.Count(kinds(frames), "m"), c.missed)
 			expect(t, fmt.Sprint("reads of ", c.missed), s.count("read"), c.reads)
+			expect(t, fmt.Sprint("reads ahead of ", c.missed), s.count("read ahead"), c.ahead)
 		})
 	}
 }
