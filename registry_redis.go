@@ -266,7 +266,8 @@ func sessionsOf(encoded []redisregistry.Session) (sessions []Session) {
 //
 // A later version of herald may append fields to a body, which this one skips.
 func encodeSession(s Session) redisregistry.Session {
-	var b, meta []byte
+	const usual = 256 // bytes at most, which are put together on the stack
+	b, meta := make([]byte, 0, usual), make([]byte, 0, usual)
 	for _, field := range []string{s.Device, s.Platform, s.RemoteAddr} {
 		b = netstring.Append(b, field)
 	}

@@ -32,10 +32,15 @@ const registryFormat = "1"
 // A record that claims more is not believed; lua/common.lua has it, too.
 const MaxLease = keyLasts
 
+// encoded is how long most values and members are, whose bytes are put together on the
+// stack.
+const encoded = 256
+
 // bodyOf returns the part of a value that a node knows: all but generation, since
 // and answer.
 func bodyOf(s Session) string {
-	return string(append(netstring.Append(netstring.Append(nil, s.Node), s.User), s.Body...))
+	b := make([]byte, 0, encoded)
+	return string(append(netstring.Append(netstring.Append(b, s.Node), s.User), s.Body...))
 }
 
 // decodeValue returns the Session with this id and its lease's generation,
@@ -114,7 +119,7 @@ func decodeNode(id, record string) Node {
 
 // memberOf returns what an index has for a place.
 func memberOf(p places.Place) string {
-	b := []byte{'o'}
+	b := append(make([]byte, 0, encoded), 'o')
 	if p.User {
 		b[0] = 'u'
 	}

@@ -1,6 +1,7 @@
 package redisregistry
 
 import (
+	"fmt"
 	"reflect"
 	"strconv"
 	"testing"
@@ -40,4 +41,20 @@ func FuzzValue(f *testing.F) {
 			t.Fatalf("%+v came back as %+v (%v)", p, got, ok)
 		}
 	})
+}
+
+// What a node does for the entries of a hundred new connections before Redis is asked.
+func BenchmarkPlanAdd(b *testing.B) {
+	r := &Registry{shards: newShards("herald", "0")}
+	lease := Lease{"myhost-abcdefghijkl", 17}
+	entries := make([]Entry, 100)
+	for i := range entries {
+		id := fmt.Sprintf("myhost-abcdefghijkl.%d", 1000+i)
+		user := fmt.Sprintf("u%d", 1000+i)
+		entries[i] = Entry{Session: Session{ID: id, User: user, Body: "0:,0:,15:127.0.0.1:34567"}, Places: places.Of(id, "u"+user, nil)}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		r.planAdd(lease, entries)
+	}
 }

@@ -65,10 +65,11 @@ type addPlan struct {
 	of   []int        // by index of then: the Entry
 }
 
-// addID and addSince are places in the arguments of add.lua.
+// Places in the arguments of add.lua.
 const (
-	addID    = 2
-	addSince = 3
+	addID      = 2
+	addSince   = 3
+	addMembers = 9 // the first of them
 )
 
 // keyLasts is how long the keys of topics and indexes last that nobody checks.
@@ -77,6 +78,8 @@ const keyLasts = 24 * time.Hour
 
 func (r *Registry) planAdd(lease Lease, entries []Entry) addPlan {
 	plan := addPlan{now: make([]scriptCall, len(entries))}
+	heads := make([][]string, len(r.shards)) // the keys that all calls in a shard begin with
+	node, generation, lasts := any(lease.Node), any(lease.Generation), any(keyLasts.Milliseconds())
 	for i, e := range entries {
 		s := e.Session
 		s.Node = lease.Node
@@ -87,11 +90,14 @@ func (r *Registry) planAdd(lease Lease, entries []Entry) addPlan {
 		body := bodyOf(s)
 		for n, part := range r.parts(e) {
 			shard := r.shards[part.shard]
-			isUser := part.isUser()
+			if heads[part.shard] == nil {
+				heads[part.shard] = []string{shard.nodesKey(), shard.dyingKey(), shard.indexKey(lease), shard.goneKey(), shard.clockKey()}
+			}
+			head := heads[part.shard]
 			call := scriptCall{
 				shard: part.shard,
-				keys:  []string{shard.nodesKey(), shard.dyingKey(), shard.indexKey(lease), shard.goneKey(), shard.clockKey()},
-				args:  []any{lease.Node, lease.Generation, s.ID, since, s.User, body, isUser, max(0, e.Older), keyLasts.Milliseconds()},
+				keys:  append(make([]string, 0, len(head)+len(part.places)), head...),
+				args:  append(make([]any, 0, addMembers+len(part.places)), node, generation, s.ID, since, s.User, body, part.isUser(), max(0, e.Older), lasts),
 
 				session: s, places: part.places,
 			}

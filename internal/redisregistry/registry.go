@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -104,7 +105,7 @@ func (s shardKeys) generationKey() string    { return string(s) + "generation" }
 func (s shardKeys) shardsKey() string        { return string(s) + "shards" }     // in the first shard alone
 func (s shardKeys) topicKey(t string) string { return string(s) + "t:" + t }
 func (s shardKeys) indexKey(l Lease) string {
-	return fmt.Sprintf("%si:%d:%s", string(s), l.Generation, l.Node)
+	return string(s) + "i:" + strconv.FormatInt(l.Generation, 10) + ":" + l.Node
 }
 
 // shardOf returns the index of the shard that a topic belongs to.
