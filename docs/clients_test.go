@@ -3,6 +3,7 @@ package docs_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -30,6 +31,9 @@ func logIn(browser *http.Client) (*heraldclient.Client, error) {
 		return nil, err
 	}
 	response.Body.Close()
+	if response.StatusCode != http.StatusOK { // after the redirects
+		return nil, fmt.Errorf("login: %s", response.Status)
+	}
 	return heraldclient.New(heraldclient.Config{URL: "wss://example.com/ws", HTTPClient: browser})
 }
 
