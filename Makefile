@@ -14,8 +14,9 @@ test:
 # The long forms of tests, which take an hour or two: the code broken for each promise
 # of History and of Watch, a million runs of History's model, an upgrade from a build
 # without it, a million batches for its scripts, a minute in which the members of a watched
-# room come and go, 10,000 receipts while nodes are killed, and a million messages to and
-# from connections that are parked and woken.
+# room come and go, 10,000 receipts while nodes are killed, a million messages to and from
+# connections that are parked and woken, and Autobahn's cases of compression with all their
+# messages.
 long:
 	HERALD_PARK_CONNS=9500 HERALD_PARK_MESSAGES=1000000 HERALD_PARK_QUIET_MS=1000 go test -v -timeout 1h -run '^TestFire$$' ./internal/test/parktest
 	HERALD_WATCH_FOR=1m go test -v -run '^TestWatch$$' ./internal/test/watchtest
@@ -25,6 +26,7 @@ long:
 	HERALD_HISTORY_RUNS=1000000 go test -timeout 2h -run '^TestModel$$' ./internal/test/historymodel
 	cd test/faults && go run . -retention with -users 30 -fault upgrade -old 7e45f96
 	HERALD_HISTORY_BATCHES=1000000 go test -timeout 3h -run '^TestScripts$$' ./internal/history/redislog
+	HERALD_AUTOBAHN_MESSAGES=1000 go test -timeout 2h -run '^TestDeflate$$' ./internal/test/autobahn
 
 # Every fuzz target of the root module, one after the other.
 fuzz:

@@ -2,6 +2,7 @@ package herald
 
 import (
 	"context"
+	"fmt"
 	"reflect"
 	"slices"
 	"strconv"
@@ -191,4 +192,22 @@ func fenceTopics(name string, n int) []string {
 		}
 	}
 	return topics
+}
+
+// checkParts checks Redis, Bus and Registry.
+func (c *Config) checkParts(fault func(field string, value any, rule string)) {
+	if c.Redis != nil && c.Bus != nil && c.Registry != nil {
+		fault("Redis", "a client", "is of no use beside both Bus and Registry")
+	}
+	if c.Redis == nil && (c.Bus == nil) != (c.Registry == nil) {
+		fault("Redis", "nil:", "must be set if only one of Bus and Registry is, to give the other")
+	}
+	for _, f := range []struct {
+		field string
+		value any
+	}{{"Redis", c.Redis}, {"Bus", c.Bus}, {"Registry", c.Registry}} {
+		if v := reflect.ValueOf(f.value); v.Kind() == reflect.Pointer && v.IsNil() {
+			fault(f.field, fmt.Sprintf("a nil %T:", f.value), "must not be a nil pointer; leave the field out for the default")
+		}
+	}
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"reflect"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -94,6 +93,13 @@ type Config struct {
 	// allowed too if the request came without TLS. Pages of other hosts get 403,
 	// even with RejectAfterUpgrade.
 	OriginPatterns []string
+
+	// Compression agrees on permessage-deflate (RFC 7692) with clients that offer it, as
+	// browsers do. Messages of at least 512 bytes are then compressed, once on each node
+	// for all who get them, if that makes them shorter. Clients may compress what they
+	// send. MaxSendSize, MaxMessageSize and ByteRate count what is not compressed. If a
+	// message has both a secret and text of an attacker, its length gives away the secret.
+	Compression bool
 
 	// Subprotocols are those that the service speaks. The first of them that the
 	// client offers, in whichever order, is agreed on (Conn.Subprotocol); if there
@@ -275,28 +281,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.MaxIdentitySize = cmp.Or(c.MaxIdentitySize, 8<<10)
 	c.MaxGroups = cmp.Or(c.MaxGroups, 1_000)
 	c.RetentionBytes = cmp.Or(c.RetentionBytes, 64<<20)
-	if c.QueueMessages < 0 {
-		fault("QueueMessages", c.QueueMessages, "must be above 0: a queue has a bound")
-	}
-	room := int64(frameRoom)
-	if c.Retention > 0 {
-		room += lineRoom
-	}
-	if c.QueueBytes < 0 || int64(c.QueueBytes) < c.MaxSendSize+room {
-		fault("QueueBytes", c.QueueBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and %d bytes around it", c.MaxSendSize, room))
-	}
-	if c.MaxQueuedBytes > 0 && c.MaxQueuedBytes < c.MaxSendSize+frame.MaxHeader {
-		fault("MaxQueuedBytes", c.MaxQueuedBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, frame.MaxHeader))
-	}
-	if c.Retention != 0 && c.Retention < time.Second {
-		fault("Retention", c.Retention, "must be at least 1s, or 0 for off")
-	}
-	if int64(c.RetentionBytes) < c.MaxSendSize {
-		fault("RetentionBytes", c.RetentionBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d)", c.MaxSendSize))
-	}
-	if c.MaxSendSize < 0 {
-		fault("MaxSendSize", c.MaxSendSize, "must be above 0: it cannot be switched off, because QueueBytes must hold a message")
-	}
+	c.checkSizes(fault)
 	c.defaultTimes(fault)
 	if c.ConnContext == nil {
 		c.ConnContext = func(*http.Request) context.Context { return context.Background() }
@@ -330,21 +315,32 @@ func (c *Config) checkNames(fault func(field string, value any, rule string)) {
 	}
 }
 
-// checkParts checks Redis, Bus and Registry.
-func (c *Config) checkParts(fault func(field string, value any, rule string)) {
-	if c.Redis != nil && c.Bus != nil && c.Registry != nil {
-		fault("Redis", "a client", "is of no use beside both Bus and Registry")
+// checkSizes checks the bounds of queues and of what is kept.
+func (c *Config) checkSizes(fault func(field string, value any, rule string)) {
+	if c.QueueMessages < 0 {
+		fault("QueueMessages", c.QueueMessages, "must be above 0: a queue has a bound")
 	}
-	if c.Redis == nil && (c.Bus == nil) != (c.Registry == nil) {
-		fault("Redis", "nil:", "must be set if only one of Bus and Registry is, to give the other")
+	room := int64(frameRoom)
+	if c.Retention > 0 {
+		room += lineRoom
 	}
-	for _, f := range []struct {
-		field string
-		value any
-	}{{"Redis", c.Redis}, {"Bus", c.Bus}, {"Registry", c.Registry}} {
-		if v := reflect.ValueOf(f.value); v.Kind() == reflect.Pointer && v.IsNil() {
-			fault(f.field, fmt.Sprintf("a nil %T:", f.value), "must not be a nil pointer; leave the field out for the default")
-		}
+	if c.QueueBytes < 0 || int64(c.QueueBytes) < c.MaxSendSize+room {
+		fault("QueueBytes", c.QueueBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and %d bytes around it", c.MaxSendSize, room))
+	}
+	if c.MaxQueuedBytes > 0 && c.MaxQueuedBytes < c.MaxSendSize+frame.MaxHeader {
+		fault("MaxQueuedBytes", c.MaxQueuedBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d) and its header of %d", c.MaxSendSize, frame.MaxHeader))
+	}
+	if c.Retention != 0 && c.Retention < time.Second {
+		fault("Retention", c.Retention, "must be at least 1s, or 0 for off")
+	}
+	if int64(c.RetentionBytes) < c.MaxSendSize {
+		fault("RetentionBytes", c.RetentionBytes, fmt.Sprintf("must hold a message of MaxSendSize (%d)", c.MaxSendSize))
+	}
+	if c.Compression && c.MaxMessageSize < 0 {
+		fault("MaxMessageSize", c.MaxMessageSize, "must be above 0 with Compression: otherwise nothing bounds what a message is inflated to")
+	}
+	if c.MaxSendSize < 0 {
+		fault("MaxSendSize", c.MaxSendSize, "must be above 0: it cannot be switched off, because QueueBytes must hold a message")
 	}
 }
 

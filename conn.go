@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/conflate"
+	"github.com/heraldgo/herald/internal/deflate"
 	"github.com/heraldgo/herald/internal/rate"
 )
 
@@ -27,6 +28,7 @@ type Conn struct {
 	state      connState
 	accepted   bool // OnConnect has returned nil, perhaps while the Conn was closing
 	registered bool // the Registry has been asked to add it
+	deflates   bool // the client has agreed on compression; never changes
 	queue      queue
 	cause      error         // why it ended
 	timer      *time.Timer   // that kills it, if it is closing and has a socket
@@ -129,15 +131,15 @@ func (c *Conn) Send(m Message) error {
 	if err := m.check(c.hub.config.MaxSendSize); err != nil {
 		return err
 	}
-	frame := m.frame()
-	if l := c.queue.log; l != nil && l.session != nil {
-		frame = headed(&bare, frame)
+	frame := deflate.Frame{Plain: m.frame()}
+	if c.queue.log.comesBack() {
+		frame.Plain = headed(&bare, frame.Plain)
 	}
 	var key *conflate.Key
 	if m.key != "" {
 		key = &conflate.Key{Sum: conflate.SumOf(byte(targetConnection), []string{c.ID()}, m.key)}
 	}
-	if err := c.enqueue(frame, m.volatile, key); err != errDropped {
+	if err := c.enqueue(frame.For(c.deflates), m.volatile, key); err != errDropped {
 		return err
 	}
 	return nil

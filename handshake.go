@@ -232,7 +232,7 @@ func (h *Hub) joinFirst(c *Conn) {
 // newConn returns a Conn without a connection, or nil if ConnContext
 // panics or returns nil.
 func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
-	c := &Conn{hub: h, counter: h.counter.Add(1), identity: id.clone(), remote: strings.Clone(r.RemoteAddr)}
+	c := &Conn{hub: h, counter: h.counter.Add(1), identity: id.clone(), remote: strings.Clone(r.RemoteAddr), deflates: h.extensions(r) != ""}
 	if !h.guard(nil, "ConnContext", func() { c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(h.config.ConnContext(r))) }) {
 		return nil
 	}
@@ -244,9 +244,11 @@ func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
 
 // upgrade makes the request's connection the Conn's, if the request is
 // right and ready says so. It agrees on the first of the subprotocols that the
-// request offers. The library sees to the handshake and to nothing else.
+// request offers. The library sees to the handshake, and to nothing else: neither does
+// it know of compression.
 func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, subprotocols []string, ready func() *HTTPError) error {
-	ws, err := websocket.Accept(&upgradeWriter{ResponseWriter: w, c: c, ready: ready}, r, &websocket.AcceptOptions{
+	uw := &upgradeWriter{ResponseWriter: w, c: c, ready: ready, extensions: c.hub.extensions(r)}
+	ws, err := websocket.Accept(uw, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // checkRequest has verified the Origin
 		Subprotocols:       subprotocols,
 		CompressionMode:    websocket.CompressionDisabled,
@@ -261,7 +263,7 @@ func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, subprotocols []st
 		return err
 	}
 	ws.CloseNow() // it has a finalizer
-	c.socket.in.MaxMessage = max(c.hub.config.MaxMessageSize, 0)
+	c.socket.in.MaxMessage, c.socket.in.Deflate = max(c.hub.config.MaxMessageSize, 0), c.deflates
 	c.attach()
 	return nil
 }

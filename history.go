@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/conflate"
+	"github.com/heraldgo/herald/internal/deflate"
 	"github.com/heraldgo/herald/internal/errs"
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/device"
@@ -48,7 +49,6 @@ type logged struct {
 
 // topicFences begins the topics of a node's fences.
 const topicFences = "f"
-
 const segment = 1 << 14 // entries
 
 // newKeeping opens the logs. The node does not know where they are until ready has
@@ -270,7 +270,7 @@ type form struct {
 
 	at     history.Point
 	id     string
-	framed []byte
+	framed deflate.Frame
 }
 
 // open decodes a body, unless it has done so just before.
@@ -294,16 +294,16 @@ func (m *form) key(f *device.Frame) *conflate.Key {
 	return key
 }
 
-// frame returns the WebSocket frame of a message, or nil if its body is malformed.
-func (m *form) frame(k *keeping, f *device.Frame) []byte {
+// frame returns the WebSocket frames of a message, or nil if its body is malformed.
+func (m *form) frame(k *keeping, f *device.Frame) *deflate.Frame {
 	e := m.open(k, f.Body)
 	if e.frame == nil {
 		return nil
 	}
-	if m.framed == nil || m.at != f.At || m.id != f.ID {
-		m.at, m.id, m.framed = f.At, f.ID, headed(&protocol.Frame{Frame: *f}, e.frame)
+	if m.framed.Plain == nil || m.at != f.At || m.id != f.ID {
+		m.at, m.id, m.framed = f.At, f.ID, deflate.Frame{Plain: headed(&protocol.Frame{Frame: *f}, e.frame)}
 	}
-	return m.framed
+	return &m.framed
 }
 
 // unplace takes the positions out of a frame, and returns whether it is still of use.

@@ -706,3 +706,27 @@ func TestWrittenMemoryIsLentAgain(t *testing.T) {
 	}
 	t.Error("no memory is lent again")
 }
+
+// ByteRate counts what a message is inflated to.
+func TestByteRateOfBombs(t *testing.T) {
+	r := newRig(t, Config{Compression: true, MaxMessageSize: 64 << 10, ByteRate: 64 << 10, MessageRate: -1})
+	c := r.deflating("")
+	bomb := packed(wsraw.Binary, strings.Repeat("a", 64<<10))
+	c.WriteFrames(bomb, bomb, bomb, bomb, bomb, bomb, bomb, bomb)
+	if closed, err := c.ReadClose(); err != nil || closed.Code != 1008 {
+		t.Errorf("got %v, %v", closed, err)
+	}
+	// What has no repetitions is one message, even if it is longer when it is compressed.
+	c = r.deflating("user=b")
+	noise := make([]byte, 64<<10)
+	for i, x := 0, uint32(1); i < len(noise); i++ {
+		x ^= x << 13
+		x ^= x >> 17
+		x ^= x << 5
+		noise[i] = byte(x)
+	}
+	c.WriteFrames(packed(wsraw.Binary, string(noise)), wsraw.CloseFrame(1000, ""))
+	if closed, err := c.ReadClose(); err != nil || closed.Code != 1000 {
+		t.Errorf("got %v, %v", closed, err)
+	}
+}

@@ -1,14 +1,18 @@
 package herald
 
 import (
+	"bytes"
+	"compress/flate"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -386,5 +390,390 @@ func BenchmarkManyGroups(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/group")
 			b.ReportMetric(float64((<-waited).Microseconds()), "us-waited")
 		})
+	}
+}
+
+const agreed = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
+// deflating connects a client that offers compression, as a browser does.
+func (r *rig) deflating(query string) *wsraw.Conn {
+	r.t.Helper()
+	ws, response, err := wsraw.Handshake(r.dialTCP(0), "/?"+query, http.Header{"Sec-Websocket-Extensions": {"permessage-deflate; client_max_window_bits"}})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if got := response.Header.Values("Sec-WebSocket-Extensions"); len(got) != 1 || got[0] != agreed {
+		r.t.Fatalf("agreed on %q", got)
+	}
+	ws.Compressed = true
+	return ws
+}
+
+// packed returns a frame with what a client compresses.
+func packed(opcode byte, payload string) wsraw.Frame {
+	var b bytes.Buffer
+	w, _ := flate.NewWriter(&b, flate.DefaultCompression)
+	io.WriteString(w, payload)
+	w.Flush()
+	return wsraw.Frame{Fin: true, RSV: 4, Opcode: opcode, Payload: bytes.TrimSuffix(b.Bytes(), []byte("\x00\x00\xff\xff"))}
+}
+
+// message reads the next message, and says whether it came compressed.
+func message(t *testing.T, c *wsraw.Conn) (text string, compressed bool) {
+	t.Helper()
+	for {
+		f, err := c.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch f.Opcode {
+		case wsraw.Ping:
+			c.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Pong, Payload: f.Payload})
+			continue
+		case wsraw.Pong:
+			continue
+		case wsraw.Text, wsraw.Binary:
+		default:
+			t.Fatalf("opcode %d, %q", f.Opcode, f.Payload)
+		}
+		if f.RSV == 0 {
+			return string(f.Payload), false
+		}
+		b, err := io.ReadAll(flate.NewReader(bytes.NewReader(append(f.Payload, "\x00\x00\xff\xff\x01\x00\x00\xff\xff"...))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b), true
+	}
+}
+
+// Whoever has agreed gets what is long compressed, and the others get it plain: sent to
+// many, to one Conn, with receipts, and conflated.
+func TestCompression(t *testing.T) {
+	conns := make(chan *Conn, 3)
+	r := newRig(t, Config{Compression: true, OnConnect: func(_ context.Context, c *Conn) error { conns <- c; return nil }})
+	first, plain, second := r.deflating("user=a"), r.connect("user=b"), r.deflating("user=c")
+	r.await("three Conns", func() bool { n, _, _ := r.index.size(); return n == 3 && len(conns) == 3 })
+	long, short := strings.Repeat("hello ", 200), "hello"
+	expect := func(how, want string) {
+		t.Helper()
+		for i, c := range []*wsraw.Conn{first, plain, second} {
+			got, compressed := message(t, c)
+			if got != want || compressed != (c.Compressed && len(want) > 512) {
+				t.Errorf("%s: client %d got %.20q of %d bytes, compressed: %t", how, i, got, len(got), compressed)
+			}
+		}
+	}
+	for _, text := range []string{long, short} {
+		for _, m := range []Message{Text(text), Binary([]byte(text)), Text(text).Conflate("k"), Text(text).Volatile()} {
+			if err := r.Send(t.Context(), Everyone(), m); err != nil {
+				t.Fatal(err)
+			}
+			expect("Send", text)
+		}
+	}
+	for c := range r.Conns() {
+		if err := c.Send(Text(long)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect("Conn.Send", long)
+	for _, target := range []Target{Everyone(), User("a", "b", "c")} {
+		done := make(chan Delivery)
+		go func() {
+			d, err := r.Deliver(t.Context(), target, Text(long))
+			if err != nil {
+				t.Error(err)
+			}
+			done <- d
+		}()
+		expect("Deliver", long)
+		for _, c := range []*wsraw.Conn{first, plain, second} {
+			f, err := c.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Pong, Payload: f.Payload})
+		}
+		if d := <-done; d.ReceivedTotal != 3 || d.MissedTotal != 0 {
+			t.Errorf("received by %d, missed by %d", d.ReceivedTotal, d.MissedTotal)
+		}
+	}
+}
+
+// Nothing is agreed on unless the service wants it and the client offers what can be had.
+func TestCompressionIsAgreed(t *testing.T) {
+	on, off := newRig(t, Config{Compression: true}), newRig(t, Config{})
+	for _, test := range []struct {
+		r     *rig
+		offer []string
+		want  string
+	}{
+		{off, []string{"permessage-deflate"}, ""},
+		{on, nil, ""},
+		{on, []string{"permessage-deflate; server_max_window_bits=10"}, ""},
+		{on, []string{"permessage-deflate; server_max_window_bits=10", "permessage-deflate"}, agreed},
+		{on, []string{"x, permessage-deflate; server_max_window_bits=15"}, agreed + "; server_max_window_bits=15"},
+	} {
+		ws, response, err := wsraw.Handshake(test.r.dialTCP(0), "/", http.Header{"Sec-Websocket-Extensions": test.offer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(response.Header["Sec-Websocket-Extensions"], ","); got != test.want {
+			t.Errorf("%q is answered with %q, want %q", test.offer, got, test.want)
+		}
+		test.r.await("the Conn", func() bool { n, _, _ := test.r.index.size(); return n == 1 })
+		if err := test.r.Send(t.Context(), Everyone(), Text(strings.Repeat("a", 1000))); err != nil {
+			t.Fatal(err)
+		}
+		ws.Compressed = test.want != ""
+		if _, compressed := message(t, ws); compressed != ws.Compressed {
+			t.Errorf("%q: compressed: %t", test.offer, compressed)
+		}
+		ws.Close()
+		test.r.await("the end", func() bool { n, _, _ := test.r.index.size(); return n == 0 })
+	}
+	if _, err := New(Config{Compression: true, MaxMessageSize: -1}); err == nil || !strings.Contains(err.Error(), "MaxMessageSize") {
+		t.Errorf("no bound of what is inflated: %v", err)
+	}
+}
+
+// A message that comes compressed is the same to OnMessage, however it comes: also to a
+// Conn that is parked, in fragments between which control frames come, and read ahead.
+func TestCompressedMessages(t *testing.T) {
+	got, held := make(chan string, 100), make(chan struct{})
+	r := newRig(t, Config{Compression: true, MaxMessageSize: 100_000, PingInterval: 20 * time.Millisecond, PongTimeout: patience, OnMessage: func(_ context.Context, _ *Conn, m Message) {
+		got <- fmt.Sprint(m.IsText(), " ", m.String())
+		if m.String() == "hold" {
+			<-held
+		}
+	}})
+	c := r.deflating("")
+	expect := func(opcode byte, want string) {
+		t.Helper()
+		if m := <-got; m != fmt.Sprint(opcode == wsraw.Text, " ", want) {
+			t.Fatalf("got %.30q of %d bytes, want %.20q of %d", m, len(m), want, len(want))
+		}
+	}
+	texts := []string{"", "hello", strings.Repeat("hé", 20_000), strings.Repeat("x", 100_000)}
+	for _, opcode := range []byte{wsraw.Text, wsraw.Binary} {
+		for _, text := range texts {
+			c.WriteFrames(packed(opcode, text))
+			expect(opcode, text)
+			whole := packed(opcode, text)
+			first, last := whole, wsraw.Frame{Fin: true, Opcode: wsraw.Continuation}
+			first.Fin, first.Payload, last.Payload = false, whole.Payload[:len(whole.Payload)/2], whole.Payload[len(whole.Payload)/2:]
+			ping := wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: []byte("p")}
+			c.WriteFrames(first, ping, wsraw.Frame{Opcode: wsraw.Continuation}, last, wsraw.Frame{Fin: true, Opcode: opcode, Payload: []byte("plain")})
+			expect(opcode, text)
+			expect(opcode, "plain")
+		}
+	}
+	// While OnMessage runs, it is read ahead, and waits.
+	c.WriteFrames(packed(wsraw.Text, "hold"))
+	expect(wsraw.Text, "hold")
+	for _, text := range texts {
+		c.WriteFrames(packed(wsraw.Text, text), packed(wsraw.Binary, text))
+	}
+	conn := r.only()
+	r.await("reading ahead", func() bool {
+		conn.tick(conn.socket.unread.Load()+int64(time.Hour), 0, true)
+		return conn.socket.lastRead.Load() > conn.socket.unread.Load()
+	})
+	close(held)
+	for _, text := range texts {
+		expect(wsraw.Text, text)
+		expect(wsraw.Binary, text)
+	}
+}
+
+// If messages that are compressed are dropped for a client that can come back, a Gap stands
+// in their place, and lines stay.
+func TestCompressedMessagesDropped(t *testing.T) {
+	r := newPipeRig(t, Config{Compression: true, Retention: time.Minute, DropOldest: true, QueueMessages: 16, WriteTimeout: patience})
+	ws, _, err := r.tryPipeRequest(upgradeRequest(func(r *http.Request) {
+		r.URL.RawQuery = "user=a&herald=1"
+		r.Header.Set("Sec-WebSocket-Extensions", "permessage-deflate")
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ws.Compressed = true
+	for sent := 0; r.Stats().DroppedFull < 20; sent++ {
+		if err := r.Send(t.Context(), User("a"), Text(fmt.Sprintf("%06d %s", sent, strings.Repeat("a", 600)))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.Send(t.Context(), User("a"), Text("the end")); err != nil {
+		t.Fatal(err)
+	}
+	gaps, packed, last := 0, 0, -1
+	for {
+		whole, compressed := message(t, ws)
+		if compressed {
+			packed++
+		}
+		line, text, _ := strings.Cut(whole, "\n")
+		switch {
+		case line[0] == 'g':
+			gaps++
+		case text == "the end":
+			if gaps == 0 || packed == 0 {
+				t.Errorf("%d Gaps, and %d messages compressed", gaps, packed)
+			}
+			return
+		case line[0] == 'm':
+			number, err := strconv.Atoi(text[:6])
+			if err != nil || number <= last || number > last+1 && gaps == 0 {
+				t.Fatalf("message %d after %d, and %d Gaps: %v", number, last, gaps, err)
+			}
+			last = number
+		}
+	}
+}
+
+// A word to the log may come compressed, as browsers send it. It is answered also while
+// OnMessage runs.
+func TestCompressedWords(t *testing.T) {
+	got, held := make(chan string, 10), make(chan struct{})
+	r := newRig(t, Config{Compression: true, Retention: time.Minute, OnMessage: func(_ context.Context, _ *Conn, m Message) {
+		if got <- m.String(); m.String() == "hold" {
+			<-held
+		}
+	}})
+	c := r.deflating("user=a&herald=1")
+	ask := func(n int) {
+		t.Helper()
+		c.WriteFrames(packed(wsraw.Text, fmt.Sprint("@?", n)))
+		for want := fmt.Sprintf("! %d\n", n); ; {
+			if line, _ := message(t, c); line == want {
+				return
+			} else if line[0] == '!' {
+				t.Fatalf("got %q, want %q", line, want)
+			}
+		}
+	}
+	ask(1)
+	c.WriteFrames(packed(wsraw.Text, "hold"))
+	<-got
+	ask(2)
+	c.WriteFrames(packed(wsraw.Text, "@@at"))
+	ask(3)
+	close(held)
+	if m := <-got; m != "@at" {
+		t.Errorf("got %q", m)
+	}
+	ask(4)
+	c.WriteFrames(packed(wsraw.Text, "@nonsense"))
+	if closed, err := c.ReadClose(); err != nil || closed.Code != 1008 {
+		t.Errorf("got %v, %v", closed, err)
+	}
+}
+
+// Clients that have agreed on compression, and break a rule of it or a limit.
+var hostileDeflate = []struct {
+	name   string
+	frames []wsraw.Frame
+	code   StatusCode
+}{
+	{"RSV1 of a continuation", []wsraw.Frame{{Opcode: wsraw.Text, RSV: 4}, {Fin: true, RSV: 4}}, 1002},
+	{"RSV1 of a continuation alone", []wsraw.Frame{{Opcode: wsraw.Text}, {Fin: true, RSV: 4}}, 1002},
+	{"RSV1 of a ping", []wsraw.Frame{{Fin: true, RSV: 4, Opcode: wsraw.Ping}}, 1002},
+	{"RSV1 of a close frame", []wsraw.Frame{{Fin: true, RSV: 4, Opcode: wsraw.Close}}, 1002},
+	{"RSV1 and RSV2", []wsraw.Frame{{Fin: true, RSV: 6, Opcode: wsraw.Text}}, 1002},
+	{"a byte too much", []wsraw.Frame{packed(wsraw.Binary, strings.Repeat("a", 1001))}, 1009},
+	{"a bomb", []wsraw.Frame{packed(wsraw.Binary, strings.Repeat("a", 1<<20))}, 1009},
+	{"compressed and too much", []wsraw.Frame{{Opcode: wsraw.Binary, RSV: 4, Payload: make([]byte, 1000)}, {Payload: make([]byte, 1000)}}, 1009},
+	{"not compressed", []wsraw.Frame{{Fin: true, RSV: 4, Opcode: wsraw.Text, Payload: []byte("hello")}}, 1007},
+	{"cut", []wsraw.Frame{{Fin: true, RSV: 4, Opcode: wsraw.Text, Payload: packed(wsraw.Text, strings.Repeat("hello", 100)).Payload[:8]}}, 1007},
+	{"not UTF-8", []wsraw.Frame{packed(wsraw.Text, "a\xffb")}, 1007},
+	{"a reference to the message before", []wsraw.Frame{{Fin: true, RSV: 4, Opcode: wsraw.Text, Payload: []byte("\xf2\x00\x11\x00\x00")}}, 1007},
+}
+
+func TestHostileCompression(t *testing.T) {
+	for _, test := range hostileDeflate {
+		t.Run(test.name, func(t *testing.T) {
+			got := make(chan string, 10)
+			r := newRig(t, Config{Compression: true, MaxMessageSize: 1000, CloseTimeout: patience, OnMessage: func(_ context.Context, _ *Conn, m Message) { got <- m.String() }})
+			for _, before := range []bool{true, false} {
+				c := r.deflating("")
+				if before {
+					c.WriteFrames(packed(wsraw.Text, "before"))
+				}
+				c.WriteFrames(append(test.frames, packed(wsraw.Text, "after"))...)
+				if closed, err := c.ReadClose(); err != nil || closed.Code != uint16(test.code) {
+					t.Errorf("got %v, %v, want %d", closed, err, test.code)
+				}
+				c.WriteFrames(wsraw.CloseFrame(uint16(test.code), ""))
+				if err := c.ReadEnd(); err != nil {
+					t.Error(err)
+				}
+				c.Close()
+			}
+			for _, cause := range r.ended(2) {
+				if closeCode(cause) != test.code {
+					t.Errorf("cause %v, want %d", cause, test.code)
+				}
+			}
+			r.clean()
+			close(got)
+			if m := <-got; m != "before" {
+				t.Errorf("OnMessage got %q", m)
+			}
+			if m, more := <-got; more {
+				t.Errorf("and then %q", m)
+			}
+		})
+	}
+}
+
+// A message that was read ahead and turns out to be broken ends the connection, when it is
+// its turn: what came before it is delivered, and what came after it is not.
+func TestBrokenMessageReadAhead(t *testing.T) {
+	for _, size := range []int{10, 2000} { // inflated at once, and when it is its turn
+		got, held := make(chan string, 10), make(chan struct{})
+		r := newRig(t, Config{Compression: true, PongTimeout: patience, OnMessage: func(_ context.Context, _ *Conn, m Message) {
+			got <- m.String()
+			if m.String() == "hold" {
+				<-held
+			}
+		}})
+		c := r.deflating("")
+		c.WriteFrames(packed(wsraw.Text, "hold"))
+		<-got
+		broken := wsraw.Frame{Fin: true, RSV: 4, Opcode: wsraw.Text, Payload: bytes.Repeat([]byte{6}, size)}
+		c.WriteFrames(packed(wsraw.Text, "before"), broken, packed(wsraw.Text, "after"), wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: []byte("after")})
+		conn := r.only()
+		r.await("reading ahead", func() bool {
+			conn.tick(conn.socket.unread.Load()+int64(time.Hour), 0, true)
+			return conn.socket.lastRead.Load() > conn.socket.unread.Load()
+		})
+		close(held)
+		if m := <-got; m != "before" {
+			t.Errorf("got %q", m)
+		}
+		if closed, err := c.ReadClose(); err != nil || closed.Code != 1007 {
+			t.Errorf("got %v, %v", closed, err)
+		}
+		c.Close()
+		r.ended(1)
+		r.clean()
+		if len(got) > 0 {
+			t.Errorf("and then %q", <-got)
+		}
+	}
+}
+
+// What a client sends that is being closed is not inflated, and its close frame is heard.
+func TestCompressedWhileClosing(t *testing.T) {
+	r := newRig(t, Config{Compression: true, CloseTimeout: patience})
+	c := r.deflating("")
+	r.only().Close(StatusNormal, "")
+	c.WriteFrames(packed(wsraw.Text, strings.Repeat("a", 1<<20)), wsraw.Frame{Fin: true, RSV: 4, Opcode: wsraw.Text, Payload: []byte{6}}, wsraw.CloseFrame(1000, ""))
+	if closed, err := c.ReadClose(); err != nil || closed.Code != 1000 {
+		t.Errorf("got %v, %v", closed, err)
+	}
+	if err := c.ReadEnd(); err != nil {
+		t.Error(err)
 	}
 }

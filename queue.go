@@ -150,19 +150,24 @@ func (q *queue) putLent(frame []byte, lent *loan.Buffer) {
 // remark puts a mark in the place of one of the same partition that waits behind all
 // messages, and says less. So the marks for copies that were left out do not pile up.
 func (q *queue) remark(mark []byte) bool {
-	line, _ := frame.Payload(mark)
-	partition, ok := protocol.BareMark(line)
+	partition, ok := bareMark(mark)
 	for i := q.frames.Len() - 1; ok && i >= 0; i-- {
 		f := &q.frames.At(i).frame
 		var other []byte
-		line, _ = frame.Payload(*f)
-		if other, ok = protocol.BareMark(line); ok && bytes.Equal(other, partition) {
+		if other, ok = bareMark(*f); ok && bytes.Equal(other, partition) {
 			q.bytes += len(mark) - len(*f)
 			*f = mark
 			return true
 		}
 	}
 	return false
+}
+
+// bareMark returns the partition of a frame that is a mark without a verdict.
+func bareMark(f []byte) (partition []byte, ok bool) {
+	line, _ := frame.Payload(f)
+	partition, ok = protocol.BareMark(line)
+	return partition, ok && f[0] == frame.Text
 }
 
 // size is how many frames there are, those under way included.

@@ -24,10 +24,7 @@ func (c *Conn) read(m []byte) {
 	s := &c.socket
 	try := s.try
 	for {
-		if m == nil {
-			m = c.next()
-		}
-		for ; m != nil; m = c.next() {
+		for m = c.next(m); m != nil; m = c.next(nil) {
 			c.deliver(m)
 		}
 		if s.readErr != nil {
@@ -60,16 +57,9 @@ func (c *Conn) readDone() {
 	c.disconnected()
 }
 
-// next returns the next message of those that have been read, by its frame, or nil.
-func (c *Conn) next() []byte {
-	if b := c.socket.backlog; b != nil && b.messages.Len() > 0 {
-		return b.pop()
-	}
-	return c.parse()
-}
-
 // parse takes apart what has been read, up to the end of a message, and returns its
-// frame, or nil. What comes before that it answers.
+// frame, or nil. What comes before that it answers. A message that is compressed stays so:
+// to inflate it takes time.
 func (c *Conn) parse() (message []byte) {
 	s := &c.socket
 	for len(s.ahead) > 0 {
@@ -78,6 +68,8 @@ func (c *Conn) parse() (message []byte) {
 		switch got.Kind {
 		case frame.Text, frame.Binary:
 			message = c.queue.log.control(got.Payload)
+		case frame.Text | frame.Compressed, frame.Binary | frame.Compressed:
+			message = got.Payload
 		case frame.Ping:
 			if c.ctx.Err() == nil && c.allow() {
 				c.pong(got.Payload)
@@ -96,8 +88,8 @@ func (c *Conn) parse() (message []byte) {
 			}
 		}
 		if err != nil {
-			s.heardOut = c.broke(err)
-			s.readErr, taken = errPeerBroke, len(s.ahead)
+			c.breakOff(err)
+			taken = len(s.ahead)
 		}
 		if got.Kind != 0 && s.in.Idle() && c.reading.Load() != 0 {
 			c.reading.Store(0)
@@ -112,9 +104,9 @@ func (c *Conn) parse() (message []byte) {
 	return nil
 }
 
-// broke begins the close of a Conn whose client has broken the protocol. It answers
-// false if the Conn is closing already.
-func (c *Conn) broke(err error) bool {
+// breakOff ends the reading from a client that has broken the protocol, and begins the
+// close of its Conn.
+func (c *Conn) breakOff(err error) {
 	cause := &CloseError{Code: StatusProtocolError, Reason: err.Error()}
 	var rule *frame.Error
 	if errors.As(err, &rule) {
@@ -123,9 +115,8 @@ func (c *Conn) broke(err error) bool {
 	if cause.Code == StatusMessageTooBig {
 		cause.Reason = fmt.Sprintf("message of more than %d bytes", c.hub.config.MaxMessageSize)
 	}
-	first := c.shut(cause)
+	c.socket.heardOut, c.socket.readErr = c.shut(cause), errPeerBroke
 	c.advance(connHalf)
-	return first
 }
 
 // deliver hands a message to OnMessage.
@@ -208,7 +199,7 @@ func (c *Conn) runAhead(try func(fd uintptr) bool) {
 	began := s.backlog.unspent
 	for !s.full() {
 		if m := c.parse(); m != nil {
-			s.backlog.push(m)
+			c.keep(m)
 			continue
 		}
 		if s.readErr != nil || s.turn.Is(turn.Awaited) || s.backlog.unspent-began >= maxWaiting {
@@ -253,7 +244,11 @@ func (c *Conn) spend(n int) {
 // byteRate returns ByteRate, and how many bytes may come at once.
 func (c *Conn) byteRate() (limit, burst int64) {
 	config := &c.hub.config
-	return config.ByteRate, max(config.ByteRate, config.MaxMessageSize+frame.MaxClientHeader)
+	size := config.MaxMessageSize
+	if c.deflates {
+		size = frame.MaxCompressed(size)
+	}
+	return config.ByteRate, max(config.ByteRate, size+frame.MaxClientHeader)
 }
 
 // tooFast closes a Conn whose client sends more than it may.

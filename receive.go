@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/clock"
+	"github.com/heraldgo/herald/internal/deflate"
 	"github.com/heraldgo/herald/internal/history/driver"
 	"github.com/heraldgo/herald/internal/loan"
 	"github.com/heraldgo/herald/internal/receipts"
@@ -190,6 +191,7 @@ func (h *Hub) deliver(e *envelope, kept *logged, lent *loan.Buffer, conns []*Con
 	if e.copies {
 		had = h.copies.of(e.sender, e.id)
 	}
+	frame := deflate.Frame{Plain: e.frame}
 	sieve := newSieve(h.id, &e.filter)
 	if busTook := h.heartbeat.unmeasured.Load(); busTook != 0 {
 		defer h.measureLag(clock.Now()-busTook, &sieve, conns)
@@ -204,7 +206,11 @@ func (h *Hub) deliver(e *envelope, kept *logged, lent *loan.Buffer, conns []*Con
 			}
 			had[c.counter] = struct{}{}
 		}
-		c.enqueueLent(e.frame, lent, e.volatile, e.key)
+		f, in := frame.For(c.deflates), lent
+		if f[0] != e.frame[0] { // compressed, in memory of its own
+			in = nil
+		}
+		c.enqueueLent(f, in, e.volatile, e.key)
 		taken++
 	}
 }
@@ -340,14 +346,13 @@ func (h *Hub) deliverFenced(e *envelope, kept *logged, conns []*Conn) {
 	}
 	add(reportTold, 0, nil)
 	h.receipts.owe(reports...) // before any of them can be settled
-	token := receipts.Token(rand.Uint64())
-	fenced := receipts.AppendFence(append(make([]byte, 0, len(e.frame)+receipts.FenceSize), e.frame...), token)
-	f := &fence{want: want, token: token}
+	frame := deflate.Frame{Plain: e.frame}
+	f := &fence{want: want, token: receipts.Token(rand.Uint64())}
 	for _, c := range takers {
 		if kept != nil && c.queue.log.comesBack() {
 			c.queue.log.tookFenced(e, kept, f)
 		} else {
-			c.enqueueFenced(fenced, e.volatile, e.key, want, token)
+			c.enqueueFenced(f.behind(frame.For(c.deflates)), e.volatile, e.key, want, f.token)
 		}
 	}
 }

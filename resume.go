@@ -159,11 +159,12 @@ func (l *connLog) Queue(f device.Frame) {
 		l.put(l.encode(&f), 0, nil)
 		return
 	}
-	frame := l.k.form.frame(l.k, &f)
-	if frame == nil { // nobody here can read it
+	forms := l.k.form.frame(l.k, &f)
+	if forms == nil { // nobody here can read it
 		l.put(anyGap, 0, nil)
 		return
 	}
+	frame := forms.For(l.c.deflates)
 	volatile, key := l.k.form.envelope.volatile, l.k.form.key(&f)
 	l.place(&f, frame)
 	if behind := l.fence; behind != nil {
@@ -186,10 +187,10 @@ func (l *connLog) Replay(f device.Frame) {
 	var key *conflate.Key
 	if f.Kind != device.Message {
 		b = l.encode(&f)
-	} else if b = l.k.form.frame(l.k, &f); b == nil { // nobody here can read it
+	} else if forms := l.k.form.frame(l.k, &f); forms == nil { // nobody here can read it
 		b = anyGap
 	} else {
-		key = l.k.form.key(&f)
+		b, key = forms.Plain, l.k.form.key(&f) // to compress it for this Conn alone would keep all others waiting
 		l.place(&f, b)
 	}
 	l.put(b, len(b), key)
@@ -375,10 +376,13 @@ func (l *connLog) taken(f []byte) {
 }
 
 // kindOf returns the first character of a frame's line, or 0 if it is a fence alone. A
-// fence may lie behind it.
+// fence may lie behind it. Only messages are compressed.
 func kindOf(f []byte) byte {
-	if f[0] == frame.Ping {
+	switch {
+	case f[0] == frame.Ping:
 		return 0
+	case f[0]&frame.Compressed != 0:
+		return 'm'
 	}
 	payload, ok := frame.Payload(f)
 	if !ok && len(f) > receipts.FenceSize {

@@ -280,7 +280,8 @@ type upgradeWriter struct {
 	c     *Conn
 	ready func() *HTTPError
 
-	refusal *HTTPError // ready's
+	extensions string     // that are agreed on
+	refusal    *HTTPError // ready's
 }
 
 // Unwrap is for http.ResponseController.
@@ -342,6 +343,9 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		if v := w.Header().Get(name); v != "" {
 			head.WriteString(name + ": " + v + "\r\n")
 		}
+	}
+	if w.extensions != "" {
+		head.WriteString("Sec-WebSocket-Extensions: " + w.extensions + "\r\n")
 	}
 	head.WriteString("\r\n")
 	conn.SetWriteDeadline(time.Now().Add(s.c.hub.config.WriteTimeout))

@@ -103,6 +103,8 @@ func (s *session) dial() error {
 		HTTPClient:     &client,
 		HTTPHeader:     header,
 		OnPongReceived: s.pong,
+
+		CompressionMode: websocket.CompressionNoContextTakeover, // if the Hub has Config.Compression
 	})
 	switch {
 	case err == nil:

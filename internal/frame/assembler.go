@@ -18,7 +18,7 @@ func (a *Assembler) Held() int { return cap(a.b) }
 // server's that carries it, in memory of its own.
 func (a *Assembler) Next(b []byte) (whole Piece, rest []byte, err error) {
 	whole, rest, err = a.Parser.Next(b)
-	if whole.Kind != Text && whole.Kind != Binary {
+	if kind := whole.Kind &^ Compressed; kind != Text && kind != Binary {
 		return whole, rest, err
 	}
 	if !whole.Last {
@@ -72,16 +72,11 @@ func (a *Assembler) roomFor(n int) int {
 // finish returns the frame of the message that ends with the payload.
 func (a *Assembler) finish(kind byte, payload []byte) []byte {
 	if a.b == nil {
-		b := make([]byte, 0, headerSize(len(payload))+len(payload))
+		b := make([]byte, 0, HeaderSize(len(payload))+len(payload))
 		return append(AppendHeader(b, kind, len(payload)), payload...)
 	}
 	a.add(payload)
-	size := len(a.b) - MaxHeader
-	whole := a.b[MaxHeader-headerSize(size):]
-	if cap(a.b) > len(a.b)+len(a.b)/4 {
-		whole = append(make([]byte, 0, len(whole)), whole...)
-	}
-	AppendHeader(whole[:0], kind, size)
+	b := a.b
 	a.b = nil
-	return whole[:len(whole):len(whole)]
+	return Finish(b, kind)
 }

@@ -17,6 +17,10 @@ const (
 	Pong   = 0x8a
 )
 
+// Compressed is the bit RSV1, which the first byte of a compressed message's frame has
+// beside Text or Binary (RFC 7692 section 6).
+const Compressed = 0x40
+
 // The most bytes of a header.
 const (
 	MaxHeader       = 10            // if the frame is not masked
@@ -38,8 +42,8 @@ func AppendHeader(b []byte, first byte, n int) []byte {
 	}
 }
 
-// headerSize returns how many bytes AppendHeader appends.
-func headerSize(n int) int {
+// HeaderSize returns how many bytes AppendHeader appends.
+func HeaderSize(n int) int {
 	switch {
 	case n < 126:
 		return 2
@@ -70,6 +74,18 @@ func Payload(b []byte) (payload []byte, ok bool) {
 		return nil, false
 	}
 	return b[header:], true
+}
+
+// Finish returns the frame of a message that lies in b behind MaxHeader bytes. It has b's
+// memory, unless too much of that would be left over.
+func Finish(b []byte, first byte) []byte {
+	size := len(b) - MaxHeader
+	whole := b[MaxHeader-HeaderSize(size):]
+	if cap(b) > len(b)+len(b)/4 {
+		whole = append(make([]byte, 0, len(whole)), whole...)
+	}
+	AppendHeader(whole[:0], first, size)
+	return whole[:len(whole):len(whole)]
 }
 
 // Valid says whether b is one whole frame with a message that a server may send:

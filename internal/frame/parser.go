@@ -33,6 +33,7 @@ const (
 // bytes than it needs (section 5.2), which harms nobody.
 type Parser struct {
 	MaxMessage int64 // bytes of a message; 0 is no limit
+	Deflate    bool  // messages may come compressed (RFC 7692): their limit is MaxCompressed, and text is not checked
 
 	// The header that is coming in.
 
@@ -49,7 +50,7 @@ type Parser struct {
 
 	// The message that is coming in.
 
-	kind byte // Text or Binary; 0 is none
+	kind byte // Text or Binary, and Compressed; 0 is none
 	size int64
 	text text
 
@@ -58,7 +59,7 @@ type Parser struct {
 
 // A Piece is what Next has found: a part of a message, or a control frame.
 type Piece struct {
-	Kind    byte   // Text, Binary, Ping, Pong or Close; 0 is nothing yet
+	Kind    byte   // Text or Binary, and Compressed; Ping, Pong or Close; 0 is nothing yet
 	Last    bool   // its message ends with it; a control frame is one piece
 	Short   bool   // a fragment ends with it that has fewer bytes than ShortFragment and is not its message's last
 	Payload []byte // unmasked; of a control frame it is valid until the next call of Next
@@ -117,7 +118,27 @@ func (p *Parser) most() int64 {
 	if p.head[0]&final != 0 {
 		return p.size
 	}
-	return cmp.Or(p.MaxMessage, math.MaxInt64)
+	return p.limit()
+}
+
+// limit returns how many bytes the message that is coming in may have.
+func (p *Parser) limit() int64 {
+	limit := cmp.Or(p.MaxMessage, math.MaxInt64)
+	if p.kind&Compressed != 0 {
+		limit = MaxCompressed(limit)
+	}
+	return limit
+}
+
+// MaxCompressed returns how many bytes a message of at most n bytes may have while it is
+// compressed. What has no repetitions becomes longer by an eighth at worst: if each byte
+// takes the nine bits that the longest fixed codes have (RFC 1951 section 3.2.6).
+func MaxCompressed(n int64) int64 {
+	const blocks = 64 // bytes for the beginnings of blocks
+	if n > math.MaxInt64/2 {
+		return math.MaxInt64
+	}
+	return n + n/8 + blocks
 }
 
 // header takes a header, or what b has of it, off b. It is judged as it comes.
@@ -148,10 +169,13 @@ func (p *Parser) header(b []byte) (rest []byte) {
 
 // checkFirst judges the first byte of a frame.
 func (p *Parser) checkFirst(b byte) *Error {
-	if b&reserved != 0 {
-		return errReserved
+	op := b & opcode
+	if bits := b & reserved; bits != 0 {
+		if begins := op == opText || op == opBinary; bits != Compressed || !begins || !p.Deflate {
+			return errReserved
+		}
 	}
-	switch op := b & opcode; {
+	switch {
 	case op == opContinuation && p.kind == 0:
 		return errContinuation
 	case op == opText && p.kind != 0, op == opBinary && p.kind != 0:
@@ -198,9 +222,9 @@ func (p *Parser) begin() {
 		}
 	default:
 		if op != opContinuation {
-			p.kind, p.size = final|op, 0
+			p.kind, p.size = final|first&Compressed|op, 0
 		}
-		if limit := cmp.Or(p.MaxMessage, math.MaxInt64); int64(size) > limit-p.size {
+		if int64(size) > p.limit()-p.size {
 			p.err = errTooBig
 		}
 		p.size += int64(size)

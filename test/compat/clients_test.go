@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -91,19 +92,38 @@ var clients = []struct {
 	{"nhooyr", dialNhooyr},
 }
 
-// eachClient runs a test with each library, plain and over TLS, against a
-// Hub of its own.
+// eachClient runs a test with each library, plain and over TLS, with compression and
+// without, against a Hub of its own.
 func eachClient(t *testing.T, change func(*herald.Config), test func(t *testing.T, s *station, dial func(path string, protocols ...string) (*client, int))) {
 	for _, library := range clients {
-		t.Run(library.name, func(t *testing.T) {
-			s := newStation(t, change)
-			eachServer(t, s, func(t *testing.T, srv server) {
-				test(t, s, func(path string, protocols ...string) (*client, int) {
-					t.Helper()
-					return library.dial(t, srv, path, protocols...)
+		for _, compress := range []bool{false, true} {
+			name := library.name
+			if compress {
+				name += " compressing"
+			}
+			t.Run(name, func(t *testing.T) {
+				s := newStation(t, func(c *herald.Config) {
+					if c.Compression = compress; change != nil {
+						change(c)
+					}
+				})
+				eachServer(t, s, func(t *testing.T, srv server) {
+					srv.compress = compress
+					test(t, s, func(path string, protocols ...string) (*client, int) {
+						t.Helper()
+						return library.dial(t, srv, path, protocols...)
+					})
 				})
 			})
-		})
+		}
+	}
+}
+
+// checkAgreed checks that compression was agreed on if it was offered.
+func (s server) checkAgreed(t *testing.T, response *http.Response) {
+	t.Helper()
+	if got := response.Header.Get("Sec-WebSocket-Extensions"); (got != "") != s.compress {
+		t.Errorf("agreed on %q", got)
 	}
 }
 

@@ -84,8 +84,9 @@ func newStation(t *testing.T, change func(*herald.Config)) *station {
 
 // A server is an address that a handler is served on.
 type server struct {
-	url string // ws://… or wss://…
-	tls *tls.Config
+	url      string // ws://… or wss://…
+	tls      *tls.Config
+	compress bool // the client is to offer compression
 }
 
 // eachServer runs a test over plain TCP and over TLS.
@@ -98,7 +99,7 @@ func eachServer(t *testing.T, h http.Handler, test func(t *testing.T, s server))
 	t.Run("tls", func(t *testing.T) {
 		s := httptest.NewTLSServer(h)
 		defer s.Close()
-		test(t, server{"ws" + strings.TrimPrefix(s.URL, "http"), s.Client().Transport.(*http.Transport).TLSClientConfig})
+		test(t, server{url: "ws" + strings.TrimPrefix(s.URL, "http"), tls: s.Client().Transport.(*http.Transport).TLSClientConfig})
 	})
 }
 

@@ -17,6 +17,8 @@ func dialGorilla(t *testing.T, s server, path string, protocols ...string) (*cli
 		HandshakeTimeout: patience,
 		Subprotocols:     protocols,
 		WriteBufferSize:  1000, // a longer message goes out as fragments of this size
+
+		EnableCompression: s.compress,
 	}
 	// As browsers do; a middleware that compresses must leave the upgrade alone.
 	header := http.Header{"Accept-Encoding": {"gzip, deflate, br"}}
@@ -27,6 +29,7 @@ func dialGorilla(t *testing.T, s server, path string, protocols ...string) (*cli
 		}
 		return nil, response.StatusCode
 	}
+	s.checkAgreed(t, response)
 	t.Cleanup(func() { conn.Close() })
 
 	events := make(chan event, events)

@@ -53,6 +53,8 @@ func dialGws(t *testing.T, s server, path string, protocols ...string) (*client,
 		RequestHeader:    header,
 		HandshakeTimeout: patience,
 		CheckUtf8Enabled: true,
+
+		PermessageDeflate: gws.PermessageDeflate{Enabled: s.compress, Threshold: 1},
 	}
 	if s.tls != nil {
 		option.TlsConfig = s.tls.Clone()
@@ -64,6 +66,7 @@ func dialGws(t *testing.T, s server, path string, protocols ...string) (*client,
 		}
 		return nil, response.StatusCode
 	}
+	s.checkAgreed(t, response)
 	t.Cleanup(func() { conn.NetConn().Close() })
 	go conn.ReadLoop()
 	return &client{

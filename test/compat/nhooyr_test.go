@@ -16,9 +16,15 @@ func dialNhooyr(t *testing.T, s server, path string, protocols ...string) (*clie
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
+	mode := websocket.CompressionDisabled
+	if s.compress {
+		mode = websocket.CompressionContextTakeover
+	}
 	conn, response, err := websocket.Dial(ctx, s.url+path, &websocket.DialOptions{
 		HTTPClient:   &http.Client{Transport: &http.Transport{TLSClientConfig: s.tls}},
 		Subprotocols: protocols,
+
+		CompressionMode: mode,
 	})
 	if err != nil {
 		if response == nil {
@@ -26,6 +32,7 @@ func dialNhooyr(t *testing.T, s server, path string, protocols ...string) (*clie
 		}
 		return nil, response.StatusCode
 	}
+	s.checkAgreed(t, response)
 	t.Cleanup(func() { conn.CloseNow() })
 	conn.SetReadLimit(2 << 20)
 

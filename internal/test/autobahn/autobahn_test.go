@@ -1,7 +1,7 @@
 // Package autobahn holds a Hub to the cases of Autobahn|Testsuite that concern
-// a server without extensions: its sections 1 to 7, 9 and 10. They are written
-// down here by their numbers, as what is sent and what must be answered, so that
-// they run without the suite. If the suite is content with either of two answers
+// a server: its sections 1 to 7, 9 and 10, and those of permessage-deflate, 12 and 13.
+// They are written down here by their numbers, as what is sent and what must be
+// answered, so that they run without the suite. If the suite is content with either of two answers
 // (OK and NON-STRICT), the better one is demanded.
 //
 // The suite sends in chops to see that an answer does not depend on how TCP cuts
@@ -40,6 +40,7 @@ func echoServer(t *testing.T) (addr string) {
 	hub, err := herald.New(herald.Config{
 		Authenticate:         herald.Anonymous,
 		OnMessage:            func(_ context.Context, c *herald.Conn, m herald.Message) { c.Send(m) },
+		Compression:          true, // for those who offer it
 		HandshakeRatePerAddr: -1,
 		MessageRate:          -1,
 		ByteRate:             -1,

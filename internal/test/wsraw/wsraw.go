@@ -79,6 +79,8 @@ func CloseFrame(code uint16, reason string) Frame {
 // another writes.
 type Conn struct {
 	net.Conn
+	Compressed bool // frames may come with RSV1 (RFC 7692 section 6)
+
 	br *bufio.Reader
 }
 
@@ -148,7 +150,7 @@ func (c *Conn) ReadFrame() (Frame, error) {
 		return Frame{}, err
 	}
 	f := Frame{Fin: head[0]&0x80 != 0, RSV: head[0] >> 4 & 7, Opcode: head[0] & 15}
-	if head[1]&0x80 != 0 || f.RSV != 0 {
+	if head[1]&0x80 != 0 || f.RSV != 0 && !(c.Compressed && f.RSV == 4 && f.Opcode < Close) {
 		return f, fmt.Errorf("masked, or with a reserved bit: % x", head)
 	}
 	n := uint64(head[1])
