@@ -274,10 +274,30 @@ func TestEnvelopeNames(t *testing.T) {
 	list := func(n int) []string { return make([]string, n) }
 	e := envelope{
 		filter: filter{except: list(1), exceptUsers: list(2), platforms: list(4)},
-		conns:  list(8), call: call{ids: list(16), groups: list(32)},
+		conns:  list(8), call: call{ids: list(16), groups: list(32)}, ids: list(64),
 	}
-	if n := e.names(); n != 63 {
-		t.Errorf("%d names, want 63", n)
+	if n := e.names(); n != 127 {
+		t.Errorf("%d names, want 127", n)
+	}
+}
+
+// Nodes of version 1 know no questions, nor what came with them or later, and there is
+// no target beyond everyone.
+func TestQuestions(t *testing.T) {
+	for _, e := range envelopes() {
+		want := byte(1)
+		if e.kind == kindQuestion || e.kind == kindStatement || e.kind == kindProbe {
+			want = 2
+		}
+		if got := e.encode()[0]; got != want || e.kind.version() != want {
+			t.Errorf("kind %d is of version %d, and sent as %d, want %d", e.kind, e.kind.version(), got, want)
+		}
+	}
+	for target, ok := range map[targetKind]bool{0: true, targetEveryone: true, targetEveryone + 1: false} {
+		e := envelope{kind: kindQuestion, sender: "node", target: target}
+		if got, err := decodeEnvelope(e.encode(), fuzzFrame); (err == nil) != ok || ok && got.target != target {
+			t.Errorf("target %d: %d, %v", target, got.target, err)
+		}
 	}
 }
 

@@ -77,7 +77,7 @@ var rooms = []room{
 	{dir: "internal/watching"},
 	{dir: "internal/wire"},
 	{dir: "internal/frame"},
-	{file: "envelope.go", run: "^(TestExtensions|TestEnvelope|TestOutgoingRelease|TestPack|TestCallsOverTheBounds|TestSendTimeout$)"},
+	{file: "envelope.go", run: "^(TestExtensions|TestEnvelope|TestQuestions|TestTraceTravels|TestOutgoingRelease|TestPack|TestCallsOverTheBounds|TestSendTimeout$)"},
 	{file: "queue.go", run: "^(TestQueue($|[A-Z])|TestVolatileNeverCloses|TestTooSlowCountsOnce|TestPingBeforeFences|TestConflate$)"},
 	{file: "gaps.go", run: "^(TestMalformedMakesGap|TestHeartbeatIsNoGap|TestSilenceInEveryOrder|TestGaps)"},
 	{file: "heartbeat.go", run: "^(TestHealth|TestHeartbeat|TestProbeInterval)"},
