@@ -120,6 +120,8 @@ func TestInflate(t *testing.T) {
 		{"two last blocks", "\xf3\x48\xcd\xc9\xc9\x07\x00\xf3\x48\xcd\xc9\xc9\x07\x00\x00", "HelloHello"},
 		{"an empty last block first", "\x03\x00\xf2\x48\xcd\xc9\xc9\x07\x00", "Hello"},
 		{"an empty last block", "\x03\x00", ""},
+		{"an empty last block whose end is left out", "\x01", ""},
+		{"a message and an empty last block whose end is left out", compress(t, 1, "Hello") + flushed + "\x01", "Hello"},
 		{"an empty last block without compression", "\x01\x00\x00\xff\xff\xf2\x48\xcd\xc9\xc9\x07\x00", "Hello"},
 		{"fast", compress(t, flate.BestSpeed, text), text},
 		{"small", compress(t, flate.BestCompression, text), text},
@@ -154,6 +156,7 @@ func TestInflateRefuses(t *testing.T) {
 		{"cut", text[:len(text)/2], 0, frame.InvalidPayload},
 		{"cut in a block without compression", "\x00\x05\x00\xfa\xffHel", 0, frame.InvalidPayload},
 		{"a reserved block", "\x07", 0, frame.InvalidPayload},
+		{"a last block that is cut before its end", "\xf3", 0, frame.InvalidPayload},
 		{"more behind it", text + "more", 0, frame.InvalidPayload},
 		{"more behind a last block", "\xf3\x48\xcd\xc9\xc9\x07\x00" + "\x07", 0, frame.InvalidPayload},
 		{"a reference to the message before", "\xf2\x00\x11\x00\x00", 0, frame.InvalidPayload},
@@ -265,8 +268,8 @@ func oracle(sent []byte, most int64) (all []byte, ok bool) {
 		if all = append(all, b...); err != nil || int64(len(all)) > most {
 			return all, false
 		}
-		if left := r.Len(); left == 0 || left <= len(end) {
-			return all, left == 0 || left == len(end)
+		if left := r.Len(); left <= len(end) {
+			return all, left == 0 || left == len(end)-len(flushed) || left == len(end)
 		}
 	}
 }

@@ -107,7 +107,7 @@ func (i *inflater) read(b []byte) (int, error) {
 	case over < 0: // any block may say that it is the last (RFC 7692 section 7.2.1)
 		i.r.Reset(i, nil)
 		return n, nil
-	case over > 0 && over < len(end): // the message has ended in the middle of a block
+	case over != 0 && over != len(flushed) && over != len(end): // a block takes what is not its own
 		return n, io.ErrUnexpectedEOF
 	}
 	return n, io.EOF
