@@ -218,38 +218,40 @@ func TestProbeEnds(t *testing.T) {
 		result herald.ProbeResult
 		err    error
 	}
-	unconfirmed := func() int {
-		conns, err := here.Hub.Inspect(within(t, patience), herald.User("anna").On("ios"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, c := range conns {
-			if c.Session.Device == "silent" {
-				return c.Stats.Unconfirmed
-			}
-		}
-		return 0
+	pinged := make(chan bool, 1)
+	leaves, _, err := websocket.Dial(within(t, patience), there.URL+"/?user=anna&device=leaves&platform=ios", &websocket.DialOptions{
+		OnPingReceived: func(context.Context, []byte) bool {
+			pinged <- true
+			return false // it does not answer
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	before := unconfirmed()
+	reads(t, leaves)
+	accepted(t, cluster, 5)
 	done := make(chan result, 1)
 	ctx := within(t, patience)
 	go func() {
 		got, err := here.Hub.Probe(ctx, herald.User("anna").On("ios"))
 		done <- result{got, err}
 	}()
-	await(t, "one more probe in its queue", func() bool { return unconfirmed() > before })
+	<-pinged // the probe has reached its node
+	leaves.CloseNow()
 	silent.CloseNow()
 	r := <-done
 	if r.err != nil {
 		t.Fatal(r.err)
 	}
+	byDevice := make(map[string]herald.ProbedConn)
 	for _, c := range r.result.Conns {
-		if c.Session.Device == "silent" && c.Outcome != herald.ProbeLost {
-			t.Errorf("the client has gone: %+v", c)
-		}
-		if c.Session.Device == "well" && c.Outcome != herald.ProbeAnswered {
-			t.Errorf("a client that is well: %+v", c)
-		}
+		byDevice[c.Session.Device] = c
+	}
+	if c := byDevice["leaves"]; c.Outcome != herald.ProbeLost {
+		t.Errorf("the client has gone: %+v", c)
+	}
+	if c := byDevice["well"]; c.Outcome != herald.ProbeAnswered {
+		t.Errorf("a client that is well: %+v", c)
 	}
 
 	there.Bus.Cut()
