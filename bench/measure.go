@@ -15,7 +15,7 @@ type sizes struct {
 	burst      int // broadcasts in one
 	singles    int // broadcasts, each after the last has arrived everywhere
 	small, big int // messages of 128 B and of 2 KB
-	latency    int // messages, 1,000 a second
+	latency    int // messages, 1,000 a second; five times as many, 10,000 a second
 	spread     int // messages at 2 and at 16 nodes
 	tls        int // messages over TLS
 	quiet      int // topics with one message each
@@ -114,7 +114,8 @@ func (r *round) main() error {
 		{"single broadcasts", r.singles},
 		{"128 B to users", func() error { return r.sends("user128", r.sizes.small, 128) }},
 		{"2 KB to users", func() error { return r.sends("user2k", r.sizes.big, 2048) }},
-		{"latency", r.latency},
+		{"latency at 1,000 a second", func() error { return r.latency("latency", r.sizes.latency, 1000) }},
+		{"latency at 10,000 a second", func() error { return r.latency("latency10k", 5*r.sizes.latency, 10_000) }},
 	}
 	for _, s := range steps {
 		if err := r.profile(s.name); err != nil {
@@ -345,13 +346,15 @@ func (r *round) sends(row string, count, size int) error {
 	return nil
 }
 
-func (r *round) latency() error {
+// latency sends so many messages to users, rate of them a second.
+func (r *round) latency(row string, count, rate int) error {
 	t := &r.load.tally
 	t.mu.Lock()
-	t.latencies = make([]time.Duration, 0, r.sizes.latency)
+	t.latencies = make([]time.Duration, 0, count)
 	t.mu.Unlock()
 	t.timed.Store(true)
-	_, err := r.send(command{To: "user", Count: r.sizes.latency, Rate: 1000, Size: 128})
+	defer t.timed.Store(false)
+	_, err := r.send(command{To: "user", Count: count, Rate: rate, Size: 128})
 	t.mu.Lock()
 	seen := t.latencies
 	t.mu.Unlock()
@@ -361,7 +364,7 @@ func (r *round) latency() error {
 	slices.Sort(seen)
 	for name, per := range map[string]int{"p50": 500, "p99": 990, "p99.9": 999} {
 		if len(seen) > 0 {
-			r.seen["latency."+name] = micros(seen[len(seen)*per/1000]) / 1000
+			r.seen[row+"."+name] = micros(seen[len(seen)*per/1000]) / 1000
 		}
 	}
 	return nil
