@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/heraldgo/herald/internal/test/faultrig"
+	_ "github.com/heraldgo/herald/internal/test/quiet"
 )
 
 // names are those of all buses, in the order of the tables.

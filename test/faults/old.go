@@ -11,7 +11,7 @@ import (
 
 // since are the settings that herald has had since it can keep messages. What they set
 // aside, an older one does not know.
-var since = []string{" Retention: n.Retention,", "MaxHandshakes: -1, HandshakeRatePerAddr: -1, HandshakeRatePerUser: -1,"}
+var since = []string{" Retention: n.Retention,", "MaxHandshakes: -1, HandshakeRatePerAddr: -1, HandshakeRatePerUser: -1,", "Compression: true,"}
 
 // buildOld builds the rig's node with herald as it was at a commit, in dir. That needs
 // this repository's history.

@@ -4,6 +4,7 @@
 import { request } from "node:http";
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
+import { constants, inflateRawSync } from "node:zlib";
 
 const { Herald } = await import(pathToFileURL(process.argv[2]));
 
@@ -11,6 +12,9 @@ const say = (id, what) => {
   const at = Math.floor((performance.timeOrigin + performance.now()) * 1e3); // microseconds
   process.stdout.write(JSON.stringify({ id, at, ...what }) + "\n");
 };
+
+// tail is what a compressed message leaves out at its end (RFC 7692, section 7.2.2).
+const tail = Buffer.from([0, 0, 0xff, 0xff]);
 
 // A Socket is as much of a WebSocket (RFC 6455) as a client of a Hub needs. Node has
 // one since version 22, but this one can be cut and stalled.
@@ -22,7 +26,10 @@ class Socket {
 
   constructor(url, network) {
     network.current = this;
-    const headers = { Connection: "Upgrade", Upgrade: "websocket", "Sec-WebSocket-Version": 13, "Sec-WebSocket-Key": "bm9ib2R5IGNoZWNrcyBpdA==" };
+    const headers = {
+      Connection: "Upgrade", Upgrade: "websocket", "Sec-WebSocket-Version": 13, "Sec-WebSocket-Key": "bm9ib2R5IGNoZWNrcyBpdA==",
+      "Sec-WebSocket-Extensions": "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+    };
     const dial = (this.dialling = request(url.replace(/^ws/, "http"), { headers, agent: false }));
     dial.on("upgrade", (_, connection, head) => {
       this.connection = connection.setNoDelay(true);
@@ -93,6 +100,7 @@ class Socket {
 
   #frame(first, payload) {
     if (!(first & 0x80)) throw new Error("a Hub sends no fragments");
+    if (first & 0x40) payload = inflateRawSync(Buffer.concat([payload, tail]), { finishFlush: constants.Z_SYNC_FLUSH });
     switch (first & 15) {
       case 1:
         return this.onmessage?.({ data: payload.toString() });

@@ -140,7 +140,9 @@ func (d *plainDevice) visit(ctx context.Context, web *http.Client) {
 		return
 	}
 	at := strings.Replace(d.choose(), "http", "ws", 1)
-	conn, _, err := websocket.Dial(ctx, at, &websocket.DialOptions{HTTPClient: web})
+	conn, _, err := websocket.Dial(ctx, at, &websocket.DialOptions{
+		HTTPClient: web, CompressionMode: websocket.CompressionNoContextTakeover,
+	})
 	if err != nil {
 		return
 	}

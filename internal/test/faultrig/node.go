@@ -3,6 +3,7 @@ package faultrig
 import (
 	"bufio"
 	"context"
+	crand "crypto/rand"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -102,6 +103,7 @@ func runNode(env string, buses map[string]OpenBus) error {
 		PingInterval:  -1, // a node that was paused shall not find its clients silent
 		Logger:        slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		MaxHandshakes: -1, HandshakeRatePerAddr: -1, HandshakeRatePerUser: -1,
+		Compression: true,
 	}
 	rdb := n.client()
 	defer rdb.Close()
@@ -190,6 +192,9 @@ func (n *node) report(r report) {
 	n.out.Encode(r)
 }
 
+// long is the padding of every other message of a sender. With it a message is compressed.
+var long = make([]byte, 600)
+
 // send is a sender.
 func (n *node) send(ctx context.Context, sender string) {
 	pace := time.NewTicker(n.Pace)
@@ -197,14 +202,14 @@ func (n *node) send(ctx context.Context, sender string) {
 	for i := 0; ; i++ {
 		select {
 		case <-pace.C:
-			n.sendOne(sender, i, pickTarget(n.Users), 0)
+			n.sendOne(sender, i, pickTarget(n.Users), long[i%2*len(long):])
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (n *node) sendOne(sender string, i int, target string, padding int) {
+func (n *node) sendOne(sender string, i int, target string, padding []byte) {
 	r := load.Send(context.Background(), n.hub, sender, i, target, padding)
 	n.report(report{Sender: sender, Record: &r})
 }
@@ -218,6 +223,8 @@ func (n *node) burst(text string) error {
 		return err
 	}
 	n.bursts++
+	noise := make([]byte, padding) // which nothing makes shorter
+	crand.Read(noise)
 	const parallel = 20
 	var sending sync.WaitGroup
 	for s := range parallel {
@@ -227,7 +234,7 @@ func (n *node) burst(text string) error {
 				if to == "u" {
 					to = "u:" + load.UserName(rand.IntN(n.Users))
 				}
-				n.sendOne(fmt.Sprintf("%s/burst%d.%d", n.hub.NodeID(), n.bursts, s), i, to, padding)
+				n.sendOne(fmt.Sprintf("%s/burst%d.%d", n.hub.NodeID(), n.bursts, s), i, to, noise)
 			}
 		})
 	}

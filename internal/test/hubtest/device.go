@@ -198,7 +198,7 @@ func failure(records []load.Record) (load.Record, bool) {
 
 func sendFence(hub *herald.Hub, sender string, topics []string) (records []load.Record) {
 	for i, topic := range topics {
-		records = append(records, load.Send(context.Background(), hub, sender, i, topic, 0))
+		records = append(records, load.Send(context.Background(), hub, sender, i, topic, nil))
 	}
 	return records
 }

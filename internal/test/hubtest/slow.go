@@ -169,10 +169,10 @@ func (c *cluster) flood(broker Broker, flooded []*device) (peak int64) {
 
 // floodFrom sends the i-th hub's part of the flood.
 func (c *cluster) floodFrom(i int, flooded []*device) (records []load.Record, err error) {
-	sender := senderName(c.rounds, i)
+	sender, padding := senderName(c.rounds, i), make([]byte, floodMessage)
 	taken := 0
 	for n := range floodBytes / floodMessage / hubs {
-		r := load.Send(context.Background(), c.nodes[i].Hub, sender, n, "u:"+floodUser, floodMessage)
+		r := load.Send(context.Background(), c.nodes[i].Hub, sender, n, "u:"+floodUser, padding)
 		if records = append(records, r); r.Err == "" {
 			taken++
 		}

@@ -116,15 +116,15 @@ func (o Order) send(ctx context.Context, hub *herald.Hub, i int, stop <-chan str
 				return records
 			}
 		}
-		records = append(records, Send(ctx, hub, sender, n, pickTarget(r, o.Users), 0))
+		records = append(records, Send(ctx, hub, sender, n, pickTarget(r, o.Users), nil))
 	}
 	return records
 }
 
-// Send sends message n of a sender, with so many bytes of padding.
-func Send(ctx context.Context, hub *herald.Hub, sender string, n int, target string, padding int) Record {
+// Send sends message n of a sender, with padding at its end.
+func Send(ctx context.Context, hub *herald.Hub, sender string, n int, target string, padding []byte) Record {
 	message := fmt.Appendf(nil, "m %s %d %s ", sender, n, target)
-	message = append(message, make([]byte, padding)...)
+	message = append(message, padding...)
 	record := Record{N: n, Target: target, Start: time.Now().UnixNano()}
 	err := hub.Send(ctx, ParseTarget(target), herald.Binary(message))
 	record.End = time.Now().UnixNano()
