@@ -226,17 +226,19 @@ func (v *Verdict) settle(t *tape, records map[string][]load.Record, gaps map[str
 
 // settleEvents counts what a device was told.
 func (v *Verdict) settleEvents(t *tape, missing int) {
+	been := false // connected: its first attempts may have failed
 	for i, e := range t.events {
 		if e.gap && missing == 0 {
 			v.False++
 		}
-		if t.kind != plain && e.on && i > 0 {
+		if t.kind != plain && e.on && been {
 			v.Resumes++
 			next := slices.IndexFunc(t.events[i+1:], func(e happening) bool { return e.on || e.gap })
 			if e.resumed && (next < 0 || t.events[i+1+next].on) {
 				v.Complete++
 			}
 		}
+		been = been || e.on
 	}
 }
 

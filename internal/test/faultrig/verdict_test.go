@@ -51,6 +51,22 @@ func TestJudgeTargets(t *testing.T) {
 	}
 }
 
+// A first connection is no resume, even behind attempts that failed.
+func TestJudgeResumes(t *testing.T) {
+	for events, want := range map[string][2]int{
+		"on 0":                        {0, 0},
+		"off off on 0":                {0, 0},
+		"off on 0 off off resumed 1":  {1, 1},
+		"on 0 off resumed off on gap": {2, 1},
+		"on 0 off resumed gap 1":      {1, 0},
+	} {
+		v := judge(nil, []*device{seenBy(goClient, events)})
+		if got := [2]int{v.Resumes, v.Complete}; got != want {
+			t.Errorf("%s: resumes, and complete ones: %d, expected %d", events, got, want)
+		}
+	}
+}
+
 // The messages 0, 1, 2, … of one sender are sent at the times 12, 22, 32, …
 func TestJudge(t *testing.T) {
 	type counts struct{ told, untold, doubled, disordered, again, wrong, false int }
