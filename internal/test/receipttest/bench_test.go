@@ -2,8 +2,10 @@ package receipttest
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -31,9 +33,23 @@ func (c counted) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// BenchmarkReceipt shows what a receipt costs: the CPU of both nodes and the client,
-// and the bytes on the client's connection, beside a Send that the client has got.
-// The client acknowledges each message, which real ones do once a second.
+// A countedBus counts the bytes that its node publishes.
+type countedBus struct {
+	*herald.MemoryBus
+	bytes *atomic.Int64
+}
+
+func (b *countedBus) Publish(ctx context.Context, packets ...herald.Packet) error {
+	for _, p := range packets {
+		b.bytes.Add(int64(len(p.Topic) + len(p.Data)))
+	}
+	return b.MemoryBus.Publish(ctx, packets...)
+}
+
+// BenchmarkReceipt shows what a receipt costs, beside a Send that all devices have got:
+// for each device the CPU of both nodes and of the clients, the bytes on the client's
+// connection and, if nothing is kept, those on the Bus. The clients acknowledge each
+// message, which real ones do once a second.
 func BenchmarkReceipt(b *testing.B) {
 	for _, bench := range []struct {
 		name            string
@@ -44,48 +60,64 @@ func BenchmarkReceipt(b *testing.B) {
 		{"none kept", true, false},
 		{"acknowledgement", true, true},
 	} {
-		b.Run(bench.name, func(b *testing.B) {
-			config, query := herald.Config{PingInterval: -1, MessageRate: -1}, "/?user=u"
-			if bench.keeps {
-				config.Retention, query = time.Hour, query+"&herald=1"
-			}
-			nodes := startNodes(b, 2, false, config, nil)
-			conn, err := nodes[1].dial()
-			if err != nil {
+		for _, devices := range []int{1, 100} {
+			b.Run(fmt.Sprintf("%s/%d", bench.name, devices), func(b *testing.B) {
+				benchmarkReceipt(b, bench.keeps, bench.receipts, devices)
+			})
+		}
+	}
+}
+
+func benchmarkReceipt(b *testing.B, keeps, receipts bool, devices int) {
+	config, query := herald.Config{PingInterval: -1, MessageRate: -1}, "/?user=u"
+	if keeps {
+		config.Retention, query = time.Hour, query+"&herald=1"
+	}
+	var wire, bus atomic.Int64
+	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
+	nodes := startNodes(b, 2, false, config, func(c *herald.Config) {
+		c.Bus, c.Registry = &countedBus{network.Bus(), &bus}, registry
+	})
+	arrived := make(chan struct{}, devices)
+	var answering sync.WaitGroup
+	defer answering.Wait()
+	for range devices {
+		conn, err := nodes[1].dial()
+		if err != nil {
+			b.Fatal(err)
+		}
+		ws, _, err := wsraw.Handshake(counted{conn, &wire}, query, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer ws.Close()
+		answering.Go(func() { answer(ws, receipts, arrived) })
+	}
+	m, ctx := herald.Text(strings.Repeat("x", 128)), context.Background()
+	send := func() {
+		if !receipts {
+			if err := nodes[0].Send(ctx, herald.User("u"), m); err != nil {
 				b.Fatal(err)
 			}
-			var bytes atomic.Int64
-			ws, _, err := wsraw.Handshake(counted{conn, &bytes}, query, nil)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer ws.Close()
-			arrived := make(chan struct{}, 1)
-			go answer(ws, bench.receipts, arrived)
-			m, ctx := herald.Text(strings.Repeat("x", 128)), context.Background()
-			send := func() {
-				if err := nodes[0].Send(ctx, herald.User("u"), m); err != nil {
-					b.Fatal(err)
-				}
-			}
-			if bench.receipts {
-				send = func() {
-					if d := nodes[0].deliver(ctx, herald.User("u"), m); d.ReceivedTotal != 1 {
-						b.Fatalf("%+v", d)
-					}
-				}
-			}
-			send() // and the client is there
+		} else if d := nodes[0].deliver(ctx, herald.User("u"), m); d.ReceivedTotal != devices {
+			b.Fatalf("%+v", d)
+		}
+		for range devices {
 			<-arrived
-			bytes.Store(0)
-			began := servertest.OwnCPUTime(b)
-			for b.Loop() {
-				send()
-				<-arrived
-			}
-			b.ReportMetric(float64((servertest.OwnCPUTime(b)-began).Nanoseconds())/float64(b.N), "cpu-ns/op")
-			b.ReportMetric(float64(bytes.Load())/float64(b.N), "wire-B/op")
-		})
+		}
+	}
+	send() // and the clients are there
+	wire.Store(0)
+	bus.Store(0)
+	began := servertest.OwnCPUTime(b)
+	for b.Loop() {
+		send()
+	}
+	received := float64(b.N * devices)
+	b.ReportMetric(float64((servertest.OwnCPUTime(b)-began).Nanoseconds())/received, "cpu-ns/device")
+	b.ReportMetric(float64(wire.Load())/received, "wire-B/device")
+	if !keeps { // what is kept goes another way
+		b.ReportMetric(float64(bus.Load())/received, "bus-B/device")
 	}
 }
 
