@@ -24,7 +24,7 @@ long:
 	HERALD_DELIVER_CALLS=10000 go test -timeout 1h -v -run '^TestKilledNodes$$' ./internal/test/receipttest
 	HERALD_BROKEN_PROMISES=1 go test -timeout 1h -run '^TestBrokenPromises$$' ./internal/test/resumetest
 	HERALD_HISTORY_RUNS=1000000 go test -timeout 2h -run '^TestModel$$' ./internal/test/historymodel
-	cd test/faults && go run . -retention with -users 30 -fault upgrade -old 7e45f96
+	cd test/faults && go run . -retention with -fault upgrade -old 7e45f96
 	HERALD_HISTORY_BATCHES=1000000 go test -timeout 3h -run '^TestScripts$$' ./internal/history/redislog
 	HERALD_AUTOBAHN_MESSAGES=1000 go test -timeout 2h -run '^TestDeflate$$' ./internal/test/autobahn
 

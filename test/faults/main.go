@@ -33,7 +33,7 @@ func main() {
 	which := flag.String("fault", "", "only faults whose names this regular `expression` matches")
 	retention := flag.String("retention", "both", "with, without, or both")
 	lasts := flag.Duration("for", 0, "for how long each fault is repeated; 0: it comes once")
-	users := flag.Int("users", 100, "how many users there are, each with three devices")
+	users := flag.Int("users", 30, "how many users there are, each with three devices")
 	parallel := flag.Int("parallel", 2, "how many rows are made at a time")
 	old := flag.String("old", "", "the `commit` whose build is upgraded from; none: nodes that keep nothing stand for it")
 	flag.Parse()
