@@ -45,6 +45,55 @@ func compress(t testing.TB, level int, parts ...string) string {
 	return strings.TrimSuffix(b.String(), flushed)
 }
 
+// A message has memory for a byte more than its limit, and for no more than it needs.
+func TestRoom(t *testing.T) {
+	for _, test := range []struct {
+		n     int
+		limit int64
+		want  int
+	}{
+		{0, 0, 64}, {65, 0, 65}, {1 << 30, 0, 1 << 30},
+		{0, 1, 2}, {64, 63, 64}, {64, 64, 65}, {64, 65, 64},
+		{0, 100, 64}, {99, 100, 99}, {100, 100, 101}, {101, 100, 101}, {1 << 30, 100, 101},
+	} {
+		if got := room(test.n, test.limit); got != test.want {
+			t.Errorf("%d bytes of at most %d have room for %d, want %d", test.n, test.limit, got, test.want)
+		}
+	}
+}
+
+// An inflater's source is the message and then end, whichever way it is read.
+func TestSource(t *testing.T) {
+	const message = "abc"
+	const all = message + end
+	for singly := range len(all) + 1 { // so many bytes, and then as many as there are
+		i := inflater{payload: []byte(message)}
+		var got []byte
+		for range singly {
+			b, err := i.ReadByte()
+			if got = append(got, b); err != nil {
+				t.Fatalf("behind %q: %v", got, err)
+			}
+		}
+		for len(got) < len(all) {
+			p := make([]byte, 20)
+			n, err := i.Read(p)
+			if got = append(got, p[:n]...); n == 0 || err != nil {
+				t.Fatalf("behind %q: %d bytes, %v", got, n, err)
+			}
+		}
+		if string(got) != all {
+			t.Errorf("%d bytes singly: %q", singly, got)
+		}
+		if n, err := i.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("behind all: %d bytes, %v", n, err)
+		}
+		if _, err := i.ReadByte(); err != io.EOF {
+			t.Errorf("behind all: a byte, %v", err)
+		}
+	}
+}
+
 // What is compressed is shorter, and is what it was when it is inflated: by Inflate, and
 // by whoever follows RFC 7692 section 7.2.2.
 func TestCompress(t *testing.T) {
@@ -87,6 +136,35 @@ func TestCompressLeavesAlone(t *testing.T) {
 	// And the compressor that has given up works again.
 	if f := plain(frame.Text, strings.Repeat("a", MinSize)); len(Compress(f)) > 20 {
 		t.Error("not compressed")
+	}
+}
+
+// A compressor takes as much as it is told, and refuses what would be more.
+func TestCompressorMost(t *testing.T) {
+	c := compressor{most: 10}
+	for _, test := range []struct {
+		p    string
+		want error
+	}{{"abcdef", nil}, {"ghijk", errNoGain}, {"ghij", nil}, {"k", errNoGain}, {"", nil}} {
+		n, err := c.Write([]byte(test.p))
+		if err != test.want || err == nil && n != len(test.p) {
+			t.Errorf("%q behind %q: %d, %v", test.p, c.out, n, err)
+		}
+	}
+	if string(c.out) != "abcdefghij" {
+		t.Errorf("has %q", c.out)
+	}
+}
+
+// A compressor keeps memory for what comes out, but no more than keepOut.
+func TestCompressorKeeps(t *testing.T) {
+	for size, keeps := range map[int]bool{1: true, keepOut: true, keepOut + 1: false} {
+		c := compressors.New().(*compressor)
+		c.out = make([]byte, size)
+		c.release()
+		if len(c.out) != 0 || keeps != (cap(c.out) >= size) {
+			t.Errorf("of %d bytes %d are kept", size, cap(c.out))
+		}
 	}
 }
 
@@ -175,6 +253,18 @@ func TestInflateRefuses(t *testing.T) {
 	}
 	if got, err := Inflate(packed(frame.Binary, compress(t, 1, "a\xffb")), 0); err != nil || string(got) != "\x82\x03a\xffb" {
 		t.Errorf("binary: %q, %v", got, err)
+	}
+}
+
+// Wherever a message is cut, it is refused, or is what the oracle makes of it.
+func TestInflateCut(t *testing.T) {
+	whole := compress(t, flate.DefaultCompression, strings.Repeat("hello", 100)+noise(300)) + "\x00\x64\x00\x9b\xff" + noise(100)
+	for n := range len(whole) {
+		got, err := Inflate(packed(frame.Binary, whole[:n]), 0)
+		want, ok := oracle([]byte(whole[:n]), 1<<20)
+		if ok != (err == nil) || ok && !bytes.Equal(got, plain(frame.Binary, string(want))) || !ok && err != errCorrupt {
+			t.Errorf("%d of %d bytes: %d come out, %v, want %d, %v", n, len(whole), len(got), err, len(want), ok)
+		}
 	}
 }
 

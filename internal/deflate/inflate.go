@@ -61,7 +61,7 @@ func Inflate(packed []byte, limit int64) (plain []byte, err error) {
 // room returns how much memory a message of n bytes gets. It is a byte more than the
 // message may have, so that one that is too big is noticed.
 func room(n int, limit int64) int {
-	if n = max(n, 64); limit > 0 && int64(n) > limit {
+	if n = max(n, 64); limit > 0 && int64(n) >= limit {
 		n = int(limit) + 1
 	}
 	return n
