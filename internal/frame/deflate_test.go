@@ -65,6 +65,9 @@ func TestCompressed(t *testing.T) {
 func TestMaxCompressed(t *testing.T) {
 	for _, limit := range []int64{1, 100, 1000, 1 << 20} {
 		most := int(MaxCompressed(limit))
+		if least := (3 + 9*int(limit) + 7 + 7) / 8; most < least || most > least+64 {
+			t.Errorf("%d bytes take %d at worst, and %d are let in", limit, least, most)
+		}
 		for n, want := range map[int]string{most: "", most + 1: "1009"} {
 			for _, sent := range []string{
 				client(Binary|Compressed, strings.Repeat("x", n)),
@@ -84,7 +87,7 @@ func TestMaxCompressed(t *testing.T) {
 			t.Errorf("%d: %d", limit, MaxCompressed(limit))
 		}
 	}
-	if n := MaxCompressed(math.MaxInt64 / 2); n < math.MaxInt64/2 {
+	if n := MaxCompressed(math.MaxInt64 / 2); n < math.MaxInt64/2 || n == math.MaxInt64 {
 		t.Errorf("%d for half of all", n)
 	}
 }

@@ -57,6 +57,7 @@ func TestRead(t *testing.T) {
 		"_\r\n":                      {Kind: '_'},
 		"#t\r\n":                     {Kind: '#', Str: "t"},
 		"*-1\r\n":                    {Kind: '*'},
+		"*0\r\n":                     {Kind: '*'},
 		"%1\r\n+role\r\n+master\r\n": {Kind: '%', Elems: []v{{Kind: '+', Str: "role"}, {Kind: '+', Str: "master"}}},
 		">2\r\n:1\r\n~1\r\n,1.5\r\n": {Kind: '>', Elems: []v{{Kind: ':', Int: 1}, {Kind: '~', Elems: []v{{Kind: ',', Str: "1.5"}}}}},
 	} {
@@ -124,6 +125,55 @@ func TestBulk(t *testing.T) {
 	}
 	if _, err := resp.NewReader(strings.NewReader("$-1\r\n"), 64).Bulk(); !errors.Is(err, resp.ErrProtocol) {
 		t.Errorf("null: %v", err)
+	}
+}
+
+// BulkLent lends memory for the strings, with their ends, that loan lends memory for, and
+// reads the others all the same.
+func TestBulkLent(t *testing.T) {
+	for _, n := range []int{0, 10, 510, 511, 1000, 64<<10 - 2, 64<<10 - 1, 100_000} {
+		want := strings.Repeat("x", n)
+		b, lent, err := resp.NewReader(iotest.HalfReader(strings.NewReader(string(resp.AppendWord(nil, want)))), 64).BulkLent()
+		if err != nil || string(b) != want || cap(b) != n {
+			t.Errorf("%d bytes: got %d with room for %d, %v", n, len(b), cap(b), err)
+		}
+		switch lends := n+2 > 512 && n+2 <= 64<<10; {
+		case lends != (lent != nil):
+			t.Errorf("%d bytes: lent %v", n, lent != nil)
+		case lent != nil && &lent.Bytes[0] != &b[0]:
+			t.Errorf("%d bytes lie elsewhere", n)
+		}
+		lent.Release()
+	}
+	for in, want := range map[string]error{
+		"":                                    io.EOF,
+		"$-1\r\n":                             resp.ErrProtocol,
+		"+OK\r\n":                             resp.ErrProtocol,
+		"$536870913\r\n":                      resp.ErrProtocol,
+		"$9\r\nab":                            io.ErrUnexpectedEOF,
+		"$1000\r\nab":                         io.ErrUnexpectedEOF,
+		"$2\r\nabcd":                          resp.ErrProtocol,
+		"$600\r\n" + strings.Repeat("x", 602): resp.ErrProtocol,
+	} {
+		if b, _, err := resp.NewReader(strings.NewReader(in), 64).BulkLent(); !errors.Is(err, want) || b != nil {
+			t.Errorf("%.20q: got %d bytes, %v, want %v", in, len(b), err, want)
+		}
+	}
+}
+
+// Reply reads what has no more elements and bytes than it is told.
+func TestReply(t *testing.T) {
+	for in, want := range map[string]error{
+		"*2\r\n:1\r\n$3\r\nabc\r\n":      nil,
+		"*3\r\n:1\r\n:2\r\n:3\r\n":       resp.ErrProtocol,
+		"*2\r\n$2\r\nab\r\n$2\r\nab\r\n": resp.ErrProtocol,
+		"?\r\n":                          resp.ErrProtocol,
+		"":                               io.EOF,
+	} {
+		v, err := resp.NewReader(strings.NewReader(in), 64).Reply(2, 3)
+		if !errors.Is(err, want) || err == nil && len(v.Elems) != 2 {
+			t.Errorf("%q: got %+v, %v, want %v", in, v, err, want)
+		}
 	}
 }
 
