@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -24,6 +25,7 @@ import (
 	"github.com/heraldgo/herald/internal/history/protocol"
 	"github.com/heraldgo/herald/internal/rawio"
 	"github.com/heraldgo/herald/internal/receipts"
+	"github.com/heraldgo/herald/internal/wake"
 )
 
 // A queue is put through any order of what may happen to it. What it gives
@@ -584,6 +586,26 @@ func TestQueueClaim(t *testing.T) {
 		}
 		if want == ownerDrain {
 			h.wg.Done() // it was never started
+		}
+	}
+}
+
+// A Conn that is a writer's comes on the writer's list; one that is a drain's is drained.
+func TestQueueStart(t *testing.T) {
+	for _, o := range []owner{ownerWriter, ownerDrain} {
+		w := &writer{wake: wake.New()} // it does not run
+		c := &Conn{hub: &Hub{writers: &writers{all: []*writer{w}}}}
+		c.socket.conn, _ = net.Pipe()
+		if c.queue.owner = o; o == ownerDrain {
+			c.claimDrain()
+		}
+		c.start(o)
+		if listed := slices.Contains(w.list, c); listed != (o == ownerWriter) {
+			t.Fatalf("%v: on the writer's list %v", o, listed)
+		}
+		c.hub.wg.Wait()
+		if given := c.queue.owner == ownerNone; given != (o == ownerDrain) {
+			t.Errorf("%v: given back %v", o, given)
 		}
 	}
 }
