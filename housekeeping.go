@@ -22,8 +22,7 @@ type housekeeping struct {
 	walk     string          // the cursor in the node's entries
 	pass     []*Conn         // still to be compared in this lease
 	losing   int             // after a loss was told of: audits until the next is told of
-	unheard  map[string]bool // nodes that were never heard, when it last looked
-	haunted  bool            // told of such nodes
+	haunted  bool            // told of nodes that were never heard
 	strays   uint64          // that the Registry had met
 	straying int             // as losing is, of strays
 }
@@ -33,6 +32,7 @@ type housekeeping struct {
 type sighting struct {
 	renewed time.Time
 	at      int64
+	again   bool // it has seen an earlier renewal too
 }
 
 func (k *housekeeping) run(ctx context.Context) {
@@ -83,6 +83,7 @@ func (k *housekeeping) work(ctx context.Context) error {
 	}
 	k.tellRefused(nodes)
 	k.tellStrays()
+	k.see(nodes)
 	k.lookForUnheard(ctx)
 	if err := k.sweep(ctx, nodes); err != nil {
 		return err
@@ -100,29 +101,34 @@ func (k *housekeeping) work(ctx context.Context) error {
 	return err
 }
 
+// see notes which leases have been renewed.
+func (k *housekeeping) see(nodes []Node) {
+	seen := make(map[Lease]sighting, len(nodes))
+	for _, n := range nodes {
+		s, ok := k.seen[n.Lease()]
+		if !ok || !s.renewed.Equal(n.Renewed) {
+			s = sighting{n.Renewed, clock.Now(), ok}
+		}
+		seen[n.Lease()] = s
+	}
+	k.seen = seen
+}
+
 // sweep removes what dead nodes left. A node sweeps only after its own lease
 // has held for a whole lease, and it has seen the victim silent for as long by
 // its own clock: so neither Redis coming back after an outage nor a jump of its
 // clock makes the first node up sweep the whole cluster.
 func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 	p := k.p
-	lease := int64(p.config.Lease)
-	now := clock.Now()
 	held := p.heldLong()
-	seen := make(map[Lease]sighting, len(nodes))
 	var failed error
 	one, swept := "", 0
 	for _, n := range nodes {
 		if n.Err != nil { // nobody knows what that is
 			continue
 		}
-		s, ok := k.seen[n.Lease()]
-		if !ok || !s.renewed.Equal(n.Renewed) {
-			s = sighting{n.Renewed, now}
-		}
-		seen[n.Lease()] = s
 		own := n.Lease() == p.current()
-		if n.Alive || own || !held || now-s.at < lease {
+		if n.Alive || own || !held || since(k.seen[n.Lease()].at) < p.config.Lease {
 			continue
 		}
 		if err := p.reg.Sweep(ctx, n.Lease()); err != nil {
@@ -133,7 +139,6 @@ func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 		one = n.ID
 		swept++
 	}
-	k.seen = seen
 	if swept > 0 {
 		p.config.Logger.Warn("herald: swept the sessions of a dead node", slog.String("node", one), slog.Int("nodes", swept))
 	}
@@ -361,17 +366,15 @@ func (k *housekeeping) tellStrays() {
 const unheardStep = 64
 
 // lookForUnheard looks whether nodes that were never heard have sessions: only
-// then is their silence a fault of the Bus. It tells once while there are any that
-// are not new.
+// then is their silence a fault of the Bus. It tells once while any of them live. One
+// that has just died does not: it has not renewed its lease, and will not be listed
+// for longer than a lease.
 func (k *housekeeping) lookForUnheard(ctx context.Context) {
 	p := k.p
-	before := k.unheard
-	k.unheard = make(map[string]bool)
-	n, old := 0, ""
+	n, living := 0, ""
 	for node, lease := range p.heartbeat.unheard() {
-		k.unheard[node] = true
-		if before[node] {
-			old = node
+		if s, ok := k.seen[lease]; ok && (s.again || since(s.at) > p.config.Lease) {
+			living = node
 		}
 		if n++; n > unheardStep {
 			continue
@@ -380,8 +383,8 @@ func (k *housekeeping) lookForUnheard(ctx context.Context) {
 			p.heartbeat.holds(node, holds)
 		}
 	}
-	if old != "" && !k.haunted && p.config.ProbeInterval != off {
-		p.config.Logger.Warn("herald: the Registry lists nodes that were never heard: they died a moment ago, the Bus does not reach them, or somebody else has put them there", slog.String("node", old), slog.Int("nodes", n))
+	if living != "" && !k.haunted && p.config.ProbeInterval != off {
+		p.config.Logger.Warn("herald: the Registry lists nodes that were never heard: the Bus does not reach them, or somebody else has put them there", slog.String("node", living), slog.Int("nodes", n))
 	}
-	k.haunted = old != ""
+	k.haunted = living != ""
 }

@@ -294,6 +294,58 @@ func TestUnknownNodeIsToldOnce(t *testing.T) {
 	})
 }
 
+// A node that was never heard is told of once if it lives: if it renews its lease, or has
+// it for longer than a dead node would. Who starts just after another has died is told of
+// the sweep and of nothing else.
+func TestUnheardNodeIsToldOfIfItLives(t *testing.T) {
+	for name, test := range map[string]struct {
+		renews bool
+		ttl    time.Duration // in leases
+		want   int
+	}{
+		"died":                  {ttl: 1},
+		"lives":                 {ttl: 1, renews: true, want: 1},
+		"claims to live longer": {ttl: 1000, want: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, behind, lines := lostRig(t, 1, Config{})
+				node, ttl := Node{ID: "other-1"}, test.ttl*r.config.Lease
+				renew := func() {
+					var err error
+					if node.Generation, err = behind.KeepAlive(t.Context(), node, ttl); err != nil {
+						t.Fatal(err)
+					}
+				}
+				renew()
+				for range 4 * 6 { // as a node does
+					time.Sleep(r.config.Lease / 6)
+					if test.renews {
+						renew()
+					}
+				}
+				synctest.Wait()
+				never, swept := 0, 0
+				for len(lines) > 0 {
+					line := <-lines
+					if strings.Contains(line, "never heard") && strings.Contains(line, "node=other-1") {
+						never++
+					}
+					if strings.Contains(line, "swept the sessions of a dead node") {
+						swept++
+					}
+				}
+				if never != test.want {
+					t.Errorf("told %d times of a node that was never heard, want %d", never, test.want)
+				}
+				if want := 1 - test.want; swept != want {
+					t.Errorf("told %d times of a sweep, want %d", swept, want)
+				}
+			})
+		})
+	}
+}
+
 type strangeRegistry struct{ *MemoryRegistry }
 
 func (r *strangeRegistry) Nodes(ctx context.Context) ([]Node, time.Time, error) {
