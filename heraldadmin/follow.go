@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -118,7 +119,9 @@ func count(n int, what string) string {
 type explainer struct {
 	platforms []string
 	conns     map[string]herald.ConnReport // by id
+	err       error                        // of the question for conns
 	nodes     map[string]herald.NodeReport // by id; only if one of them was not heard
+	older     bool                         // one of the connections is on an older node
 }
 
 // ask asks the nodes how the connections are now.
@@ -127,11 +130,13 @@ func (e *explainer) ask(ctx context.Context, hub *herald.Hub, user string, resul
 	unheard := false
 	for _, c := range result.Conns {
 		unheard = unheard || c.Outcome == herald.ProbeUnheard
+		e.older = e.older || c.Outcome == herald.ProbeOlder
 	}
 	if len(result.Conns) == 0 {
 		return
 	}
-	reports, _ := hub.Inspect(ctx, herald.User(user)) // what is missing is told by the steps
+	var reports []herald.ConnReport
+	reports, e.err = hub.Inspect(ctx, herald.User(user)) // what is missing is told by the steps
 	for _, c := range reports {
 		e.conns[c.Session.ID] = c
 	}
@@ -184,24 +189,35 @@ func (e *explainer) why(c herald.ProbedConn) string {
 		}
 		return "Gone: the connection ended before the client had answered."
 	case herald.ProbeGone:
-		return "Gone: the node does not have this connection any more. It has just ended, or the Registry has not noticed yet."
+		return gone
 	case herald.ProbeUnheard:
-		return e.unheard(c.Session.Node)
+		return e.unheard(c.Session.Node, known)
 	case herald.ProbeOlder:
 		return "Not known: the node is of an older version of herald, which knows no probes. A message may arrive all the same."
+	}
+	if e.older {
+		return "Not sent: another connection of the user is on a node of an older version, which would take a probe for a loss."
 	}
 	return "Not sent: see above."
 }
 
-// unheard says why a node may not have said that it has the probe.
-func (e *explainer) unheard(node string) string {
+const gone = "Gone: the node does not have this connection any more. It has just ended, or the Registry has not noticed yet."
+
+// unheard says why a node may not have said that it has the probe. known says whether it
+// has said that it has the connection. A node that has no connection of the user does not
+// get the probe.
+func (e *explainer) unheard(node string, known bool) string {
 	n, ok := e.nodes[node]
+	partial, _ := errors.AsType[*herald.PartialError](e.err)
+	told := e.err == nil || partial != nil && !slices.Contains(partial.Missing, node)
 	switch {
 	case !ok:
 		return "Gap: node " + node + " has not said that it has it. The node is dead or has just shut down: it is not known to live any more."
 	case n.Err != nil:
 		return "Gap: node " + node + " has not said that it has it, and answers no question (" + oneLine(n.Err) + "). The Bus does not reach it, or its process stands still. " +
 			"Messages sent meanwhile are lost for its connections, or come late with a Retention."
+	case !known && told:
+		return gone
 	case n.Stats.OpenGaps > 0:
 		return fmt.Sprintf("Gap: node %s has not said that it has it, and reports a gap of its Bus for %v. %s", node, n.Stats.OpenGapFor.Round(time.Second), strings.Join(n.Health, "; "))
 	}

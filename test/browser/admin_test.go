@@ -108,8 +108,7 @@ func (p tab) follow(platforms string, want ...string) {
 	p.t.Helper()
 	p.again("follow", func() string {
 		p.text(fmt.Sprintf(`(() => { document.getElementById("platforms").value = %q; document.getElementById("follow-button").click(); })()`, platforms))
-		p.until(`!document.getElementById("follow-button").disabled && document.querySelector("#way .steps") !== null`)
-		return p.text(`document.getElementById("way").innerText`)
+		return p.followed()
 	}, want...)
 }
 
@@ -146,7 +145,7 @@ func TestAdmin(t *testing.T) {
 		p.click("#find button")
 		return p.text(`document.getElementById("found").innerText`)
 	}, "anna has 2 connections on 2 nodes", "phone on ios", "lobby", "Last heard", there.Hub.NodeID())
-	p.follow("", "lists 2 connections", "The Bus has taken it", "Node "+there.Hub.NodeID()+" has it", "it has answered the ping")
+	p.follow("", "lists 2 connections", "The Bus has taken it", "Node "+there.Hub.NodeID()+" has it from the Bus", "The client has received it: it has answered the ping")
 	p.again("all arrive", func() string {
 		p.follow("", "it has answered the ping")
 		return p.text(`document.querySelectorAll("#way .passed").length + " passed, " + document.querySelectorAll("#way .ended").length + " ended"`)
