@@ -46,5 +46,7 @@ func main() {
 	mux := http.NewServeMux()
 	mux.Handle("GET /ws", hub)
 	mux.Handle("/", room(&Database{}, hub))
-	log.Fatal(http.ListenAndServe(cmp.Or(os.Getenv("ADDR"), "localhost:8080"), mux))
+	addr := cmp.Or(os.Getenv("ADDR"), "localhost:8080")
+	log.Print("serving http://" + addr)
+	log.Fatal(http.ListenAndServe(addr, mux))
 }

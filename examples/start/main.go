@@ -65,5 +65,7 @@ func main() {
 	mux.Handle("GET /ws", hub) // it asks whoIs itself
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.Handle("/", people.required(room(&Database{rdb}, hub)))
-	log.Fatal(http.ListenAndServe(cmp.Or(os.Getenv("ADDR"), "localhost:8080"), mux))
+	addr := cmp.Or(os.Getenv("ADDR"), "localhost:8080")
+	log.Print("serving http://" + addr)
+	log.Fatal(http.ListenAndServe(addr, mux))
 }

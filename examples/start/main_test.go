@@ -102,6 +102,9 @@ func TestService(t *testing.T) {
 			Ready: func() error { return servertest.Dial(addr) }, Patience: patience,
 		}))
 	}
+	if log := nodes[0].Log(); !strings.Contains(log, "serving http://"+nodes[0].Addr) {
+		t.Errorf("it does not say where it is: %q", log)
+	}
 	on := func(node int, path string) string { return "http://" + nodes[node].Addr + path }
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
