@@ -48,6 +48,8 @@ type Event struct {
 	Topics []string  // the topics concerned; nil means all
 	Since  time.Time // EventDown only: no packet published before it was lost
 	Err    error     // EventDown only: why
+
+	hidden bool // EventDown only: the log of a Retention cannot tell what was lost
 }
 
 // A Bus carries packets between nodes. Each Hub has a Bus value of its own,

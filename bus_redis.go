@@ -194,14 +194,14 @@ func (b *RedisBus) Unsubscribe(ctx context.Context, topics ...string) error {
 // Receive returns the next event.
 func (b *RedisBus) Receive(ctx context.Context) (Event, error) {
 	e, err := b.bus.Receive(ctx)
-	return Event{Kind: EventKind(e.Kind), Packet: Packet(e.Packet), Topics: e.Topics, Since: e.Since, Err: e.Err}, err
+	return Event{Kind: EventKind(e.Kind), Packet: Packet(e.Packet), Topics: e.Topics, Since: e.Since, Err: e.Err, hidden: e.Hidden}, err
 }
 
 // receiveLent is Receive for the Hub, which says when it is done with the packet's
 // memory.
 func (b *RedisBus) receiveLent(ctx context.Context) (Event, *loan.Buffer, error) {
 	e, err := b.bus.Receive(ctx)
-	return Event{Kind: EventKind(e.Kind), Packet: Packet(e.Packet), Topics: e.Topics, Since: e.Since, Err: e.Err}, e.Loan, err
+	return Event{Kind: EventKind(e.Kind), Packet: Packet(e.Packet), Topics: e.Topics, Since: e.Since, Err: e.Err, hidden: e.Hidden}, e.Loan, err
 }
 
 // elsewhere returns under which other prefixes, and in which databases, somebody follows

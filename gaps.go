@@ -51,7 +51,7 @@ type gaps struct {
 
 	doubt    func(since time.Time) // has the log tell what it may hide; nil if there is none
 	doubted  time.Time             // since when; zero if nothing is in doubt
-	silent   bool                  // a node's silence has opened the gap of every topic
+	hidden   bool                  // the log may look whole, though something is lost in the gap of every topic
 	suspects error                 // why messages were lost last
 }
 
@@ -87,7 +87,7 @@ func (g *gaps) open(by holder, since time.Time, cause error) {
 	}
 	g.all = &openGap{since, cause}
 	g.held |= by
-	g.silent = g.silent || by == bySilence
+	g.hidden = g.hidden || by == bySilence
 }
 
 // begin has it logged that messages may be getting lost, if that is news.
@@ -126,8 +126,8 @@ func (g *gaps) close() {
 	if g.all = nil; g.held != 0 {
 		g.all = &openGap{now, gap.Cause}
 	}
-	hidden := g.silent
-	g.silent = g.held != 0
+	hidden := g.hidden
+	g.hidden = g.held != 0
 	g.report(gap, hidden)
 }
 
@@ -179,6 +179,7 @@ func (g *gaps) down(e Event) {
 	}
 	if e.Topics == nil {
 		g.open(byBus, since, e.Err)
+		g.hidden = g.hidden || e.hidden
 		return
 	}
 	g.begin(e.Err)

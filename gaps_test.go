@@ -69,6 +69,32 @@ func TestHeartbeatIsNoGap(t *testing.T) {
 	}
 }
 
+// A log that looks whole does not keep the Hub from telling a loss that the log cannot
+// know of, from when it began, whatever the log has proved since. Other losses it fills.
+func TestHiddenLossIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []Gap
+		bus := NewMemoryNetwork().Bus()
+		h := newHub(t, Config{
+			Bus: bus, Registry: NewMemoryRegistry(), Retention: time.Hour,
+			OnGap: func(g Gap) { told = append(told, g) },
+		})
+		time.Sleep(time.Minute) // fences have been heard
+		since := time.Now().Add(-30 * time.Second)
+		for _, hidden := range []bool{false, true, false} {
+			told = nil
+			bus.inbox.Down(Event{Kind: EventDown, Since: since, Err: errors.New("down"), hidden: hidden})
+			bus.inbox.Restore()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if !hidden && len(told) > 0 || hidden && (len(told) != 1 || told[0].Since.After(since) || !told[0].All) {
+				t.Errorf("hidden %v: told are %+v", hidden, told)
+			}
+		}
+		h.Shutdown(t.Context())
+	})
+}
+
 // The time in which a node was silent is reported, and for every topic, in
 // whatever order what the Bus says of itself comes: U and u are the Down and
 // the Restored of a user's topic, G and g of a group's, A and a of all.

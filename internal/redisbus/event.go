@@ -40,6 +40,7 @@ type Event struct {
 	Topics []string
 	Since  time.Time
 	Err    error
+	Hidden bool         // of a KindDown: the log may look whole, though packets that it should have are lost
 	Loan   *loan.Buffer // the memory of the packet, if that is on loan; whoever receives the packet holds it
 }
 

@@ -61,7 +61,8 @@ func (p *publisher) tellMoved(l *link) error {
 
 // tookMoved takes another Bus' notice. If something was published elsewhere before
 // we came to this server, we have heard it there, or it lies in the gap of our
-// move.
+// move. Otherwise the log of this server never had it: the log looks whole, and what
+// it has proved since we came does not count.
 func (in *inbound) tookMoved(data []byte) {
 	if len(data) != 16 {
 		return
@@ -81,6 +82,6 @@ func (in *inbound) tookMoved(data []byte) {
 		since = arrived
 	}
 	in.trunk.intake.flush()
-	s.inbox.Down(Event{Kind: KindDown, Since: since, Err: redisconn.ErrMoved})
+	s.inbox.Down(Event{Kind: KindDown, Since: since, Err: redisconn.ErrMoved, Hidden: true})
 	s.inbox.Restore()
 }
