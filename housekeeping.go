@@ -53,9 +53,10 @@ func (k *housekeeping) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		began := time.Now()
 		err := k.work(ctx)
 		worked = time.Now()
-		timer.Reset(every)
+		timer.Reset(max(every-worked.Sub(began), soon))
 		if err != nil {
 			timer.Reset(soon)
 		}
@@ -145,8 +146,12 @@ func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 	return failed
 }
 
-// auditStep is how many Conns are compared in one go.
-const auditStep = 256
+// Comparing takes the node and Redis some milliseconds, in which messages would wait. So
+// it goes in steps. The pauses between them are a twelfth of a lease together at most.
+const (
+	auditStep  = 64
+	auditPause = 10 * time.Millisecond
+)
 
 // audit compares the node's entries with the index. It finds what is missing
 // within a lease. It looks slowly for what should not be there, because only a
@@ -172,10 +177,10 @@ func (k *housekeeping) audit(ctx context.Context, all bool) error {
 		}
 	}
 	everyone := k.p.index.appendConns(nil, topicEveryone)
-	lost, err := k.compare(ctx, lease, k.due(everyone, all))
+	lost, err := k.compare(ctx, lease, k.due(everyone, all), !all)
 	if lost > 0 && err == nil && !all { // what else was lost need not wait for its turn
 		var more int
-		more, err = k.compare(ctx, lease, everyone)
+		more, err = k.compare(ctx, lease, everyone, false)
 		lost += more
 	}
 	k.tellLost(lost)
@@ -202,10 +207,14 @@ func (k *housekeeping) due(everyone []*Conn, all bool) []*Conn {
 
 // compare puts back what the Registry has lost of the Conns, and returns how
 // many were concerned. If it has lost the index, all is put back under a new
-// lease.
-func (k *housekeeping) compare(ctx context.Context, lease Lease, conns []*Conn) (lost int, err error) {
+// lease. It may pause between two steps.
+func (k *housekeeping) compare(ctx context.Context, lease Lease, conns []*Conn, pauses bool) (lost int, err error) {
 	p := k.p
+	pause := min(auditPause, p.config.Lease/12/time.Duration(len(conns)/auditStep+1))
 	for first := true; first || len(conns) > 0; first = false {
+		if pauses && !first {
+			time.Sleep(pause)
+		}
 		n := min(auditStep, len(conns))
 		missing, err := k.missing(ctx, lease, conns[:n])
 		if err == nil && len(missing) > 0 {

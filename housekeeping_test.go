@@ -80,6 +80,58 @@ func TestDroppedWritesAreMended(t *testing.T) {
 	})
 }
 
+// A checkedRegistry notes when it was asked what it lacks, and of how many.
+type checkedRegistry struct {
+	*MemoryRegistry
+	asked func(entries int)
+}
+
+func (r *checkedRegistry) Check(ctx context.Context, l Lease, entries ...Entry) ([]Entry, error) {
+	r.asked(len(entries))
+	return r.MemoryRegistry.Check(ctx, l, entries...)
+}
+
+// An audit of many Conns goes in steps with pauses between them, in which messages
+// have their turn.
+func TestAuditPauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := &checkedRegistry{MemoryRegistry: NewMemoryRegistry()}
+		var mu sync.Mutex
+		var at []time.Time
+		registry.asked = func(n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			at = append(at, time.Now())
+			if n > auditStep {
+				t.Errorf("%d Conns in a step", n)
+			}
+		}
+		r := newPipeRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: registry, MaxConnsPerUser: -1})
+		const n = 9*auditStep - 9 // three steps each third of a lease
+		for range n {
+			go r.pipe("")
+		}
+		r.await("Conns", func() bool { return r.Stats().Conns == n })
+		time.Sleep(r.config.Lease / 6) // between two audits
+		mu.Lock()
+		at = nil
+		mu.Unlock()
+		time.Sleep(r.config.Lease)
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		var all []time.Duration // the pauses
+		for i := 1; i < len(at); i++ {
+			if pause := at[i].Sub(at[i-1]); pause < time.Second/2 { // of the same audit
+				all = append(all, pause)
+			}
+		}
+		if len(all) != 3*2 || slices.ContainsFunc(all, func(d time.Duration) bool { return d != auditPause }) {
+			t.Errorf("the pauses were %v", all)
+		}
+	})
+}
+
 // An audit that meets a Leave on its way takes the group away, never the
 // user's own place.
 func TestAuditNeverHidesAUser(t *testing.T) {
@@ -177,8 +229,9 @@ func lostRig(t *testing.T, n int, config Config) (r *rig, behind *MemoryRegistry
 		go r.pipe(fmt.Sprintf("user=u%d&groups=g", i))
 	}
 	r.await("Conns", func() bool { return r.Stats().Conns == n })
-	// Audits are due at the same time from here on, and find nothing.
-	time.Sleep(2 * r.config.Lease)
+	// Audits are due at the same time from here on, and find nothing. What comes is
+	// lost between two of them.
+	time.Sleep(2*r.config.Lease + time.Second)
 	if s := r.Stats(); s.Mended != 0 {
 		t.Errorf("%d sessions were put back, before any was lost", s.Mended)
 	}
