@@ -14,13 +14,14 @@ test:
 # The long forms of tests, which take an hour or two: the code broken for each promise
 # of History and of Watch, a million runs of History's model, an upgrade from a build
 # without it, a million batches for its scripts, a minute in which the members of a watched
-# room come and go, 10,000 receipts while nodes are killed, a million messages to and from
-# connections that are parked and woken, and Autobahn's cases of compression with all their
-# messages.
+# room come and go, a thousand nodes, 10,000 receipts while nodes are killed, a million
+# messages to and from connections that are parked and woken, and Autobahn's cases of
+# compression with all their messages.
 long:
 	HERALD_PARK_CONNS=9500 HERALD_PARK_MESSAGES=1000000 HERALD_PARK_QUIET_MS=1000 go test -v -timeout 1h -run '^TestFire$$' ./internal/test/parktest
 	HERALD_WATCH_FOR=1m go test -v -run '^TestWatch$$' ./internal/test/watchtest
 	HERALD_BROKEN_PROMISES=1 go test -timeout 2h -run '^TestBrokenPromises$$' ./internal/test/watchtest
+	HERALD_NODES=1000 go test -v ./internal/test/manytest
 	HERALD_DELIVER_CALLS=10000 go test -timeout 1h -v -run '^TestKilledNodes$$' ./internal/test/receipttest
 	HERALD_BROKEN_PROMISES=1 go test -timeout 1h -run '^TestBrokenPromises$$' ./internal/test/resumetest
 	HERALD_HISTORY_RUNS=1000000 go test -timeout 2h -run '^TestModel$$' ./internal/test/historymodel
