@@ -5,68 +5,52 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/heraldgo/herald/internal/cpu"
 	"github.com/heraldgo/herald/internal/rawio"
 )
 
-// A pace tells when so much comes on a link that messages had better wait for
-// each other, as packets do in a network card: to be woken for one message costs
-// several times what the message does.
+// A pace tells when messages on a link had better wait for each other, as packets
+// do in a network card: to be woken for one message costs several times what the
+// message does. They wait if much comes on a machine that has no processors to
+// spare. There messages wait anyway; elsewhere they would wait for nothing.
 type pace struct {
 	messages int // that the reader has counted
-	rests    int
+	busy     bool
+	since    time.Time // when messages were last counted from
 
-	busy  bool
-	since time.Time     // when messages and rests were last counted from
-	late  time.Duration // how much longer than asked rests have lately taken, on average
+	processors interface{ Busy() bool }
 }
 
 // A link is busy above 2,000 messages a second, and until there are less than
-// 1,500. Its messages then wait for about a millisecond at most. They wait for up
-// to four on a machine with so much to do that it is late for what is due: there
-// messages wait anyway, and a wakeup costs most.
+// 1,500.
 const (
-	minRest      = time.Millisecond
-	maxRest      = 4 * time.Millisecond
-	restSlack    = 50 * time.Microsecond
-	perLate      = 8  // a rest is longer by so many times what rests are late
 	busyMessages = 64 // within
-	busyWithin   = 32 * time.Millisecond
-	quietRests   = 4                  // that had, on average,
-	quietEach    = time.Second / 1500 // less than one message each so long
-	wakeBytes    = readBuffer / 2     // the kernel makes its own buffer larger for more
+	busyWithin   = busyMessages * time.Second / 2000
+	quietAfter   = busyMessages * time.Second / 1500
+
+	restFor   = 4 * time.Millisecond
+	wakeBytes = readBuffer / 2 // the kernel makes its own buffer larger for more
 )
 
-// next is asked when all that has come is read, and answers whether to rest
+// processors are what all links of the process share.
+var processors cpu.Gauge
+
+// rests is asked when all that has come is read, and answers whether to rest
 // before the next read.
-func (p *pace) next() bool {
-	switch {
-	case p.busy:
-		if p.rests++; p.rests == quietRests {
-			p.begin(time.Duration(p.messages) * quietEach)
-		}
-	case p.messages >= busyMessages:
-		p.begin(busyWithin)
-		p.late = 0
+func (p *pace) rests() bool {
+	if !p.busy && p.messages < busyMessages {
+		return false
 	}
-	return p.busy
-}
-
-// begin counts anew. The link is busy if the last count began no longer ago
-// than within.
-func (p *pace) begin(within time.Duration) {
+	within := busyWithin
+	if p.busy {
+		within = quietAfter
+	}
 	now := time.Now()
-	p.busy = now.Sub(p.since) < within
-	p.messages, p.rests, p.since = 0, 0, now
-}
-
-// sleep waits for a rest: whole milliseconds and a little more. An idle process
-// waits in whole milliseconds, rounded down, and then for one more if some of the
-// rest is left. That would look like a machine that is late.
-func (p *pace) sleep() {
-	rest := min(minRest+perLate*p.late, maxRest).Truncate(time.Millisecond) + restSlack
-	start := time.Now()
-	time.Sleep(rest)
-	p.late += (time.Since(start) - rest - p.late) / 8
+	if taken := now.Sub(p.since); p.messages >= busyMessages || taken >= within {
+		p.busy = taken < within
+		p.messages, p.since = 0, now
+	}
+	return p.busy && p.processors.Busy()
 }
 
 // A linkReader reads from a link's connection.
@@ -107,10 +91,10 @@ func (r *linkReader) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// rest sleeps, after a read that has drained the connection, which on Linux does
-// not wake the process' poller meanwhile.
-func (r *linkReader) rest(p *pace) {
+// rest sleeps, after a read that has drained the connection. On Linux what comes
+// meanwhile does not wake the process' poller.
+func (r *linkReader) rest() {
 	r.raw.Control(func(fd uintptr) { rawio.WakeAt(fd, wakeBytes) })
-	p.sleep()
+	time.Sleep(restFor)
 	r.raw.Control(func(fd uintptr) { rawio.WakeAt(fd, 1) })
 }

@@ -13,13 +13,14 @@ import (
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// A link is busy while much comes, and neither for a few messages together nor
-// long after.
+// A link on a busy machine rests while much comes, and neither for a few messages
+// together nor long after.
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var p pace
+		machine := new(busyMachine)
+		p := pace{processors: machine}
 		// run reads at so many messages a second for a second.
-		run := func(rate int) (rests int, resting time.Duration) {
+		run := func(rate int) (rests int) {
 			start := time.Now()
 			for read := 0; read < rate; {
 				due := int(time.Since(start) * time.Duration(rate) / time.Second)
@@ -29,70 +30,41 @@ func TestPace(t *testing.T) {
 				}
 				p.messages += due - read
 				read = due
-				if p.next() {
-					before := time.Now()
-					p.sleep()
+				if p.rests() {
+					time.Sleep(restFor)
 					rests++
-					resting += time.Since(before)
 				}
 			}
-			return rests, resting
+			return rests
 		}
 		for _, step := range []struct {
-			rate, least, most int
+			rate        int
+			busy        bool // the machine
+			least, most int
 		}{
-			{1000, 0, 0},
-			{1900, 0, 0},
-			{5000, 450, 1001},  // busy
-			{3000, 450, 1001},  // still
-			{1000, 0, 10},      // perhaps for a moment
-			{1900, 0, 0},       // no longer
-			{50000, 900, 1001}, // busy
-			{2, 0, 4},          // however late it sees that
+			{rate: 50000},
+			{rate: 1000, busy: true, most: 11}, // perhaps for a moment
+			{rate: 1900, busy: true},
+			{rate: 5000, busy: true, least: 230, most: 251},
+			{rate: 1600, busy: true, least: 200, most: 251}, // still
+			{rate: 1000, busy: true, most: 11},
+			{rate: 1900, busy: true}, // no longer
+			{rate: 50000, busy: true, least: 230, most: 251},
+			{rate: 2, busy: true}, // however late it sees that
+			{rate: 50000, busy: true, least: 230, most: 251},
+			{rate: 50000},
 		} {
-			rests, resting := run(step.rate)
-			if rests < step.least || rests > step.most {
+			machine.busy = step.busy
+			if rests := run(step.rate); rests < step.least || rests > step.most {
 				t.Errorf("at %d messages a second there were %d rests, want %d to %d", step.rate, rests, step.least, step.most)
 			}
-			if resting > time.Duration(rests)*(minRest+restSlack) {
-				t.Errorf("%d rests took %v, and nobody was late", rests, resting)
-			}
 		}
 	})
 }
 
-// A rest is longer if the last ones took longer than asked.
-func TestPaceLate(t *testing.T) {
-	p := pace{late: 300 * time.Microsecond}
-	synctest.Test(t, func(t *testing.T) {
-		rest := func() time.Duration {
-			start := time.Now()
-			p.sleep()
-			return time.Since(start)
-		}
-		if d := rest(); d != 3*time.Millisecond+restSlack { // 1 ms, and 8 × 0.3
-			t.Errorf("a rest of %v", d)
-		}
-		for range 100 {
-			rest()
-		}
-		if d := rest(); d != minRest+restSlack {
-			t.Errorf("a rest of %v, long after anybody was late", d)
-		}
-		p.late = time.Second
-		if d := rest(); d != maxRest+restSlack {
-			t.Errorf("a rest of %v, want no more than %v", d, maxRest)
-		}
-	})
-}
+type busyMachine struct{ busy bool }
 
-// How long a rest takes in truth, on a machine that has nothing else to do.
-func BenchmarkRest(b *testing.B) {
-	var p pace
-	for b.Loop() {
-		p.sleep()
-	}
-}
+func (m *busyMachine) Busy() bool { return m.busy }
 
 // A message is handed over while only half of the next has come.
 func TestHalfMessage(t *testing.T) {
@@ -148,14 +120,14 @@ func TestLinkReader(t *testing.T) {
 		}
 		var writing sync.WaitGroup
 		writing.Go(func() { server.Write([]byte("x")) })
-		r.rest(new(pace))
+		r.rest()
 		writing.Wait()
 		if n, err := r.Read(p); n != 1 || err != nil {
 			t.Fatalf("%d bytes, %v, after the rest", n, err)
 		}
 	}
 	server.Close()
-	r.rest(new(pace))
+	r.rest()
 	if n, err := r.Read(p); n != 0 || err != io.EOF {
 		t.Errorf("%d bytes, %v, want the end", n, err)
 	}

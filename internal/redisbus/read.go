@@ -24,7 +24,7 @@ func (t *trunk) read() {
 	}
 	from := newLinkReader(t.conn, before)
 	r := resp.NewReader(from, size)
-	var pace pace
+	pace := pace{processors: &processors}
 	for {
 		if err := t.readOne(r); err != nil {
 			if t.intake != nil {
@@ -37,9 +37,9 @@ func (t *trunk) read() {
 			continue
 		}
 		pace.messages++
-		if r.Buffered() == 0 && from.drained && pace.next() {
+		if r.Buffered() == 0 && from.drained && pace.rests() {
 			t.intake.flush()
-			from.rest(&pace)
+			from.rest()
 		}
 	}
 }
