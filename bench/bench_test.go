@@ -132,6 +132,15 @@ func TestScale(t *testing.T) {
 	}
 }
 
+// The picture has a colour for each contestant.
+func TestColours(t *testing.T) {
+	for _, kind := range contestants {
+		if colours[kind] == "" {
+			t.Errorf("%s has none", kind)
+		}
+	}
+}
+
 // RESULTS.md has every figure, and what the README shows is in it.
 func TestREADME(t *testing.T) {
 	table := func(file string) []string {

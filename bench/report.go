@@ -52,7 +52,7 @@ func version(program, out string) string {
 var pictured = []string{"idle.rss", "burst.cpu", "single.cpu", "user128.cpu", "nodes.16", "storm.cpu"}
 
 var colours = map[string]string{
-	"herald": "#0a7d55", "centrifuge": "#d1793b", "centrifuge-tuned": "#e0a778",
+	"herald": "#0a7d55", "centrifuge": "#d1793b", "centrifuge-tuned": "#e0a778", "gws": "#a15c9b",
 	"tutorial": "#5b7db1", "socket.io": "#8a8f98", "floor": "#c9cdd3",
 }
 
