@@ -214,6 +214,7 @@ func TestElsewhere(t *testing.T) {
 		}
 		if name == "unknown" {
 			expect(t, name, s, true, 7, 8)
+			expect(t, "seen by the survey, and late on the link", f.Take(kept("a", at(2, 9), 8)), false, 9)
 		}
 	}
 }

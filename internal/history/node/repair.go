@@ -22,10 +22,11 @@ func (f *Feed) Surveyed(round uint64, survey history.Survey) Step {
 	case survey.End.Epoch != f.at.Epoch:
 		s.Fork = survey.Fork
 		if s.Fork.Parent != f.at.Epoch {
-			// Nobody can tell what survived. But of the new epoch all has come since.
+			// Nobody can tell what survived. But of the new epoch all has come since,
+			// or will, even if the survey has seen it.
 			if first, ok := f.firstHeld(func(e history.Epoch) bool { return e == s.Fork.Epoch }); ok {
 				s.Fork.At = min(s.Fork.At, first.Offset-1)
-				survey.From = s.Fork.At
+				survey.From, survey.End.Offset = s.Fork.At, s.Fork.At
 			}
 		}
 		f.enter(s.Fork, survey.From)

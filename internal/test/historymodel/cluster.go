@@ -35,6 +35,7 @@ type cluster struct {
 	moving  bool       // the slot migrates: what needs keys is refused
 	full    bool       // OOM: a script that writes is refused, PUBLISH is not
 	erased  map[erasure]history.Offset
+	broken  bool // a chain may be: a segment was lost, or a topic forgotten
 }
 
 // An erasure is that what a topic had in an epoch was forgotten.
@@ -71,6 +72,18 @@ func (w *world) caller(s *server, known history.Point) store.Caller {
 	// Some nodes do not know the latest agreement.
 	agreed := w.agreed[max(0, len(w.agreed)-1-w.epochs%2)]
 	return store.Caller{Server: s.repl, From: s.from, Now: w.now, Known: known, Fresh: history.Epoch(w.epochs), Agreed: agreed}
+}
+
+// keeps says whether the log, as it is now, still has what is at a point, and all chains
+// that lead there.
+func (c *cluster) keeps(at history.Point) bool {
+	if c.broken {
+		return false
+	}
+	s := c.serving()
+	log, caller := s.log.Clone(), c.w.caller(s, history.Point{})
+	entries, ok := log.Read(caller, log.Fence(caller).Epoch, []history.Offset{at.Offset})
+	return ok && len(entries) == 1 && entries[0].Born == at.Epoch
 }
 
 // agree has the nodes agree on how much is kept.
@@ -184,6 +197,7 @@ func (c *cluster) evict(which int) {
 		c.w.hit(flushed)
 	case len(segments) > 0:
 		log.LoseSegment(segments[which/4%len(segments)])
+		c.broken = true
 		c.w.hit(segmentEvicted)
 	}
 }
@@ -209,6 +223,7 @@ func (c *cluster) erase(topic string) {
 		end := s.log.Fence(c.w.caller(s, history.Point{}))
 		s.log.Forget(c.w.caller(s, history.Point{}), []string{topic})
 		c.erased[erasure{end.Epoch, topic}] = end.Offset
+		c.broken = true
 		c.w.hit(forgotten)
 	}
 }

@@ -51,6 +51,8 @@ var mutants = []mutant{
 		"p.Kept && d.cursors[partition].state != live", "false"}}},
 	{"a move between masters is told", []overlay.Edit{{repairFile,
 		"f.doubt || !survey.Whole", "f.doubt || !survey.Whole && survey.Fork.Epoch == 0"}}},
+	{"what a survey has seen of an unknown epoch is taken from the link", []overlay.Edit{{repairFile,
+		"survey.From, survey.End.Offset = s.Fork.At, s.Fork.At", "survey.From = s.Fork.At"}}},
 	{"what is not kept is not published", []overlay.Edit{{pubFile,
 		"return !d.Unkept", "return false"}}},
 

@@ -34,15 +34,17 @@ type phone struct {
 	had      map[int]*session          // message: on which it came
 	due      map[int]*[partitions]debt // by message
 
-	told  [partitions]int           // the last step at which it was told
-	last  [partitions]history.Point // of the last frame
-	ended [partitions]device.Verdict
+	told   [partitions]int           // the last step at which it was told
+	last   [partitions]history.Point // of the last frame
+	gapped [partitions]bool          // it was told behind that, or has come back
+	ended  [partitions]device.Verdict
 }
 
 // A debt is that the phone has to have a message, or be told that it may lack
 // it, if one of these topics has been its own all the time.
 type debt struct {
-	step int // at which it was acknowledged
+	step int           // at which it was acknowledged
+	at   history.Point // where it is in the log
 	by   set
 }
 
@@ -310,10 +312,16 @@ func (p *phone) receive() {
 
 // look checks the order of the frames.
 func (p *phone) look(f device.Frame) {
-	if f.Kind == device.Welcome {
+	switch {
+	case f.Kind == device.Welcome:
 		p.welcomes = append(p.welcomes, f.Conn)
 		copy(p.last[:], f.Positions[:])
+		p.gapped = [partitions]bool{true, true}
 		return
+	case f.Dropped:
+		p.gapped = [partitions]bool{true, true}
+	case f.Kind == device.Gap:
+		p.gapped[f.Partition] = true
 	}
 	if f.At.Epoch == 0 || p.liar {
 		return
@@ -322,7 +330,29 @@ func (p *phone) look(f device.Frame) {
 	if f.At.Epoch == last.Epoch && (f.At.Offset < last.Offset || f.Kind == device.Message && f.At.Offset == last.Offset) {
 		p.w.fail("%s: a frame at %v after one at %v", p.name(), f.At, *last)
 	}
-	*last = f.At
+	if !p.gapped[f.Partition] {
+		p.lookBetween(f.Partition, *last, f.At)
+	}
+	*last, p.gapped[f.Partition] = f.At, false
+}
+
+// lookBetween checks that nothing is missing between two frames that came one after the
+// other, if the log still has it: what may be missing is told before what lies behind
+// it. A queue that drops the oldest tells of all in the place of the first.
+func (p *phone) lookBetween(partition int, from, to history.Point) {
+	if p.oldest {
+		return
+	}
+	for n, due := range p.due {
+		owed := due[partition]
+		if owed.by == 0 || owed.at.Epoch != from.Epoch || owed.at.Epoch != to.Epoch ||
+			owed.at.Offset <= from.Offset || owed.at.Offset >= to.Offset {
+			continue
+		}
+		if p.w.clusters[partition].keeps(owed.at) {
+			p.w.fail("%s: between %v and %v it lacks message %d, and is not told there", p.name(), from, to, n)
+		}
+	}
 }
 
 // got checks a message that the client has taken.

@@ -194,7 +194,7 @@ func (s *side) send(sent []letterDraft, unknown bool) {
 			return
 		}
 		if !s.publisher.Replied(caller.Known, reply) {
-			s.acknowledged(sent)
+			s.acknowledged(sent, reply.End)
 			return
 		}
 	}
@@ -210,17 +210,16 @@ func (s *side) refused(sent []letterDraft, drafts []store.Draft) {
 			w.publish(s.partition, s.calls, []history.Packet{{Topic: topic, Body: d.Body}})
 		}
 		i := slices.IndexFunc(sent, func(o letterDraft) bool { return &o.Body[0] == &d.Body[0] })
-		s.acknowledged(sent[i : i+1])
+		s.acknowledged(sent[i:i+1], history.Point{})
 	}
 }
 
-// acknowledged notes that Send returned nil: what is due to the devices.
-func (s *side) acknowledged(sent []letterDraft) {
+// acknowledged notes that Send returned nil: what is due to the devices. What is kept
+// of it lies at the end of the log.
+func (s *side) acknowledged(sent []letterDraft, end history.Point) {
 	w := s.h.w
-	for _, d := range sent {
-		if d.m.unkept {
-			continue
-		}
+	kept := slices.DeleteFunc(slices.Clone(sent), func(d letterDraft) bool { return d.m.unkept })
+	for i, d := range kept {
 		if s.calls.stale {
 			s.strays = append(s.strays, d.m)
 		}
@@ -228,7 +227,9 @@ func (s *side) acknowledged(sent []letterDraft) {
 			if !p.owed(d.m) {
 				continue
 			}
-			owed := debt{step: w.step}
+			owed := debt{step: w.step, at: history.Point{
+				Epoch: end.Epoch, Offset: end.Offset - history.Offset(len(kept)-1-i),
+			}}
 			for _, topic := range d.Topics {
 				if p.groups[topic] {
 					owed.by |= only(topic)
