@@ -118,6 +118,26 @@ func (b *Inbox[E]) Restore() {
 	b.ready.Set()
 }
 
+// Lost tells of a loss that is over: a gap that begins with e, and ends. A gap that is
+// open ends before it and goes on as this one, because e may begin earlier or say more.
+// If there is no room, the gap lasts until the receiver has caught up.
+func (b *Inbox[E]) Lost(e E) {
+	b.mu.Lock()
+	switch {
+	case b.closed != nil:
+	case !b.fits(2, b.config.Size(e)+b.config.Size(b.config.Restored)):
+		b.overflow(e)
+	case b.covered():
+		b.append(b.config.Restored)
+		b.append(e)
+	default:
+		b.append(e)
+		b.end()
+	}
+	b.mu.Unlock()
+	b.ready.Set()
+}
+
 // DownPart begins the gap of a part with the event down, which restored is
 // to end. It is left out if a gap is open that covers it. A link that
 // flaps while nobody receives must not fill the queue: if down does not

@@ -82,6 +82,5 @@ func (in *inbound) tookMoved(data []byte) {
 		since = arrived
 	}
 	in.trunk.intake.flush()
-	s.inbox.Down(Event{Kind: KindDown, Since: since, Err: redisconn.ErrMoved, Hidden: true})
-	s.inbox.Restore()
+	s.inbox.Lost(Event{Kind: KindDown, Since: since, Err: redisconn.ErrMoved, Hidden: true})
 }

@@ -1,0 +1,57 @@
+package redisbus
+
+import (
+	"encoding/binary"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/heraldgo/herald/internal/errs"
+	"github.com/heraldgo/herald/internal/inbox"
+	"github.com/heraldgo/herald/internal/uplink"
+)
+
+// Another Bus' notice, that it has come from another server, tells of a loss that no log
+// shows, but for what this Bus has heard there. It does so in a gap too, and does not end
+// that one.
+func TestMovedIsHidden(t *testing.T) {
+	notice := func(since, until time.Duration) []byte {
+		data := binary.BigEndian.AppendUint64(nil, uint64(since))
+		return binary.BigEndian.AppendUint64(data, uint64(until))
+	}
+	synctest.Test(t, func(t *testing.T) {
+		box := inbox.New(inbox.Config[Event]{
+			Size: func(Event) int { return 1 }, MaxItems: 10, MaxBytes: 10, Restored: Event{Kind: KindRestored},
+		})
+		s := &subscriber{inbox: box, uplink: uplink.New(t.Context(), (*link).reason, errs.BusDown, errs.Closed)}
+		in := newInbound(s, &trunk{intake: &intake{inbox: box}})
+		expect := func(want ...Event) {
+			t.Helper()
+			for _, w := range want {
+				e, err := box.Receive(t.Context())
+				if err != nil || e.Kind != w.Kind || e.Hidden != w.Hidden || !e.Since.Equal(w.Since) {
+					t.Errorf("got %+v, %v, want %+v", e, err, w)
+				}
+			}
+		}
+		began := time.Now()
+		box.Down(Event{Kind: KindDown, Since: began})
+		in.tookMoved(notice(time.Hour, 0)) // before it has come to a server
+		s.uplink.Up(new(link), func() { s.arrived = time.Now() })
+		box.Restore()
+		expect(Event{Kind: KindDown, Since: began}, Event{Kind: KindRestored})
+
+		time.Sleep(time.Minute)
+		in.tookMoved(notice(time.Hour, time.Minute))
+		in.tookMoved(notice(time.Hour, time.Second)[1:])
+		in.tookMoved(notice(time.Hour, time.Second))
+		expect(Event{Kind: KindDown, Since: began, Hidden: true}, Event{Kind: KindRestored})
+
+		down := time.Now()
+		box.Down(Event{Kind: KindDown, Since: down})
+		in.tookMoved(notice(3*time.Second, time.Second))
+		expect(Event{Kind: KindDown, Since: down}, Event{Kind: KindRestored}, Event{Kind: KindDown, Since: down.Add(-3 * time.Second), Hidden: true})
+		box.Restore()
+		expect(Event{Kind: KindRestored})
+	})
+}
