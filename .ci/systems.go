@@ -1,6 +1,6 @@
 // Systems checks the types of the root, of heraldtest and of all that they import for
-// systems that the tests do not run on: what is called is there, and numbers fit. To
-// compile all that takes twenty times the CPU.
+// systems that the tests do not run on: what is called is there, and numbers fit. It
+// reads sources only. To compile all that would take minutes where nothing is cached.
 //
 // usage: systems GOOS/GOARCH...
 package main

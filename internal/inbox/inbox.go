@@ -120,7 +120,8 @@ func (b *Inbox[E]) Restore() {
 
 // Lost tells of a loss that is over: a gap that begins with e, and ends. A gap that is
 // open ends before it and goes on as this one, because e may begin earlier or say more.
-// If there is no room, the gap lasts until the receiver has caught up.
+// If there is no room, the gap lasts until the receiver has caught up, and if one is open
+// e is left out.
 func (b *Inbox[E]) Lost(e E) {
 	b.mu.Lock()
 	switch {
