@@ -122,7 +122,7 @@ func (b *RedisBus) keep(ctx context.Context, fences string, limits store.Limits)
 		}
 		log := redislog.New(redislog.Config{
 			Client: client(keys), Limits: limits, Keys: keys,
-			Topics: s.Topics, Fences: s.Topics + l.fences[i], Sharded: s.Sharded,
+			Topics: s.Topics, Fences: s.Topics + l.fences[i], Sharded: s.Sharded, Cluster: b.cluster != nil,
 		})
 		l.parts = append(l.parts, log)
 		if err == nil {

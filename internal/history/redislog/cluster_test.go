@@ -43,7 +43,7 @@ func newClusterRig(t *testing.T, cluster *redistest.Cluster, tag string) *cluste
 // on returns a Log that asks one node.
 func (r *clusterRig) on(node *redistest.Node) *Log {
 	limits := store.Limits{Segment: 4, Age: 60_000, Bytes: 1 << 20}
-	return New(Config{Client: node.Admin(), Limits: limits, Keys: r.tag + ":", Topics: r.tag + "c:", Fences: r.tag + "f", Sharded: true})
+	return New(Config{Client: node.Admin(), Limits: limits, Keys: r.tag + ":", Topics: r.tag + "c:", Fences: r.tag + "f", Sharded: true, Cluster: true})
 }
 
 // append appends a message to a topic, until the log takes it.

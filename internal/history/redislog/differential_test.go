@@ -129,7 +129,7 @@ func newRun(t *testing.T, r *rig, seed int, done map[string]int) *run {
 	r.do(t, "FLUSHALL")
 	u := &run{
 		t: t, r: r, rand: x, done: done, twin: store.New(limits.Segment), known: make([]history.Point, 1),
-		log: New(Config{Client: r.rdb, Limits: limits, Keys: "k:", Topics: "c:", Fences: "f"}),
+		log: New(Config{Client: r.rdb, Limits: limits, Keys: "k:", Topics: "c:", Fences: "f", Cluster: x.IntN(4) == 0}),
 	}
 	if x.IntN(2) == 0 {
 		u.log.bounds = bounds{drafts: 64, topics: 1024, asked: 4, chains: 2, segments: 2, walked: 3, whole: 4, read: 4, bytes: 60, stale: 1}

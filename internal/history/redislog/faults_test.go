@@ -156,7 +156,7 @@ func TestTrimWhenFull(t *testing.T) {
 	r := newFaultRig(t)
 	for n := range uint64(3) {
 		r.log.config.Limits.Bytes = 16 // of which a segment has one
-		r.log.told(store.Agreement{Version: 9, Age: 60_000, Bytes: 16})
+		r.log.told(answer{agreed: store.Agreement{Version: 9, Age: 60_000, Bytes: 16}})
 		if reply, err := r.log.Append(t.Context(), r.end, n+1, []store.Draft{{Topics: []string{"a"}, Body: []byte(begins + "body")}}); err != nil || reply.Outcome != store.Taken {
 			t.Fatalf("%+v, %v", reply, err)
 		}

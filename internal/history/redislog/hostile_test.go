@@ -94,7 +94,8 @@ func ints(n ...int64) (l []any) {
 
 // What no script says is refused, and the error says what it was.
 func TestHostileAnswers(t *testing.T) {
-	look := good(int64(0), int64(9), ints(5, 0), list())
+	look := good(int64(0), int64(9), ints(5, 0), list(), ints(), ints(), int64(1), list())
+	walked := func(parts ...any) []any { return append(look[:len(look)-4:len(look)-4], parts...) }
 	for _, c := range []struct {
 		call    string
 		answers []any
@@ -116,22 +117,28 @@ func TestHostileAnswers(t *testing.T) {
 		{"append", list(good("taken")), "where a number belongs"},
 		{"trim", list(good(int64(0), "x")), "where a number belongs"},
 		{"trim", list(good(int64(-1), int64(0))), "the number -1"},
-		{"survey", list(good(int64(0), "", ints(5), list())), "1 and 0 offsets for 2 topics"},
-		{"survey", list(good(int64(0), "", ints(5, 0), ints(1))), "2 and 1 offsets for 2 topics"},
-		{"survey", list(good(int64(10), "", ints(5, 0), list())), "ends at 9, and begins at 10"},
-		{"survey", list(good(int64(0), int64(10), ints(5, 0), list())), "ends at 9, and begins at 0 or 10"},
-		{"survey", list(good(int64(0), "x", ints(5, 0), list())), ""},
-		{"survey", list(good(int64(0), int64(9), "x", list())), "string where a list belongs"},
+		{"survey", list(good(int64(0), "", ints(5), list(), ints(), ints(), int64(1), list())), "1 and 0 offsets for 2 topics"},
+		{"survey", list(good(int64(0), "", ints(5, 0), ints(1), ints(), ints(), int64(1), list())), "2 and 1 offsets for 2 topics"},
+		{"survey", list(good(int64(10), "", ints(5, 0), list(), ints(), ints(), int64(1), list())), "ends at 9, and begins at 10"},
+		{"survey", list(good(int64(0), int64(10), ints(5, 0), list(), ints(), ints(), int64(1), list())), "ends at 9, and begins at 0 or 10"},
+		{"survey", list(good(int64(0), "x", ints(5, 0), list(), ints(), ints(), int64(1), list())), ""},
+		{"survey", list(good(int64(0), int64(9), "x", list(), ints(), ints(), int64(1), list())), "string where a list belongs"},
 		{"survey", list(look, good(ints(), ints(5), int64(1), list())), "chains that stand still"},
 		{"survey", list(look, good(ints(), ints(6), int64(1), list())), "goes up from 5 to 6"},
 		{"survey", list(look, good(ints(5, 4, 3, 2, 1), ints(0), int64(1), list())), "5 offsets"},
 		{"survey", list(look, good(ints(4, 5), ints(0), int64(1), list())), "do not fall"},
 		{"survey", list(look, good(ints(5), ints(), int64(1), list())), "0 places for 1 chains"},
-		{"survey", list(look, good(ints(5), ints(0), int64(1), list("x", "y"))), "2 entries for 1 offsets"},
-		{"survey", list(look, good(ints(5), ints(0), int64(1), list("x"))), "an entry"},
-		{"survey", list(look, good(ints(5), ints(0), int64(1), list(list("0", "", "body")))), "an entry"},
-		{"survey", list(look, good(ints(5), ints(0), int64(1), list(list("1", "3 9:a", "body")))), "an entry"},
+		{"survey", list(look, good(ints(5), ints(0), int64(1), list("x", "y"))), "2 parts of entries for 1 offsets"},
+		{"survey", list(look, good(ints(5), ints(0), int64(1), list("1", "", int64(3)))), "an entry"},
+		{"survey", list(look, good(ints(5), ints(0), int64(1), list("0", "", "body"))), "an entry"},
+		{"survey", list(look, good(ints(5), ints(0), int64(1), list("1", "3 9:a", "body"))), "an entry"},
 		{"survey", list(look, good(ints(5), ints(0), int64(1), "x")), "string where a list belongs"},
+		{"survey", list(walked(ints(5), ints(6), int64(1), list())), "goes up from 5 to 6"},
+		{"survey", list(walked(ints(5, 4, 3, 2, 1), ints(0), int64(1), list())), "5 offsets"},
+		{"survey", list(walked(ints(4, 5), ints(0), int64(1), list())), "do not fall"},
+		{"survey", list(walked(ints(5), ints(0, 0), int64(1), list())), "2 places for 1 chains"},
+		{"survey", list(walked(ints(5), ints(0), int64(1), list("0", "", "body"))), "an entry"},
+		{"survey", list(walked(ints(), "x", int64(1), list())), "string where a list belongs"},
 		{"read", list(good(int64(3), list())), "3 of 2 offsets"},
 		{"read", list(good(int64(0), list())), "0 of 2 offsets"},
 		{"read", list(good(int64(2), list(list(int64(5), "1", "", "body")))), "an entry at 5 that was not asked for"},

@@ -198,10 +198,16 @@ func TestBoundsOfCalls(t *testing.T) {
 	} {
 		r.log.bounds = usual
 		c.set(&r.log.bounds)
-		r.forget()
-		s, err := r.log.Survey(t.Context(), r.known, from, []string{"a"}, 100)
-		if err != nil || !s.Whole || len(s.Offsets) != 10 || len(r.calls) != 1+c.walks {
-			t.Errorf("%+v: %+v, %v after %d calls", r.log.bounds, s, err, len(r.calls))
+		for _, r.log.config.Cluster = range []bool{false, true} {
+			calls := c.walks // the first one looks, too
+			if r.log.config.Cluster {
+				calls++
+			}
+			r.forget()
+			s, err := r.log.Survey(t.Context(), r.known, from, []string{"a"}, 100)
+			if err != nil || !s.Whole || len(s.Offsets) != 10 || len(r.calls) != calls {
+				t.Errorf("%+v: %+v, %v after %d calls, not %d", r.log.bounds, s, err, len(r.calls), calls)
+			}
 		}
 		r.forget()
 		x, ok, err := r.log.Read(t.Context(), r.known, r.known.Epoch, all, nil)

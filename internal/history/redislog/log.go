@@ -27,6 +27,7 @@ type Config struct {
 	Topics  string // what the channel of a topic begins with
 	Fences  string // the node's own channel
 	Sharded bool   // the channels are those of SPUBLISH
+	Cluster bool   // a script must not name keys that may not be there
 }
 
 // A Client talks to the master that has the log. It must not repeat a command
@@ -49,6 +50,7 @@ type Log struct {
 	mu     sync.Mutex
 	agreed store.Agreement // as far as it was told
 	text   string          // agreed, for the scripts
+	end    history.Point   // that the last answer named
 }
 
 // bounds are the most that one call of a script has, so that it blocks Redis for a
@@ -104,11 +106,12 @@ func (l *Log) Agreed() store.Agreement {
 	return l.agreed
 }
 
-// told takes note of an agreement. Answers overtake each other.
-func (l *Log) told(a store.Agreement) {
+// told takes note of what an answer said. Answers overtake each other.
+func (l *Log) told(a answer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if a.Version > 0 && a.Version >= l.agreed.Version {
+	l.end = a.end
+	if a := a.agreed; a.Version > 0 && a.Version >= l.agreed.Version {
 		l.agreed, l.text = a, agreementText(a)
 	}
 }
@@ -128,7 +131,7 @@ func (l *Log) run(ctx context.Context, s *redis.Script, keys []string, args []an
 	}
 	a, err := newAnswer(value, common+parts)
 	if err == nil {
-		l.told(a.agreed)
+		l.told(a)
 	}
 	return a, err
 }

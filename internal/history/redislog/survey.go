@@ -34,9 +34,13 @@ func (l *Log) Survey(ctx context.Context, known, from history.Point, topics []st
 
 func (l *Log) survey(ctx context.Context, known, from history.Point, topics []string, most int) (history.Survey, error) {
 	w := walk{log: l, known: known, most: most}
+	var segments []uint64
+	if len(topics) <= l.bounds.asked {
+		segments = l.guess(from)
+	}
 	for first := true; first || len(topics) > 0; first = false {
 		n := min(len(topics), l.bounds.asked)
-		if err := w.look(ctx, from, topics[:n], first); err != nil {
+		if err := w.look(ctx, from, topics[:n], segments, first); err != nil {
 			return history.Survey{}, err
 		}
 		topics = topics[n:]
@@ -47,6 +51,19 @@ func (l *Log) survey(ctx context.Context, known, from history.Point, topics []st
 	return w.result(), nil
 }
 
+// guess returns the segments that are likely to have all that was kept since from. In a
+// slot of a Cluster that moves, a script that names a key which is not there is refused
+// (TRYAGAIN) until the slot has moved, so there it returns none.
+func (l *Log) guess(from history.Point) []uint64 {
+	l.mu.Lock()
+	end := l.end
+	l.mu.Unlock()
+	if l.config.Cluster || end.Epoch != from.Epoch || end.Offset <= from.Offset {
+		return nil
+	}
+	return l.way([]chain{{at: end.Offset + 1, stop: from.Offset}})
+}
+
 // A walk is a survey that is under way.
 type walk struct {
 	log    *Log
@@ -55,6 +72,7 @@ type walk struct {
 	survey history.Survey
 	cut    history.Offset  // there were more than most: all up to here is left out
 	chains []chain         // of the topics that have something
+	begun  *step           // if the look was one
 	read   []history.Entry // if one step was enough
 }
 
@@ -64,14 +82,27 @@ type chain struct {
 	at, stop history.Offset
 }
 
+// A step is some way that chains were walked.
+type step struct {
+	found []history.Offset // that are there, falling
+	left  []chain          // that are not at their ends
+	whole bool             // none broke
+	moved bool
+	read  []history.Entry // all of them, if they are few
+}
+
 // look asks for the ends of chains. What is found in another epoch, or after the
-// horizon has passed where the survey begins, says nothing about what was there.
-func (w *walk) look(ctx context.Context, from history.Point, topics []string, first bool) error {
-	args := append(w.log.args(w.known, 1+len(topics)), hex(from.Epoch))
+// horizon has passed where the survey begins, says nothing about what was there. If it is
+// told of segments it may walk the chains as well.
+func (w *walk) look(ctx context.Context, from history.Point, topics []string, segments []uint64, first bool) error {
+	l, entries := w.log, min(w.most+1, w.log.bounds.walked)
+	args := append(l.args(w.known, 7+len(segments)+len(topics)),
+		hex(from.Epoch), uint64(from.Offset), l.bounds.chains, uint64(l.config.Limits.Segment), entries, l.bounds.bytes, l.bounds.whole)
+	keys, args := l.name(segments, args)
 	for _, topic := range topics {
 		args = append(args, topic)
 	}
-	a, err := w.log.run(ctx, lookScript, []string{w.log.table()}, args, 4)
+	a, err := l.run(ctx, lookScript, keys, args, 8)
 	if err != nil {
 		return err
 	}
@@ -109,7 +140,10 @@ func (w *walk) look(ctx context.Context, from history.Point, topics []string, fi
 			w.chains = append(w.chains, chain{topics[i], at, stop})
 		}
 	}
-	return nil
+	if len(a.list(common+5).parts) > 0 {
+		w.begun = a.step(common+4, w.chains, entries)
+	}
+	return a.err
 }
 
 // descend walks all chains to their ends.
@@ -125,25 +159,25 @@ func (w *walk) descend(ctx context.Context) error {
 func (w *walk) descendSome(ctx context.Context, chains []chain) error {
 	room := w.most + 1
 	var seen []history.Offset
-	for len(chains) > 0 && room > 0 {
-		only := len(chains) == len(w.chains) && len(seen) == 0
-		found, left, whole, err := w.step(ctx, chains, min(room, w.log.bounds.walked))
+	for first := true; len(chains) > 0 && room > 0; first = false {
+		s, err := w.step(ctx, chains, min(room, w.log.bounds.walked))
 		if err != nil {
 			return err
 		}
-		if !only || len(left) > 0 {
-			w.read = nil
+		w.read = nil
+		if first && len(chains) == len(w.chains) && len(s.left) == 0 {
+			w.read = s.read
 		}
-		if !whole {
+		if !s.whole {
 			w.survey.Whole = false
 		}
-		for _, at := range found {
+		for _, at := range s.found {
 			if at <= w.survey.End.Offset { // or it came after the first step
 				seen = append(seen, at)
 				room--
 			}
 		}
-		chains = left
+		chains = s.left
 	}
 	if len(seen) > w.most {
 		w.cut = max(w.cut, seen[w.most]) // they fall
@@ -153,70 +187,78 @@ func (w *walk) descendSome(ctx context.Context, chains []chain) error {
 	return nil
 }
 
-// step walks chains some way. It returns the offsets that are there, falling, the
-// chains that are not at their ends, and whether none broke.
-func (w *walk) step(ctx context.Context, chains []chain, entries int) (found []history.Offset, left []chain, whole bool, err error) {
-	l := w.log
-	keys, segments := []string{l.table()}, l.way(chains)
+// step walks chains some way, unless they have been.
+func (w *walk) step(ctx context.Context, chains []chain, entries int) (*step, error) {
+	if begun := w.begun; begun != nil {
+		w.begun = nil
+		return begun, nil
+	}
+	l, segments := w.log, w.log.way(chains)
 	args := append(l.args(w.known, 4+len(segments)+3*len(chains)),
 		uint64(l.config.Limits.Segment), entries, l.bounds.bytes, l.bounds.whole)
-	for _, n := range segments {
-		keys, args = append(keys, l.segment(n)), append(args, n)
-	}
+	keys, args := l.name(segments, args)
 	for _, c := range chains {
 		args = append(args, uint64(c.at), uint64(c.stop), c.topic)
 	}
 	a, err := l.run(ctx, walkScript, keys, args, 4)
 	if err != nil {
-		return nil, nil, false, err
+		return nil, err
 	}
 	if a.end.Epoch != w.survey.End.Epoch {
-		return nil, nil, false, errBegan
+		return nil, errBegan
 	}
-	found, places, intact := a.numbers(common), a.numbers(common+1), a.number(common+2)
-	if len(places) != len(chains) || len(found) > entries {
-		a.fail("%d places for %d chains, and %d offsets", len(places), len(chains), len(found))
+	s := a.step(common, chains, entries)
+	if !s.moved {
+		a.fail("chains that stand still")
 	}
-	if !slices.IsSortedFunc(found, func(a, b history.Offset) int { return cmp.Compare(b, a) }) {
+	return s, a.err
+}
+
+// step returns the step that four parts of an answer, from first on, describe.
+func (a *answer) step(first int, chains []chain, entries int) *step {
+	s := &step{found: a.numbers(first), whole: a.number(first+2) == 1}
+	places := a.numbers(first + 1)
+	if len(places) != len(chains) || len(s.found) > entries {
+		a.fail("%d places for %d chains, and %d offsets", len(places), len(chains), len(s.found))
+		return s
+	}
+	if !slices.IsSortedFunc(s.found, func(a, b history.Offset) int { return cmp.Compare(b, a) }) {
 		a.fail("offsets that do not fall")
 	}
-	w.take(&a, found)
-	moved := false
 	for i, at := range places {
 		if at > chains[i].at {
 			a.fail("a chain that goes up from %d to %d", chains[i].at, at)
 		}
-		if moved = moved || at != chains[i].at; at > 0 {
-			left = append(left, chain{chains[i].topic, at, chains[i].stop})
+		s.moved = s.moved || at != chains[i].at
+		if at > 0 {
+			s.left = append(s.left, chain{chains[i].topic, at, chains[i].stop})
 		}
 	}
-	if !moved {
-		a.fail("chains that stand still")
+	read := a.list(first + 3)
+	if len(read.parts) == 0 {
+		return s
 	}
-	return found, left, intact == 1, a.err
+	if len(read.parts) != 3*len(s.found) {
+		a.fail("%d parts of entries for %d offsets", len(read.parts), len(s.found))
+		return s
+	}
+	for i, at := range slices.Backward(s.found) {
+		s.read = append(s.read, read.entry(at, 3*i))
+	}
+	if read.err != nil {
+		a.fail("an entry: %v", read.err)
+	}
+	return s
 }
 
-// take takes the entries at the offsets, which fall, if the answer to a step has them.
-func (w *walk) take(a *answer, found []history.Offset) {
-	list := a.list(common + 3)
-	w.read = nil
-	if len(list.parts) == 0 {
-		return
+// name returns the keys of a script that walks, and adds to args the number of each
+// segment.
+func (l *Log) name(segments []uint64, args []any) (keys []string, _ []any) {
+	keys = append(keys, l.table())
+	for _, n := range segments {
+		keys, args = append(keys, l.segment(n)), append(args, n)
 	}
-	if len(list.parts) != len(found) {
-		a.fail("%d entries for %d offsets", len(list.parts), len(found))
-		return
-	}
-	for i, at := range slices.Backward(found) {
-		e := list.list(i)
-		if at <= w.survey.End.Offset {
-			w.read = append(w.read, e.entry(at, 0))
-		}
-		if e.err != nil {
-			a.fail("an entry: %v", e.err)
-			return
-		}
-	}
+	return keys, args
 }
 
 // way returns the segments through which chains lead, the highest if there are too many.
