@@ -3,12 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
-	"math"
-	"os"
 	"slices"
-	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 )
 
@@ -26,6 +22,8 @@ const (
 	settleDown  = 10 * time.Second // after this time without a message connections are quiet
 )
 
+var idleStep = fmt.Sprint("idle for ", scaleIdle)
+
 // A world is some nodes, of which the first has no clients, and their clients in
 // processes of their own.
 type world struct {
@@ -38,10 +36,17 @@ type world struct {
 	costs []cost
 }
 
-// A cost is what one step took.
+// A cost is what one step took, and what is held after it.
 type cost struct {
 	step                 string
 	elapsed, hubs, redis time.Duration
+	held                 held
+}
+
+// held is what the living nodes together and Redis hold.
+type held struct {
+	hubs, redis int64 // bytes: resident after a garbage collection, and allocated
+	goroutines  int
 }
 
 // scale runs the steps with users/10 and with users connections over so many nodes, and
@@ -137,7 +142,7 @@ func (w *world) steps() []struct {
 		do   func() error
 	}{
 		{"connect", w.connect},
-		{fmt.Sprint("idle for ", scaleIdle), func() error { time.Sleep(scaleIdle); return nil }},
+		{idleStep, func() error { time.Sleep(scaleIdle); return nil }},
 		{fmt.Sprint(scaleSends, " broadcasts"), func() error { return w.send("everyone") }},
 		{"Join of everyone", do(command{Do: "join", To: scaleGroup})},
 		{fmt.Sprint(scaleSends, " to the group of all"), func() error { return w.send(scaleGroup) }},
@@ -289,9 +294,12 @@ func (w *world) step(name string, do func() error) error {
 	if c.redis = redisAfter; redisAfter >= redis { // it has not started anew
 		c.redis -= redis
 	}
+	if c.held, err = w.holds(); err != nil {
+		return err
+	}
 	w.costs = append(w.costs, c)
-	if idle := fmt.Sprint("idle for ", scaleIdle); name == idle {
-		w.costs = append(w.costs, cost{step: idle + ", the node without clients", elapsed: c.elapsed, hubs: after[0] - before[0], redis: c.redis})
+	if name == idleStep {
+		w.costs = append(w.costs, cost{step: name + ", the node without clients", elapsed: c.elapsed, hubs: after[0] - before[0], redis: c.redis})
 	}
 	progress("%d connections: %s: %v", w.users, name, c.elapsed.Round(time.Millisecond))
 	return nil
@@ -314,6 +322,24 @@ func (w *world) usage() (hubs []time.Duration, redis time.Duration, err error) {
 	return hubs, redis, err
 }
 
+// holds collects the garbage of all nodes, and tells what is left.
+func (w *world) holds() (h held, err error) {
+	for _, n := range w.nodes {
+		if n.stopped() {
+			continue
+		}
+		a, err := n.do(command{Do: "settle"})
+		if err != nil {
+			return h, err
+		}
+		h.hubs += a.RSS
+		h.goroutines += a.Goroutines
+	}
+	used, err := w.redis.number("memory", "used_memory")
+	h.redis = int64(used)
+	return h, err
+}
+
 func (w *world) stop() {
 	for _, n := range slices.Concat(w.crowds, w.nodes) {
 		n.stop()
@@ -322,27 +348,3 @@ func (w *world) stop() {
 		w.redis.stop()
 	}
 }
-
-func printScale(nodes, users int, small, large []cost) error {
-	fmt.Printf("%d and %d connections over %d nodes, and one node that has none.\n\n", users/scaleFactor, users, nodes-1)
-	out := tabwriter.NewWriter(os.Stdout, 0, 0, 1, ' ', 0)
-	fmt.Fprintln(out, "| step\t| time\t| \t| power\t| CPU of hubs\t| \t| power\t| CPU of Redis\t| \t| power\t|")
-	fmt.Fprintln(out, strings.Repeat("|---\t", 10)+"|")
-	for i, s := range small {
-		l := large[i]
-		fmt.Fprintf(out, "| %s\t|%s|%s|%s|\n", s.step, grown(s.elapsed, l.elapsed), grown(s.hubs, l.hubs), grown(s.redis, l.redis))
-	}
-	return out.Flush()
-}
-
-// grown prints two durations and the power of the factor between them. What is too
-// short to be measured has none.
-func grown(small, large time.Duration) string {
-	power := "-"
-	if small >= 2*time.Millisecond {
-		power = fmt.Sprintf("%.2f", math.Log(float64(large)/float64(small))/math.Log(scaleFactor))
-	}
-	return fmt.Sprintf(" %s\t| %s\t| %s\t", millis(small), millis(large), power)
-}
-
-func millis(d time.Duration) string { return number(float64(d)/float64(time.Millisecond)) + " ms" }
