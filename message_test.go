@@ -2,7 +2,6 @@ package herald
 
 import (
 	"bytes"
-	"compress/flate"
 	"context"
 	"errors"
 	"fmt"
@@ -398,7 +397,7 @@ const agreed = "permessage-deflate; server_no_context_takeover; client_no_contex
 // deflating connects a client that offers compression, as a browser does.
 func (r *rig) deflating(query string) *wsraw.Conn {
 	r.t.Helper()
-	ws, response, err := wsraw.Handshake(r.dialTCP(0), "/?"+query, http.Header{"Sec-Websocket-Extensions": {"permessage-deflate; client_max_window_bits"}})
+	ws, response, err := wsraw.Handshake(r.dialTCP(0), "/?"+query, http.Header{"Sec-Websocket-Extensions": {wsraw.Offer}})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -411,11 +410,7 @@ func (r *rig) deflating(query string) *wsraw.Conn {
 
 // packed returns a frame with what a client compresses.
 func packed(opcode byte, payload string) wsraw.Frame {
-	var b bytes.Buffer
-	w, _ := flate.NewWriter(&b, flate.DefaultCompression)
-	io.WriteString(w, payload)
-	w.Flush()
-	return wsraw.Frame{Fin: true, RSV: 4, Opcode: opcode, Payload: bytes.TrimSuffix(b.Bytes(), []byte("\x00\x00\xff\xff"))}
+	return wsraw.Frame{Fin: true, RSV: 4, Opcode: opcode, Payload: wsraw.Deflate([]byte(payload))}
 }
 
 // message reads the next message, and says whether it came compressed.
@@ -439,7 +434,7 @@ func message(t *testing.T, c *wsraw.Conn) (text string, compressed bool) {
 		if f.RSV == 0 {
 			return string(f.Payload), false
 		}
-		b, err := io.ReadAll(flate.NewReader(bytes.NewReader(append(f.Payload, "\x00\x00\xff\xff\x01\x00\x00\xff\xff"...))))
+		b, err := wsraw.Inflate(f.Payload)
 		if err != nil {
 			t.Fatal(err)
 		}

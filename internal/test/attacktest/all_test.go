@@ -2,26 +2,28 @@ package attacktest
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 )
 
-// TestAllAttacks does all attacks at once to a node with the default Config,
-// beside honest clients, whose messages come or are accounted for. The node
+// TestAllAttacks does all attacks at once to a node with the default Config, but
+// that it compresses, beside honest clients, whose messages come or are accounted
+// for, whether they are compressed or not. The node
 // keeps to bounds, and is back to normal within backTime. Unless somebody asked,
 // the attacks are gentle, for CI has other tests to run.
 func TestAllAttacks(t *testing.T) {
 	d, asked := duration(t)
-	n := startNode(t, setting{})
-	honest := gather(t, n.Addr, 200, 20, 500*time.Millisecond)
+	n := startNode(t, compressing)
+	honest := gather(t, n.Addr, 200, 20, 500*time.Millisecond, true)
 	e := effect{before: n.state(), peak: n.watch()}
 	stop := make(chan struct{})
 	var victim sync.WaitGroup
 	victim.Go(func() { e.victim = logIn(n.Addr, stop) })
 	var names []string
 	for _, a := range attacks {
-		if a.setting == (setting{}) {
+		if a.setting == (setting{}) || a.setting == compressing {
 			names = append(names, a.name)
 		}
 	}
@@ -34,6 +36,7 @@ func TestAllAttacks(t *testing.T) {
 	victim.Wait()
 	var all cost
 	for name, c := range end() {
+		untold(t, name, c)
 		fmt.Printf("%-35s %s\n", name, c.row(d.Seconds()))
 		all.add(c)
 	}
@@ -50,6 +53,9 @@ func TestAllAttacks(t *testing.T) {
 	if f.twice > 0 || f.untold > 0 {
 		t.Errorf("honest clients got %d messages twice, and %d lost their connection without a close frame", f.twice, f.untold)
 	}
+	if f.changed > 0 || f.packed == 0 {
+		t.Errorf("honest clients got %d messages changed, and %d compressed", f.changed, f.packed)
+	}
 	if peak := e.during.MemoryPeak; peak > maxMemory {
 		t.Errorf("the node took %s, more than %s", mb(peak), mb(maxMemory))
 	}
@@ -58,6 +64,15 @@ func TestAllAttacks(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Logf("log of the node begins with:\n%s", n.log.head())
+	}
+}
+
+// untold fails if an attack has not been told what it must be.
+func untold(t *testing.T, name string, c cost) {
+	t.Helper()
+	i := slices.IndexFunc(attacks, func(a attack) bool { return a.name == name })
+	if want := attacks[i].told; want != "" && c.Answers[want] == 0 {
+		t.Errorf("%s: never %s; %s", name, want, counts(c.Answers))
 	}
 }
 

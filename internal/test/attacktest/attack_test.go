@@ -8,8 +8,8 @@ import (
 )
 
 // TestEachAttack does one attack after the other, each to a node of its own, and
-// prints a row for each. It asserts nothing but that the node lives: tests beside
-// the code hold the bounds.
+// prints a row for each. It asserts nothing but that the node lives, and closes whom
+// it must: tests beside the code hold the bounds.
 func TestEachAttack(t *testing.T) {
 	d, asked := duration(t)
 	if !asked {
@@ -19,7 +19,7 @@ func TestEachAttack(t *testing.T) {
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
 			n := startNode(t, a.setting)
-			honest := gather(t, n.Addr, 20, 10, 50*time.Millisecond)
+			honest := gather(t, n.Addr, 20, 10, 50*time.Millisecond, a.setting.Compression)
 			e := effect{before: n.state(), peak: n.watch()}
 			stop := make(chan struct{})
 			var victim sync.WaitGroup
@@ -32,6 +32,7 @@ func TestEachAttack(t *testing.T) {
 			close(stop)
 			victim.Wait()
 			c := end()[a.name]
+			untold(t, a.name, c)
 			e.back = n.awaitNormal(e.before)
 			e.honest = honest.settle()
 			e.after = n.report(false)

@@ -41,8 +41,8 @@ type cost struct {
 	Answers  map[string]int
 }
 
-// runAttackers is the main function of the attackers' process. They attack until the test closes their stdin, and the
-// end of the process ends all that they hold.
+// runAttackers is the main function of the attackers' process. They attack until the test closes their stdin, and have
+// been told what they must be. The end of the process ends all that they hold.
 func runAttackers(o order) error {
 	// Attackers have machines of their own: they shall not take the node's.
 	if err := syscall.Setpriority(syscall.PRIO_PROCESS, 0, 10); err != nil {
@@ -58,7 +58,11 @@ func runAttackers(o order) error {
 	}
 	io.Copy(io.Discard, os.Stdin)
 	costs := make(map[string]cost)
+	deadline := time.Now().Add(toldTime)
 	for name, a := range all {
+		for a.told != "" && !a.wasTold() && time.Now().Before(deadline) {
+			time.Sleep(50 * time.Millisecond)
+		}
 		a.mu.Lock() // for ever: there is nothing more to be noted
 		costs[name] = cost{a.conns.Load(), a.requests.Load(), a.sent.Load(), a.got.Load(), a.answers}
 	}
@@ -108,6 +112,7 @@ func (a *attacker) upgrade(path string, header http.Header) (*wsraw.Conn, error)
 	a.requests.Add(1)
 	ws, response, err := wsraw.Handshake(c, path, header)
 	if err == nil {
+		ws.Compressed = response.Header.Get("Sec-Websocket-Extensions") != ""
 		a.note("101")
 		return ws, nil
 	}
@@ -128,6 +133,17 @@ func (a *attacker) note(answer string) {
 		answer = answer[i+2:]
 	}
 	a.answers[answer]++
+}
+
+// toldTime is how long attackers go on at most that have not been told what they must be: a
+// node whose Redis gets no turn lets nobody in.
+const toldTime = 2 * time.Minute
+
+// wasTold says whether the attack was told what it must be.
+func (a *attacker) wasTold() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.answers[a.told] > 0
 }
 
 // watch reads until the connection ends, and notes the close code. It answers
@@ -183,7 +199,7 @@ func (a *attacker) again(n int, f func(i int) error) {
 func (a *attacker) hold(n int, path func(i int) string, keep func(c *wsraw.Conn)) {
 	a.many(n, func(i int) {
 		for {
-			c, err := a.upgrade(path(i), nil)
+			c, err := a.upgrade(path(i), a.header)
 			if err != nil {
 				time.Sleep(time.Second)
 				continue

@@ -17,6 +17,8 @@ type attack struct {
 	run       func(a *attacker)
 	addresses int // that it comes from in turn; 0 is one
 	setting   setting
+	header    http.Header // of the handshakes of hold
+	told      string      // what the node must have told it, if anything; see attacker.note
 }
 
 var attacks = []attack{
@@ -41,6 +43,13 @@ var attacks = []attack{
 	{name: "close never answered", run: neverAnswersClose},
 	{name: "close never answered, flooding", run: closedFlooding},
 	{name: "messages never finished", run: neverFinishes},
+	{name: "compressed bombs", run: bombs, setting: compressing, header: offer, told: "closed with 1009"},
+	{name: "compressed, never finished", run: neverFinishesCompressed, setting: compressing, header: offer, told: "closed with 1009"},
+	{name: "compressed, tiny", run: tinyCompressed, setting: compressing, header: offer},
+	{name: "compressed, slow to inflate", run: slowToInflate, setting: compressing, header: offer},
+	{name: "compressed, broken", run: brokenCompressed, setting: compressing, header: offer, told: "closed with 1007"},
+	{name: "RSV1 out of place", run: misplacedRSV1, setting: compressing, header: offer, told: "closed with 1002"},
+	{name: "RSV1 not agreed on", run: unagreedRSV1, setting: compressing, told: "closed with 1002"},
 }
 
 // user returns a path for each i, with a user of its own for every per of them,

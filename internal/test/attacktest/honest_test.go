@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,8 @@ type client struct {
 	refused   map[int]bool // of sent: those that the service said were not
 	got       map[int]bool // of those that the one before sent
 	twice     int
+	changed   int // of got: those that are not what was sent
+	packed    int // of got: those that came compressed
 	latencies []time.Duration
 	end       error // *wsraw.Closed if it was told why
 }
@@ -39,8 +42,9 @@ type crowd struct {
 	sending sync.WaitGroup
 }
 
-// gather connects n clients, each of which sends a message in every pace.
-func gather(t testing.TB, addr string, n, members int, pace time.Duration) *crowd {
+// gather connects n clients, each of which sends a message in every pace. If they are to
+// compress, every fifth does.
+func gather(t testing.TB, addr string, n, members int, pace time.Duration, compress bool) *crowd {
 	t.Helper()
 	c := &crowd{t: t, stop: make(chan struct{})}
 	for i := range n {
@@ -48,7 +52,11 @@ func gather(t testing.TB, addr string, n, members int, pace time.Duration) *crow
 		if i < members {
 			path += "&groups=" + room
 		}
-		ws, err := connect(addr, path)
+		var header http.Header
+		if compress && i%5 == 0 {
+			header = offer
+		}
+		ws, err := connect(addr, path, header)
 		if err != nil {
 			t.Fatalf("honest client %d: %v", i, err)
 		}
@@ -68,19 +76,24 @@ func gather(t testing.TB, addr string, n, members int, pace time.Duration) *crow
 }
 
 // connect opens a WebSocket from 127.0.0.1, which no attacker has.
-func connect(addr, path string) (*wsraw.Conn, error) {
+func connect(addr, path string, header http.Header) (*wsraw.Conn, error) {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, Timeout: patience}
 	c, err := d.Dial("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
 	c.(*net.TCPConn).SetLinger(0)
-	ws, _, err := wsraw.Handshake(c, path, nil)
+	ws, response, err := wsraw.Handshake(c, path, header)
 	if err != nil {
 		c.Close()
+		return nil, err
 	}
-	return ws, err
+	ws.Compressed = response.Header.Get("Sec-Websocket-Extensions") != ""
+	return ws, nil
 }
+
+// padding makes a message long enough to be compressed.
+var padding = strings.Repeat("<a-long-message/>", 40)
 
 func (c *client) send(to int, pace time.Duration, stop <-chan struct{}) {
 	ticker := time.NewTicker(pace)
@@ -91,12 +104,16 @@ func (c *client) send(to int, pace time.Duration, stop <-chan struct{}) {
 			return
 		case <-ticker.C:
 		}
-		text := fmt.Sprintf("%c honest%d %d %d", deliver, to, n, time.Now().UnixNano())
+		text := fmt.Sprintf("%c honest%d %d %d %s", deliver, to, n, time.Now().UnixNano(), padding)
 		c.mu.Lock()
 		c.sent++ // before, for it may arrive before WriteFrames returns
 		ended := c.end != nil
 		c.mu.Unlock()
-		if ended || c.ws.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: []byte(text)}) != nil {
+		f := wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: []byte(text)}
+		if c.ws.Compressed {
+			f.RSV, f.Payload = rsv1, wsraw.Deflate(f.Payload)
+		}
+		if ended || c.ws.WriteFrames(f) != nil {
 			c.mu.Lock()
 			c.sent--
 			c.mu.Unlock()
@@ -112,6 +129,9 @@ func (c *client) read() {
 		if err == nil && f.Opcode == wsraw.Ping {
 			c.ws.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Pong, Payload: f.Payload})
 		}
+		if err == nil && f.RSV == rsv1 {
+			f.Payload, err = wsraw.Inflate(f.Payload)
+		}
 		c.mu.Lock()
 		switch {
 		case err != nil:
@@ -119,6 +139,9 @@ func (c *client) read() {
 		case f.Opcode == wsraw.Close && len(f.Payload) >= 2:
 			c.end = &wsraw.Closed{Code: uint16(f.Payload[0])<<8 | uint16(f.Payload[1]), Reason: string(f.Payload[2:])}
 		case f.Opcode == wsraw.Text:
+			if f.RSV == rsv1 {
+				c.packed++
+			}
 			c.take(string(f.Payload), now)
 		}
 		ended := c.end != nil
@@ -143,6 +166,9 @@ func (c *client) take(text string, now time.Time) {
 	if c.got[n] {
 		c.twice++
 	}
+	if len(words) != 3 || words[2] != padding {
+		c.changed++
+	}
 	c.got[n] = true
 	c.latencies = append(c.latencies, now.Sub(time.Unix(0, at)))
 }
@@ -151,6 +177,7 @@ func (c *client) take(text string, now time.Time) {
 type fate struct {
 	sent, got, refused int
 	lost, twice        int            // of receivers and senders who live
+	changed, packed    int            // of got: not what was sent; came compressed
 	closed             map[string]int // clients, by what they were told
 	untold             int            // clients who lost their connection without a close frame
 	latencies          []time.Duration
@@ -179,7 +206,7 @@ func (c *crowd) account() fate {
 		receiver.mu.Lock()
 		got, receiverEnd := len(receiver.got), receiver.end
 		maps.DeleteFunc(refused, func(n int, _ bool) bool { return receiver.got[n] }) // its outcome was unknown
-		f.twice += receiver.twice
+		f.twice, f.changed, f.packed = f.twice+receiver.twice, f.changed+receiver.changed, f.packed+receiver.packed
 		f.latencies = append(f.latencies, receiver.latencies...)
 		receiver.mu.Unlock()
 		f.sent, f.got, f.refused = f.sent+sent, f.got+got, f.refused+len(refused)
@@ -226,7 +253,7 @@ func logIn(addr string, stop <-chan struct{}) logins {
 		}
 		l.tried++
 		began := time.Now()
-		ws, err := connect(addr, fmt.Sprintf("/?user=victim%d", l.tried))
+		ws, err := connect(addr, fmt.Sprintf("/?user=victim%d", l.tried), nil)
 		if err != nil {
 			l.failures[err.Error()]++
 			continue

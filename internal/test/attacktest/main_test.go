@@ -32,6 +32,7 @@ type order struct {
 // A setting is what a node's Config has that is no default.
 type setting struct {
 	RejectAfterUpgrade bool
+	Compression        bool
 }
 
 func TestMain(m *testing.M) {

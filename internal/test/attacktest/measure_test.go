@@ -86,9 +86,9 @@ func (e effect) row(name string, c cost) string {
 			100*(d.cpu-e.before.cpu).Seconds()/seconds, rate(d.Authenticates-e.before.Authenticates), rate(d.Onlines-e.before.Onlines)),
 		fmt.Sprintf("Redis %s, +%s; log %s, %s", rate(d.redisCommands-e.before.redisCommands), mb(e.peak.redisMemory-e.before.redisMemory),
 			rate(d.logLines-e.before.logLines), mb(d.logBytes-e.before.logBytes)),
-		fmt.Sprintf("logins %d of %d, p50 %v, p99 %v%s; messages %d of %d, p50 %v, p99 %v, lost %d%s",
+		fmt.Sprintf("logins %d of %d, p50 %v, p99 %v%s; messages %d of %d, p50 %v, p99 %v, lost %d, compressed %d%s",
 			e.victim.good, e.victim.tried, percentile(e.victim.latencies, 50), percentile(e.victim.latencies, 99), failures(e.victim.failures),
-			e.honest.got, e.honest.sent, percentile(e.honest.latencies, 50), percentile(e.honest.latencies, 99), e.honest.lost, e.honest.told()),
+			e.honest.got, e.honest.sent, percentile(e.honest.latencies, 50), percentile(e.honest.latencies, 99), e.honest.lost, e.honest.packed, e.honest.told()),
 		changes(e.before.Stats, d.Stats, e.after.Stats),
 		e.back.Round(100 * time.Millisecond).String(),
 	}, " | ")

@@ -71,6 +71,7 @@ func runNode(o order) error {
 		OnOnline:           func(string) { s.onlines.Add(1) },
 		OnOffline:          func(string) { s.offlines.Add(1) },
 		RejectAfterUpgrade: o.Setting.RejectAfterUpgrade,
+		Compression:        o.Setting.Compression,
 		Logger:             slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {

@@ -1,0 +1,113 @@
+package attacktest
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/heraldgo/herald/internal/test/wsraw"
+)
+
+// compressing is a node that agrees on compression, and offer a client that offers it.
+var (
+	compressing = setting{Compression: true}
+	offer       = http.Header{"Sec-Websocket-Extensions": {wsraw.Offer}}
+)
+
+// rsv1 says that a message is compressed.
+const rsv1 = 4
+
+// provoke writes what the node closes a connection for, and waits for the close frame. It
+// does not answer.
+func (a *attacker) provoke(c *wsraw.Conn, frames ...wsraw.Frame) {
+	if c.WriteFrames(frames...) != nil {
+		return
+	}
+	if closed, err := c.ReadClose(); err == nil {
+		a.note(fmt.Sprintf("closed with %d", closed.Code))
+	}
+}
+
+// bombs has 50 connections, each of which sends 60 KB that inflate to 60 MB.
+func bombs(a *attacker) {
+	mega := append(wsraw.Deflate(make([]byte, 1<<20)), wsraw.Flushed...)
+	bomb := bytes.TrimSuffix(bytes.Repeat(mega, 60<<10/len(mega)), []byte(wsraw.Flushed))
+	a.hold(50, user("bomb", 1, ""), func(c *wsraw.Conn) {
+		a.provoke(c, wsraw.Frame{Fin: true, RSV: rsv1, Opcode: wsraw.Binary, Payload: bomb})
+	})
+}
+
+// neverFinishesCompressed has 8 connections with a message that goes on and on, in fragments
+// that inflate to nothing.
+func neverFinishesCompressed(a *attacker) {
+	nothing := []byte("\x00" + wsraw.Flushed)
+	fragment := wsraw.Frame{Payload: bytes.Repeat(nothing, 4)}
+	more := bytes.Repeat(fragment.Bytes(), 100)
+	a.hold(8, user("unending", 1, ""), func(c *wsraw.Conn) {
+		if c.WriteFrames(wsraw.Frame{RSV: rsv1, Opcode: wsraw.Binary, Payload: nothing}) == nil {
+			flood(a, c, more)
+		}
+	})
+}
+
+// tinyCompressed has 8 connections with messages of one byte: half of them send as many as
+// MessageRate allows, and half as many as they can.
+func tinyCompressed(a *attacker) {
+	tiny := wsraw.Frame{Fin: true, RSV: rsv1, Opcode: wsraw.Binary, Payload: wsraw.Deflate([]byte{0})}.Bytes()
+	go a.hold(4, user("tiny", 1, ""), func(c *wsraw.Conn) { a.pace(c, bytes.Repeat(tiny, 10), 11*time.Millisecond) })
+	a.hold(4, user("tinier", 1, ""), func(c *wsraw.Conn) { flood(a, c, bytes.Repeat(tiny, 100)) })
+}
+
+// slowToInflate has 4 connections with messages as large and as many as the node takes,
+// and as slow to inflate as they can be.
+func slowToInflate(a *attacker) {
+	slow := wsraw.Frame{Fin: true, RSV: rsv1, Opcode: wsraw.Binary, Payload: wsraw.SlowToInflate(64 << 10)}.Bytes()
+	a.hold(4, user("slowly", 1, ""), func(c *wsraw.Conn) { a.pace(c, slow, 65*time.Millisecond) })
+}
+
+// pace writes the bytes once in every pace, or a twentieth as often if it is gentle, until
+// the connection ends.
+func (a *attacker) pace(c *wsraw.Conn, b []byte, pace time.Duration) {
+	go a.watch(c)
+	if a.gentle {
+		pace *= 20
+	}
+	ticker := time.NewTicker(pace)
+	defer ticker.Stop()
+	for err := error(nil); err == nil; <-ticker.C {
+		_, err = c.Write(b)
+	}
+}
+
+// brokenCompressed has 50 connections with messages that are not compressed as they say:
+// from the start, or after 64 KB have come out.
+func brokenCompressed(a *attacker) {
+	late := append(wsraw.Deflate(make([]byte, 64<<10)), 6)
+	a.hold(50, user("broken", 1, ""), func(c *wsraw.Conn) {
+		payload := []byte("\x06not compressed")
+		if a.conns.Load()%2 == 0 {
+			payload = late
+		}
+		a.provoke(c, wsraw.Frame{Fin: true, RSV: rsv1, Opcode: wsraw.Binary, Payload: payload})
+	})
+}
+
+// misplacedRSV1 has 50 connections with RSV1 in a continuation, or in a ping.
+func misplacedRSV1(a *attacker) {
+	nothing := []byte("\x00" + wsraw.Flushed)
+	a.hold(50, user("misplaced", 1, ""), func(c *wsraw.Conn) {
+		if a.conns.Load()%2 == 0 {
+			a.provoke(c, wsraw.Frame{Fin: true, RSV: rsv1, Opcode: wsraw.Ping})
+		} else {
+			a.provoke(c, wsraw.Frame{RSV: rsv1, Opcode: wsraw.Binary, Payload: nothing}, wsraw.Frame{Fin: true, RSV: rsv1, Payload: nothing})
+		}
+	})
+}
+
+// unagreedRSV1 has 50 connections that compress though they did not offer it.
+func unagreedRSV1(a *attacker) {
+	a.hold(50, user("unagreed", 1, ""), func(c *wsraw.Conn) {
+		a.provoke(c, wsraw.Frame{Fin: true, RSV: rsv1, Opcode: wsraw.Binary, Payload: wsraw.Deflate([]byte("hello"))})
+	})
+}
