@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/heraldgo/herald/internal/frame"
+	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
 // plain returns the frame of a message.
@@ -391,6 +392,14 @@ func BenchmarkInflate(b *testing.B) {
 			}
 		})
 	}
+	b.Run("the slowest 64K", func(b *testing.B) { // that are known
+		f := packed(frame.Binary, string(wsraw.SlowToInflate(64<<10)))
+		for b.Loop() {
+			if got, err := Inflate(f, 64<<10); err != nil || len(got) != 2 {
+				b.Fatalf("%d bytes, %v", len(got), err)
+			}
+		}
+	})
 }
 
 // sizes are messages as a service sends them.
