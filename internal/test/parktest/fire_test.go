@@ -97,9 +97,11 @@ func TestFire(t *testing.T) {
 		OnDisconnect: f.onDisconnect,
 		MessageRate:  -1, MaxHandshakes: -1, HandshakeRatePerAddr: -1, HandshakeTimeout: patience,
 		QueueMessages:  4096,
-		MessageTimeout: 5 * time.Second, // a busy machine stops a client for a while
-		PingInterval:   50 * netpoll.Quiet, PongTimeout: patience,
-		CloseTimeout: patience, Logger: slog.New(slog.DiscardHandler),
+		MessageTimeout: max(5*time.Second, 20*netpoll.Quiet),  // a busy machine stops a client for a while
+		PingInterval:   min(50*netpoll.Quiet, 20*time.Second), // a client of wsraw's waits for a minute
+		PongTimeout:    patience,
+		CloseTimeout:   patience, SendTimeout: patience, Lease: patience,
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -344,6 +346,7 @@ func (c *client) end(f *fire, conn *herald.Conn, how int, read chan struct{}) (w
 	case disconnected:
 		if err := f.hub.Disconnect(f.t.Context(), herald.Connection(conn.ID()), 3001, ""); err != nil && !errors.Is(err, herald.ErrClosed) {
 			f.t.Error(err)
+			c.Conn.Conn.Close()
 		}
 	case expires:
 		conn.SetExpiry(time.Now())
