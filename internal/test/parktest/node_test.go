@@ -1,0 +1,214 @@
+//go:build linux
+
+package parktest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/netpoll"
+	"github.com/heraldgo/herald/internal/test/servertest"
+	"github.com/heraldgo/herald/internal/test/wsraw"
+)
+
+// nodeEnv has the time after which a Conn is parked: with it a process is a node.
+const nodeEnv = "HERALD_PARKTEST_NODE"
+
+func TestMain(m *testing.M) {
+	if quiet := os.Getenv(nodeEnv); quiet != "" {
+		if err := runNode(quiet); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// runNode serves a Hub that sends each message back. It prints its address. To each line
+// that it reads it answers how many goroutines it has.
+func runNode(quiet string) (err error) {
+	if netpoll.Quiet, err = time.ParseDuration(quiet); err != nil {
+		return err
+	}
+	hub, err := herald.New(herald.Config{
+		Authenticate: func(r *http.Request) (herald.Identity, error) {
+			return herald.Identity{User: r.URL.Query().Get("user")}, nil
+		},
+		OnMessage:   func(_ context.Context, c *herald.Conn, m herald.Message) { c.Send(m) },
+		MessageRate: -1, MaxHandshakes: -1, HandshakeRatePerAddr: -1, PingInterval: -1, MessageTimeout: patience,
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	go http.Serve(l, hub)
+	time.AfterFunc(5*patience, func() { os.Exit(1) }) // strace may be killed, and leave the node
+	fmt.Println(l.Addr())
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		fmt.Println(runtime.NumGoroutine())
+	}
+	return nil
+}
+
+// A node is a Hub in a process of its own, whose system calls strace writes down.
+type node struct {
+	t      *testing.T
+	addr   string
+	quiet  time.Duration
+	users  int    // that have connected
+	idle   int    // goroutines without a connection
+	trace  string // strace's file
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	out    *bufio.Reader
+	stderr bytes.Buffer
+}
+
+// startNode starts a node of whose system calls some are traced, as strace's -e trace has
+// them.
+func startNode(t *testing.T, quiet time.Duration, calls string) *node {
+	t.Helper()
+	n := &node{t: t, quiet: quiet, trace: filepath.Join(t.TempDir(), "trace")}
+	args := []string{"-f", "-y", "--seccomp-bpf", "-e", "trace=" + calls, "-o", n.trace}
+	strace := servertest.Find("strace")
+	if strace == "" {
+		servertest.Missing(t, "strace", "strace")
+	}
+	if out, err := exec.Command(strace, append(args, "true")...).CombinedOutput(); err != nil {
+		servertest.Missing(t, fmt.Sprintf("a strace that may trace (%v: %s)", err, out), "strace")
+	}
+	n.cmd = exec.Command(strace, append(args, os.Args[0])...)
+	n.cmd.Env = append(os.Environ(), nodeEnv+"="+quiet.String(), fmt.Sprint("GOMAXPROCS=", runtime.GOMAXPROCS(0)))
+	n.cmd.Stderr = &n.stderr
+	in, err := n.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := n.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	n.in, n.out = in, bufio.NewReader(out)
+	t.Cleanup(n.stop)
+	n.addr = n.line()
+	n.idle = n.mark("begin") + 1 // the poller's
+	return n
+}
+
+// stop ends the node, and returns when strace has written everything.
+func (n *node) stop() {
+	n.in.Close()
+	n.cmd.Wait()
+}
+
+func (n *node) line() string {
+	n.t.Helper()
+	s, err := n.out.ReadString('\n')
+	if err != nil {
+		n.in.Close()
+		n.cmd.Wait()
+		n.t.Fatalf("the node under strace: %v\n%s", err, n.stderr.String())
+	}
+	return strings.TrimSpace(s)
+}
+
+// mark puts a mark into the trace, which is a line that the node reads. It returns the
+// number of the node's goroutines.
+func (n *node) mark(name string) (goroutines int) {
+	n.t.Helper()
+	fmt.Fprintln(n.in, name)
+	if _, err := fmt.Sscan(n.line(), &goroutines); err != nil {
+		n.t.Fatal(err)
+	}
+	return goroutines
+}
+
+// parked waits until connections have no goroutines. It allows for three of the Hub's own
+// that come and go.
+func (n *node) parked() {
+	n.t.Helper()
+	await(n.t, "all connections parked", func() bool { return n.mark("look") <= n.idle+3 })
+}
+
+// connect opens so many connections.
+func (n *node) connect(many int) (conns []*wsraw.Conn) {
+	n.t.Helper()
+	for range many {
+		raw, err := net.Dial("tcp", n.addr)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		n.t.Cleanup(func() { raw.Close() })
+		n.users++
+		c, _, err := wsraw.Handshake(raw, fmt.Sprint("/?user=u", n.users), nil)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+// A count is what the trace has of system calls.
+type count struct {
+	calls   int // all that are traced
+	reads   int // of sockets
+	nothing int // of these, those for which nothing had come
+}
+
+// call is the beginning of a line about a call: the thread, the name, the first argument.
+var call = regexp.MustCompile(`^(\d+) +(\w+)\(([^,)]*)`)
+
+// counts ends the node, and returns what it did after each mark until the next.
+func (n *node) counts() map[string]count {
+	n.t.Helper()
+	n.stop()
+	trace, err := os.ReadFile(n.trace)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	counts := make(map[string]count)
+	name, reading := "", make(map[string]bool) // by thread: its last call reads from a socket
+	for line := range strings.Lines(string(trace)) {
+		now := counts[name]
+		thread, _, _ := strings.Cut(line, " ")
+		if c := call.FindStringSubmatch(line); c != nil {
+			reading[thread] = strings.Contains(c[3], "<socket:") && (c[2] == "read" || c[2] == "recvfrom")
+			now.calls++
+			if reading[thread] {
+				now.reads++
+			}
+		}
+		if reading[thread] && strings.Contains(line, "EAGAIN") {
+			now.nothing++
+		}
+		counts[name] = now
+		if _, mark, ok := strings.Cut(line, `"mark `); ok {
+			name, _, _ = strings.Cut(mark, `\n`)
+		}
+	}
+	return counts
+}
