@@ -232,3 +232,27 @@ func TestBoundsOfCalls(t *testing.T) {
 		}
 	}
 }
+
+// A node that guesses wrongly in which segments there is something finds it all the same.
+func TestGuess(t *testing.T) {
+	limits := store.Limits{Segment: 4, Age: 8000, Bytes: 1 << 20}
+	r := newMiniRig(t, limits)
+	late := New(Config{Client: r.rdb, Limits: limits, Keys: "k:", Topics: "c:", Fences: "f"})
+	if _, err := late.Fence(t.Context(), r.known, 1); err != nil {
+		t.Fatal(err)
+	}
+	from := r.known
+	for n := 1; n <= 30; n++ {
+		r.append(fmt.Sprint(n))
+		if n%7 != 0 {
+			continue
+		}
+		for calls := range 2 { // the first one guesses what was there when it last asked
+			r.forget()
+			s, err := late.Survey(t.Context(), r.known, from, []string{"a"}, 100)
+			if err != nil || !s.Whole || len(s.Offsets) != n || len(r.calls) != 2-calls {
+				t.Errorf("%d: %+v, %v after %d calls", n, s, err, len(r.calls))
+			}
+		}
+	}
+}

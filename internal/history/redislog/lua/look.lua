@@ -36,7 +36,7 @@ end
 
 local seen, places, whole, found = {}, {}, 1, {}
 local from = tonumber(ARGV[6])
-if #KEYS > 1 and epoch == ARGV[5] and from <= counter and #cuts == 0 then
+if #KEYS > 1 and epoch == ARGV[5] and #cuts == 0 then
   local topics, at, stops, n = {}, {}, {}, 0
   local stop = math.max(from, horizon)
   for i, last in ipairs(ends) do
