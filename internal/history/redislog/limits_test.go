@@ -256,3 +256,23 @@ func TestGuess(t *testing.T) {
 		}
 	}
 }
+
+// A guess of an epoch that is over leaves out nothing of the one that counts.
+func TestGuessOfAnotherEpoch(t *testing.T) {
+	limits := store.Limits{Segment: 64, Age: 8000, Bytes: 1 << 20}
+	r := newMiniRig(t, limits)
+	r.append("1", "2")
+	had := history.Point{Epoch: r.known.Epoch, Offset: 66}
+	late := New(Config{Client: r.rdb, Limits: limits, Keys: "k:", Topics: "c:", Fences: "f"})
+	late.end = history.Point{Epoch: had.Epoch, Offset: 70} // before the server lost 3 to 70
+	end, err := r.log.Renew(t.Context(), r.known, r.known.Epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.known = end
+	r.append("3", "4", "5") // 65, 66 and 67
+	s, err := late.Survey(t.Context(), history.Point{Epoch: had.Epoch}, had, []string{"a"}, 100)
+	if err != nil || s.Whole || s.From != 2 || len(s.Offsets) != 3 {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
