@@ -2,6 +2,7 @@ package redisconn_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -58,9 +59,13 @@ func TestSlotScripter(t *testing.T) {
 	do(from, "DEL", "{a}n")
 	do(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", from.ID)
 	do(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", to.ID)
-	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
-	defer cancel()
-	if err := count.Run(short, s, []string{"{a}n"}).Err(); err == nil || !strings.HasPrefix(err.Error(), "ASK ") {
+	var err error
+	for err = context.DeadlineExceeded; errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil; { // in the middle of a call
+		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		err = count.Run(short, s, []string{"{a}n"}).Err()
+		cancel()
+	}
+	if err == nil || !strings.HasPrefix(err.Error(), "ASK ") {
 		t.Errorf("a key on its way: %v", err)
 	}
 }
