@@ -39,16 +39,22 @@ func TestInbox(t *testing.T) {
 		run  func(b *inbox.Inbox[string])
 		want string
 	}{
-		"order":            {func(b *inbox.Inbox[string]) { push(b, "1", "2"); push(b, "3") }, "1 2 3"},
-		"gap":              {func(b *inbox.Inbox[string]) { push(b, "1"); b.Down("down"); b.Restore(); push(b, "2") }, "1 down up 2"},
-		"flaps":            {func(b *inbox.Inbox[string]) { b.Down("a"); b.Restore(); b.Down("b"); b.Down("c"); b.Restore() }, "a up"},
-		"flaps, packet":    {func(b *inbox.Inbox[string]) { b.Down("a"); b.Restore(); push(b, "1"); b.Down("b"); b.Restore() }, "a up 1 b up"},
-		"lost":             {func(b *inbox.Inbox[string]) { push(b, "1"); b.Lost("a"); push(b, "2"); b.Restore() }, "1 a up 2"},
-		"lost twice":       {func(b *inbox.Inbox[string]) { b.Lost("a"); b.Lost("b"); b.Down("c"); b.Restore() }, "a up b up"},
-		"lost while down":  {func(b *inbox.Inbox[string]) { b.Down("down"); b.Lost("a"); b.Restore() }, "down up a up"},
-		"lost after down":  {func(b *inbox.Inbox[string]) { b.Down("down"); b.Restore(); b.Lost("a") }, "down up a up"},
-		"lost, and down":   {func(b *inbox.Inbox[string]) { b.Down("down"); b.Lost("a"); take(b, 1) }, "up a"},
-		"lost, no room":    {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3"); b.Lost("a"); push(b, "4") }, "1 2 3 a up"},
+		"order":           {func(b *inbox.Inbox[string]) { push(b, "1", "2"); push(b, "3") }, "1 2 3"},
+		"gap":             {func(b *inbox.Inbox[string]) { push(b, "1"); b.Down("down"); b.Restore(); push(b, "2") }, "1 down up 2"},
+		"flaps":           {func(b *inbox.Inbox[string]) { b.Down("a"); b.Restore(); b.Down("b"); b.Down("c"); b.Restore() }, "a up"},
+		"flaps, packet":   {func(b *inbox.Inbox[string]) { b.Down("a"); b.Restore(); push(b, "1"); b.Down("b"); b.Restore() }, "a up 1 b up"},
+		"lost":            {func(b *inbox.Inbox[string]) { push(b, "1"); b.Lost("a"); push(b, "2"); b.Restore() }, "1 a up 2"},
+		"lost twice":      {func(b *inbox.Inbox[string]) { b.Lost("a"); b.Lost("b"); b.Down("c"); b.Restore() }, "a up b up"},
+		"lost while down": {func(b *inbox.Inbox[string]) { b.Down("down"); b.Lost("a"); b.Restore() }, "down up a up"},
+		"lost after down": {func(b *inbox.Inbox[string]) { b.Down("down"); b.Restore(); b.Lost("a") }, "down up a up"},
+		"lost, and down":  {func(b *inbox.Inbox[string]) { b.Down("down"); b.Lost("a"); take(b, 1) }, "up a"},
+		"lost, no room":   {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3"); b.Lost("a"); push(b, "4") }, "1 2 3 a up"},
+		"lost, no bytes": {func(b *inbox.Inbox[string]) {
+			push(b, "123", strings.Repeat("x", 95))
+			b.Lost("a")
+			take(b, 1)
+			push(b, "2") // the gap goes on
+		}, strings.Repeat("x", 95) + " a up"},
 		"lost while full":  {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4"); push(b, "5"); b.Lost("a") }, "1 2 3 4 lost up"},
 		"lost, a part":     {func(b *inbox.Inbox[string]) { b.DownPart(0, "-", "+", "lost"); b.Lost("a"); b.RestorePart(0) }, "- a up - +"},
 		"lost, closed":     {func(b *inbox.Inbox[string]) { b.Close(errRefused); b.Lost("a") }, ""},
