@@ -29,6 +29,7 @@ func main() {
 	profiles := flag.String("profile", "", "write CPU profiles of every node and step into this `directory`; the figures suffer")
 	echoes := flag.Bool("echo", false, "compare the CPU of an echo with coder/websocket's, and nothing else")
 	histories := flag.Bool("history", false, "measure what it costs to keep messages, beside centrifuge with history and recovery, and nothing else")
+	longs := flag.Bool("latency", false, "measure latency at 1,000 messages a second for longer, and nothing else")
 	scales := flag.Bool("scale", false, "measure what grows with the connections, and nothing else")
 	nodes := flag.Int("nodes", 4, "of -scale: one has no clients")
 	users := flag.Int("users", 10_000, "of -scale: connections, after a tenth of them")
@@ -39,6 +40,8 @@ func main() {
 		err = scale(*nodes, *users)
 	case *histories:
 		err = history(*rounds, *short, *only, *profiles)
+	case *longs:
+		err = latencies(*rounds, *only)
 	case *echoes:
 		err = echo(*rounds, *profiles)
 	default:
@@ -58,12 +61,7 @@ func run(asJSON, short bool, rounds int, only, profiles string) error {
 	if err != nil {
 		return err
 	}
-	if slices.Contains(kinds, "socket.io") {
-		if err := prepareSocketIO(); err != nil {
-			progress("socket.io is left out: %v", err)
-			kinds = slices.DeleteFunc(kinds, func(k string) bool { return k == "socket.io" })
-		}
-	}
+	kinds = installed(kinds)
 	seen, err := inTurns(kinds, rounds, short, func(kind string, size sizes, redis *redisServer) (figures, error) {
 		f, err := measure(kind, size, redis, profiles)
 		if err != nil && kind != "herald" { // twenty minutes are not lost for one that dies
@@ -135,6 +133,18 @@ func choose(only string, all []string) ([]string, error) {
 		}
 	}
 	return kinds, nil
+}
+
+// installed returns the kinds that can run here, and says which one is left out.
+func installed(kinds []string) []string {
+	if !slices.Contains(kinds, "socket.io") {
+		return kinds
+	}
+	if err := prepareSocketIO(); err != nil {
+		progress("socket.io is left out: %v", err)
+		return slices.DeleteFunc(kinds, func(k string) bool { return k == "socket.io" })
+	}
+	return kinds
 }
 
 // prepareSocketIO installs Socket.IO, from npm, if Node is present.
