@@ -86,6 +86,7 @@ func testStatsOfLines(t *testing.T, config func() herald.Config) {
 	d := newDevice(t, n, "user=a", "")
 	for range 3 {
 		d.connected()
+		await(t, "the end of the connection before", func() bool { return n.Stats().Conns == 1 }) // or it drops a message
 		n.send(t, herald.User("a"), "hello")
 		d.want("hello")
 		if err := d.Probe(t.Context()); err != nil {
