@@ -27,6 +27,9 @@ func (a *attacker) provoke(c *wsraw.Conn, frames ...wsraw.Frame) {
 	if closed, err := c.ReadClose(); err == nil {
 		a.note(fmt.Sprintf("closed with %d", closed.Code))
 	}
+	if a.gentle {
+		time.Sleep(time.Second)
+	}
 }
 
 // bombs has 50 connections, each of which sends 60 KB that inflate to 60 MB.
@@ -52,11 +55,11 @@ func neverFinishesCompressed(a *attacker) {
 }
 
 // tinyCompressed has 8 connections with messages of one byte: half of them send as many as
-// MessageRate allows, and half as many as they can.
+// MessageRate allows, and half ten times as many.
 func tinyCompressed(a *attacker) {
 	tiny := wsraw.Frame{Fin: true, RSV: rsv1, Opcode: wsraw.Binary, Payload: wsraw.Deflate([]byte{0})}.Bytes()
 	go a.hold(4, user("tiny", 1, ""), func(c *wsraw.Conn) { a.pace(c, bytes.Repeat(tiny, 10), 11*time.Millisecond) })
-	a.hold(4, user("tinier", 1, ""), func(c *wsraw.Conn) { flood(a, c, bytes.Repeat(tiny, 100)) })
+	a.hold(4, user("tinier", 1, ""), func(c *wsraw.Conn) { a.pace(c, bytes.Repeat(tiny, 100), 11*time.Millisecond) })
 }
 
 // slowToInflate has 4 connections with messages as large and as many as the node takes,
