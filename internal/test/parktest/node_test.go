@@ -95,7 +95,7 @@ func startNode(t *testing.T, quiet time.Duration, calls string) *node {
 		servertest.Missing(t, "strace", "strace")
 	}
 	if out, err := exec.Command(strace, append(args, "true")...).CombinedOutput(); err != nil {
-		servertest.Missing(t, fmt.Sprintf("a strace that may trace (%v: %s)", err, out), "strace")
+		t.Skipf("MISSING: strace may not trace here, as in some containers: %v: %s", err, out)
 	}
 	n.cmd = exec.Command(strace, append(args, os.Args[0])...)
 	n.cmd.Env = append(os.Environ(), nodeEnv+"="+quiet.String(), fmt.Sprint("GOMAXPROCS=", runtime.GOMAXPROCS(0)))
