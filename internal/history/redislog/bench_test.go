@@ -138,20 +138,26 @@ func BenchmarkQuietTopics(b *testing.B) {
 }
 
 // BenchmarkSurvey tells how much of Redis' CPU it takes to find what one topic has
-// missed, 20 messages of 128 bytes between those of all others.
+// missed, 20 messages of 128 bytes between those of all others: if the first script
+// walks, and if it only looks, as on a Cluster.
 func BenchmarkSurvey(b *testing.B) {
-	r := newBench(b)
-	for range 20*benchTopics/64 + 1 {
-		r.append(r.drafts(64))
+	for name, cluster := range map[string]bool{"one script": false, "two": true} {
+		b.Run(name, func(b *testing.B) {
+			r := newBench(b)
+			r.log.config.Cluster = cluster
+			for range 20*benchTopics/64 + 1 {
+				r.append(r.drafts(64))
+			}
+			before, n := r.cpu(), 0
+			for b.Loop() {
+				n++
+				topic := fmt.Sprint("group:", n%benchTopics)
+				s, err := r.log.Survey(b.Context(), r.known, history.Point{Epoch: r.known.Epoch}, []string{topic}, 512)
+				if err != nil || len(s.Entries) < 20 {
+					b.Fatal(len(s.Entries), err)
+				}
+			}
+			b.ReportMetric((r.cpu()-before)*1e6/float64(n), "redis-µs/survey")
+		})
 	}
-	before, n := r.cpu(), 0
-	for b.Loop() {
-		n++
-		topic := fmt.Sprint("group:", n%benchTopics)
-		s, err := r.log.Survey(b.Context(), r.known, history.Point{Epoch: r.known.Epoch}, []string{topic}, 512)
-		if err != nil || len(s.Entries) < 20 {
-			b.Fatal(len(s.Entries), err)
-		}
-	}
-	b.ReportMetric((r.cpu()-before)*1e6/float64(n), "redis-µs/survey")
 }

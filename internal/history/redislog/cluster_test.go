@@ -170,6 +170,19 @@ func TestMigration(t *testing.T) {
 	if err := r.append("a"); err != nil {
 		t.Errorf("all that it needs is still here: %v", err)
 	}
+	for r.end.Offset < 8 { // up to the end of a segment: a guess names the next one, too
+		if err := r.append("a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	guesser := r.on(from)
+	guesser.config.Cluster, guesser.end = false, r.end
+	for l, want := range map[*Log]string{r.log: "", guesser: "TRYAGAIN "} {
+		s, err := l.Survey(t.Context(), r.end, history.Point{Epoch: r.end.Epoch, Offset: 4}, []string{"a"}, 9)
+		if want == "" && (err != nil || !s.Whole || len(s.Offsets) != 4) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%+v, %v, want %q", s, err, want)
+		}
+	}
 	for _, moved := range []string{"t", "s:1"} {
 		r.move(from, to, moved)
 		for where, l := range map[string]*Log{"the old one": r.log, "the new one": there} {

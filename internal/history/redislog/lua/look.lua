@@ -11,9 +11,9 @@
 -- ARGV: those of begin, epoch and offset of the point, the most chains, offsets of a
 --       segment, the most entries and bytes, and entries that are answered whole, the
 --       number of each segment, topics...
-local first = 11 + #KEYS
+local before = 10 + #KEYS -- arguments that stand before the topics
 local names = {COUNTER, HORIZON, FORGOT}
-for i = first, #ARGV do
+for i = before + 1, #ARGV do
   names[#names + 1] = ARGV[i]
 end
 local epoch, parents, numbers = begin(names)
@@ -42,7 +42,7 @@ if #KEYS > 1 and epoch == ARGV[5] and #cuts == 0 then
   for i, last in ipairs(ends) do
     if last > stop then
       n = n + 1
-      topics[n], at[n], stops[n] = ARGV[first + i - 1], text(last), stop
+      topics[n], at[n], stops[n] = ARGV[before + i], text(last), stop
     end
   end
   if n <= tonumber(ARGV[7]) then
