@@ -133,23 +133,27 @@ func (p *presence) complete(ctx context.Context) error {
 	if err := p.heldWhole(); err != nil {
 		return err
 	}
-	if p.heartbeat.listedSince(max(clock.Now()-int64(listTrust), p.heldSince.Load())) && p.heartbeat.missing() == nil {
-		return nil
+	if p.heartbeat.listedSince(max(clock.Now()-int64(listTrust), p.heldSince.Load())) {
+		if _, err := p.heartbeat.lastListing(); err == nil {
+			return nil
+		}
 	}
 	if _, _, err := p.askNodes(ctx); err != nil {
 		return err
 	}
-	return p.missing()
+	_, err := p.lastListing()
+	return err
 }
 
-// missing is what heartbeat says. If there is one the others are told to look
+// lastListing is the heartbeat's, which is not what this goroutine has asked for if
+// another has been answered since. If it may lack a node the others are told to look
 // for their leases.
-func (p *presence) missing() error {
-	err := p.heartbeat.missing()
+func (p *presence) lastListing() ([]Node, error) {
+	nodes, err := p.heartbeat.lastListing()
 	if err != nil {
 		p.heartbeat.tellLost()
 	}
-	return err
+	return nodes, err
 }
 
 // holds says whether the Registry has entries under the lease.

@@ -204,6 +204,46 @@ func TestFrozenRegistryIsNoAnswer(t *testing.T) {
 	}
 }
 
+// An overtaken registry answers Nodes when overtake has returned.
+type overtakenRegistry struct {
+	*MemoryRegistry
+	overtake *atomic.Pointer[func()]
+}
+
+func (r overtakenRegistry) Nodes(ctx context.Context) ([]Node, time.Time, error) {
+	nodes, now, err := r.MemoryRegistry.Nodes(ctx)
+	if overtake := r.overtake.Swap(nil); overtake != nil {
+		(*overtake)()
+	}
+	return nodes, now, err
+}
+
+// A listing that lacks a living node is no answer, even if a later one that has it
+// comes first.
+func TestOvertakenListing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, registry := NewMemoryNetwork(), NewMemoryRegistry()
+		var overtake atomic.Pointer[func()]
+		asker := newHub(t, Config{
+			Name: "asker", Bus: network.Bus(), Registry: overtakenRegistry{registry.Handle(), &overtake},
+		})
+		other := newHub(t, Config{Name: "other", Bus: network.Bus(), Registry: registry.Handle()})
+		time.Sleep(time.Second)
+		forgetLease(registry, other.NodeID())
+		later := func() {
+			other.presence.lose(other.presence.current().Generation)
+			time.Sleep(2 * time.Second)
+			if nodes, err := asker.Nodes(t.Context()); err != nil || len(nodes) != 2 {
+				t.Errorf("two seconds later: %v, %v", nodes, err)
+			}
+		}
+		overtake.Store(&later)
+		if nodes, err := asker.Nodes(t.Context()); err == nil && len(nodes) != 2 {
+			t.Errorf("Nodes lists %v", nodes)
+		}
+	})
+}
+
 // A Disconnect that returns nil has closed the client, whatever the Registry
 // has lost, and however long it took no writes.
 func TestDisconnectIsNeverEmpty(t *testing.T) {

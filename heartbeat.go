@@ -31,7 +31,8 @@ type heartbeat struct {
 	peers    map[string]*peer
 	gone     map[string]*peer // that were peers
 	forgot   bool             // some that were gone
-	live     int              // real nodes that the last listing has alive, this one included
+	nodes    []Node           // the last listing; not changed
+	live     int              // real nodes that it has alive, this one included
 	listing  int              // all that it has alive
 	from, to int64            // on clock: when the last listing was asked for, and had come
 	restored int64            // on clock: when the Bus was last restored, or began

@@ -274,7 +274,7 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 			p.suspect = clock.Now()
 		}
 	}
-	b.from, b.to = from, clock.Now()
+	b.nodes, b.from, b.to = nodes, from, clock.Now()
 	b.forget()
 }
 
@@ -355,13 +355,17 @@ func (b *heartbeat) listedSince(at int64) bool {
 	return b.from > at && !b.any(func(p *peer) bool { return p.alive && p.fades(now) })
 }
 
-// missing returns why the Registry's answers may lack sessions, or nil. They may
-// if a living node is not listed, or has not yet put back what the Registry had
-// lost.
-func (b *heartbeat) missing() error {
+// lastListing returns the last listing, or why the Registry's answers may lack sessions.
+// They may if a living node is not listed, or has not yet put back what the Registry
+// had lost. Nobody may change the listing.
+func (b *heartbeat) lastListing() ([]Node, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := clock.Now()
+	return b.nodes, b.missing(clock.Now())
+}
+
+// missing returns what the nodes that live lack in the Registry, or nil.
+func (b *heartbeat) missing(now int64) error {
 	for node, p := range b.peers {
 		switch {
 		case node == b.node || !b.lives(p, now):

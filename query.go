@@ -230,14 +230,14 @@ func (h *Hub) Nodes(ctx context.Context) ([]Node, error) {
 	if isClosed(h.stopped) {
 		return nil, ErrClosed
 	}
-	nodes, _, err := h.presence.listNodes(ctx)
-	if err == nil {
-		err = once(h.presence.missing())
-	}
-	if err != nil {
+	if _, _, err := h.presence.listNodes(ctx); err != nil {
 		return nil, err
 	}
-	nodes = slices.DeleteFunc(nodes, func(n Node) bool { return !n.Alive })
+	nodes, err := h.presence.lastListing()
+	if err != nil {
+		return nil, once(err)
+	}
+	nodes = slices.DeleteFunc(slices.Clone(nodes), func(n Node) bool { return !n.Alive })
 	slices.SortFunc(nodes, compareNodes)
 	return nodes, nil
 }
