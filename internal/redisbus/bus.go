@@ -1,5 +1,5 @@
-// Package redisbus is the Bus of package herald on Redis Pub/Sub. What it
-// promises is written there, at RedisBus.
+// Package redisbus implements the Bus of package herald on Redis Pub/Sub. Its
+// promises are documented there, at RedisBus.
 package redisbus
 
 import (
@@ -17,14 +17,14 @@ import (
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
-// A Bus is what herald.RedisBus is made of.
+// A Bus is the implementation of herald.RedisBus.
 type Bus struct {
 	parts []*partition
 	inbox *inbox.Inbox[Event]
 	nodes *redis.ClusterClient // knows the masters of a Cluster; nil if there is none
 
 	cancel    context.CancelFunc
-	running   sync.WaitGroup // what connects subscribers, and proves
+	running   sync.WaitGroup // the goroutines that connect subscribers and prove links
 	closeOnce sync.Once
 }
 
@@ -51,8 +51,8 @@ func New(rdb redis.UniversalClient, options redisconn.Options) (*Bus, error) {
 	return b, nil
 }
 
-// connect connects a Bus with a partition for each way. The error is for
-// openError.
+// connect connects a Bus that has one partition for each way. The caller passes an
+// error on to openError.
 func connect(options redisconn.Options, ways []*way, newDialer func(*way) *dialer) (*Bus, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &Bus{inbox: newInbox(), cancel: cancel}
@@ -97,7 +97,7 @@ func (b *Bus) open(ctx context.Context, options redisconn.Options) error {
 	return cmp.Or(results...)
 }
 
-// openError says what an error of open means for the user.
+// openError turns an error of connect into one that tells the user what to do.
 func openError(err error, prefix string, w *way) error {
 	said, ok := errors.AsType[redisconn.Error](err)
 	if reply, byClient := errors.AsType[redis.Error](err); byClient {
@@ -116,16 +116,16 @@ func openError(err error, prefix string, w *way) error {
 	return fmt.Errorf("%w: %w", errs.BusDown, err)
 }
 
-// maxPublish is how much goes out together. A call with a packet that is larger
-// goes alone: Redis may refuse it (proto-max-bulk-len, which is never less), and
-// closes the connection then.
+// Bounds of what is published in one write. A call with a larger packet shares its
+// write with no other call: Redis may refuse the packet and close the connection
+// (proto-max-bulk-len, which is never less than maxPublishBytes).
 const (
 	maxPublishItems = 1024
 	maxPublishBytes = 1 << 20
 )
 
 // Publish publishes packets. It is a function because a method has no type
-// parameters, and a slice of herald's own packets is not one of Packet.
+// parameters, and a []herald.Packet is not a []Packet.
 func Publish[P packet](ctx context.Context, b *Bus, packets []P) error {
 	if err := publish(ctx, b, packets); err != nil {
 		return fmt.Errorf("publish: %w", err)

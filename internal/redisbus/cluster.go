@@ -11,11 +11,12 @@ import (
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
-// classicPartitions is how many there are on a Cluster without SPUBLISH.
+// classicPartitions is the number of partitions on a Cluster without SPUBLISH.
 const classicPartitions = 1
 
-// newClusterBus connects a Bus to a Cluster in the way that its nodes have
-// agreed on, or, the first time, in the best that it knows.
+// newClusterBus connects a Bus to a Cluster with the number of partitions that its
+// nodes have agreed on. If there is no agreement yet, it chooses the best that the
+// servers support.
 func newClusterBus(client *redis.ClusterClient, options redisconn.Options) (*Bus, error) {
 	own := redisconn.NewClusterClient(redisconn.ClusterOptions(client.Options()))
 	nodes := &cluster{client: own, masters: make(map[string]struct{})}
@@ -28,7 +29,7 @@ func newClusterBus(client *redis.ClusterClient, options redisconn.Options) (*Bus
 	return bus, nil
 }
 
-// open connects a Bus to the nodes.
+// open connects a Bus, again if another node chooses a different number meanwhile.
 func (c *cluster) open(options redisconn.Options) (*Bus, error) {
 	try := func(ways ...*way) (*Bus, error) {
 		var shared *trunks
@@ -65,7 +66,7 @@ func (c *cluster) open(options redisconn.Options) (*Bus, error) {
 			return bus, nil
 		}
 		if bus != nil {
-			bus.Close() // another node was faster, and chose the other way
+			bus.Close() // another node was faster, and chose the other number
 		}
 	}
 	return nil, openError(err, options.Prefix, ways[0])
@@ -84,15 +85,15 @@ func clusterWays(prefix string, sharded bool) []*way {
 	return ways
 }
 
-// An agreement is a key under which the nodes keep how many partitions there
-// are. It stays when they have gone.
+// An agreement is the key that holds the number of partitions. It outlives the nodes
+// that have agreed on it.
 type agreement struct {
 	client *redis.ClusterClient
 	key    string
 }
 
-// read returns the number agreed on, or 0 if there is none yet. What is no
-// number of partitions is none of herald's.
+// read returns the number agreed on, or 0 if there is none yet. A value that is no
+// number was not written by herald, and counts as none.
 func (a agreement) read(ctx context.Context) (int, error) {
 	value, err := a.client.Get(ctx, a.key).Result()
 	switch {
@@ -118,7 +119,7 @@ func (a agreement) settle(ctx context.Context, n int) (int, error) {
 		if agreed, err = a.read(ctx); err != nil || agreed != 0 {
 			return agreed, err
 		}
-		err = a.client.Set(ctx, a.key, n, 0).Err() // in the place of somebody else's
+		err = a.client.Set(ctx, a.key, n, 0).Err() // replaces a value that is not herald's
 	}
 	if err != nil {
 		return 0, fmt.Errorf("write %s: %w", a.key, err)

@@ -15,8 +15,8 @@ import (
 // it.
 type dialer struct {
 	way     *way
-	options *redis.Options    // for a single Redis
-	cluster *cluster          // or of a Cluster
+	options *redis.Options    // of the server, if cluster is nil
+	cluster *cluster          // nil on a single Redis
 	timeout time.Duration     // for an answer
 	master  *redisconn.Master // nil without Sentinels
 
@@ -24,15 +24,15 @@ type dialer struct {
 
 	trunks *trunks // if there are several partitions
 	last   string  // the address of the last attempt
-	next   string  // where a node has sent us
-	failed string  // the address of the last attempt, if it was none of these
+	next   string  // the address that a node has named with MOVED
+	failed string  // the address that failed last; "" after a success
 }
 
-// maxHops is how often one dial goes where a node sends it.
+// maxHops is how many MOVEDs one dial, or one publish, follows.
 const maxHops = 4
 
-// dial opens a link to a master, on a Cluster to that of the slot. sub is
-// nil for a link that only publishes.
+// dial opens a link to the master, on a Cluster to that of the slot. sub is nil for a
+// link that only publishes.
 func (d *dialer) dial(ctx context.Context, sub *subscriber) (*link, error) {
 	for hops := 0; ; hops++ {
 		options, err := d.find(ctx)
@@ -62,7 +62,7 @@ func (d *dialer) open(ctx context.Context, options *redis.Options, sub *subscrib
 	}
 	end := ctx
 	if d.trunks != nil {
-		end = closing // a greeting that waits behind others' messages is no reason to end their trunk
+		end = closing // a greeting may wait behind other partitions' messages, which is no reason to end their trunk
 	}
 	stop := context.AfterFunc(end, func() { l.fail(context.Cause(end)) })
 	err := l.do(d.way.greeting()).err
@@ -73,8 +73,8 @@ func (d *dialer) open(ctx context.Context, options *redis.Options, sub *subscrib
 	return l, nil
 }
 
-// trunk returns a connection to a server, on a Cluster the one that other
-// partitions use as well.
+// trunk returns a connection to a server. If there are several partitions, they share
+// it.
 func (d *dialer) trunk(ctx context.Context, options *redis.Options, sub *subscriber) (*trunk, error) {
 	if d.trunks == nil {
 		return d.connect(ctx, options, sub)
@@ -113,9 +113,9 @@ func (d *dialer) checkServer(ctx context.Context, session *redis.Conn, hello any
 	return nil
 }
 
-// isClusterNode says whether other nodes have keys that this one has not. One
-// with all slots, which a proxy may seem to be, is as good as a single server;
-// if keys are denied nobody can tell.
+// isClusterNode says whether the server is a node of a Cluster that lacks some slots.
+// A node with all slots, as a proxy may seem to be, is as good as a single server. If
+// the user may not read keys, nobody can tell, and the answer is false.
 func isClusterNode(ctx context.Context, session *redis.Conn, hello any, prefix string) bool {
 	fields, _ := hello.(map[any]any)
 	if fields["mode"] != "cluster" {
@@ -129,9 +129,9 @@ func isClusterNode(ctx context.Context, session *redis.Conn, hello any, prefix s
 	return false
 }
 
-// The longest waits between attempts to connect. Calls wait for the next one,
-// so they are short. On a Cluster other nodes than the one that failed tell
-// when its slots have a new master.
+// The longest pauses between attempts to connect. They are short because calls wait
+// for the next attempt. On a Cluster it asks a node other than the one that failed,
+// which soon knows the slot's new master.
 const (
 	singleBackoff  = time.Second
 	clusterBackoff = 500 * time.Millisecond

@@ -9,9 +9,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Elsewhere returns under which prefixes, and in which databases, somebody is
-// subscribed to the topic on the servers of rdb, in words: but for this Bus' own. Redis
-// looks at each of its channels for it.
+// Elsewhere returns, in words, the prefixes and databases other than this Bus' own
+// under which somebody is subscribed to the topic on the servers of rdb. To find them
+// Redis scans all its channels.
 func (b *Bus) Elsewhere(ctx context.Context, rdb redis.UniversalClient, topic string) ([]string, error) {
 	pattern := "*:{*}:" + globs.Replace(topic)
 	channels, err := channelsLike(ctx, rdb, pattern, b.parts[0].way.sharded)
@@ -36,10 +36,11 @@ func (b *Bus) Elsewhere(ctx context.Context, rdb redis.UniversalClient, topic st
 	return slices.Compact(found), nil
 }
 
-// globs escapes what has a meaning in a pattern.
+// globs escapes the special characters of Redis' patterns.
 var globs = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`)
 
-// channelsLike returns the channels that somebody is subscribed to, on all masters.
+// channelsLike returns the channels of all masters that match the pattern and have
+// subscribers.
 func channelsLike(ctx context.Context, rdb redis.UniversalClient, pattern string, sharded bool) (channels []string, err error) {
 	cluster, ok := rdb.(*redis.ClusterClient)
 	if !ok {

@@ -15,7 +15,7 @@ type Packet struct {
 	Data  []byte
 }
 
-// Packets are of this type or of herald's own, which converts to it.
+// packet is met by Packet and by herald.Packet, which converts to it.
 type packet interface {
 	~struct {
 		Topic string
@@ -40,8 +40,8 @@ type Event struct {
 	Topics []string
 	Since  time.Time
 	Err    error
-	Hidden bool         // of a KindDown: the log may look whole, though packets that it should have are lost
-	Loan   *loan.Buffer // the memory of the packet, if that is on loan; whoever receives the packet holds it
+	Hidden bool         // of a KindDown: the log may look whole although it lacks packets
+	Loan   *loan.Buffer // the memory of the packet, if that is on loan; the receiver of the event holds it
 }
 
 // Bounds of what waits for Receive. Beyond them packets are dropped, between
@@ -51,7 +51,7 @@ const (
 	inboxBytes  = 64 << 20
 )
 
-// eventSize is about what an Event takes beside its bytes.
+// eventSize is roughly the memory of an Event without its packet's data.
 const eventSize = 128
 
 func newInbox() *inbox.Inbox[Event] {
@@ -64,7 +64,8 @@ func newInbox() *inbox.Inbox[Event] {
 	})
 }
 
-// errInboxFull is why packets were dropped that nobody received.
+// errInboxFull is the reason of a gap in which packets were dropped because nobody
+// received them.
 var errInboxFull = errors.New("herald: Receive is called too slowly")
 
 // errReset is the reason of a gap that Reset made.

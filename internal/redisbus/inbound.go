@@ -9,20 +9,21 @@ import (
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// An inbound takes what comes for one link. It belongs to the trunk's reader.
+// An inbound takes the messages and confirmations of one link. It belongs to the
+// trunk's reader.
 type inbound struct {
 	sub      *subscriber
 	trunk    *trunk
-	channels map[string]struct{} // all that is subscribed
-	held     atomic.Int64        // how many these are, for everyone
+	channels map[string]struct{} // those that are subscribed
+	held     atomic.Int64        // len(channels), for other goroutines
 }
 
 func newInbound(s *subscriber, t *trunk) *inbound {
 	return &inbound{sub: s, trunk: t, channels: make(map[string]struct{})}
 }
 
-// message reads the rest of a message. A server may be late, as miniredis is
-// after an UNSUBSCRIBE, so that it need not be of a channel that is subscribed.
+// message reads the rest of a message. Its channel may be unsubscribed already:
+// servers may be late, as miniredis is after an UNSUBSCRIBE.
 func (in *inbound) message(word []byte, r *resp.Reader) error {
 	probe, moved := string(word) == in.sub.way.probe, in.sub.way.moved != "" && string(word) == in.sub.way.moved
 	topic, ok := strings.CutPrefix(string(word), in.sub.way.prefix)
@@ -46,9 +47,8 @@ func (in *inbound) message(word []byte, r *resp.Reader) error {
 	return nil
 }
 
-// confirmed takes the confirmation of one channel. Redis counts what the
-// trunk is subscribed to, and so do we: whatever cut a subscription off
-// without a word shows here.
+// confirmed takes the confirmation of one channel, with Redis' count of the trunk's
+// subscriptions. If that differs from ours, a subscription has ended without a word.
 func (in *inbound) confirmed(kind commandKind, channel string, count int64) error {
 	in.trunk.count -= len(in.channels)
 	if kind == commandSubscribe {

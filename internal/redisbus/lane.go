@@ -10,29 +10,29 @@ import (
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
-// A lane publishes for all partitions whose publishing links share a trunk: what
-// they publish goes out together. What it cannot publish it leaves to the partition's
-// own publisher, which connects, and follows a slot that has moved.
+// A lane publishes together what the partitions publish whose links share a trunk. A
+// publication that it cannot publish goes to the partition's own publisher, which
+// connects, and follows a slot that has moved.
 type lane struct {
 	trunk *trunk
 	batch *batch.Batcher[*publication]
 
-	// The committing goroutine's.
+	// Used by the committing goroutine alone.
 
 	query  query
 	shares []share
 }
 
-// A share is what a partition has of a commit.
+// A share is one partition's part of a commit.
 type share struct {
 	pub   *publisher
 	link  *link
-	still int   // which command asks whether the slot is the node's still
-	doubt error // why what was taken may not have been
+	still int   // the index of the command that asks whether the node still has the slot
+	doubt error // why publications that the node took may be lost
 }
 
-// errAside says that a lane has left a publication to its publisher: none of it was
-// taken.
+// errAside says that a lane has left a publication to the partition's publisher.
+// Nothing of it was taken.
 var errAside = errors.New("herald: not published together with other partitions")
 
 func newLane(t *trunk) *lane {
@@ -46,8 +46,8 @@ func newLane(t *trunk) *lane {
 	return n
 }
 
-// commit publishes all that can go out now, in one write. What may have been taken is
-// never published again.
+// commit publishes, in one write, the items of publishers with a link on the trunk.
+// It never publishes again what may have been taken.
 func (n *lane) commit(items []*publication) []error {
 	q := n.query
 	q.bytes, q.commands = q.bytes[:0], q.commands[:0]
@@ -89,7 +89,7 @@ func (n *lane) commit(items []*publication) []error {
 	return results
 }
 
-// has says whether a publisher has a link on the trunk, and if so notes its share.
+// has says whether the publisher has a link on the trunk, and if so adds its share.
 func (n *lane) has(p *publisher) bool {
 	if n.shareOf(p) != nil {
 		return true
@@ -126,8 +126,9 @@ func (n *lane) judge(commands []command, out outcome) {
 	}
 }
 
-// result returns the outcome of an item's commands, of which so many were answered. An
-// item that the server has refused because the slot is another's goes to the publisher.
+// result returns the outcome of an item's commands, of which the first answered have
+// an answer. If the server has refused all of them because another node has the slot,
+// it is errAside.
 func (s *share) result(item *publication, commands []command, out outcome, answered int) error {
 	if !out.written {
 		return errAside

@@ -12,8 +12,8 @@ import (
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
-// astray says whether another node, or this one at another time, may carry
-// the command out.
+// astray says whether a refused command may be carried out by another node, or later
+// by this one.
 func astray(said redisconn.Error) bool {
 	word, _, _ := strings.Cut(string(said), " ")
 	switch word {
@@ -23,7 +23,7 @@ func astray(said redisconn.Error) bool {
 	return false
 }
 
-// asks says whether the slot is moving out, and a key is not there any more.
+// asks says whether the slot is migrating and the key has left the node already.
 func asks(said redisconn.Error) bool { return strings.HasPrefix(string(said), "ASK ") }
 
 // closing says whether Redis closes the connection after this error. Commands
@@ -32,7 +32,8 @@ func closing(said redisconn.Error) bool {
 	return strings.HasPrefix(string(said), "ERR Protocol error")
 }
 
-// refusal is the error of what Redis said for the caller of a Bus.
+// refusal returns the error that a caller of the Bus gets for an error reply of
+// Redis.
 func refusal(said redisconn.Error) error {
 	if redisconn.IsRefusal(string(said)) {
 		return fmt.Errorf("%w: refused by Redis: %w", errs.BusDown, said)
@@ -40,11 +41,11 @@ func refusal(said redisconn.Error) error {
 	return fmt.Errorf("refused by Redis: %w", said)
 }
 
-// A link is what a partition has of a trunk, in one direction: never another
-// trunk's after it. What has ended it is in err.
+// A link is one partition's share of a trunk, in one direction. It never changes to
+// another trunk. What has ended it is in err.
 type link struct {
 	trunk *trunk
-	in    *inbound      // nil if nothing is subscribed
+	in    *inbound      // nil if the link publishes
 	dead  chan struct{} // closed when err is set
 
 	mu  sync.Mutex
@@ -56,7 +57,7 @@ type commandKind uint8
 const (
 	commandHello commandKind = iota + 1
 	commandInfo              // CLUSTER INFO
-	commandOwner             // any that a node refuses whose slot it is not
+	commandOwner             // any that a node refuses if it does not have the slot
 	commandStill             // the same, behind packets
 	commandPublish
 	commandSubscribe
@@ -77,30 +78,30 @@ type exchange struct {
 	link     *link
 	bytes    []byte
 	commands []command
-	answered int           // commands
-	refused  error         // says that the link has to end, and not the trunk
+	answered int           // how many commands
+	refused  error         // why the link has to end, but not the trunk
 	done     chan struct{} // closed when all are answered
-	lead     chan struct{} // holds one: the exchange is the first of those to be written next
+	lead     chan struct{} // holds one: the exchange is the first of the next write, which its caller makes
 	written  bool          // at least in part; guarded by trunk.mu
 }
 
 // An outcome is how an exchange ended.
 type outcome struct {
 	written  bool  // at least in part
-	answered int   // commands; all if err is nil
+	answered int   // how many commands; all if err is nil
 	err      error // why the link died
 }
 
-// maxPatience is for how many timeouts an answer may be awaited while other
-// answers or messages are read: a server that sends those without end would keep
+// maxPatience is for how many timeouts an answer may be awaited while other answers
+// or messages come. Without a bound, a server that sends those without end would keep
 // the link for ever.
 const maxPatience = 10
 
-// do writes commands and waits until all are answered, or the link is dead.
+// do writes commands and waits until all are answered or the trunk is dead.
 func (l *link) do(q *query) outcome { return l.trunk.do(q, l) }
 
-// do does that for a link, or, if l is nil, for a lane, which is dead if the trunk is.
-// A trunk that reads nothing for its timeout is dead.
+// do does so for the link l, or for the lane if l is nil. It makes the trunk dead if
+// nothing is read for its timeout.
 func (t *trunk) do(q *query, l *link) outcome {
 	e := &exchange{link: l, bytes: q.bytes, commands: q.commands, done: make(chan struct{})}
 	first, err := t.enter(e)
@@ -144,12 +145,12 @@ func (t *trunk) do(q *query, l *link) outcome {
 	<-t.ended // from here on the exchange is ours again
 	t.mu.Lock()
 	written := e.written
-	e.bytes = nil // whoever writes for others need not know yet that the trunk is dead
+	e.bytes = nil // writeAll may run in another goroutine that has not seen the trunk die
 	t.mu.Unlock()
 	if e.answered == len(q.commands) {
 		return outcome{written: true, answered: e.answered, err: e.refused}
 	}
-	if first { // the others of one write cannot tell so exactly
+	if first { // only the goroutine that wrote knows exactly
 		written = n > 0
 	}
 	return outcome{written: written, answered: e.answered, err: t.reason()}
@@ -160,7 +161,7 @@ func isTimeout(err error) bool {
 	return ok && timeout.Timeout()
 }
 
-// end notes why the link is dead, and answers whether it was not.
+// end makes the link dead for the reason err, and says whether it was alive.
 func (l *link) end(err error) bool {
 	l.mu.Lock()
 	first := l.err == nil
@@ -174,15 +175,15 @@ func (l *link) end(err error) bool {
 	return first
 }
 
-// fail makes a link dead that lives, and its trunk. It does not block.
+// fail makes the link and its trunk dead if the link is alive. It does not block.
 func (l *link) fail(err error) {
 	if l.end(err) {
 		l.trunk.fail(err)
 	}
 }
 
-// leave makes the link dead. The trunk lives on if others use it, unless the
-// server has subscriptions of the link left: they would not end.
+// leave makes the link dead. The trunk lives on if others use it, unless the server
+// still has subscriptions of the link, which would not end.
 func (l *link) leave(err error) {
 	l.end(err)
 	if l.in != nil && l.in.held.Load() > 0 {
@@ -191,7 +192,8 @@ func (l *link) leave(err error) {
 	l.trunk.remove(l)
 }
 
-// close makes the link dead. If that ends the trunk it waits for its reader.
+// close makes the link dead. If the trunk is dead then, close waits for its
+// goroutines.
 func (l *link) close(err error) {
 	l.leave(err)
 	l.trunk.finish()

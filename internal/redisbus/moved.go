@@ -9,7 +9,7 @@ import (
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// followMaster drops the links if the master is another server than theirs.
+// followMaster drops a link if it leads to another server than the master.
 func (p *partition) followMaster(ctx context.Context, tick time.Duration) {
 	p.pub.dialer.master.Follow(ctx, tick, func(server string) {
 		pub, _ := p.pub.state()
@@ -21,10 +21,10 @@ func (p *partition) followMaster(ctx context.Context, tick time.Duration) {
 	})
 }
 
-// lastTaken tells of the last publication that a server took.
+// lastTaken describes the last publication that a server took.
 type lastTaken struct {
 	server string
-	proved time.Time // when the Sentinels are known to have named it, or the first was taken
+	proved time.Time // when the Sentinels last named it for certain, or else when the link was made
 	at     time.Time
 }
 
@@ -44,8 +44,8 @@ func (p *publisher) noteTaken(l *link) {
 	p.last = lastTaken{l.trunk.server, proved, now}
 }
 
-// tellMoved publishes a notice on a new link: if the last one led to another
-// server, what was published there may be lost.
+// tellMoved publishes a notice on a new link if the last one led to another server:
+// what was published there may be lost.
 func (p *publisher) tellMoved(l *link) error {
 	if p.last.server == "" || p.last.server == l.trunk.server {
 		return nil
@@ -59,10 +59,10 @@ func (p *publisher) tellMoved(l *link) error {
 	return l.do(q).err
 }
 
-// tookMoved takes another Bus' notice. If something was published elsewhere before
-// we came to this server, we have heard it there, or it lies in the gap of our
-// move. Otherwise the log of this server never had it: the log looks whole, and what
-// it has proved since we came does not count.
+// tookMoved takes another Bus' notice. What that Bus published elsewhere before we
+// came to this server we have heard there, or it lies in the gap of our move. What it
+// published elsewhere later never came into this server's log. That log looks whole,
+// so nothing that it has proved since we came counts.
 func (in *inbound) tookMoved(data []byte) {
 	if len(data) != 16 {
 		return
@@ -71,7 +71,7 @@ func (in *inbound) tookMoved(data []byte) {
 	since := now.Add(-time.Duration(binary.BigEndian.Uint64(data)))
 	until := now.Add(-time.Duration(binary.BigEndian.Uint64(data[8:])))
 	s := in.sub
-	up := s.uplink.Health() == nil // before it is, arrived is set
+	up := s.uplink.Health() == nil // arrived is set before the link is up
 	s.mu.Lock()
 	arrived := s.arrived
 	s.mu.Unlock()

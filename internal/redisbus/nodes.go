@@ -14,14 +14,14 @@ import (
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
-// A cluster is what the links to a Redis Cluster know of it together.
-// go-redis' client knows the nodes, and how to reach each, but it may take
-// its time to hear of a failover; a master that lives tells at once.
+// A cluster is what all links to a Redis Cluster know of it together. The client of
+// go-redis knows the nodes and how to reach each, but may hear of a failover late. A
+// living master tells at once.
 type cluster struct {
 	client *redis.ClusterClient // the Bus' own: what comes on its connections is metered
 
 	mu      sync.Mutex
-	masters map[string]struct{} // addresses that links led to
+	masters map[string]struct{} // the addresses to which the last dial succeeded
 }
 
 // find returns the options of the node to dial.
@@ -29,7 +29,7 @@ func (d *dialer) find(ctx context.Context) (*redis.Options, error) {
 	if d.cluster == nil {
 		return d.options, nil
 	}
-	// It waits for nothing but the client's first look at the Cluster.
+	// It waits only for the client's first look at the Cluster.
 	var master *redis.Client
 	err := redisconn.Calm(func() (err error) {
 		master, err = d.cluster.client.MasterForKey(ctx, cmp.Or(d.way.slot, "0"))
@@ -76,8 +76,8 @@ func (d *dialer) tried(ctx context.Context, addr string, err error) {
 	}
 }
 
-// follow notes where a node has sent the last link, and answers whether it
-// has.
+// follow notes the address that a node has named with MOVED, and says whether why is
+// such an answer.
 func (d *dialer) follow(why error) bool {
 	said, ok := errors.AsType[redisconn.Error](why)
 	if !ok || d.cluster == nil {
@@ -87,9 +87,9 @@ func (d *dialer) follow(why error) bool {
 	return d.next != ""
 }
 
-// movedTo returns the address that MOVED names, or "". A node that does not
-// know its own host leaves it out, a TLS port can be 0, and a loopback address is
-// of no use if the node is reached from elsewhere: go-redis replaces the same in
+// movedTo returns the address that MOVED names, or "". A node that does not know its
+// own host leaves it out, a TLS port can be 0, and a loopback address is useless to a
+// client elsewhere. Those are taken from the address from, as go-redis does in
 // CLUSTER SLOTS (https://redis.io/docs/latest/commands/cluster-slots).
 func movedTo(said, from string) string {
 	words := strings.Fields(said)
@@ -128,8 +128,7 @@ func (c *cluster) at(options *redis.Options, addr string) *redis.Options {
 	return redisconn.LinkOptions(client.Options(), options.ReadTimeout)
 }
 
-// other returns the address of some master but failed, if one is known, or
-// of best.
+// other returns the address of a master other than failed, or best if none is known.
 func (c *cluster) other(failed, best string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -9,34 +9,33 @@ import (
 	"github.com/heraldgo/herald/internal/rawio"
 )
 
-// A pace tells when messages on a link had better wait for each other, as packets
-// do in a network card: to be woken for one message costs several times what the
-// message does. They wait if much comes on a machine that has no processors to
+// A pace tells when the reader of a link had better let messages collect, as network
+// cards do with packets: being woken for one message costs several times what the
+// message does. They collect if many come on a machine that has no processors to
 // spare. There messages wait anyway; elsewhere they would wait for nothing.
 type pace struct {
-	messages int // that the reader has counted
+	messages int // how many were read since the count began
 	busy     bool
-	since    time.Time // when messages were last counted from
+	since    time.Time // when the count began
 
 	processors interface{ Busy() bool }
 }
 
-// A link is busy above 2,000 messages a second, and until there are less than
-// 1,500.
+// A link becomes busy above 2,000 messages a second, and stays busy down to 1,500.
 const (
-	busyMessages = 64 // within
+	busyMessages = 64 // how many are timed
 	busyWithin   = busyMessages * time.Second / 2000
 	quietAfter   = busyMessages * time.Second / 1500
 
 	restFor   = 4 * time.Millisecond
-	wakeBytes = readBuffer / 2 // the kernel makes its own buffer larger for more
+	wakeBytes = readBuffer / 2 // for more the kernel would enlarge its buffer
 )
 
-// processors are what all links of the process share.
+// processors is shared by all links of the process.
 var processors cpu.Gauge
 
-// rests is asked when all that has come is read, and answers whether to rest
-// before the next read.
+// rests says whether to rest before the next read. It is called when all that has
+// come is read.
 func (p *pace) rests() bool {
 	if !p.busy && p.messages < busyMessages {
 		return false
@@ -56,8 +55,8 @@ func (p *pace) rests() bool {
 // A linkReader reads from a link's connection.
 type linkReader struct {
 	conn    net.Conn
-	before  func() // is called before each read, which may wait
-	drained bool   // the last read has left nothing behind; told of plain TCP alone: TLS gives a record at a time
+	before  func() // called before each read, which may block
+	drained bool   // the last read emptied the socket; known of plain TCP alone: TLS returns one record at a time
 
 	// If conn is plain TCP.
 

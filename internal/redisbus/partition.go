@@ -22,14 +22,14 @@ type partition struct {
 	pub *publisher
 	sub *subscriber
 
-	nonce atomic.Uint64 // the last probe's
+	nonce atomic.Uint64 // of the last probe
 
 	mu       sync.Mutex
 	unproved error // why the last probe failed
 }
 
-// open connects both links and tries what the Bus needs. running gets what
-// has to end before close.
+// open connects both links and tries what the Bus needs. Goroutines that must end
+// before close are added to running.
 func (p *partition) open(ctx context.Context, running *sync.WaitGroup, timeout time.Duration, proving bool) error {
 	if err := p.sub.connect(); err != nil {
 		return err
@@ -47,7 +47,8 @@ func (p *partition) open(ctx context.Context, running *sync.WaitGroup, timeout t
 	return p.loop(ctx, first, timeout)
 }
 
-// publishTo publishes packets in one partition, in parts if they are many.
+// publishTo publishes packets in one partition, in several publications if they are
+// many.
 func publishTo[P packet](ctx context.Context, p *partition, packets []P) error {
 	command := p.way.command("PUBLISH")
 	for sent := 0; sent < len(packets); {
@@ -103,7 +104,7 @@ func (p *partition) prove(ctx context.Context, tick, timeout time.Duration) {
 		}
 		link := p.sub.uplink.Link()
 		found := link.trunk.proof.share(ctx, p.pairOf(link), tick/2, func() finding { return p.proveLinks(ctx, link, timeout) })
-		if !found.since.IsZero() && link.reason() == nil { // another's proof may have come behind the end of this link
+		if !found.since.IsZero() && link.reason() == nil { // the proof may be another partition's, made after this link died
 			p.sub.proveSince(link, found.since)
 		}
 		p.mu.Lock()
@@ -112,9 +113,9 @@ func (p *partition) prove(ctx context.Context, tick, timeout time.Duration) {
 	}
 }
 
-// pairOf returns the trunk that publishes, if it leads to the server to which the
-// subscribed link leads, and other partitions may have links on both: what proves
-// one proves all. Otherwise it returns nil.
+// pairOf returns the trunk that publishes, if it leads to the same server as the
+// subscribed link and trunks are shared: what proves one partition there proves all.
+// Otherwise it returns nil.
 func (p *partition) pairOf(l *link) *trunk {
 	pub, _ := p.pub.state()
 	if !l.trunk.shared || p.sub.uplink.Health() != nil || pub == nil || pub.reason() != nil || pub.trunk.server != l.trunk.server {
@@ -123,7 +124,7 @@ func (p *partition) pairOf(l *link) *trunk {
 	return pub.trunk
 }
 
-// proveLinks proves both links, of which l is the subscribed one.
+// proveLinks proves both links. The subscribed one is l.
 func (p *partition) proveLinks(ctx context.Context, l *link, timeout time.Duration) finding {
 	start := time.Now()
 	err := p.sub.uplink.Health()
@@ -134,12 +135,12 @@ func (p *partition) proveLinks(ctx context.Context, l *link, timeout time.Durati
 	}
 	through := l
 	if err != nil {
-		through = nil // it need not be subscribed to anything yet
+		through = nil // the link may not be subscribed to the probe's channel yet
 	}
 	looped := p.loop(ctx, through, timeout)
 	found := finding{err: cmp.Or(err, looped)}
-	// Not errors.Is: it is no news that a link is down because of errDeaf and
-	// not up again.
+	// Not errors.Is: an error that wraps errDeaf is that of a link which is still
+	// down.
 	if looped == errDeaf {
 		l.fail(errDeaf)
 		p.pub.drop(errDeaf)
@@ -150,8 +151,8 @@ func (p *partition) proveLinks(ctx context.Context, l *link, timeout time.Durati
 	return found
 }
 
-// ask asks the subscribed link all that shows that it is well. What has been
-// published before arrives before the answer.
+// ask asks the subscribed link everything that shows whether it is well. What has
+// been published before arrives before the answer.
 func (p *partition) ask(l *link) error {
 	q := new(query)
 	p.way.addProof(q)
@@ -166,11 +167,11 @@ func (p *partition) ask(l *link) error {
 	return nil
 }
 
-// proveNew proves a link that is to end a gap.
+// proveNew proves a new link, before it ends a gap.
 func (p *partition) proveNew(l *link, timeout time.Duration) error {
 	return p.sub.uplink.ProveNew(l, l.dead, errDeaf, func() error {
-		// What the publisher's link has taken may be lost with that link, so we
-		// publish once more each second.
+		// A number that the publisher's link has taken may be lost with that link, so
+		// another one is published each second.
 		for began := time.Now(); ; {
 			err := p.loop(p.sub.ctx, l, min(timeout, time.Second))
 			if err != errDeaf {
@@ -213,8 +214,8 @@ func (p *partition) loop(ctx context.Context, l *link, timeout time.Duration) er
 		case <-l.dead:
 			return fmt.Errorf("probe: %w", l.reason())
 		case <-timer.C:
-			// The link may have much to read: the answer to a question that is asked
-			// now comes behind the number.
+			// The link may have much to read. The answer to a question asked now
+			// comes behind the number.
 			if err := p.ask(l); err != nil {
 				return fmt.Errorf("probe: %w", err)
 			}
@@ -237,8 +238,8 @@ type proofs struct {
 }
 
 // A proof is when the last proof began, and the one before that. On a Cluster the
-// last one is not enough: a master that has just been replaced may not know it yet,
-// and proves well.
+// last one is not enough: a master that has been replaced and does not know it yet
+// answers well.
 type proof struct {
 	last, before time.Time
 	down         bool
@@ -286,8 +287,8 @@ func (p *proofs) since(i int) time.Time {
 	return p.parts[i].last
 }
 
-// oldest returns since when packets may be lost if any link turns out to be
-// dead. Those that are down have told of it.
+// oldest returns since when packets may be lost if any living link turns out to be
+// dead. For the others gaps have begun already.
 func (p *proofs) oldest() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -15,19 +15,19 @@ import (
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// A publication is what one call publishes, encoded by the caller, so that
-// nothing of the caller's is used once a call has been given up.
+// A publication is what one call publishes. The caller encodes it, so nothing of the
+// caller's is used once it has given the call up.
 type publication struct {
 	bytes   []byte
 	lead    []command // before the packets
 	packets int
-	probe   bool       // of no caller
-	pub     *publisher // of its partition
+	probe   bool       // published by no caller
+	pub     *publisher // of the topics' partition, for a lane
 }
 
 var publications = sync.Pool{New: func() any { return new(publication) }}
 
-// keepPublication is the most bytes whose memory is used again.
+// keepPublication is the size, in bytes, up to which a buffer is used again.
 const keepPublication = 64 << 10
 
 func newPublication() *publication {
@@ -44,7 +44,7 @@ func (p *publication) add(command, prefix string, packet Packet) {
 	p.packets++
 }
 
-// ask puts commands before the packets that show whether the link is well.
+// ask adds commands that show whether the link is well. It is called before add.
 func (p *publication) ask(w *way) {
 	q := query{bytes: p.bytes}
 	q.add(commandHello, "HELLO")
@@ -54,22 +54,21 @@ func (p *publication) ask(w *way) {
 	p.bytes, p.lead = q.bytes, q.commands
 }
 
-// A publisher owns the link that publishes. Commits connect it anew
-// if it is dead; no other goroutine does.
+// A publisher owns the link that publishes. Only its commits replace a dead link.
 type publisher struct {
 	ctx    context.Context // ends at Close
 	dialer *dialer
 	alive  <-chan struct{} // tells that the subscriber has just connected
 	batch  *batch.Batcher[*publication]
 
-	// The committing goroutine's.
+	// Used by the committing goroutine alone.
 
 	bytes    []byte
 	commands []command
 	backoff  backoff.Backoff
 	born     time.Time // when the link was made
-	retry    time.Time // not before it is dialed again
-	last     lastTaken // publication, but for probes
+	retry    time.Time // the link is not dialed again before
+	last     lastTaken // does not count probes
 
 	mu   sync.Mutex
 	link *link
@@ -88,8 +87,9 @@ func newPublisher(ctx context.Context, dialer *dialer, alive <-chan struct{}) *p
 	return p
 }
 
-// publish publishes what it is given, and owns that. It waits until it is done. If the
-// link shares its trunk, all goes out together with what other partitions publish there.
+// publish publishes what, takes it over, and waits for the outcome. If the link
+// shares its trunk, this is written together with what other partitions publish
+// there.
 func (p *publisher) publish(ctx context.Context, what *publication) error {
 	err := errAside
 	if l, _ := p.state(); l != nil && l.trunk.lane != nil && l.reason() == nil && !what.probe {
@@ -105,8 +105,8 @@ func (p *publisher) publish(ctx context.Context, what *publication) error {
 	return errs.OfPublish(ctx, err, p.health)
 }
 
-// ready makes sure that there is a link. It tries once, after a failure when
-// the backoff is over or Redis has shown a sign of life.
+// ready makes sure that there is a link. It dials once. After a failure it first
+// waits until the backoff is over or the subscriber has connected.
 func (p *publisher) ready() error {
 	if link, _ := p.state(); link != nil {
 		why := link.reason()
@@ -132,8 +132,8 @@ func (p *publisher) ready() error {
 	return p.connect()
 }
 
-// lost notes when the link may be replaced. If Redis has closed it because one
-// message was too large, Redis is well all the same.
+// lost notes when the link may be replaced. Redis is well if it has closed the link
+// because one message was too large: then nothing has to wait.
 func (p *publisher) lost(why error) {
 	if said, ok := why.(redisconn.Error); ok && closing(said) {
 		return
@@ -162,7 +162,8 @@ func (p *publisher) connect() error {
 	return nil
 }
 
-// commit publishes all in one write, and never again what may have been taken.
+// commit publishes all items in one write. It never publishes again what may have
+// been taken.
 func (p *publisher) commit(items []*publication) []error {
 	p.commands = p.commands[:0]
 	for _, item := range items {
@@ -209,16 +210,16 @@ func (p *publisher) commit(items []*publication) []error {
 	return results
 }
 
-// exchange carries commands out. What a node has taken is in doubt unless the node
-// says afterwards that the slot is still its own: a replica hands an SPUBLISH on to
-// its master, where it arrives late, behind what has been published there.
+// exchange sends commands and waits for their answers. What a node has taken is in
+// doubt unless the node says afterwards that it still has the slot: a replica hands
+// an SPUBLISH on to its master, where it arrives late, behind newer packets.
 func (p *publisher) exchange(l *link, bytes []byte, commands []command, packets bool) outcome {
 	q := query{bytes, commands}
-	if packets { // a probe that comes late is heard late
+	if packets { // a late probe is only heard late
 		p.dialer.way.addStill(&q)
 	}
 	out := l.do(&q)
-	copy(commands, q.commands) // it may have moved
+	copy(commands, q.commands) // addStill may have moved them
 	if len(q.commands) == len(commands) {
 		return out
 	}
@@ -238,9 +239,10 @@ func (p *publisher) exchange(l *link, bytes []byte, commands []command, packets 
 	return out
 }
 
-// follow publishes what a node has refused because the slot is no longer its own,
-// at the node to which the slot has moved. It is no second publishing, because the
-// first was refused. A node that refuses for another reason of the Cluster's is left.
+// follow publishes what a node has refused because it no longer has the slot at the
+// node that has it now. Nothing is published twice, because the refused packets were
+// not taken. If a node has refused for another of the reasons in astray, its link is
+// left.
 func (p *publisher) follow(bytes []byte, commands []command) {
 	for hops := 0; ; hops++ {
 		var refused []int
@@ -269,7 +271,7 @@ func (p *publisher) follow(bytes []byte, commands []command) {
 	}
 }
 
-// repeat publishes some of the commands on a new link.
+// repeat publishes, on a new link, the commands whose indexes are in which.
 func (p *publisher) repeat(bytes []byte, commands []command, which []int) {
 	var b []byte
 	again := make([]command, 0, len(which))
@@ -292,8 +294,8 @@ func (p *publisher) repeat(bytes []byte, commands []command, which []int) {
 	}
 }
 
-// result is the outcome of some commands of an exchange. The first answered of
-// them have been answered.
+// result returns the outcome of some commands of an exchange, of which the first
+// answered have an answer.
 func (o outcome) result(commands []command, answered int) error {
 	switch {
 	case !o.written:

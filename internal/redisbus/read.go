@@ -8,8 +8,9 @@ import (
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// Buffers hold any channel name, and some hundred small messages, which then
-// cost one read together. A trunk that only publishes gets short answers.
+// The reader of subscribed links can buffer any channel name, and some hundred small
+// messages, which then cost one read together. A trunk that only publishes gets short
+// answers.
 const (
 	readBuffer  = 64 << 10
 	replyBuffer = 4 << 10
@@ -56,7 +57,7 @@ func (t *trunk) readOne(r *resp.Reader) error {
 	}
 	v, err := r.Rest(h)
 	if err != nil || h.Kind == '>' || h.Kind == '|' {
-		return err // a push we did not ask for, an attribute of the next reply
+		return err // a push that nobody asked for, or an attribute of the next reply
 	}
 	t.life.Add(1)
 	return t.reply(v)
@@ -136,7 +137,8 @@ func (t *trunk) linkOf(channel []byte) *link {
 	return (*routes)[string(channel[:bytes.IndexByte(channel, '}')+1])]
 }
 
-// expected returns the command that a confirmation is for, and whose it is.
+// expected returns the command that a confirmation is for, and the inbound of its
+// link, or nil.
 func (t *trunk) expected(kind commandKind, channel string) (*command, *inbound) {
 	if e := t.next(); e != nil {
 		c := &e.commands[e.answered]
@@ -147,9 +149,10 @@ func (t *trunk) expected(kind commandKind, channel string) (*command, *inbound) 
 	return nil, nil
 }
 
-// unasked takes a confirmation that nobody waits for. It says that someone else
-// cut the subscription off: the server, which so ends all of a slot, one after
-// the other, when another master gets it. Then the slot's link alone is dead.
+// unasked takes a confirmation that nobody waits for. When another master gets a
+// slot, the server ends all subscriptions of the slot, one after the other. After the
+// last of them the slot's link is dead, but not the trunk. Any other such
+// confirmation is an error.
 func (t *trunk) unasked(kind commandKind, channel string, count int64) error {
 	l := t.linkOf([]byte(channel))
 	if kind != commandUnsubscribe || l == nil || !l.in.sub.way.sharded {
@@ -175,8 +178,8 @@ func (t *trunk) unasked(kind commandKind, channel string, count int64) error {
 	return nil
 }
 
-// uncut is called when something else comes than the end of a subscription. The
-// server has then ended all of a link, or it does not know what it does.
+// uncut is called when something other than the end of a subscription comes. It
+// returns an error if the server has ended some subscriptions of a link, but not all.
 func (t *trunk) uncut() error {
 	if t.cut == nil {
 		return nil
@@ -193,7 +196,7 @@ func (t *trunk) answered() {
 	}
 }
 
-// reply takes a reply that is no push.
+// reply takes the reply to a command, which is not a push.
 func (t *trunk) reply(v resp.Value) error {
 	e := t.next()
 	if e == nil {
@@ -206,8 +209,8 @@ func (t *trunk) reply(v resp.Value) error {
 	refused := v.Kind == '-'
 	switch {
 	case c.kind == commandHello:
-		// If a server does not tell its role, or knows no bare HELLO, the
-		// role is not known.
+		// Some servers do not tell their role, or do not know a bare HELLO. They may
+		// be masters.
 		if role := v.Field("role"); role != "" && role != "master" {
 			return fmt.Errorf("herald: Redis is a %s, not a master", role)
 		}

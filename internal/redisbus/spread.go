@@ -8,7 +8,7 @@ import (
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
-// split deals items out to the partitions of their topics, in their order.
+// split distributes items to the n partitions of their topics, in order.
 func split[T any](items []T, n int, topic func(T) string) [][]T {
 	parts := make([][]T, n)
 	for _, item := range items {
@@ -18,7 +18,7 @@ func split[T any](items []T, n int, topic func(T) string) [][]T {
 	return parts
 }
 
-// publish publishes packets in their partitions, to all at the same time.
+// publish publishes packets in all their partitions at the same time.
 func publish[P packet](ctx context.Context, b *Bus, packets []P) error {
 	switch {
 	case len(packets) == 0:

@@ -16,15 +16,15 @@ import (
 	"github.com/heraldgo/herald/internal/uplink"
 )
 
-// maxNames is how many channels one SUBSCRIBE names. Tried out: 5,000 and
-// 1,000 cost the same for each, 100,000 twice as much.
+// maxNames is how many channels one SUBSCRIBE names. In a trial a channel cost the
+// same with 1,000 and 5,000 of them, and twice as much with 100,000.
 const maxNames = 1000
 
 // A change is one call that changes the subscriptions.
 type change struct {
 	kind     commandKind
 	channels []string
-	commands int // that carry it out
+	commands int // how many carry it out
 	err      error
 }
 
@@ -37,16 +37,16 @@ type subscriber struct {
 	way    *way
 	inbox  *inbox.Inbox[Event]
 	proofs *proofs
-	part   int               // in proofs, and in inbox if the Bus has several
-	echo   uplink.Echo       // what is published on the probe's channel
-	proof  func(*link) error // proves a new link over the loop; nil does not
+	part   int               // its index in proofs, and in inbox if the Bus has several
+	echo   uplink.Echo       // the last number heard on the probe's channel
+	proof  func(*link) error // proves a new link over the loop; nil if nothing is to be proved
 	batch  *batch.Batcher[*change]
 	uplink *uplink.Uplink[*link] // up once it is subscribed to all that is wanted
 
 	mu     sync.Mutex
 	wanted map[string]struct{} // channels
 
-	// Of the server that the last link that was up leads to.
+	// About the server of the last link that was up.
 
 	server  string
 	arrived time.Time // when it was first subscribed there
@@ -63,7 +63,7 @@ func newSubscriber(ctx context.Context, dialer *dialer, alive chan<- struct{}, i
 		Commit:   s.commit,
 		Size:     func(c *change) int { return len(c.channels) },
 		MaxItems: maxNames,
-		MaxBytes: 16 * maxNames, // channels
+		MaxBytes: 16 * maxNames, // counted in channels
 	})
 	return s
 }
@@ -86,8 +86,8 @@ func (s *subscriber) change(ctx context.Context, kind commandKind, topics []stri
 	return err
 }
 
-// commit carries out changes, on the next link if this one dies: to
-// subscribe again does no harm.
+// commit carries out changes, on the next link if this one dies: subscribing again
+// does no harm.
 func (s *subscriber) commit(items []*change) []error {
 	for todo := slices.Clone(items); len(todo) > 0; {
 		link, err := s.uplink.Await(context.Background())
@@ -136,8 +136,8 @@ func (s *subscriber) encode(changes []*change) *query {
 	return q
 }
 
-// settle hands the answers of commands, which encode made, to the changes.
-// What Redis refuses is not wanted, or no new link would ever come up.
+// settle hands the answers to the changes, whose commands encode made. A channel that
+// Redis refuses is no longer wanted: otherwise no new link would ever come up.
 func (s *subscriber) settle(changes []*change, commands []command) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -188,7 +188,7 @@ func (s *subscriber) goDown(why error) {
 	s.mu.Unlock()
 	since := s.proofs.down(s.part)
 	if s.ctx.Err() != nil {
-		return // that is no loss
+		return // closing is no loss
 	}
 	if !s.isPart() {
 		s.inbox.Down(Event{Kind: KindDown, Since: since, Err: why})
@@ -204,7 +204,7 @@ func (s *subscriber) goDown(why error) {
 	}
 }
 
-// isPart says whether others carry other topics.
+// isPart says whether other partitions carry other topics.
 func (s *subscriber) isPart() bool { return len(s.proofs.parts) > 1 }
 
 // connect opens a link, subscribes it to all that is wanted, and ends the gap.
@@ -239,8 +239,8 @@ func (s *subscriber) connect() error {
 	return nil
 }
 
-// proveNew proves a link that is subscribed to all that is wanted. That Redis
-// has confirmed that does not say that it hears whom we publish to.
+// proveNew proves a link that is subscribed to all that is wanted. Redis'
+// confirmations do not show that it hears what is published on the other link.
 func (s *subscriber) proveNew(l *link) error {
 	select {
 	case s.alive <- struct{}{}:
@@ -252,7 +252,8 @@ func (s *subscriber) proveNew(l *link) error {
 	return s.proof(l)
 }
 
-// resubscribe makes link the present one. The commits are waiting.
+// resubscribe makes l the current link and subscribes it to all that is wanted.
+// Commits wait meanwhile.
 func (s *subscriber) resubscribe(l *link) error {
 	s.uplink.Set(l)
 	s.mu.Lock()

@@ -14,38 +14,37 @@ import (
 	"github.com/heraldgo/herald/internal/inbox"
 )
 
-// A trunk is one connection to Redis: never another after it. On a Cluster it
-// carries the links, in one direction, of all partitions whose slots its
-// master has; elsewhere it has one link. The exchanges of several links go
-// out together: those that come while others wait for answers are written when
-// all of these have come.
+// A trunk is one connection to Redis, which is never replaced by another. On a
+// Cluster it carries the links, in one direction, of all partitions whose slots its
+// master has; elsewhere it has one link. Exchanges that come while others wait for
+// answers are written together, as soon as all those answers have come.
 type trunk struct {
 	conn    net.Conn
 	server  string        // the address of the other end
-	client  *redis.Client // that opened the session; nothing but finish uses it
+	client  *redis.Client // opened the session; from then on only finish uses it
 	timeout time.Duration // for an answer
 	shared  bool          // by links of several partitions
-	lane    *lane         // of those that publish, if it is shared
+	lane    *lane         // of the links that publish, if the trunk is shared
 	proof   sharedProof
 
-	life  atomic.Uint64 // replies and messages read that were awaited
+	life  atomic.Uint64 // counts the replies and messages read that were awaited
 	dead  chan struct{} // closed when err is set
 	ended chan struct{} // closed when the reader has ended
-	over  chan struct{} // closed when the lane has ended too
+	over  chan struct{} // closed when reader and lane have ended
 	once  sync.Once     // closes client
 
-	// The reader's, if something is subscribed.
+	// Used by the reader alone, on a trunk of subscribed links.
 
 	intake *intake
 	count  int   // subscriptions, of all links
-	cut    *link // whose subscriptions the server is ending
+	cut    *link // the link whose subscriptions the server is ending, or nil
 
-	// Holds the bytes of exchanges that are written together, except while they
-	// are written: all may be answered before the writer knows that it is done.
+	// Holds the buffer in which exchanges are joined for one write. Its writer takes
+	// it out meanwhile: all of them may be answered, and the next writer come, before
+	// the write has returned.
 	joined chan []byte
 
-	// The links that things are subscribed for, by slot. Nobody changes a map
-	// that is in here.
+	// The subscribed links, by slot. A map in here is never changed, only replaced.
 	routes atomic.Pointer[map[string]*link]
 
 	mu     sync.Mutex
@@ -55,7 +54,7 @@ type trunk struct {
 	err    error              // why the trunk is dead
 }
 
-// errUnused is why a trunk ends that has no link left.
+// errUnused is why a trunk without a link ends.
 var errUnused = errors.New("herald: no partition uses this connection any more")
 
 func newTrunk(conn net.Conn, timeout time.Duration) *trunk {
@@ -72,8 +71,8 @@ func newTrunk(conn net.Conn, timeout time.Duration) *trunk {
 	}
 }
 
-// add adds a link for what is subscribed for sub, which is nil for one that
-// publishes. It is nil if the trunk is dead.
+// add adds a link for the subscriptions of sub, or for publishing if sub is nil. It
+// returns nil if the trunk is dead.
 func (t *trunk) add(sub *subscriber) *link {
 	l := &link{trunk: t, dead: make(chan struct{})}
 	t.mu.Lock()
@@ -92,7 +91,7 @@ func (t *trunk) add(sub *subscriber) *link {
 	return l
 }
 
-// route is called with mu held, or before the reader runs.
+// route sets or, if l is nil, deletes the link of a slot. It is called with mu held.
 func (t *trunk) route(slot string, l *link) {
 	routes := make(map[string]*link)
 	if old := t.routes.Load(); old != nil {
@@ -106,7 +105,7 @@ func (t *trunk) route(slot string, l *link) {
 	t.routes.Store(&routes)
 }
 
-// remove takes a dead link off the trunk, which ends with the last one.
+// remove takes a dead link off the trunk. The trunk ends with its last link.
 func (t *trunk) remove(l *link) {
 	t.mu.Lock()
 	delete(t.links, l)
@@ -124,8 +123,7 @@ func (t *trunk) remove(l *link) {
 	}
 }
 
-// enter notes an exchange, and answers whether it is to be written now, by the
-// caller.
+// enter notes an exchange, and says whether the caller is to write it now.
 func (t *trunk) enter(e *exchange) (first bool, err error) {
 	if e.link != nil {
 		if err := e.link.reason(); err != nil {
@@ -156,8 +154,8 @@ func (t *trunk) next() *exchange {
 	return t.flying[0]
 }
 
-// completed takes the first exchange off, all of whose commands are answered.
-// If it was the last of a write, the next ones are to be written.
+// completed takes the first exchange off, since all its commands are answered. If it
+// was the last of a write, those in the queue are written next.
 func (t *trunk) completed() {
 	t.mu.Lock()
 	e := t.flying[0]
@@ -204,8 +202,8 @@ func (t *trunk) writeAll() (n int, err error) {
 	return n, err
 }
 
-// write writes, and makes the trunk dead if that takes too long. Of another
-// error the reader has the last word: Redis may have said why before it closed.
+// write writes, and makes the trunk dead if that takes too long. Any other error it
+// leaves to the reader: Redis may have said why before it closed.
 func (t *trunk) write(p []byte) (n int, err error) {
 	t.conn.SetWriteDeadline(time.Now().Add(t.timeout))
 	n, err = t.conn.Write(p)
@@ -235,16 +233,16 @@ func (t *trunk) fail(err error) {
 	t.drop(waiting)
 }
 
-// drop drops the connection of a trunk that is dead, while exchanges wait for
-// answers or not.
+// drop closes the connection of a dead trunk. waiting says whether exchanges wait for
+// answers.
 func (t *trunk) drop(waiting bool) {
 	close(t.dead)
 	conn := t.conn
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn() // tls.Conn.Close writes, and may block
 	}
-	// A reset drops what the kernel has not sent yet of a publish. It would come
-	// late, behind publishes on the next link.
+	// A reset discards what the kernel has not sent yet. That would come late, behind
+	// publishes on the next link.
 	if t, ok := conn.(*net.TCPConn); ok && waiting {
 		t.SetLinger(0)
 	}
@@ -260,7 +258,7 @@ func (t *trunk) run() {
 	}
 }
 
-// finish waits for what runs for a dead trunk.
+// finish waits for the goroutines of a trunk if it is dead.
 func (t *trunk) finish() {
 	if t.reason() == nil {
 		return
@@ -276,7 +274,7 @@ func (t *trunk) reason() error {
 	return t.err
 }
 
-// An intake takes the packets that come on a trunk to the inbox.
+// An intake hands the packets that come on a trunk to the inbox.
 type intake struct {
 	inbox  *inbox.Inbox[Event]
 	proofs *proofs

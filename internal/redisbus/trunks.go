@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// trunks are the connections that the partitions of a Bus share: the last one to
-// each server in each direction.
+// trunks are the connections that the partitions of a Bus share: the last one to each
+// server, in each direction.
 type trunks struct {
 	mu   sync.Mutex
 	last map[trunkKey]*opening
@@ -29,14 +29,15 @@ type opening struct {
 
 func newTrunks() *trunks { return &trunks{last: make(map[trunkKey]*opening)} }
 
-// get returns the trunk that there is, or connects one, once for all who ask at
-// the same time. It may die at any moment.
+// get returns the living trunk, or connects one, once for all who ask at the same
+// time. The trunk may die at any moment.
 func (ts *trunks) get(ctx context.Context, key trunkKey, connect func() (*trunk, error)) (*trunk, error) {
 	ts.mu.Lock()
 	o := ts.last[key]
 	own := o == nil || o.over()
 	if own {
-		// Servers may come back at other addresses without end.
+		// Without this the map would grow for ever: servers may come back at ever
+		// other addresses.
 		maps.DeleteFunc(ts.last, func(_ trunkKey, o *opening) bool { return o.over() })
 		o = &opening{done: make(chan struct{})}
 		ts.last[key] = o
@@ -45,7 +46,7 @@ func (ts *trunks) get(ctx context.Context, key trunkKey, connect func() (*trunk,
 	if own {
 		o.trunk, o.err = connect()
 		close(o.done)
-		return o.trunk, o.err // even if ctx is done: nobody else need ever use the trunk, and end it
+		return o.trunk, o.err // even if ctx is done: otherwise nobody might ever use the trunk, and end it
 	}
 	select {
 	case <-o.done:
@@ -65,9 +66,9 @@ func (o *opening) over() bool {
 	}
 }
 
-// A sharedProof is the last proof of a trunk that is subscribed, with one that
+// A sharedProof is the last proof of a subscribed trunk together with one that
 // publishes to the same server. One partition makes it for all that have links on
-// both: the number that the server handed over came behind whatever it had taken
+// both. The number that comes back was behind everything that the server had taken
 // before, for any of them, and the server counts the subscriptions of all.
 type sharedProof struct {
 	mu   sync.Mutex
@@ -75,7 +76,7 @@ type sharedProof struct {
 }
 
 type proving struct {
-	with  *trunk // that published
+	with  *trunk // the one that published
 	began time.Time
 	done  chan struct{} // closed when found is set
 	found finding
@@ -87,8 +88,8 @@ type finding struct {
 	err   error     // what is wrong
 }
 
-// share returns what the last proof with the trunk found, if it began within age
-// and all was well, otherwise what prove finds, as it does without a trunk.
+// share returns what the last proof with the trunk found, if it began within age and
+// all was well. Otherwise, or if with is nil, it returns what prove finds.
 func (p *sharedProof) share(ctx context.Context, with *trunk, age time.Duration, prove func() finding) finding {
 	if with == nil {
 		return prove()
@@ -112,7 +113,7 @@ func (p *sharedProof) share(ctx context.Context, with *trunk, age time.Duration,
 		return finding{err: ctx.Err()}
 	}
 	if last.found.err != nil {
-		return prove() // it may be the other partition's fault
+		return prove() // the fault may be the other partition's
 	}
 	return last.found
 }

@@ -11,18 +11,19 @@ import (
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// A way says how the topics of a partition travel: on which channels, by
-// which commands.
+// A way says how the topics of a partition travel: on which channels, by which
+// commands.
 type way struct {
 	prefix  string // begins the topics' channels
 	probe   string // the channel that the Bus proves itself with
-	moved   string // if there are Sentinels: the channel of notices
+	moved   string // the channel of notices of new masters, used if there are Sentinels
 	sharded bool   // SPUBLISH and SSUBSCRIBE, of Redis 7
 	slot    string // on a Cluster: a key of the slot whose master carries all
 }
 
-// singleWay is how all topics travel on a single Redis, whose databases share
-// the channels. No topic's channel is like the others.
+// singleWay returns how all topics travel on a single Redis. Channels have the
+// database in their names, because all databases share them. No topic has the same
+// channel as probes or notices.
 func singleWay(prefix string, db int) *way {
 	own := databaseOf(prefix, db)
 	return &way{prefix: own + ":", probe: own + "!" + rand.Text(), moved: own + "!moved"}
@@ -30,16 +31,16 @@ func singleWay(prefix string, db int) *way {
 
 func databaseOf(prefix string, db int) string { return prefix + ":{" + strconv.Itoa(db) + "}" }
 
-// A Shard says how the topics of a partition travel, for those who publish to them
-// by a script.
+// A Shard says how the topics of a partition travel, for a script that publishes to
+// them.
 type Shard struct {
 	Topics  string // begins their channels
 	Slot    string // on a Cluster: a key of the slot whose master carries all
 	Sharded bool   // by SPUBLISH
 }
 
-// Shards returns the Shard of each partition. redisconn.ShardOf says which is that of
-// a topic.
+// Shards returns the Shard of each partition. redisconn.ShardOf returns the index of
+// a topic's.
 func (b *Bus) Shards() []Shard {
 	shards := make([]Shard, len(b.parts))
 	for i, p := range b.parts {
@@ -48,8 +49,9 @@ func (b *Bus) Shards() []Shard {
 	return shards
 }
 
-// clusterWay is how the topics of a partition travel on a Cluster, whose slot
-// is that of the tag. A topic's own braces come too late to matter.
+// clusterWay returns how the topics of a partition travel on a Cluster. Their slot is
+// that of the tag: only the first braces in a name count, so those in a topic do not
+// matter.
 func clusterWay(prefix, tag string, sharded bool) *way {
 	slot := prefix + ":{" + tag + "}"
 	return &way{prefix: slot + ":", probe: slot + "!" + rand.Text(), slot: slot, sharded: sharded}
@@ -70,7 +72,7 @@ func (w *way) needs(prefix string) string {
 		"(ACL SETUSER <user> +publish +subscribe +unsubscribe &%s*)", own, own)
 }
 
-// A query is commands, encoded, and what they are.
+// A query is a list of commands, and their encoding.
 type query struct {
 	bytes    []byte
 	commands []command
@@ -84,10 +86,9 @@ func (q *query) add(kind commandKind, words ...string) {
 	q.commands = append(q.commands, command{kind: kind})
 }
 
-// addServer asks whether this is a server to be linked to. HELLO is what every
-// user may call, and its reply tells the role
-// (https://redis.io/docs/latest/commands/hello). It names no version: the
-// session has spoken RESP3 from its start.
+// addServer asks whether a link may lead to this server. Any user may call HELLO, and
+// its reply tells the role (https://redis.io/docs/latest/commands/hello). It names no
+// version: the session has spoken RESP3 from its start.
 func (w *way) addServer(q *query) {
 	q.add(commandHello, "HELLO")
 	if w.slot != "" {
@@ -95,8 +96,8 @@ func (w *way) addServer(q *query) {
 	}
 }
 
-// addOwner asks whether the slot is this node's, by a command that leaves
-// nothing behind.
+// addOwner asks whether the node has the slot, by a command that leaves nothing
+// behind.
 func (w *way) addOwner(q *query) {
 	switch {
 	case w.sharded:
@@ -106,8 +107,8 @@ func (w *way) addOwner(q *query) {
 	}
 }
 
-// addStill asks, behind packets, whether the slot is this node's still. That it
-// took them does not say so: a replica takes an SPUBLISH, and any node a PUBLISH.
+// addStill asks, behind packets, whether the node still has the slot. That it took
+// the packets does not show it: a replica takes an SPUBLISH, and any node a PUBLISH.
 func (w *way) addStill(q *query) {
 	switch {
 	case w.sharded:
@@ -141,8 +142,8 @@ func (w *way) addSubscription(q *query, kind commandKind, channels []string) {
 	}
 }
 
-// addProof asks the subscribed link all that shows that it is well. Sharded,
-// the subscription itself shows whose the slot is.
+// addProof asks the subscribed link everything that shows whether it is well.
+// SSUBSCRIBE itself shows whether the node has the slot.
 func (w *way) addProof(q *query) {
 	w.addServer(q)
 	if !w.sharded {
@@ -163,9 +164,9 @@ func (w *way) command(name string) string {
 var errIsolated = errors.New("herald: this master of the Redis Cluster does not see most of the others, which may have replaced it")
 
 // isolated says whether a node that answered CLUSTER INFO is cut off from most
-// masters. Those it holds to be failing (PFAIL) on its own; the failure of a
-// master that most others see as well is FAIL, and no matter of other slots
-// (https://redis.io/docs/latest/commands/cluster-info).
+// masters. Then it takes slots for failing (PFAIL) that it alone does not reach. A
+// master that most others do not reach either is FAIL, and concerns its own slots
+// only (https://redis.io/docs/latest/commands/cluster-info).
 func isolated(info string) bool {
 	return strings.Contains(info, "cluster_state:fail") && !strings.Contains(info, "cluster_slots_pfail:0\r")
 }
