@@ -32,12 +32,12 @@ func ClientOptions(user *redis.Options) *redis.Options {
 	o.MaxRetries = -1 // the caller decides whether to do it again
 	o.DialerRetries = 1
 	o.ContextTimeoutEnabled = true
-	o.PoolSize = 4 // batches, a few at a time
+	o.PoolSize = 4 // for batches, of which only a few run at a time
 	o.MinIdleConns = 0
 	o.MaxIdleConns = 0
 	o.MaxActiveConns = 0
 	o.PipelinePoolSize = -1
-	o.PushNotificationProcessor = nil // the user's client's
+	o.PushNotificationProcessor = nil // the user's would be shared
 	o.ClientSideCache = nil           // presence is read, not remembered
 	o.ClientSideCacheConfig = nil
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
@@ -55,7 +55,7 @@ func NewClient(options *redis.Options) *redis.Client {
 func ClusterOptions(user *redis.ClusterOptions) *redis.ClusterOptions {
 	o := *user
 	o.MaxRedirects = 1 // for a command that got an ASK
-	o.ReadOnly = false // what was added before must be seen
+	o.ReadOnly = false // a replica may lack what has just been added
 	o.RouteByLatency = false
 	o.RouteRandomly = false
 	o.DisableRoutingPolicies = true // no command of ours is for more than one node

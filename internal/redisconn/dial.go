@@ -22,8 +22,8 @@ func Dial(ctx context.Context, o *redis.Options) (conn net.Conn, err error) {
 	return conn, DialError(err)
 }
 
-// DialError is an error of a client's Dialer. If the Dialer asks Sentinels,
-// redis.Nil is their answer that they have not heard of the master.
+// DialError returns an error of a client's Dialer in plain words. redis.Nil is the
+// Sentinels' answer that they do not know the master.
 func DialError(err error) error {
 	if errors.Is(err, redis.Nil) {
 		return errors.New("herald: the Sentinels know no master by the name that MasterName of redis.FailoverOptions gives")
@@ -32,8 +32,9 @@ func DialError(err error) error {
 }
 
 // Session lets go-redis authenticate, select the database and run the user's
-// OnConnect on conn. It dials nothing, because go-redis would log each failed dial
-// of its own. If check is not nil, what it says of the server is the error.
+// OnConnect on conn. It dials nothing, because go-redis would log each failed dial of
+// its own. If check is not nil, its error is returned. After an error the caller
+// closes conn.
 func Session(ctx context.Context, conn net.Conn, o redis.Options, check Check) (*redis.Client, error) {
 	var dialed atomic.Bool
 	o.Dialer = func(context.Context, string, string) (net.Conn, error) {
@@ -65,9 +66,10 @@ func Session(ctx context.Context, conn net.Conn, o redis.Options, check Check) (
 	return client, nil
 }
 
-// A Check looks whether a server is the right one, by its answer to HELLO.
+// A Check returns an error if a server is not the right one. hello is its answer to
+// HELLO.
 type Check func(ctx context.Context, session *redis.Conn, hello any) error
 
-// ErrClusterNode refuses a client of one server if that is a node of a Cluster: a
-// failover, or another node's client, would go past it.
+// ErrClusterNode refuses a client of a single Redis whose server is a node of a
+// Cluster: such a client sees neither a failover nor what is done on other nodes.
 var ErrClusterNode = fmt.Errorf("%w: Redis: the server is a node of a Cluster: use a *redis.ClusterClient", errs.Invalid)

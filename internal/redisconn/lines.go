@@ -17,28 +17,28 @@ import (
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// lines are connections that scripts are run on, one call at a time on each.
-// go-redis opens their sessions. From then on herald itself writes and reads, because
-// what go-redis does for each command takes more CPU than the command.
+// lines are connections on which scripts run, one call at a time on each. go-redis
+// opens their sessions. From then on herald itself writes and reads, because go-redis
+// takes more CPU for a command than the rest of the call.
 type lines struct {
 	options *redis.Options
 	turns   chan struct{} // has one for each call under way
 
 	mu   sync.Mutex
 	open map[*line]struct{} // nil once closed
-	idle []*line            // the one that was used last comes last
+	idle []*line            // the last used comes last
 }
 
-// A line is one of them. It belongs to the call that has taken it.
+// A line is one such connection. It belongs to the call that has taken it.
 type line struct {
 	conn   net.Conn
-	raw    syscall.RawConn // nil if what carries it is not plain TCP
-	client *redis.Client   // that opened the session; nothing but close uses it
+	raw    syscall.RawConn // of the TCP connection, which may be below TLS; nil if it is not TCP
+	client *redis.Client   // opened the session; from then on only close uses it
 	reader *resp.Reader
-	bytes  []byte // that are written; the memory is used again
+	bytes  []byte // the command being written; the memory is used again
 	born   time.Time
-	used   time.Time // last
-	ended  bool      // the context of its call closes it
+	used   time.Time // when it was last given back
+	ended  bool      // the context of the last call has closed it
 
 	one    [1]byte
 	silent bool // see alive
@@ -46,10 +46,10 @@ type line struct {
 
 const (
 	lineBuffer = 16 << 10
-	lineKeeps  = 64 << 10              // bytes whose memory is used again
-	lineFresh  = 10 * time.Millisecond // how long a line counts as alive
+	lineKeeps  = 64 << 10              // the size, in bytes, up to which a buffer is used again
+	lineFresh  = 10 * time.Millisecond // how long after its last use a line counts as alive
 
-	// The most that an answer may have: that of a page of large messages.
+	// The largest answer: that of a page of large messages.
 	lineElems = 1 << 16
 	lineBytes = 512 << 20
 )
@@ -59,8 +59,8 @@ func newLines(options *redis.Options) *lines {
 	return &lines{options: options, turns: make(chan struct{}, options.PoolSize), open: make(map[*line]struct{})}
 }
 
-// run runs a command. It repeats nothing that may have been sent. An error that Redis
-// replies is an Error, and a redis.Error.
+// run runs a command. It repeats none that may have been carried out. An error reply
+// of Redis is returned as an Error that is also a redis.Error.
 func (l *lines) run(ctx context.Context, words ...any) (any, error) {
 	select {
 	case l.turns <- struct{}{}:
@@ -77,7 +77,7 @@ func (l *lines) run(ctx context.Context, words ...any) (any, error) {
 		if err == nil {
 			said, refused := value.(error)
 			switch {
-			case c.ended, c.reader.Buffered() > 0: // what has come would be the next answer
+			case c.ended, c.reader.Buffered() > 0: // what is buffered would be taken for the next answer
 				l.drop(c)
 			case refused && strings.HasPrefix(ScriptError(said.Error()), "READONLY"): // the same name may lead to its master now
 				l.drop(c)
@@ -96,7 +96,7 @@ func (l *lines) run(ctx context.Context, words ...any) (any, error) {
 	}
 }
 
-// take returns an idle line that is not seen to be dead, or a new one.
+// take returns an idle line that does not look dead, or a new one.
 func (l *lines) take(ctx context.Context) (c *line, reused bool, err error) {
 	for {
 		l.mu.Lock()
@@ -147,12 +147,12 @@ func (l *lines) dial(ctx context.Context) (*line, error) {
 	return c, nil
 }
 
-// put gives a line back that is well.
+// put gives back a line that is well.
 func (l *lines) put(c *line) {
 	c.used = time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open != nil { // or it is closed already
+	if l.open != nil { // otherwise close has closed it
 		l.idle = append(l.idle, c)
 	}
 }
@@ -196,8 +196,8 @@ func (l *lines) expired(c *line) bool {
 	return idle > 0 && time.Since(c.used) >= idle || life > 0 && time.Since(c.born) >= life
 }
 
-// alive says whether the line is not known to have ended. If the server has closed it,
-// a write still succeeds, and then nobody would know whether the command was carried
+// alive says whether the line looks alive. A write to a line that the server has
+// closed still succeeds, and then nobody would know whether the command was carried
 // out.
 func (c *line) alive() bool {
 	if c.raw == nil || time.Since(c.used) < lineFresh {
@@ -209,14 +209,14 @@ func (c *line) alive() bool {
 	}
 	err := c.raw.Read(func(fd uintptr) bool {
 		_, _, came := rawio.Read(fd, c.one[:])
-		c.silent = !came // what nobody has asked for does not come on a line that is well
+		c.silent = !came // nothing comes unasked on a line that is well
 		return true
 	})
 	return err == nil && c.silent
 }
 
-// call writes a command and reads the reply. sent says whether all of it was written:
-// Redis carries out no part of a command.
+// call writes a command and reads the reply. sent says whether the whole command was
+// written: Redis does not carry out a part of one.
 func (c *line) call(ctx context.Context, words []any) (sent bool, value any, err error) {
 	if c.bytes, err = appendCommand(c.bytes[:0], words); err != nil {
 		return false, nil, err
@@ -266,7 +266,7 @@ func appendCommand(b []byte, words []any) ([]byte, error) {
 	return b, nil
 }
 
-// A reply is an Error as go-redis returns it.
+// A reply is an Error that is also a redis.Error.
 type reply struct{ said Error }
 
 func (r reply) Error() string { return string(r.said) }
@@ -275,9 +275,9 @@ func (reply) RedisError()     {}
 
 var _ redis.Error = reply{}
 
-// plain returns a reply as go-redis would. An error that Redis replied is returned as a
-// value, and so is redis.Nil. A reply that no script returns is an error, because more
-// may follow that nobody has asked for.
+// plain converts a reply as go-redis would, but returns an error reply, or redis.Nil,
+// as a value. Its error says that no script returns such a reply: more may follow
+// that nobody has asked for.
 func plain(v resp.Value) (any, error) {
 	switch v.Kind {
 	case ':':

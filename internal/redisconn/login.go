@@ -15,21 +15,21 @@ import (
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// A frankConn is a connection to Redis for go-redis. It meters what the server
-// sends before go-redis parses it, because go-redis may overflow the stack, or ask
-// for memory that there is not. If the connection breaks at the beginning, it says
-// why: a Redis that takes no more connections writes that, unasked, and closes,
-// but a client that writes meanwhile is only told of a broken pipe. A second read
-// shows that Redis has taken the connection.
+// A frankConn is a connection to Redis for go-redis. It meters what the server sends
+// before go-redis parses it, because go-redis might overflow the stack or use up the
+// memory. If the connection breaks at its beginning, it says why: a Redis with too
+// many connections writes so, unasked, and closes, but a client that writes meanwhile
+// sees only a broken pipe. A second read shows that Redis has accepted the
+// connection.
 type frankConn struct {
 	net.Conn
 	heard bool   // something has been read
-	said  string // the error that was, if it was one and all so far
+	said  string // the error reply that was read first, if nothing has been read since
 	meter resp.Meter
 }
 
-// frank makes a connection frank. It still lets go-redis find out that it has
-// died.
+// frank wraps conn in a frankConn, which has the SyscallConn of conn if there is one:
+// go-redis uses it to find out that a connection has died.
 func frank(conn net.Conn) net.Conn {
 	c := &frankConn{Conn: conn}
 	c.meter.Asked() // a server may speak first
@@ -62,15 +62,15 @@ func (c *frankConn) Write(b []byte) (int, error) {
 	c.meter.Asked()
 	n, err := c.Conn.Write(b)
 	if err != nil && !c.heard && !errors.Is(err, os.ErrDeadlineExceeded) {
-		// What was written before the connection was closed has come already.
+		// What the server wrote before it closed has already arrived.
 		c.SetReadDeadline(time.Now().Add(time.Second))
 		c.Read(make([]byte, 512))
 	}
 	return n, c.why(err)
 }
 
-// why returns what the server said, in the place of an error that only tells
-// that it has gone.
+// why returns what the server said, instead of an error that only tells that it is
+// gone.
 func (c *frankConn) why(err error) error {
 	if err == nil || c.said == "" || errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
@@ -100,8 +100,9 @@ func (hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPip
 // ErrGoRedis says that go-redis panicked.
 var ErrGoRedis = errors.New("herald: go-redis panicked at what Redis sent")
 
-// Calm calls go-redis, and returns an error if that panics. A server can make it
-// panic, which is no reason for the process to end. go-redis drops the connection.
+// Calm runs f, which calls go-redis, and returns a panic as an error. What a server
+// sends can make go-redis panic, and must not end the process. go-redis drops the
+// connection.
 func Calm(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -30,52 +30,52 @@ const (
 	// (https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel).
 	SentinelLag = 2 * time.Second
 
-	// minMasterAge is the least age at which the word of the Sentinels is old:
-	// when two of one have been missed, and a second has gone by.
+	// minMasterAge is the least age at which the word of the Sentinels counts as old:
+	// two messages of a Sentinel have been missed, and a second has gone by.
 	minMasterAge = 2*SentinelLag + time.Second
 
-	// renamedAfter is how long nobody may be named as the server that we know
-	// by another address before we learn that anew.
+	// renamedAfter is how long no majority may have named a server before the
+	// addresses that were learned are forgotten.
 	renamedAfter = time.Minute
 )
 
 var (
-	// ErrMoved is why a server is left.
+	// ErrMoved is the reason for leaving a server.
 	ErrMoved = errors.New("herald: the Sentinels name another master")
 
-	// ErrHelloDenied tells what to allow if Open may not listen.
+	// ErrHelloDenied says what to allow if Redis denies listening to the Sentinels.
 	ErrHelloDenied = errors.New("allow SUBSCRIBE with the channel " + sentinelChannel + " (ACL SETUSER <user> +subscribe &" + sentinelChannel + ")")
 
 	errNoMajority = errors.New("herald: no majority of the Sentinels names this master")
 )
 
-// A Master is what the Sentinels say of the master; nil if there are
-// none.
+// A Master follows what the Sentinels say of the master. It is nil if there are none;
+// Proved and Health allow that.
 //
-// One of them, go-redis' own, names the master whenever go-redis dials. The others
-// are heard on the master itself, where each publishes every two seconds which
-// master it names. So no other credentials are needed, nor any address.
+// go-redis asks one of the Sentinels for the master whenever it dials. The others are
+// heard on the master itself, where each publishes every two seconds which master it
+// names. So herald needs neither their addresses nor their credentials.
 type Master struct {
 	options *redis.Options // for a link
 	timeout time.Duration  // for an answer
-	age     time.Duration  // at which their word is old
+	age     time.Duration  // after which their word is old
 
-	// The listening goroutine's.
+	// Used by the listening goroutine alone.
 
 	votes   sentinelVotes
 	ear     *sentinelEar
-	servers map[string]string // by the name that Sentinels give it, if that is not its address
+	servers map[string]string // their addresses, by the names that Sentinels give them if those differ
 	literal bool              // names are addresses
 
 	mu     sync.Mutex
-	server string    // that a majority has last named; "" at first
-	named  time.Time // when it did
-	why    error     // why not since
+	server string    // the one that a majority has last named; "" at first
+	named  time.Time // when that was
+	why    error     // why none has named it since
 	ledTo  string    // the server that go-redis has last led to
-	led    time.Time // when it did
+	led    time.Time // when that was
 }
 
-// NewMaster returns what follows the master of a client's Sentinels, or nil.
+// NewMaster returns a Master for the Sentinels of a client, or nil if it has none.
 func NewMaster(user *redis.Options, timeout time.Duration) *Master {
 	if user.Addr != failoverAddr {
 		return nil
@@ -124,8 +124,9 @@ func (m *Master) doubt(why error) {
 	m.why = why
 }
 
-// Proved returns since when at the latest a proof of a server of the time at
-// holds; zero if it never does.
+// Proved returns up to when a proof of a server, made at the time at, counts: at most
+// up to SentinelLag before a majority has last named that server. It is zero if
+// another server was named last.
 func (m *Master) Proved(server string, at time.Time) time.Time {
 	if m == nil {
 		return at
@@ -157,8 +158,8 @@ func (m *Master) Health(server string) error {
 	return fmt.Errorf("%w: %w", errNoMajority, m.why)
 }
 
-// Open confirms the first server. The error says that Redis denies what Follow
-// needs.
+// Open confirms the first server, and tries whether the Sentinels can be heard on it.
+// If Redis denies that, the error wraps ErrHelloDenied.
 func (m *Master) Open(ctx context.Context) error {
 	conn, err := Dial(ctx, m.options)
 	if err != nil {
@@ -208,7 +209,7 @@ func (m *Master) Follow(ctx context.Context, tick time.Duration, lead func(serve
 	}
 }
 
-// ask asks go-redis, as often as it can. One Sentinel that is cut off may keep
+// ask has go-redis dial the master at every tick. A Sentinel that is cut off may keep
 // go-redis for half a minute, so nothing else waits for it. It gets no deadline,
 // because after that it would not go on to another Sentinel.
 func (m *Master) ask(ctx context.Context, tick time.Duration, lead func(server string), conns chan<- net.Conn) {
@@ -239,10 +240,10 @@ func (m *Master) ask(ctx context.Context, tick time.Duration, lead func(server s
 	}
 }
 
-// isNamed says whether the server is the one that Sentinels name. The user's
-// Dialer may reach it at an address that they do not know. That address is learned.
-// The first one is learned only once the name is settled, because in the middle of
-// a failover it may be that of another server. Until then it is not known.
+// isNamed says whether the server is the one that the Sentinels call name. The user's
+// Dialer may reach it at an address that they do not know. isNamed learns such an
+// address, but the first only once the name is settled: in the middle of a failover
+// it may be another server's. Until then known is false.
 func (m *Master) isNamed(ctx context.Context, server, name string, settled bool) (is, known bool) {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()

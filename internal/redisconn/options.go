@@ -23,7 +23,8 @@ type Options struct {
 	ProbeTimeout  time.Duration
 }
 
-// Off is the interval of what never happens. A negative interval means it.
+// Off is the interval that means never. WithDefaults puts it in place of a negative
+// one.
 const Off = time.Duration(math.MaxInt64)
 
 // WithDefaults returns a copy with every field set.
@@ -47,15 +48,16 @@ func (o Options) WithDefaults() (Options, error) {
 	return o, errors.Join(faults...)
 }
 
-// NotInPrefix is what a prefix must not contain. ":{" follows the prefix in all
-// keys and channels. So those of another prefix never begin in the same way, and
-// a pattern of an ACL that names a prefix matches no other.
+// NotInPrefix has the characters that a prefix must not contain. ":{" follows the
+// prefix in all keys and channels. So none of them begins like one of another prefix,
+// and a pattern of an ACL that names a prefix matches no other.
 const NotInPrefix = `{}*?[]\`
 
 // ValidPrefix says whether prefix contains none of NotInPrefix.
 func ValidPrefix(prefix string) bool { return !strings.ContainsAny(prefix, NotInPrefix) }
 
-// ClientOf returns what rdb is: a client of one Redis, or of a Cluster.
+// ClientOf returns rdb as a client of one Redis, or of a Cluster; the other one is
+// nil.
 func ClientOf(rdb redis.UniversalClient) (*redis.Client, *redis.ClusterClient, error) {
 	switch client := rdb.(type) {
 	case *redis.Client:

@@ -14,16 +14,16 @@ type Error string
 // Error is what Redis said.
 func (e Error) Error() string { return string(e) }
 
-// Replied says whether err is what a server replied that begins with text.
+// Replied says whether err is an error reply that begins with text.
 func Replied(err error, text string) bool {
 	said, ok := errors.AsType[Error](err)
 	return ok && strings.HasPrefix(string(said), text)
 }
 
-// IsRefusal says whether an error that Redis replied means that the server does
-// not serve us now: whatever we asked for, it may do another time, or elsewhere,
-// or when somebody has allowed it. The rest are mistakes that no waiting mends,
-// such as a command that the server lacks.
+// IsRefusal says whether an error reply means that the server does not serve us now:
+// it may carry out the command later, or another server may, or this one after
+// somebody has allowed it. All other errors are mistakes that do not go away by
+// waiting, such as a command that the server lacks.
 func IsRefusal(said string) bool {
 	said = ScriptError(said)
 	code, text, _ := strings.Cut(said, " ")
@@ -36,12 +36,12 @@ func IsRefusal(said string) bool {
 	return true
 }
 
-// scriptCode matches the error of a script's command in one of a script: with a
-// '-' if Redis did not carry the command out at all.
+// scriptCode finds the error of a command in that of its script. It has a '-' if
+// Redis did not carry out the command at all.
 var scriptCode = regexp.MustCompile(`@user_script: ?[0-9]+: -?([A-Z]+ .*)`)
 
-// ScriptError returns the error of a script's command, which Redis 6.2 puts
-// inside the script's own.
+// ScriptError returns the error of a script's command, which Redis 6.2 wraps in the
+// script's own.
 func ScriptError(said string) string {
 	if strings.HasPrefix(said, "ERR Error running script") {
 		if inner := scriptCode.FindStringSubmatch(said); inner != nil {
@@ -51,8 +51,8 @@ func ScriptError(said string) string {
 	return said
 }
 
-// IsWrongType says whether a command, or one of a script, has met a key of
-// another type.
+// IsWrongType says whether a command, alone or in a script, has met a key of another
+// type.
 func IsWrongType(err error) bool {
 	reply, ok := errors.AsType[redis.Error](err)
 	return ok && strings.HasPrefix(ScriptError(reply.Error()), "WRONGTYPE")

@@ -9,9 +9,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A Scripter runs scripts and pipelines on a client that can be replaced, since a
-// client goes on using the connections that it has to a server that was replaced.
-// Its methods may be called at the same time.
+// A Scripter runs scripts and pipelines on a client that can be replaced: a client
+// keeps its connections to a server that is no longer the master. Its methods may be
+// called concurrently.
 type Scripter struct {
 	scripts
 	options *redis.Options
@@ -19,8 +19,8 @@ type Scripter struct {
 	closed  atomic.Bool
 }
 
-// A scriptWay is how a Scripter reaches a server. EVALSHA goes by the lines, and all
-// else by the client.
+// A scriptWay is how a Scripter reaches a server. EVALSHA goes by the lines, and
+// everything else by the client.
 type scriptWay struct {
 	client *redis.Client
 	lines  *lines
@@ -58,7 +58,7 @@ func (s *Scripter) Close() {
 	s.way.Load().close()
 }
 
-// Client returns the client of now.
+// Client returns the current client.
 func (s *Scripter) Client() *redis.Client { return s.way.Load().client }
 
 // EvalSha runs a script that the server has, as almost all calls of scripts do.
@@ -76,20 +76,20 @@ func (s *Scripter) EvalSha(ctx context.Context, sha string, keys []string, args 
 }
 
 // scripts has the methods of a redis.Scripter, and Pipelined, on the client that on
-// chooses. on may call more than once, and returns what the last call did, or why
-// there is no client.
+// chooses. on may run call more than once, and returns the error of the last run, or
+// why there is no client.
 type scripts struct {
 	on func(ctx context.Context, call func(*redis.Client) error) error
 }
 
 var _ redis.Scripter = (*scripts)(nil)
 
-// Pipelined is that of redis.Client, and so are the others.
+// Pipelined does what that of redis.Client does, and so do the other methods.
 func (s *scripts) Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) (cmds []redis.Cmder, err error) {
 	down := s.on(ctx, func(c *redis.Client) error {
 		cmds, err = c.Pipelined(ctx, fn)
 		if slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Err() == nil }) {
-			return nil // so nothing of it goes again
+			return nil // part of it was carried out, so none of it may be repeated
 		}
 		return err
 	})

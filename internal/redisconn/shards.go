@@ -21,8 +21,8 @@ func ShardOf(topic string, n int) int {
 	return int(h.Sum32() % uint32(n))
 }
 
-// AgreedNumber returns the number that nodes have agreed on, or 0 if no node can
-// have written it.
+// AgreedNumber returns the number that value says nodes have agreed on, or 0 if no
+// node can have written it.
 func AgreedNumber(value string) int {
 	n, err := strconv.Atoi(value)
 	if err != nil || n < 0 {

@@ -9,11 +9,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A SlotScripter runs scripts and pipelines on the master of a slot of a Cluster.
-// What a node refuses because the slot moves, or is another's, has changed nothing
-// there. It goes again, to the master that is known then, until ctx is done. Nothing
-// else is repeated. ASK is not followed: whoever listens at the old master would not
-// hear what is published at the new one. Its methods may be called at the same time.
+// A SlotScripter runs scripts and pipelines on the master of a slot of a Cluster. If
+// a node refuses because the slot is migrating, or another node's, it has changed
+// nothing. The call is then repeated on the master that is known by that time, until
+// ctx is done. Nothing else is repeated. ASK is not followed: subscribers at the old
+// master would not hear what is published at the new one. Its methods may be called
+// concurrently.
 type SlotScripter struct {
 	scripts
 	cluster *redis.ClusterClient
@@ -30,8 +31,7 @@ func NewSlotScripter(cluster *redis.ClusterClient, key string) *SlotScripter {
 // Renew has the masters looked up anew.
 func (s *SlotScripter) Renew() { s.cluster.ReloadState(context.Background()) } // does not wait
 
-// How long the next attempt waits. go-redis looks the masters up every 200 ms at
-// most.
+// The pauses between attempts. go-redis looks the masters up every 200 ms at most.
 const (
 	minSlotPause = 5 * time.Millisecond
 	maxSlotPause = 100 * time.Millisecond
@@ -48,7 +48,7 @@ func (s *SlotScripter) onMaster(ctx context.Context, call func(*redis.Client) er
 		case err == nil, replied && !isElsewhere(reply.Error()):
 			return err
 		case !replied:
-			s.Renew() // there may be another master soon
+			s.Renew() // the slot may have another master soon
 			return err
 		}
 		s.Renew()
@@ -61,7 +61,7 @@ func (s *SlotScripter) onMaster(ctx context.Context, call func(*redis.Client) er
 }
 
 // isElsewhere says whether a node of a Cluster has refused a command because the slot
-// is not its own, is on its way, or is nobody's
+// is another node's, is migrating, or belongs to none
 // (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec).
 func isElsewhere(said string) bool {
 	switch word, _, _ := strings.Cut(said, " "); word {

@@ -14,30 +14,30 @@ import (
 	"github.com/heraldgo/herald/internal/resp"
 )
 
-// A sentinelEar is a connection on which Sentinels are heard.
+// A sentinelEar is a connection on which a Master hears the Sentinels.
 type sentinelEar struct {
 	conn   net.Conn
 	server string        // its address
-	client *redis.Client // that opened the session
+	client *redis.Client // opened the session
 	r      *resp.Reader
-	asked  time.Time // what comes next was published later
-	name   string    // that a majority has given since the time named
+	asked  time.Time // what comes next was published after this
+	name   string    // the name that a majority has given since the time named
 	named  time.Time
 }
 
-// listenEach is how often what the Sentinels say is taken: often enough to tell
-// two words in a row from two that come together.
+// listenEach is how often the messages of the Sentinels are read: often enough to
+// tell two that were sent one after the other from two that arrive together.
 const listenEach = SentinelLag / 4
 
 // earBuffer holds some lines of Sentinels.
 const earBuffer = 4 << 10
 
-// sentinelChannel is where each Sentinel publishes every two seconds, on every
-// server that it watches.
+// sentinelChannel is the channel on which each Sentinel publishes every two seconds,
+// on every server that it watches.
 const sentinelChannel = "__sentinel__:hello"
 
-// attend listens on conn, a new connection to the master, from now on, if that
-// is another server than before.
+// attend takes over conn, a new connection to the master, and listens on it from now
+// on unless it listens to the same server already.
 func (m *Master) attend(ctx context.Context, conn net.Conn) error {
 	server := conn.RemoteAddr().String()
 	if m.ear != nil && m.ear.server == server {
@@ -56,8 +56,8 @@ func (m *Master) attend(ctx context.Context, conn net.Conn) error {
 	return nil
 }
 
-// listen takes what has been published since the last time by the Sentinels
-// that reach the server, and confirms the server if most name it.
+// listen reads what the Sentinels that reach the server have published since the last
+// time, and confirms the server if most name it.
 func (m *Master) listen(ctx context.Context) error {
 	if m.ear == nil {
 		return nil // go-redis has not led us to a server yet
@@ -68,7 +68,7 @@ func (m *Master) listen(ctx context.Context) error {
 		return fmt.Errorf("listen to the Sentinels: %w", err)
 	}
 	name, named := m.votes.majority(start)
-	if len(m.votes) == 0 { // so far, or a service that only answers as a Sentinel does
+	if len(m.votes) == 0 { // none so far, or a service that answers as a Sentinel does but publishes nothing
 		m.confirmLed(m.ear.server)
 		return nil
 	}
@@ -86,8 +86,8 @@ func (m *Master) listen(ctx context.Context) error {
 	return nil
 }
 
-// settled says whether a majority gives this name for so long that all of the
-// Sentinels do, and go-redis has led to this server since.
+// settled says whether a majority has given this name for so long that all Sentinels
+// must know it, and go-redis has led to this server since.
 func (m *Master) settled(name string, named time.Time) bool {
 	e := m.ear
 	if e.name != name {
@@ -137,31 +137,31 @@ func (e *sentinelEar) listen(ctx context.Context, timeout time.Duration, hear fu
 	}
 }
 
-// maxSentinels bounds what a server that is not to be trusted can fill.
+// maxSentinels bounds the memory that an untrusted server can fill.
 const maxSentinels = 100
 
-// forgetSentinel is how long a Sentinel counts that says nothing while most others
-// do. Sentinels that are cut off together are not forgotten.
+// forgetSentinel is how long a silent Sentinel counts while most others are heard.
+// Sentinels that are cut off together are not forgotten.
 const forgetSentinel = time.Hour
 
-// sentinelVotes are the last words of the Sentinels, by their ids.
+// sentinelVotes has the latest vote of each Sentinel, by its id.
 type sentinelVotes map[string]sentinelVote
 
 type sentinelVote struct {
 	sentinel string // its address
 	master   string // the address that it names
-	epoch    uint64 // its configuration's: after a failover it is higher
+	epoch    uint64 // of its configuration; each failover raises it
 	heard    time.Time
-	at       time.Time // when it named this master, or later; zero if that is not known
+	at       time.Time // it named this master then or later; zero if that is not known
 }
 
-// hear takes what a Sentinel has published, after the time after: its host, port,
-// id and epoch, then the master's name, host, port and epoch.
+// hear takes a message that a Sentinel has published after the time after: its host,
+// port, id and epoch, then the master's name, host, port and epoch.
 //
-// When a network is whole again, the words that a Sentinel had sent before it
-// changed its mind arrive late, all at once. So after a silence a word of the same
-// epoch does not count, nor do those that come with it. The next one in the usual
-// time counts.
+// When a network has healed, messages that a Sentinel sent before it changed its mind
+// arrive late, all at once. So after a silence a message of the same epoch does not
+// count, nor do those that come together with it. The next one at the usual interval
+// counts.
 func (v sentinelVotes) hear(text string, after time.Time) {
 	words := strings.Split(text, ",")
 	if len(words) != 8 {
@@ -194,7 +194,7 @@ func (v sentinelVotes) hear(text string, after time.Time) {
 	v[id] = vote
 }
 
-// replace makes room for a Sentinel that has come back with another id.
+// replace deletes the vote of a Sentinel that has come back with another id.
 func (v sentinelVotes) replace(sentinel string) {
 	for id, vote := range v {
 		if vote.sentinel == sentinel {
@@ -203,9 +203,9 @@ func (v sentinelVotes) replace(sentinel string) {
 	}
 }
 
-// majority returns the master that most of all Sentinels name, in the highest
-// epoch that any knows, and the last time when they did, zero if that is not
-// known; "" if most do not name the same.
+// majority returns the master that most of all Sentinels name, in the highest epoch
+// that any of them knows, or "". at is when a majority last named it; zero if that is
+// not known.
 func (v sentinelVotes) majority(now time.Time) (master string, at time.Time) {
 	v.forget(now)
 	var epoch uint64
