@@ -22,37 +22,36 @@ type Gap struct {
 	Until time.Time // by this node's clock
 	Cause error     // what the Bus or the Hub noticed
 
-	// All says that messages to every target may have been lost. Otherwise only
-	// those to the listed users and groups, which have connections on this node,
-	// may have; with Everyone those to everyone, too.
+	// All says that messages to every target may have been lost. Otherwise only messages
+	// to the listed users and groups, which have connections on this node, may have been
+	// lost, and with Everyone those to everyone.
 	All      bool
 	Users    []string
 	Groups   []string
 	Everyone bool
 }
 
-// gaps collects what the Bus says of its losses, and reports each when it is
-// over.
+// gaps collects what the Bus says of its losses, and reports each Gap when it is over.
 type gaps struct {
-	names func(topic string) (name string, ok bool) // the index knows them
+	names func(topic string) (name string, ok bool) // asks the index
 	stats *counters
 	log   *slog.Logger
 	tell  func(Gap)   // OnGap, or nil
-	wake  wake.Signal // holds one
+	wake  wake.Signal // for run
 
 	mu     sync.Mutex
-	all    *openGap // for every topic, while anyone holds it
-	held   holder
-	topics map[string]openGap
-	begun  error // why messages may be getting lost, of late: to be logged
-	over   []Gap // to be reported
+	all    *openGap           // the gap of every topic, while anything holds it open
+	held   holder             // what holds it
+	topics map[string]openGap // those of single topics
+	begun  error              // why messages may be getting lost; to be logged
+	over   []Gap              // to be reported
 
-	// If a log fills gaps, it says which it could not.
+	// For a log that fills gaps, and says which it could not fill.
 
-	doubt    func(since time.Time) // has the log tell what it may hide; nil if there is none
+	doubt    func(since time.Time) // makes the log report losses that it may not see; nil if there is no log
 	doubted  time.Time             // since when; zero if nothing is in doubt
-	hidden   bool                  // the log may look whole, though something is lost in the gap of every topic
-	suspects error                 // why messages were lost last
+	hidden   bool                  // the gap of every topic has losses that the log may not see
+	suspects error                 // the cause of the last loss
 }
 
 type openGap struct {
@@ -60,12 +59,12 @@ type openGap struct {
 	cause error
 }
 
-// A holder is why the gap of every topic is open. There may be several.
+// A holder is a reason why the gap of every topic is open. There may be several.
 type holder uint8
 
 const (
-	byBus     holder = 1 << iota // it was Down, and is not Restored
-	byEcho                       // it is Restored, and others are still to be heard
+	byBus     holder = 1 << iota // the Bus was Down, and is not Restored
+	byEcho                       // the Bus is Restored, and other nodes have yet to be heard
 	bySilence                    // a node lives and is not heard
 )
 
@@ -90,7 +89,7 @@ func (g *gaps) open(by holder, since time.Time, cause error) {
 	g.hidden = g.hidden || by == bySilence
 }
 
-// begin has it logged that messages may be getting lost, if that is news.
+// begin has it logged, when the first gap opens, that messages may be getting lost.
 func (g *gaps) begin(cause error) {
 	if g.all == nil && len(g.topics) == 0 {
 		g.begun = cmp.Or(cause, ErrBusDown)
@@ -98,8 +97,8 @@ func (g *gaps) begin(cause error) {
 	}
 }
 
-// release ends the gap of every topic, as far as by holds it. A gap that only the
-// silence of a node keeps open may last, so it is reported in parts.
+// release takes away one reason for the gap of every topic, and ends the gap if none is
+// left. If only silence is left, which may last, what is over is reported as a part.
 func (g *gaps) release(by holder) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -110,7 +109,7 @@ func (g *gaps) release(by holder) {
 	g.close()
 }
 
-// part reports what a node's silence has kept open so far.
+// part reports the gap of every topic so far, if only silence keeps it open.
 func (g *gaps) part() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -131,7 +130,8 @@ func (g *gaps) close() {
 	g.report(gap, hidden)
 }
 
-// linger keeps the gap of every topic open when the Bus is Restored.
+// linger keeps the gap of every topic open when the Bus is Restored, until others are
+// heard.
 func (g *gaps) linger() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -140,8 +140,8 @@ func (g *gaps) linger() {
 	}
 }
 
-// missed takes a loss that is over. excused says that the Bus has told of it,
-// if only for some topics.
+// missed reports a loss that is over. excused says that the Bus reports it, too, if only
+// for some topics.
 func (g *gaps) missed(since time.Time, excused bool, cause error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -153,7 +153,7 @@ func (g *gaps) missed(since time.Time, excused bool, cause error) {
 	}
 }
 
-// deaf says whether the Bus says that no heartbeat comes.
+// deaf says whether heartbeats cannot come, as the Bus itself reports.
 func (g *gaps) deaf() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -161,7 +161,7 @@ func (g *gaps) deaf() bool {
 	return down || g.held&byBus != 0
 }
 
-// earliest returns the earlier time; zero is none.
+// earliest returns the earlier time. A zero time does not count.
 func earliest(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -204,9 +204,9 @@ func (g *gaps) restored(e Event) {
 	g.report(gap, false)
 }
 
-// end ends the gaps of the topics, or of all if it is nil. It returns the Gap to be
-// reported, which does not cover the lost topics yet. The topic of the heartbeats
-// carries no message.
+// end ends the gaps of the topics, or of all if topics is nil. It returns the Gap to
+// report and the topics that it has yet to cover. The topics of heartbeats and of
+// watchers carry no messages.
 func (g *gaps) end(topics []string) (gap Gap, lost []string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -226,7 +226,7 @@ func (g *gaps) end(topics []string) (gap Gap, lost []string) {
 		}
 	}
 	if all && g.held&byBus != 0 {
-		// It covers what is lost of topics, too.
+		// The gap of every topic covers those of single topics.
 		g.all.since = earliest(g.all.since, gap.Since)
 		g.held &^= byBus
 		g.close()
@@ -235,8 +235,8 @@ func (g *gaps) end(topics []string) (gap Gap, lost []string) {
 	return gap, lost
 }
 
-// cover makes gap cover a topic. The caller does not hold g.mu: the index has
-// one of its own.
+// cover makes gap cover a topic. The caller does not hold g.mu, because names locks the
+// index.
 func (g *gaps) cover(gap *Gap, topic string) {
 	name, ok := g.names(topic)
 	switch {
@@ -251,7 +251,7 @@ func (g *gaps) cover(gap *Gap, topic string) {
 	}
 }
 
-// malformed reports a packet that could not be understood, and came after since.
+// malformed reports the loss of a packet that could not be decoded, and came after since.
 func (g *gaps) malformed(topic string, since time.Time, err error) {
 	gap := Gap{Since: since, Until: time.Now(), Cause: err}
 	g.cover(&gap, topic)
@@ -260,8 +260,8 @@ func (g *gaps) malformed(topic string, since time.Time, err error) {
 	g.report(gap, true)
 }
 
-// report has a gap told. If a log fills gaps, it is told only if the log could not
-// fill it: the log knows that, unless the loss is hidden from it.
+// report has a gap told. If a log fills gaps, confirm tells of those that it could not
+// fill; only losses that are hidden from the log are given to it as a doubt.
 func (g *gaps) report(gap Gap, hidden bool) {
 	switch {
 	case g.doubt == nil:
@@ -273,10 +273,10 @@ func (g *gaps) report(gap Gap, hidden bool) {
 	g.suspects = gap.Cause
 }
 
-// errNotFilled is why there is a gap, if nobody else has said why.
+// errNotFilled is the cause of a Gap for which no other is known.
 var errNotFilled = errors.New("herald: the log does not have all that was sent")
 
-// confirm takes note that a log could not fill a gap.
+// confirm reports a gap that a log could not fill.
 func (g *gaps) confirm(since time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -284,8 +284,7 @@ func (g *gaps) confirm(since time.Time) {
 	g.suspects = nil
 }
 
-// maxGaps is how many gaps may wait to be reported; those over it are joined
-// into one.
+// maxGaps is how many gaps may wait to be reported; beyond it, all are joined into one.
 const maxGaps = 64
 
 func (g *gaps) told(gap Gap) {
@@ -302,7 +301,8 @@ func (g *gaps) told(gap Gap) {
 	g.wake.Set()
 }
 
-// run tells of Downs, and of gaps, until ctx is done and none is left.
+// run logs and tells what has begun and what is over, until ctx is done and nothing is
+// left.
 func (g *gaps) run(ctx context.Context) {
 	for {
 		g.mu.Lock()
@@ -332,7 +332,7 @@ func (g *gaps) run(ctx context.Context) {
 	}
 }
 
-// openNow returns how many gaps are open, and since when the oldest is.
+// openNow returns how many gaps are open, and the age of the oldest.
 func (g *gaps) openNow() (n int, age time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -13,11 +13,11 @@ import (
 	"github.com/heraldgo/herald/internal/clock"
 )
 
-// held returns nil while the Registry can be believed to hold this node's
-// lease: it was renewed less than a Lease ago by this node's own clock, and
-// nothing has said since that it is lost. If it cannot be renewed half a Lease
-// counts: the others, who may have renewed theirs a third before this node, may
-// be unable to as well, and whose lease has run out for that has not gone.
+// held returns nil while this node may believe that the Registry holds its lease: the
+// lease was renewed less than a Lease ago by the node's own clock, and nothing has said
+// since that it is lost. While the node cannot renew its lease, it trusts it for only
+// half a Lease. What keeps it from renewing may keep the others too, and their leases may
+// end up to a third of a Lease before its own. Those nodes are not gone.
 func (p *presence) held() error {
 	age := time.Duration(clock.Now() - p.renewed.Load())
 	switch {
@@ -34,7 +34,7 @@ func (p *presence) held() error {
 	return nil
 }
 
-// heldWhole is held, and whether all entries of this node are under its lease.
+// heldWhole returns nil if held does, and all entries of this node are under its lease.
 func (p *presence) heldWhole() error {
 	if err := p.held(); err != nil {
 		return err
@@ -48,26 +48,26 @@ func (p *presence) heldWhole() error {
 // isWhole says whether all entries of this node are under its lease.
 func (p *presence) isWhole() bool { return p.heartbeat.announced() == p.generation.Load() }
 
-// heldLong says whether this node holds its lease, and has for a whole one.
+// heldLong says whether this node holds its lease, and has held it for a whole Lease.
 func (p *presence) heldLong() bool {
 	now, lease := clock.Now(), int64(p.config.Lease)
 	return now-p.heldSince.Load() >= lease && now-p.renewed.Load() < lease
 }
 
-// lose takes the word of the Registry that it does not have the lease.
+// lose notes that the Registry does not have the lease of that generation.
 func (p *presence) lose(generation int64) {
 	p.lost.Store(generation)
 	p.renewSoon()
 }
 
-// renewSoon has the lease renewed at once, or a second after the last renewal.
+// renewSoon has the lease renewed at once, but not within a second of the last renewal.
 func (p *presence) renewSoon() {
 	p.hasty.Store(true)
 	p.wake.Set()
 }
 
-// hasten makes the renewal due that renewSoon has asked for. A renewal that failed
-// is tried again soon anyhow.
+// hasten makes due the renewal that renewSoon has asked for. A renewal that failed is
+// tried again soon anyhow.
 func (p *presence) hasten() {
 	if p.hasty.Swap(false) && p.failing() == nil {
 		due := time.Now().Add(time.Second - time.Duration(clock.Now()-p.renewed.Load()))
@@ -77,8 +77,9 @@ func (p *presence) hasten() {
 	}
 }
 
-// announce says that all entries of this node are under its lease, once what
-// has been asked for by now is written.
+// announce tells the other nodes that all entries of this node are under its lease, as
+// soon as the writes that have been asked for are done. If one of them fails, or the
+// lease is replaced, it tells nothing.
 func (p *presence) announce() {
 	generation, failures := p.generation.Load(), p.failures.Load()
 	p.background(func() {
@@ -88,7 +89,7 @@ func (p *presence) announce() {
 	})
 }
 
-// listNodes asks the Registry which nodes there are, if it is to be believed.
+// listNodes asks the Registry which nodes there are, if the Registry can be believed.
 func (p *presence) listNodes(ctx context.Context) ([]Node, time.Time, error) {
 	if err := p.held(); err != nil {
 		return nil, time.Time{}, once(fmt.Errorf("list nodes: %w", err))
@@ -97,9 +98,9 @@ func (p *presence) listNodes(ctx context.Context) ([]Node, time.Time, error) {
 	return nodes, now, once(err)
 }
 
-// versions returns the envelope that each living node understands. Before, it asks the
-// Registry for nodes that have come lately. If that does not answer soon, the nodes are
-// those that are known already.
+// versions returns the newest envelope that each living node understands. First it asks
+// the Registry for nodes that have just come. If there is no answer within a second, it
+// returns what was known before.
 func (p *presence) versions(ctx context.Context) map[string]int {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -123,12 +124,12 @@ func (p *presence) askNodes(ctx context.Context) ([]Node, time.Time, error) {
 	return nodes, now, nil
 }
 
-// listTrust is for how long a list of nodes is believed if nobody was missing in
-// it. A Registry that has lost this node's lease says so at every question.
+// listTrust is how long a list of nodes in which none was missing is believed. If the
+// Registry has lost this node's lease, its answers to other questions say so.
 const listTrust = time.Second
 
-// complete returns nil if what the Registry has of sessions is all that there is:
-// it holds this node's lease, and lists every node that lives.
+// complete returns nil if the Registry has all sessions: it holds this node's lease, with
+// all its entries, and lists every node that lives.
 func (p *presence) complete(ctx context.Context) error {
 	if err := p.heldWhole(); err != nil {
 		return err
@@ -145,9 +146,9 @@ func (p *presence) complete(ctx context.Context) error {
 	return err
 }
 
-// lastListing is the heartbeat's, which is not what this goroutine has asked for if
-// another has been answered since. If it may lack a node the others are told to look
-// for their leases.
+// lastListing returns the heartbeat's last listing, which may be newer than the one that
+// this goroutine asked for. If sessions may be missing, it makes the others check their
+// leases.
 func (p *presence) lastListing() ([]Node, error) {
 	nodes, err := p.heartbeat.lastListing()
 	if err != nil {
@@ -162,19 +163,19 @@ func (p *presence) holds(ctx context.Context, lease Lease) (bool, error) {
 	return len(entries) > 0 || next != "", err
 }
 
-// ailment is why the Registry fails although the lease can be renewed: a slot
-// that is half moved, a command that is denied. It goes on while no lease passes
-// without a failure.
+// An ailment is a fault of the Registry that does not keep it from renewing the lease: a
+// half-migrated slot, or a denied command. It is over when a Lease has passed without a
+// failure.
 type ailment struct {
 	mu          sync.Mutex
-	first, last int64 // on clock: when it failed; 0 is not
+	first, last int64 // on clock: its first and last failure; 0 is none
 	err         error
 	told        bool
 }
 
-// ail takes note of a failure, and tells once of those that last for a lease.
+// ail notes a failure, and logs it once if failures have gone on for a Lease.
 func (p *presence) ail(err error) {
-	if err == nil || p.health() != nil { // that is told of already
+	if err == nil || p.health() != nil { // note has logged that
 		return
 	}
 	lease := int64(p.config.Lease)
@@ -193,7 +194,7 @@ func (p *presence) ail(err error) {
 	}
 }
 
-// ailing returns an error if the ailment has lasted for a lease.
+// ailing returns the last failure if the ailment has lasted for a Lease and is not over.
 func (p *presence) ailing() error {
 	a := &p.ailment
 	a.mu.Lock()
@@ -205,7 +206,7 @@ func (p *presence) ailing() error {
 	return a.err
 }
 
-// blame has err name the part that it is about, if it does not yet.
+// blame wraps err in sentinel, unless err is nil or wraps it already.
 func blame(sentinel, err error) error {
 	if err == nil || errors.Is(err, sentinel) {
 		return err
@@ -219,14 +220,13 @@ func (h *Hub) busError() error {
 	return blame(ErrBusDown, cmp.Or(h.follower.Failing(), h.heartbeat.failing(), h.bus.Health(), h.keeping.health()))
 }
 
-// watchBus tells the log once when the Bus does not do what it should, and once
-// when it does again, until ctx is done. If messages may be getting lost, gaps has
-// told of that already. A fault that passes by itself within ProbeTimeout is no
-// news.
+// watchBus logs once when the Bus does not work, and once when it works again, until ctx
+// is done. It does not log a fault that is over within ProbeTimeout, nor one that gaps
+// has logged because messages may be getting lost.
 func (h *Hub) watchBus(ctx context.Context) {
 	timer := time.NewTicker(max(h.config.ProbeTimeout/4, time.Millisecond))
 	defer timer.Stop()
-	var since time.Time // when it began; zero is not
+	var since time.Time // when the fault to be logged began; zero if there is none
 	told := false
 	for {
 		select {

@@ -11,11 +11,11 @@ import (
 	"github.com/heraldgo/herald/internal/wake"
 )
 
-// heartbeat proves that the Bus carries messages. Every second or so a node
-// sends a heartbeat to a topic that all nodes follow. Its number tells those who
-// hear it what they have missed. Every node that the Registry lists must be heard,
-// this one included. If one is not, the Bus is deaf: it is reset, and the time
-// since the last proof is a Gap.
+// heartbeat proves that the Bus carries messages. Every second or so a node sends a
+// heartbeat to a topic that all nodes follow. Its number tells the nodes that hear it
+// what they have missed. Every node that the Registry lists must be heard, this one
+// included. If one is not, the Bus is deaf: it is reset, and the time since the last
+// proof is a Gap.
 type heartbeat struct {
 	node   string // this one
 	made   time.Time
@@ -24,43 +24,43 @@ type heartbeat struct {
 	gaps   *gaps
 	stats  *counters
 
-	wake wake.Signal   // holds one: a heartbeat is due now
+	wake wake.Signal   // a heartbeat is due now
 	left chan struct{} // closed when our goodbye has come back
 
 	mu       sync.Mutex // above gaps.mu
 	peers    map[string]*peer
-	gone     map[string]*peer // that were peers
-	forgot   bool             // some that were gone
-	nodes    []Node           // the last listing; not changed
-	live     int              // real nodes that it has alive, this one included
-	listing  int              // all that it has alive
+	gone     map[string]*peer // former peers
+	forgot   bool             // some that were in gone have been deleted
+	nodes    []Node           // the last listing; nobody changes it
+	live     int              // how many real nodes are alive in it, this one included
+	listing  int              // how many nodes are alive in it
 	from, to int64            // on clock: when the last listing was asked for, and had come
 	restored int64            // on clock: when the Bus was last restored, or began
-	split    int64            // on clock: since when a part of the open gap is over; 0 is none
-	isolated error            // why Health is red although the Bus says nothing
+	split    int64            // on clock: since when a part of the open gap has been over; 0 if none is
+	isolated error            // why this node seems cut off, although the Bus reports no fault
 
-	// Of other nodes that keep nothing: of an old version, or without a Retention.
+	// Whether other nodes keep nothing, because they are old or have no Retention.
 
-	mixed atomic.Bool // there are some
-	remix func()      // is told that mixed has changed
+	mixed atomic.Bool // one is there
+	remix func()      // called when mixed has changed
 
 	// Our own heartbeats.
 
 	number uint64 // the last one that the Bus has taken
-	notice notice // for the next
+	notice notice // for the next one
 	whole  int64  // the generation of this node's lease under which all its entries are
 	told   int64  // on clock: when the others were last told of a loss
-	sent   int64  // on clock: our oldest that has not come back; 0 is none
-	proved int64  // on clock: when our last that came back was sent; 0 is none
-	took   int64  // how long that was under way
+	sent   int64  // on clock: when the oldest that has not come back was sent; 0 if all have
+	proved int64  // on clock: when the last that came back was sent; 0 if none has
+	took   int64  // how long that one took to come back
 
 	unmeasured atomic.Int64 // took, until a message's lag has been measured with it; 0 is none
-	failed     error        // what the last publishing returned
+	failed     error        // what the last Publish returned
 }
 
 const (
-	heartbeatGrace = time.Second           // for a heartbeat that is under way
-	heartbeatPace  = 50 * time.Millisecond // a node hears others no more often, on average
+	heartbeatGrace = time.Second           // time for a heartbeat to arrive
+	heartbeatPace  = 50 * time.Millisecond // between two heartbeats that a node hears, on average, at least
 )
 
 func newHeartbeat(node string, config *Config, bus Bus, gaps *gaps, stats *counters) *heartbeat {
@@ -72,13 +72,13 @@ func newHeartbeat(node string, config *Config, bus Bus, gaps *gaps, stats *count
 	}
 }
 
-// keepsNothing says whether a node is there whose messages go through no log.
+// keepsNothing says whether the node is there, and its messages go through no log.
 func (b *heartbeat) keepsNothing(p *peer) bool {
 	return p.heard != 0 && !p.left && !p.keeps && (p.alive || since(p.heard) < b.config.Lease)
 }
 
-// announce says that all entries of this node are under the lease of the
-// generation, with a heartbeat at once.
+// announce tells the others, by a heartbeat at once, that all entries of this node are
+// under the lease of that generation.
 func (b *heartbeat) announce(generation int64) {
 	b.mu.Lock()
 	b.whole = generation
@@ -93,16 +93,16 @@ func (b *heartbeat) announced() int64 {
 	return b.whole
 }
 
-// interval returns the time between two heartbeats. It grows with the number
-// of nodes, so that what a node hears does not.
+// interval returns the time between two heartbeats. It grows with the number of nodes, so
+// that a node hears no more of them.
 func (b *heartbeat) interval() time.Duration {
 	c := b.config
 	often := min(c.ProbeInterval, c.Lease/6)
 	return max(often, time.Duration(b.live)*heartbeatPace)
 }
 
-// run sends heartbeats until ctx is done. The first is asked for when the node
-// has its lease, so that those who hear it find the node listed.
+// run sends heartbeats until ctx is done. The first is asked for when the node has its
+// lease, so that nodes that hear it find this one listed.
 func (b *heartbeat) run(ctx context.Context) {
 	config := b.config
 	if config.ProbeInterval == off {
@@ -122,18 +122,18 @@ func (b *heartbeat) run(ctx context.Context) {
 		pause := b.interval()
 		b.mu.Unlock()
 		if !sent {
-			// Send it as soon as possible: the others would take their own Bus for
-			// deaf, while it was ours that was down.
+			// Try again soon: otherwise the others would take their own Bus for deaf,
+			// although it was ours that was down.
 			pause = min(pause, config.ProbeTimeout/4)
 		}
 		timer.Reset(pause)
 	}
 }
 
-// send publishes our next heartbeat, and answers whether the Bus has taken it.
-// It is awaited from before the publishing on, because it may come back at once.
-// If the publishing fails, the next one has the same number. So if it was taken
-// after all it comes twice, and nobody misses one that never was.
+// send publishes our next heartbeat, and answers whether the Bus has taken it. The
+// heartbeat counts as sent before Publish returns, because it may come back at once. If
+// Publish fails, the next one has the same number, so that nobody misses a heartbeat that
+// was never sent. If it was sent after all, two have that number.
 func (b *heartbeat) send(ctx context.Context, also notice) bool {
 	ctx, cancel := context.WithTimeout(ctx, b.config.ProbeTimeout)
 	defer cancel()
@@ -174,7 +174,8 @@ func (b *heartbeat) leave(ctx context.Context) {
 	}
 }
 
-// tellLost makes the others look for their leases, once a second at most.
+// tellLost makes the others renew their leases, and so find out whether they are lost,
+// once a second at most.
 func (b *heartbeat) tellLost() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -200,8 +201,8 @@ func (b *heartbeat) proof() (roundTrip, age time.Duration) {
 	return time.Duration(b.took), since(b.proved)
 }
 
-// watch looks whether our heartbeats come back, and whether living nodes are
-// heard, until ctx is done.
+// watch checks that our heartbeats come back and that living nodes are heard, until ctx
+// is done.
 func (b *heartbeat) watch(ctx context.Context) {
 	config := b.config
 	if config.ProbeInterval == off {
@@ -232,7 +233,7 @@ func (b *heartbeat) watch(ctx context.Context) {
 	}
 }
 
-// checkOwn answers true if our own heartbeat has not come back.
+// checkOwn answers true if our own heartbeat has not come back in time.
 func (b *heartbeat) checkOwn() bool {
 	if b.sent == 0 || clock.Now()-b.sent <= int64(b.config.ProbeTimeout+heartbeatGrace) || b.gaps.deaf() {
 		return false
@@ -250,8 +251,7 @@ func (b *heartbeat) failing() error {
 	return cmp.Or(b.isolated, b.failed)
 }
 
-// wall returns the time of a moment on clock. It is not before the heartbeat was
-// made.
+// wall converts a moment on clock to a time, which is not before the heartbeat was made.
 func (b *heartbeat) wall(at int64) time.Time {
 	t := time.Now().Add(-time.Duration(clock.Now() - at))
 	if t.Before(b.made) {
@@ -260,12 +260,13 @@ func (b *heartbeat) wall(at int64) time.Time {
 	return t
 }
 
-// real says whether the node is more than a record in the Registry, which
-// somebody else may have put there: it was heard, or has sessions there, or has
-// been listed if there are no heartbeats. Until then its silence means nothing.
+// real says whether the node is more than a record in the Registry, which anybody may
+// have put there: it was heard, has answered a call, or has entries there. The silence of
+// other nodes means nothing.
 func (p *peer) real() bool { return p.heard != 0 || p.answered || p.holds }
 
-// unheard returns the leases of nodes that are listed and have never been heard.
+// unheard returns the leases of nodes that are listed as alive, were never heard, and
+// have answered no call.
 func (b *heartbeat) unheard() map[string]Lease {
 	b.mu.Lock()
 	defer b.mu.Unlock()

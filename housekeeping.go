@@ -11,24 +11,22 @@ import (
 	"github.com/heraldgo/herald/internal/clock"
 )
 
-// housekeeping is what a node does for the Registry beside its own writes:
-// it looks who is alive, sweeps what the dead left, and compares what the
-// Registry has of the node with the index: all within a lease, or at once after
-// a failure.
+// housekeeping is what a node does for the Registry besides its own writes. It finds out
+// which nodes live, sweeps what dead ones left, and compares the node's entries with the
+// index. It does all that within a Lease, or at once after a failure.
 type housekeeping struct {
 	p        *presence
 	seen     map[Lease]sighting
-	refused  map[string]bool // nodes that were told of, for they cannot be understood
+	refused  map[string]bool // nodes that were logged because their records cannot be understood
 	walk     string          // the cursor in the node's entries
-	pass     []*Conn         // still to be compared in this lease
-	losing   int             // after a loss was told of: audits until the next is told of
-	haunted  bool            // told of nodes that were never heard
-	strays   uint64          // that the Registry had met
-	straying int             // as losing is, of strays
+	pass     []*Conn         // Conns that are still to be compared in this Lease
+	losing   int             // audits until the next loss is logged
+	haunted  bool            // nodes that were never heard have been logged
+	strays   uint64          // how many the Registry had met
+	straying int             // rounds until the next stray is logged
 }
 
-// A sighting is when this node, by its own clock, first saw the present
-// renewal of another's lease.
+// A sighting is when this node, by its own clock, first saw the last renewal of a lease.
 type sighting struct {
 	renewed time.Time
 	at      int64
@@ -61,8 +59,8 @@ func (k *housekeeping) run(ctx context.Context) {
 			timer.Reset(soon)
 		}
 		failed := err
-		// A node that could not do all in time may be well, because there is much
-		// to do after another has died. restore tells of a lost lease.
+		// Running out of time is no fault of the Registry: after a node has died there is
+		// much to do. restore logs a lost lease.
 		if !errors.Is(err, ErrRegistryDown) || errors.Is(err, ErrLeaseLost) {
 			err = nil
 		}
@@ -115,17 +113,17 @@ func (k *housekeeping) see(nodes []Node) {
 	k.seen = seen
 }
 
-// sweep removes what dead nodes left. A node sweeps only after its own lease
-// has held for a whole lease, and it has seen the victim silent for as long by
-// its own clock: so neither Redis coming back after an outage nor a jump of its
-// clock makes the first node up sweep the whole cluster.
+// sweep removes what dead nodes left. A node sweeps only if it has held its own lease for
+// a whole Lease, and by its own clock has seen no renewal of the victim's for as long. So
+// the first node up does not sweep the whole cluster when Redis comes back after an
+// outage or its clock jumps.
 func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 	p := k.p
 	held := p.heldLong()
 	var failed error
 	one, swept := "", 0
 	for _, n := range nodes {
-		if n.Err != nil { // nobody knows what that is
+		if n.Err != nil { // nobody knows what it is
 			continue
 		}
 		own := n.Lease() == p.current()
@@ -146,16 +144,16 @@ func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 	return failed
 }
 
-// Comparing takes the node and Redis some milliseconds, in which messages would wait. So
-// it goes in steps. The pauses between them are a twelfth of a lease together at most.
+// audit compares in steps, because messages wait while the node and Redis compare. The
+// pauses between the steps take at most a twelfth of a Lease in all.
 const (
 	auditStep  = 64
 	auditPause = 10 * time.Millisecond
 )
 
-// audit compares the node's entries with the index. It finds what is missing
-// within a lease. It looks slowly for what should not be there, because only a
-// failure leaves that; if all is set it looks for everything at once.
+// audit compares the node's entries with the index. It finds within a Lease what is
+// missing. It looks slowly for what should not be there, because only a failure leaves
+// that. If all is set, it looks for everything at once.
 func (k *housekeeping) audit(ctx context.Context, all bool) error {
 	lease := k.p.current()
 	if lease.Generation == 0 {
@@ -178,7 +176,7 @@ func (k *housekeeping) audit(ctx context.Context, all bool) error {
 	}
 	everyone := k.p.index.appendConns(nil, topicEveryone)
 	lost, err := k.compare(ctx, lease, k.due(everyone, all), !all)
-	if lost > 0 && err == nil && !all { // what else was lost need not wait for its turn
+	if lost > 0 && err == nil && !all { // look for the rest at once
 		var more int
 		more, err = k.compare(ctx, lease, everyone, false)
 		lost += more
@@ -187,8 +185,7 @@ func (k *housekeeping) audit(ctx context.Context, all bool) error {
 	return err
 }
 
-// due returns the Conns whose turn it is: a third of them each third of a
-// lease.
+// due returns the Conns whose turn it is: a third of them in each third of a Lease.
 func (k *housekeeping) due(everyone []*Conn, all bool) []*Conn {
 	if all {
 		k.pass = nil
@@ -205,9 +202,9 @@ func (k *housekeeping) due(everyone []*Conn, all bool) []*Conn {
 	return conns
 }
 
-// compare puts back what the Registry has lost of the Conns, and returns how
-// many were concerned. If it has lost the index, all is put back under a new
-// lease. It may pause between two steps.
+// compare puts back what the Registry has lost of the Conns, and returns how many lacked
+// something. If the Registry can no longer sweep the lease, all is put back under a new
+// one. pauses makes it pause between steps.
 func (k *housekeeping) compare(ctx context.Context, lease Lease, conns []*Conn, pauses bool) (lost int, err error) {
 	p := k.p
 	pause := min(auditPause, p.config.Lease/12/time.Duration(len(conns)/auditStep+1))
@@ -218,7 +215,7 @@ func (k *housekeeping) compare(ctx context.Context, lease Lease, conns []*Conn, 
 		n := min(auditStep, len(conns))
 		missing, err := k.missing(ctx, lease, conns[:n])
 		if err == nil && len(missing) > 0 {
-			// It may only be on its way: after the barrier it has come.
+			// It may only be waiting to be written. After the barrier it is.
 			if err = p.barrier(ctx); err == nil {
 				missing, err = k.stillMissing(ctx, lease, missing)
 			}
@@ -231,7 +228,7 @@ func (k *housekeeping) compare(ctx context.Context, lease Lease, conns []*Conn, 
 			return lost, err
 		}
 		for _, m := range missing {
-			// Without its own place the user has been offline.
+			// Without its place under the user's topic, the user may have gone offline.
 			if p.sync(m.conn, m.entry.UserTopic != "") {
 				lost++
 			}
@@ -261,8 +258,8 @@ func (k *housekeeping) missing(ctx context.Context, lease Lease, conns []*Conn) 
 	return k.lacking(ctx, lease, all)
 }
 
-// stillMissing returns what is missing of that which was, but for what the
-// Conns have left meanwhile.
+// stillMissing returns what is still missing of before, without the topics that the Conns
+// have left meanwhile.
 func (k *housekeeping) stillMissing(ctx context.Context, lease Lease, before []missingEntry) ([]missingEntry, error) {
 	var all []missingEntry
 	for _, m := range before {
@@ -277,7 +274,8 @@ func (k *housekeeping) stillMissing(ctx context.Context, lease Lease, before []m
 	return k.lacking(ctx, lease, all)
 }
 
-// lacking returns those of the entries that the Registry lacks, or a part of.
+// lacking returns the entries that the Registry lacks, each with the topics that it
+// lacks.
 func (k *housekeeping) lacking(ctx context.Context, lease Lease, all []missingEntry) ([]missingEntry, error) {
 	entries := make([]Entry, len(all))
 	conns := make(map[string]*Conn, len(all))
@@ -296,7 +294,7 @@ func (k *housekeeping) lacking(ctx context.Context, lease Lease, all []missingEn
 	return missing, nil
 }
 
-// tellLost tells of the first loss, and of the next after a lease without one.
+// tellLost logs a loss, if there was none in the last Lease.
 func (k *housekeeping) tellLost(lost int) {
 	if lost == 0 {
 		k.losing = max(0, k.losing-1)
@@ -309,7 +307,7 @@ func (k *housekeeping) tellLost(lost int) {
 	k.losing = 3 // thirds of a lease
 }
 
-// check removes an entry that the index does not have.
+// check removes from the Registry what the index does not have of an entry.
 func (k *housekeeping) check(e Entry) {
 	x := k.p.index
 	var c *Conn
@@ -325,11 +323,11 @@ func (k *housekeeping) check(e Entry) {
 		return
 	}
 	k.p.remove(Entry{Session: e.Session, Topics: stray}, nil)
-	k.p.sync(c, false) // what it has joined meanwhile
+	k.p.sync(c, false) // it may have joined one of them meanwhile
 }
 
-// tellRefused tells of nodes whose records cannot be understood: of each once,
-// and of one in the name of all that have come since it looked last.
+// tellRefused logs nodes whose records cannot be understood, each once. The line names
+// one of the new ones, and counts them.
 func (k *housekeeping) tellRefused(nodes []Node) {
 	refused := make(map[string]bool)
 	var one Node
@@ -351,8 +349,8 @@ func (k *housekeeping) tellRefused(nodes []Node) {
 	}
 }
 
-// tellStrays tells of the first stray, and of the next after a lease without one.
-// What was in a key that was taken away is put back soon.
+// tellStrays logs that somebody else writes under the Prefix, if it has not seen that in
+// the last Lease. What was in a deleted key is put back soon.
 func (k *housekeeping) tellStrays() {
 	r, ok := k.p.reg.reg.(*RedisRegistry)
 	if !ok {
@@ -374,10 +372,10 @@ func (k *housekeeping) tellStrays() {
 // unheardStep is how many nodes are looked for at a time, in any order.
 const unheardStep = 64
 
-// lookForUnheard looks whether nodes that were never heard have sessions: only
-// then is their silence a fault of the Bus. It tells once while any of them live. One
-// that has just died does not: it has not renewed its lease, and will not be listed
-// for longer than a lease.
+// lookForUnheard looks whether nodes that were never heard have sessions: only then is
+// their silence a fault of the Bus. It logs once while any of them lives. A node that has
+// just died does not count: it no longer renews its lease, and is listed for at most a
+// Lease more.
 func (k *housekeeping) lookForUnheard(ctx context.Context) {
 	p := k.p
 	n, living := 0, ""

@@ -9,7 +9,7 @@ import (
 	"github.com/heraldgo/herald/internal/clock"
 )
 
-// start takes a lease and sets run going.
+// start takes a lease and starts run.
 func (p *presence) start(ctx context.Context) error {
 	if err := p.renew(ctx); err != nil {
 		return err
@@ -22,7 +22,7 @@ func (p *presence) start(ctx context.Context) error {
 	return nil
 }
 
-// stop writes what is left, while ctx allows it, and gives the lease back.
+// stop waits until run has written what is left, or ctx is done, and releases the lease.
 func (p *presence) stop(ctx context.Context) {
 	if p.done == nil {
 		return
@@ -86,8 +86,8 @@ func (p *presence) renew(ctx context.Context) error {
 	return nil
 }
 
-// retire notes that the node has a new lease in the place of old, whose
-// entries may have to be swept though the Registry has forgotten it.
+// retire notes that a new lease has replaced old. Entries may be left under old even if
+// the Registry has forgotten it, so it is released later.
 func (p *presence) retire(old Lease) {
 	p.mu.Lock()
 	p.retired = append(p.retired, old)
@@ -96,8 +96,8 @@ func (p *presence) retire(old Lease) {
 	p.housekeep()
 }
 
-// releaseRetired gives up the leases that this node had before, once its entries
-// are under the present one. Entries that are left under an old one are swept.
+// releaseRetired releases this node's earlier leases, once its entries are under the
+// present one. If entries are left under an earlier one, they are swept then.
 func (p *presence) releaseRetired(ctx context.Context) error {
 	p.mu.Lock()
 	retired := p.retired
@@ -114,11 +114,11 @@ func (p *presence) releaseRetired(ctx context.Context) error {
 	return nil
 }
 
-// current returns the lease as others than run may know it. It may be lost.
+// current returns the lease, for goroutines other than run. It may be lost.
 func (p *presence) current() Lease { return Lease{p.node, p.generation.Load()} }
 
-// forget makes run take a new lease: the Registry has lost what is needed to
-// sweep the present one, if it is lease.
+// forget makes run replace lease, if it is still the present one: the Registry has lost
+// what it needs to sweep it.
 func (p *presence) forget(lease Lease) {
 	p.forgotten.Store(lease.Generation)
 	p.wake.Set()
@@ -132,9 +132,9 @@ func (p *presence) setLease(generation int64) {
 	}
 }
 
-// note notes how a renewal or housekeeping went, in the field of it, and answers
-// whether it had failed before. It tells the log once when the Registry does not
-// serve one of them, and once when it serves both.
+// note stores in its field how a renewal or housekeeping went, and answers whether the
+// one before it failed. It logs once when either begins to fail, and once when both work
+// again.
 func (p *presence) note(field *error, err error) (failedBefore bool) {
 	p.mu.Lock()
 	failedBefore = *field != nil
@@ -143,7 +143,7 @@ func (p *presence) note(field *error, err error) (failedBefore bool) {
 	now := cmp.Or(p.err, p.unkept)
 	p.mu.Unlock()
 	switch {
-	case before == nil && now != nil && p.generation.Load() != 0: // New returns the first
+	case before == nil && now != nil && p.generation.Load() != 0: // before the first lease New returns the error
 		p.config.Logger.Warn("herald: the Registry is down", "err", now)
 	case before != nil && now == nil:
 		p.config.Logger.Info("herald: the Registry is back")
@@ -168,13 +168,13 @@ func (p *presence) failing() error {
 	return p.err
 }
 
-// write carries out the writes and answers those who wait.
+// write carries out the writes and answers their callers.
 func (p *presence) write(ctx context.Context, ops []presenceOp) {
 	var adds, removes []int
 	for i := range ops {
 		switch op := &ops[i]; {
 		case op.add:
-			// The Since of an earlier write, or none: the Registry gives one.
+			// If no write has brought a Since yet, the Registry gives one.
 			op.entry.Session.Since = op.c.sinceTime()
 			adds = append(adds, i)
 		case op.entry.Session.ID != "":
@@ -183,9 +183,9 @@ func (p *presence) write(ctx context.Context, ops []presenceOp) {
 	}
 	results := make([]presenceResult, len(ops))
 	if err := p.failing(); err != nil {
-		// We do not try: each write would wait for its timeout. When the Registry
-		// is back renew wakes housekeeping, which mends what is missing. If we
-		// woke it here, that would go round and round if only writes fail.
+		// Do not try: each write would wait for its timeout. When the Registry is back,
+		// renew wakes housekeeping, which adds what is missing. Waking it here would loop
+		// if the Registry serves reads only: it would ask for the same writes again.
 		for i := range results {
 			results[i].err = err
 		}
@@ -219,7 +219,7 @@ func (p *presence) write(ctx context.Context, ops []presenceOp) {
 	}
 }
 
-// tellChanges tells those who watch of what calls have changed.
+// tellChanges hands on what calls have changed in watched topics.
 func (p *presence) tellChanges() {
 	if changes := p.reg.Changes(); len(changes) > 0 {
 		p.changed(changes)
@@ -235,7 +235,7 @@ func (p *presence) writeAdds(ctx context.Context, ops []presenceOp, adds []int, 
 	}
 	for n := range adds {
 		one := adds[n : n+1]
-		if err != nil && !refusesEntry(err) { // it does not serve any more
+		if err != nil && !refusesEntry(err) { // the Registry has failed meanwhile
 			results[one[0]].err = err
 			continue
 		}
@@ -290,8 +290,8 @@ func (p *presence) addTogether(ctx context.Context, ops []presenceOp, adds []int
 	return err
 }
 
-// tellOnline tells OnOnline of those who are back after the lease was lost.
-// Of new Conns their handshake tells.
+// tellOnline calls OnOnline for users who are back after the lease was lost. For new
+// Conns the handshake does that.
 func (p *presence) tellOnline(ops []presenceOp, adds []int, added []Added) {
 	var users []string
 	for j, i := range adds {
@@ -309,7 +309,7 @@ func (p *presence) tellOnline(ops []presenceOp, adds []int, added []Added) {
 	})
 }
 
-// failed takes note of a write whose outcome is unknown.
+// failed notes the error of a write, whose outcome is then unknown.
 func (p *presence) failed(err error) {
 	if err != nil {
 		p.failures.Add(1)

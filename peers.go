@@ -10,43 +10,43 @@ import (
 	"github.com/heraldgo/herald/internal/clock"
 )
 
-// A peer is what is known of a node by its heartbeats, and by what the
-// Registry lists. This node is its own peer too. Times are on clock.
+// A peer is what this node knows of a node, itself included, from heartbeats and from the
+// Registry's listings. Times are on clock.
 type peer struct {
-	first  int64  // its first heartbeat; 0 is none
-	heard  int64  // its last
-	number uint64 // the last one's
-	whole  int64  // as that said: the generation under which all its entries are
+	first  int64  // when its first heartbeat came; 0 if none has
+	heard  int64  // when its last one came
+	number uint64 // of the last heartbeat
+	whole  int64  // the generation under which all its entries are, as its last heartbeat said
 	left   bool   // it has said goodbye
 	keeps  bool   // what it sends goes through the log
 
-	answered bool // a call
+	answered bool // it has answered a call
 	holds    bool // the Registry has entries of it, as housekeeping found
 
-	born       int64 // before that nobody knew it; 0 is since this Hub was made
-	alive      bool  // the last listing says so
-	generation int64 // its lease's
-	version    int   // the newest envelope that it understands
-	renewed    time.Time
-	renewedAt  int64 // its last renewal that was seen, at the earliest
+	born       int64     // a time when it was not known yet; 0 is when this Hub was made
+	alive      bool      // the last listing says so
+	generation int64     // its lease's
+	version    int       // the newest envelope that it understands
+	renewed    time.Time // when that was last renewed, by the Registry's clock
+	renewedAt  int64     // the earliest time at which that can have been
 	ttl        time.Duration
-	due        int64 // until then it may not be back yet, for this node could not renew its lease either
+	due        int64 // until then it may still renew its lease, because this node could not renew its own either
 
-	echo    bool  // it is to be heard before what the Bus has lost is over
-	suspect int64 // since when it seems to live and not to be heard; 0 is not
+	echo    bool  // the gap of a restored Bus stays open until it is heard
+	suspect int64 // since when it seems to live without being heard; 0 if it does not
 	silent  bool  // it lives and is not heard
-	reset   bool  // the Bus has been reset for it
+	reset   bool  // the Bus has been reset because of it
 }
 
-// Nodes may be made up. All that the Registry lists are known. Of those that it
-// does not list maxStrangers are, few enough for what waits until all have been
-// heard. Of those that were known once maxPeers are kept in mind.
+// Anybody may make up heartbeats and records in the Registry. All nodes that the Registry
+// lists become peers, and at most maxStrangers others, few enough for what waits until
+// all peers have been heard. At most maxPeers former peers are remembered.
 const (
 	maxStrangers = 256
 	maxPeers     = 4_096
 )
 
-// peer returns what is known of a node, which may be new.
+// peer returns the peer of a node, and makes it if there is none.
 func (b *heartbeat) peer(node string) *peer {
 	if p := b.peers[node]; p != nil {
 		return p
@@ -55,7 +55,7 @@ func (b *heartbeat) peer(node string) *peer {
 	if p == nil {
 		p = &peer{born: b.from, holds: b.mute()}
 		if b.forgot {
-			p.born = 0 // this may be one of those
+			p.born = 0 // it may be one of the forgotten
 		}
 	}
 	delete(b.gone, node)
@@ -63,9 +63,9 @@ func (b *heartbeat) peer(node string) *peer {
 	return p
 }
 
-// hear takes note of a node's heartbeat, and answers whether it is one that
-// counts. A number that was left out is a loss: a node that could not hear the
-// heartbeat may not have heard messages either.
+// hear notes a node's heartbeat, and answers whether it counts. A number that was left
+// out is a loss: if the heartbeat did not come to this node, messages may not have come
+// either.
 func (b *heartbeat) hear(e *envelope) bool {
 	now := clock.Now()
 	b.mu.Lock()
@@ -76,14 +76,15 @@ func (b *heartbeat) hear(e *envelope) bool {
 	}
 	p := b.peer(e.sender)
 	if e.id < p.number {
-		return false // its publishing failed, and it came all the same
+		return false // its publishing seemed to fail, and it came late
 	}
 	since := p.born
-	// If the node was there before the Bus had begun, its first heartbeats are not
-	// ours to miss, however late this one is taken from the Bus.
+	// If the node may be older than our link to the Bus, we need not have heard its first
+	// heartbeats, however late this one is handed over.
 	lost := e.id > 1 && !b.fresh(now) && (b.forgot || p.born > b.restored)
 	if p.heard != 0 {
-		// A message after a heartbeat may have been sent before that was heard.
+		// Messages that the node sent after its last heartbeat may be older than the
+		// moment at which we heard that.
 		since = p.heard - int64(b.interval())
 		lost = e.id > p.number+1
 	}
@@ -134,7 +135,8 @@ func (b *heartbeat) any(is func(*peer) bool) bool {
 	return false
 }
 
-// settle looks for nodes that are not heard, and ends their gap if there is none.
+// settle counts the living nodes that are not heard. If there are many, this node counts
+// as isolated. If there are none, their gap ends.
 func (b *heartbeat) settle() {
 	alive, silent, own := 0, 0, false
 	for node, p := range b.peers {
@@ -161,16 +163,17 @@ func (b *heartbeat) settle() {
 	}
 }
 
-// fresh says whether the Bus has begun, or begun again, so lately that not
-// everybody need have been heard.
+// fresh says whether the Bus was begun or restored so recently that some nodes need not
+// have been heard yet.
 func (b *heartbeat) fresh(now int64) bool {
 	often := max(b.interval(), time.Duration(min(len(b.peers), maxPeers))*heartbeatPace)
 	return now-b.restored <= 2*int64(often+heartbeatGrace)
 }
 
-// restart starts anew after the Bus has. A gap of all topics goes on until all
-// nodes are heard that were heard before, or for a moment: a broker of several
-// servers may take what others publish a little later than it confirms.
+// restart begins anew after the Bus was restored. A gap of all topics stays open until
+// every node that was heard before is heard again, or the Bus is no longer fresh: a
+// broker of several servers may confirm our subscriptions a little before it brings what
+// others publish.
 func (b *heartbeat) restart(all bool) {
 	if b.config.ProbeInterval == off {
 		return
@@ -191,8 +194,8 @@ func (b *heartbeat) restart(all bool) {
 	b.wake.Set()
 }
 
-// checkGap ends the gap that no longer waits for others, and reports as much as is
-// over of the gap of those that are not heard.
+// checkGap stops waiting for echoes once the Bus is no longer fresh. It also reports the
+// part that is over of a gap that silence keeps open.
 func (b *heartbeat) checkGap() {
 	now := clock.Now()
 	if !b.fresh(now) && b.any(func(p *peer) bool { return p.echo }) {
@@ -231,9 +234,9 @@ func (b *heartbeat) checkPeers() (deaf bool) {
 	return deaf
 }
 
-// listed takes what the Registry answered, by its clock at the time now, when
-// it was asked at the time from. How long ago a lease was renewed is believed
-// only as far as this node's own clock allows.
+// listed takes the Registry's answer to a question that was asked at the time from. now
+// is the Registry's own time. How long ago a lease was renewed is believed only as far as
+// this node's clock allows.
 func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 	config := b.config
 	b.mu.Lock()
@@ -254,8 +257,8 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 			}
 		}
 	}
-	// The others may not know yet how many nodes there are, or may know of more
-	// than this node does.
+	// Others may send less often than we do: they may not know yet that nodes have gone,
+	// or may know of more nodes.
 	often = max(often, b.interval(), time.Duration(min(b.listing, maxPeers))*heartbeatPace)
 	for _, n := range nodes {
 		if !n.Alive {
@@ -278,8 +281,8 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 	b.forget()
 }
 
-// forget takes nodes that are neither listed nor heard out of peers. It keeps most
-// of them in mind: if they are heard again, what they sent meanwhile is lost.
+// forget moves nodes that are neither listed nor heard from peers to gone. If one of them
+// is heard again, the number of its heartbeat tells that something was lost meanwhile.
 func (b *heartbeat) forget() {
 	for node, p := range b.peers {
 		if p.alive || node == b.node {
@@ -305,28 +308,27 @@ func (b *heartbeat) forget() {
 	}
 }
 
-// lives says whether the node was heard or has renewed its lease so lately
-// that it must be there still, whatever the Registry lists. A node that is killed
-// leaves the list at the moment at which both end.
+// lives says whether the node was heard, or has renewed its lease, so recently that it
+// must still be there, whatever the Registry lists. A node that is killed stops living
+// here when its lease runs out, just as the Registry stops listing it.
 func (b *heartbeat) lives(p *peer, now int64) bool {
 	return !p.left && (b.heardLately(p, now) || p.held(now) || now < p.due)
 }
 
-// held says whether the lease of a real node cannot have run out by then.
+// held says whether the node is real, and its lease cannot have run out by now.
 func (p *peer) held(now int64) bool {
 	return p.real() && p.renewedAt != 0 && now-p.renewedAt < int64(p.ttl)
 }
 
-// fades says whether the lease of a real node runs out in a moment unless it is
-// renewed, as far as the last listing says. An answer that comes after that moment
-// lacks the node's sessions.
+// fades says whether the lease of a real node is about to run out, as far as the last
+// listing says. Once it has, the Registry's answers lack the node's sessions.
 func (p *peer) fades(now int64) bool {
 	return p.real() && now-p.renewedAt >= int64(p.ttl-p.ttl/6)
 }
 
-// lapsed notes that this node has renewed its lease, for the first time since the
-// time last. The fault that kept it from renewing may have kept the others from it
-// too: those that held their leases at that time may come back until the time until.
+// lapsed notes that this node has renewed its lease for the first time since last. The
+// fault that kept it from renewing may have kept others, too. So those that held their
+// leases at last have time until the time until to come back.
 func (b *heartbeat) lapsed(last, until int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -346,8 +348,8 @@ func (b *heartbeat) heardLately(p *peer, now int64) bool {
 	return p.heard != 0 && now-p.heard < lease/2
 }
 
-// listedSince says whether nodes were listed later than at the time, and none of
-// those that lived is about to be dead.
+// listedSince says whether the last listing was asked for after the time at, and no lease
+// in it is about to run out.
 func (b *heartbeat) listedSince(at int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -356,15 +358,15 @@ func (b *heartbeat) listedSince(at int64) bool {
 }
 
 // lastListing returns the last listing, or why the Registry's answers may lack sessions.
-// They may if a living node is not listed, or has not yet put back what the Registry
-// had lost. Nobody may change the listing.
+// They may if a living node is not listed, or has not yet put back what the Registry had
+// lost. Callers must not change the listing.
 func (b *heartbeat) lastListing() ([]Node, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.nodes, b.missing(clock.Now())
 }
 
-// missing returns what the nodes that live lack in the Registry, or nil.
+// missing returns an error that names what the Registry lacks of a living node, or nil.
 func (b *heartbeat) missing(now int64) error {
 	for node, p := range b.peers {
 		switch {
@@ -381,8 +383,8 @@ func (b *heartbeat) missing(now int64) error {
 	return nil
 }
 
-// living returns the nodes that are to be asked: those that are listed, or live
-// although they are not listed, and have not said goodbye.
+// living returns the nodes to ask: this one, and all that are listed, or live although
+// they are not listed, and have not said goodbye.
 func (b *heartbeat) living() map[string]bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

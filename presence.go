@@ -22,43 +22,43 @@ type presence struct {
 	heartbeat  *heartbeat
 	stats      *counters
 	online     func(user string) // OnOnline, or nil
-	background func(func())      // runs what ends with the Bus
+	background func(func())      // runs a function that ends before the Bus is closed
 	changed    func([]Change)    // gets what calls have changed in watched topics
 
 	mu      sync.Mutex
 	ops     []presenceOp
-	spare   []presenceOp // empty: the memory of ops that have been written
+	spare   []presenceOp // empty; its memory is used again for ops
 	closed  bool
 	err     error   // what the last renewal returned
 	unkept  error   // what the last housekeeping returned, if the Registry was down
-	retired []Lease // this node's own, to be released once its entries are under the new one
+	retired []Lease // earlier leases of this node, to be released once its entries are under the present one
 
-	wake         wake.Signal // holds one
-	housekeepNow wake.Signal // holds one, for housekeeping
+	wake         wake.Signal // for run
+	housekeepNow wake.Signal // for housekeeping
 
-	// Of run alone.
+	// Used by run alone.
 
 	seen     map[string]bool // next's: the ids of a batch
 	lease    Lease
 	renewDue time.Time
-	told     int // connections, to the Registry
+	told     int // how many connections the Registry was told of
 
-	// Its life.
+	// How run ends.
 
 	stopping context.CancelFunc // ends run, which then writes what is left
-	cut      context.CancelFunc // ends writes
+	cut      context.CancelFunc // cancels its writes
 	done     chan struct{}      // closed when run has ended; nil before start
 
-	// Read by housekeeping.
+	// Shared with other goroutines.
 
 	generation atomic.Int64 // lease.Generation
 	forgotten  atomic.Int64 // the generation that is to be given up
-	lost       atomic.Int64 // the generation that the Registry has lost, as somebody has found out
-	hasty      atomic.Bool  // a renewal is asked for
+	lost       atomic.Int64 // the generation that the Registry was found to have lost
+	hasty      atomic.Bool  // renewSoon has asked for a renewal
 	ailment    ailment
 	renewed    atomic.Int64 // on clock: when the lease was last renewed
 	heldSince  atomic.Int64 // on clock: since when each renewal came within half a Lease
-	suspect    atomic.Bool  // writes have failed: look at everything
+	suspect    atomic.Bool  // writes have failed: housekeeping is to look at everything
 	failures   atomic.Int64 // writes that have failed
 }
 
@@ -84,8 +84,8 @@ func newPresence(node string, config *Config, reg Registry, index *index, heartb
 	}
 }
 
-// append puts a write on the list, and answers false after the end. The
-// caller sets wake, after unlocking what it holds.
+// append adds a write to ops, and answers false if run has ended. The caller sets wake
+// after it has unlocked its own mutex.
 func (p *presence) append(op presenceOp) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -101,10 +101,10 @@ func (p *presence) housekeep() {
 	p.housekeepNow.Set()
 }
 
-// doubt has housekeeping look at everything when it comes to it.
+// doubt makes the next housekeeping look at everything.
 func (p *presence) doubt() { p.suspect.Store(true) }
 
-// doubted says whether there has been a doubt since it was asked last.
+// doubted says whether there was a doubt, and clears it.
 func (p *presence) doubted() bool { return p.suspect.Swap(false) }
 
 // push asks for a write. It does not wait; done may be nil.
@@ -116,8 +116,8 @@ func (p *presence) push(op presenceOp) {
 	}
 }
 
-// add asks to register the Conn under the topics that the index has it in. It
-// answers false if the Conn is closing. The caller tells OnOnline.
+// add asks to register the Conn under the topics that the index has it in. It answers
+// false if the Conn is closing. The caller calls OnOnline.
 func (p *presence) add(c *Conn) (done <-chan presenceResult, ok bool) {
 	result := make(chan presenceResult, 1)
 	// Under c.mu, either this sees that the Conn is closing, or depart sees
@@ -132,8 +132,7 @@ func (p *presence) add(c *Conn) (done <-chan presenceResult, ok bool) {
 	return result, registered
 }
 
-// entry returns what the Registry knows, or is to know, about the Conn under
-// those of its topics.
+// entry returns the Conn's Entry under the given topics.
 func (c *Conn) entry(topics []string) Entry {
 	e := Entry{Session: c.Session()}
 	for _, t := range topics {
@@ -147,8 +146,8 @@ func (c *Conn) entry(topics []string) Entry {
 	return e
 }
 
-// entry returns the Conn's Entry, under the topics the index has it in. Only
-// Admit is worth reading the user's older sessions.
+// entry returns the Conn's Entry under the topics in which the index has it. It asks for
+// the user's older sessions only if there is an Admit that needs them.
 func (p *presence) entry(c *Conn) Entry {
 	e := c.entry(p.index.topicsOf(c))
 	if p.config.Admit != nil {
@@ -175,8 +174,8 @@ func (p *presence) older(ctx context.Context, c *Conn) (Added, error) {
 	}
 }
 
-// join registers the Conn under more topics. It answers false if there is
-// nothing to wait for. back says that the Registry had forgotten the Conn.
+// join registers the Conn under more topics. It answers false if there is nothing to wait
+// for. back says that the Registry had forgotten the Conn.
 func (p *presence) join(c *Conn, topics []string, back bool, done chan presenceResult) bool {
 	c.mu.Lock()
 	ok := !c.state.closing() && c.registered // else it is gone, or add is still to come
@@ -195,8 +194,7 @@ func (p *presence) remove(e Entry, done chan presenceResult) {
 	p.push(presenceOp{entry: e, done: done})
 }
 
-// barrier returns when all that was asked for before has been written, or
-// has failed.
+// barrier waits until all writes that were asked for before it are done or have failed.
 func (p *presence) barrier(ctx context.Context) error {
 	done := make(chan presenceResult, 1)
 	p.push(presenceOp{done: done})
@@ -249,8 +247,8 @@ func (p *presence) run(ctx, writes context.Context) {
 	}
 }
 
-// tellConns renews early if the number of connections is another than others
-// know, at most once a second.
+// tellConns makes the renewal due early if the number of connections has changed, at most
+// once a second.
 func (p *presence) tellConns() {
 	if conns, _, _ := p.index.size(); conns == p.told {
 		return
@@ -264,8 +262,8 @@ func (p *presence) tellConns() {
 // presenceBatch is the most writes that go out together.
 const presenceBatch = 256
 
-// next takes the next writes: adds and removals of different Conns, in any
-// order, as far as no Conn occurs twice.
+// next takes a batch of writes that may be carried out in any order: no Conn occurs twice
+// in it, and a barrier goes alone.
 func (p *presence) next() []presenceOp {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -292,13 +290,13 @@ func (p *presence) next() []presenceOp {
 	ops := append(p.spare, p.ops[:n]...)
 	clear(p.ops[:n])
 	p.ops, p.spare = p.ops[n:], nil
-	if len(p.ops) <= presenceBatch { // recycle must not keep the memory of a long list for its end
+	if len(p.ops) <= presenceBatch { // or the tail would keep the memory of a long list
 		p.ops = slices.Clone(p.ops)
 	}
 	return ops
 }
 
-// recycle keeps the memory of ops, which have been written.
+// recycle keeps the memory of ops, which have been written, for a later batch.
 func (p *presence) recycle(ops []presenceOp) {
 	clear(ops)
 	if cap(ops) <= 2*presenceBatch {
@@ -320,8 +318,8 @@ func (p *presence) restore() {
 	}
 }
 
-// sync adds the Conn again, under the topics the index has it in, and answers
-// whether it has any. back says that the Registry had forgotten it.
+// sync adds the Conn again under the topics in which the index has it. It answers false
+// if there is nothing to add. back says that the Registry had forgotten it.
 func (p *presence) sync(c *Conn, back bool) bool {
 	if c.since.Load() == 0 { // its first add is still under way
 		return false
@@ -330,8 +328,7 @@ func (p *presence) sync(c *Conn, back bool) bool {
 	if !p.join(c, topics, back, nil) {
 		return false
 	}
-	// It may have left a group meanwhile, and that may have been written
-	// already.
+	// It may have left a group since topicsOf, and its removal may be written already.
 	left := slices.DeleteFunc(p.index.strays(c, topics), func(t string) bool { return !isGroupTopic(t) })
 	if len(left) > 0 {
 		p.remove(c.entry(left), nil)
@@ -343,7 +340,7 @@ func (p *presence) sync(c *Conn, back bool) bool {
 func (p *presence) collectOffline(ctx context.Context, offline func(user string)) {
 	delay := p.config.OfflineDelay
 	if offline == nil {
-		delay += time.Minute // for the nodes that have one
+		delay += time.Minute // leave users to nodes that have an OnOffline
 	}
 	every := min(max(p.config.OfflineDelay/5, 50*time.Millisecond), time.Second)
 	timer := time.NewTimer(every)
@@ -358,8 +355,8 @@ func (p *presence) collectOffline(ctx context.Context, offline func(user string)
 		users, err := p.reg.Offline(callCtx, delay)
 		cancel()
 		if err != nil {
-			// A failover may have lost what was written last. This asks more
-			// often than the lease is renewed, and so notices a short one.
+			// A failover may have lost the last writes. Renewals come less often than
+			// this call, and could miss a short one.
 			p.doubt()
 		}
 		for _, u := range users {

@@ -15,8 +15,8 @@ import (
 	"github.com/heraldgo/herald/internal/ring"
 )
 
-// An owner writes to a Conn's socket. There is one at any time: nobody, a writer
-// that has the Conn on its list, or a goroutine that drains it.
+// An owner is who writes to a Conn's socket: nobody, a writer that has the Conn on its
+// list, or a goroutine that drains it. There is one at any time.
 type owner uint8
 
 const (
@@ -29,13 +29,13 @@ const (
 type queue struct {
 	owner   owner
 	blocked bool   // the socket does not take more at once
-	doomed  bool   // the budget wants what is under way
+	doomed  bool   // the Conn is to be killed to free what its owner has taken
 	ping    bool   // goes before the frames
 	dropped uint32 // messages, while the Conn was open
 
-	// How much there is: with what stands above, in one line of the cache.
+	// Sizes, in one cache line with the fields above.
 
-	bytes   int // the size of frames, and of those under way
+	bytes   int // the size of frames, and of those that the owner has taken
 	charged int // to the Hub's budget
 	out     int // frames that the owner has taken
 
@@ -44,43 +44,43 @@ type queue struct {
 	frames ring.Ring[queued]
 	first  [1]queued // the memory of frames until there is a second one; see forget
 
-	// Who takes note of what becomes of the frames: see noted.
+	// What keeps track of the frames: see noted.
 
 	log    *connLog         // if the Hub has a Retention; set before the Conn is known
 	fences *receipts.Fences // of the frames that want a receipt; nil if there is none
 	meter  *lag.Meter       // of how long messages wait; nil if nobody measures it
-	keys   *conflate.Keys   // of the messages that a newer one may take the place of; nil before the first
+	keys   *conflate.Keys   // of messages that a newer one may replace; nil before the first
 
 	// Control frames, beside ping.
 
 	pongs      []byte // frames; they go first
 	closeFrame []byte // goes last
 
-	// What the owner has taken, beside out.
+	// What the owner has taken, besides out.
 
-	outBytes int    // the size of it
-	rest     []byte // what of it is not written yet
-	trying   int64  // on clock: since when the write that waits has; 0 is none
-	wrote    int64  // on clock: when something was last written; 0 is never
+	outBytes int    // its size
+	rest     []byte // the part that is not written yet
+	trying   int64  // on clock: since when a write has been waiting; 0 if none is
+	wrote    int64  // on clock: when something was last written; 0 if nothing was
 }
 
-// A queued is a frame, and the memory that it is in if that is on loan.
+// A queued is a frame, and the loan that its memory is on, if any.
 type queued struct {
 	frame []byte
 	loan  *loan.Buffer
 }
 
-// errDropped is enqueue's answer if the message is not queued although the Conn goes
-// on: it is no error of the sender's.
+// errDropped is enqueue's answer if the message is dropped although the Conn goes on.
+// Senders do not get it.
 var errDropped = errors.New("dropped for a busy client")
 
 // enqueue hands a frame to the Conn, without waiting. The frame is shared and must not
-// change. If it has a key it takes the place of the older one that waits.
+// change. If it has a key, it replaces the waiting one with that key.
 func (c *Conn) enqueue(frame []byte, volatile bool, key *conflate.Key) error {
 	return c.enqueueLent(frame, nil, volatile, key)
 }
 
-// enqueueLent does that for a frame in memory that is on loan, which the caller holds.
+// enqueueLent is enqueue for a frame on loan; the caller holds the loan.
 func (c *Conn) enqueueLent(frame []byte, lent *loan.Buffer, volatile bool, key *conflate.Key) error {
 	h := c.hub
 	c.mu.Lock()
@@ -110,10 +110,10 @@ func (c *Conn) enqueueLent(frame []byte, lent *loan.Buffer, volatile bool, key *
 		}
 		dropped, fits := q.makeRoom(&h.config, len(frame))
 		h.stats.droppedFull.Add(uint64(dropped))
-		if !fits { // what is under way fills it
+		if !fits { // what the owner has taken fills the queue
 			q.dropped++
 			change := q.settle()
-			start := c.claim() // a Gap may have come in its place
+			start := c.claim() // makeRoom may have queued a gap
 			c.mu.Unlock()
 			c.start(start)
 			h.budget.change(change)
@@ -147,8 +147,8 @@ func (q *queue) putLent(frame []byte, lent *loan.Buffer) {
 	q.bytes += len(frame)
 }
 
-// remark puts a mark in the place of one of the same partition that waits behind all
-// messages, and says less. So the marks for copies that were left out do not pile up.
+// remark replaces a waiting mark of the same partition that has no verdict, if only such
+// marks are behind it. So the marks for copies that were left out do not pile up.
 func (q *queue) remark(mark []byte) bool {
 	partition, ok := bareMark(mark)
 	for i := q.frames.Len() - 1; ok && i >= 0; i-- {
@@ -170,24 +170,24 @@ func bareMark(f []byte) (partition []byte, ok bool) {
 	return partition, ok && f[0] == frame.Text
 }
 
-// size is how many frames there are, those under way included.
+// size is how many frames there are, with those that the owner has taken.
 func (q *queue) size() int { return q.frames.Len() + q.out }
 
 func (q *queue) full(config *Config, n int) bool {
 	return q.overfull(config, q.size()+1, q.bytes+n)
 }
 
-// overfull says whether a queue with so many frames and bytes would be above its bounds.
+// overfull says whether a queue of this many frames and bytes exceeds its bounds.
 func (q *queue) overfull(config *Config, frames, bytes int) bool {
 	return frames > config.QueueMessages || bytes > config.QueueBytes && (q.log == nil || bytes-q.log.replayed > config.QueueBytes)
 }
 
-// busy says whether a volatile message is one too many.
+// busy says whether the queue is too busy for a volatile message.
 func (q *queue) busy(config *Config) bool {
 	return q.blocked || q.size() > config.QueueMessages/4 || q.bytes > config.QueueBytes/4
 }
 
-// makeRoom drops the oldest frames of a full queue that are not under way, until n bytes fit.
+// makeRoom drops the oldest frames that are not taken, until n more bytes fit.
 func (q *queue) makeRoom(config *Config, n int) (dropped int, fits bool) {
 	if q.log.comesBack() {
 		return q.log.makeRoom(q, config, n)
@@ -204,7 +204,7 @@ func (q *queue) makeRoom(config *Config, n int) (dropped int, fits bool) {
 	return dropped, fits
 }
 
-// giveUp gives up and returns the first n frames, or n messages of a client that can come back.
+// giveUp gives up and returns the first n frames, or messages if a client can come back.
 func (q *queue) giveUp(n int) (given []waiting) {
 	if q.log.comesBack() {
 		return q.log.giveUp(q, n)
@@ -236,12 +236,12 @@ func (q *queue) drop(n int) {
 	}
 }
 
-// noted says whether anybody takes note of what becomes of the frames.
+// noted says whether anything keeps track of what becomes of the frames.
 func (q *queue) noted() bool {
 	return q.log != nil || q.fences != nil || q.meter != nil || q.keys != nil
 }
 
-// lose takes note that the first n frames will not be written.
+// lose notes that the first n frames will not be written.
 func (q *queue) lose(n int) {
 	q.meter.Dropped(q.out, n)
 	if q.fences != nil || q.keys != nil {
@@ -252,8 +252,8 @@ func (q *queue) lose(n int) {
 	}
 }
 
-// older returns where in frames the message of the key waits, and how many bytes it has,
-// or -1 if none waits.
+// older returns where in frames the message with the key waits, and how many bytes it
+// has, or -1 if none waits.
 func (q *queue) older(key *conflate.Key) (i, n int) {
 	if key == nil {
 		return -1, 0
@@ -274,7 +274,7 @@ func (q *queue) supersede(i int) {
 	q.bytes -= len(old)
 }
 
-// remember takes note that the frame, which is queued last, has a key.
+// remember notes that the frame, which is queued last, has a key.
 func (q *queue) remember(key conflate.Key, frame []byte) {
 	if q.keys == nil {
 		q.keys = new(conflate.Keys)
@@ -294,8 +294,8 @@ func (c *Conn) ping() {
 // maxPongs is how many bytes of pongs wait at most: sixteen of the longest.
 const maxPongs = 2 << 10
 
-// pong queues the answer to a ping. If too many wait, it goes for all of them (RFC
-// 6455 section 5.5.3).
+// pong queues the answer to a ping. If too many wait, it stands for all of them (RFC 6455
+// section 5.5.3).
 func (c *Conn) pong(payload []byte) {
 	c.mu.Lock()
 	if q := &c.queue; !c.state.closing() {
@@ -309,7 +309,7 @@ func (c *Conn) pong(payload []byte) {
 	c.start(start)
 }
 
-// clear drops the frames that are not under way, and returns how many were messages.
+// clear drops the frames that are not taken, and returns how many were messages.
 func (q *queue) clear() (dropped int) {
 	dropped = q.frames.Len()
 	if q.noted() {
@@ -336,7 +336,7 @@ func (q *queue) empty() (dropped int) {
 	return dropped
 }
 
-// forget gives up the memory of the frames, but for that of one.
+// forget drops the frames and their memory, except for that of one frame.
 func (q *queue) forget() { q.frames, q.first[0] = ring.Ring[queued]{Buf: q.first[:]}, queued{} }
 
 func (q *queue) hasWork() bool {
@@ -358,16 +358,16 @@ func (c *Conn) claim() owner {
 	return q.owner
 }
 
-// claimDrain makes the Conn a drain's. The caller, who holds c.mu, calls start
-// after unlocking. The drain is counted here, while the Conn is not dead: its
-// own count keeps Shutdown's Wait.
+// claimDrain makes the Conn a drain's. The caller, who holds c.mu, calls start after
+// unlocking. The drain is counted here, because the Conn is not dead yet: its own count
+// keeps Shutdown waiting.
 func (c *Conn) claimDrain() {
 	c.queue.owner = ownerDrain
 	c.hub.wg.Add(1)
 }
 
-// start sets the new owner to work, if there is one. Most messages find none, so this
-// is inlined.
+// start sets the new owner to work, if there is one. There is none for most messages, so
+// this is small enough to be inlined.
 func (c *Conn) start(o owner) {
 	if o != ownerNone {
 		c.work(o)
@@ -382,8 +382,8 @@ func (c *Conn) work(o owner) {
 	c.hub.writers.push(c)
 }
 
-// measure begins to measure how long the last frame waits, which came at since, unless
-// another frame is being measured.
+// measure begins to measure how long the last frame waits, unless another one is being
+// measured. The frame came at since.
 func (q *queue) measure(since int64, tell *histogram.Histogram) {
 	if q.meter == nil {
 		q.meter = new(lag.Meter)
@@ -391,7 +391,7 @@ func (q *queue) measure(since int64, tell *histogram.Histogram) {
 	q.meter.Begin(since, q.size(), tell)
 }
 
-// oldest returns how long the oldest frame has waited, about.
+// oldest returns about how long the oldest frame has waited.
 func (q *queue) oldest() time.Duration {
 	if q.size() == 0 {
 		return 0
