@@ -1,6 +1,6 @@
-// Package heraldadmin is a page for those who look after a service: its nodes, their
-// health and rates, the slowest connections, one user's connections on every node, and
-// why a message does not reach a user.
+// Package heraldadmin is a page for the operators of a service: its nodes, their
+// health and rates, the slowest connections, one user's connections on every node,
+// and why a message does not reach a user.
 //
 // A [Handler] is mounted on a route of a service that has a Hub, behind the service's
 // own login:
@@ -12,8 +12,8 @@
 // from which address, and can disconnect users, so let nobody else see it. It loads
 // nothing from other sites, and shows names as text, whatever they contain.
 //
-// The page gets JSON from GET nodes and GET user?id=…, and sends JSON to POST follow and
-// POST disconnect. It is the only client of these, which change with it.
+// The page gets JSON from GET nodes and GET user?id=…, and sends JSON to POST follow
+// and POST disconnect. It is their only client, so they change with it.
 package heraldadmin
 
 import (

@@ -26,7 +26,7 @@ type step struct {
 const (
 	passed  = "passed"
 	doubted = "doubted" // it may be the reason
-	ended   = "ended"   // here and for this reason the way has ended
+	ended   = "ended"   // the way ends here, for this reason
 )
 
 // A way is what the page shows of a probe: the steps that all connections share, and
@@ -124,7 +124,7 @@ type explainer struct {
 	older     bool                         // one of the connections is on an older node
 }
 
-// ask asks the nodes how the connections are now.
+// ask asks the nodes for the present state of the connections.
 func (e *explainer) ask(ctx context.Context, hub *herald.Hub, user string, result herald.ProbeResult) {
 	e.conns, e.nodes = make(map[string]herald.ConnReport), make(map[string]herald.NodeReport)
 	unheard := false
@@ -136,7 +136,7 @@ func (e *explainer) ask(ctx context.Context, hub *herald.Hub, user string, resul
 		return
 	}
 	var reports []herald.ConnReport
-	reports, e.err = hub.Inspect(ctx, herald.User(user)) // what is missing is told by the steps
+	reports, e.err = hub.Inspect(ctx, herald.User(user)) // the steps tell what is missing
 	for _, c := range reports {
 		e.conns[c.Session.ID] = c
 	}
@@ -224,7 +224,7 @@ func (e *explainer) unheard(node string, known bool) string {
 	return "Not heard: node " + node + " answers questions, and has not said that the message came. It may be too busy: try again."
 }
 
-// describe says how a connection's queue is.
+// describe describes a connection's queue, and when the client was last heard.
 func describe(s herald.ConnStats) string {
 	text := fmt.Sprintf("%s of %d KB wait", count(s.Queued, "message"), (s.QueuedBytes+999)/1000)
 	if s.WritingFor > 0 {

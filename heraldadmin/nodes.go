@@ -15,7 +15,7 @@ const patience = 3 * time.Second
 // A nodeView is what the page shows of a node. Times are in milliseconds.
 type nodeView struct {
 	ID     string   `json:"id"`
-	Error  string   `json:"error,omitempty"` // it has said nothing, and why
+	Error  string   `json:"error,omitempty"` // why it has said nothing
 	Took   float64  `json:"took"`
 	Health []string `json:"health"`
 
@@ -31,7 +31,7 @@ type nodeView struct {
 	BusTrip      float64 `json:"busTrip"`
 	RegistryTrip float64 `json:"registryTrip"`
 
-	// Counters, of which the page makes rates.
+	// Counters, from which the page makes rates.
 
 	Sent      uint64 `json:"sent"`
 	Delivered uint64 `json:"delivered"`

@@ -18,7 +18,7 @@ type answer struct {
 	undone bool // nothing was done: the same request may be tried again
 }
 
-// A failed answer's body.
+// A problem is the body of an answer that says what failed.
 type problem struct {
 	Sent  *int        `json:"sent,omitempty"` // messages of a send before the one that failed
 	Error errorObject `json:"error"`

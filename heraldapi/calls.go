@@ -141,7 +141,7 @@ func (h *Handler) disconnect(ctx context.Context, q *request) *answer {
 	})
 }
 
-// call makes a call of the Hub that returns no more than an error.
+// call makes a call of the Hub that returns only an error.
 func (h *Handler) call(ctx context.Context, t *target, call func(context.Context, herald.Target) error) *answer {
 	to, fail := t.target("to")
 	if fail != nil {

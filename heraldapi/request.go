@@ -115,7 +115,7 @@ func decode(body []byte, v any) *answer {
 	}
 	var kind *json.UnmarshalTypeError
 	if errors.As(err, &kind) {
-		// Of a deliver the field's name begins with that of the embedded struct.
+		// In a deliver the field's name begins with that of the embedded struct.
 		return invalid(strings.TrimPrefix(kind.Field, "message."), fmt.Sprintf("%s: must be %s", kind.Value, jsonType(kind.Type)))
 	}
 	return invalid("", "body: "+strings.TrimPrefix(err.Error(), "json: "))
@@ -183,7 +183,7 @@ func (t *target) target(field string) (to herald.Target, fail *answer) {
 	return to, nil
 }
 
-// A message is herald.Message in JSON, with whom it is for.
+// A message is herald.Message in JSON, with its target.
 type message struct {
 	To       target          `json:"to"`
 	Text     *string         `json:"text,omitempty"`

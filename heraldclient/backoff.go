@@ -18,8 +18,8 @@ type backoff struct {
 	tries    int // in a row
 }
 
-// manyTries is how many tries one counts as that failed because the server is too
-// busy, or does not like what the client says.
+// manyTries is how many tries one counts for if it failed because the server is too
+// busy, or because it refuses what the client says.
 const manyTries = 4
 
 // maxRetryAfter bounds what a server may ask for.
@@ -28,8 +28,8 @@ const maxRetryAfter = 5 * time.Minute
 // reset says that the server serves.
 func (b *backoff) reset() { b.tries = 0 }
 
-// wait returns how long to wait after a connection that ended with err, or a try
-// that failed.
+// wait returns how long to wait after a connection that ended with err, or after a
+// failed try.
 func (b *backoff) wait(err error) time.Duration {
 	var asked time.Duration
 	var closed *CloseError

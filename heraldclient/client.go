@@ -27,7 +27,7 @@ type Client struct {
 	// Of run's goroutine.
 	memory  *device.Client
 	backoff backoff
-	stuck   bool // the log was told that no connection comes about
+	stuck   bool // the log was told that many tries have failed
 
 	// Of Receive's caller.
 	received item
@@ -40,13 +40,13 @@ type Client struct {
 	closing   bool // Close was called
 }
 
-// A state says how a Client stands to the Hub.
+// A state says how far a Client has come in connecting to a Hub.
 //
 //	waiting ──> dialling ── 101 ──> greeting ── welcome ─────────> withHistory
 //	   ^           │                   │ └── another frame, a pong ──> plain
 //	   └── failed ─┴─────── ended ─────┴─────────────────────────────────┘
 //
-// From each it may come to closed: by Close, or if it is no use to connect again.
+// Each may lead to closed: by Close, or if there is no use in connecting again.
 type state uint8
 
 const (
@@ -84,9 +84,9 @@ func New(config Config) (*Client, error) {
 	return c, nil
 }
 
-// Receive returns the next Event, and waits for it until ctx is done. A call says
-// that the Event before it is processed: then the Client acknowledges it to the
-// Hub, and Position is behind it. So one goroutine calls Receive.
+// Receive returns the next Event, and waits for it until ctx is done. A call also
+// says that the Event of the last call is processed: the Client then acknowledges it
+// to the Hub, and Position moves behind it. So only one goroutine may call Receive.
 //
 // A Client that does not Receive stops reading at 1,024 Events or 1 MiB. In the end
 // the Hub then gives up the connection. The Client comes back when it Receives again.
@@ -111,7 +111,7 @@ func (c *Client) Receive(ctx context.Context) (Event, error) {
 	}
 }
 
-// process notes that an item is done with.
+// process notes that an item is processed.
 func (c *Client) process(i *item) {
 	c.mu.Lock()
 	c.processed = i.after
@@ -121,21 +121,20 @@ func (c *Client) process(i *item) {
 	}
 }
 
-// Position returns where the Client is behind the last Event that it has
-// processed, for Config.Resume. It is empty if the Hub has never kept anything.
+// Position returns the position behind the last Event that was processed, for
+// Config.Resume. It is empty if the Hub has never kept anything.
 func (c *Client) Position() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return positionText(c.processed)
 }
 
-// SendText sends a text message, which must be UTF-8. It waits until the Client
-// is connected, and for its turn, or until ctx is done. If it returns nil the
-// message was handed to the system; only the Hub's answer, if your service has
-// one, tells that it has arrived. If writing fails, it may have arrived too, and
-// the Client does not send it again. Writing takes Timeout at most, whatever ctx
-// says, because half a message would be the connection's end. data stays the
-// caller's.
+// SendText sends a text message, which must be UTF-8. It waits until the Client is
+// connected, and for its turn, or until ctx is done. If it returns nil the message
+// was handed to the system; only the Hub's answer, if your service has one, tells
+// that it has arrived. If writing fails, it may have arrived too, and the Client does
+// not send it again. Writing takes Timeout at most, whatever ctx says, because half a
+// message would end the connection. data stays the caller's.
 func (c *Client) SendText(ctx context.Context, data []byte) error {
 	return c.send(ctx, websocket.MessageText, data)
 }
@@ -159,11 +158,11 @@ func (c *Client) send(ctx context.Context, typ websocket.MessageType, data []byt
 	return nil
 }
 
-// Probe asks the server for an answer, and waits for it until ctx is done. It
-// waits for a connection first. If ctx's deadline passes, or the connection ends,
-// there is an error; the Client then gives up the connection and makes a new one.
-// A client calls Probe when it has cause for doubt, such as a machine that woke
-// from sleep: else silence is noticed within twice the Timeout.
+// Probe asks the server for an answer, and waits for it until ctx is done. It waits
+// for a connection first. If ctx's deadline passes, or the connection ends, there is
+// an error; the Client then gives up the connection and makes a new one. Call it when
+// there is cause for doubt, for instance when the machine has woken from sleep.
+// Without it silence is noticed within twice the Timeout.
 func (c *Client) Probe(ctx context.Context) error {
 	s, state, err := c.connected(ctx)
 	if err == nil {
@@ -253,7 +252,8 @@ func (c *Client) run(ctx context.Context) {
 	}
 }
 
-// item returns an item of the queue. What the Client remembers is then processed.
+// item returns an item for the queue. Once it is processed, so is all that the Client
+// remembers now.
 func (c *Client) item(e Event) item {
 	from, conns := c.memory.Resume()
 	return item{event: e, after: protocol.Resume{From: from, Conns: conns}}
@@ -280,8 +280,8 @@ func (c *Client) final(ctx context.Context, err error) error {
 	return nil
 }
 
-// tell tells the log of a connection that ended, and once of one that does not
-// come about.
+// tell logs at Debug why there is no connection, and once at Warn that many tries in
+// a row have failed.
 func (c *Client) tell(err error, delay time.Duration) {
 	const many = 6
 	level := slog.LevelDebug

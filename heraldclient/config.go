@@ -20,10 +20,10 @@ type Config struct {
 	// anything but what PROTOCOL.md adds to it.
 	URL string
 
-	// Endpoint is called before each try to connect, instead of URL, and returns
-	// the URL with a fresh token, or headers with one. An error counts as a try
-	// that failed. The context ends after Timeout, or when the Client is closed, and
-	// Endpoint returns then.
+	// Endpoint is called before each try to connect, instead of URL, and returns the
+	// URL with a fresh token, or headers with one. An error counts as a failed try.
+	// The context ends after Timeout, or when the Client is closed. Endpoint must
+	// return then.
 	Endpoint func(ctx context.Context) (url string, header http.Header, err error)
 
 	// HTTPClient makes the handshakes. Default: http.DefaultClient. Its Transport
@@ -38,9 +38,9 @@ type Config struct {
 	// one is not delivered, and a Gap tells of it. Default 1 MiB.
 	ReadLimit int64
 
-	// Timeout is how long a handshake, a write, or the answer to a ping may take.
-	// The server is asked for a sign of life as often, so one that has gone
-	// silent is found within twice the Timeout. Default 10 s, at least 10 ms.
+	// Timeout is how long a handshake, a write, or the answer to a ping may take. The
+	// Client asks the server for a sign of life as often, so it notices within twice
+	// the Timeout that the server has gone silent. Default 10 s, at least 10 ms.
 	Timeout time.Duration
 
 	// The Client waits for a random time before it tries again. The time is below

@@ -55,13 +55,13 @@ var (
 	// ErrClosed says that the Client was closed.
 	ErrClosed = errors.New("heraldclient: closed")
 
-	// ErrReplaced says that a newer connection took the place of this one (close
-	// code 4409). To connect again would throw out that one.
+	// ErrReplaced says that a newer connection took the place of this one (close code
+	// 4409). Connecting again would throw out the newer one.
 	ErrReplaced = errors.New("heraldclient: replaced by a newer connection")
 
-	// ErrUnauthorized says that the Hub does not take the Config's URL (HTTP
-	// status 401, close codes 4401 and 4410), and there is no Endpoint that could
-	// return another one.
+	// ErrUnauthorized says that the Hub does not accept the Config's URL (HTTP status
+	// 401, close codes 4401 and 4410), and there is no Endpoint that could return
+	// another one.
 	ErrUnauthorized = errors.New("heraldclient: not authorized")
 )
 

@@ -53,7 +53,7 @@ func (q *queue) push(i item) {
 	q.some.Set()
 }
 
-// supersedes says whether an item's event makes the one before it needless.
+// supersedes says whether an item's event makes the one before it unnecessary.
 func supersedes(event, before Event) bool {
 	_, ended := event.(Disconnected)
 	_, endedBefore := before.(Disconnected)

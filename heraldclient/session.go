@@ -26,12 +26,12 @@ type session struct {
 	ctx    context.Context // ends when the socket is to be closed
 	cancel context.CancelFunc
 	paused atomic.Bool       // nothing is read, so no sign of life can be heard
-	turn   chan struct{}     // is in it while someone writes
-	told   history.Positions // what the Hub was told is processed; of who has the turn
+	turn   chan struct{}     // holds a token while someone writes
+	told   history.Positions // what the Hub was told is processed; of the holder of the turn
 
 	mu     sync.Mutex
 	err    error // why the Client ended it, if it did
-	over   bool  // nothing is begun any more
+	over   bool  // begin does nothing any more
 	probes map[uint64]chan struct{}
 	probed uint64         // the last one's number
 	wg     sync.WaitGroup // begun under mu
@@ -42,8 +42,8 @@ var (
 	errSession = errors.New("the connection ended")
 )
 
-// connect makes a connection and reads it to its end. It returns why it ended, or
-// did not come about.
+// connect makes a connection and reads it to its end. It returns why it ended, or why
+// there was none.
 func (c *Client) connect(ctx context.Context) error {
 	if !c.set(dialling, nil) {
 		return ErrClosed
@@ -140,8 +140,8 @@ func (k *keeper) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // A socket is what is under a WebSocket connection. The library has no way to close
-// it while it waits for the rest of a frame, and takes a message that ends with the
-// connection for a whole one.
+// it while it waits for the rest of a frame, and takes a message that the end of the
+// connection cut off for a whole one.
 type socket struct {
 	io.ReadWriteCloser
 	heard atomic.Int64 // counts signs of life
@@ -298,8 +298,8 @@ func (s *session) writeNow(typ websocket.MessageType, data []byte) error {
 	return s.conn.Write(ctx, typ, data)
 }
 
-// keepAlive pings the server until the session ends. The first pong comes behind
-// a welcome, if there is one: that is how the Client knows that there is none.
+// keepAlive pings the server until the session ends. A welcome comes before the first
+// pong. So a pong without a welcome tells the Client that the Hub keeps nothing.
 func (s *session) keepAlive() {
 	timeout := s.client.config.Timeout
 	for {
@@ -332,8 +332,8 @@ func (s *session) pong(context.Context, []byte) {
 	}
 }
 
-// probe asks for an answer: by a control message, or by a ping if the Hub knows
-// none.
+// probe asks for an answer: by a control message, or by a ping if the Hub does not
+// know those.
 func (s *session) probe(ctx context.Context, as state) (err error) {
 	if as == plain {
 		err = s.conn.Ping(ctx)

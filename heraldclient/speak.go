@@ -60,7 +60,7 @@ func (s *session) frame(m read) {
 	c := s.client
 	f, err := protocol.ParseFrame(m.data)
 	if err != nil || f.Kind == device.Welcome {
-		// A position behind this frame would pass what was in it.
+		// A position behind this frame would skip what was in it.
 		c.config.Logger.Warn("heraldclient: the Hub does not speak as PROTOCOL.md says", slog.Any("err", errMalformed))
 		s.shut(errMalformed, websocket.StatusProtocolError, "malformed frame")
 		return

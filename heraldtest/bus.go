@@ -285,7 +285,7 @@ func testOwnership(s *suite) {
 			}
 		}
 	}
-	for _, e := range a.all() { // what a does with its bytes is no matter of b's
+	for _, e := range a.all() { // what a does with its bytes must not reach b
 		for i := range e.Packet.Data[:cap(e.Packet.Data)] {
 			e.Packet.Data[:cap(e.Packet.Data)][i] = 'Y'
 		}

@@ -17,9 +17,9 @@ type sent struct {
 	err          error
 }
 
-// stream publishes packets 0, 1, 2, … to the topic, and interrupts the
-// network times times while it does. It ends when the last has arrived
-// everywhere, packets "end" aside.
+// stream publishes packets 0, 1, 2, … to the topic, and interrupts the network times
+// times while it does. It ends when the last has arrived everywhere. It leaves out
+// the packets "end".
 func (s *suite) stream(from *node, topic string, times int, to ...*node) []sent {
 	s.Helper()
 	var stream []sent
@@ -66,7 +66,7 @@ func (s *suite) awaitEnd(publish func(string) error, topic string, to ...*node) 
 			s.failf("%d of %d nodes did not hear in %v what was published to %q again and again; Publish returned %v",
 				missing, len(to), recovery, topic, err)
 		}
-		time.Sleep(5 * time.Millisecond) // a broker that is not there refuses at once
+		time.Sleep(5 * time.Millisecond) // if there is no broker, Publish returns at once
 	}
 }
 
@@ -112,8 +112,8 @@ func (s *suite) check(n *node, topic string, stream []sent) {
 	}
 }
 
-// A gap is an EventDown and the EventRestored that ends it, for the topics of
-// the former.
+// A gap is an EventDown and the EventRestored that ends it, for the EventDown's
+// topics.
 type gap struct {
 	since, until time.Time
 	topics       map[string]bool // nil is all

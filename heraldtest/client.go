@@ -36,7 +36,7 @@ type Client struct {
 	// If it can come back.
 	memory  *device.Client
 	missed  [][]byte // what it missed, and has not received yet
-	missing bool     // it was told that something may be, and nobody has asked
+	missing bool     // it was told that something may be missing, and nobody has asked
 }
 
 // Connect connects to the i-th node, from 0 on, within 20 s.
@@ -49,8 +49,8 @@ func (c *Cluster) Connect(i int, id herald.Identity) *Client {
 	return client
 }
 
-// Dial is Connect for tests of refusals: it returns the response and the error
-// that it got from the node.
+// Dial is Connect for tests of refusals: it returns the node's response, and the
+// error.
 func (c *Cluster) Dial(i int, id herald.Identity) (*Client, *http.Response, error) {
 	c.t.Helper()
 	client := &Client{t: c.t, cluster: c, seat: seat{identity: id}}
@@ -112,7 +112,7 @@ func (c *Client) receive() ([]byte, error) {
 	return c.read(ctx)
 }
 
-// errNothing is why read failed if the connection is well, and quiet.
+// errNothing is why read failed if the connection works and nothing came.
 var errNothing = fmt.Errorf("nothing came within %v", patience)
 
 // read returns the next message.
@@ -185,7 +185,7 @@ func (c *Client) ExpectNothing() {
 func (c *Client) sendEnd(ctx context.Context, conn *herald.Conn, m herald.Message) error {
 	hub := conn.Hub()
 	if c.cluster.sender != nil {
-		if c.node.Bus.Health() != nil { // it takes nothing before it has repaired
+		if c.node.Bus.Health() != nil { // it takes nothing until it is repaired
 			return conn.Send(m)
 		}
 		hub = c.cluster.sender // the Hub's own would go by way of the log

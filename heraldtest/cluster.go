@@ -66,11 +66,11 @@ const tokenHeader = "Herald-Test-Token"
 // NewCluster starts n hubs, at least one, with the configuration. It sets Redis,
 // Bus and Registry itself. The hubs are shut down when the test ends.
 //
-// If config has no Authenticate, clients are who Connect says. If it has one, the
-// Identity given to Connect and Dial is not used. Then dial Node.URL yourself,
-// with the headers or cookies that your Authenticate wants. If your own code
-// makes and mounts the hubs, do not use a Cluster: give each hub a Bus by
-// NewFaultyBus and a Registry by NewFaultyRegistry.
+// If config has no Authenticate, clients are whoever Connect says. If it has one, the
+// Identity given to Connect and Dial is not used. Then dial Node.URL yourself, with
+// the headers or cookies that your Authenticate wants. If your own code makes and
+// mounts the hubs, do not use a Cluster: give each hub a Bus by NewFaultyBus and a
+// Registry by NewFaultyRegistry.
 //
 // If config has no Logger, the hubs log to the test's output.
 //

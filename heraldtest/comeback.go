@@ -20,7 +20,7 @@ func (c *Cluster) ConnectHistory(i int, id herald.Identity) *Client {
 	return client
 }
 
-// Cut ends the connection without a close frame, as a network does that is gone.
+// Cut ends the connection without a close frame, as a network that fails does.
 func (c *Client) Cut() { c.conn.CloseNow() }
 
 // ComeBack connects a client by ConnectHistory once more, to the i-th node. It waits
@@ -62,8 +62,9 @@ func (c *Client) ComeBack(i int) (complete bool) {
 	return complete
 }
 
-// ExpectGap receives until the client is told that something may be missing, unless it
-// has been told since it was last asked for. A message that comes first fails the test.
+// ExpectGap receives until the client is told that something may be missing, unless
+// it has been told since the last ExpectGap or ComeBack. A message that comes first
+// fails the test.
 func (c *Client) ExpectGap() {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)

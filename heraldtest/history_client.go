@@ -32,7 +32,7 @@ type visitor struct {
 	// Of the last connection.
 
 	welcome  protocol.Frame
-	missing  bool            // it has told that something may be missing
+	missing  bool            // it was told that something may be missing
 	verdicts int             // that have come
 	ids      map[string]bool // of messages that have come
 }
@@ -196,8 +196,8 @@ func (v *visitor) wantsEach(lists ...[]string) {
 	}
 }
 
-// complete checks that these messages come and no others, and that nothing is told to
-// be missing.
+// complete checks that these messages come and no others, and that the visitor is not
+// told that something may be missing.
 func (v *visitor) complete(texts ...string) {
 	v.s.Helper()
 	if got := v.back(); !slices.Equal(got, texts) {
@@ -208,8 +208,8 @@ func (v *visitor) complete(texts ...string) {
 	}
 }
 
-// incomplete reads what comes when the visitor is back, and checks that it is told
-// that this is not all.
+// incomplete reads what comes when the visitor is back, and checks that the visitor
+// is told that something may be missing.
 func (v *visitor) incomplete() (texts []string) {
 	v.s.Helper()
 	texts = v.back()

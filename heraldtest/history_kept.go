@@ -25,7 +25,7 @@ func testNotKept(s *historySuite) {
 	s.ok(one.Send(ctx, herald.User("a"), herald.Text("unkept").Unkept()))
 	there.wants("volatile", "unkept")
 	s.ok(one.Send(ctx, herald.Connection(id, two.conn(there).ID()), herald.Text("to connections")))
-	there.wants("to connections") // of another topic than the rest: no order is promised
+	there.wants("to connections") // to another topic than the rest, so in no promised order
 	one.send(herald.User("a"), "kept")
 	there.wants("kept")
 	v.comes(two)
@@ -52,7 +52,7 @@ func testCopies(s *historySuite) {
 	two.send(herald.Group(many...), "many")
 	v.comes(two)
 	got := v.back()
-	if i := slices.Index(got, "many"); i >= 0 { // it may come of another partition
+	if i := slices.Index(got, "many"); i >= 0 { // it may come from another partition
 		got = slices.Delete(got, i, i+1)
 	}
 	if !slices.Equal(got, missed) || v.missing {
@@ -146,7 +146,7 @@ func testRetention(s *historySuite) {
 	missed := texts("missed", 10)
 	n.send(herald.User("a"), missed...)
 	s.gone(n, "user=a", position, missed)
-	// Who lacks nothing is not told, however long ago it was here.
+	// A client that lacks nothing is not told, however long ago it was here.
 	v := s.at("user=b", position)
 	v.comes(n)
 	v.back()

@@ -87,7 +87,7 @@ func testQueries(s *historySuite) {
 			s.failf("%s: got %v with RejectAfterUpgrade; want 4400", query, err)
 		}
 	}
-	// One of another version is a plain client.
+	// A client of another version is a plain one.
 	socket, _, err := v.dial(n, v.query.Encode()+"&herald=2&herald.from=x")
 	s.ok(err)
 	p := &plain{s, socket}
@@ -207,7 +207,7 @@ func testPlain(s *historySuite) {
 	p.wants("bare", "m 0.1.1\nbare")
 	for round := range 3 {
 		s.network.Interrupt()
-		// What a Send that failed has sent is not known.
+		// Whether a failed Send has sent its message is not known.
 		sure := make(map[string]bool)
 		sent := texts("meanwhile", 200)
 		for _, text := range sent {

@@ -73,7 +73,7 @@ func testSteps(s *registrySuite) {
 		s.check(err)
 	}
 
-	// One that was renewed for the last time before the clock stepped back.
+	// A lease that was last renewed before the clock stepped back.
 	s.kill(a, dead)
 	s.store.Step(-time.Hour)
 	late := s.store.Open()
@@ -94,7 +94,8 @@ func testSteps(s *registrySuite) {
 	}
 	gone("43")
 
-	// One who went before a step has gone for no longer than the time that passed.
+	// A user who went offline before a step has been gone only for the time that has
+	// passed.
 	s.offline(b, time.Minute)
 	s.add(a, n, entry("n.g", "44"))
 	s.check(a.Remove(s.ctx, n, entry("n.g", "44")))

@@ -120,7 +120,7 @@ func testSweep(s *registrySuite) {
 	s.check(a.Sweep(s.ctx, n))
 	s.equal("users offline", len(s.offline(b, 0)), 499)
 
-	// One that began and did not end: its context is done on the way.
+	// A sweep that began and did not end, because its context was done on the way.
 	n = s.lease(a, "n")
 	s.add(a, n, all...)
 	s.kill(b, n)
@@ -218,7 +218,7 @@ func testOfflineOnce(s *registrySuite) {
 	for i := range 2500 {
 		all = append(all, entry(fmt.Sprintf("n.%d", i), fmt.Sprint(i)))
 	}
-	for some := range slices.Chunk(all, 250) { // all of them would take a slow store longer than it has
+	for some := range slices.Chunk(all, 250) { // a slow store would not manage all of them in time
 		s.add(a, n, some...)
 		s.check(a.Remove(s.ctx, n, some...))
 	}

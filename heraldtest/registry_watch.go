@@ -87,7 +87,8 @@ func testWatch(s *registrySuite) {
 
 	_, err = a.Watch(s.ctx, herald.Lease{Node: "nobody", Generation: 1}, long, "g")
 	s.wantErr(err, herald.ErrLeaseLost)
-	// Who asks must have seen the end of the lease, on each server if there are several.
+	// A handle that asks must have seen the end of the lease, on each server if there
+	// are several.
 	s.kill(a, m)
 	s.equal("sessions of living nodes", len(s.watch(a, "g").Sessions), 0)
 	s.kill(b, m)
@@ -255,7 +256,7 @@ func testChanges(s *registrySuite) {
 		UserTopic: userTopic("42"), Topics: []string{"g"},
 	}
 	s.add(a, n, e)
-	s.wantChanges(b, "g", last) // another handle's are not among them
+	s.wantChanges(b, "g", last) // not those of another handle
 	changes := a.Changes()
 	s.equal("changes", len(changes), 1)
 	s.equal("the session that came", changes[0].Session, s.sessions(b, "g")[0])

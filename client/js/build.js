@@ -1,5 +1,5 @@
-// Makes what is shipped. package.json keeps of which source it was made, so that a
-// test finds what was not built again.
+// Makes what is shipped. package.json has the hash of its source, so that a test finds
+// that it was not built again.
 
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";

@@ -81,10 +81,10 @@ export class Herald extends EventTarget {
 
   #url;
   #options;
-  #socket; // that which counts: what others say is ignored
+  #socket; // the present one: what earlier ones say is ignored
   #turn = 0; // counts tries to connect
   #mode; // what the socket speaks, once that is known
-  #told; // of a gap, before that was known
+  #told; // that there is a gap, before the mode was known
   #due; // the partitions in which what was missed is still to come
   #tries = 0; // in a row
   #late; // the server has asked for a longer pause
@@ -150,7 +150,8 @@ export class Herald extends EventTarget {
     this.#acknowledge();
   }
 
-  // check finds out whether the connection is alive. Without one it makes one.
+  // check finds out whether the connection is alive. If there is none, it
+  // connects.
   check() {
     if (this.#socket) this.#probe(this.#options.probe);
     else if (this.readyState == CONNECTING && !this.#late && this.#timers.retry) this.#connect();
@@ -172,7 +173,7 @@ export class Herald extends EventTarget {
     this.dispatchEvent(Object.assign(new Event(type), values));
   }
 
-  // after calls f later, unless it is stopped, or called for later again.
+  // after calls f later, unless the timer is stopped or set again before.
   #after(name, wait, f) {
     this.#stop(name);
     this.#timers[name] = setTimeout(() => {
@@ -278,7 +279,7 @@ export class Herald extends EventTarget {
     while (this.#out.length && this.#open()) {
       let data = this.#out[0];
       if (data[0] == "@") {
-        if (!this.#mode) return; // it is not known yet what that means there
+        if (!this.#mode) return; // it is not known yet what that means to the node
         if (this.#mode == HISTORY) data = "@" + data;
       }
       this.#out.shift();
@@ -325,7 +326,8 @@ export class Herald extends EventTarget {
     if (f.n == this.#probes) this.#stop("probe");
   }
 
-  // greeted takes the first message: a welcome, or of a node that keeps nothing.
+  // greeted takes the first message: a welcome, or the message of a node that
+  // keeps nothing.
   #greeted(f, data) {
     const { conn, user, resumed } = f?.welcome ?? {};
     const missing = this.#was && !resumed && !this.#told;
