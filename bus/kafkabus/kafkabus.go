@@ -4,18 +4,17 @@
 //	bus, err := kafkabus.New("kafka-1:9092,kafka-2:9092", nil)
 //	hub, err := herald.New(herald.Config{Bus: bus, Registry: herald.NewRedisRegistry(rdb)})
 //
-// Every packet is a record of that topic. Its key is the herald topic, whose
-// hash says which partition it goes to, so that packets of one herald topic
-// keep their order. Every node reads every partition, without a consumer
-// group and from the moment of New on, and drops what none of its own topics
-// is about: a node costs as much as all nodes publish together.
+// Every packet is a record of that topic. Its key is the herald topic, whose hash
+// says which partition it goes to, so that packets of one herald topic keep their
+// order. Every node reads every partition, without a consumer group and from the
+// moment of New on, and drops packets of topics that it does not subscribe to. So a
+// node's work grows with what all nodes publish together.
 //
-// The log outlives links and brokers, and each node knows how far it has
-// read: after an interruption it goes on there. So most gaps that the Bus
-// reports, between an EventDown and an EventRestored, turn out to have lost
-// nothing. What is lost is what Kafka itself no longer has: what its
-// retention removed before it was read, what a broker lost that answered for
-// its log alone, and a topic that was deleted.
+// The log outlives links and brokers, and each node knows how far it has read, so
+// after an interruption it goes on there. So most gaps that the Bus reports, between
+// an EventDown and an EventRestored, turn out to have lost nothing. Only what Kafka
+// itself no longer has is lost: what its retention removed before it was read, what a
+// broker lost that was the only replica in sync, and a topic that was deleted.
 //
 // If partitions are added, topics move to other partitions. For a second
 // or so, until every node has found out, packets of one topic may be in two
@@ -53,14 +52,13 @@ type Bus struct {
 
 var _ herald.Bus = (*Bus)(nil)
 
-// New connects a Bus to the brokers with the given addresses, which are
-// those that are asked for all others: "host:port,host:port", or
-// "kafka://host:port,host:port/topic". opts may be nil.
+// New connects a Bus to the brokers with the given addresses, which are asked for all
+// others: "host:port,host:port", or "kafka://host:port,host:port/topic". opts may be
+// nil.
 //
-// It tries all that the Bus needs: an error that Kafka denies it names what
-// to allow, and one for which errors.Is ErrBusDown holds says that Kafka
-// could not be reached. A topic that is missing is an error, unless
-// Options.Create is set.
+// New tries all that the Bus needs. If Kafka denies something, the error names what
+// to allow. If Kafka could not be reached, the error wraps [herald.ErrBusDown]. A
+// topic that is missing is an error, unless Options.Create is set.
 func New(brokers string, opts *Options) (*Bus, error) {
 	seeds, topic, err := parseURL(brokers)
 	if err != nil {
@@ -121,8 +119,9 @@ func (b *Bus) Publish(ctx context.Context, packets ...herald.Packet) error {
 	return nil
 }
 
-// Subscribe subscribes to topics. It asks nobody: all that is published has
-// been read since New, and is handed over from now on.
+// Subscribe subscribes to topics. It asks nobody, because everything that is
+// published has been read since New. Packets of these topics are handed over from now
+// on.
 func (b *Bus) Subscribe(ctx context.Context, topics ...string) error {
 	return b.subscribe(ctx, "subscribe", topics, true)
 }
@@ -157,8 +156,8 @@ func (b *Bus) Reset() {
 	b.state.hurry()
 }
 
-// Health returns nil while every partition is proved to carry packets, and
-// else why not.
+// Health returns nil while every partition is proved to carry packets, and otherwise
+// the reason.
 func (b *Bus) Health() error {
 	if b.ctx.Err() != nil {
 		return herald.ErrClosed

@@ -30,17 +30,17 @@ type Options struct {
 	// missing topic is an error.
 	Create *Create
 
-	// ProbeInterval and ProbeTimeout are those of [herald.Config]: every
-	// partition is proved to carry packets once an interval, and a link is dropped
-	// when it leaves an answer out for ProbeTimeout. No packet is published later than about a ProbeTimeout
-	// after the call of Publish. A negative interval switches proofs off, but
-	// those after a fault. ProbeTimeout is at least 1 s. Defaults 1 s, 5 s.
+	// ProbeInterval and ProbeTimeout are those of [herald.Config]: every partition is
+	// proved to carry packets once an interval, and a link is dropped if an answer
+	// does not come within ProbeTimeout. No packet is published later than about a
+	// ProbeTimeout after the call of Publish. A negative interval switches off all
+	// proofs but those after a fault. ProbeTimeout is at least 1 s. Defaults 1 s, 5
+	// s.
 	ProbeInterval time.Duration
 	ProbeTimeout  time.Duration
 
-	// Opts are further options of the Kafka client, for SASL, TLS, a client
-	// id, a rack, or compression. Those that the Bus' promises hang on are
-	// overridden.
+	// Opts are further options of the Kafka client, for SASL, TLS, a client id, a
+	// rack, or compression. Those that the Bus' promises depend on are overridden.
 	Opts []kgo.Opt
 }
 
@@ -126,8 +126,8 @@ func (c *Create) withDefaults() *Create {
 	}
 }
 
-// parseURL splits what New is given into the brokers' addresses and the
-// topic, which may be missing. Errors do not repeat what could be a password.
+// parseURL splits what New is given into the brokers' addresses and the topic, which
+// may be missing. Errors do not quote what could be a password.
 func parseURL(url string) (seeds []string, topic string, err error) {
 	invalid := func(rule string) error {
 		return fmt.Errorf("%w: the brokers' addresses: %s", herald.ErrInvalid, rule)
@@ -153,8 +153,8 @@ func parseURL(url string) (seeds []string, topic string, err error) {
 // answer has at least one batch, which may be larger.
 const maxFetch = 8 << 20
 
-// maxFetchWait is how long a broker keeps a fetch that there is nothing for.
-// A partition that comes to a broker waits for the fetch that is under way.
+// maxFetchWait is how long a broker keeps a fetch for which there is nothing. A
+// partition that comes to a broker waits for the fetch that is under way.
 const maxFetchWait = 500 * time.Millisecond
 
 // newClients is held while a client is made: kgo.NewClient writes to the codecs

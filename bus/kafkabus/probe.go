@@ -112,8 +112,8 @@ func (b *Bus) loop(ctx context.Context, partitions int) (unproved, err error) {
 	}
 }
 
-// explain says of an error of New's what Kafka must allow, or that it could
-// not be reached.
+// explain adds to an error of New what Kafka must allow, or that it could not be
+// reached.
 func explain(topic string, err error) error {
 	const allow = "herald: Kafka denies what the Bus needs: allow"
 	switch {

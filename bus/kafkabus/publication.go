@@ -104,7 +104,8 @@ func (p *publication) outcome() error {
 		// Every request was answered, and this was the answer.
 		return fmt.Errorf("refused by Kafka: %w", p.err)
 	case p.idle:
-		// None of the client's requests went out meanwhile, so none of these.
+		// None of the client's requests went out meanwhile, so none of these records
+		// did.
 		return fmt.Errorf("%w: %w", herald.ErrBusDown, p.err)
 	}
 	return fmt.Errorf("%w: %w", herald.ErrUnknown, p.err)
@@ -134,8 +135,8 @@ func (p *publication) recycle() {
 // probeHeader marks a record that carries no packet. Packets have no headers.
 const probeHeader = "herald-probe"
 
-// A partitioner sends a packet where the hash of its topic says, the same way
-// as Kafka's own default partitioner, and a probe where it wants to go.
+// A partitioner sends a packet where the hash of its topic says, as Kafka's own
+// default partitioner does, and a probe to the partition that it names.
 type partitioner struct{}
 
 var byKey = kgo.StickyKeyPartitioner(nil).ForTopic("")

@@ -16,14 +16,14 @@ import (
 	"github.com/heraldgo/herald/internal/errs"
 )
 
-// A link is one Kafka client that publishes, and asks the cluster whatever is
-// asked. kgo batches what comes while requests are under way, and sends a
-// batch whose answer was lost again, under the same sequence number, so that
-// the broker takes it once.
+// A link is one Kafka client that publishes, and asks the cluster whatever is asked.
+// kgo batches what comes while requests are under way, and if an answer was lost it
+// sends the batch again, under the same sequence number, so that the broker takes it
+// once.
 type link struct {
 	client *kgo.Client
 
-	wrote  atomic.Uint64 // produce requests that went out, at least in part
+	wrote  atomic.Uint64 // produce requests of which at least a part went out
 	lost   atomic.Uint64 // those whose answer did not come
 	broken atomic.Bool   // the cluster will take nothing more from this producer
 
@@ -173,7 +173,7 @@ func (p *publisher) renew(old *link) {
 	}
 }
 
-// close closes every link. What is under way fails.
+// close closes every link. Publishes under way fail.
 func (p *publisher) close() {
 	p.mu.Lock()
 	p.closed = true
@@ -183,7 +183,7 @@ func (p *publisher) close() {
 	p.closing.Wait()
 }
 
-// note looks whether err means that the link is of no more use.
+// note marks the link as broken if err says so.
 func (l *link) note(err error) {
 	for _, fatal := range []error{kerr.OutOfOrderSequenceNumber, kerr.UnknownProducerID,
 		kerr.InvalidProducerIDMapping, kerr.InvalidProducerEpoch, kerr.ProducerFenced} {

@@ -23,8 +23,8 @@ type place struct {
 	lost  bool  // the log has nothing at next
 }
 
-// nowhere is the next offset of a place that is to be found, and is lost
-// until then, in a log of which any part may have been read.
+// nowhere is the next offset of a place that is still to be found, and counts as lost
+// until then. Any part of its log may have been read.
 const nowhere = -1
 
 // newPlace returns the place of a partition of which nothing has been read.
@@ -32,9 +32,9 @@ func newPlace(next int64) place { return place{next: next, epoch: -1} }
 
 func (p place) isLost() bool { return p.lost }
 
-// A reader reads every partition, each from its place, in sessions: one Kafka
-// client each. What has been read is in the inbox, or was dropped there and
-// reported, before the places say so.
+// A reader reads every partition, each from its place, in sessions: one Kafka client
+// each. Before the places say that something has been read, it is in the inbox, or
+// was dropped there and reported.
 type reader struct {
 	topic string // Kafka's topic
 	opts  []kgo.Opt
@@ -110,8 +110,8 @@ func (r *reader) run(ctx context.Context) {
 	}
 }
 
-// find gives the places that are lost new ones: the start of a log that was
-// cut off behind us, or else its end, for what is there may have been read.
+// find gives each lost place a new one: the start of the log if its beginning was
+// removed behind us, or else its end, because what is there may have been read.
 func (r *reader) find(ctx context.Context) error {
 	r.mu.Lock()
 	places, layout := slices.Clone(r.places), r.layout
@@ -183,9 +183,10 @@ func (r *reader) compare(l layout) (change, error) {
 	return unchanged, nil
 }
 
-// adopt turns to a topic that has changed. All of a partition that was added
-// is new, and all of another topic: take has refused what came of it. It could
-// not if fetches name topics; what is there may have been read.
+// adopt turns to a topic that has changed. An added partition is new from its
+// beginning on, and so is another topic of the same name, because take has refused
+// what came of it. If fetches name topics and give no ids, take could not, and what
+// is there may have been read.
 func (r *reader) adopt(l layout, what change) {
 	r.mu.Lock()
 	added := newPlace(0)
@@ -226,8 +227,8 @@ func (r *reader) read(s *session) {
 	}
 }
 
-// take takes what came of one partition of the topic with an id, which is
-// zero if the fetch did not tell.
+// take takes what came of one partition. id is that of its topic, or zero if the
+// fetch did not tell.
 func (r *reader) take(s *session, id [16]byte, fetched kgo.FetchTopicPartition) {
 	if fetched.Partition < 0 { // no partition's, but one of the client's own errors
 		r.failed(s, -1, fetched.Err)
@@ -300,8 +301,8 @@ func (r *reader) keep(record *kgo.Record) {
 	}
 }
 
-// flush moves what has been kept to the inbox. The packets are copied, as
-// each of them would else hold on to all that was fetched with it.
+// flush moves what has been kept to the inbox. The packets are copied, because
+// otherwise each would keep in memory all that was fetched with it.
 func (r *reader) flush() {
 	if len(r.events) == 0 {
 		return
@@ -367,8 +368,8 @@ func (r *reader) await(ctx context.Context, ends []int64) error {
 	}
 }
 
-// behind returns a partition that has not been read to its end, or -1. So is
-// one whose log ends before its place.
+// behind returns a partition that has not been read to its end, or -1. A partition
+// whose log ends before its place has been read.
 func (r *reader) behind(ends []int64) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -17,8 +17,8 @@ type session struct {
 	state  *state
 }
 
-// OnBrokerE2E reports a fetch without an answer: the link has broken. The
-// next one goes on where this one stopped. kgo calls it before it sends one.
+// OnBrokerE2E reports a fetch without an answer: the link has broken. The next fetch
+// goes on where this one stopped. kgo calls OnBrokerE2E before it sends that.
 func (s *session) OnBrokerE2E(broker kgo.BrokerMetadata, key int16, e2e kgo.BrokerE2E) {
 	err := e2e.Err()
 	if key != fetchKey || err == nil || s.ctx.Err() != nil || errors.Is(err, context.Canceled) {

@@ -31,7 +31,7 @@ func newInbox() *inbox.Inbox[herald.Event] {
 }
 
 var (
-	// errInboxFull is why packets were dropped that nobody received.
+	// errInboxFull is why packets that nobody received were dropped.
 	errInboxFull = errors.New("kafkabus: Receive is called too slowly")
 
 	// errReset is the reason of a gap that Reset made.
@@ -40,10 +40,10 @@ var (
 	// errLayout is why a session ends when the topic has changed.
 	errLayout = errors.New("kafkabus: the topic has other partitions now")
 
-	// errRecreated is why packets of the topic before may have been lost.
+	// errRecreated is why packets of the deleted topic may have been lost.
 	errRecreated = errors.New("kafkabus: the topic was deleted and created again")
 
-	// errDeaf is why a session is dropped that looks well.
+	// errDeaf is why a session that looks well is dropped.
 	errDeaf = errors.New("kafkabus: Kafka took records, and did not hand them over")
 )
 
@@ -91,9 +91,10 @@ func (s *state) count() uint64 {
 	return s.faults
 }
 
-// proven takes note of a proof that was begun at the time start, after a
-// number of faults, and ends the gap if there were no more since. unproved is
-// why it was only proved that all is read, and not that it can be published.
+// proven takes note of a proof that began at the time start, when there had been that
+// many faults, and ends the gap if there were no more since. If unproved is not nil,
+// it says why the proof shows only that everything was read, not that the Bus can
+// publish.
 func (s *state) proven(start time.Time, faults uint64, unproved error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

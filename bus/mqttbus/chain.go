@@ -6,26 +6,26 @@ import (
 	"strings"
 )
 
-// A broker drops what a slow subscriber does not take, and tells nobody.
-// Therefore every packet names the one before it (stamp): the publisher's
-// ledger knows it, and a subscriber that has seen others of that publisher on
-// that topic compares. A topic that was forgotten, or is new to the
-// subscriber, makes no alarm.
+// A broker drops what a slow subscriber does not take, and tells nobody. So every
+// packet names the one before it (stamp), which the publisher's ledger knows. A
+// subscriber that has seen earlier packets of that publisher to that topic compares.
+// For a topic that the ledger has forgotten, or that is new to the subscriber, there
+// is no alarm.
 
-// errMissing is why packets are reported as lost that others follow.
+// errMissing is why packets are reported as lost: a later one has come without them.
 var errMissing = errors.New("mqttbus: the broker dropped packets for this subscriber, or for want of permission")
 
-// errForeign is why packets are reported as lost that cannot be read.
+// errForeign is why an unreadable packet is reported as lost.
 var errForeign = errors.New("mqttbus: a packet that no Bus of this version published")
 
-// errHuge is why a packet is reported as lost that is larger than all that
-// may wait for Receive.
+// errHuge is why a packet that is larger than all that may wait for Receive is
+// reported as lost.
 var errHuge = errors.New("mqttbus: a packet was too large to be kept")
 
 // maxLedger is how many topics a generation of a ledger knows.
 const maxLedger = 1 << 16
 
-// A ledger knows the last packets of one publisher, by topic. It forgets those
+// A ledger knows the last packets of one publisher, by topic. It forgets the topics
 // that were not used for longest.
 type ledger struct {
 	publisher uint64
@@ -63,7 +63,7 @@ type subscription struct {
 	seen  []seen
 }
 
-// A seen is the last that came of one publisher to one topic.
+// A seen is the last packet that came from one publisher to one topic.
 type seen struct {
 	publisher uint64
 	number    uint64

@@ -32,11 +32,11 @@ type limits struct {
 	packet    int           // bytes of a packet
 	inflight  int           // QoS 1 packets without an answer
 	qos       byte          // the highest
-	keepAlive time.Duration // if it wants to hear from us more often than we said; else 0
+	keepAlive time.Duration // how often it wants to hear from us, if that is more often than we said; else 0
 }
 
-// dial opens a link. in is nil for one that only publishes. A *refusal says
-// that the broker was reached and does not want us.
+// dial opens a link. in is nil for one that only publishes. A *refusal says that the
+// broker was reached and refuses us.
 func (d *dialer) dial(ctx context.Context, in *inbound) (*link, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
@@ -79,9 +79,9 @@ func (d *dialer) dial(ctx context.Context, in *inbound) (*link, error) {
 	return l, nil
 }
 
-// handshake opens the MQTT session: a clean one, which ends with the link,
-// under an id that nobody has had, because one that the broker kept would
-// bring back packets of the past (MQTT 5.0, sections 3.1.2.4 and 3.1.2.11.2).
+// handshake opens the MQTT session: a clean one, which ends with the link, under an
+// id that nobody has had, because a session that the broker kept for an old id would
+// bring back old packets (MQTT 5.0, sections 3.1.2.4 and 3.1.2.11.2).
 func (d *dialer) handshake(ctx context.Context, l *link) error {
 	if t, ok := l.conn.(*tls.Conn); ok {
 		if err := t.HandshakeContext(ctx); err != nil {

@@ -37,7 +37,7 @@ func newInbox() *inbox.Inbox[herald.Event] {
 	})
 }
 
-// errInboxFull is why packets were dropped that nobody received.
+// errInboxFull is why packets that nobody received were dropped.
 var errInboxFull = errors.New("mqttbus: Receive is called too slowly")
 
 const (
@@ -203,10 +203,10 @@ func (in *inbound) heard(r *bufio.Reader, size int) error {
 	return discard(r, size)
 }
 
-// lose notes that packets to the topic of sub were lost after was. If the
-// broker drops for one topic it may have dropped for all, and what was last
-// to a topic is missed by nobody. So the first that are missed speak for all; those
-// that turn up when that has been reported, for themselves.
+// lose notes that packets to the topic of sub were lost after was. A broker that
+// drops packets of one topic may have dropped some of others, and nobody misses the
+// last packet of a topic. So the first hole counts for all topics. A hole that may go
+// back to before the last report counts for its own topic alone.
 func (in *inbound) lose(err error, sub *subscription, was seen) {
 	in.lost.err = err
 	if was.reports == in.reports {
@@ -224,9 +224,9 @@ func (in *inbound) lose(err error, sub *subscription, was seen) {
 	in.lost.topics[sub.topic] = struct{}{}
 }
 
-// report queues what was lost, as a gap that is over, since everything still
-// comes. It waits if another gap is open, which would swallow it, although
-// it may go back further.
+// report queues what was lost, as a gap that is over, because packets still come. It
+// waits while another gap is open: that would swallow this one, which may go back
+// further.
 func (in *inbound) report() {
 	if in.lost.err == nil || !in.live.Load() || time.Since(in.reported) < reportEvery {
 		return

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A link is one connection to the broker: never another after it. One
-// goroutine at a time calls do, another reads.
+// A link is one connection to the broker, and never gets another. One goroutine at a
+// time calls do, another reads.
 type link struct {
 	conn     net.Conn
 	quickAck func() // to be called after a read
@@ -52,12 +52,12 @@ type exchange struct {
 	done    chan struct{}
 }
 
-// lastWords is how long what the broker said before it hung up may take to be
-// read.
+// lastWords is how long the reader may take to read what the broker said before it
+// hung up.
 const lastWords = 500 * time.Millisecond
 
-// maxPatience is for how many timeouts answers may be awaited while other things
-// come: who sends those without end would keep the link for ever.
+// maxPatience is how many timeouts answers may take while other things come: a broker
+// that sends those without end would keep the link for ever.
 const maxPatience = 10
 
 // do writes bytes, which are packets, and waits until all have been answered,
@@ -109,8 +109,9 @@ func (l *link) do(bytes []byte, answers []answer) (written int, err error) {
 // writeChunk is how much must go out within the timeout.
 const writeChunk = 64 << 10
 
-// write writes bytes; after an error the link must not be used. If the link is subscribed they go out in one piece,
-// for the reader writes too, and neither may come between the other's packets.
+// write writes bytes; after an error the link must not be used. If the link is
+// subscribed they go out in one piece, because the reader also writes, and neither
+// may come between the other's packets.
 func (l *link) write(bytes []byte) (written int, err error) {
 	chunk := len(bytes)
 	if l.in == nil {

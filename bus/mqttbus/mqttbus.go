@@ -44,14 +44,14 @@ type Options struct {
 	// its permissions deny without a word. Default 0.
 	QoS byte
 
-	// TLS is used with mqtts. It is cloned; if it has no ServerName it
-	// is that of the URL. Default the system's roots.
+	// TLS is used with mqtts. It is cloned. Its ServerName defaults to the host of
+	// the URL. Default: the system's roots.
 	TLS *tls.Config
 
-	// ProbeInterval and ProbeTimeout are those of [herald.Config]: each link
-	// to the broker is proved healthy once an interval, and is dropped when it
-	// leaves an answer out for ProbeTimeout. A negative interval switches proofs
-	// off. Defaults 1 s and 5 s.
+	// ProbeInterval and ProbeTimeout are those of [herald.Config]: each link to the
+	// broker is proved healthy once an interval, and is dropped if an answer does not
+	// come within ProbeTimeout. A negative interval switches proofs off. Defaults 1 s
+	// and 5 s.
 	ProbeInterval time.Duration
 	ProbeTimeout  time.Duration
 }
@@ -74,11 +74,11 @@ type Bus struct {
 
 var _ herald.Bus = (*Bus)(nil)
 
-// New connects a Bus to the broker at url: mqtt://host:port, or mqtts:// for
-// TLS, with a user and a password before the host if need be. The ports
-// default to 1883 and 8883. opts may be nil. It tries all that the Bus needs: an error that
-// the broker denies something names what to allow, and one for which
-// errors.Is herald.ErrBusDown holds says that it could not be reached.
+// New connects a Bus to the broker at url: mqtt://host:port, or mqtts:// for TLS,
+// with a user and a password before the host if need be. The ports default to 1883
+// and 8883. opts may be nil. New tries all that the Bus needs. If the broker denies
+// something, the error names what to allow. If the broker could not be reached, the
+// error wraps [herald.ErrBusDown].
 func New(url string, opts *Options) (*Bus, error) {
 	options, err := opts.withDefaults()
 	d, faulty := newDialer(url, &options)
@@ -132,8 +132,8 @@ func (b *Bus) open(ctx context.Context, options Options) error {
 	return fmt.Errorf("%w: %w", herald.ErrBusDown, err)
 }
 
-// try publishes a probe, with QoS 1 if the broker knows it, because with
-// QoS 0 it would not say that it denies it, and awaits it.
+// try publishes a probe and awaits it. It uses QoS 1 if the broker knows that,
+// because at QoS 0 a broker does not say that it denies something.
 func (b *Bus) try(ctx context.Context, options Options) error {
 	link, _ := b.pub.state()
 	if link.limits.qos < b.qos {
@@ -156,8 +156,8 @@ func (b *Bus) try(ctx context.Context, options Options) error {
 	return err
 }
 
-// keepAlive is the seconds after which a broker may think us dead. It waits
-// half as long again (MQTT 5.0, section 3.1.2.10).
+// keepAlive returns the seconds after which a broker may think us dead. The broker
+// waits half as long again (MQTT 5.0, section 3.1.2.10).
 func keepAlive(tick, timeout time.Duration) uint16 {
 	if tick >= off {
 		return 0
@@ -165,17 +165,18 @@ func keepAlive(tick, timeout time.Duration) uint16 {
 	return uint16(min(math.Ceil((tick + timeout).Seconds()), math.MaxUint16))
 }
 
-// maxPublish is how much of a large call of Publish goes out together.
+// maxPublishItems and maxPublishBytes are how much of a large call of Publish goes
+// out together.
 const (
 	maxPublishItems = 1024
 	maxPublishBytes = 1 << 20
 )
 
-// Publish publishes packets and waits until the broker has taken them. Calls
-// that come while others are under way go out together. If the link has
-// broken it waits for an attempt to connect; after a failed one, until the
-// backoff is over, it returns ErrBusDown at once. A packet that is larger than
-// the broker takes is refused, and so are all of its call.
+// Publish publishes packets and waits until the broker has taken them. Calls that
+// come while others are under way go out together. If the link has broken it waits
+// for an attempt to connect; after a failed one, until the backoff is over, it
+// returns ErrBusDown at once. If a packet is larger than the broker takes, the whole
+// call is refused.
 func (b *Bus) Publish(ctx context.Context, packets ...herald.Packet) error {
 	limits := b.pub.lastLimits()
 	var name []byte
@@ -213,7 +214,7 @@ func (b *Bus) Subscribe(ctx context.Context, topics ...string) error {
 	return nil
 }
 
-// Unsubscribe is the opposite of Subscribe, and waits as that does.
+// Unsubscribe is the opposite of Subscribe, and waits in the same way.
 func (b *Bus) Unsubscribe(ctx context.Context, topics ...string) error {
 	if err := b.sub.change(ctx, packets.UNSUBSCRIBE, topics); err != nil {
 		return fmt.Errorf("unsubscribe: %w", err)
@@ -235,8 +236,8 @@ func (b *Bus) drop(why error) {
 	b.pub.drop(why)
 }
 
-// Health returns nil while both links are up and proved healthy, and else
-// why not.
+// Health returns nil while both links are up and proved healthy, and otherwise the
+// reason.
 func (b *Bus) Health() error {
 	b.mu.Lock()
 	err := b.unproved

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// errDeaf is why links are dropped that look well: the subscription is dead,
-// or the links lead to brokers that are not one.
+// errDeaf is why links that look well are dropped: the subscription is dead, or the
+// links lead to two brokers that are not connected.
 var errDeaf = errors.New("mqttbus: the broker took a message, and did not hand it over to this node's subscription")
 
 // probe proves at every tick that both links are well: that the broker
@@ -28,8 +28,8 @@ func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 		link := b.sub.uplink.Link()
 		err := b.ping(ctx, timeout)
 		start, looped := b.loop(ctx, link, tick, timeout)
-		// Not errors.Is: it is no news that a link is down because of errDeaf and
-		// not up again.
+		// Not errors.Is: a link that is still down because of errDeaf has been
+		// dropped already.
 		if looped == errDeaf {
 			link.fail(errDeaf)
 			b.pub.drop(errDeaf)
@@ -60,9 +60,9 @@ func (b *Bus) pace(tick time.Duration) time.Duration {
 	return tick
 }
 
-// loop publishes probes until link, the subscribed one, hears one or dies. It
-// returns when the one that was heard was sent. There may have to be several: a broker
-// that is just dropping what it has too much of drops probes too.
+// loop publishes probes until link, the subscribed one, hears one or dies. It returns
+// when the probe that was heard was sent. Several may be needed, because a broker
+// that drops packets for want of room drops probes too.
 func (b *Bus) loop(ctx context.Context, link *link, tick, timeout time.Duration) (time.Time, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errDeaf)
 	defer cancel()

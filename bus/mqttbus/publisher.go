@@ -196,8 +196,8 @@ func (p *publisher) commit(items []*publication) []error {
 	return errs
 }
 
-// load stamps the packets of all items and puts them one behind the other. It
-// refuses what the broker would break the link for.
+// load stamps the packets of all items and puts them one behind the other. It refuses
+// packets for which the broker would break the link.
 func (p *publisher) load(items []*publication, limits limits, errs []error) {
 	p.bytes, p.flown = p.bytes[:0], p.flown[:0]
 	for i, item := range items {
@@ -257,8 +257,8 @@ func (p *publisher) flyAtOnce(link *link) error {
 	return err
 }
 
-// flyInWindows writes no more at a time than the broker wants unacknowledged
-// (MQTT 5.0, section 3.3.4).
+// flyInWindows writes no more packets at a time than the broker allows to be
+// unacknowledged (MQTT 5.0, section 3.3.4).
 func (p *publisher) flyInWindows(link *link) error {
 	begin := 0
 	for window := range slices.Chunk(p.flown, link.limits.inflight) {
@@ -289,9 +289,9 @@ func (p *publisher) flyInWindows(link *link) error {
 	return nil
 }
 
-// settle finds the result of each item. What was not taken, or may not have
-// been, leaves the ledger again, the last one first: no subscriber shall miss
-// what the publisher has been told of. why is what ended the link.
+// settle finds the result of each item. A packet that was not taken, or perhaps not,
+// leaves the ledger again, the last one first: the publisher is told of it, so no
+// subscriber need miss it. why is what ended the link.
 func (p *publisher) settle(items []*publication, errs []error, why error) {
 	for _, f := range slices.Backward(p.flown) {
 		if f.fate != taken && f.stamp > 0 {
@@ -357,8 +357,8 @@ func (p *publisher) health() error {
 	return down
 }
 
-// hurry has the next that is published dial at once, if there is no link:
-// the broker has just given a sign of life.
+// hurry has the next publish dial at once if there is no link, because the broker has
+// just given a sign of life.
 func (p *publisher) hurry() { p.hurried.Store(true) }
 
 // drop makes the link dead, if there is one.

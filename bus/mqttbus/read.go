@@ -16,7 +16,7 @@ const (
 	// answerBuffer is enough for answers.
 	answerBuffer = 4 << 10
 
-	// maxControl is the most bytes of a packet that is no PUBLISH.
+	// maxControl is the most bytes of a packet other than PUBLISH.
 	maxControl = 1 << 20
 )
 
@@ -105,7 +105,7 @@ func readPacket(r *bufio.Reader) (p *packets.ControlPacket, err error) {
 	return packets.ReadPacket(r)
 }
 
-// readPuback reads what there are most of, without the properties (MQTT 5.0,
+// readPuback reads the most frequent packets, without their properties (MQTT 5.0,
 // section 3.4).
 func (l *link) readPuback(h fixedHeader) error {
 	if h.size < 2 {

@@ -114,8 +114,9 @@ func (s *subscriber) commit(items []*change) []error {
 	return errs
 }
 
-// commitKind tries on the next link if this one dies: to subscribe again
-// does no harm. But what the broker ends a link for, it would end the next for.
+// commitKind tries again on the next link if this one dies, because subscribing again
+// does no harm. But if the broker ended the link because of these changes, it would
+// end the next one too.
 func (s *subscriber) commitKind(changes []*change) {
 	for again := true; again; {
 		link, err := s.uplink.Await(context.Background())
@@ -136,7 +137,7 @@ func (s *subscriber) commitKind(changes []*change) {
 	}
 }
 
-// unwant forgets topics that the broker does not want to hear of.
+// unwant forgets topics for which the broker has ended the link.
 func (s *subscriber) unwant(changes []*change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -162,8 +163,8 @@ func (s *subscriber) want(changes []*change) {
 	}
 }
 
-// exchange carries out changes of one kind, and sets the error of each. Its
-// own says that the link died. What the broker refuses is not wanted, or no
+// exchange carries out changes of one kind, and sets the error of each. Its own error
+// says that the link died. Topics that the broker refuses are no longer wanted, or no
 // new link would ever come up.
 func (s *subscriber) exchange(link *link, changes []*change) error {
 	kind := changes[0].kind

@@ -12,8 +12,8 @@ import (
 // protocol allows 65,535 (MQTT 5.0, section 4.7.3).
 const maxTopicName = 4096
 
-// private begins, after the prefix, the topics that are the Bus' own. No
-// escape looks like it: hexadecimal digits follow their percent sign.
+// private begins, after the prefix, the topics that are the Bus' own. No escape looks
+// like it, because hexadecimal digits follow an escape's percent sign.
 const private = "%probe-"
 
 // hexDigits are upper case alone, so that a topic has one name.
@@ -80,7 +80,7 @@ func isPlainRune(r rune, n int) bool {
 	return false
 }
 
-// topicName is appendTopicName for one that is kept. It refuses what is too
+// topicName is appendTopicName for a name that is kept. It refuses one that is too
 // long.
 func topicName(prefix, topic string) (string, error) {
 	b := appendTopicName(make([]byte, 0, len(prefix)+1+len(topic)), prefix, topic)

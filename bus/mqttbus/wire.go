@@ -15,9 +15,9 @@ const maxRemaining = 268_435_455
 // errProtocol says that the broker sent what MQTT 5 does not allow.
 var errProtocol = errors.New("mqttbus: breach of the protocol")
 
-// A stamp begins the payload of every packet of ours: who published it, and
-// which was that publisher's packet to the same topic before. So a subscriber
-// sees what is missing, and what comes twice.
+// A stamp begins the payload of every packet of ours: who published it, and which was
+// that publisher's packet to the same topic before it. So a subscriber sees what is
+// missing, and what comes twice.
 type stamp struct {
 	publisher uint64 // random, one for each Bus
 	number    uint64 // the packet's, rising within the publisher
@@ -150,5 +150,5 @@ func (r *refusal) isOurFault() bool {
 	return false
 }
 
-// denied says whether it is a matter of permissions.
+// denied says whether permissions are the reason.
 func (r *refusal) denied() bool { return r.code == packets.SubackNotauthorized }

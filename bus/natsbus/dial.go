@@ -32,12 +32,12 @@ type dialer struct {
 	timeout time.Duration // for an answer
 
 	mu         sync.Mutex
-	configured []*server // the one to try first first
+	configured []*server // in the order in which to try them
 	discovered []*server
 }
 
-// newDialer derives from the user's options those of our links: of all that
-// nats.go does, it is to open a connection to one server and to log in.
+// newDialer derives from the user's options those of our links, for which nats.go
+// does no more than open a connection to one server and log in.
 func newDialer(urls string, set []nats.Option, timeout time.Duration) (*dialer, error) {
 	o := nats.GetDefaultOptions()
 	for u := range strings.SplitSeq(urls, ",") {
@@ -165,8 +165,7 @@ func (d *dialer) candidates(near *server) []*server {
 	return all
 }
 
-// failed has the server tried last, of those that were configured or of those that
-// were discovered.
+// failed moves the server to the end of its list, so that it is tried last.
 func (d *dialer) failed(s *server) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -181,7 +180,7 @@ func (d *dialer) failed(s *server) {
 // maxServers is how many servers of a cluster are known.
 const maxServers = 1000
 
-// discover notes the servers of a cluster that one of it names in INFO.
+// discover notes the servers of a cluster, which one of them names in INFO.
 func (d *dialer) discover(from *server, info *nats.ServerInfo) {
 	if d.user.IgnoreDiscoveredServers || len(info.ConnectURLs) == 0 {
 		return

@@ -47,7 +47,7 @@ func (in *inbound) take(topic string) int {
 	return len(in.topics) + probeSID
 }
 
-// drop has nothing more handed over of a subscription.
+// drop ends the handing over of a subscription's messages.
 func (in *inbound) drop(sid int) {
 	in.mu.Lock()
 	defer in.mu.Unlock()

@@ -15,8 +15,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// A link is one connection to a server: never another after it. One
-// goroutine at a time calls do, another reads.
+// A link is one connection to a server, and never gets another. One goroutine at a
+// time calls do, another reads.
 type link struct {
 	dialer  *dialer
 	server  *server
@@ -37,9 +37,9 @@ type link struct {
 	err     error     // why the link is dead
 }
 
-// An exchange is a number of commands that are written together, with a PING
-// behind them. The server answers in order: what it refuses it says before
-// the PONG, which says that it has taken all else.
+// An exchange is a number of commands that are written together, with a PING behind
+// them. The server answers in order: refusals come before the PONG, which says that
+// it has taken everything else.
 type exchange struct {
 	refused []refusal     // the reader's, until done is closed
 	done    chan struct{} // closed at the PONG
@@ -52,9 +52,9 @@ type outcome struct {
 	err     error     // why the link died
 }
 
-// dial opens a link to one of the servers, near if it is among them. in is
-// nil for a link that only publishes. The error is errRefused if a server
-// answered and let nobody in.
+// dial opens a link to one of the servers, near if it is among them. in is nil for a
+// link that only publishes. The error wraps errRefused if a server answered and did
+// not let us in.
 func (d *dialer) dial(ctx context.Context, near *server, in *inbound) (*link, error) {
 	var errs []error
 	for _, to := range d.candidates(near) {
@@ -80,7 +80,7 @@ func (d *dialer) dial(ctx context.Context, near *server, in *inbound) (*link, er
 	return nil, errors.Join(errs...)
 }
 
-// errRefused says that a server answered, and let nobody in.
+// errRefused says that a server answered, and did not let us in.
 var errRefused = errors.New("natsbus: NATS refuses the connection")
 
 // slowest is the rate, in bytes a second, at which a link must at least carry
@@ -93,8 +93,8 @@ func (l *link) patience(n int) time.Duration {
 	return l.timeout + time.Duration(n)*time.Second/slowest
 }
 
-// maxPatience is for how many timeouts a PONG may be awaited while other things
-// come: who sends those without end would keep the link for ever.
+// maxPatience is how many timeouts a PONG may take while other things come: a server
+// that sends those without end would keep the link for ever.
 const maxPatience = 10
 
 // do writes commands, with a PING at their end, and waits for its PONG, or for
@@ -139,8 +139,8 @@ func (l *link) do(commands []byte) outcome {
 	}
 }
 
-// write writes b as a whole, and returns how much of it went out. It has no
-// deadline of the connection, which two writers would share.
+// write writes b as a whole, and returns how much of it went out. It sets no deadline
+// on the connection, because two writers would share it.
 func (l *link) write(b []byte, patience time.Duration) (int, error) {
 	timer := time.AfterFunc(patience, func() {
 		l.fail(fmt.Errorf("natsbus: the server has not read for %v", patience))
@@ -157,14 +157,14 @@ func (l *link) write(b []byte, patience time.Duration) (int, error) {
 	return n, err
 }
 
-// lastWords is how long what the server said before it hung up may take to be
-// read.
+// lastWords is how long the reader may take to read what the server said before it
+// hung up.
 const lastWords = 500 * time.Millisecond
 
-// spread gives the other servers of a cluster the time to hear of n new
-// subscriptions: a server tells them before it confirms, and waits for nothing.
-// Tried out on one machine, half of what was published at another server
-// right after the confirmation found no subscription there.
+// spread gives the other servers of a cluster time to hear of n new subscriptions: a
+// server tells them before it confirms, but does not wait for them. On one machine,
+// half of what was published at another server right after the confirmation found no
+// subscription there.
 func (l *link) spread(n int) error {
 	if !l.cluster || n == 0 {
 		return nil
@@ -178,7 +178,7 @@ func (l *link) spread(n int) error {
 }
 
 const (
-	spreadBase = 20 * time.Millisecond // a hundred times what it takes in a network of one place
+	spreadBase = 20 * time.Millisecond // a hundred times what it takes within one site
 	spreadEach = 10 * time.Microsecond
 )
 
@@ -279,15 +279,15 @@ func (l *link) answered() error {
 	return nil
 }
 
-// An exchange has fewer commands than maxRefused, and what is refused of one
-// names its subject.
+// An exchange has fewer commands than maxRefused, and a refusal names the subject of
+// its command.
 const (
 	maxRefused = 1 << 16
 	maxRefusal = 8 << 10
 )
 
-// refuse takes an -ERR. What the exchange under way did not ask for, and what
-// the server closes the connection after, is the end of the link.
+// refuse takes an -ERR. An error that does not concern the exchange under way, or
+// after which the server closes the connection, ends the link.
 func (l *link) refuse(text string) error {
 	l.mu.Lock()
 	e := l.current

@@ -4,19 +4,19 @@
 //	…
 //	hub, err := herald.New(herald.Config{Bus: bus, Registry: registry, …})
 //
-// A topic is the subject <prefix>.<topic>, with what means something to NATS
-// escaped as %XX. A Bus has two connections, one that publishes and one that is
-// subscribed, so that neither what comes nor a server that cuts a slow
-// subscriber off holds up what is published. nats.go opens them, with the
-// options of the user; then the Bus speaks the protocol itself, because a
-// reconnect that is seen late, a message that is dropped behind its back, or one
-// that waits in a buffer after its Publish has returned an error would break
-// the Bus' promises.
+// A topic is the subject <prefix>.<topic>, in which characters that mean something to
+// NATS are escaped as %XX. A Bus has two connections, one that publishes and one that
+// is subscribed, so that neither incoming messages nor a server that cuts off a slow
+// subscriber holds up what is published. nats.go opens them, with the options of the
+// user; then the Bus speaks the protocol itself, because three things would break its
+// promises: a reconnect that it notices late, a message that is dropped behind its
+// back, and one that waits in a buffer after its Publish has returned an error.
 //
 // NATS delivers at most once. What is published while a Bus is not connected, or
-// while two servers of a cluster do not hear each other, is lost to it. The
-// former is between an EventDown and an EventRestored. The latter a client
-// of NATS cannot see; the Hub finds it out by its heartbeats, and reports a gap.
+// while two servers of a cluster do not hear each other, is lost to it. The first
+// kind of loss lies between an EventDown and an EventRestored. A client of NATS
+// cannot see the second kind; the Hub notices it by its heartbeats, and reports a
+// gap.
 package natsbus
 
 import (
@@ -43,17 +43,17 @@ type Options struct {
 	// wildcards, of at most 200 bytes. Default "herald".
 	Prefix string
 
-	// NATS are the options of the connections: credentials, TLS, a dialer,
-	// more servers, Name, Timeout (of one attempt), the order of the servers
-	// (DontRandomize, IgnoreDiscoveredServers). How to reconnect, ping, buffer
-	// and call back is the Bus' own affair: what they say of that has no
-	// effect, nor have NoEcho, Verbose and Pedantic. WebSocket is not supported.
+	// NATS are the options of the connections: credentials, TLS, a dialer, more
+	// servers, Name, Timeout (of one attempt), the order of the servers
+	// (DontRandomize, IgnoreDiscoveredServers). The Bus itself decides how to
+	// reconnect, ping, buffer and call back: options for these have no effect, nor
+	// have NoEcho, Verbose and Pedantic. WebSocket is not supported.
 	NATS []nats.Option
 
-	// ProbeInterval and ProbeTimeout are those of [herald.Config]: each link
-	// is proved healthy once an interval, and is dropped when it leaves an answer
-	// out for ProbeTimeout. A negative interval switches proofs off. Defaults 1 s
-	// and 5 s.
+	// ProbeInterval and ProbeTimeout are those of [herald.Config]: each link is
+	// proved healthy once an interval, and is dropped if an answer does not come
+	// within ProbeTimeout. A negative interval switches proofs off. Defaults 1 s and
+	// 5 s.
 	ProbeInterval time.Duration
 	ProbeTimeout  time.Duration
 }
@@ -92,7 +92,7 @@ const (
 const eventSize = 128
 
 var (
-	// errInboxFull is why packets were dropped that nobody received.
+	// errInboxFull is why packets that nobody received were dropped.
 	errInboxFull = errors.New("natsbus: Receive is called too slowly")
 
 	// errReset is the reason of a gap that Reset made.
@@ -119,15 +119,14 @@ type Bus struct {
 
 var _ herald.Bus = (*Bus)(nil)
 
-// New connects a Bus to the servers of urls, which are separated by commas,
-// as for nats.Connect: nats:// or tls://, with a user and a password or a
-// token if they are needed. opts may be nil. Of a cluster one server
-// is enough, the others are learned from it; more are better at the start.
+// New connects a Bus to the servers of urls, which are separated by commas, as for
+// nats.Connect: nats:// or tls://, with a user and a password or a token if they are
+// needed. opts may be nil. For a cluster one server is enough, because the Bus learns
+// the others from it. With more, New succeeds even if one is down.
 //
-// New tries what the Bus needs: an error that NATS denies it names what to
-// allow, and one for which errors.Is [herald.ErrBusDown] holds says that no
-// server could be reached. It waits at most for each server's Timeout, twice,
-// and then for twice the ProbeTimeout.
+// New tries what the Bus needs. If NATS denies that, the error names what to allow.
+// If no server could be reached, the error wraps [herald.ErrBusDown]. It waits at
+// most for each server's Timeout, twice, and then for twice the ProbeTimeout.
 func New(urls string, opts *Options) (*Bus, error) {
 	options, err := opts.withDefaults()
 	if err != nil {
@@ -186,12 +185,12 @@ func (b *Bus) open(ctx context.Context, options Options) error {
 	return fmt.Errorf("%w: %w", herald.ErrBusDown, err)
 }
 
-// Publish publishes packets and waits until the server has said that it has
-// taken them: it answers a PING that follows them. Calls that come while
-// others are under way go out together. If the link has broken it waits
-// for an attempt to connect; after a failed one, until the backoff is over, it
-// returns ErrBusDown at once. What has a packet that is larger than the
-// server's max_payload is not published, and an ErrInvalid.
+// Publish publishes packets and waits until the server has said that it has taken
+// them: it answers a PING that follows them. Calls that come while others are under
+// way go out together. If the link has broken it waits for an attempt to connect;
+// after a failed one, until the backoff is over, it returns ErrBusDown at once. If a
+// packet is larger than the server's max_payload, neither it nor those that would go
+// out with it are published, and the error is ErrInvalid.
 func (b *Bus) Publish(ctx context.Context, packets ...herald.Packet) error {
 	for _, packet := range packets {
 		if err := checkTopic(b.prefix, packet.Topic); err != nil {
@@ -225,7 +224,7 @@ func (b *Bus) Subscribe(ctx context.Context, topics ...string) error {
 	return nil
 }
 
-// Unsubscribe is the opposite of Subscribe, and waits as that does.
+// Unsubscribe is the opposite of Subscribe, and waits in the same way.
 func (b *Bus) Unsubscribe(ctx context.Context, topics ...string) error {
 	if err := b.sub.change(ctx, unsubscribe, topics); err != nil {
 		return fmt.Errorf("unsubscribe: %w", err)
@@ -244,8 +243,8 @@ func (b *Bus) drop(why error) {
 	b.pub.drop(why)
 }
 
-// Health returns nil while both links are up and proved healthy, and else
-// why not.
+// Health returns nil while both links are up and proved healthy, and otherwise the
+// reason.
 func (b *Bus) Health() error {
 	b.mu.Lock()
 	err := b.unproved

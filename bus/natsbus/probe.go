@@ -11,8 +11,8 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// errDeaf is why links are dropped that look well: two servers that do not
-// hear each other, or a subscription that the server has forgotten.
+// errDeaf is why links that look well are dropped: two servers do not hear each
+// other, or the server has forgotten a subscription.
 var errDeaf = errors.New("natsbus: NATS took a message, and did not hand it over to this node's subscription")
 
 // proveLinks proves at every tick that the server answers on the subscribed
@@ -30,8 +30,8 @@ func (b *Bus) proveLinks(ctx context.Context, tick, timeout time.Duration) {
 		link := b.sub.uplink.Link()
 		err := b.sub.prove(ctx)
 		looped := b.loop(ctx, link, timeout)
-		// Not errors.Is: it is no news that a link is down because of errDeaf and
-		// not up again.
+		// Not errors.Is: a link that is still down because of errDeaf has been
+		// dropped already.
 		if looped == errDeaf {
 			link.fail(errDeaf)
 			b.pub.drop(errDeaf)

@@ -76,7 +76,7 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 	return append(whole, line...), err
 }
 
-// A message is the control line of MSG or HMSG: what follows it.
+// A message is what the control line of MSG or HMSG says of the message that follows.
 type message struct {
 	sid     int
 	headers int // bytes of headers, the first of size
@@ -132,8 +132,8 @@ func isRefusal(text string) bool {
 	return strings.HasPrefix(text, "permissions violation") || strings.HasPrefix(text, "maximum subscriptions exceeded")
 }
 
-// isFull says whether the server has let nobody in for want of room, which may
-// be better at the next attempt.
+// isFull says whether the server refused the connection because it had no room. The
+// next attempt may succeed.
 func isFull(text string) bool {
 	text = strings.ToLower(text)
 	return strings.HasPrefix(text, "maximum ") && strings.HasSuffix(text, "connections exceeded")

@@ -56,7 +56,7 @@ func (p *publication) addProbe(subject string, data []byte) {
 type publisher struct {
 	ctx    context.Context // ends at Close
 	dialer *dialer
-	near   func() *server // the one that the Bus is subscribed at, or nil
+	near   func() *server // the server that the subscribed link leads to, or nil
 	batch  *batch.Batcher[*publication]
 
 	// The committing goroutine's.
@@ -213,8 +213,8 @@ func (p *publisher) health() error {
 	return down
 }
 
-// hurry has the next that is published dial at once, if there is no link:
-// the broker has just given a sign of life.
+// hurry has the next publish dial at once if there is no link, because the broker has
+// just given a sign of life.
 func (p *publisher) hurry() { p.hurried.Store(true) }
 
 // drop makes the link dead, if there is one.

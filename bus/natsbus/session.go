@@ -29,12 +29,12 @@ type session struct {
 	dialer  *dialer
 	server  *server
 	info    nats.ServerInfo
-	dialErr error  // nats.go does not tell every one
+	dialErr error  // nats.go does not return each of them
 	refused string // what the server said in -ERR
 
 	net.Conn // nil before Dial
 	r        *bufio.Reader
-	line     []byte // what is left of the line that nats.go is being given
+	line     []byte // what is left of the line that nats.go reads now
 	last     bool   // it is the last
 
 	mu       sync.Mutex
@@ -205,8 +205,8 @@ func (s *session) refuse(args []byte) error {
 	return fmt.Errorf("natsbus: the server says: %s", s.refused)
 }
 
-// lastWords returns what the server said before it hung up, or nil. One that
-// is full does not wait for CONNECT.
+// lastWords returns what the server said before it hung up, or nil. A server that is
+// full does not wait for CONNECT.
 func (s *session) lastWords() error {
 	s.Conn.SetReadDeadline(time.Now().Add(lastWords))
 	for {

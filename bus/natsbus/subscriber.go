@@ -92,8 +92,8 @@ func (s *subscriber) change(ctx context.Context, kind changeKind, topics []strin
 	return nil
 }
 
-// prove has the server answer on the subscribed link: all that it had taken
-// before it was asked is in the inbox then.
+// prove has the server answer on the subscribed link. By then all that it had taken
+// before it was asked is in the inbox.
 func (s *subscriber) prove(ctx context.Context) error {
 	if err := s.uplink.Health(); err != nil {
 		return err
@@ -101,8 +101,8 @@ func (s *subscriber) prove(ctx context.Context) error {
 	return s.batch.Do(ctx, &change{kind: proof})
 }
 
-// commit carries out changes, on the next link if this one dies: to
-// subscribe again does no harm.
+// commit carries out changes, on the next link if this one dies: subscribing again
+// does no harm.
 func (s *subscriber) commit(items []*change) []error {
 	for todo := slices.Clone(items); len(todo) > 0; {
 		link, err := s.uplink.Await(context.Background())
@@ -185,11 +185,12 @@ func (s *subscriber) encode(link *link, changes []*change) (e encoded, ok bool) 
 	return e, true
 }
 
-// settle marks the topics of the changes as confirmed, but those that the
-// server has refused: they are not wanted, or no new link would ever come
-// up. If it does not say which (there are too many) it is all that were
-// new; the commands end those that it has taken. The error is of a refusal
-// that concerns nothing new, so something that was subscribed is no longer.
+// settle marks the topics of the changes as confirmed, except those that the server
+// has refused. These are no longer wanted, or no new link would ever come up. If the
+// server does not say which topics it refuses (there are too many), all new ones
+// count as refused; the commands end the subscriptions that it has taken. The error
+// is a refusal that concerns nothing new: something that was subscribed is so no
+// longer.
 func (s *subscriber) settle(link *link, changes []*change, refused []refusal) (commands []byte, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -229,8 +230,8 @@ func (s *subscriber) settle(link *link, changes []*change, refused []refusal) (c
 	return commands, nil
 }
 
-// refusal returns the index of the one that concerns a new subscription to
-// the topic, or -1.
+// refusal returns the index of the refusal that concerns a new subscription to the
+// topic, or -1.
 func (s *subscriber) refusal(topic string, refused []refusal) int {
 	if len(refused) == 0 {
 		return -1
@@ -275,9 +276,9 @@ func (s *subscriber) resubscribe(link *link) error {
 	return link.spread(1 + len(topics))
 }
 
-// forget takes topics that a new link is denied out of what is wanted, if no
-// link has ever been subscribed to them: their Subscribe is still under way,
-// and will be told. Any other refusal is the error.
+// forget drops wanted topics that a new link is denied, if no link has ever been
+// subscribed to them: their Subscribe is still under way, and will be told. The error
+// is any other refusal.
 func (s *subscriber) forget(link *link, refused []refusal) error {
 	if len(refused) == 0 {
 		return nil

@@ -47,7 +47,7 @@ func (s *subscriber) connect() error {
 	return nil
 }
 
-// server returns the one that the Bus is subscribed at, or nil.
+// server returns the server that the subscribed link leads to, or nil.
 func (s *subscriber) server() *server {
 	if link := s.uplink.Link(); link != nil && link.reason() == nil {
 		return link.server

@@ -16,11 +16,11 @@ const (
 	maxSubject = 4096 - 32
 )
 
-// appendSubject appends the subject of a topic: the prefix, which ends with a
-// dot, and the topic as one token. Bytes that mean something in a subject
-// ('.', '*', '>' and white space), that cannot be seen, or are no UTF-8
-// become %XX, so does '%', and no topic at all is a bare '%'. All else stays, so
-// that names are readable, and each topic has a subject of its own.
+// appendSubject appends the subject of a topic: the prefix, which ends with a dot,
+// and the topic as one token. Bytes that mean something in a subject ('.', '*', '>'
+// and white space), that are invisible or not UTF-8, and '%' itself become %XX. An
+// empty topic is a bare '%'. All else stays, so names are readable, and each topic
+// has a subject of its own.
 func appendSubject(b []byte, prefix, topic string) []byte {
 	b = append(b, prefix...)
 	if topic == "" {

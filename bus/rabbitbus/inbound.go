@@ -24,7 +24,7 @@ type inbound struct {
 // A mark is the last message that was heard of a publisher.
 type mark struct {
 	seq    uint64
-	proved time.Time // the subscriber's, then: what was lost after it is younger
+	proved time.Time // the subscriber's last proof then: a message lost after this one is younger
 }
 
 const (
@@ -32,7 +32,7 @@ const (
 	maxMarks    = 1 << 14
 )
 
-// errHole is why packets were lost on a link that was up all the time.
+// errHole is why packets were lost although the link was up.
 var errHole = errors.New("rabbitbus: RabbitMQ left out messages that it had taken")
 
 // message takes one message of RabbitMQ.

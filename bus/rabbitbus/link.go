@@ -44,8 +44,8 @@ func newDialer(url string, o Options) (*dialer, error) {
 	}, nil
 }
 
-// A link is one connection to RabbitMQ and one channel: never another after
-// it. What is wrong with either makes it dead.
+// A link is one connection to RabbitMQ and one channel, and never gets others. A
+// fault of either makes it dead.
 type link struct {
 	conn    *amqp091.Connection
 	channel *amqp091.Channel
@@ -118,8 +118,8 @@ func (l *link) open(url string, config amqp091.Config, setup func(*link) error) 
 	if l.channel, err = conn.Channel(); err != nil {
 		return err
 	}
-	// The client closes these channels when the connection ends. Until then
-	// it stands still while one of them is full.
+	// The client closes these channels when the connection ends. Until then it blocks
+	// while one of them is full.
 	connection := conn.NotifyClose(make(chan *amqp091.Error, 1))
 	channel := l.channel.NotifyClose(make(chan *amqp091.Error, 1))
 	canceled := l.channel.NotifyCancel(make(chan string, 1))
@@ -128,7 +128,7 @@ func (l *link) open(url string, config amqp091.Config, setup func(*link) error) 
 	return setup(l)
 }
 
-// errCanceled is why a link dies that nothing comes from any more.
+// errCanceled is why a link from which nothing comes any more dies.
 var errCanceled = errors.New("rabbitbus: RabbitMQ has ended the consumer: its queue was deleted")
 
 // watch takes what RabbitMQ says unasked until the connection has ended.
@@ -160,7 +160,7 @@ func (l *link) watch(connection, channel <-chan *amqp091.Error, canceled <-chan 
 	}
 }
 
-// lost is why a link died whose connection or channel was closed with err.
+// lost returns why a link died if its connection or channel was closed with err.
 func lost(what string, err *amqp091.Error) error {
 	if err == nil {
 		return fmt.Errorf("rabbitbus: the %s was closed", what)
@@ -203,11 +203,11 @@ func (l *link) close(err error) {
 	l.running.Wait()
 }
 
-// farewell is how long RabbitMQ may take to see a link off.
+// farewell is how long RabbitMQ may take for the closing handshake.
 const farewell = time.Second
 
-// leave makes the link dead in the way that RabbitMQ's log likes best.
-// before is called while the link still works.
+// leave makes the link dead with AMQP's closing handshake, so that RabbitMQ logs no
+// fault. before is called while the link still works.
 func (l *link) leave(before func()) {
 	if l.stuck() != nil {
 		l.fail(herald.ErrClosed)

@@ -16,9 +16,9 @@ import (
 //	seq      8 bytes, its own number
 //	packets  each: length of the topic, topic, length of the data, data
 //
-// Numbers are big-endian, lengths uvarints. Whoever has heard a publisher,
-// but not the message that comes before this one, has lost it. A message
-// without packets is a probe.
+// Numbers are big-endian, lengths uvarints. A node that has heard the publisher
+// before, but not the message before this one, has lost that. A message without
+// packets is a probe.
 const (
 	version    = 1
 	headerSize = 1 + 3*8
@@ -34,7 +34,7 @@ func (h header) put(b []byte) {
 	binary.BigEndian.PutUint64(b[17:], h.seq)
 }
 
-// errAlien is the reason of a gap: who knows what was in it?
+// errAlien is the reason of a gap, because nobody knows what was in the message.
 var errAlien = errors.New("rabbitbus: there was a message on the exchange that this version does not understand")
 
 // parseHeader returns the header of a message, and its packets.

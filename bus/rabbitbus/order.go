@@ -16,9 +16,9 @@ func (l *link) declareOrder(exchange string) error {
 	return l.channel.ExchangeDeclare(exchange+orderSuffix, amqp091.ExchangeFanout, true, false, false, false, nil)
 }
 
-// claim sees to it that there is a queue that puts messages in order. It is
-// exclusive, so that there is never a second one, that it goes with the
-// connection it belongs to, and that nothing is left behind.
+// claim makes sure that there is a queue that puts messages in order. The queue is
+// exclusive: there is never a second one, it goes with its connection, and nothing is
+// left behind.
 func (l *link) claim(exchange string) error {
 	defer l.guard("declare the queue that keeps the order")()
 	channel, err := l.conn.Channel()

@@ -9,8 +9,8 @@ import (
 	"github.com/rabbitmq/amqp091-go"
 )
 
-// errDeaf is why links are dropped that look well: the queue is no longer
-// bound to the exchange, or the exchange is another one.
+// errDeaf is why links that look well are dropped: the queue is no longer bound to
+// the exchange, or the exchange is another one.
 var errDeaf = errors.New("rabbitbus: RabbitMQ took a message, and did not hand it over to this node's queue")
 
 // probe proves at every tick that what one link publishes the other
@@ -35,8 +35,8 @@ func (b *Bus) probe(ctx context.Context, tick, timeout time.Duration) {
 		switch {
 		case err == nil:
 			b.sub.uplink.Prove(link, start)
-		// Not errors.Is: it is no news that a link is down because of errDeaf and
-		// not up again.
+		// Not errors.Is: a link that is still down because of errDeaf has been
+		// dropped already.
 		case err == errDeaf || err == errGone:
 			link.fail(err)
 			b.pub.drop(err)
@@ -52,13 +52,13 @@ func (b *Bus) doubt(why error) {
 	b.unproved = why
 }
 
-// errGone is why links are dropped whose exchange is no more. RabbitMQ goes
-// on to confirm what is published, and throws it away.
+// errGone is why links whose exchange is gone are dropped. RabbitMQ goes on
+// confirming what is published, and throws it away.
 var errGone = errors.New("rabbitbus: the exchange has been deleted")
 
-// A lookout asks whether the exchange is there, by a channel of its own on the
-// link that consumes: RabbitMQ closes a channel to say no, and does not
-// always listen to links that publish.
+// A lookout asks whether the exchange is there, by a channel of its own on the link
+// that consumes: RabbitMQ says no by closing the channel, and does not always read
+// from links that publish.
 type lookout struct {
 	link    *link
 	channel *amqp091.Channel
@@ -89,13 +89,13 @@ func (l *lookout) missing(link *link, exchange string) error {
 // errLate is why Health is red before a link is dropped as deaf.
 var errLate = errors.New("rabbitbus: RabbitMQ has confirmed a message, and has not handed it over so far")
 
-// backlog is how many times as long as an answer a probe may take while other
-// messages come: the queue of a node may be long.
+// backlog is how many timeouts a probe may take while other messages come, because
+// the queue of a node may be long.
 const backlog = 6
 
-// loop publishes an empty message, or shares one with others, and waits until
-// link, the one that consumes, hears it or dies. The error is errDeaf itself
-// if neither happens. late is called if it seems so.
+// loop publishes an empty message, or shares one with others, and waits until link,
+// the one that consumes, hears it or dies. The error is errDeaf itself if neither
+// happens. late is called if that seems likely.
 func (b *Bus) loop(ctx context.Context, link *link, timeout time.Duration, late func()) error {
 	p := &publication{bytes: make([]byte, headerSize)}
 	if err := b.pub.publish(ctx, p); err != nil {

@@ -131,7 +131,7 @@ func (p *publisher) setup(l *link) error {
 	return l.declareOrder(exchange)
 }
 
-// commit publishes all, and again only what RabbitMQ has sent back.
+// commit publishes all items, and again only those that RabbitMQ has sent back.
 func (p *publisher) commit(items []*publication) []error {
 	link, _ := p.state()
 	errs := make([]error, len(items))
@@ -155,9 +155,8 @@ func (p *publisher) commit(items []*publication) []error {
 // errReturned is why messages are sent back.
 var errReturned = errors.New("rabbitbus: no node keeps the queue that puts messages in order")
 
-// reclaim sees to it that there is a queue that keeps the order, after the
-// node that kept it has gone. An error says that there is no use in trying
-// again.
+// reclaim makes sure that there is a queue that keeps the order, after the node that
+// kept it has gone. An error says that there is no use in trying again.
 func (p *publisher) reclaim(link *link, pause time.Duration, deadline time.Time) error {
 	if err := link.claim(p.dialer.exchange); err != nil {
 		link.fail(fmt.Errorf("rabbitbus: declare the queue that keeps the order: %w", err))
@@ -191,7 +190,8 @@ func (p *publisher) send(link *link, items []*publication) {
 		header{id: p.id, prev: prev, seq: p.seq}.put(body)
 		confirm, err := link.channel.PublishWithDeferredConfirm(p.dialer.exchange+orderSuffix, "", true, false, amqp091.Publishing{Body: body})
 		if err != nil {
-			// At least the end of it was not written, without which it is nothing.
+			// At least the end of the message was not written, so RabbitMQ has not
+			// taken it.
 			link.fail(fmt.Errorf("rabbitbus: write: %w", err))
 			p.sent = append(p.sent, sent{items: items})
 			break
@@ -315,8 +315,8 @@ func (p *publisher) health() error {
 	return down
 }
 
-// hurry has the next that is published dial at once, if there is no link:
-// the broker has just given a sign of life.
+// hurry has the next publish dial at once if there is no link, because the broker has
+// just given a sign of life.
 func (p *publisher) hurry() { p.hurried.Store(true) }
 
 // drop makes the link dead, if there is one.
@@ -326,7 +326,7 @@ func (p *publisher) drop(why error) {
 	}
 }
 
-// leave takes leave of RabbitMQ, if there is a link.
+// leave says goodbye to RabbitMQ, if there is a link.
 func (p *publisher) leave() {
 	if link, _ := p.state(); link != nil {
 		link.leave(func() { link.handOver(p.dialer.exchange) })

@@ -1,15 +1,15 @@
 // Package rabbitbus is a herald.Bus on RabbitMQ, 3.10 or later.
 //
-// A durable fanout exchange hands every message to every node: each has an
-// exclusive queue, named by the server, that is bound to it and goes with the
-// node's connection. A node drops what is of topics it did not subscribe to,
-// so the work of a message grows with the number of nodes.
+// A durable fanout exchange hands every message to every node: each has an exclusive
+// queue, named by the server, that is bound to it and goes with the node's
+// connection. A node drops packets of topics that it does not subscribe to, so the
+// work for a message grows with the number of nodes.
 //
-// RabbitMQ keeps the order of what one channel publishes, but two queues may
-// see what two channels publish in two orders. So messages do not go to the
-// fanout exchange at once, but through one queue that puts them in order: it
-// has no room, and the fanout exchange as its dead-letter exchange. It belongs
-// to the connection of one node, and another node takes over when that goes.
+// RabbitMQ keeps the order of what one channel publishes, but two queues may see what
+// two channels publish in two orders. So messages do not go to the fanout exchange at
+// once, but through one queue that puts them in order: it has no room, and the fanout
+// exchange as its dead-letter exchange. It belongs to the connection of one node, and
+// when that goes another node takes over.
 package rabbitbus
 
 import (
@@ -33,8 +33,8 @@ import (
 // its comment gives.
 type Options struct {
 	// Exchange is the name of the fanout exchange, which is declared if it is
-	// missing. Services with different names see nothing of each other.
-	// Default "herald". There is a second exchange of that name and ".order".
+	// missing. Services with different names see nothing of each other. Default
+	// "herald". There is a second exchange, whose name is that and ".order".
 	Exchange string
 
 	// Config is what amqp091.DialConfig takes beside the URL, for TLS,
@@ -43,20 +43,20 @@ type Options struct {
 	// Close waits. If neither it nor the URL sets a heartbeat, it is 5 s.
 	Config amqp091.Config
 
-	// ProbeInterval and ProbeTimeout are those of [herald.Config]: that what
-	// the Bus publishes also arrives is proved once an interval. A link that
-	// leaves an answer out for ProbeTimeout is dropped. A negative interval
-	// switches proofs off. Defaults 1 s and 5 s.
+	// ProbeInterval and ProbeTimeout are those of [herald.Config]: once an interval
+	// the Bus proves that what it publishes arrives. A link on which an answer does
+	// not come within ProbeTimeout is dropped. A negative interval switches proofs
+	// off. Defaults 1 s and 5 s.
 	ProbeInterval time.Duration
 	ProbeTimeout  time.Duration
 }
 
-// defaultHeartbeat lets a link that hangs be noticed after some 8 s, should
-// the proofs of the Bus be unable to tell.
+// With defaultHeartbeat a link that hangs is noticed after some 8 s, even if the
+// proofs of the Bus cannot tell.
 const defaultHeartbeat = 5 * time.Second
 
-// maxName is how long the name of an exchange may be, so that there is room
-// for that of the second (AMQP 0-9-1: a shortstr has 255 bytes).
+// maxName is how long the name of an exchange may be, so that there is room for the
+// second one's (AMQP 0-9-1: a shortstr has 255 bytes).
 const maxName = 255 - len(orderSuffix)
 
 // withDefaults returns a copy with every field set; o may be nil.
@@ -118,11 +118,10 @@ type Bus struct {
 
 var _ herald.Bus = (*Bus)(nil)
 
-// New connects a Bus to the RabbitMQ at url, amqp://user:password@host:port/vhost
-// or amqps://…, whose parameters are those of amqp091.ParseURI. opts may be
-// nil. New tries all that the Bus needs: an error that RabbitMQ denies
-// something names what to allow, and one for which errors.Is
-// herald.ErrBusDown holds says that RabbitMQ could not be reached.
+// New connects a Bus to the RabbitMQ at url, amqp://user:password@host:port/vhost or
+// amqps://…, whose parameters are those of amqp091.ParseURI. opts may be nil. New
+// tries all that the Bus needs. If RabbitMQ denies something, the error names what to
+// allow. If RabbitMQ could not be reached, the error wraps [herald.ErrBusDown].
 func New(url string, opts *Options) (*Bus, error) {
 	options, err := opts.withDefaults()
 	if err != nil {
@@ -241,8 +240,8 @@ func (b *Bus) drop(why error) {
 	b.pub.drop(why)
 }
 
-// Health returns nil while both links are up, not blocked, and proved
-// healthy, and else why not.
+// Health returns nil while both links are up, not blocked, and proved healthy, and
+// otherwise the reason.
 func (b *Bus) Health() error {
 	b.mu.Lock()
 	err := b.unproved
@@ -250,8 +249,8 @@ func (b *Bus) Health() error {
 	return cmp.Or(b.sub.uplink.Health(), b.pub.health(), err)
 }
 
-// Close closes both links and waits for the Bus' goroutines. It takes leave
-// of RabbitMQ, for which it waits a second at most.
+// Close closes both links and waits for the Bus' goroutines. It says goodbye to
+// RabbitMQ, for which it waits two seconds at most.
 func (b *Bus) Close() error {
 	b.closeOnce.Do(func() {
 		b.cancel()

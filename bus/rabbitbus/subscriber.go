@@ -15,9 +15,9 @@ import (
 	"github.com/heraldgo/herald/internal/uplink"
 )
 
-// maxQueued is how much RabbitMQ keeps for a node that does not read, as one
-// whose process was stopped. It drops what is older, which the node finds out
-// from the numbers of the messages.
+// maxQueued is how much RabbitMQ keeps for a node that does not read, for instance
+// because its process was stopped. Above that it drops the oldest messages, which the
+// node notices by their numbers.
 const maxQueued = 256 << 20
 
 // A subscriber owns the link that consumes. run connects it.
@@ -103,8 +103,8 @@ func (s *subscriber) run() {
 		}
 		s.inbox.Down(herald.Event{Kind: herald.EventDown, Since: since, Err: link.reason()})
 		if link.reason() == errGone {
-			// Once it is there again, bound to this node's queue alone, the
-			// others do not see so soon that they are cut off.
+			// If this node declared the exchange again at once, the others would find
+			// it, and notice later that it is bound to this node's queue alone.
 			select {
 			case <-time.After(s.settle):
 			case <-s.ctx.Done():
@@ -179,7 +179,7 @@ func (s *subscriber) drop(why error) {
 	}
 }
 
-// leave takes leave of RabbitMQ, if there is a link.
+// leave says goodbye to RabbitMQ, if there is a link.
 func (s *subscriber) leave() {
 	if link := s.uplink.Link(); link != nil {
 		link.leave(func() {})

@@ -83,7 +83,7 @@ func (t *tracer) TraceDelivery(sent herald.TraceContext) func(conns int) {
 	}
 }
 
-// Sampler returns a Sampler that samples deliveries as their Send was, and asks
+// Sampler returns a Sampler that samples a delivery if its Send was sampled, and asks
 // otherwise about all other spans. Without it a provider that samples one trace in a
 // hundred would sample one delivery in a hundred of those Sends.
 func Sampler(otherwise sdktrace.Sampler) sdktrace.Sampler { return sampler{otherwise} }
