@@ -84,7 +84,7 @@ export class Herald extends EventTarget {
   #socket; // the present one: what earlier ones say is ignored
   #turn = 0; // counts tries to connect
   #mode; // what the socket speaks, once that is known
-  #told; // that there is a gap, before the mode was known
+  #told; // a gap was told before the mode was known
   #due; // the partitions in which what was missed is still to come
   #tries = 0; // in a row
   #late; // the server has asked for a longer pause
