@@ -16,9 +16,9 @@ import (
 
 // A clusterStore sends each shard's commands to the master of its slot.
 //
-// go-redis would do that too, but repeats what has been carried out, and keeps
-// to a master that is dead for up to a minute. So here go-redis knows the
-// masters and follows an ASK, and clusterStore does the rest.
+// go-redis would do that too, but it repeats commands that may have been carried out,
+// and keeps to a dead master for up to a minute. So here go-redis knows the masters
+// and follows an ASK, and clusterStore does the rest.
 type clusterStore struct {
 	*redis.ClusterClient
 	shards []shardKeys
@@ -32,12 +32,12 @@ func newClusterStore(options *redis.ClusterOptions, shards []shardKeys) *cluster
 type shardCmd struct {
 	redis.Cmder
 	shard  int
-	server string // that answered it
+	server string // the one that answered
 }
 
-// exec follows the shards to where they are. What the move of a slot refuses
-// for the moment is tried again until ctx is done, or for the ReadTimeout if
-// it has no deadline. What may have been carried out is not tried again.
+// exec follows the shards to where they are. A command that is refused because its
+// slot is migrating is tried again until ctx is done, or for the ReadTimeout if ctx
+// has no deadline. A command that may have been carried out is not tried again.
 func (s *clusterStore) exec(ctx context.Context, pipes []redis.Pipeliner) []string {
 	var all []*shardCmd
 	for shard, pipe := range pipes {
@@ -67,10 +67,10 @@ func (s *clusterStore) exec(ctx context.Context, pipes []redis.Pipeliner) []stri
 	return servers
 }
 
-// errMasters is why a command was not sent, as CLUSTER SLOTS had no answer.
+// errMasters is why a command was not sent: CLUSTER SLOTS had no answer.
 var errMasters = errors.New("find the masters of the Cluster")
 
-// sleep answers false if ctx is done first.
+// sleep returns false if ctx is done first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -112,8 +112,8 @@ func (s *clusterStore) try(ctx context.Context, cmds []*shardCmd) {
 	sent.Wait()
 }
 
-// send sends the commands to the master in one go, and those that it has given
-// away already after them.
+// send sends the commands to the master in one go, and then, to the slot's next
+// master, those that it has answered with an ASK.
 func (s *clusterStore) send(ctx context.Context, master *redis.Client, cmds []*shardCmd) {
 	list := make([]redis.Cmder, len(cmds))
 	for i, cmd := range cmds {
@@ -150,14 +150,14 @@ func (s *clusterStore) ask(ctx context.Context, cmd redis.Cmder) {
 	}
 }
 
-// isMoving says whether the slot's move from one master to another is in the
-// way: nothing has been done, or so little that it is safe to do it again.
+// isMoving says whether a command failed because its slot is migrating. Nothing has
+// been done then, or so little that it is safe to do it again.
 func isMoving(err error) bool {
 	for _, prefix := range []string{"MOVED", "ASK", "TRYAGAIN"} {
 		if redis.HasErrorPrefix(err, prefix) {
 			return true
 		}
 	}
-	// A key was given away that the script had found, or removed itself.
+	// A key that the script had found has moved, or the script has removed it.
 	return err != nil && strings.Contains(err.Error(), "access a non local key")
 }

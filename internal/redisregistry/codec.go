@@ -28,12 +28,12 @@ import (
 // registryFormat begins every value and lease; lua/common.lua has it, too.
 const registryFormat = "1"
 
-// MaxLease is the longest that a lease may be: what lies under it lasts no longer.
-// A record that claims more is not believed; lua/common.lua has it, too.
+// MaxLease is the longest that a lease may be: the keys under it last no longer. A
+// record that claims more counts as this long; lua/common.lua has it, too.
 const MaxLease = keyLasts
 
-// encoded is how long most values and members are, whose bytes are put together on the
-// stack.
+// encoded is a length that few values and members exceed. Up to it they are put
+// together on the stack.
 const encoded = 256
 
 // bodyOf returns the part of a value that a node knows: all but generation, since
@@ -43,8 +43,8 @@ func bodyOf(s Session) string {
 	return string(append(netstring.Append(netstring.Append(b, s.Node), s.User), s.Body...))
 }
 
-// decodeValue returns the Session with this id and its lease's generation,
-// or false if the value is none of this format.
+// decodeValue returns the Session with this id and its lease's generation, or false
+// if the value is not of this format.
 func decodeValue(id, value string) (s Session, generation int64, ok bool) {
 	head := strings.SplitN(value, " ", 5)
 	if len(head) != 5 || head[0] != registryFormat {
@@ -65,8 +65,8 @@ func decodeValue(id, value string) (s Session, generation int64, ok bool) {
 	return s, generation, true
 }
 
-// decodeHolder returns the lease that a value lives by, or false if the value
-// is none of this format.
+// decodeHolder returns the lease that a value lives by, or false if the value is not
+// of this format.
 func decodeHolder(value string) (Lease, bool) {
 	format, rest, _ := strings.Cut(value, " ")
 	generation, rest, _ := strings.Cut(rest, " ")
@@ -85,9 +85,8 @@ func isOfOtherFormat(s string) bool {
 	return ok && err == nil && format != registryFormat
 }
 
-// decodeNode returns the Node of a lease record, Alive being left to the
-// caller. If the record is none of this format the Node has its id, and Err
-// says why.
+// decodeNode returns the Node of a lease record. The caller sets Alive. If the record
+// is not of this format, the Node has only its ID, and an Err that says why.
 func decodeNode(id, record string) Node {
 	fields := strings.SplitN(record, " ", 7) // 6, and what a later version has appended
 	if fields[0] != registryFormat {
@@ -117,7 +116,7 @@ func decodeNode(id, record string) Node {
 	}
 }
 
-// memberOf returns what an index has for a place.
+// memberOf returns the member that an index has for a place.
 func memberOf(p places.Place) string {
 	b := append(make([]byte, 0, encoded), 'o')
 	if p.User {
@@ -126,7 +125,8 @@ func memberOf(p places.Place) string {
 	return string(netstring.Append(netstring.Append(b, p.ID), p.Topic))
 }
 
-// decodePlace returns false if the member is none of herald's.
+// decodePlace is the opposite of memberOf. It returns false if herald cannot have
+// written the member.
 func decodePlace(member string) (p places.Place, ok bool) {
 	if member == "" {
 		return places.Place{}, false

@@ -57,23 +57,24 @@ func (r *Registry) Add(ctx context.Context, lease Lease, entries ...Entry) ([]Ad
 	})
 }
 
-// An addPlan is what Add runs. The first calls of now are those of each
-// Entry's first shard, which answer for it.
+// An addPlan is what Add runs. now begins with one call for each Entry, in the
+// Entry's first shard; its answer is that of the Entry.
 type addPlan struct {
 	now  []scriptCall
 	then []scriptCall // in further shards, with the Since that the first gave
 	of   []int        // by index of then: the Entry
 }
 
-// Places in the arguments of add.lua.
+// Indexes of arguments of add.lua.
 const (
 	addID      = 2
 	addSince   = 3
 	addMembers = 9 // the first of them
 )
 
-// keyLasts is how long the keys of topics and indexes last that nobody checks.
-// It is longer than any outage in which users shall still be told to have gone.
+// keyLasts is how long the keys of topics and indexes last if Check does not touch
+// them. It is longer than any outage after which herald still has to tell that users
+// have gone.
 const keyLasts = 24 * time.Hour
 
 func (r *Registry) planAdd(lease Lease, entries []Entry) addPlan {
@@ -128,8 +129,8 @@ type part struct {
 // isUser says whether its first topic is the user's.
 func (p part) isUser() bool { return len(p.places) > 0 && p.places[0].User }
 
-// parts returns the parts of an Entry, that of the user's topic first, with
-// that topic first. An Entry without topics has one all the same.
+// parts returns the parts of an Entry. The one with the user's topic is first, and
+// begins with it. An Entry without topics has one part, which is empty.
 func (r *Registry) parts(e Entry) []part {
 	all := e.Places
 	if len(all) == 0 {
@@ -151,8 +152,8 @@ func (r *Registry) parts(e Entry) []part {
 	return parts
 }
 
-// decodeAdded decodes the answer of add.lua to a call. The user's older
-// sessions may yet be of dead nodes.
+// decodeAdded decodes the answer of add.lua to a call. Some of the older sessions may
+// be of dead nodes.
 func (r *Registry) decodeAdded(reply *redis.Cmd, call scriptCall) (Added, olderSessions, error) {
 	older := olderSessions{shard: call.shard}
 	parts, err := reply.Slice()
@@ -185,7 +186,7 @@ func (r *Registry) decodeAdded(reply *redis.Cmd, call scriptCall) (Added, olderS
 	return a, older, nil
 }
 
-// olderSessions are those that may be a user's older ones.
+// olderSessions are candidates for a user's older Sessions.
 type olderSessions struct {
 	shard    int
 	sessions []heldSession
@@ -200,8 +201,8 @@ type heldSession struct {
 
 func (s heldSession) lease() Lease { return Lease{s.Node, s.generation} }
 
-// keepLive makes Older of the candidates that live. It asks who lives only if
-// that is not known of all of them.
+// keepLive makes Older of the candidates that live. It looks at the leases again only
+// if it does not know of all of them that they live.
 func (r *Registry) keepLive(ctx context.Context, store shardStore, added []Added, candidates []olderSessions) error {
 	doubt := slices.ContainsFunc(candidates, func(o olderSessions) bool {
 		return slices.ContainsFunc(o.sessions, func(s heldSession) bool { return !r.holds(o.shard, s.lease()) })

@@ -59,7 +59,7 @@ func (r *Registry) takeLease(ctx context.Context, store shardStore, node Node, t
 	if _, err = r.keepLease(ctx, store, takeScript, 1, node, ttl); err != nil {
 		return 0, err
 	}
-	// An index that loses this was lost, even if it has been made anew since.
+	// An index without this member was lost, even if it has been made anew since.
 	pipe := newShardPipe(store)
 	for i, s := range r.shards {
 		pipe.on(i).SAdd(ctx, s.indexKey(node.lease()), "")
@@ -118,7 +118,7 @@ func (r *Registry) Nodes(ctx context.Context) ([]Node, time.Time, error) {
 		lists := make([]leaseList, len(r.shards))
 		dying := make([]*redis.ScanCmd, len(r.shards))
 		for i, s := range r.shards {
-			// In this order: a lease that becomes a dying one meanwhile is seen.
+			// In this order a lease that is marked as dying meanwhile is seen.
 			look.at(ctx, i)
 			on := look.pipe.on(i)
 			dying[i] = on.HScan(ctx, s.dyingKey(), 0, "", 2*maxRecords)
@@ -139,16 +139,17 @@ func (r *Registry) Nodes(ctx context.Context) ([]Node, time.Time, error) {
 	return a.nodes, a.now, err
 }
 
-// A leaseList is what a shard has of leases.
+// A leaseList is the leases of a shard.
 type leaseList struct {
 	nodes, dying map[string]string
 	time         *redis.TimeCmd
 	clock        *redis.StringCmd
 }
 
-// mergeLeases returns every lease once, with the latest time. Its record is that of the first shard that has it: while nothing
-// goes wrong all are of one clock, and a lease that nobody renews has the same
-// Renewed each time. Alive is a lease that is alive and that no shard sweeps.
+// mergeLeases returns every lease once, and the latest time. A lease has the record
+// of the first shard that has it: as long as no shard loses leases, all times are of
+// the first one's clock, and Renewed changes only if the lease is renewed. A lease is
+// Alive if it has been renewed in time in any shard and none sweeps it.
 func (r *Registry) mergeLeases(lists []leaseList) (nodes []Node, now time.Time) {
 	merged := make(map[Lease]*Node)
 	dying := make(map[Lease]bool)
@@ -182,7 +183,7 @@ func (r *Registry) mergeLeases(lists []leaseList) (nodes []Node, now time.Time) 
 				continue
 			}
 			l := see(n)
-			dying[l] = dying[l] || !present[l] // else since a moment ago
+			dying[l] = dying[l] || !present[l] // if present, it was marked between the two scans
 		}
 		r.strays.note(strange, r.shards[i].dyingKey())
 	}
@@ -193,8 +194,8 @@ func (r *Registry) mergeLeases(lists []leaseList) (nodes []Node, now time.Time) 
 	return nodes, now
 }
 
-// sweepStep is how many entries a step of Sweep removes while no other
-// client of the server is served.
+// sweepStep is how many entries a step of Sweep removes. Meanwhile the server serves
+// no other client.
 const sweepStep = 200
 
 // Sweep implements herald.Registry.Sweep. It goes in steps, each a round trip, so
@@ -213,7 +214,7 @@ func (r *Registry) Sweep(ctx context.Context, lease Lease) error {
 		if n, err := marked.Int(); err != nil || n == 0 {
 			return none, err
 		}
-		// That was the one step in which the lease is lost.
+		// With that step the lease is lost.
 		var others []scriptCall
 		for i := range r.shards {
 			if i != first {
@@ -233,8 +234,8 @@ func (r *Registry) Sweep(ctx context.Context, lease Lease) error {
 	return err
 }
 
-// markCall marks a lease as dying: one that has the record and no newer one,
-// or any, if the record is empty.
+// markCall marks a lease as dying if it still has this record, or, if record is
+// empty, whatever record it has.
 func (r *Registry) markCall(shard int, lease Lease, record string) scriptCall {
 	s := r.shards[shard]
 	return scriptCall{
@@ -244,9 +245,10 @@ func (r *Registry) markCall(shard int, lease Lease, record string) scriptCall {
 	}
 }
 
-// sweepable returns the shard that decides whether the lease is lost, and the
-// record that it has: one if it is dying already, or, if it has run out, the
-// first that has it. It returns -1 if there is nothing to sweep.
+// sweepable returns the shard that decides whether the lease is lost, and the lease's
+// record there. If the lease is dying in a shard already, it is that shard, and no
+// record. If the lease has run out, it is the first shard that has it. It is -1 if
+// there is nothing to sweep.
 func (r *Registry) sweepable(ctx context.Context, store shardStore, lease Lease) (first int, record string, err error) {
 	look := newLook(r, store)
 	dying := make([]*redis.BoolCmd, len(r.shards))
@@ -295,7 +297,7 @@ func (r *Registry) sweepShard(ctx context.Context, store shardStore, shard int, 
 		}
 		for _, member := range found.Val() {
 			p, ok := decodePlace(member)
-			if !ok && member != "" { // it leaves the index only
+			if !ok && member != "" { // it is removed from the index, and nothing else
 				r.strays.note(1, s.indexKey(lease))
 			}
 			call.keys = append(call.keys, s.topicKey(p.Topic))

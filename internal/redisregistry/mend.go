@@ -10,13 +10,13 @@ import (
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
-// strays are what a Registry has met under its prefix that is none of herald's:
-// keys of another type, which it took away, and values that cannot be
-// understood, which it passed over. What is met again counts again.
+// strays count what a Registry has met under its prefix that herald cannot have
+// written: keys of the wrong type, which it deleted, and values that it cannot read,
+// which it skipped. What is met again counts again.
 type strays struct {
 	mu   sync.Mutex
 	n    uint64
-	last string // the key
+	last string // the key of the last one
 }
 
 func (s *strays) note(n int, key string) {
@@ -36,14 +36,14 @@ func (r *Registry) Unreadable() (n uint64, last string) {
 	return r.strays.n, r.strays.last
 }
 
-// NoteStray notes a Session whose owner cannot understand it, under a topic.
+// NoteStray counts a Session, under a topic, whose Body its owner cannot read.
 func (r *Registry) NoteStray(topic string) {
 	r.strays.note(1, r.shards[r.shardOf(topic)].topicKey(topic))
 }
 
-// A mendingStore takes away keys of the wrong type when commands meet them, and
-// runs these commands again. All keys under a Registry's prefix are its own, and
-// what was lost of it in such a key is put back as what Redis loses is.
+// A mendingStore deletes keys of the wrong type when commands meet them, and runs
+// these commands again. All keys under a Registry's prefix are its own. What it had
+// under such a key is put back like anything else that Redis has lost.
 type mendingStore struct {
 	shardStore
 	strays *strays
@@ -97,8 +97,8 @@ func (s mendingStore) spoilt(pipes []redis.Pipeliner) (again []redis.Pipeliner) 
 	return again
 }
 
-// mend takes away the keys of the wrong type that the commands have met. What
-// fails here fails again when they are run.
+// mend deletes the keys of the wrong type that the commands have met. What fails here
+// fails again when they are run.
 func (s mendingStore) mend(ctx context.Context, spoilt []redis.Pipeliner) {
 	mending := make([]redis.Pipeliner, len(spoilt))
 	for shard, pipe := range spoilt {
@@ -130,8 +130,8 @@ func (s mendingStore) mend(ctx context.Context, spoilt []redis.Pipeliner) {
 	}
 }
 
-// keysOf returns the keys of a command that a Registry sends. What a hostile
-// server says of a command without one concerns none.
+// keysOf returns the keys of a command that a Registry sends. Some commands have
+// none, even if a hostile server says that their key is of the wrong type.
 func keysOf(cmd redis.Cmder) []string {
 	var keys []any
 	switch cmd.Name() {

@@ -15,12 +15,12 @@ import (
 // offlineBatch is the most users that one call of Offline takes from a shard.
 const offlineBatch = 1000
 
-// Offline implements herald.Registry.Offline, at most 1,000 users of a shard a call.
-// If one shard fails and another has users due, it returns these.
+// Offline implements herald.Registry.Offline. It returns at most 1,000 users of each
+// shard. If a shard fails and others have users due, it returns these and no error.
 func (r *Registry) Offline(ctx context.Context, delay time.Duration) ([]string, error) {
 	return call(ctx, r, "offline", func(store shardStore) ([]string, error) {
-		// A shard that does not answer must not take the time in which those
-		// that others have taken can still be returned.
+		// A shard that does not answer must not use up the time in which users taken
+		// from the others can still be returned.
 		ctx := ctx
 		if end, ok := ctx.Deadline(); ok {
 			var cancel context.CancelFunc
@@ -44,7 +44,7 @@ func (r *Registry) Offline(ctx context.Context, delay time.Duration) ([]string, 
 				err = wrong
 			}
 		}
-		if len(users) > 0 { // they have been taken: the next call meets the error
+		if len(users) > 0 { // they have been taken out of Redis; the next call meets the error
 			return users, nil
 		}
 		return nil, err
@@ -74,9 +74,9 @@ func decodeOffline(reply *redis.Cmd) (users []string, at int64, err error) {
 	return users, at, nil
 }
 
-// clockSteps tells when the time of a shard's server has stepped forward. For
-// as long as a user may come back, the time then goes on as it was: or all that
-// have just gone would be gone for good.
+// clockSteps notices that the time of a shard's server has stepped forward. For as
+// long as a user may come back, time then goes on as before: otherwise all users who
+// have just left would count as gone at once.
 type clockSteps struct {
 	mu     sync.Mutex
 	shards []clockOffset
@@ -87,10 +87,10 @@ type clockSteps struct {
 type clockOffset struct {
 	known  bool
 	offset int64
-	at     int64 // on clock: when it was last so
+	at     int64 // on clock: when it was last measured
 }
 
-// stepSlack is by how much the offset may change without a step.
+// stepSlack is by how much, in microseconds, the offset may grow without a step.
 const stepSlack = int64(time.Second / time.Microsecond)
 
 // note takes note of the server's time, which was asked for at the moment
@@ -105,8 +105,8 @@ func (s *clockSteps) note(shard int, server, asked int64, delay time.Duration) {
 	}
 }
 
-// latest returns the latest time, in microseconds, that it can be on the
-// server without a step, or "" if that is not known.
+// latest returns the latest time, in microseconds, that the server can have if its
+// clock has not stepped forward, or "" if that is not known.
 func (s *clockSteps) latest(shard int, asked int64) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -79,8 +79,7 @@ func (r *Registry) probe(ctx context.Context) error {
 	return nil
 }
 
-// agreeAnew replaces what somebody else has put in the place of the number of
-// shards.
+// agreeAnew replaces a number of shards that herald cannot have written.
 func (r *Registry) agreeAnew(ctx context.Context, store shardStore) error {
 	key := r.shards[0].shardsKey()
 	r.strays.note(1, key)
@@ -94,8 +93,8 @@ func (r *Registry) agreeAnew(ctx context.Context, store shardStore) error {
 	return err
 }
 
-// deniedCommands returns what a server denies, and why, or what else went
-// wrong. tried is the run of the script that tries what the scripts do.
+// deniedCommands returns the commands that a server denies, with its reasons, or
+// another error. tried is the reply of the script that tries what the scripts do.
 func deniedCommands(cmds []redis.Cmder, tried *redis.Cmd) (denied []string, err error) {
 	for _, cmd := range cmds {
 		err := answerError(cmd)
@@ -124,8 +123,8 @@ func deniedCommands(cmds []redis.Cmder, tried *redis.Cmd) (denied []string, err 
 	return slices.Compact(denied), nil
 }
 
-// Evicts returns the policy by which a server may evict any key, or "": also
-// if it does not tell.
+// Evicts returns the policy by which a server may evict any key, or "" if none does
+// or tells.
 func (r *Registry) Evicts(ctx context.Context) string {
 	policy, _ := call(ctx, r, "read the policy", func(store shardStore) (string, error) {
 		pipe := newShardPipe(store)

@@ -50,8 +50,8 @@ func (r *Registry) sessions(ctx context.Context, store shardStore, lease Lease, 
 	return r.living(ctx, store, look, lease, topics, hashes)
 }
 
-// living returns those of the sessions in the hashes of topics whose lease lives, as
-// the look has seen it, that of the asker included.
+// living returns, for each topic, the sessions of its hash whose lease lives, as the
+// look has seen it. The asker's own lease has to live, too.
 func (r *Registry) living(ctx context.Context, store shardStore, look *look, lease Lease, topics []string, hashes []map[string]string) ([][]Session, error) {
 	found := make([][]heldSession, len(topics))
 	doubt := false
@@ -100,8 +100,8 @@ func (r *Registry) Online(ctx context.Context, lease Lease, topics ...string) ([
 	})
 }
 
-// online is one round trip of Online. It decodes no more of a session than
-// what says whether that lives.
+// online is one round trip of Online. It decodes only the part of a session that
+// tells its lease.
 func (r *Registry) online(ctx context.Context, store shardStore, lease Lease, topics []string) ([]bool, error) {
 	look := newLook(r, store)
 	values := make([]*redis.StringSliceCmd, len(topics))
@@ -142,7 +142,7 @@ type look struct {
 	nodes []*redis.ScanCmd
 	times []*redis.TimeCmd
 
-	records []map[string]string // by shard: what nodes had
+	records []map[string]string // by shard: the lease records, by node
 }
 
 func newLook(r *Registry, store shardStore) *look {
@@ -157,7 +157,7 @@ func newLook(r *Registry, store shardStore) *look {
 // at makes shard s part of the look.
 func (l *look) at(ctx context.Context, s int) {
 	if l.nodes[s] == nil {
-		// In this order: none was renewed later than the time.
+		// In this order no lease was renewed later than the time.
 		l.nodes[s] = l.pipe.on(s).HScan(ctx, l.r.shards[s].nodesKey(), 0, "", 2*maxRecords)
 		l.times[s] = l.pipe.on(s).Time(ctx)
 	}
@@ -180,13 +180,13 @@ func (l *look) exec(ctx context.Context) (servers []string, err error) {
 	return servers, nil
 }
 
-// maxRecords is how many leases a shard may have. HSCAN counts fields and values,
-// and all that is there comes in one reply.
+// maxRecords is how many leases a shard may have. HSCAN, which counts fields and
+// values, returns that many in one reply.
 const maxRecords = 10_000
 
-// records returns what a scan of leases has found. A hash that somebody has
-// stuffed is taken away, as a key of the wrong type is: what real nodes had in it
-// they put back.
+// records returns the lease records that a scan has found. A hash that somebody has
+// stuffed with more than maxRecords is deleted, like a key of the wrong type: real
+// nodes put their leases back.
 func (r *Registry) records(ctx context.Context, store shardStore, shard int, scan *redis.ScanCmd) (map[string]string, error) {
 	fields, next := scan.Val()
 	if next != 0 {
@@ -225,8 +225,8 @@ func (r *Registry) holds(shard int, l Lease) bool {
 	return r.listed(shard, l) && r.seen.alive(l)
 }
 
-// settle looks at the other shards if there is doubt who lives, and answers
-// ErrLeaseLost if the asker's own lease is not held in a shard that was asked.
+// settle looks at all shards if there is doubt who lives. It returns ErrLeaseLost if
+// the asker's own lease is not held in a shard that was asked.
 func (r *Registry) settle(ctx context.Context, store shardStore, asked *look, lease Lease, doubt bool) error {
 	own := lease != Lease{}
 	if (doubt || own && !r.seen.alive(lease)) && len(r.shards) > 1 {
@@ -272,8 +272,8 @@ func (r *Registry) Check(ctx context.Context, lease Lease, entries [][]places.Pl
 	})
 }
 
-// checkStep is how many places one run of check.lua compares, while no other
-// client of the server is served.
+// checkStep is how many places one run of check.lua compares. Meanwhile the server
+// serves no other client.
 const checkStep = 200
 
 // An entryPlace is a place, and the index of the entry that should be there.
@@ -282,7 +282,7 @@ type entryPlace struct {
 	entry int
 }
 
-// planCheck returns what Check runs: one script at least in each shard, which
+// planCheck returns what Check runs: at least one script in each shard, because each
 // has an index that may be lost.
 func (r *Registry) planCheck(lease Lease, entries [][]places.Place) (calls []scriptCall, checked [][]entryPlace) {
 	byShard := make([][]entryPlace, len(r.shards))
@@ -311,9 +311,9 @@ func (r *Registry) planCheck(lease Lease, entries [][]places.Place) (calls []scr
 	return calls, checked
 }
 
-// timeOf returns the Registry's time in a shard: that of the server, but not
-// before any Since that was given. What this process has seen of those counts
-// though the shard's clock may have been lost, or been set back by others.
+// timeOf returns the Registry's time in a shard: that of the server, but not before
+// any Since that was given. Those that this process has seen count even if the
+// shard's clock was lost, or set back by others.
 func (r *Registry) timeOf(shard int, server time.Time, clock *redis.StringCmd) time.Time {
 	most := server.Add(clockTrust)
 	if clock.Val() != "" {
@@ -330,7 +330,7 @@ func (r *Registry) timeOf(shard int, server time.Time, clock *redis.StringCmd) t
 	return server
 }
 
-// A latest is the latest Since that is known of a shard, in microseconds.
+// A latest is the latest Since, in microseconds, that is known for a shard.
 type latest struct{ atomic.Int64 }
 
 func (l *latest) note(since int64) {
@@ -342,6 +342,6 @@ func (l *latest) note(since int64) {
 	}
 }
 
-// clockTrust is how far ahead of the server's time a clock is believed;
-// lua/add.lua has it, too.
+// clockTrust is how far a clock may be ahead of the server's time and still be
+// believed; lua/add.lua has it, too.
 const clockTrust = 366 * 24 * time.Hour

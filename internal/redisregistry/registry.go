@@ -45,14 +45,14 @@ type Session struct {
 	User  string
 	Node  string    // of the lease that it was added under
 	Since time.Time // zero for the Registry's time
-	Body  string    // what its owner alone understands
+	Body  string    // opaque to this package
 }
 
 // An Entry is a Session and where it lies.
 type Entry struct {
 	Session
 	Places []places.Place // as [places.Of] returns them
-	Older  int            // the most of the user's older Sessions to answer
+	Older  int            // how many of the user's older Sessions are answered at most
 }
 
 // Added is what Add says of an Entry.
@@ -83,8 +83,8 @@ type Registry struct {
 	calls sync.WaitGroup
 }
 
-// shardKeys begin the keys of a shard. They have one hash tag, so that a script
-// may use all of them on a Cluster.
+// shardKeys is what the keys of a shard begin with. It has a hash tag, so that a
+// script may use all of them on a Cluster.
 type shardKeys string
 
 func newShards(prefix string, tags ...string) []shardKeys {
@@ -157,8 +157,8 @@ func New(rdb redis.UniversalClient, options redisconn.Options) (*Registry, error
 	return r, nil
 }
 
-// Close ends the calls that are under way, which then answer ErrClosed as
-// later ones do, and waits for them. It may be called twice.
+// Close ends the calls under way and waits for them. They return ErrClosed, as later
+// ones do. It may be called twice.
 func (r *Registry) Close() error {
 	r.mu.Lock()
 	store := r.store
@@ -173,9 +173,9 @@ func (r *Registry) Close() error {
 	return err
 }
 
-// call runs f, which may go on after ctx is done, because go-redis does not
-// notice that a context is cancelled while it waits for an answer. The result of f
-// is lost then. f must not touch what the caller owns.
+// call runs f. It returns when ctx is done, but f may then go on, because go-redis
+// does not notice that a context is cancelled while it waits for an answer. The
+// result of f is lost then. f must not touch what the caller owns.
 func call[T any](ctx context.Context, r *Registry, what string, f func(shardStore) (T, error)) (T, error) {
 	type result struct {
 		value T
@@ -194,7 +194,7 @@ func call[T any](ctx context.Context, r *Registry, what string, f func(shardStor
 	done := make(chan result, 1)
 	r.calls.Go(func() {
 		var value T
-		err := r.doubt(store) // before f, too: what Offline takes is gone
+		err := r.doubt(store) // before f, too, because what Offline takes is gone
 		if err == nil {
 			value, err = f(mendingStore{store, &r.strays})
 		}
@@ -238,8 +238,7 @@ func (r *Registry) cause(ctx context.Context, err error) error {
 	if errors.Is(err, errs.LeaseLost) {
 		return err
 	}
-	// The deadline of ctx is also one of the connection, and may strike there
-	// first.
+	// The deadline of ctx is also the connection's, and may pass there first.
 	var timeout net.Error
 	if deadline, ok := ctx.Deadline(); ok && errors.As(err, &timeout) && timeout.Timeout() && !time.Now().Before(deadline) {
 		return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
@@ -259,7 +258,7 @@ func (r *Registry) cause(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", errs.RegistryDown, err)
 }
 
-// isReadOnly says whether the server is a replica.
+// isReadOnly says whether a server has refused a write because it is a replica.
 func isReadOnly(err error) bool {
 	reply, ok := errors.AsType[redis.Error](err)
 	return ok && strings.HasPrefix(redisconn.ScriptError(reply.Error()), "READONLY")

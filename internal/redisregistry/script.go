@@ -34,7 +34,8 @@ const (
 	answersNothing // if a lease is lost
 )
 
-// check returns the error of a reply, which one of another kind is as well.
+// check returns the error of a reply. A reply of a kind that the script never answers
+// is one.
 func (s luaScript) check(reply *redis.Cmd) error {
 	value, err := reply.Result()
 	var kind answerKind
@@ -55,7 +56,7 @@ func (s luaScript) check(reply *redis.Cmd) error {
 	return err
 }
 
-// script returns the script of a file behind lua/common.lua.
+// script returns lua/common.lua followed by the file of that name.
 func script(name string, answers answerKind) luaScript {
 	var source strings.Builder
 	for _, file := range []string{"lua/common.lua", "lua/" + name + ".lua"} {
@@ -97,15 +98,15 @@ type scriptCall struct {
 	keys  []string
 	args  []any
 
-	// What the last keys name, of scripts that answer changes.
+	// For scripts that answer changes: what the last keys are of.
 
 	session Session
 	places  []places.Place
 }
 
-// runScript runs a script once for each call, those of a shard in order, and
-// returns the replies. Each has an error of its own; what runScript returns is
-// the first that is no answer of the script's.
+// runScript runs a script once for each call, those of a shard in order, and returns
+// the replies. Each has its own error. runScript returns the first of these that is
+// not an answer of the script.
 func runScript(ctx context.Context, store shardStore, s luaScript, calls []scriptCall) ([]*redis.Cmd, error) {
 	replies := make([]*redis.Cmd, 0, len(calls))
 	for batch := range slices.Chunk(calls, maxBatch) {
@@ -146,10 +147,10 @@ func markUnanswered(cmds []redis.Cmder) {
 	}
 }
 
-// run sends the commands to the client's server in one go, and leaves none
-// without its answer or an error. Scripts that the server does not know have done
-// nothing, and are run again; the first of them brings the script, so that each
-// attempt gets on, however often the server is made to forget it.
+// run sends the commands to the client's server in one go. Each then has its answer
+// or an error. Scripts that the server does not know have done nothing, and are run
+// again. The first of them brings its source, so each attempt gets further, however
+// often the server forgets its scripts.
 func run(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
 	exec(ctx, client, cmds)
 	for {
@@ -166,8 +167,8 @@ func run(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
 	}
 }
 
-// exec sends the commands in one pipeline. Those that it left out have the
-// pipeline's error then.
+// exec sends the commands in one pipeline. Those without an answer get the pipeline's
+// error.
 func exec(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
 	markUnanswered(cmds)
 	err := redisconn.Calm(func() error {
@@ -186,9 +187,10 @@ func exec(ctx context.Context, client *redis.Client, cmds []redis.Cmder) {
 	}
 }
 
-// noReply is err for a command that it kept from being sent, or answered. What
-// Redis said to others, when the connection was opened, is in its text, but must
-// not pass for a reply to this one: least of all redis.Nil.
+// noReply returns err for a command that was not sent, or not answered, because of
+// err. If that is Redis' reply to something else, as when the connection was opened,
+// its text stays, but it must not pass for a reply to this command: least of all
+// redis.Nil.
 func noReply(err error) error {
 	if _, ok := errors.AsType[redis.Error](err); ok {
 		return redisconn.Error(err.Error())
@@ -210,7 +212,7 @@ func withSource(ctx context.Context, evalSHA redis.Cmder) *redis.Cmd {
 	return eval
 }
 
-// copyReply gives the answer of one to the other.
+// copyReply gives an EVALSHA the answer of the EVAL in its place.
 func copyReply(evalSHA redis.Cmder, eval *redis.Cmd) {
 	evalSHA.(*redis.Cmd).SetVal(eval.Val())
 	evalSHA.SetErr(eval.Err())

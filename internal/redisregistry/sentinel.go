@@ -10,9 +10,9 @@ import (
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
-// A sentinelStore is the master that Sentinels name. It notices when they
-// name another one: the old one answers as well as ever for some ten seconds,
-// and what is written there is lost.
+// A sentinelStore is a client of the master that Sentinels name. It notices when they
+// name another one: the old one answers as well as ever for some ten seconds, and
+// what is written there is lost.
 type sentinelStore struct {
 	singleStore
 	dialer func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -45,7 +45,7 @@ func (s *sentinelStore) dial(ctx context.Context, network, addr string) (net.Con
 	return conn, nil
 }
 
-// leads says whether no connection is to another server.
+// leads says whether every connection is to this server.
 func (s *sentinelStore) leads(server string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -70,8 +70,8 @@ func (r *Registry) doubt(store shardStore) error {
 	return r.master.Health(addr)
 }
 
-// followMaster asks the Sentinels, until Close, who the master is, and goes
-// there.
+// followMaster asks the Sentinels, until Close, who the master is, and connects to
+// it.
 func (r *Registry) followMaster(ctx context.Context) {
 	r.master.Follow(ctx, redisconn.SentinelLag/2, func(server string) {
 		r.mu.Lock()

@@ -7,16 +7,15 @@ import (
 	"github.com/heraldgo/herald/internal/clock"
 )
 
-// sightings are what this process has seen of leases: which renewal was the
-// last, and when that was by the monotonic clock of this process. So a lease
-// runs out when nobody has renewed it for its TTL, wherever the clocks of the
-// servers step.
+// sightings are what this process has seen of leases: which renewal was the last, and
+// when that was by the monotonic clock of this process. So a lease runs out if nobody
+// has renewed it for its TTL, even if the clocks of servers step.
 type sightings struct {
 	mu     sync.Mutex
 	shards []shardSightings
 }
 
-// shardSightings are of one shard.
+// shardSightings are those of one shard.
 type shardSightings struct {
 	asked int64 // on clock: when the last look was
 	seen  map[Lease]renewal
@@ -35,9 +34,8 @@ func newSightings(shards int) *sightings {
 	return &sightings{shards: make([]shardSightings, shards)}
 }
 
-// look notes what a shard has of leases, by node. now is the server's time, and
-// asked is when it was asked, on clock. That it took its time to answer makes
-// nobody older.
+// look notes the lease records of a shard, by node. now is the server's time, and
+// asked is when it was asked, on clock. A slow answer makes no lease older.
 func (s *sightings) look(shard int, records map[string]string, now time.Time, asked int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -59,7 +57,7 @@ func (s *sightings) look(shard int, records map[string]string, now time.Time, as
 			v.at, v.first = old.at, old.first
 		case known: // renewed since the last look, whatever the stamp says
 			v.at = min(max(v.at, before.asked), answered)
-		case age < 0: // from the future: that does not count as renewed
+		case age < 0: // a stamp from the future does not count as a renewal
 			v.at = answered - int64(n.TTL)
 		}
 		seen[n.lease()] = v
@@ -89,9 +87,9 @@ func (s *sightings) alive(l Lease) bool {
 	return false
 }
 
-// silent says whether the lease may be swept: it is not alive, and if its stamp
-// says nothing about that, being from the future, it has been watched for its
-// TTL. now is the time of each shard's server.
+// silent says whether the lease may be swept: it is not alive, and if its stamp is
+// from the future, and so says nothing about that, it has been watched for its TTL.
+// now is the time of each shard's server.
 func (s *sightings) silent(l Lease, now []time.Time) bool {
 	if s.alive(l) {
 		return false

@@ -10,16 +10,16 @@ import (
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
-// A shardStore is the Registry's own client of Redis: of one server that
-// holds the one shard there is, or of a Cluster that holds many.
+// A shardStore is the Registry's own client of Redis: of one server that has the only
+// shard, or of a Cluster that has many.
 type shardStore interface {
 	Pipeline() redis.Pipeliner
 	Close() error
 
-	// exec sends the commands listed for each shard, those of a shard in
-	// order, and returns when each has its answer or its own error. It says,
-	// by shard, which server answered the last one, if that can change
-	// without an error.
+	// exec sends the commands listed for each shard, those of a shard in order, and
+	// returns when each has its answer or its own error. It returns, by shard, the
+	// server that answered the last command, or nil if that cannot change without an
+	// error.
 	exec(ctx context.Context, pipes []redis.Pipeliner) (servers []string)
 }
 
@@ -42,8 +42,8 @@ func (p *shardPipe) on(shard int) redis.Pipeliner {
 	return p.pipes[shard]
 }
 
-// exec sends the commands, and returns what shardStore.exec does and the first
-// error that is no answer.
+// exec sends the commands. It returns what shardStore.exec does, and the first error
+// that is no answer.
 func (p *shardPipe) exec(ctx context.Context) (servers []string, err error) {
 	for _, pipe := range p.pipes {
 		if pipe != nil {
@@ -64,8 +64,8 @@ func (p *shardPipe) exec(ctx context.Context) (servers []string, err error) {
 	return servers, nil
 }
 
-// answerError returns the error of a command that has been sent. To those that
-// read one value redis.Nil is an answer, and some scripts have that for one.
+// answerError returns the error of a command that was sent. For commands that read
+// one value, and for scripts, redis.Nil is an answer.
 func answerError(cmd redis.Cmder) error {
 	err := cmd.Err()
 	if err != redis.Nil {
@@ -78,7 +78,7 @@ func answerError(cmd redis.Cmder) error {
 	return fmt.Errorf("herald: Redis answered %s with nothing", strings.ToUpper(cmd.FullName()))
 }
 
-// A singleStore is a server that has one shard.
+// A singleStore is a client of a server that has the only shard.
 type singleStore struct{ *redis.Client }
 
 func newSingleStore(options *redis.Options) singleStore {

@@ -13,11 +13,11 @@ import (
 	"github.com/heraldgo/herald/internal/places"
 )
 
-// A walkCursor is where a walk over entries is: the cursor of Entries.
+// A walkCursor is the position of a walk over entries: the cursor of Entries.
 type walkCursor struct {
 	shard  int
 	scan   uint64 // a cursor of SSCAN; 0 at the beginning of the shard's walk
-	server string // that gave scan, which means nothing to another
+	server string // the one that gave scan, which means nothing to another
 }
 
 func (c walkCursor) String() string {
@@ -38,9 +38,9 @@ func parseCursor(s string, shards int) (c walkCursor, ok bool) {
 	return walkCursor{shard, scan, fields[2]}, err == nil && err2 == nil && shard >= 0 && shard < shards
 }
 
-// entriesPage is about how many members of an index a page of Entries has, and
-// maxScans how many steps it takes at most: a page may be short, and a cursor that
-// no server gives out would never end.
+// entriesPage is roughly how many members of an index a page of Entries has. maxScans
+// is how many SSCANs it takes at most: the scan from a cursor that no server gives
+// out might never end.
 const (
 	entriesPage = 200
 	maxScans    = 1000

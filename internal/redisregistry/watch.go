@@ -15,7 +15,7 @@ import (
 type Change struct {
 	Topic   string
 	Number  int64
-	Session Session // of one who left, the ID alone
+	Session Session // of one who left it has the ID alone
 	Left    bool
 }
 
@@ -51,7 +51,7 @@ func (r *Registry) watch(ctx context.Context, store shardStore, lease Lease, las
 		keys := []string{r.shards[s].watchedKey(), r.shards[s].markKey(topic), r.shards[s].topicKey(topic)}
 		replies[i] = look.pipe.on(s).EvalSha(ctx, watchScript.sha, keys, lasts)
 	}
-	// Only now: whoever has added something by then has a lease that is seen.
+	// Last, so that the leases of all sessions that the scripts return are seen.
 	for _, topic := range topics {
 		look.at(ctx, r.shardOf(topic))
 	}
@@ -102,14 +102,15 @@ func decodeWatched(reply *redis.Cmd) (number int64, hash map[string]string, odd 
 	return number, hash, odd, nil
 }
 
-// changes are those that the calls of this Registry have made, and nobody has taken.
+// changes are those that calls of this Registry have made and Changes has not
+// returned yet.
 type changes struct {
 	mu   sync.Mutex
 	list []Change
 }
 
-// MaxChanges is how many changes wait to be taken at most. Those above it are lost,
-// and whoever watches notices a hole.
+// MaxChanges is how many changes wait for Changes at most. More are lost, and
+// watchers notice the hole.
 const MaxChanges = 1 << 14
 
 // Changes implements herald.WatchRegistry.Changes.
@@ -121,7 +122,7 @@ func (r *Registry) Changes() []Change {
 	return list
 }
 
-// noteAdded takes the changes out of the answers of add.lua, if there are any.
+// noteAdded notes the changes in the answers of add.lua.
 func (c *changes) noteAdded(calls []scriptCall, replies []*redis.Cmd) {
 	for i, reply := range replies {
 		parts, _ := reply.Val().([]any)
@@ -141,7 +142,7 @@ func (c *changes) noteAdded(calls []scriptCall, replies []*redis.Cmd) {
 	}
 }
 
-// noteRemoved takes the changes out of the answers of remove.lua and sweep.lua.
+// noteRemoved notes the changes in the answers of remove.lua and sweep.lua.
 func (c *changes) noteRemoved(calls []scriptCall, replies []*redis.Cmd) {
 	for i, reply := range replies {
 		made, _ := reply.Val().([]any)
@@ -149,7 +150,7 @@ func (c *changes) noteRemoved(calls []scriptCall, replies []*redis.Cmd) {
 	}
 }
 
-// note takes changes as a script answers them.
+// note notes changes in the form in which scripts answer them.
 func (c *changes) note(call scriptCall, made []any, complete func(*Change)) {
 	for i := 0; i+1 < len(made); i += 2 {
 		at, _ := made[i].(int64)

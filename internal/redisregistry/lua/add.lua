@@ -1,7 +1,7 @@
 -- Places one session under its topics. Answers nothing if the lease is lost,
 -- else since, whether the user came online, some of the sessions of the user
--- as id, value, id, value, how many there are, how many numbers nobody can have
--- set, and the changes as topic, number, topic, number, topics counted from 1.
+-- as id, value, id, value, how many there are, how many stored numbers are not
+-- credible, and the changes as topic, number, topic, number, topics counted from 1.
 --
 -- KEYS: nodes, dying, index of the lease, gone, clock, topics...
 -- ARGV: node, generation, id, since or '', user, body of the value,
@@ -23,7 +23,7 @@ local own = isUser and redis.call('HGET', userKey, id)
 local ownGeneration, ownSince, ownOnline
 if own then ownGeneration, ownSince, ownOnline = header(own) end
 
--- lives says whether the lease that placed a value is not lost.
+-- lives says whether the lease that placed a value is still held.
 local records = {}
 local function lives(value)
   local holder = owner(value)
@@ -32,10 +32,9 @@ local function lives(value)
   return records[holder] and lease(records[holder]) == generationOf(value)
 end
 
--- The clock is the latest since that was ever given: a since must be later
--- than those before it, even if the server's time has stepped back. A clock
--- that nobody can have set, or that is lost, is made anew from those of the
--- user's sessions that live.
+-- The clock is the latest since that was ever given: a since must be later than those
+-- before it, even if the server's time has stepped back. A clock that is lost, or not
+-- credible, is made anew from those of the user's sessions that live.
 local time = now()
 local stored = redis.call('GET', clock)
 local last = credible(stored, time)
@@ -57,7 +56,7 @@ if (credible(since, time) or 0) > last then
   redis.call('SET', clock, since)
 end
 
--- What no lease answers for was left behind by a node that died when its lease
+-- A session whose lease is gone was left behind by a node that died after its lease
 -- or its index was lost. It would keep the user online for ever.
 local function forgetStray()
   local all = redis.call('HGETALL', userKey)
@@ -96,8 +95,8 @@ if isUser then
     if total <= limit then
       sessions = all
     else
-      -- Not all can be answered, so that the caller cannot judge who of them
-      -- lives: the total leaves out what nobody answers for any more.
+      -- Not all are answered, so the caller cannot judge who of them lives. The total
+      -- leaves out those whose lease is lost or has run out.
       local older = {}
       for i = 1, #all, 2 do
         local _, at = header(all[i + 1])

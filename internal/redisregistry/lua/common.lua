@@ -1,8 +1,8 @@
 -- Stands before every script. Numbers are microseconds or generations, below
 -- 2^53 until the year 2255, so Lua's doubles hold them exactly.
 
--- format begins every value and every lease record. What begins otherwise is
--- none of ours, or of a version of herald that came later.
+-- format begins every value and every lease record. Anything else is not ours, or is
+-- of a later version of herald.
 local format = '1'
 
 local function now()
@@ -14,8 +14,8 @@ local function text(n)
   return string.format('%.0f', n)
 end
 
--- credible returns s as a number if the server's clock can have given it, being
--- now at time: digits, and not from a far future.
+-- credible returns s as a number if the server's clock, which is at time now, can
+-- have given it: digits, and not far in the future.
 local year = 366 * 86400 * 1000000
 local function credible(s, time)
   local n = s and #s <= 16 and string.match(s, '^%d+$') and tonumber(s)
@@ -31,10 +31,10 @@ local function netstring(s)
   end
 end
 
--- peek is GET of a key that may not be there. No script names such a key: while a
--- Cluster moves a shard, a command waits that names one key that is there and one that
--- is not. What may have moved is none, too: a change that gets no number is found by
--- whoever watches within a lease. A key that is none of herald's is lost.
+-- peek is GET of a key that may not exist. Scripts do not name it in KEYS: while a
+-- Cluster moves a shard, a command waits if only some of its keys are there. A key
+-- that may have moved counts as missing: who watches notices a change without a
+-- number within a lease. A key of the wrong type is deleted.
 local function peek(key)
   local value = redis.pcall('GET', key)
   if type(value) ~= 'table' then return value end
@@ -46,7 +46,7 @@ local function peek(key)
   return false
 end
 
--- isWatched says whether somebody watches a topic of the shard that has this one.
+-- isWatched says whether somebody watches any topic of this one's shard.
 local function isWatched(topic)
   return peek((string.gsub(topic, '}:t:.*', '}:watched', 1)))
 end

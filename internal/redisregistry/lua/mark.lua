@@ -1,8 +1,8 @@
--- Marks a lease as dying, which has run out or is lost already in another
+-- Marks a lease as dying that has run out, or is lost already in another
 -- shard. Answers 1 if it is dying now. From then on nothing can be added
--- under it: add.lua looks into nodes only. That the lease has run out is the
--- caller's to judge, by its own clock; here it counts that the lease has not
--- been renewed since.
+-- under it: add.lua looks into nodes only. The caller judges, by its own clock,
+-- whether the lease has run out; the script checks that it has not been renewed
+-- since.
 --
 -- KEYS: nodes, dying
 -- ARGV: node, generation, the record that has run out, or '' if the lease is

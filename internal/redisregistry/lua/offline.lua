@@ -1,5 +1,5 @@
--- Takes users who have been gone for a while, each for one caller. Answers the
--- time, and them. One who went later than now went before the server's time
+-- Takes users who have been gone for the delay, each for one caller. Answers the
+-- time, and the users. One who went later than now went before the server's time
 -- stepped back, and counts as gone from now on.
 --
 -- KEYS: gone

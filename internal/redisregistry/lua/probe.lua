@@ -18,7 +18,7 @@ for _, try in ipairs(tries) do
     for _, code in ipairs(passing) do
       if string.find(reply.err, code, 1, true) then return reply end
     end
-    if not string.find(reply.err, 'WRONGTYPE', 1, true) then -- else of a key whose UNLINK was denied
+    if not string.find(reply.err, 'WRONGTYPE', 1, true) then -- that comes of a denied UNLINK
       table.insert(denied, try[1])
       table.insert(denied, reply.err)
     end

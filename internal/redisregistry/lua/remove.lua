@@ -1,10 +1,10 @@
 -- Takes one session away from topics, whichever lease placed it. Answers the
 -- changes as topic, number, topic, number, topics counted from 1. What removes
--- the value comes last: a script may be cut short where a Cluster moves the
+-- the value comes last: a script may be cut short if a Cluster moves the
 -- shard, and is then run again.
 --
 -- KEYS: gone, index of the lease that most likely placed it, topics...
--- ARGV: what the key of an index begins with, id, '1' where the first topic
+-- ARGV: what the key of an index begins with, id, '1' if the first topic
 --       is the user's, index members of the topics...
 local firstTopic = 3
 local watched, changes = isWatched(KEYS[firstTopic]), {}

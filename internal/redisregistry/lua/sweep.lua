@@ -1,9 +1,9 @@
 -- Removes some of the entries of a dying lease. Answers the changes as topic,
 -- number, topic, number, topics counted from 1. What removes a member from the
--- index comes last: a script may be cut short where a Cluster moves the shard.
+-- index comes last: a script may be cut short if a Cluster moves the shard.
 --
 -- KEYS: gone, index of the lease, topics...
--- ARGV: generation, then for each topic: index member, id, '1' where the
+-- ARGV: generation, then for each topic: index member, id, '1' if the
 --       topic is the user's
 local time = text(now())
 local firstTopic = 3

@@ -1,6 +1,6 @@
--- Takes a new lease: of generation 0 it makes one that the node never had, and
--- any other is one that another shard has made. Answers the generation, and how
--- many numbers nobody can have set.
+-- Takes a new lease. If the generation is 0 it makes one that the node never had;
+-- any other was made by the first shard. Answers the generation, and how many
+-- stored numbers are not credible.
 --
 -- KEYS: nodes, dying, the last generation (of the shard that makes them)
 -- ARGV: node, generation, ttl, connections, version

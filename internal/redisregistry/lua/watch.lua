@@ -1,5 +1,5 @@
 -- Marks a topic as watched. Answers the number of its last change, what lies under
--- it as id, value, id, value, and how many numbers nobody can have set. A mark that
+-- it as id, value, id, value, and how many stored numbers are not credible. A mark that
 -- is new begins at the time, above all numbers that were given before.
 --
 -- KEYS: watched, mark of the topic, topic
