@@ -19,8 +19,8 @@ type broker struct {
 	open    func(url string) (herald.Bus, error)
 }
 
-// brokers are those of modules of their own. All that the demo has on them
-// bears its name, so that a service beside it is not disturbed.
+// brokers are those whose Buses are modules of their own. All that the demo makes on
+// them bears its name, so that it does not disturb other services.
 var brokers = []broker{
 	{[]string{"amqp", "amqps"}, func(url string) (herald.Bus, error) {
 		return rabbitbus.New(url, &rabbitbus.Options{Exchange: demo.Prefix})

@@ -75,8 +75,8 @@ func serve(stop context.Context) error {
 	return errors.Join(err, hub.Shutdown(ctx), server.Shutdown(ctx))
 }
 
-// routes are what the load balancer passes on, below /live/, and the probe, which is
-// not for the outside.
+// routes are the ones below /live/, which the load balancer passes on, and the probe,
+// which is not for the outside.
 func routes(hub *herald.Hub) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /live/ws", hub)

@@ -69,7 +69,7 @@ func run(ctx context.Context, addr, redisAddr, file, only string) error {
 		if e := <-ended; e != nil && !errors.Is(e, context.Canceled) {
 			err = errors.Join(err, e)
 		}
-		cancel() // one does not go on without the other
+		cancel() // neither goes on without the other
 	}
 	return err
 }

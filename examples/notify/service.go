@@ -48,7 +48,7 @@ func newService(store *store, rdb *redis.Client) (*service, error) {
 	mux.HandleFunc("POST /logout", s.logout)
 	mux.HandleFunc("GET /orders", s.orders)
 	mux.HandleFunc("POST /orders", s.buy)
-	// The cookie goes with every request, so a page of another origin must not make
+	// The cookie goes with every request, so pages of other origins must not make
 	// any. The Hub checks the origins of its own requests.
 	s.Handler = http.NewCrossOriginProtection().Handler(mux)
 	return s, nil
@@ -114,7 +114,8 @@ func (s *service) logout(w http.ResponseWriter, r *http.Request) {
 }
 
 // orders answers with the customer's orders, and the position in the log at which the
-// page goes on: it is read first, so that nothing that comes in between is missed.
+// page goes on: the position is read first, so that nothing that comes in between is
+// missed.
 func (s *service) orders(w http.ResponseWriter, r *http.Request) {
 	name, _, err := s.customer(r)
 	if err != nil {

@@ -59,7 +59,7 @@ func (s *store) login(ctx context.Context, name, password string, expires time.T
 	return token, err
 }
 
-// customer returns whose login the token is, and until when.
+// customer returns the customer whose login the token is, and when it ends.
 func (s *store) customer(ctx context.Context, token string) (name string, expires time.Time, err error) {
 	var unix int64
 	err = s.db.QueryRowContext(ctx, `SELECT customer, expires FROM logins WHERE token = ?`, digest(token)).Scan(&name, &unix)
@@ -82,7 +82,7 @@ func digest(token string) []byte {
 	return sum[:]
 }
 
-// An order is what customers see of theirs.
+// An order is what its customer sees of it.
 type order struct {
 	ID    int64  `json:"id"`
 	Item  string `json:"item"`

@@ -17,7 +17,7 @@ import (
 
 const (
 	room    = "room"  // the group of everybody
-	curious = "watch" // the group of those who want to know who is there
+	curious = "watch" // connections that want to know who is there
 
 	maxName = 64   // characters
 	maxText = 8000 // characters
@@ -34,7 +34,7 @@ type frame struct {
 	Node   string `json:"node,omitempty"`   // the sender's; of hello and presence: the client's own
 	Conn   string `json:"conn,omitempty"`   // hello only: the client's own id
 	At     int64  `json:"at,omitempty"`     // room and direct only: when it was sent, in ms since 1970
-	ID     string `json:"id,omitempty"`     // that of the request
+	ID     string `json:"id,omitempty"`     // the request's
 	Again  bool   `json:"again,omitempty"`  // error only: the same request may succeed later
 	State  string `json:"state,omitempty"`  // redis only; of a receipt: received, missed or away
 }
@@ -46,8 +46,8 @@ type request struct {
 	Text string `json:"text"`
 
 	// ID is the client's own name for the message, so that it can send it again if it
-	// does not know whether it went out: who gets two with one From and ID drops the
-	// second. It may be empty.
+	// does not know whether it went out: a client that gets two with one From and ID
+	// drops the second. It may be empty.
 	ID string `json:"id"`
 }
 
@@ -79,9 +79,9 @@ func checkName(field, value string) error {
 	return nil
 }
 
-// visible says whether anything of text can be seen. To trim it would not do:
-// what a space is, Go and JavaScript do not agree on, and marks, fillers and
-// controls are none.
+// visible says whether anything of text can be seen. Trimming it is not enough: Go
+// and JavaScript do not agree on what a space is, and marks, fillers and controls are
+// none.
 func visible(text string) bool {
 	return strings.ContainsFunc(text, func(r rune) bool {
 		return unicode.In(r, unicode.L, unicode.N, unicode.P, unicode.S) && !unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r)
@@ -156,8 +156,8 @@ func parse(m herald.Message) (request, error) {
 	return in, nil
 }
 
-// notSent tells a client that its message did not go out, or may not have, and nothing
-// about the inside.
+// notSent tells a client that its message did not go out, or may not have, and no
+// internal details.
 func notSent(c *herald.Conn, out frame, err error) {
 	text := "the message did not go out: the node can not reach the others now"
 	switch {

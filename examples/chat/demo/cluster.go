@@ -94,7 +94,7 @@ func (c *cluster) start(ctx context.Context, name string) error {
 	return nil
 }
 
-// started puts a node into its slot. It says false if the cluster shuts
+// started puts a node into its slot. It returns false if the cluster is shutting
 // down.
 func (c *cluster) started(s *slot, n *node) bool {
 	c.mu.Lock()
@@ -120,8 +120,8 @@ func (c *cluster) stop(name string) error {
 	return nil
 }
 
-// move changes a node's state, so that of two who want the same only one
-// does it. It takes the node, if there is one, out of its slot.
+// move changes a node's state, so that if two callers want the same only one does it.
+// It takes the node, if there is one, out of its slot.
 func (c *cluster) move(name, from, to string) (*slot, *node, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -139,7 +139,7 @@ func (c *cluster) move(name, from, to string) (*slot, *node, error) {
 	return nil, nil, fmt.Errorf("node %q: %w", name, errUnknownNode)
 }
 
-// list tells about the nodes, in the order of their names.
+// list returns what the page shows of the nodes, in the order of their names.
 func (c *cluster) list() []nodeInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()

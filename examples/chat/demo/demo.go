@@ -18,8 +18,8 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// Prefix begins what the demo keeps in Redis, and what a Bus of NewBus has to
-// tell from other services on its broker.
+// Prefix begins the names of the demo in Redis, and those that a Bus of NewBus uses
+// on its broker.
 const Prefix = "herald-chat"
 
 // shutdownTime is what a graceful end may take.
@@ -83,8 +83,8 @@ func Run(ctx context.Context, o Options) error {
 	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
 	defer cancel()
-	// The nodes say goodbye to the clients through the door, so it stays
-	// until they have: it only takes nobody new.
+	// The nodes say goodbye to the clients through the door, so it stays until they
+	// have. It only lets in nobody new.
 	var closing sync.WaitGroup
 	closing.Go(func() { cluster.shutdown(grace) })
 	closing.Go(func() { door.shutdown(grace) })

@@ -68,7 +68,7 @@ func (d *frontDoor) proxy(c *cluster) http.Handler {
 			r.Out.URL.Scheme = "http"
 		},
 		Transport: &balancer{addrs: c.running, next: pool},
-		ErrorLog:  log.New(io.Discard, "", 0), // says only that a socket ended
+		ErrorLog:  log.New(io.Discard, "", 0), // it would only say that a socket ended
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if errors.Is(err, errNoNode) {
 				w.Header().Set("Retry-After", "1")
@@ -99,7 +99,7 @@ func (d *frontDoor) serve(listener net.Listener) error {
 
 // shutdown takes nobody new, and waits for requests until ctx is done. Sockets stay.
 func (d *frontDoor) shutdown(ctx context.Context) {
-	d.tabs.restoreAll() // or those that wait for that would be waited for
+	d.tabs.restoreAll() // otherwise shutdown would wait for requests that wait for that
 	d.server.Shutdown(ctx)
 }
 
@@ -108,7 +108,7 @@ func (d *frontDoor) shutdown(ctx context.Context) {
 func (d *frontDoor) close() {
 	d.clients.cut()
 	d.server.Close()
-	d.tabs.restoreAll() // what was cut has not been closed
+	d.tabs.restoreAll() // sockets that were cut are still open
 	d.sockets.Wait()
 	for _, p := range d.pools {
 		p.CloseIdleConnections()

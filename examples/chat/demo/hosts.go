@@ -10,11 +10,11 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// hosts are the names under which a server may be asked. The demo has no
-// cookies and believes everybody who reaches it, so that the Origin alone
-// protects it from other sites' pages. A page whose name is made to lead here
-// (DNS rebinding) is no other site to its browser, which sends that name as
-// Origin and as Host alike: so the Host must be one of ours.
+// hosts are the names under which clients may reach a server. The demo has no cookies
+// and believes everybody who reaches it, so that the Origin alone protects it from
+// other sites' pages. To its browser, a page whose name is made to lead here (DNS
+// rebinding) is not another site: the browser sends that name as Origin and as Host.
+// So the Host must be one of ours.
 type hosts struct {
 	name string     // the one in the front door's -addr, if any
 	addr netip.Addr // the one in the front door's -addr, if any

@@ -15,8 +15,8 @@ import (
 	"github.com/heraldgo/herald/heraldadmin"
 )
 
-// These are shorter than herald's defaults, so that the presence of a node
-// that was stopped heals before one's eyes.
+// These are shorter than herald's defaults, so that one can watch how the sessions of
+// a stopped node vanish.
 const (
 	lease        = 3 * time.Second
 	offlineDelay = 2 * time.Second
@@ -47,7 +47,7 @@ type node struct {
 	stop    context.CancelFunc
 	workers sync.WaitGroup
 	watch   *watch
-	waiting chan struct{} // those who wait for receipts
+	waiting chan struct{} // a token for each goroutine that waits for receipts
 }
 
 type connKey struct{}
@@ -137,8 +137,8 @@ func (n *node) log() *slog.Logger {
 // keeps says whether this node's Hub keeps messages. The Bus of Redis can.
 func (n *node) keeps() bool { return n.cluster.options.NewBus == nil }
 
-// cut does to the node what a crash does: from one moment to the next its
-// sockets are reset and it can tell neither Redis nor the Bus anything.
+// cut does to the node what a crash does: at one moment its sockets are reset, and it
+// can no longer tell Redis or the Bus anything.
 func (n *node) cut() {
 	n.level.Set(silent)
 	n.links.cut()

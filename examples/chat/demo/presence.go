@@ -17,8 +17,9 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// lookEvery is how often a node looks which nodes of other processes there are, beside
-// each time that somebody comes or goes: a node without clients shows by nothing else.
+// lookEvery is how often a node looks which nodes of other processes there are,
+// besides each time that somebody comes or goes: nothing else shows a node without
+// clients.
 const lookEvery = lease
 
 // A presence is the frame that tells who is there.
@@ -41,7 +42,8 @@ type session struct {
 	Conn     string `json:"conn,omitempty"`
 }
 
-// A watch is what this node knows of the room, and those of its clients who want to.
+// A watch is what this node knows of the room, and which of its clients want to know
+// that.
 type watch struct {
 	changed chan struct{} // something is to be told
 
@@ -122,7 +124,7 @@ func (n *node) tellPresence() {
 		}
 		now, err := n.look()
 		if err != nil {
-			timer.Reset(time.Second) // the next look may be luckier
+			timer.Reset(time.Second) // the next look may succeed
 			continue
 		}
 		timer.Reset(lookEvery)
@@ -193,8 +195,8 @@ func toSession(s herald.Session, names map[string]string) session {
 	return session{Node: cmp.Or(names[s.Node], s.Node), Device: s.Device, Platform: s.Platform}
 }
 
-// nodeNames maps the ids of nodes to the names that they were given, or to
-// themselves if two living nodes, of two processes, have one name.
+// nodeNames maps the ids of nodes to their names, or to the id itself if two living
+// nodes, of two processes, share a name.
 func nodeNames(nodes []herald.Node) map[string]string {
 	count := make(map[string]int)
 	for _, n := range nodes {

@@ -13,9 +13,10 @@ const (
 	maxWaiting  = 256              // direct messages of a node that wait for receipts
 )
 
-// direct sends a message to a user, and to the sender's own devices. The sender is told
-// whether the user has received it. The receipt of the sender's own connection can only
-// come when OnMessage has returned, so somebody else waits, unless too many do.
+// direct sends a message to a user, and to the sender's own devices. The sender is
+// told whether the user has received it. The receipt of the sender's own connection
+// can come only when OnMessage has returned, so another goroutine waits, unless too
+// many wait already.
 func (n *node) direct(ctx context.Context, c *herald.Conn, out frame) {
 	target := herald.User(out.To, c.User())
 	select {
@@ -52,8 +53,8 @@ func count(sessions []herald.Session, user string) (n int) {
 	return n
 }
 
-// fate says in one word, and in a sentence, what became of a message, if so many of its
-// receiver's devices have it and so many have not.
+// fate says in one word, and in a sentence, what became of a message, given how many
+// of its receiver's devices have it and how many have not.
 func (n *node) fate(received, missed int) (state, text string) {
 	later := ""
 	switch {

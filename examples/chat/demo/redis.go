@@ -14,7 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A redisURL is what a URL says of a Redis. One of its fields is set.
+// A redisURL is what a URL says of a Redis. Exactly one of its fields is set.
 type redisURL struct {
 	single   *redis.Options
 	cluster  *redis.ClusterOptions
@@ -102,8 +102,8 @@ func oneHost(scheme, rest, first string) (string, error) {
 	return scheme + "://" + user + hosts[0] + "/" + path + "?" + parameters.Encode(), nil
 }
 
-// Redacted returns a URL, even one that is none, without what may be secret
-// in it: who logs in, and the parameters.
+// Redacted returns a URL, even an invalid one, without what may be secret in it: who
+// logs in, and the parameters.
 func Redacted(address string) string {
 	start := 0
 	if i := strings.Index(address, "://"); i >= 0 {

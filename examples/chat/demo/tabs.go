@@ -86,7 +86,7 @@ func (t *tabs) restore(id string) error {
 		return errUnknownTab
 	}
 	close(one.restored)
-	delete(t.byID, id) // those that wait are about to go, too
+	delete(t.byID, id) // those that wait for it are about to go, too
 	t.mu.Unlock()
 	for l := range one.lines {
 		if l.dead.Load() {
@@ -102,7 +102,7 @@ func (t *tabs) restoreAll() {
 	ids := slices.Collect(maps.Keys(t.byID))
 	t.mu.Unlock()
 	for _, id := range ids {
-		t.restore(id) // an error says that it is not cut
+		t.restore(id) // an error only says that it is not cut
 	}
 }
 
