@@ -12,7 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// What is asked of the cluster beside producing and fetching.
+// What is asked of the cluster besides producing and fetching.
 
 // A layout is what the cluster says of the topic.
 type layout struct {

@@ -53,11 +53,10 @@ type Create struct {
 	// cluster's own default, which Kafka takes from 2.4 on.
 	ReplicationFactor int16
 
-	// Configs are configurations of the topic. Defaults: retention.ms
-	// 3600000 and segment.ms 600000, for the log need only outlive the
-	// longest interruption that is to lose nothing; cleanup.policy delete;
-	// max.message.bytes 2097152, room for a message of
-	// herald.Config.MaxSendSize and its envelope.
+	// Configs are configurations of the topic. Defaults: retention.ms 3600000 and
+	// segment.ms 600000, because the log need only outlive the longest interruption
+	// that is to lose nothing; cleanup.policy delete; max.message.bytes 2097152, room
+	// for a message of herald.Config.MaxSendSize and its envelope.
 	Configs map[string]string
 }
 

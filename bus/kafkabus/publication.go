@@ -143,10 +143,11 @@ var byKey = kgo.StickyKeyPartitioner(nil).ForTopic("")
 
 func (p partitioner) ForTopic(string) kgo.TopicPartitioner { return p }
 
-// RequiresConsistency: partitions without a leader count.
+// RequiresConsistency returns true, because partitions without a leader count too.
 func (partitioner) RequiresConsistency(*kgo.Record) bool { return true }
 
-// Partition may be called at any time: with a key nothing else matters.
+// Partition returns a record's partition. It may be called at any time, because with
+// a key nothing else matters.
 func (partitioner) Partition(r *kgo.Record, n int) int {
 	if len(r.Headers) > 0 {
 		return int(r.Partition) % n

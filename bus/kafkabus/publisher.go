@@ -94,7 +94,7 @@ type publisher struct {
 // An outage is what the last proof could not reach.
 type outage struct {
 	all        error         // no broker could be reached, or there is no topic
-	partitions map[int]error // whose leaders could not be reached
+	partitions map[int]error // those whose leaders could not be reached, and why
 	count      int           // how many partitions there are
 }
 

@@ -17,7 +17,7 @@ const (
 	inboxBytes  = 64 << 20
 )
 
-// eventSize is about what an Event takes beside its bytes.
+// eventSize is about what an Event takes besides its bytes.
 const eventSize = 128
 
 func newInbox() *inbox.Inbox[herald.Event] {

@@ -67,7 +67,7 @@ func (s *subscriber) tellSome(link *link, kind byte, topics, names []string) (co
 	return codes, nil
 }
 
-// filterHeader is the most bytes that a SUBSCRIBE has beside its filters (MQTT 5.0,
+// filterHeader is the most bytes that a SUBSCRIBE has besides its filters (MQTT 5.0,
 // section 3.8): fixed header, packet identifier, no properties.
 const filterHeader = 1 + 4 + 2 + 1
 

@@ -24,7 +24,7 @@ const (
 	inboxBytes  = 64 << 20
 )
 
-// eventSize is about what an Event takes beside its bytes.
+// eventSize is about what an Event takes besides its bytes.
 const eventSize = 128
 
 func newInbox() *inbox.Inbox[herald.Event] {
@@ -59,7 +59,7 @@ type inbound struct {
 	sub    *subscriber
 	link   *link
 	topics map[string]*subscription // by the name of the MQTT topic
-	own    subscription             // stands there for the probe's
+	own    subscription             // the entry for the probe's topic
 	events []herald.Event           // read and not yet in the inbox
 	bytes  int                      // their size
 	acks   []byte                   // not yet written

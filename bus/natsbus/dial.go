@@ -85,8 +85,8 @@ func ours(o nats.Options) nats.Options {
 	return o
 }
 
-// parseServers parses the URLs of the options, and sets Secure if one asks
-// for it. No error has a URL's text in it, for that may hold a password.
+// parseServers parses the URLs of the options, and sets Secure if one asks for it. No
+// error has a URL's text in it, because that may hold a password.
 func (d *dialer) parseServers(o *nats.Options) error {
 	if len(o.Servers) == 0 && o.Url == "" && o.InProcessServer != nil {
 		o.Url = nats.DefaultURL

@@ -150,7 +150,7 @@ func (s *subscriber) exchange(link *link, changes []*change) error {
 	return link.do(append(commands, ping...)).err
 }
 
-// An encoded is what a link needs for a number of changes.
+// An encoded is what goes out on a link for a number of changes.
 type encoded struct {
 	commands []byte
 	added    int   // subscriptions

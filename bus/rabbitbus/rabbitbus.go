@@ -37,10 +37,10 @@ type Options struct {
 	// "herald". There is a second exchange, whose name is that and ".order".
 	Exchange string
 
-	// Config is what amqp091.DialConfig takes beside the URL, for TLS,
-	// credentials and whatever else the URL cannot say. Recovery must be nil:
-	// the Bus reconnects by itself. Its Dial must have a timeout, for which
-	// Close waits. If neither it nor the URL sets a heartbeat, it is 5 s.
+	// Config is what amqp091.DialConfig takes besides the URL, for TLS, credentials
+	// and whatever else the URL cannot say. Recovery must be nil: the Bus reconnects
+	// by itself. Its Dial must have a timeout, for which Close waits. If neither it
+	// nor the URL sets a heartbeat, it is 5 s.
 	Config amqp091.Config
 
 	// ProbeInterval and ProbeTimeout are those of [herald.Config]: once an interval
@@ -92,7 +92,7 @@ const (
 	inboxEvents = 1 << 18
 	inboxBytes  = 64 << 20
 
-	eventSize = 128 // about what an Event takes beside its bytes
+	eventSize = 128 // about what an Event takes besides its bytes
 )
 
 var (
