@@ -9,30 +9,29 @@ import (
 	"github.com/heraldgo/herald/internal/follow"
 )
 
-// An incomingCall is to be applied here: asked by a node, or by a Conn's own
-// method.
+// An incomingCall is to be applied here. A node has asked for it, or a method of a Conn.
 type incomingCall struct {
 	call   call
 	filter filter
 	sender string // the node that asked
 	id     uint64
 	bytes  int   // how much memory it takes
-	local  *Conn // that asked, if no node did
+	local  *Conn // the one that asked, if no node did
 	done   chan error
 
-	// Only while it is applied.
+	// Set while it is applied.
 
-	conns   []*Conn // that it is about
+	conns   []*Conn // those that it is about
 	problem error
 }
 
-// maxCalls and maxCallBytes bound the calls that wait to be applied. Those over
-// them are counted, and not answered: an answer to each would cost more.
+// maxCalls and maxCallBytes bound the calls that wait to be applied. Calls beyond them
+// are counted, but not answered: an answer to each would cost more.
 const (
 	maxCalls     = 1 << 16
 	maxCallBytes = 64 << 20
-	callSize     = 256 // bytes of memory of one beside its packet's
-	nameSize     = 24  // and of each name
+	callSize     = 256 // bytes of memory that one takes besides its packet
+	nameSize     = 24  // and those of each name
 )
 
 // push queues a call to be applied.
@@ -56,9 +55,9 @@ func (s *calls) push(in incomingCall) {
 	}
 }
 
-// callBatch is the most calls that are applied in one go, and maxChanges the
-// most memberships that one call may change on a node, or Conns that it may name
-// more than once.
+// callBatch is the most calls that are applied in one go. maxChanges is the most
+// memberships that one call may change on a node, and the most Conns that several names
+// may have there, each counted once for every name.
 const (
 	callBatch  = 256
 	maxChanges = 1 << 20
@@ -79,7 +78,7 @@ func (s *calls) run(ctx context.Context) {
 	}
 }
 
-// next takes the calls that are applied in one go, and looks whom they are about.
+// next takes the calls to apply in one go, and finds the Conns that they are about.
 func (s *calls) next() (batch []incomingCall) {
 	for changes := 0; len(batch) < callBatch && changes < maxChanges; {
 		in, ok := s.pop()
@@ -144,8 +143,7 @@ func (s *calls) concerned(in incomingCall) (conns []*Conn, err error) {
 	return conns, nil
 }
 
-// connsOf returns the Conns of several topics. One that belongs to many is
-// there as often.
+// connsOf returns the Conns of several topics. One that belongs to many comes as often.
 func (x *index) connsOf(names []string, topic func(string) string) (conns []*Conn, err error) {
 	for i, name := range names {
 		conns = x.appendConns(conns, topic(name))
@@ -175,7 +173,7 @@ func (s *calls) apply(ctx context.Context, batch []incomingCall) {
 		}
 	}
 	disconnects := slices.ContainsFunc(batch, func(in incomingCall) bool { return in.call.op == opDisconnect })
-	if disconnects { // those whose Since is under way are known after it
+	if disconnects { // after it each Since that was under way is known
 		s.presence.barrier(ctx)
 	}
 	failures := s.presence.failures.Load()
@@ -236,8 +234,8 @@ func (s *calls) answer(ctx context.Context, batch []incomingCall, problems []err
 	}
 }
 
-// applyOne changes the Conns, and returns how many answers of the Registry
-// will come, and why one of the Conns could not be changed.
+// applyOne changes the Conns. It returns how many answers of the Registry will come, and
+// why a Conn could not be changed.
 func (s *calls) applyOne(ctx context.Context, what call, conns []*Conn, done chan presenceResult) (asked int, problem error) {
 	for _, c := range conns {
 		var changed []string

@@ -17,30 +17,30 @@ import (
 
 // A budget bounds what waits in the queues of all Conns of this node.
 //
-// Queues charge it with what they hold, in steps, and with nothing while they
-// are small. A message that waits in many queues is charged by each, and is in
-// memory once. So the charges say no more than that it is time to look. Then the
-// goroutine that made the last charge counts what is there, each message once,
-// and those that charge more meanwhile wait for it. A goroutine for this alone
-// would come too late: on a busy machine gigabytes are queued before its turn.
+// Queues charge it with what they hold, in steps, and with nothing while they are small.
+// A message that waits in many queues is charged by each, and is in memory once. So the
+// charges say no more than that it is time to look. Then the goroutine that made the last
+// charge counts what is there, each message once, and others that charge meanwhile wait
+// for it. A goroutine for this alone would come too late: on a busy machine gigabytes are
+// queued before its turn.
 type budget struct {
-	limit int64 // 0 is none
+	limit int64 // 0 if there is none
 
-	in    atomic.Int64 // bytes that were charged, ever
+	in    atomic.Int64 // all bytes that were ever charged
 	out   atomic.Int64 // those of them that were given back
-	next  atomic.Int64 // look when in is as large
+	next  atomic.Int64 // look when in has reached this
 	tight atomic.Bool  // volatile messages are not queued
 
-	wake wake.Signal // holds one: there is something for watchQueues
+	wake wake.Signal // for watchQueues
 
 	mu     sync.Mutex // held by the goroutine that looks
-	doomed []*Conn    // to be killed, which may take I/O
-	excess int64      // what was held when queues were relieved, until it is told
+	doomed []*Conn    // to be killed by watchQueues, because that may do I/O
+	excess int64      // what was held when queues were relieved; 0 once that is logged
 }
 
 const (
-	// frameCost is what a frame takes beside its bytes: its place in a queue,
-	// the envelope around it, and what memory is rounded up to.
+	// frameCost is what a frame takes besides its bytes: its place in a queue, the
+	// envelope around it, and what memory is rounded up by.
 	frameCost = 96
 
 	// smallQueue is what a queue may hold without a charge, because all queues
@@ -57,12 +57,12 @@ func (b *budget) init(limit int64) {
 	}
 }
 
-// low is down to where full queues are relieved, and from where on volatile
+// low is the level down to which full queues are relieved, and above which volatile
 // messages are dropped.
 func (b *budget) low() int64 { return b.limit - b.limit/8 }
 
-// change takes a charge, or gives it back. It answers true if it is time to
-// look.
+// change adds n to the charges, or gives back -n if n is negative. It answers true if it
+// is time to look.
 func (b *budget) change(n int) bool {
 	if n < 0 {
 		b.out.Add(int64(-n))
@@ -70,13 +70,14 @@ func (b *budget) change(n int) bool {
 	return n > 0 && b.in.Add(int64(n)) >= b.next.Load()
 }
 
-// cost is what the queue holds, with what that takes beside.
+// cost is what the queue's frames take, with their overhead.
 func (q *queue) cost() int { return q.bytes + q.size()*frameCost }
 
 // outgrown says whether the queue has grown so far that a charge is due.
 func (q *queue) outgrown() bool { return q.cost() >= q.charged+smallQueue }
 
-// settle returns what the queue's charge is to be changed by.
+// settle sets the queue's charge to its cost, and returns the change, which the caller
+// passes to budget.change.
 func (q *queue) settle() (change int) {
 	cost := q.cost()
 	if cost < smallQueue {
@@ -87,13 +88,13 @@ func (q *queue) settle() (change int) {
 	return change
 }
 
-// look counts what waits in the queues if it may have become too much, and has
-// the fullest relieved if it has. It does no I/O.
+// look counts what waits in the queues if that may have become too much. If it has, the
+// fullest queues are relieved. look does no I/O.
 func (h *Hub) look() {
 	b := &h.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.in.Load() >= b.next.Load() { // else another has looked meanwhile
+	if b.in.Load() >= b.next.Load() { // else another goroutine has looked meanwhile
 		h.lookAgain()
 	}
 }
@@ -108,15 +109,15 @@ func (h *Hub) lookAgain() {
 	}
 	tight := held > b.low()
 	b.tight.Store(tight)
-	// What has been charged since then can't have become more than that.
+	// Until in reaches next, held cannot grow by more than this.
 	b.next.Store(in + max(b.low()-held, b.limit/16))
 	if tight || len(b.doomed) > 0 || b.excess > 0 {
 		b.wake.Set()
 	}
 }
 
-// watchQueues does what those who look must not wait for. While volatile messages
-// are dropped it looks again, because it may be that nobody else does.
+// watchQueues kills Conns and logs, so that those who look need not wait for that. While
+// volatile messages are dropped it also looks again, because nobody else may.
 func (h *Hub) watchQueues(ctx context.Context) {
 	b := &h.budget
 	if b.limit == 0 {
@@ -136,7 +137,7 @@ func (h *Hub) watchQueues(ctx context.Context) {
 			return
 		}
 		b.mu.Lock()
-		if timed { // not by way of next: those who queue need not wait for this
+		if timed { // look here rather than lower next, so that no one who queues has to
 			began := clock.Now()
 			h.lookAgain()
 			took = time.Duration(clock.Now() - began)
@@ -160,8 +161,8 @@ func (h *Hub) watchQueues(ctx context.Context) {
 	}
 }
 
-// relieve counts what waits. If it is more than the limit the fullest queues
-// give up theirs, until it is not more than low. It returns what is left.
+// relieve counts what waits. If that is more than the limit, the fullest queues give up
+// theirs until no more than low is left. It returns how much waits then.
 func (h *Hub) relieve() (held int64) {
 	b := &h.budget
 	held, refs := h.weigh()
@@ -179,7 +180,7 @@ func (h *Hub) relieve() (held int64) {
 				held -= int64(f.cost)
 			}
 		}
-		// It may still be fuller than the next.
+		// Its queue may still be fuller than the next one.
 		if left := shareOf(s.c.appendWaiting(nil), refs); left > 0 && (left < s.size || s.c.isClosing()) {
 			i, _ := slices.BinarySearchFunc(shares, left+1, func(s share, size int64) int { return cmp.Compare(s.size, size) })
 			shares = slices.Insert(shares, i, share{s.c, left})
@@ -189,15 +190,15 @@ func (h *Hub) relieve() (held int64) {
 	return held
 }
 
-// A waiting is a frame in a queue, or what is under way of it. Frames that
-// have their end in one place are one in memory.
+// A waiting is a frame in a queue, or what the queue's owner has taken. Frames with their
+// end in one place are one frame in memory.
 type waiting struct {
 	end  *byte
 	cost int
 }
 
-// weigh returns what waits in all queues, each frame counted once, and in how
-// many queues each of them is.
+// weigh returns how much waits in all queues, each frame counted once, and in how many
+// queues each frame is.
 func (h *Hub) weigh() (held int64, refs map[*byte]int) {
 	refs = make(map[*byte]int)
 	var frames []waiting
@@ -219,8 +220,8 @@ func (h *Hub) holders() []*Conn {
 	return append(closing, slices.DeleteFunc(open, (*Conn).isClosing)...)
 }
 
-// A share is what a Conn's queue holds. A frame that is in several queues
-// counts in each as a part.
+// A share is what a Conn's queue holds. Of a frame that is in several queues, each has a
+// part.
 type share struct {
 	c    *Conn
 	size int64 // in parts of a byte, because a small message may be in thousands of queues
@@ -282,10 +283,9 @@ func (q *queue) end(i int) *byte {
 	return &f[len(f)-1]
 }
 
-// shed makes the Conn give up what waits in its queue, and returns that. With
-// DropOldest it is the older half; otherwise it is all, and the Conn is closed.
-// A Conn that is closing, and has nothing but what is under way, gives that up
-// with its socket.
+// shed makes the Conn give up what waits in its queue, and returns that. With DropOldest
+// it is the older half; otherwise it is all, and the Conn is closed. If a Conn is
+// closing, and has only what its owner has taken, it is to be killed for that.
 func (c *Conn) shed() (given []waiting) {
 	h := c.hub
 	c.mu.Lock()

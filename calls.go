@@ -15,16 +15,16 @@ import (
 	"github.com/heraldgo/herald/internal/wire"
 )
 
-// calls are Join, Leave and Disconnect on their way: those this node has
-// asked of others and waits for, and those it has been asked and applies, one
-// after the other, off the receiving goroutine.
+// calls are Joins, Leaves and Disconnects under way: those that this node has asked of
+// others, and waits for, and those that it was asked for, and applies in order, outside
+// the receiving goroutine.
 type calls struct {
 	node     string // this one
 	config   *Config
 	index    *index
 	follower *follow.Follower
 	presence *presence
-	publish  func(context.Context, ...Packet) error // by the Hub, with its own timeout told apart
+	publish  func(context.Context, ...Packet) error // Hub.publish
 	stopped  <-chan struct{}                        // closed when no more calls are applied
 	stats    *counters
 
@@ -33,16 +33,16 @@ type calls struct {
 	mu      sync.Mutex
 	pending map[uint64]*pendingCall
 	queue   []incomingCall
-	bytes   int // the memory of those in queue
+	bytes   int // the memory of the calls in queue
 
-	wake chan struct{} // holds one
+	wake chan struct{} // for run
 }
 
 // A pendingCall waits for the answers of nodes. Guarded by calls.mu.
 type pendingCall struct {
-	missing map[string]bool
-	failed  []string // nodes that answered with an error
-	err     error    // what one of them answered
+	missing map[string]bool // nodes that have not answered
+	failed  []string        // nodes that answered with an error
+	err     error           // what one of them answered
 	done    chan struct{}
 }
 
@@ -64,8 +64,7 @@ func (s *calls) answered(id uint64, node, problem string) {
 	s.settle(s.pending[id], node)
 }
 
-// problemError makes an error again of what a node answered. That a limit was
-// reached is told over nodes too.
+// problemError turns what a node answered into an error again. It keeps ErrLimit.
 func problemError(problem string) error {
 	if rest, ok := strings.CutPrefix(problem, ErrLimit.Error()); ok {
 		return fmt.Errorf("%w%s", ErrLimit, rest)
@@ -73,8 +72,7 @@ func problemError(problem string) error {
 	return errors.New(problem)
 }
 
-// left waits no longer for a node that has said goodbye: its connections have
-// gone.
+// left stops waiting for a node that has said goodbye: its connections are gone.
 func (s *calls) left(node string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,8 +151,8 @@ func (s *calls) ask(ctx context.Context, t Target, c call) error {
 	return &PartialError{Missing: missing, Err: p.err}
 }
 
-// outlive returns ctx as it would be if the call closed no Conn: OnConnect and
-// OnMessage may disconnect the Conn whose context they have.
+// outlive returns a context that ends as ctx does, unless the call itself ends ctx:
+// OnConnect and OnMessage may disconnect the Conn whose context they pass.
 func (c *call) outlive(ctx context.Context) (free context.Context, release func()) {
 	closes := func() bool {
 		end, ok := context.Cause(ctx).(*CloseError)
@@ -180,8 +178,8 @@ func (c *call) outlive(ctx context.Context) (free context.Context, release func(
 	}
 }
 
-// asked returns the nodes that a call about the target concerns: all that live,
-// listed or not. Connections of others have gone.
+// asked returns the nodes that a call about the target concerns: all that live, listed or
+// not. Connections of other nodes are gone.
 func (s *calls) asked(t Target) map[string]bool {
 	asked := s.presence.heartbeat.living()
 	if t.kind == targetConnection {
@@ -195,14 +193,14 @@ func (s *calls) asked(t Target) map[string]bool {
 	return asked
 }
 
-// excuse takes those out of asked that need not answer: nodes that were never
-// heard and, by the Registry, have no connection of the target. A record of a node
-// that nobody hears may be somebody else's. It may also be of a node that the Bus
-// does not reach: what connections that one has are in the Registry.
+// excuse takes nodes out of asked that need not answer: those that were never heard and,
+// as the Registry says, have no connection of the target. Such a node may be no more than
+// a record that somebody else has made. Or the Bus does not reach it, and then the
+// Registry has its connections.
 func (s *calls) excuse(ctx context.Context, t Target, asked map[string]bool) {
 	unheard := s.presence.heartbeat.unheard()
 	maps.DeleteFunc(unheard, func(node string, _ Lease) bool { return !asked[node] })
-	if len(unheard) == 0 || t.kind == targetConnection { // whose ids name the nodes
+	if len(unheard) == 0 || t.kind == targetConnection { // the ids name the nodes
 		return
 	}
 	if t.kind == targetEveryone {
@@ -264,19 +262,19 @@ const (
 	opDisconnect
 )
 
-// A call is a change to the Conns of a Target, which each node applies to its
-// own. The target's filter is the envelope's.
+// A call is a change to the Conns of a Target, which each node applies to its own. The
+// target's filter is in the envelope.
 type call struct {
 	op     callOp
 	target targetKind
 	ids    []string // the target's
 	groups []string // Join and Leave only
 
-	// Of Disconnect.
+	// For Disconnect only.
 
 	code   StatusCode
 	reason string
-	before int64 // Conns with a later Since are spared; microseconds
+	before int64 // Unix microseconds; Conns with a later Since are spared
 }
 
 func (c *call) append(b []byte) []byte {

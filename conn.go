@@ -16,13 +16,13 @@ import (
 	"github.com/heraldgo/herald/internal/rate"
 )
 
-// A Conn is one socket of one device of a user. Its methods may be called at
-// any time, by any goroutine, from callbacks too.
+// A Conn is one socket of one device of a user. Any goroutine may call its methods at any
+// time. Callbacks may, too.
 type Conn struct {
 	hub *Hub
 
-	// What may happen, and what waits to be written. Each message that is enqueued
-	// looks at these, so they lie together.
+	// Its state and its queue. Each message that is enqueued looks at these, so they lie
+	// together.
 
 	mu         sync.Mutex
 	state      connState
@@ -31,10 +31,10 @@ type Conn struct {
 	deflates   bool // the client has agreed on compression; never changes
 	queue      queue
 	cause      error         // why it ended
-	timer      *time.Timer   // that kills it, if it is closing and has a socket
+	timer      *time.Timer   // kills it; nil unless it is closing and has a socket
 	killed     chan struct{} // closed by kill, if somebody waits for it
 
-	unlisted chan presenceResult // gets the answer to its removal from the Registry; nil before the end
+	unlisted chan presenceResult // gets the Registry's answer to its removal; nil until it closes
 
 	// The connection, from the upgrade on.
 
@@ -56,10 +56,10 @@ type Conn struct {
 
 	// Limits.
 
-	expires atomic.Int64 // Unix nanoseconds; 0 is never
-	reading atomic.Int64 // on clock: since when a message or a control frame has been coming in; 0 is none
-	pinged  atomic.Int64 // on clock: when it was pinged, since bytes last came; 0 is not
-	rate    rate.Bucket  // of whoever has the turn to read
+	expires atomic.Int64 // Unix nanoseconds; 0 if never
+	reading atomic.Int64 // on clock: since when a message or a control frame has been coming in; 0 if none is
+	pinged  atomic.Int64 // on clock: when it was pinged, if no bytes have come since; otherwise 0
+	rate    rate.Bucket  // used by whoever has the turn to read
 	flow    rate.Bucket  // for bytes; keepalive leaves it to the reader
 }
 
@@ -70,9 +70,9 @@ func (c *Conn) ID() string { return c.hub.id + "." + strconv.FormatUint(c.counte
 // User returns the user that Authenticate named.
 func (c *Conn) User() string { return c.identity.User }
 
-// Identity returns what Authenticate returned, also if groups or the expiry have
-// changed since. Groups are sorted, each once. The slice and the map are the
-// caller's; Local is not copied.
+// Identity returns what Authenticate returned, even if groups or the expiry have changed
+// since. Groups are sorted, each once. The slice and the map are the caller's; Local is
+// not copied.
 func (c *Conn) Identity() Identity {
 	id := c.identity
 	id.Groups = slices.Clone(id.Groups)
@@ -110,23 +110,23 @@ func (c *Conn) sinceTime() time.Time {
 // Hub returns the Hub that the connection is on.
 func (c *Conn) Hub() *Hub { return c.hub }
 
-// Context returns a context with the values of ConnContext, that is done when
-// the connection ends or begins to be closed. Its cause is OnDisconnect's.
+// Context returns a context that has the values of ConnContext's, and is done when the
+// connection ends or begins to close. Its cause is the one that OnDisconnect gets.
 func (c *Conn) Context() context.Context { return c.ctx }
 
-// Done is closed when the connection ends or begins to be closed.
+// Done returns a channel that is closed when the connection ends or begins to close.
 func (c *Conn) Done() <-chan struct{} { return c.ctx.Done() }
 
-// Groups returns the groups that the connection belongs to, in no order. Once it
-// begins to close, they are those that it belonged to then.
+// Groups returns the groups that the connection belongs to, in no order. Once it begins
+// to close, they are those that it belonged to then.
 func (c *Conn) Groups() []string { return c.hub.index.groupsOf(c) }
 
 // Subprotocol returns the subprotocol that was agreed on, or "".
 func (c *Conn) Subprotocol() string { return c.subprotocol }
 
-// Send queues a message for this socket alone. It never blocks. The error is
-// ErrClosed, or ErrTooSlow if the queue is full, in which case the connection is
-// closed, or it wraps ErrInvalid.
+// Send queues a message for this socket alone. It never blocks. The error is ErrClosed;
+// or ErrTooSlow if the queue is full, and then the connection is closed; or it wraps
+// ErrInvalid.
 func (c *Conn) Send(m Message) error {
 	if err := m.check(c.hub.config.MaxSendSize); err != nil {
 		return err
@@ -145,10 +145,10 @@ func (c *Conn) Send(m Message) error {
 	return nil
 }
 
-// Join makes the connection a member of the groups. When it returns nil, a Send to
-// them from any node reaches the connection. It may be called from OnConnect and OnMessage. Once the
-// connection has begun to close the error is ErrClosed. If it would have more than
-// MaxGroups the error is ErrLimit, and it has joined none of them.
+// Join makes the connection a member of the groups. When it returns nil, a Send to them
+// from any node reaches the connection. It may be called from OnConnect and OnMessage.
+// Once the connection has begun to close, the error is ErrClosed. If it would have more
+// than MaxGroups, the error wraps ErrLimit, and it has joined none of them.
 func (c *Conn) Join(ctx context.Context, groups ...string) error {
 	return c.hub.calls.local(ctx, c, call{op: opJoin, groups: groups})
 }
@@ -171,8 +171,8 @@ func (c *Conn) Close(code StatusCode, reason string) error {
 	return nil
 }
 
-// SetExpiry moves the time at which the connection is closed with
-// StatusExpired, within about a second; the zero time is never.
+// SetExpiry sets the time at which the connection is closed with StatusExpired, within
+// about a second. The zero time means never.
 func (c *Conn) SetExpiry(t time.Time) {
 	switch {
 	case t.IsZero():
@@ -214,7 +214,7 @@ const (
 	connDead                     // the socket is closed, if there was one
 )
 
-// closing says whether nothing more is queued.
+// closing says whether the queue takes nothing more.
 func (s connState) closing() bool { return s > connOpen }
 
 // writing says whether what is queued may be written.
@@ -226,7 +226,7 @@ func (c *Conn) isClosing() bool {
 	return c.state.closing()
 }
 
-// attach takes note that the Conn has its socket.
+// attach notes that the Conn has its socket.
 func (c *Conn) attach() {
 	c.hub.wg.Add(1) // done by kill
 	c.mu.Lock()
@@ -240,8 +240,8 @@ func (c *Conn) attach() {
 	c.start(start)
 }
 
-// accept takes note that OnConnect has returned nil, and lets the Conn's
-// messages flow. One that is closing by now is accepted, too: OnDisconnect is due.
+// accept notes that OnConnect has returned nil, and lets the Conn's messages flow. A Conn
+// that is closing by now is accepted, too, because OnDisconnect is due.
 func (c *Conn) accept() {
 	c.mu.Lock()
 	c.accepted = true
@@ -253,8 +253,8 @@ func (c *Conn) accept() {
 	c.start(start)
 }
 
-// shut begins to close the connection; see Close. It drops what is queued if the
-// Conn is not open, or too slow for it. It answers false if the Conn is closing
+// shut begins to close the connection; see Close. It drops what is queued if the Conn is
+// not open, or is closed because it is too slow. It answers false if the Conn is closing
 // already.
 func (c *Conn) shut(cause *CloseError) bool {
 	c.mu.Lock()
@@ -294,8 +294,8 @@ func (c *Conn) beginClose() {
 	c.hub.closing.add(c)
 }
 
-// tooSlow closes a Conn for what waits in its queue, and counts that, unless it is
-// closing already.
+// tooSlow closes a Conn because of what waits in its queue, and adds to count, unless the
+// Conn is closing already.
 func (c *Conn) tooSlow(count *atomic.Uint64) {
 	if c.shut(&CloseError{Code: StatusTooSlow, Reason: "too slow", err: ErrTooSlow}) {
 		count.Add(1)
@@ -315,7 +315,8 @@ func (c *Conn) advance(to connState) bool {
 	return closing
 }
 
-// finish does what half and hangup stand for, if all is written.
+// finish closes the sending side of a Conn that is half closed, and kills one that is to
+// hang up, if all is written.
 func (c *Conn) finish() {
 	c.mu.Lock()
 	state := c.state
@@ -332,8 +333,8 @@ func (c *Conn) finish() {
 	}
 }
 
-// kill ends the Conn at once, and closes its socket. cause counts if there was
-// none before. Only its handshake kills a Conn that has no socket.
+// kill ends the Conn at once, and closes its socket. The first cause of its end counts.
+// Only its handshake kills a Conn that has no socket.
 func (c *Conn) kill(cause error) {
 	c.mu.Lock()
 	state := c.state
@@ -375,8 +376,8 @@ func (c *Conn) kill(cause error) {
 	c.depart()
 }
 
-// depart takes the Conn out of everything that others find it by. It does
-// not wait, and may be called twice.
+// depart takes the Conn out of everything by which others find it. It does not wait, and
+// may be called twice.
 func (c *Conn) depart() {
 	c.mu.Lock()
 	cause, registered, unlisted := c.cause, c.registered, c.unlisted

@@ -18,9 +18,9 @@ import (
 
 // A Delivery says who has received a message. No session is in both lists.
 type Delivery struct {
-	// Received are the sessions whose client has the message; see [Hub.Deliver] for
-	// what that means. Missed are the other sessions that the message was meant for:
-	// they have given no receipt. Both are ordered oldest first. A session that has gone may have
+	// Received are the sessions whose client has the message; see [Hub.Deliver] for what
+	// that means. Missed are the other sessions that the message was meant for: they have
+	// given no receipt. Both are ordered oldest first. A session that has gone may have
 	// no more than its ID and Node. Both are nil if there are more than 1,000 sessions
 	// together, and for Everyone.
 	Received, Missed []Session
@@ -36,7 +36,8 @@ const (
 	maxDelivered = 1_000
 )
 
-// lookAfter is how often Deliver looks whether those it waits for are still there.
+// lookAfter is how often Deliver looks whether the sessions that it waits for are still
+// there.
 const lookAfter = time.Second
 
 // Deliver sends m as [Hub.Send] does, and waits until each connection of the target
@@ -114,7 +115,7 @@ type delivery struct {
 	// Guarded by receiptsRoom.mu once it is open.
 
 	call     *receipts.Call
-	sessions map[receipts.ID]Session // listed, and those that nodes have told
+	sessions map[receipts.ID]Session // listed, and those that nodes have reported
 	probing  *probing                // of a probe only
 
 	changed wake.Signal // a report has come
@@ -125,7 +126,7 @@ func sessionID(s Session) receipts.ID {
 	return receipts.ID{Node: s.Node, Counter: counter}
 }
 
-// run sends the message, and returns when nothing more is to be waited for.
+// run sends the message, and returns when all sessions are settled or ctx is done.
 func (d *delivery) run(ctx context.Context) error {
 	h := d.hub
 	ctx, cancel := context.WithTimeout(ctx, maxDelivery)
@@ -142,7 +143,7 @@ func (d *delivery) run(ctx context.Context) error {
 	return d.wait(ctx)
 }
 
-// list finds whom the message is meant for.
+// list finds the sessions that the message is meant for.
 func (d *delivery) list(ctx context.Context) error {
 	switch d.target.kind {
 	case targetConnection:
@@ -203,8 +204,8 @@ func (d *delivery) wait(ctx context.Context) error {
 	return nil
 }
 
-// look settles those who have gone without a word: with their node, or before the
-// message came to it. While the Registry does not answer nobody is known to have
+// look settles sessions that have gone without a report: with their node, or before the
+// message came to it. While the Registry does not answer, no session is known to have
 // gone.
 func (d *delivery) look(ctx context.Context) {
 	h := d.hub
@@ -236,8 +237,8 @@ func (d *delivery) look(ctx context.Context) {
 	}, left)
 }
 
-// goneNodes returns those of the nodes that live no longer. One that has only just
-// come may not be known yet, so the Registry is asked.
+// goneNodes returns the nodes that no longer live. One that has only just come may not be
+// known yet, so the Registry is asked, too.
 func (d *delivery) goneNodes(ctx context.Context, nodes map[string]bool) map[string]bool {
 	presence := d.hub.presence
 	drop := func() {
@@ -287,7 +288,7 @@ type fence struct {
 	want  receipts.Wanted
 	token receipts.Token
 
-	plain, packed fenced // packed is of the message when it is compressed
+	plain, packed fenced // packed has the message compressed
 }
 
 // A fenced is the frame of a message, and that frame with the fence.
@@ -325,8 +326,8 @@ func (l *connLog) tookFenced(e *envelope, p *logged, f *fence) {
 	}
 }
 
-// expect opens a receipt for a message that is queued now, or that is read from the
-// log.
+// expect opens a receipt for a message that is queued next, or later when it is read from
+// the log.
 func (l *connLog) expect(want receipts.Wanted, place receipts.Place) {
 	c := l.c
 	c.mu.Lock()
@@ -339,9 +340,9 @@ func (l *connLog) expect(want receipts.Wanted, place receipts.Place) {
 	l.expected++
 }
 
-// acknowledges returns the place of a message that the client will acknowledge. If the
-// client has brought along a position that is ahead of the message, there is none,
-// because it would acknowledge that without having the message.
+// acknowledges returns the place of a message that the client will acknowledge. There is
+// none if the client resumed from a position ahead of the message, because it would
+// acknowledge that without having the message.
 func (l *connLog) acknowledges(p *logged) (place receipts.Place, ok bool) {
 	if !p.Kept || l.k.mixed() {
 		return place, false
@@ -351,8 +352,7 @@ func (l *connLog) acknowledges(p *logged) (place receipts.Place, ok bool) {
 	return place, from.Epoch != place.At.Epoch || from.Offset < place.At.Offset
 }
 
-// place takes note that the frame of a message is queued next, if its receipt is
-// expected.
+// place notes that the frame of a message is queued next, if its receipt is expected.
 func (l *connLog) place(f *device.Frame, frame []byte) {
 	if l.expected == 0 {
 		return
@@ -362,14 +362,14 @@ func (l *connLog) place(f *device.Frame, frame []byte) {
 	l.expected = l.c.queue.fences.Place(receipts.Place{Partition: f.Partition, At: f.At}, &frame[len(frame)-1])
 }
 
-// lose takes note that a frame is not queued.
+// lose notes that a frame is not queued.
 func (l *connLog) lose(frame []byte) {
 	l.c.mu.Lock()
 	defer l.c.mu.Unlock()
 	l.c.queue.fences.Lose(&frame[len(frame)-1])
 }
 
-// acknowledged takes what the client says that it has processed.
+// acknowledged settles the receipts of messages that the client says it has processed.
 func (c *Conn) acknowledged(positions *history.Positions) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -10,9 +10,9 @@ import (
 	"sync"
 )
 
-// A topic's first byte says what it is, so that a user and a group of one
-// name never meet. The rest is the name, raw, or its SHA-256 if the name
-// is long (upper case).
+// A topic's first byte says what it is, so that a user and a group of the same name
+// differ. The rest is the name, or its SHA-256 if the name is long; the first byte is
+// then in upper case.
 const (
 	topicEveryone  = "*"
 	topicHeartbeat = "h"
@@ -80,7 +80,7 @@ type index struct {
 	mu     sync.RWMutex
 	topics map[string]*members
 	conns  map[uint64]*Conn
-	users  int // topics of users
+	users  int // how many topics are a user's
 }
 
 // members are the Conns of one topic, in no order.
@@ -99,12 +99,11 @@ type membership struct {
 // memberships are the topics of one Conn, in no order.
 type memberships struct {
 	list []membership
-	at   map[*members]int // places in list, if there are more than a few
+	at   map[*members]int // places in list; nil if there are only a few
 	last []string         // the groups of a Conn that has been removed
 }
 
-// fewTopics is how many topics of a Conn are found as fast in a list as in a
-// map.
+// fewTopics is how many topics of a Conn are found in a list as fast as in a map.
 const fewTopics = 16
 
 // find returns the place in list, or -1.
@@ -131,7 +130,7 @@ func (s *memberships) add(o membership) {
 	}
 }
 
-// delete fills the i-th place with the last one.
+// delete takes out the i-th membership, and puts the last one in its place.
 func (s *memberships) delete(i int) {
 	delete(s.at, s.list[i].members)
 	last := len(s.list) - 1
@@ -152,9 +151,8 @@ func newIndex() *index {
 	return &index{topics: make(map[string]*members), conns: make(map[uint64]*Conn)}
 }
 
-// add takes in a new Conn, with its user and everyone. It answers false, and
-// adds nothing if the user has limit Conns already, or all together have
-// total; a limit below 1 is none.
+// add adds a new Conn, under its user and everyone. It answers false, and adds nothing,
+// if the user has limit Conns already, or the node has total. A bound below 1 is none.
 func (x *index) add(c *Conn, total, limit int) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -169,13 +167,13 @@ func (x *index) add(c *Conn, total, limit int) bool {
 	return true
 }
 
-// indexStep is how many memberships are changed in one go, for messages wait
-// while the index is locked.
+// indexStep is how many memberships are changed in one go: messages wait while the index
+// is locked.
 const indexStep = 256
 
-// joinGroups makes c a member of the groups, and returns the topics of those
-// that it has not belonged to. It joins none if c has been removed, or would
-// belong to more than limit; a limit below 1 is none.
+// joinGroups makes c a member of the groups, and returns the topics of those that are new
+// to it. It joins none if c has been removed, or would belong to more than limit. A limit
+// below 1 is none.
 func (x *index) joinGroups(c *Conn, groups []string, limit int) (joined []string, err error) {
 	topics := groupTopics(groups)
 	if limit > 0 {
@@ -195,15 +193,15 @@ func (x *index) joinGroups(c *Conn, groups []string, limit int) (joined []string
 	return joined, nil
 }
 
-// countWith returns how many groups c belongs to, with those of the topics. It
-// looks once, for c may join those topics meanwhile.
+// countWith returns how many groups c would belong to with the topics. It locks once,
+// because c may join some of them meanwhile.
 func (x *index) countWith(c *Conn, topics []string) int {
 	topics = slices.Clone(topics)
 	slices.Sort(topics)
 	topics = slices.Compact(topics)
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	n := max(0, len(c.memberships.list)-2) // but for everyone and its user
+	n := max(0, len(c.memberships.list)-2) // without everyone and its user
 	for _, t := range topics {
 		if x.find(c, t) < 0 {
 			n++
@@ -220,7 +218,7 @@ func (x *index) join(c *Conn, topic, name string) bool {
 		if isUserTopic(topic) {
 			x.users++
 		} else {
-			m.name = strings.Clone(name) // a Join's may be a part of a long message
+			m.name = strings.Clone(name) // a Join's name may be a part of a long message
 		}
 	}
 	if c.memberships.find(m) >= 0 {
@@ -259,7 +257,7 @@ func (x *index) holds(c *Conn, topic string) bool {
 	return x.find(c, topic) >= 0
 }
 
-// leave ends c's i-th membership, and fills its place with the last Conn.
+// leave ends c's i-th membership, and puts the topic's last Conn in its place.
 func (x *index) leave(c *Conn, i int) {
 	s := c.memberships.list[i]
 	c.memberships.delete(i)
@@ -290,7 +288,7 @@ func (x *index) remove(c *Conn) (topics []string) {
 	if x.conns[c.counter] != c {
 		return nil
 	}
-	delete(x.conns, c.counter) // so that nobody lets it join meanwhile
+	delete(x.conns, c.counter) // so that it cannot join anything meanwhile
 	for n := 1; len(c.memberships.list) > 0; n++ {
 		last := len(c.memberships.list) - 1
 		m := c.memberships.list[last].members
@@ -358,8 +356,8 @@ func (x *index) strays(c *Conn, topics []string) (strays []string) {
 	return strays
 }
 
-// groupsOf returns the names of the groups of c; if it has been removed, of those
-// that it had then.
+// groupsOf returns the names of c's groups. If c has been removed, they are those that it
+// had then.
 func (x *index) groupsOf(c *Conn) (groups []string) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()

@@ -74,12 +74,13 @@ func (h *Hub) receive(ctx context.Context) {
 	}
 }
 
-// keepHeader is how many bytes of an envelope, more than its frame has, may wait
-// with that in queues, which count the frame alone.
+// keepHeader bounds what queues keep in memory and do not count: they count a frame
+// alone, but keep its whole envelope. If the rest of that is longer than the frame and
+// keepHeader together, the frame is copied.
 const keepHeader = 1 << 10
 
-// take handles one packet. kept says where it is in the log, if there is one, and lent
-// what memory it is in, if that is on loan.
+// take handles one packet. kept is its place in the log, if there is one, and lent the
+// loan that its memory is on, if any. It returns scratch, whose memory it uses.
 func (h *Hub) take(p Packet, kept *logged, lent *loan.Buffer, scratch []*Conn) []*Conn {
 	clear(scratch)
 	scratch = scratch[:0]
@@ -142,7 +143,7 @@ func (h *Hub) take(p Packet, kept *logged, lent *loan.Buffer, scratch []*Conn) [
 	return scratch
 }
 
-// hearChanges hands what has changed in a group to those who watch it.
+// hearChanges hands the changes of a group to those who watch it.
 func (h *Hub) hearChanges(p Packet) {
 	groupTopic := string(p.Topic[0]-'w'+'g') + p.Topic[1:]
 	watched, err := h.watching.Hear(groupTopic, p.Data)
@@ -156,7 +157,7 @@ func (h *Hub) hearChanges(p Packet) {
 	}
 }
 
-// putChanges has those told who watch what has changed.
+// putChanges publishes changes to those who watch their topics.
 func (h *Hub) putChanges(changes []Change) {
 	encoded := make([]watching.Change, len(changes))
 	for i, c := range changes {
@@ -165,7 +166,7 @@ func (h *Hub) putChanges(changes []Change) {
 	h.changes.Put(encoded)
 }
 
-// unclaimed counts a packet that nobody here is to have.
+// unclaimed counts a packet that is for nobody here.
 func (h *Hub) unclaimed(topic string) {
 	if h.follower.Follows(topic) {
 		h.stats.lingering.Add(1)
@@ -174,13 +175,13 @@ func (h *Hub) unclaimed(topic string) {
 	}
 }
 
-// fewHolders is how many Conns may hold memory that is on loan.
+// fewHolders is how many Conns at most hold memory that is on loan.
 const fewHolders = 16
 
 // deliver puts a message into the queues of those Conns that it is for.
 func (h *Hub) deliver(e *envelope, kept *logged, lent *loan.Buffer, conns []*Conn) {
 	if e.carrier != nil || len(conns) > fewHolders {
-		lent = nil // the Tracer may keep a part of it; many who count cost more than garbage
+		lent = nil // the Tracer may keep a part of it; and if many count holders, that costs more than garbage
 	}
 	defer lent.Release()
 	taken := 0
@@ -215,7 +216,8 @@ func (h *Hub) deliver(e *envelope, kept *logged, lent *loan.Buffer, conns []*Con
 	}
 }
 
-// followed tells the Tracer of a delivery. It returns what ends that, or nil.
+// followed tells the Tracer that a delivery begins. It returns the function that ends it,
+// or nil.
 func (h *Hub) followed(e *envelope) (end func(conns int)) {
 	if e.carrier == nil || h.config.Tracer == nil {
 		return nil
@@ -223,8 +225,8 @@ func (h *Hub) followed(e *envelope) (end func(conns int)) {
 	return h.config.Tracer.TraceDelivery(e.carrier.decode())
 }
 
-// measureLag has one of a message's Conns measure its lag. sent is when the message
-// was sent, as far as is known.
+// measureLag has one of a message's Conns, at random, measure its lag. sent is when the
+// message was sent, as far as is known.
 func (h *Hub) measureLag(sent int64, sieve *sieve, conns []*Conn) {
 	if len(conns) == 0 {
 		return
@@ -251,7 +253,7 @@ func (h *Hub) measureLag(sent int64, sieve *sieve, conns []*Conn) {
 type copies struct {
 	had   map[copyKey]map[uint64]struct{}
 	order ring.Ring[copyKey]
-	conns int // in all of had, but for the last
+	conns int // in all of had except the last
 }
 
 type copyKey struct {
@@ -259,8 +261,8 @@ type copyKey struct {
 	id     uint64
 }
 
-// maxCopies is how many messages are remembered, and maxCopyConns how many
-// Conns of them all.
+// maxCopies is how many messages are remembered, and maxCopyConns how many Conns for all
+// of them together.
 const (
 	maxCopies    = 4_096
 	maxCopyConns = 1 << 18
@@ -289,7 +291,7 @@ func (s *copies) of(sender string, id uint64) map[uint64]struct{} {
 }
 
 // deliverFenced puts a message into the queues of those Conns that it is for, with a
-// fence behind it, and reports who they are. All of them get the same fence.
+// fence behind it, and reports these Conns. All of them get the same fence.
 func (h *Hub) deliverFenced(e *envelope, kept *logged, conns []*Conn) {
 	var takers []*Conn
 	if end := h.followed(e); end != nil {

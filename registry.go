@@ -68,8 +68,8 @@ func entriesAt(all []places.Place, session func(i int) Session) (entries []Entry
 	return entries
 }
 
-// lostEntries returns those of the entries that have lost places, each with the
-// topics of these. lost has the places by index of entries.
+// lostEntries returns the entries that have lost places, each with the topics of these
+// places. lost[i] has those of entries[i].
 func lostEntries(entries []Entry, lost [][]places.Place) (missing []Entry) {
 	for i, e := range entries {
 		if len(lost[i]) > 0 {
@@ -216,7 +216,7 @@ type Registry interface {
 type Change struct {
 	Topic   string
 	Number  int64   // one more than that of the topic's change before it
-	Session Session // of one who left, the ID alone
+	Session Session // the one that has come; of one that has left, only the ID
 	Left    bool
 }
 
@@ -252,13 +252,13 @@ type WatchRegistry interface {
 	Changes() []Change
 }
 
-// A countedRegistry counts the calls of a Registry.
+// A countedRegistry counts and times the calls of a Registry.
 type countedRegistry struct {
 	reg   Registry
 	stats *counters
 }
 
-// watchable returns an error if its topics cannot be watched.
+// watchable returns an error if the Registry's topics cannot be watched.
 func (r *countedRegistry) watchable() error {
 	if _, ok := r.reg.(WatchRegistry); !ok {
 		return fmt.Errorf("%w: Config.Registry: a %T cannot be watched: it is no WatchRegistry", ErrInvalid, r.reg)
@@ -272,7 +272,7 @@ func (r *countedRegistry) Watch(ctx context.Context, lease Lease, ttl time.Durat
 	return r.reg.(WatchRegistry).Watch(ctx, lease, ttl, topics...)
 }
 
-// Changes returns those of a Registry that is watchable.
+// Changes returns the changes of a Registry that is watchable, or none.
 func (r *countedRegistry) Changes() []Change {
 	if w, ok := r.reg.(WatchRegistry); ok {
 		return w.Changes()

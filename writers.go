@@ -29,9 +29,9 @@ type writer struct {
 	list   []*Conn
 	closed bool
 
-	wake wake.Signal // holds one
+	wake wake.Signal // for run
 
-	// Of the goroutine alone.
+	// Used by run alone.
 
 	turn []*Conn
 	raw  rawio.Writer
@@ -40,7 +40,7 @@ type writer struct {
 	now int64 // on clock: when the turn began
 
 	bytes   atomic.Uint64
-	written atomic.Uint64 // messages; each writer counts by itself, for many that share a counter wait for its memory
+	written atomic.Uint64 // messages; each writer counts its own, because a shared counter would slow them all
 }
 
 func newWriters(n int) *writers {
@@ -53,11 +53,11 @@ func newWriters(n int) *writers {
 	return ws
 }
 
-// few is how many Conns one writer has on its list before others are woken:
-// that costs as much as some writes.
+// few is how many Conns the first writer has on its list before others are woken: to wake
+// one costs as much as some writes.
 const few = 16
 
-// push puts a Conn that is ownerWriter's on a list.
+// push puts a Conn that a writer owns on a list.
 func (ws *writers) push(c *Conn) {
 	if !ws.all[0].push(c, few) {
 		ws.all[c.counter%uint64(len(ws.all))].push(c, math.MaxInt)
@@ -103,16 +103,16 @@ func (ws *writers) close() {
 	ws.wg.Wait()
 }
 
-// Broadcasts seldom come alone. So before the first list of many Conns that a
-// writer gets after it had nothing to do, which takes it some milliseconds, it
-// waits for gather: what comes meanwhile shares the writes.
+// Broadcasts seldom come alone, and a long list takes a writer some milliseconds. So if a
+// writer gets a list of many Conns after it was idle, it first waits for gather: what
+// comes meanwhile shares the writes.
 const (
 	many   = 512
 	gather = time.Millisecond
 )
 
 func (w *writer) run() {
-	fresh := false // it has had nothing to do, and has not waited since
+	fresh := false // it was idle, and has not waited for gather since
 	for {
 		w.mu.Lock()
 		w.turn, w.list = w.list, w.turn[:0]
@@ -141,9 +141,9 @@ func (w *writer) run() {
 // flushSize is how many bytes of a queue go into one write.
 const flushSize = 64 << 10
 
-// take returns the bytes to write next, or nil. They are a frame of the queue, or frames
-// joined in buf, whose bytes the caller overwrites only after written. If a frame is in
-// memory on loan, the caller may release that once it is written.
+// take returns the bytes to write next, or nil: one frame of the queue, or several that
+// are joined in buf. The caller may use buf again only after written. lent is the loan of
+// the one frame, if it is on loan; the caller may release it once the frame is written.
 func (q *queue) take(buf []byte) (p []byte, lent *loan.Buffer, joined bool) {
 	if len(q.rest) > 0 {
 		return q.rest, nil, false
@@ -175,9 +175,9 @@ func (q *queue) take(buf []byte) (p []byte, lent *loan.Buffer, joined bool) {
 	return buf, nil, true
 }
 
-// appendPing appends a ping. A client need answer only the last of several pings
-// (RFC 6455 section 5.5.3), so that this one carries what the last fence before it
-// did. The frames that wait come after it.
+// appendPing appends a ping. A client need answer only the last of several pings (RFC
+// 6455 section 5.5.3), so this one carries the token of the last fence before it. The
+// frames that wait come after it.
 func (q *queue) appendPing(buf []byte) []byte {
 	if q.fences != nil {
 		if token, ok := q.fences.Written(q.ends(q.frames.Len())); ok {
@@ -187,7 +187,8 @@ func (q *queue) appendPing(buf []byte) []byte {
 	return append(buf, frame.Ping, 0)
 }
 
-// takeFrame takes the first frame. An idle Conn holds no memory for frames.
+// takeFrame takes the first frame. If none is left, it gives up their memory, so that an
+// idle Conn holds none.
 func (q *queue) takeFrame() queued {
 	f := q.frames.Pop()
 	frame := f.frame
@@ -206,7 +207,8 @@ func (q *queue) takeFrame() queued {
 	return f
 }
 
-// written takes note that all that was taken has been written, and returns how many messages.
+// written notes that all that was taken has been written, and returns how many messages
+// that were.
 func (q *queue) written() (messages int) {
 	frames := q.out
 	messages = frames
@@ -225,8 +227,8 @@ func (q *queue) written() (messages int) {
 	return messages
 }
 
-// flush writes once to the Conn what it has, without waiting. If the socket does
-// not take all of it, the rest is left to a goroutine that may wait.
+// flush writes once what the Conn has, without waiting. If the socket does not take all
+// of it, the rest is left to a drain.
 func (w *writer) flush(c *Conn) {
 	c.mu.Lock()
 	p, lent, joined := c.queue.take(w.buf)
@@ -293,13 +295,12 @@ func (w *writer) flush(c *Conn) {
 // drainBuffers are for drain. Few are in use at a time.
 var drainBuffers = sync.Pool{New: func() any { b := make([]byte, 0, flushSize); return &b }}
 
-// drain writes what the Conn has, waiting if it must, until there is
-// nothing more. It serves the sockets that take no more at once, and those
-// that are not plain TCP.
+// drain writes what the Conn has until there is nothing more, and waits if it must. It
+// serves sockets that take no more at once, and those that are not plain TCP.
 func (c *Conn) drain() {
 	defer c.hub.wg.Done()
 	for first := true; ; first = false {
-		var buf *[]byte // not for what it would be too large for: that may never be taken
+		var buf *[]byte // nil for a small write: a client that takes nothing must not keep a large buffer
 		c.mu.Lock()
 		p := c.queue.rest
 		if len(p) == 0 {
@@ -313,7 +314,7 @@ func (c *Conn) drain() {
 				buf = nil
 			}
 		}
-		c.queue.rest = p // for those who count what is held
+		c.queue.rest = p // for the budget, which counts what is held
 		if p == nil {
 			c.mu.Unlock()
 			// An expired deadline would fail the next raw write.
@@ -374,8 +375,8 @@ func (c *Conn) writeAll(p []byte) error {
 	return nil
 }
 
-// writeError is the cause of the end of a Conn after a failed write, which
-// stays its owner's: what that took must not be taken again.
+// writeError returns the cause with which a failed write ends a Conn. The Conn keeps its
+// owner, because what that has taken must not be taken again.
 func (c *Conn) writeError(err error) error {
 	if !os.IsTimeout(err) {
 		return err
