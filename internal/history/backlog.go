@@ -1,20 +1,20 @@
 package history
 
-// A Survey is what a log says to one that wants to go on from a Point: what was
+// A Survey is a log's answer to a reader who wants to go on from a Point: what was
 // kept for its topics since, up to the end of the log.
 type Survey struct {
 	End  Point // of the log
-	Fork Fork  // from the epoch that was asked about, if it is another one
+	Fork Fork  // from the epoch of that point, if the log is in another one
 
-	// From is where the answer begins. Whole says that nothing is missing
-	// between the point that was asked about and End: the epochs are the same,
-	// and the chain of each topic reaches back to the point.
+	// From is where the answer begins. Whole says that nothing is missing between the
+	// point and End: the epochs are the same, and the chain of each topic reaches
+	// back to the point.
 	From  Offset
 	Whole bool
 
-	// Offsets are those of the entries, rising. Each was seen to be there. If they are
-	// few, the log may have read the entries in the same step. Then Entries has all of
-	// them, and otherwise none.
+	// Offsets are those of the entries, rising. Each entry was there during the
+	// survey. If they are few, the log may have read them in the same step. Then
+	// Entries has all of them, and otherwise none.
 	Offsets []Offset
 	Entries []Entry
 }
@@ -34,7 +34,7 @@ func (b *Backlog) Page(n int) []Offset {
 }
 
 // Took takes the entries that were read for the last Page. It returns up to where
-// all has been read now, and whether none was missing: the log may have lost a
+// everything has been read now, and whether none was missing: the log may have lost a
 // segment since the survey.
 func (b *Backlog) Took(entries []Entry) (through Offset, whole bool) {
 	whole = len(entries) == b.page

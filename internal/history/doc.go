@@ -1,7 +1,7 @@
-// Package history has the words that the rules of History are written in: where
+// Package history has the terms in which the rules of History are written: where
 // a device is, what the log of a partition answers, and what is still to be read
 // of it. The rules themselves are state machines in the packages under it,
-// without goroutines, locks, clock or I/O. Whoever drives them does the I/O, and
+// without goroutines, locks, clock or I/O. Their driver does the I/O, and
 // calls each from one goroutine at a time:
 //
 //   - store.Log is the log of one partition, as the scripts in Redis keep it.
@@ -10,7 +10,7 @@
 //   - device.Device is the server's side of one connection, over all
 //     partitions. device.Client is the other end of it.
 //
-// # What they rest on
+// # What they rely on
 //
 // A script of Redis is one step. Its keys are lost as a whole or not at all, and
 // a replica that is promoted has a prefix of what its master did. What a link
@@ -22,6 +22,6 @@
 //
 // A Client that remembers its positions gets every kept message of its topics
 // once, in the order of the log, or it is told that something may be missing. It
-// is told before it gets a position behind what is missing: a client that is cut
-// right after has the one or the other.
+// is told before it gets a position behind what is missing: a client that is cut off
+// then has not passed the gap without knowing.
 package history

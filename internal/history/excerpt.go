@@ -2,15 +2,15 @@ package history
 
 import "slices"
 
-// An Excerpt is what was read of a log in one epoch: which offsets were looked at, and
-// the entries of those that are there. Both rise.
+// An Excerpt is what was read of a log in one epoch: the offsets that were looked at,
+// and the entries that were there. Both rise.
 type Excerpt struct {
 	Offsets []Offset
 	Entries []Entry
 }
 
-// For returns what an Excerpt has for a reader who wants these offsets, which rise: of
-// the first ones, up to one that was not looked at.
+// For returns the part of an Excerpt that is for a reader who wants these offsets,
+// which rise. It ends before the first one that was not looked at.
 func (x Excerpt) For(offsets []Offset) Excerpt {
 	n, looked := 0, x.Offsets
 	for n < len(offsets) {
@@ -30,8 +30,8 @@ func (x Excerpt) For(offsets []Offset) Excerpt {
 	return own
 }
 
-// Page returns the entries at the offsets of a page, and what lies behind it. ok is
-// false if the Excerpt does not begin with that page.
+// Page returns the entries at the offsets of a page, and the rest of the Excerpt
+// behind them. ok is false if the Excerpt does not begin with that page.
 func (x Excerpt) Page(page []Offset) (entries []Entry, rest Excerpt, ok bool) {
 	n := len(page)
 	if n == 0 || len(x.Offsets) < n || !slices.Equal(x.Offsets[:n], page) {

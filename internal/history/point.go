@@ -21,23 +21,23 @@ type Packet struct {
 	Topic string
 	Body  []byte
 
-	// Kept says that the log has it, and then At is where. Of a packet that is
-	// not kept, At is the end of the log when it was published, or nowhere if it
-	// was published without the log.
+	// Kept says that the log has the packet, at At. At of another packet is the end
+	// of the log when it was published; nowhere, if it was published without the log.
 	Kept bool
 	At   Point
 
-	// Born is the epoch in which it was appended, for ever: its own position, with
-	// the offset of At. Only of a packet that is kept.
+	// Born is the epoch in which the packet was appended, even if the log enters
+	// others later. With the offset of At it is the packet's own position. Only if
+	// Kept.
 	Born Epoch
 
-	// Prev is an offset before At, between which and At nothing of the topic
-	// lies. Only of a packet that is kept.
+	// Prev is an offset before At; the topic has no entry between the two. Only if
+	// Kept.
 	Prev Offset
 }
 
-// An Entry is what the log has at one offset: a message, and the topics that it
-// was sent to.
+// An Entry is what the log has at one offset: a message, and the topics to which it
+// was sent.
 type Entry struct {
 	Offset Offset
 	Born   Epoch // see Packet
@@ -51,16 +51,16 @@ type Link struct {
 	Prev  Offset // see Packet
 }
 
-// A Trail is where one has been in the epochs that it has left. It may come back
-// into one, if a master still answers that was replaced. The zero Trail is empty.
+// A Trail says how far a reader was in the epochs that it has left. It may come back
+// into one, if a master that was replaced still answers. The zero Trail is empty.
 type Trail struct {
-	left []Point // the last one that was left at the end
+	left []Point // the one that was left last is at the end
 }
 
 // maxTrail is how many epochs a Trail has.
 const maxTrail = 4
 
-// Leave notes how far one was in an epoch.
+// Leave notes how far the reader was in an epoch.
 func (t *Trail) Leave(at Point) {
 	if i := slices.IndexFunc(t.left, func(l Point) bool { return l.Epoch == at.Epoch }); i >= 0 {
 		at.Offset = max(at.Offset, t.left[i].Offset)
@@ -70,7 +70,7 @@ func (t *Trail) Leave(at Point) {
 	t.left = t.left[max(0, len(t.left)-maxTrail):]
 }
 
-// Passed says whether one has been at a point, or behind it.
+// Passed says whether the reader has been at a point, or behind it.
 func (t *Trail) Passed(at Point) bool {
 	return slices.ContainsFunc(t.left, func(l Point) bool { return l.Epoch == at.Epoch && l.Offset >= at.Offset })
 }
@@ -79,10 +79,10 @@ func (t *Trail) Passed(at Point) bool {
 type Fork struct {
 	Epoch  Epoch  // the later one
 	Parent Epoch  // the one that is left; zero if the log does not know it
-	At     Offset // what lies above is of later epochs, or it is unknown what it is
+	At     Offset // entries above it are of later epochs, or unknown
 }
 
-// Cross returns where one that was at p in the epoch that is left goes on.
+// Cross returns where a reader at p, in the epoch that is left, goes on.
 func (f Fork) Cross(p Point) Point {
 	switch p.Epoch {
 	case f.Epoch:

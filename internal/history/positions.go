@@ -72,7 +72,7 @@ func (p *Positions) UnmarshalText(text []byte) error {
 // maxPosition is how long the text of one position can be.
 const maxPosition = maxPositions / MaxPartitions
 
-// ParsePosition reads what AppendPosition wrote, and refuses all else.
+// ParsePosition reads what AppendPosition wrote, and refuses everything else.
 func ParsePosition(text []byte) (partition int, at Point, err error) {
 	if len(text) > maxPosition {
 		return 0, Point{}, errPositions

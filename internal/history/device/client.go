@@ -10,9 +10,9 @@ import (
 // the frames of a connection in their order. The zero Client has never been
 // connected.
 type Client struct {
-	been      bool // connected: from then on something may be missing
+	been      bool // it was connected: from then on something may be missing
 	positions history.Positions
-	conns     []string // the last ones, the newest first
+	conns     []string // of its last connections, the newest first
 	had       ids
 	trails    [history.MaxPartitions]history.Trail
 }
@@ -20,8 +20,8 @@ type Client struct {
 // MaxConns is how many of its last connections a client names.
 const MaxConns = 4
 
-// NewClient returns a Client that goes on where another one was: at what its
-// Resume returned.
+// NewClient returns a Client that goes on where another one was: with what the Resume
+// of that one returned.
 func NewClient(from history.Positions, conns []string) *Client {
 	return &Client{been: true, positions: from, conns: slices.Clone(conns)}
 }
@@ -31,7 +31,7 @@ func (c *Client) Resume() (from history.Positions, conns []string) {
 	return c.positions, slices.Clone(c.conns)
 }
 
-// Receive takes a frame. It says whether that is a message which the client has
+// Receive takes a frame. It says whether the frame is a message that the client has
 // not had, and whether something may be missing.
 func (c *Client) Receive(f Frame) (message, missing bool) {
 	switch f.Kind {
@@ -53,8 +53,8 @@ func (c *Client) Receive(f Frame) (message, missing bool) {
 }
 
 // Plain says that the first frame of a connection was no Welcome: the node keeps
-// nothing, and what it sends has no positions. The client forgets where it was, or
-// it would get all this twice later. It says whether something may be missing.
+// nothing, and its messages have no positions. The client forgets where it was, or it
+// would get all of them again later. Plain returns whether something may be missing.
 func (c *Client) Plain() (missing bool) { return c.begin(history.Positions{}) }
 
 // begin begins a connection. It says whether there was one before.
@@ -66,8 +66,8 @@ func (c *Client) begin(at history.Positions) (been bool) {
 	return been
 }
 
-// move notes a position, which never goes back within an epoch. It says whether the
-// client has been there in an epoch that it had left since.
+// move notes a position, which never goes back within an epoch. It returns whether
+// the client has been there before, in an epoch that it had left.
 func (c *Client) move(partition int, to history.Point) (before bool) {
 	at, trail := &c.positions[partition], &c.trails[partition]
 	before = trail.Passed(to)

@@ -6,7 +6,7 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// A Host is the connection that a Device is of.
+// A Host is the connection of a Device.
 type Host interface {
 	Holds(topic string) bool
 	Open(body []byte) Letter
@@ -19,7 +19,7 @@ type Host interface {
 type Limits struct {
 	Survey int // entries of one survey
 	Page   int // entries that it takes at once
-	Live   int // how much may be left when it goes live: half the queue
+	Live   int // how many packets may be left when it goes live: half the queue
 }
 
 // A Device is the server's side of one connection. It makes the frames of the
@@ -27,13 +27,13 @@ type Limits struct {
 type Device struct {
 	limits  Limits
 	host    Host
-	ids     []string // its own, and those of the connections before it
+	ids     []string // the ids of this connection and of those before it
 	had     ids
 	dropped bool // a Gap for dropped frames is in the queue
 	cursors [history.MaxPartitions]cursor
 }
 
-// A state of a cursor: see the diagram above.
+// A state of a cursor: see the diagram in doc.go.
 type state uint8
 
 const (
@@ -46,13 +46,13 @@ const (
 // A cursor is where a device is in one partition.
 type cursor struct {
 	state state
-	round uint64 // of the question that is open
+	round uint64 // of the open question
 
-	// Everything up to at is in the queue, or was told to be missing. Nothing up
-	// to at is taken again.
+	// Everything up to at is in the queue, or was told to be missing. Nothing up to
+	// at is taken again.
 	at      history.Point
 	backlog history.Backlog
-	told    bool // that something may be missing, since it came back
+	told    bool // the client was told, since it came back, that something may be missing
 }
 
 // A Step is what is to be done after an input.
@@ -73,22 +73,22 @@ type Ask struct {
 	Page    int
 	Most    int
 
-	// Near says that nothing is asked of the log: what is next the host has as recent,
-	// and Device.Follow takes it.
+	// Near says that the log is not asked: what comes next is what the host has as
+	// recent, and Device.Follow takes it.
 	Near bool
 }
 
-// Begin returns the Device of a new connection as it enters the index, and the
-// frame that welcomes it. A client that comes back gives positions, and the ids
-// of its last connections. Another begins where the node's feeds are now: they
-// have a position in every partition, or a connection that ends before the first
+// Begin returns the Device of a new connection as it enters the index, and the frame
+// that welcomes it. A client that comes back gives positions, and the ids of its last
+// connections. Any other client begins where the node's feeds are now. They must have
+// a position in every partition: otherwise a connection that ends before its first
 // message would leave no trace.
 func Begin(limits Limits, host Host, conn string, from history.Positions, last []string, feeds history.Positions) (*Device, Frame) {
 	d := &Device{limits: limits, host: host, ids: append([]string{conn}, last...)}
 	back := from != history.Positions{}
 	welcome := Frame{Kind: Welcome, Conn: conn, Positions: feeds, Resumed: back}
 	if back {
-		// Never newer ones: the connection may end before all is there.
+		// Never newer ones: the connection may end before everything has been sent.
 		welcome.Positions = from
 	}
 	for i := range d.cursors {
@@ -100,8 +100,8 @@ func Begin(limits Limits, host Host, conn string, from history.Positions, last [
 	return d, welcome
 }
 
-// Start begins the resume of one partition, if the device comes back. The topics
-// that the device holds are subscribed.
+// Start begins the resume of one partition, if the device comes back. The topics that
+// the device holds must be subscribed.
 func (d *Device) Start(partition int) Step {
 	c := &d.cursors[partition]
 	if c.state == live {
@@ -113,11 +113,11 @@ func (d *Device) Start(partition int) Step {
 // Live says whether the device takes what the feed of the partition hands on.
 func (d *Device) Live(partition int) bool { return d.cursors[partition].state == live }
 
-// Is says whether a connection's id is the device's, or was.
+// Is says whether an id is that of this connection, or of one before it.
 func (d *Device) Is(conn string) bool { return slices.Contains(d.ids, conn) }
 
-// Take takes a packet that the feed hands on for a topic that the device holds.
-// What is not kept goes to a device that is not live too: no log has it.
+// Take takes a packet that the feed hands on for a topic that the device holds. A
+// packet that is not kept goes to a device that is not live, too: no log has it.
 func (d *Device) Take(partition int, p history.Packet, l Letter) (f Frame, ok bool) {
 	if p.Kept && d.cursors[partition].state != live {
 		return f, false
@@ -148,15 +148,15 @@ func (c *cursor) behind(at history.Point) bool {
 	return c.at.Epoch == at.Epoch && c.at.Offset < at.Offset
 }
 
-// Awaits says whether the device has yet to read what is at a point, because it is not
-// live.
+// Awaits says whether the device, because it is not live, has yet to read the entry
+// at a point.
 func (d *Device) Awaits(partition int, at history.Point) bool {
 	c := &d.cursors[partition]
 	return c.state != live && (c.at.Epoch != at.Epoch || c.at.Offset < at.Offset)
 }
 
-// Mark takes a Mark of the feed. The frame tells a client to which nothing was
-// sent that it still has all.
+// Mark takes a Mark of the feed. The frame tells a client to which nothing was sent
+// that it is up to date.
 func (d *Device) Mark(partition int, at history.Point) (f Frame, ok bool) {
 	c := &d.cursors[partition]
 	if c.state != live || !c.behind(at) {
@@ -166,18 +166,19 @@ func (d *Device) Mark(partition int, at history.Point) (f Frame, ok bool) {
 	return Frame{Kind: Mark, Partition: partition, At: at}, true
 }
 
-// Cross follows the feed into a new epoch. One that is not live finds it itself.
+// Cross follows the feed into a new epoch. A cursor that is not live learns of it
+// from the log.
 func (d *Device) Cross(partition int, fork history.Fork) {
 	if c := &d.cursors[partition]; c.state == live {
 		c.at = fork.Cross(c.at)
 	}
 }
 
-// Gap returns the frame that tells that something may be missing in a partition.
+// Gap returns the frame that says that something may be missing in a partition.
 func (d *Device) Gap(partition int) Frame { return Frame{Kind: Gap, Partition: partition} }
 
-// Drop says that the full queue gave up a frame: only a Message may be. The Gap,
-// if there is one, takes its place.
+// Drop says that the full queue gave up a frame, which must be a Message. The Gap, if
+// one is returned, takes its place.
 func (d *Device) Drop(f Frame) (gap Frame, ok bool) {
 	if f.At.Epoch == 0 || d.dropped {
 		return gap, false

@@ -14,7 +14,7 @@ const (
 	Mark         // everything up to At has been sent
 	Welcome      // the first frame
 	Gap          // something may be missing: fetch it
-	Answer       // to a probe, which is the connection's and none of a Device's
+	Answer       // to a probe; the connection makes it, not the Device
 )
 
 // A Verdict ends a resume.
@@ -31,9 +31,9 @@ type Frame struct {
 	Kind      Kind
 	Partition int
 
-	// Of a Message and a Mark. A Message that is not kept has no position. That
-	// of another one names the epoch in which it was born, and says that everything
-	// before it has been sent too.
+	// Of a Message and a Mark. A Message that is not kept has no position. The
+	// position of any other names the epoch in which the message was born, and says
+	// that everything before it has been sent, too.
 	At history.Point
 
 	// Of a Message.
@@ -48,7 +48,7 @@ type Frame struct {
 	Resumed   bool // the Positions are the client's own, and it will get what it missed
 
 	Verdict Verdict // of a Mark
-	Dropped bool    // of a Gap: the queue was full, and it is of every partition
+	Dropped bool    // of a Gap: the queue was full, and the Gap is for all partitions
 }
 
 // A Letter is what a Device has to know of a message.
@@ -57,9 +57,9 @@ type Letter struct {
 	Except []string // connections that do not get it
 }
 
-// How many of the last messages that have copies are remembered. A client decides what
-// came before, across connections. While a partition is late, what comes in the others
-// counts: in half a minute 33 a second may come. A Device only spares its client copies.
+// How many ids of messages with copies are remembered. A client recognizes copies
+// across connections. While one partition is late, those of all others count: 1,000
+// are half a minute at 33 a second. A Device only spares its client copies.
 const (
 	clientIDs = 1000
 	deviceIDs = 64
@@ -71,7 +71,7 @@ type ids struct {
 	next int // the oldest, once there is no room for more
 }
 
-// again says whether the id is remembered, and remembers it: most ids in all.
+// again says whether the id is remembered, and remembers it; at most most ids.
 func (s *ids) again(id string, most int) bool {
 	switch {
 	case id == "":

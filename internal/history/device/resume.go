@@ -8,11 +8,11 @@ func (c *cursor) ask(most int) Ask {
 	return Ask{Round: c.round, From: c.at, Most: most}
 }
 
-// Join says that the device is about to hold one more topic of the partition: it
-// does already, but the subscription is not confirmed. A survey that is under way
-// was asked for without the topic, and is asked for again: it could pass what is
-// sent to the topic meanwhile. Before Start nothing is: what is joined then is
-// covered from the client's position on, so all of it has to be in one survey.
+// Join says that the device is about to hold one more topic of the partition. It
+// holds it already, but the subscription is not confirmed. A survey under way was
+// asked for without the topic and could pass what is sent to it meanwhile, so it is
+// asked for again. Before Start nothing is asked: those topics are covered from the
+// client's position on, so one survey has to have them all.
 func (d *Device) Join(partition int) Step {
 	if c := &d.cursors[partition]; c.round == 0 || c.state != asked {
 		return Step{}
@@ -36,14 +36,14 @@ func (d *Device) Surveyed(partition int, round uint64, survey history.Survey) St
 	return s
 }
 
-// miss tells that something may be missing, before anything that lies behind it:
-// the connection may end before the verdict.
+// miss says that something may be missing, before anything that lies behind it: the
+// connection may end before the verdict.
 func (c *cursor) miss(s *Step, partition int) {
 	c.told = true
 	s.Frames = append(s.Frames, Frame{Kind: Gap, Partition: partition})
 }
 
-// read asks for the next page. If there is none what is recent is next.
+// read asks for the next page. If there is none, what is recent comes next.
 func (d *Device) read(s *Step, partition int) {
 	c := &d.cursors[partition]
 	if page := c.backlog.Page(d.limits.Page); len(page) > 0 {
@@ -56,7 +56,7 @@ func (d *Device) read(s *Step, partition int) {
 	d.follow(s, partition)
 }
 
-// Follow goes on with what is recent, for there is room.
+// Follow goes on with what is recent, now that there is room.
 func (d *Device) Follow(partition int, round uint64) Step {
 	var s Step
 	if c := &d.cursors[partition]; c.state == trailing && round == c.round {
@@ -65,9 +65,9 @@ func (d *Device) Follow(partition int, round uint64) Step {
 	return s
 }
 
-// follow takes what is recent. If that is little enough the cursor goes live. Of more it
-// takes a page: to ask the log again would take longer, and under a flood the cursor
-// would never go live.
+// follow takes what is recent. If that is little enough, the cursor goes live.
+// Otherwise follow takes one page: asking the log again would take longer, and under
+// a flood the cursor would never go live.
 func (d *Device) follow(s *Step, partition int) {
 	c := &d.cursors[partition]
 	left, ok := d.recent(partition)
@@ -99,8 +99,9 @@ func (d *Device) takeAll(s *Step, partition int, packets []history.Packet) {
 	}
 }
 
-// recent returns what the host has handed on behind the cursor, if all of that is known:
-// a page at least, and more than Live if there is more.
+// recent returns the packets that the host has handed on behind the cursor, if it
+// still has all of them. It returns at least a page, and more than Live, if there are
+// as many.
 func (d *Device) recent(partition int) (left []history.Packet, ok bool) {
 	packets, ok := d.host.Recent(partition, d.cursors[partition].at)
 	for _, p := range packets {
@@ -114,8 +115,8 @@ func (d *Device) recent(partition int) (left []history.Packet, ok bool) {
 	return left, ok
 }
 
-// Entries takes what was read. If it could not be, because the epoch is another
-// one, ok is false.
+// Entries takes what was read. ok is false if it could not be read because the log is
+// in another epoch.
 func (d *Device) Entries(partition int, round uint64, entries []history.Entry, ok bool) Step {
 	var s Step
 	c := &d.cursors[partition]
@@ -144,8 +145,8 @@ func (d *Device) Entries(partition int, round uint64, entries []history.Entry, o
 	return s
 }
 
-// holds says whether the device holds a topic of the entry, now: it may have left
-// the others while it was away.
+// holds says whether the device holds a topic of the entry now: it may have left
+// others while it was away.
 func (d *Device) holds(e history.Entry) bool {
 	for _, link := range e.Links {
 		if d.host.Holds(link.Topic) {

@@ -17,19 +17,19 @@ import (
 const (
 	maxBatch    = 64 // drafts of one append, or it blocks the server
 	maxBytes    = 1 << 20
-	topicSize   = maxBytes / 1024 // what a topic counts at least, for a log takes 1,024 of a batch
+	topicSize   = maxBytes / 1024 // the least that a topic counts, because a log takes 1,024 of them in a batch
 	maxAttempts = 8               // of one batch that named the wrong epoch or segment
 )
 
 var errNotTaken = errors.New("the log moved under each attempt")
 
-// Append appends a message to the log of a partition, and publishes it. It waits
-// for the answer. Drafts of many callers go in one batch, in the order of the calls.
-// The Driver keeps the draft until it returns.
+// Append appends a message to the log of a partition, publishes it, and waits for the
+// answer. Drafts of many callers go in one batch, in the order of the calls. The
+// Driver uses the draft until Append returns.
 //
-// If the error wraps errs.Unknown it may have been appended. After any other
-// error it was not published either; but what is Unkept needs no log, and goes
-// alone if the log refuses the batch.
+// If the error wraps errs.Unknown, the message may have been appended. After any
+// other error it was not published either. An Unkept draft needs no log: it is
+// published alone if the log refuses the batch.
 func (d *Driver) Append(ctx context.Context, partition int, draft store.Draft) error {
 	err := d.sides[partition].batcher.Do(ctx, draft)
 	return errs.OfPublish(ctx, err, d.Health)
@@ -80,8 +80,8 @@ func (s *side) tellMet(epoch history.Epoch) {
 	}
 }
 
-// refused returns the errors of a batch that the log may not have taken. If it surely
-// has not, what is not to be kept is published alone.
+// refused returns the errors of a batch that the log may not have taken. If the log
+// certainly has not, the drafts that are not to be kept are published alone.
 func (s *side) refused(ctx context.Context, drafts []store.Draft, why error) []error {
 	var alone error
 	if !errors.Is(why, errs.Unknown) {
@@ -101,8 +101,8 @@ func (s *side) refused(ctx context.Context, drafts []store.Draft, why error) []e
 	return results
 }
 
-// End returns the ends of the logs: everything that was appended before the call
-// lies before them, and what is appended after it lies behind.
+// End returns the ends of the logs. What was appended before the call lies before
+// them, and what is appended after End has returned lies behind.
 func (d *Driver) End(ctx context.Context) (history.Positions, error) {
 	var ends history.Positions
 	results := make([]error, len(d.sides))
@@ -123,8 +123,8 @@ func (d *Driver) End(ctx context.Context) (history.Positions, error) {
 	return ends, nil
 }
 
-// Forget has the log of a partition forget what it keeps for topics. Devices that
-// lack something of it are told that something may be missing.
+// Forget makes the log of a partition forget what it keeps for topics. Devices that
+// have not had all of that are told that something may be missing.
 func (d *Driver) Forget(ctx context.Context, partition int, topics ...string) error {
 	s := d.sides[partition]
 	if err := s.log.Forget(ctx, s.known(), topics); err != nil {

@@ -6,7 +6,7 @@
 // # Who does what
 //
 // One goroutine, the owner, runs all machines of a node and waits for nothing: it
-// takes what the inbox brings (Push), what others ask of it, and the answers of
+// takes what the inbox brings (Push), the calls of other goroutines, and the answers of
 // the logs, and then looks at the clock. Each call of a Log has a goroutine of its
 // own, and a deadline. Appends are made by a goroutine of each partition, which
 // shares nothing with the owner but the Publisher. Close waits for them all.
@@ -23,18 +23,18 @@
 //	   │ └────────── paused <────────────────────────┘ │
 //	   └───────────── the device asks for more ────────┘
 //
-// Surveys take turns by rate, for any position asks for one. A partition reads
-// one batch at a time. It has the pages that several devices wait for, each entry once,
+// Surveys are limited by rate, because any position costs one. A partition reads
+// one batch at a time: the pages that several devices wait for, each entry once,
 // and what they will ask for next, as far as that costs little. What was read ahead
-// stays with the device's question, and so does what a survey has read. A page of that
-// needs no batch: its turn is its answer. So a device that reads fast enough catches up
+// stays with the device's question, and so does what a survey has read. Such a page
+// needs no batch: it is answered at its turn. So a device that reads fast enough catches up
 // with a flood, although each round trip to the log may bring more than a page.
 //
-// For one device only one page is under way at a time. If its queue has no room any more
-// when the page has come, the page waits. So a queue takes at most one page, and what is
-// left when the device goes live, beyond what counts as room. Nothing is read while the
+// Each device has one page under way at a time. If its queue has no room any more
+// when the page has come, the page waits. So a queue takes at most one page, and the rest
+// when the device goes live, beyond what counts as room. Nothing is read while the
 // pages that wait in queues take more than the node's budget, and nothing ahead while
 // half of it is taken. What was read ahead gives way to pages, and from time to time to
-// what others read ahead. A device that has not had its turn, or an answer, for long is
+// what others read ahead. A device whose question has no turn, or no answer, for long is
 // told that something may be missing, and goes on asking.
 package driver

@@ -21,10 +21,11 @@ type Config struct {
 
 	Retention time.Duration
 	Rate      int // surveys a second that devices may ask for
-	Bytes     int // of pages that wait in the queues of devices that come back
+	Bytes     int // of pages that wait in the queues of devices that come back, and of what was read ahead
 }
 
-// A Partition is what a node has of one: its Log, and the Bus that subscribes.
+// A Partition is a node's access to one partition: its Log, and the Bus that
+// subscribes.
 type Partition struct {
 	Log Log
 	Bus Bus
@@ -34,43 +35,43 @@ const (
 	callTimeout   = 2 * time.Second        // for one call of a Log
 	appendTimeout = 5 * time.Second        // for one batch, which may be large
 	readTimeout   = giveUp                 // for one call that reads entries, which may be large
-	giveUp        = 10 * time.Second       // how long a question may be without an answer
-	pause         = 100 * time.Millisecond // before a question goes again
+	giveUp        = 10 * time.Second       // how long a question may go without an answer
+	pause         = 100 * time.Millisecond // before a question is put again
 	fenceEvery    = time.Second
 	quietFences   = 4 // of all partitions in fenceEvery, while nothing is published or followed
-	settling      = 3 // fences after a topic is followed: one may be out, and two show its holes
+	settling      = 3 // fences after a topic is followed: one may be on its way, and two are needed to show holes
 )
 
-// A Driver is the History of one node. Its methods may be called at the same time,
-// but for Push, which has one caller. A Hub or a Conn that the owner is calling
-// calls none of them, and of a Session only those that do not wait.
+// A Driver is the History of one node. Its methods may be called concurrently, except
+// Push, which has one caller. While the owner calls a Hub or a Conn, these must not
+// call the Driver, and of a Session only the methods that do not wait.
 type Driver struct {
 	hub    Hub
 	sides  []*side
 	limits device.Limits
 
 	calls  chan func()
-	came   wake.Signal // pushed may have something
+	came   wake.Signal // pushed may have an event
 	room   wake.Signal // pushed may have room
-	look   wake.Signal // looks may have something
+	look   wake.Signal // looks may have a session
 	quit   chan struct{}
-	ended  chan struct{}  // the owner has
+	ended  chan struct{}  // closed when the owner has ended
 	tasks  sync.WaitGroup // calls of Logs
 	once   sync.Once      // Close
 	ctx    context.Context
 	cancel context.CancelFunc // ends the calls of Logs
 
-	// The owner's.
+	// Used by the owner alone.
 	sessions  map[*Session]struct{}
 	beginners []beginner
 	replays   replays
 	alarm     alarm
 
-	taken []event // off pushed; its memory is used again
+	taken []event // taken from pushed; its memory is used again
 
 	mu     sync.Mutex
-	pushed []event    // that the owner is to take, at most maxEvents
-	looks  []*Session // that the owner is to look at
+	pushed []event    // for the owner, at most maxEvents
+	looks  []*Session // that the owner has to look at
 }
 
 // An event is an Event and its partition.
@@ -79,7 +80,7 @@ type event struct {
 	partition int
 }
 
-// maxEvents is how many events wait for the owner. Whoever has more waits too.
+// maxEvents is how many events wait for the owner. Push waits if there are more.
 const maxEvents = 256
 
 // New starts a Driver, which Close ends. All its links are down.
@@ -100,8 +101,8 @@ func New(c Config) *Driver {
 	return d
 }
 
-// Close ends all calls, with errs.Closed, and waits until nothing of the Driver
-// runs. It may be called twice.
+// Close ends all calls, with errs.Closed, and waits for all goroutines of the Driver.
+// It may be called twice.
 func (d *Driver) Close() {
 	d.once.Do(func() {
 		d.cancel()
@@ -114,7 +115,7 @@ func (d *Driver) Close() {
 	d.tasks.Wait()
 }
 
-// Push takes what the inbox hands over of a partition. It waits if the owner is
+// Push takes what the inbox hands over for a partition. It waits if the owner is
 // behind.
 func (d *Driver) Push(partition int, e Event) {
 	for {
@@ -138,7 +139,8 @@ func (d *Driver) Push(partition int, e Event) {
 	}
 }
 
-// takePushed takes all events that wait: one turn of the owner for many of them.
+// takePushed takes all events that wait, so that the owner wakes once for many of
+// them.
 func (d *Driver) takePushed() {
 	d.mu.Lock()
 	d.pushed, d.taken = d.taken, d.pushed
@@ -151,9 +153,9 @@ func (d *Driver) takePushed() {
 	d.taken = d.taken[:0]
 }
 
-// Doubt says that what was published after since may have been lost in any partition,
-// unseen by its feed: a heartbeat was missed, for instance. Unlike Push it may be
-// called by anybody. It waits for the owner.
+// Doubt says that packets that were published after since may have been lost in any
+// partition without its feed having seen it: a heartbeat was missed, for instance.
+// Unlike Push it may be called by anybody. It waits for the owner.
 func (d *Driver) Doubt(since time.Time) {
 	d.post(func() {
 		for _, s := range d.sides {
@@ -162,9 +164,9 @@ func (d *Driver) Doubt(since time.Time) {
 	})
 }
 
-// Renew ends the epoch of each partition, as soon as its log answers. It is called if
-// messages were published, or will be, that no log has: a position does not tell
-// then what is missing. It waits for the owner, not for the logs.
+// Renew ends the epoch of each partition as soon as its log answers. It is called if
+// messages were published, or will be, that no log has: a position then does not tell
+// what is missing. It waits for the owner, not for the logs.
 func (d *Driver) Renew() {
 	d.post(func() {
 		for _, s := range d.sides {
@@ -202,7 +204,7 @@ func (d *Driver) run() {
 	}
 }
 
-// tick does all that is due.
+// tick does everything that is due.
 func (d *Driver) tick(now time.Time) {
 	for _, s := range d.sides {
 		s.tick(now)
@@ -226,7 +228,7 @@ func (d *Driver) tell(ctx context.Context, f func()) error {
 	}
 }
 
-// wait waits for what the owner closes.
+// wait waits until the owner closes done.
 func (d *Driver) wait(ctx context.Context, done <-chan struct{}) error {
 	select {
 	case <-done:
@@ -238,8 +240,8 @@ func (d *Driver) wait(ctx context.Context, done <-chan struct{}) error {
 	}
 }
 
-// call makes a call of a Log beside the owner, which runs the answer that it
-// returns.
+// call makes a call of a Log in a goroutine of its own. The owner then runs the
+// answer that f returns.
 func (d *Driver) call(f func(ctx context.Context) (answer func())) { d.callFor(callTimeout, f) }
 
 // callFor is call with another timeout.
@@ -262,10 +264,10 @@ func (d *Driver) post(f func()) {
 // An alarm wakes the owner when the first thing is due.
 type alarm struct {
 	timer *time.Timer
-	at    time.Time // zero: nothing is due
+	at    time.Time // zero if nothing is due
 }
 
-// by sees to it that the alarm rings at a time, or before.
+// by makes the alarm ring at a time, or before.
 func (a *alarm) by(at time.Time) {
 	if a.at.IsZero() || at.Before(a.at) {
 		a.at = at
@@ -273,7 +275,7 @@ func (a *alarm) by(at time.Time) {
 	}
 }
 
-// rings takes note that it has rung. What is due later has to say so again.
+// rings notes that the alarm has rung. Whatever is due later has to call by again.
 func (a *alarm) rings() (now time.Time) {
 	a.at = time.Time{}
 	return time.Now()

@@ -11,8 +11,8 @@ import (
 
 const (
 	maxRead    = 512         // entries of one read
-	forgetting = time.Second // between two times at which much that was read ahead is forgotten
-	entryCost  = 192         // bytes of memory that an entry takes beside its body
+	forgetting = time.Second // the least time between two occasions on which much that was read ahead is forgotten
+	entryCost  = 192         // bytes of memory that an entry takes without its body
 )
 
 // reads are the pages that a partition is to read, one batch at a time.
@@ -21,9 +21,9 @@ type reads struct {
 	busy  bool
 }
 
-// read reads what several devices wait for, each entry once. What they ask for next it
-// reads ahead: a page may be so small that reading page by page would not catch up with
-// a flood.
+// read reads the pages that several devices wait for, each entry once. It also reads
+// ahead what they will ask for next: a page may be so small that reading page by page
+// would not catch up with a flood.
 func (s *side) read() {
 	batch, offsets := s.batch()
 	if len(batch) == 0 {
@@ -45,8 +45,8 @@ func (s *side) read() {
 	})
 }
 
-// batch takes off the questions that are read together, and returns the offsets of
-// their pages.
+// batch takes the questions that are read together from ready, and returns the
+// offsets of their pages.
 func (s *side) batch() (batch []*question, offsets []history.Offset) {
 	for ; len(s.reads.ready) > 0; s.reads.ready = s.reads.ready[1:] {
 		q := s.reads.ready[0]
@@ -79,7 +79,7 @@ func (s *side) more(batch []*question, offsets []history.Offset) (more []history
 	})
 }
 
-// read takes what was read for a batch that the question is in.
+// read takes what was read for a batch that has this question.
 func (q *question) read(x history.Excerpt, ok bool, err error) {
 	switch {
 	case !q.counts():
@@ -93,8 +93,8 @@ func (q *question) read(x history.Excerpt, ok bool, err error) {
 	}
 }
 
-// page returns the entries of the page, and what was read behind it, if all of the page
-// was read already.
+// page returns the entries of the page, and what was read behind it, if the whole
+// page was read already.
 func (q *question) page() (entries []history.Entry, rest history.Excerpt, ok bool) {
 	return q.ahead.Page(q.ask.Offsets[:q.ask.Page])
 }
@@ -105,7 +105,7 @@ func (q *question) isNear() bool {
 	return ok || q.ask.Near
 }
 
-// hold keeps what was read, in the place of what was.
+// hold keeps what was read, instead of what was held before.
 func (q *question) hold(x history.Excerpt) {
 	cost := 0
 	for _, e := range x.Entries {
@@ -121,14 +121,14 @@ func (q *question) fromNear() device.Step {
 		return q.device.Follow(q.side.partition, q.ask.Round)
 	}
 	entries, rest, _ := q.page()
-	defer clear(entries) // or they would stay as long as the rest
+	defer clear(entries) // otherwise they would stay in memory as long as the rest
 	q.hold(rest)
 	return q.device.Entries(q.side.partition, q.ask.Round, entries, true)
 }
 
-// forget gives up what was read ahead if it and the pages take all of the budget. If it
-// takes half of it alone, some of it may be for clients that read slowly, while nothing is
-// read ahead for others. So from time to time that is given up too.
+// forget gives up what was read ahead if that and the pages take the whole budget. If
+// it takes half of it alone, some of it may be for clients that read slowly, while
+// nothing is read ahead for others. So that is given up too, from time to time.
 func (d *Driver) forget() {
 	r := &d.replays
 	much := r.ahead >= r.most/2 && time.Since(r.forgot) >= forgetting

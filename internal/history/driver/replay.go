@@ -10,10 +10,10 @@ import (
 	"github.com/heraldgo/herald/internal/rate"
 )
 
-// maxSurveys is how many surveys of devices are under way.
+// maxSurveys is how many surveys of devices may be under way.
 const maxSurveys = 8
 
-// A stage of a question: see the diagram above.
+// A stage of a question: see the diagram in doc.go.
 type stage uint8
 
 const (
@@ -23,40 +23,41 @@ const (
 	paused
 )
 
-// A question is what a device asks of a log. It counts while it is in the open
-// ones of its session.
+// A question is what a device asks of a log. It counts as long as it is among the
+// open ones of its session.
 type question struct {
 	*Session
 	side  *side
 	ask   device.Ask
 	stage stage
 	asked time.Time // since when it is ready
-	told  bool      // the client was, that there is no answer
+	told  bool      // the client was told that there is no answer
 	until time.Time // if paused
 
-	ahead     history.Excerpt // what was read already, from the page on
+	ahead     history.Excerpt // what was read already, beginning with the page
 	aheadCost int
 }
 
 // replays are what the questions of all partitions share.
 type replays struct {
-	surveys []*question // that are ready
-	near    []*question // that are ready, and whose answers the node has
-	running int         // surveys
-	paused  []*question // by time
+	surveys []*question // ready
+	near    []*question // ready, and the node has their answers
+	running int         // surveys under way
+	paused  []*question // in the order of their times
 
 	rate   int // surveys a second
 	bucket rate.Bucket
 
 	bytes  int       // of the pages that wait in queues
 	ahead  int       // bytes of what was read ahead
-	most   int       // of both together
+	most   int       // the most of both together
 	forgot time.Time // when what was read ahead was forgotten last
 }
 
 func (q *question) counts() bool { return q.open[q.side.partition] == q }
 
-// step does what the device says, and returns the question that it asks, if any.
+// step does what the device says, and returns the device's new question, if it asks
+// one.
 func (s *Session) step(partition int, step device.Step) (q *question) {
 	for _, f := range step.Frames {
 		s.conn.Replay(f)
@@ -72,7 +73,7 @@ func (s *Session) step(partition int, step device.Step) (q *question) {
 	return q
 }
 
-// ask puts a question in the place of the one that was open.
+// ask replaces the open question, if there is one, by a new one.
 func (s *Session) ask(partition int, ask device.Ask) *question {
 	if s.open == nil {
 		s.open = make(map[int]*question)
@@ -85,11 +86,11 @@ func (s *Session) ask(partition int, ask device.Ask) *question {
 	return q
 }
 
-// isPage says whether it is for a page, and not for a survey.
+// isPage says whether the question is for a page, and not for a survey.
 func (q *question) isPage() bool { return q.ask.Near || len(q.ask.Offsets) > 0 }
 
-// proceed makes ready what waits for room, if there is room: of the pages one at a time,
-// for there may be no room for two.
+// proceed makes waiting questions ready if there is room. Of the pages it takes one
+// at a time, because there may be no room for two.
 func (s *Session) proceed() {
 	s.waits.Store(len(s.open) > 0) // before it looks: Drained may come in between
 	if len(s.open) == 0 || !s.conn.Room() {
@@ -119,9 +120,10 @@ func (s *Session) proceed() {
 	}
 }
 
-// before says whether a page comes before another one. One that has had no answer for
-// long comes last. Otherwise the partitions take turns: if one was read to its end first,
-// its messages would be long past, and forgotten, when the copies come in the next.
+// before says whether a page comes before another one. A question without an answer
+// for long comes last. Otherwise the partitions take turns: if one were read to its
+// end first, its messages would be long past, and forgotten, when their copies come
+// in the next.
 func (q *question) before(other *question) bool {
 	if q.told != other.told {
 		return other.told
@@ -136,13 +138,13 @@ func (q *question) ready() {
 	}
 }
 
-// release gives back what the pages of the session have taken of the budget.
+// release gives back what the session's pages have taken of the budget.
 func (s *Session) release() {
 	s.d.replays.bytes -= s.bytes
 	s.bytes = 0
 }
 
-// turns puts those questions to the logs whose turn it is.
+// turns puts the questions to the logs whose turn it is.
 func (d *Driver) turns() {
 	r := &d.replays
 	for len(r.surveys) > 0 && r.running < maxSurveys {
@@ -161,7 +163,7 @@ func (d *Driver) turns() {
 		r.near = r.near[1:]
 		if q.isNear() {
 			q.answered(nil, true, q.fromNear)
-		} else { // it was forgotten
+		} else { // what was read ahead was forgotten
 			q.side.reads.ready = append(q.side.reads.ready, q)
 		}
 	}
@@ -172,8 +174,8 @@ func (d *Driver) turns() {
 	}
 }
 
-// tellLate tells those clients that something may be missing whose turn has not come
-// for long: others may hold all of the budget, and read slowly.
+// tellLate tells clients that something may be missing if their turn has not come for
+// long: others may hold the whole budget, and read slowly.
 func (d *Driver) tellLate() {
 	for _, q := range slices.Concat(d.replays.surveys, d.replays.near) {
 		q.tellLate()
@@ -185,7 +187,8 @@ func (d *Driver) tellLate() {
 	}
 }
 
-// tellLate tells the client, once, if the question counts and has no answer for long.
+// tellLate tells the client so, once, if the question counts and has had no answer
+// for long.
 func (q *question) tellLate() {
 	if q.counts() && !q.told && time.Since(q.asked) >= giveUp {
 		q.told = true
@@ -219,8 +222,9 @@ func (d *Driver) survey(q *question) {
 	})
 }
 
-// answered takes the answer, or the error in its place, if the question counts. An
-// answer that fills the queue waits if another one has taken the room.
+// answered takes the answer to the question, or the error instead of it. If the
+// answer fills the queue and another one has taken the room, the question waits
+// again.
 func (q *question) answered(err error, fills bool, step func() device.Step) {
 	if !q.counts() {
 		return
@@ -247,14 +251,14 @@ func (q *question) answered(err error, fills bool, step func() device.Step) {
 	q.proceed()
 }
 
-// pause lets a while pass before the question goes again.
+// pause puts the question again after a pause.
 func (q *question) pause() {
 	q.stage, q.until = paused, time.Now().Add(pause)
 	q.d.replays.paused = append(q.d.replays.paused, q)
 	q.d.alarm.by(q.until)
 }
 
-// resume has the questions go again whose while has passed.
+// resume puts the questions again whose pause is over.
 func (d *Driver) resume(now time.Time) {
 	r := &d.replays
 	for len(r.paused) > 0 {

@@ -8,10 +8,10 @@ import (
 	"github.com/heraldgo/herald/internal/history/device"
 )
 
-// A Session is a connection whose client can come back. Its methods Begin, Start
-// and Join wait for the owner; Start comes after Begin, and Join whenever it likes.
-// Take is for Hub.Deliver alone.
-// Drained and End do not wait, and anybody may call them.
+// A Session is a connection whose client can come back. Its methods Begin, Start and
+// Join wait for the owner; Start comes after Begin, and Join at any time. Take and
+// Awaits are for Hub.Deliver alone. Drained and End do not wait, and anybody may call
+// them.
 type Session struct {
 	d    *Driver
 	conn Conn
@@ -22,30 +22,29 @@ type Session struct {
 	waits atomic.Bool // for room
 	ended atomic.Bool
 
-	// The owner's.
-	device *device.Device // nil: it has not begun, or has ended
+	// Used by the owner alone.
+	device *device.Device // nil before it has begun, and after it has ended
 	open   map[int]*question
 	bytes  int // of the pages that wait in its queue
 
-	looked bool // guarded by Driver.mu: it is in looks
+	looked bool // it is in Driver.looks; guarded by Driver.mu
 }
 
-// A beginner waits for the feeds.
+// A beginner waits until the feeds have positions.
 type beginner struct {
 	begin func(feeds history.Positions)
 	begun chan struct{}
 }
 
 // NewSession returns the Session of a new connection. Its client may have given
-// positions and the ids of its last connections. Until it has begun it takes
-// nothing.
+// positions and the ids of its last connections. It takes nothing until Begin.
 func (d *Driver) NewSession(conn Conn, id string, from history.Positions, last []string) *Session {
 	return &Session{d: d, conn: conn, id: id, from: from, last: last}
 }
 
 // Begin begins the Session, and queues the frame that welcomes its client. The
-// connection is in the index, its topics need not be subscribed. It waits until
-// the node has a position in each partition.
+// connection must be in the index; its topics need not be subscribed yet. Begin waits
+// until the node has a position in each partition.
 func (s *Session) Begin(ctx context.Context) error {
 	err := s.d.At(ctx, func(feeds history.Positions) {
 		if s.ended.Load() {
@@ -62,8 +61,8 @@ func (s *Session) Begin(ctx context.Context) error {
 	return err
 }
 
-// At has the owner tell f where the node is. It waits until the node has a position
-// in each partition. After an error f may have been called, or may still be.
+// At makes the owner call f with the node's positions. It waits until the node has
+// one in each partition. After an error f may have been called, or may still be.
 func (d *Driver) At(ctx context.Context, f func(feeds history.Positions)) error {
 	b := beginner{f, make(chan struct{})}
 	err := d.tell(ctx, func() {
@@ -76,7 +75,7 @@ func (d *Driver) At(ctx context.Context, f func(feeds history.Positions)) error 
 	return err
 }
 
-// begin begins what waits, if the feeds have positions.
+// begin calls the beginners if all feeds have positions.
 func (d *Driver) begin() {
 	if len(d.beginners) == 0 {
 		return
@@ -94,8 +93,8 @@ func (d *Driver) begin() {
 	d.beginners = nil
 }
 
-// Start begins the resume, if the client comes back. The topics that the
-// connection holds are subscribed.
+// Start begins the resume, if the client comes back. The topics that the connection
+// holds must be subscribed.
 func (s *Session) Start(ctx context.Context) error {
 	return s.d.tell(ctx, func() {
 		for i := range s.d.sides {
@@ -108,10 +107,10 @@ func (s *Session) Start(ctx context.Context) error {
 	})
 }
 
-// start begins the resume of one partition. If the connection holds none of its topics
-// the log need not say that nothing is missing: it goes live where the feed is. A
-// position of another epoch, or before which the feed has yet to come, is the log's to
-// judge.
+// start begins the resume of one partition. If the connection holds none of its
+// topics, the log is not asked whether something is missing: the device goes live
+// where the feed is. Only the log can judge a position in another epoch, or one that
+// the feed has not reached.
 func (s *Session) start(partition int) {
 	step := s.device.Start(partition)
 	from, feed := step.Ask.From, s.d.sides[partition].feed.At()
@@ -122,8 +121,8 @@ func (s *Session) start(partition int) {
 	s.step(partition, step)
 }
 
-// Join says that the connection is about to hold more topics of the partitions: it
-// does already, but the subscriptions are not confirmed.
+// Join says that the connection is about to hold more topics of the partitions. It
+// holds them already, but the subscriptions are not confirmed.
 func (s *Session) Join(ctx context.Context, partitions ...int) error {
 	return s.d.tell(ctx, func() {
 		for _, partition := range partitions {
@@ -146,14 +145,14 @@ func (s *Session) Take(partition int, p history.Packet, l device.Letter) {
 	}
 }
 
-// Awaits says whether the connection has yet to read from the log what is at a point.
-// It is for Hub.Deliver alone.
+// Awaits says whether the connection has yet to read the entry at a point from the
+// log. It is for Hub.Deliver alone.
 func (s *Session) Awaits(partition int, at history.Point) bool {
 	return s.device != nil && s.device.Awaits(partition, at)
 }
 
-// Drained says that there is room in the queue again. It is cheap if nobody waits
-// for that.
+// Drained says that there is room in the queue again. It is cheap if no question
+// waits for that.
 func (s *Session) Drained() {
 	if s.waits.Load() {
 		s.look()
@@ -179,7 +178,7 @@ func (s *Session) look() {
 	s.d.look.Set()
 }
 
-// lookAt looks at the sessions that want it.
+// lookAt looks at the sessions that asked for it.
 func (d *Driver) lookAt() {
 	d.mu.Lock()
 	looks := d.looks

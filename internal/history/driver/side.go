@@ -12,57 +12,57 @@ import (
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// A side is what a node has of one partition. But for what is marked, it is the
-// owner's.
+// A side is a node's half of one partition. Only the owner uses it, except for the
+// fields that say otherwise.
 type side struct {
 	d         *Driver
 	partition int
-	log       Log // anybody's
-	bus       Bus // anybody's
+	log       Log // for all goroutines
+	bus       Bus // for all goroutines
 
 	feed     *node.Feed
-	up       bool                // the link is
+	up       bool                // the link is up
 	followed map[string]struct{} // topics: subscribed, or about to be
 	heldBack []follower          // while the feed repairs
 
 	open  node.Ask // if it has a round
 	since time.Time
-	again time.Time // zero: it is under way
+	again time.Time // when the open question is put again; zero while it is under way
 
 	fence    fences
-	renew    history.Epoch // is to end; zero if none is
+	renew    history.Epoch // the epoch that is to end; zero if none is
 	renewing bool          // a call for that is under way
 
-	trimmed  time.Time // when that was last asked for
+	trimmed  time.Time // when a Trim was last asked for
 	trimming time.Duration
-	marked   time.Time // when the devices had the last Mark
-	sure     time.Time // all that was published before it was handed on, or told to be missing
+	marked   time.Time // when devices last got a Mark
+	sure     time.Time // everything that was published before it was handed on, or told to be missing
 	doubted  time.Time // since when a loss may be hidden; zero if none is
 	marking  time.Duration
 
 	reads reads
 
-	batcher *batch.Batcher[store.Draft] // anybody's
-	told    history.Epoch               // the batcher's: the last that the feed was told of
+	batcher *batch.Batcher[store.Draft] // for all goroutines
+	told    history.Epoch               // used by commits alone: the last epoch that the feed was told of
 	failing atomic.Pointer[error]       // why the log does not answer
 
 	mu        sync.Mutex
 	publisher node.Publisher
 }
 
-// fences are the fences of a partition. One that is not heard in time counts as
-// lost, and is no Mark if it comes.
+// fences are the fences of a partition. One that is not heard in time counts as lost,
+// and makes no Mark if it comes later.
 type fences struct {
 	number uint64 // of the last one
 	sent   time.Time
-	out    bool // it is on its way
+	out    bool // the last one is on its way
 
-	soon  int           // how many come every fenceEvery, because something is going on
-	quiet time.Duration // after which the next one is due if none comes soon
+	soon  int           // how many more come at intervals of fenceEvery, because something is going on
+	quiet time.Duration // the interval otherwise
 	end   history.Point // of the last one
 }
 
-// due returns when the next one is.
+// due returns when the next one is due.
 func (f *fences) due() time.Time {
 	switch {
 	case f.out:
@@ -82,7 +82,7 @@ func (f *fences) heard(end history.Point) {
 	}
 }
 
-// stir has at least so many fences come soon.
+// stir makes at least this many fences come soon.
 func (s *side) stir(fences int) {
 	if f := &s.fence; f.soon < fences {
 		f.soon = fences
@@ -131,7 +131,7 @@ func (s *side) take(e Event) {
 		s.do(s.feed.Doubt())
 	case Restored:
 		s.up = true
-		s.fence.sent = time.Now() // what the feed asks now does as well
+		s.fence.sent = time.Now() // what the feed asks now serves as a fence
 		s.stir(settling)
 		s.d.alarm.by(s.fence.due())
 		s.do(s.feed.Restored())
@@ -172,7 +172,7 @@ func (s *side) do(step node.Step) {
 	}
 }
 
-// mark has the devices get a Mark, from time to time.
+// mark gives the devices a Mark, but not more often than marking.
 func (s *side) mark(at history.Point) {
 	now := time.Now()
 	if now.Sub(s.marked) < s.marking {
@@ -215,7 +215,7 @@ func (s *side) ask() {
 	})
 }
 
-// answered takes an answer to the feed's question, or the error in its place.
+// answered takes the answer to the feed's question, or the error instead of it.
 func (s *side) answered(round uint64, err error, step func() node.Step) {
 	s.heard(err)
 	switch {
@@ -268,7 +268,8 @@ func (s *side) tick(now time.Time) {
 	}
 }
 
-// sendFence has the end of the log published to this node, one at a time.
+// sendFence has the end of the log published to this node. One fence is on its way at
+// a time.
 func (s *side) sendFence(now time.Time) {
 	s.fence.number, s.fence.sent, s.fence.out = s.fence.number+1, now, true
 	number, known := s.fence.number, s.known()
@@ -280,7 +281,7 @@ func (s *side) sendFence(now time.Time) {
 			case err == nil:
 				s.met(known, end)
 			case number == s.fence.number && s.fence.out:
-				s.fence.out = false // and no Mark, if it comes after all
+				s.fence.out = false // so it makes no Mark, if it comes after all
 				s.stir(1)
 				s.d.alarm.by(s.fence.due())
 			}
@@ -288,8 +289,8 @@ func (s *side) sendFence(now time.Time) {
 	})
 }
 
-// askRenew has the epoch end that is to end. If that fails it is tried again with the
-// next fence.
+// askRenew asks the log to end the epoch renew. If that fails, it is tried again with
+// the next fence.
 func (s *side) askRenew() {
 	s.renewing = true
 	known, epoch := s.known(), s.renew
@@ -314,7 +315,7 @@ func (s *side) trim() {
 	})
 }
 
-// met takes note of the log's end, as a call returned it.
+// met notes the log's end, as a call has returned it.
 func (s *side) met(known, end history.Point) {
 	s.mu.Lock()
 	s.publisher.Met(known, end)

@@ -6,16 +6,16 @@ import (
 	"github.com/heraldgo/herald/internal/history/node"
 )
 
-// A follower is a Subscribe that is held back.
+// A follower is a call of Subscribe that is held back.
 type follower struct {
 	topics []string
 	ready  chan struct{}
 }
 
-// Subscribe subscribes to topics of a partition. It begins once the partition does
+// Subscribe subscribes to topics of a partition. It waits until the partition does
 // not repair: each new topic would make a repair begin anew, and a storm of
-// connections could keep it from an end. As with herald.Bus, after an error it is
-// unknown whether they are subscribed.
+// connections might never let it end. As with herald.Bus, after an error it is
+// unknown whether the topics are subscribed.
 func (d *Driver) Subscribe(ctx context.Context, partition int, topics ...string) error {
 	s := d.sides[partition]
 	f := follower{topics, make(chan struct{})}
@@ -37,7 +37,7 @@ func (d *Driver) Subscribe(ctx context.Context, partition int, topics ...string)
 	return err
 }
 
-// Unsubscribe takes Subscribe back. Packets that come after it are dropped.
+// Unsubscribe is the opposite of Subscribe. Packets that come after it are dropped.
 func (d *Driver) Unsubscribe(ctx context.Context, partition int, topics ...string) error {
 	s := d.sides[partition]
 	err := d.tell(ctx, func() {
@@ -52,7 +52,7 @@ func (d *Driver) Unsubscribe(ctx context.Context, partition int, topics ...strin
 	return err
 }
 
-// letFollow lets go on what was held back.
+// letFollow lets the calls go on that were held back.
 func (s *side) letFollow() {
 	held := s.heldBack
 	s.heldBack = nil
@@ -62,14 +62,14 @@ func (s *side) letFollow() {
 	}
 }
 
-// follow says that topics are about to be subscribed, or that they are.
+// follow tells the feed that topics are about to be subscribed, or that they are.
 func (s *side) follow(topics []string) {
 	s.stir(settling)
 	var last node.Step
 	for _, topic := range topics {
 		s.followed[topic] = struct{}{}
 		if step := s.feed.Follow(topic); step.Ask.Round != 0 {
-			last = step // all of them are in it
+			last = step // its question covers all topics
 		}
 	}
 	if last.Ask.Round != 0 {

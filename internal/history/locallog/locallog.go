@@ -24,16 +24,15 @@ type Server struct {
 	log *store.Log
 }
 
-// New returns a Server whose log is empty, with so many offsets to a segment. It
-// calls publish with the bytes of each packet, which are its own, and for one packet
-// after the other.
+// New returns a Server with an empty log, whose segments have this many offsets. It
+// calls publish for one packet after the other; the bytes are publish's own.
 func New(segment history.Offset, publish func(topic string, data []byte)) *Server {
 	return &Server{publish: publish, log: store.New(segment)}
 }
 
-// Log returns a node's way to the log. limits say how much the node wants to be kept,
-// and its fences go to the topic fences. No call is carried out while failing returns
-// an error.
+// Log returns a node's access to the log. limits say how much the node wants to be
+// kept, and its fences go to the topic fences. While failing returns an error, no
+// call is carried out.
 func (s *Server) Log(fences string, limits store.Limits, failing func() error) driver.Log {
 	return &node{s, fences, failing, limits.Wanted()}
 }
@@ -45,7 +44,7 @@ type node struct {
 	agreed  store.Agreement // guarded by mu
 }
 
-// script carries out f as one step of the node, which knows so much of the log.
+// script carries out f as one step of a node that knows the log up to known.
 func (n *node) script(ctx context.Context, known history.Point, f func(store.Caller)) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -120,7 +119,7 @@ func (n *node) Read(ctx context.Context, known history.Point, epoch history.Epoc
 // Trim implements driver.Log.
 func (n *node) Trim(ctx context.Context, known history.Point) error {
 	return n.script(ctx, known, func(c store.Caller) {
-		n.log.Fence(c) // what the node knows may begin an epoch, once
+		n.log.Fence(c) // what the node knows may begin an epoch, but only once
 		for c.Known = (history.Point{}); ; {
 			if segment, due := n.log.Due(c.Now); !due || !n.log.Trim(c, segment) {
 				return

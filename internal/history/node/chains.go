@@ -8,16 +8,16 @@ import (
 
 // chains knows how far the chain of each followed topic has been handed on.
 type chains struct {
-	base  history.Offset   // all of them, at least
+	base  history.Offset   // at least here are all of them
 	ahead map[string]chain // those that are further, or new
 }
 
-// A chain is how far one topic is. What was sent before a topic was followed is
-// not missing, so a chain shows holes only behind the first Mark that was asked for
-// after the subscription. That is the second one at the latest.
+// A chain is how far one topic is. What was sent before the topic was followed is not
+// missing. So a chain shows holes only behind the first Mark that was asked for after
+// the subscription, which is the second Mark at the latest.
 type chain struct {
 	at  history.Offset
-	new int // Marks that it takes
+	new int // how many Marks that takes
 }
 
 const newMarks = 2
@@ -39,7 +39,7 @@ func (c *chains) advance(topic string, to history.Offset) {
 	c.ahead[topic] = chain{at: to, new: c.ahead[topic].new}
 }
 
-// renew notes that a topic is followed from now on, or not any more.
+// renew notes that a topic is followed from now on, or no longer.
 func (c *chains) renew(topic string) {
 	c.ahead[topic] = chain{at: c.ahead[topic].at, new: newMarks}
 }
@@ -61,8 +61,8 @@ func (c *chains) mark(to history.Offset) {
 	c.reach(to)
 }
 
-// cross takes back what lies above the fork of a new epoch: what has these
-// offsets now is something else.
+// cross takes back what lies above the fork of a new epoch: other entries have these
+// offsets now.
 func (c *chains) cross(base, fork history.Offset) {
 	c.base = base
 	for topic, chain := range c.ahead {
@@ -73,12 +73,12 @@ func (c *chains) cross(base, fork history.Offset) {
 	}
 }
 
-// recent has what was handed on last, for devices that go live.
+// recent has the packets that were handed on last, for devices that go live.
 type recent struct {
 	most    int
-	bytes   int              // at most, but for the last packet
-	size    int              // of the bodies
-	since   history.Offset   // all behind it that was handed on is there
+	bytes   int              // most of their bodies, unless the last one alone has more
+	size    int              // of the bodies now
+	since   history.Offset   // everything that was handed on behind it is there
 	packets []history.Packet // rising
 }
 
@@ -87,7 +87,7 @@ func (r *recent) add(p history.Packet) {
 	for len(r.packets) > 0 && (len(r.packets) >= r.most || r.size > r.bytes) {
 		first := &r.packets[0]
 		r.since, r.size = first.At.Offset, r.size-len(first.Body)
-		*first = history.Packet{} // or its body would stay until the slice grows
+		*first = history.Packet{} // otherwise its body would stay until the slice grows
 		r.packets = r.packets[1:]
 	}
 	r.packets = append(r.packets, p)

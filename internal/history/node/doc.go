@@ -12,6 +12,6 @@
 // A hole, or another epoch, leads from flowing to asked. GaveUp leads from asked
 // and reading to flowing.
 //
-// While a Feed is flowing it hands on what comes. Otherwise it holds what comes,
-// and makes no Mark.
+// While a Feed is flowing it hands on what comes. While it is asked or reading it holds
+// that, and makes no Mark.
 package node

@@ -4,13 +4,13 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// A state of a Feed: see the diagram above.
+// A state of a Feed: see the diagram in doc.go.
 type state uint8
 
 const (
 	down    state = iota // the link is
-	asked                // for a survey
-	reading              // what the survey found
+	asked                // a survey is asked for
+	reading              // entries that the survey found are asked for
 	flowing
 )
 
@@ -23,22 +23,23 @@ type Limits struct {
 	Survey int // entries of one survey
 }
 
-// A Feed puts what the link brings in order, fills the holes in it from the log,
-// and says when something may be missing. It is down at first, and knows nothing.
+// A Feed puts what the link brings in order, fills the holes from the log, and says
+// when something may be missing. It begins down, and without a position.
 type Feed struct {
 	limits Limits
 	state  state
-	round  uint64 // of the question that is open
+	round  uint64 // of the open question
 
-	// Everything of the followed topics up to at has been handed on, or was told
-	// to be missing. Of the next entry some topics' packets may have been.
+	// Everything of the followed topics up to at has been handed on, or was told to
+	// be missing. Of the entry behind it, the packets of some topics may have been
+	// handed on.
 	at     history.Point
 	chains chains
 
-	held      []history.Packet // came while not flowing, in the order of the link
+	held      []history.Packet // came while the Feed was not flowing, in the order of the link
 	heldBytes int              // of their bodies
 	spilt     bool             // there was no room for all of them: ask again
-	doubt     bool             // it is to be told even if all can be filled
+	doubt     bool             // a Gap is due even if all can be filled
 
 	one     [1]history.Packet // the memory of what Take hands on
 	backlog history.Backlog
@@ -73,22 +74,22 @@ type Ask struct {
 	Most    int
 }
 
-// At returns up to where everything has been handed on: where a device that
-// comes now begins.
+// At returns up to where everything has been handed on. A device that comes now
+// begins there.
 func (f *Feed) At() history.Point { return f.at }
 
 // Repairing says whether a question to the log is open.
 func (f *Feed) Repairing() bool { return f.state == asked || f.state == reading }
 
-// Flowing says whether it hands on what comes: nothing is missing that was not
-// told.
+// Flowing says whether the Feed hands on what comes: then nothing is missing that was
+// not told.
 func (f *Feed) Flowing() bool { return f.state == flowing }
 
-// Follow says that the node is about to subscribe to a topic, and then, once more,
-// that the subscription is confirmed. What was sent before is not missing. A
-// survey that is under way was asked for without the topic, and is asked for
-// again: it could pass what is sent to the topic meanwhile. No more than one
-// fence is on its way at a time.
+// Follow says that the node is about to subscribe to a topic, and is called once more
+// when the subscription is confirmed. What was sent before is not missing. A survey
+// under way was asked for without the topic and could pass what is sent to it
+// meanwhile, so it is asked for again. No more than one fence is on its way at a
+// time.
 func (f *Feed) Follow(topic string) Step {
 	var s Step
 	f.chains.renew(topic)
@@ -98,12 +99,12 @@ func (f *Feed) Follow(topic string) Step {
 	return s
 }
 
-// Unfollow says that the node no longer follows a topic. What is held of it shows
-// no hole.
+// Unfollow says that the node no longer follows a topic. Packets of the topic that
+// are held show no hole.
 func (f *Feed) Unfollow(topic string) { f.chains.renew(topic) }
 
-// Recent returns what was handed on behind p, rising, and whether that is all of
-// it.
+// Recent returns the packets that were handed on behind p, rising, and whether those
+// are all.
 func (f *Feed) Recent(p history.Point) (packets []history.Packet, ok bool) {
 	if p.Epoch != f.at.Epoch {
 		return nil, false
@@ -124,8 +125,8 @@ func (f *Feed) Take(p history.Packet) Step {
 	return s
 }
 
-// Mark takes a fence that comes from the link: what was published before it has
-// been taken. A Mark is made of it only while nothing is held, or down.
+// Mark takes a fence that comes from the link: what was published before it has been
+// taken. It becomes a Mark only if the Feed is flowing.
 func (f *Feed) Mark(end history.Point) Step {
 	var s Step
 	switch {
@@ -140,8 +141,8 @@ func (f *Feed) Mark(end history.Point) Step {
 	return s
 }
 
-// Met says that a call of the node has met an epoch of the log, if no packet has
-// yet.
+// Met says that a call of the node has met an epoch of the log, which may come before
+// any packet of that epoch.
 func (f *Feed) Met(epoch history.Epoch) Step {
 	var s Step
 	if f.state == flowing && epoch != f.at.Epoch {
@@ -150,8 +151,8 @@ func (f *Feed) Met(epoch history.Epoch) Step {
 	return s
 }
 
-// Doubt says that a loss may be hidden, though the log may look whole: the link
-// was deaf, or a heartbeat was missed. It is told as soon as the feed flows.
+// Doubt says that a loss may be hidden although the log looks whole: the link was
+// deaf, or a heartbeat was missed. A Gap tells that as soon as the Feed flows.
 func (f *Feed) Doubt() Step {
 	if f.state == flowing {
 		return Step{Gap: true}
@@ -160,7 +161,7 @@ func (f *Feed) Doubt() Step {
 	return Step{}
 }
 
-// Down says that the link is down, behind all that it has brought.
+// Down says that the link is down, after everything that it has brought.
 func (f *Feed) Down() {
 	f.state = down
 	f.round++
@@ -168,14 +169,14 @@ func (f *Feed) Down() {
 }
 
 // Restored says that there is a new link, on which all followed topics are
-// subscribed, before anything that it brings.
+// subscribed. It comes before anything that this link brings.
 func (f *Feed) Restored() Step {
 	var s Step
 	f.ask(&s)
 	return s
 }
 
-// pass hands a packet on, unless there is something to be filled before it.
+// pass hands a packet on, unless something has to be filled before it.
 func (f *Feed) pass(s *Step, p history.Packet) bool {
 	switch {
 	case !p.Kept:
@@ -214,7 +215,7 @@ func (f *Feed) reach(to history.Offset) {
 
 func (f *Feed) hold(p history.Packet) {
 	if f.state == down {
-		return // of a link that is gone
+		return // it comes from a link that is gone
 	}
 	f.heldBytes += len(p.Body)
 	if len(f.held) < f.limits.Held && f.heldBytes <= f.limits.Bytes {
@@ -224,7 +225,7 @@ func (f *Feed) hold(p history.Packet) {
 	f.held, f.heldBytes, f.spilt = nil, 0, true
 }
 
-// unhold takes the first packet off those that are held.
+// unhold removes the first held packet.
 func (f *Feed) unhold() {
 	f.heldBytes -= len(f.held[0].Body)
 	f.held = f.held[1:]

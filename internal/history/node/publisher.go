@@ -7,7 +7,7 @@ import (
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// A Publisher keeps what the node's calls bring with them.
+// A Publisher keeps what goes with each call of the node.
 type Publisher struct {
 	known   history.Point
 	segment uint64
@@ -17,11 +17,11 @@ type Publisher struct {
 // acknowledged to it there.
 func (p *Publisher) Known() history.Point { return p.known }
 
-// Segment returns the one that the next batch probably goes to.
+// Segment returns the segment that the next batch probably goes to.
 func (p *Publisher) Segment() uint64 { return p.segment }
 
-// Met takes note of the log's end, as a call returned it that had brought asked
-// with it. Calls overlap: if more is known by now than the call brought, the log
+// Met takes note of the log's end, as a call has returned it. asked is what went with
+// that call. Calls overlap: if more is known by now than went with the call, the log
 // has not heard all of it, and the next call will meet what this one has.
 func (p *Publisher) Met(asked, end history.Point) {
 	if end.Epoch != p.known.Epoch && asked == p.known {
@@ -31,9 +31,9 @@ func (p *Publisher) Met(asked, end history.Point) {
 	}
 }
 
-// Replied takes the answer to an append that had brought asked with it, and says
-// whether the batch has to go again. An append that nobody answered is not
-// repeated. No more than one is under way at a time.
+// Replied takes the answer to an append, with which asked went, and says whether the
+// batch has to go again. An append that nobody answered is not repeated. No more than
+// one is under way at a time.
 func (p *Publisher) Replied(asked history.Point, r store.Reply) (again bool) {
 	switch r.Outcome {
 	case store.Taken:
@@ -46,8 +46,8 @@ func (p *Publisher) Replied(asked history.Point, r store.Reply) (again bool) {
 	return true
 }
 
-// Alone returns what of a batch goes out by PUBLISH when the log cannot take the
-// batch. What is to be kept does not.
+// Alone returns the drafts of a batch that go out by PUBLISH if the log cannot take
+// the batch: those that are not to be kept.
 func Alone(batch []store.Draft) []store.Draft {
 	return slices.DeleteFunc(slices.Clone(batch), func(d store.Draft) bool { return !d.Unkept })
 }

@@ -22,8 +22,8 @@ func (f *Feed) Surveyed(round uint64, survey history.Survey) Step {
 	case survey.End.Epoch != f.at.Epoch:
 		s.Fork = survey.Fork
 		if s.Fork.Parent != f.at.Epoch {
-			// Nobody can tell what survived. But of the new epoch all has come since,
-			// or will, even if the survey has seen it.
+			// Nobody can tell what survived. But everything of the new epoch has come
+			// since, or will come, even if the survey has seen it.
 			if first, ok := f.firstHeld(func(e history.Epoch) bool { return e == s.Fork.Epoch }); ok {
 				s.Fork.At = min(s.Fork.At, first.Offset-1)
 				survey.From, survey.End.Offset = s.Fork.At, s.Fork.At
@@ -40,8 +40,8 @@ func (f *Feed) Surveyed(round uint64, survey history.Survey) Step {
 	return s
 }
 
-// firstHeld returns where the first kept packet is that is held, of the epochs
-// that count.
+// firstHeld returns the point of the first held packet that is kept and whose epoch
+// counts.
 func (f *Feed) firstHeld(counts func(history.Epoch) bool) (at history.Point, ok bool) {
 	for _, p := range f.held {
 		if p.Kept && counts(p.At.Epoch) {
@@ -72,8 +72,8 @@ func (f *Feed) read(s *Step) {
 	s.Ask = Ask{Round: f.round, From: f.at, Offsets: page}
 }
 
-// Entries takes what was read. If it could not be, because the epoch is another
-// one, ok is false.
+// Entries takes what was read. ok is false if it could not be read because the log is
+// in another epoch.
 func (f *Feed) Entries(round uint64, entries []history.Entry, ok bool) Step {
 	var s Step
 	if f.state != reading || round != f.round {
@@ -90,7 +90,7 @@ func (f *Feed) Entries(round uint64, entries []history.Entry, ok bool) Step {
 	return s
 }
 
-// merge hands on the entries, and what is held, up to an offset, in order. What
+// merge hands on, in order, the entries and the held packets up to an offset. What
 // comes twice is handed on once.
 func (f *Feed) merge(s *Step, entries []history.Entry, through history.Offset) {
 	for _, e := range entries {
@@ -110,8 +110,8 @@ func (f *Feed) merge(s *Step, entries []history.Entry, through history.Offset) {
 	f.reach(through)
 }
 
-// release hands on what is held up to an offset. What is kept and of another
-// epoch is left out: the log has it, or nobody does.
+// release hands on the held packets up to an offset. It drops those that are kept and
+// of another epoch: the log has them, or nobody does.
 func (f *Feed) release(s *Step, through history.Offset) {
 	for len(f.held) > 0 {
 		p := f.held[0]
@@ -126,7 +126,7 @@ func (f *Feed) release(s *Step, through history.Offset) {
 	}
 }
 
-// flow ends the repair: what is held goes on, as if it came now.
+// flow ends the repair: the held packets go on as if they came now.
 func (f *Feed) flow(s *Step) {
 	f.state = flowing
 	if f.spilt {
@@ -143,8 +143,8 @@ func (f *Feed) flow(s *Step) {
 	f.held = nil
 }
 
-// GaveUp says that the log does not answer. What is missing is told, and what is
-// held goes on: a message must not wait for one that may never come.
+// GaveUp says that the log does not answer. What is missing is told, and the held
+// packets go on: they must not wait for an answer that may never come.
 func (f *Feed) GaveUp(round uint64) Step {
 	var s Step
 	if !f.Repairing() || round != f.round {
@@ -152,7 +152,7 @@ func (f *Feed) GaveUp(round uint64) Step {
 	}
 	s.Gap = true
 	f.doubt = false
-	// What still comes of an epoch that was left is of a master that was replaced.
+	// A packet of an epoch that was left comes from a master that was replaced.
 	fresh := func(e history.Epoch) bool { return !f.trail.Passed(history.Point{Epoch: e}) }
 	if at, ok := f.firstHeld(fresh); ok {
 		at.Offset--

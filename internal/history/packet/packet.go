@@ -47,7 +47,7 @@ const (
 
 var errPacket = errors.New("malformed packet of the log")
 
-// Body returns an envelope as a body. It is a copy.
+// Body returns a copy of an envelope as a body.
 func Body(envelope []byte) []byte {
 	if envelope[head-1]&flagExtended != 0 {
 		return bytes.Clone(envelope)
@@ -82,8 +82,8 @@ func begin(b []byte, kind byte, at history.Point) []byte {
 	return strconv.AppendUint(append(b, ' '), uint64(at.Offset), 10)
 }
 
-// Parse reads a packet of a topic. What has no place was published without the log.
-// The packet's Body is data, whole.
+// Parse reads a packet of a topic. A packet without a place was published without the
+// log. The packet's Body is the whole of data.
 func Parse(topic string, data []byte) (history.Packet, error) {
 	p := history.Packet{Topic: topic, Body: data}
 	if len(data) <= head || data[head-1]&flagExtended == 0 || data[head] == 0 {

@@ -8,12 +8,12 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// A ControlKind says what a text of the client's is.
+// A ControlKind says what a text message of a client is.
 type ControlKind uint8
 
 const (
-	Text  ControlKind = iota // the application's
-	Ack                      // all up to the Positions is processed
+	Text  ControlKind = iota // for the application
+	Ack                      // everything up to the Positions is processed
 	Probe                    // to be answered with its number
 )
 
@@ -27,7 +27,7 @@ type Control struct {
 
 var errControl = errors.New("malformed control message")
 
-// ParseControl reads a text message of a client's. Text is a part of data. Binary
+// ParseControl reads a text message of a client. Text is a part of data. Binary
 // messages are the application's and never come here.
 func ParseControl(data []byte) (c Control, err error) {
 	rest, control := bytes.CutPrefix(data, []byte("@"))

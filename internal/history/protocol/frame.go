@@ -11,14 +11,14 @@ import (
 	"github.com/heraldgo/herald/internal/history/device"
 )
 
-// A Frame is what the server sends in one WebSocket message: a header line, and
-// behind it the Body.
+// A Frame is what the server sends in one WebSocket message: a header line, and the
+// Body behind it.
 type Frame struct {
 	device.Frame
 
 	User string // of a Welcome
 
-	// Of a Gap, by the node's clock. They are zero if that is unknown.
+	// Of a Gap, by the node's clock; zero if unknown.
 	Since, Until time.Time
 
 	N uint64 // of an Answer: the probe's
@@ -27,7 +27,7 @@ type Frame struct {
 const (
 	version = 1
 
-	// maxID is how long the id of a message, or of a connection, can be.
+	// maxID is how many bytes the id of a message, or of a connection, may have.
 	maxID = 200
 
 	// maxProbe is the highest number of a probe. JavaScript has no higher
@@ -86,7 +86,8 @@ func AppendHeader(b []byte, f *Frame) []byte {
 func appendJSON(b []byte, v any) []byte {
 	text, err := json.Marshal(v)
 	if err != nil {
-		// A time in the year 10,000 cannot be told, but that there is a gap can.
+		// JSON has no times from the year 10,000 on, but the client still learns of
+		// the gap.
 		text = []byte("{}")
 	}
 	return append(b, text...)
@@ -104,9 +105,9 @@ func BareMark(line []byte) (partition []byte, ok bool) {
 	return partition, ok
 }
 
-// ParseFrame reads a frame of the server's. Its Body is a part of data. A frame
-// of a Kind that this version does not know has the Kind 0, and is to be ignored.
-// If there is an error the client cannot know what it has missed.
+// ParseFrame reads a frame of the server. Its Body is a part of data. A frame of a
+// kind that this version does not know has Kind 0, and is to be ignored. After an
+// error the client cannot know what it has missed.
 func ParseFrame(data []byte) (f Frame, err error) {
 	line, body, whole := bytes.Cut(data, []byte("\n"))
 	if len(line) == 0 {
@@ -127,7 +128,7 @@ func ParseFrame(data []byte) (f Frame, err error) {
 	case "g":
 		f.Kind = device.Gap
 		var g gap
-		if json.Unmarshal(rest, &g) == nil { // else nothing but that there is one
+		if json.Unmarshal(rest, &g) == nil { // otherwise it is a Gap without times
 			f.Since, f.Until = g.Since, g.Until
 		}
 	case "!":
@@ -186,8 +187,8 @@ func (f *Frame) welcome(text []byte) bool {
 	return f.Positions.UnmarshalText([]byte(w.Positions)) == nil
 }
 
-// validID says whether an id is one of a message or of a connection: of characters
-// that a URL's query takes as they are (RFC 3986 section 2.3).
+// validID says whether an id can be that of a message or of a connection: of
+// characters that need no escapes in a URL's query (RFC 3986 section 2.3).
 func validID(id string) bool {
 	if id == "" || len(id) > maxID || id == "-" {
 		return false
@@ -201,7 +202,7 @@ func validID(id string) bool {
 	return true
 }
 
-// probe reads the number of a probe, in its one spelling.
+// probe reads the number of a probe, which has only one spelling.
 func probe(text []byte) (n uint64, ok bool) {
 	if len(text) > len("9007199254740991") {
 		return 0, false

@@ -61,7 +61,7 @@ func validConns(conns []string) bool {
 	return len(conns) <= device.MaxConns
 }
 
-// AddTo adds what the client says to the query of a URL, as it stands there.
+// AddTo returns the query of a URL with the Resume added. The rest stays as it is.
 func (r Resume) AddTo(query string) string {
 	if query != "" {
 		query += "&"

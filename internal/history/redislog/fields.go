@@ -17,7 +17,7 @@ func parseEpoch(text string) history.Epoch {
 	return history.Epoch(e)
 }
 
-// agreementText returns what parseAgreement reads.
+// agreementText returns an Agreement as scripts write it; parseAgreement reads that.
 func agreementText(a store.Agreement) string {
 	return fmt.Sprintf("%d %d %d", a.Version, a.Age, a.Bytes)
 }

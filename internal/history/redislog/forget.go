@@ -10,10 +10,10 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// Forget forgets what is kept for topics, as store.Log does. From its first step on
-// nothing of it is found. Then the payloads are removed, those with the lowest
-// offsets first: so if that fails, the chains still lead to what is left, and
-// Forget may be called again.
+// Forget forgets what is kept for topics, as store.Log does. Nothing of it is found
+// from the first step on. Then the entries are removed, those with the lowest offsets
+// first. If that fails, the chains still lead to the rest, and Forget may be called
+// again.
 func (l *Log) Forget(ctx context.Context, known history.Point, topics []string) error {
 	for some := range slices.Chunk(topics, l.bounds.asked/2) {
 		err := errBegan
@@ -58,7 +58,7 @@ func (l *Log) forget(ctx context.Context, known history.Point, topics []string) 
 	return l.erase(ctx, w.known, w.result().Offsets)
 }
 
-// erase removes the entries at the offsets, if they are for nobody any more.
+// erase removes those of the entries at the offsets whose topics are all forgotten.
 func (l *Log) erase(ctx context.Context, known history.Point, offsets []history.Offset) error {
 	for page := range slices.Chunk(offsets, l.bounds.read) {
 		keys, args := l.places(l.args(known, 2*len(page)), page)

@@ -23,11 +23,11 @@ import (
 type Config struct {
 	Client  Client
 	Limits  store.Limits
-	Keys    string // what its keys begin with; on a Cluster it has a hash tag
-	Topics  string // what the channel of a topic begins with
+	Keys    string // with which its keys begin; on a Cluster it has a hash tag
+	Topics  string // with which the channels of topics begin
 	Fences  string // the node's own channel
 	Sharded bool   // the channels are those of SPUBLISH
-	Cluster bool   // a script must not name keys that may not be there
+	Cluster bool   // a script must not name keys that may be missing
 }
 
 // A Client talks to the master that has the log. It must not repeat a command
@@ -37,8 +37,8 @@ type Client interface {
 	Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) ([]redis.Cmder, error)
 }
 
-// A Log is a node's way to the log of one partition. Its methods may be called at
-// the same time. They keep no slice of their caller's.
+// A Log is a node's access to the log of one partition. Its methods may be called
+// concurrently. They keep no slice of their caller's.
 //
 // If the error of a call that publishes wraps errs.Unknown, it may have been done.
 // After any other error it never will be.
@@ -48,24 +48,24 @@ type Log struct {
 	bounds  bounds
 
 	mu     sync.Mutex
-	agreed store.Agreement // as far as it was told
+	agreed store.Agreement // as far as answers have told it
 	text   string          // agreed, for the scripts
-	end    history.Point   // that the last answer named
+	end    history.Point   // the last one that an answer named
 }
 
-// bounds are the most that one call of a script has, so that it blocks Redis for a
-// few milliseconds at most, and Lua can unpack its arguments.
+// bounds are the most that one call of a script may have, so that it blocks Redis for
+// a few milliseconds at most, and Lua can unpack its arguments.
 type bounds struct {
-	drafts, topics int // of a batch, all in all
+	drafts, topics int // of a batch, in total
 
 	asked    int // topics whose last offset a survey asks for
-	chains   int // that it walks
-	segments int // in which they are
+	chains   int // chains that it walks
+	segments int // segments that they lead through
 	walked   int // entries that it looks at
-	whole    int // of which it may return that many whole
+	whole    int // entries that it may return whole
 	read     int // entries of a read
-	bytes    int // of the entries that are looked at or read, but for the last one
-	stale    int // topics that are removed
+	bytes    int // of the entries that are looked at or read; the last one may exceed it
+	stale    int // topics that Trim removes in one step
 }
 
 var usual = bounds{
@@ -98,15 +98,15 @@ func (l *Log) args(known history.Point, more int) []any {
 	return append(make([]any, 0, 4+more), hex(known.Epoch), uint64(known.Offset), hex(history.Epoch(fresh)), agreement)
 }
 
-// Agreed returns how much the nodes have agreed to keep, as far as an answer has
-// told that.
+// Agreed returns how much the nodes have agreed to keep, as far as answers have told
+// it.
 func (l *Log) Agreed() store.Agreement {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.agreed
 }
 
-// told takes note of what an answer said. Answers overtake each other.
+// told notes what an answer said. Answers may overtake each other.
 func (l *Log) told(a answer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -118,8 +118,8 @@ func (l *Log) told(a answer) {
 
 func hex(e history.Epoch) string { return strconv.FormatUint(uint64(e), 16) }
 
-// run runs a script, and returns its answer: the parts that all answers have, and so
-// many more.
+// run runs a script and returns its answer: the parts that all answers have, and as
+// many more as parts says.
 func (l *Log) run(ctx context.Context, s *redis.Script, keys []string, args []any, parts int) (answer, error) {
 	var value any
 	err := redisconn.Calm(func() (err error) {
@@ -136,8 +136,8 @@ func (l *Log) run(ctx context.Context, s *redis.Script, keys []string, args []an
 	return a, err
 }
 
-// unknownCommand matches what Redis and Valkey reply if a script calls a command that
-// they do not have.
+// unknownCommand matches the replies of Redis and Valkey if a script calls a command
+// that they lack.
 var unknownCommand = regexp.MustCompile(`Unknown (\w+ )?command called from`)
 
 // explain says which Redis is needed, if this one lacks a command: ZMSCORE came with
@@ -164,7 +164,8 @@ func outcome(what string, err error) error {
 }
 
 // Append appends a batch of at most 64 messages and publishes it, all or nothing, as
-// store.Log does. The bodies are those of package packet. The reply has no packets.
+// store.Log does. The bodies are those of package packet. Published of the reply is
+// not set.
 func (l *Log) Append(ctx context.Context, known history.Point, segment uint64, batch []store.Draft) (store.Reply, error) {
 	args, topics := l.args(known, 4+4*len(batch)), 0
 	size := l.config.Limits.Segment
@@ -233,8 +234,8 @@ func (l *Log) Publish(ctx context.Context, batch []store.Draft) error {
 	return err
 }
 
-// Fence returns the end of the log. In the same step it publishes that and the
-// number to the node, behind all that was published before.
+// Fence returns the end of the log. In the same step it publishes the end and the
+// number to the node, behind everything that was published before.
 func (l *Log) Fence(ctx context.Context, known history.Point, number uint64) (history.Point, error) {
 	args := append(l.args(known, 3), l.config.Fences, l.publish, number)
 	a, err := l.run(ctx, fenceScript, []string{l.table()}, args, 0)

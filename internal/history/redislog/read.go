@@ -9,9 +9,9 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// Read returns what is at the offsets. Of more, which are other ones, it also looks at
-// the first ones, as many as the last call of a script has room for. If the log is not
-// in the epoch of the survey any more, ok is false.
+// Read returns the entries at the offsets. It also looks at the first ones of more,
+// which are other offsets, as far as the last call of a script has room for them. ok
+// is false if the log is no longer in the epoch of the survey.
 func (l *Log) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets, more []history.Offset) (x history.Excerpt, ok bool, err error) {
 	wanted := slices.Concat(offsets, more)
 	for looked := -1; looked < len(offsets); looked = len(x.Offsets) {
@@ -32,7 +32,7 @@ func (l *Log) Read(ctx context.Context, known history.Point, epoch history.Epoch
 	return x, true, nil
 }
 
-// read reads the first n of the offsets.
+// read reads some of the offsets: the first n.
 func (l *Log) read(ctx context.Context, known history.Point, epoch history.Epoch, offsets []history.Offset) (entries []history.Entry, n int, ok bool, err error) {
 	keys, args := l.places(append(l.args(known, 1+2*len(offsets)), l.bounds.bytes), offsets)
 	a, err := l.run(ctx, readScript, keys, args, 2)
@@ -70,8 +70,8 @@ func (l *Log) read(ctx context.Context, known history.Point, epoch history.Epoch
 	return entries, n, true, a.err
 }
 
-// places returns the table and the segments that the offsets are in, and adds to
-// args, for each offset, which of these keys its segment is, and the offset.
+// places returns the keys of the table and of the segments that the offsets are in.
+// For each offset it adds to args which of these keys its segment is, and the offset.
 func (l *Log) places(args []any, offsets []history.Offset) (keys []string, _ []any) {
 	keys = append(keys, l.table())
 	index := make(map[uint64]int) // in keys, from 1
@@ -86,7 +86,7 @@ func (l *Log) places(args []any, offsets []history.Offset) (keys []string, _ []a
 	return keys, args
 }
 
-// entry returns the entry at an offset whose other fields are the parts from first on.
+// entry returns the entry at an offset. Its other fields are the parts from first on.
 func (a *answer) entry(at history.Offset, first int) history.Entry {
 	links, ok := parseLinks(a.text(first + 1))
 	entry := history.Entry{Offset: at, Born: parseEpoch(a.text(first)), Links: links, Body: []byte(a.text(first + 2))}

@@ -26,7 +26,7 @@ var (
 	eraseScript  = script("links", "erase")
 )
 
-// script returns the script that the files make, behind common.lua.
+// script returns the script made of common.lua and the files.
 func script(files ...string) *redis.Script {
 	var source strings.Builder
 	for _, file := range append([]string{"common"}, files...) {
@@ -39,9 +39,9 @@ func script(files ...string) *redis.Script {
 	return redis.NewScript(source.String())
 }
 
-// An answer is what a script said: the time, the end of the log, an agreement if
-// the caller knows another one, and more. What is not as a script says it sets err,
-// and reads as zero.
+// An answer is the answer of a script: the time, the end of the log, an agreement if
+// the caller knows another one, and more. A part that is not as it should be sets
+// err, and reads as zero.
 type answer struct {
 	parts  []any
 	end    history.Point
@@ -52,7 +52,7 @@ type answer struct {
 // common is how many parts all answers have.
 const common = 4
 
-// most is the end of the integers that doubles hold without a hole.
+// most is the highest integer up to which doubles hold each one.
 const most = 1 << 53
 
 func newAnswer(value any, parts int) (answer, error) {
@@ -115,7 +115,7 @@ func (a *answer) number(i int) uint64 {
 	return uint64(n)
 }
 
-// list returns a part that is a list as an answer of its own.
+// list returns a part that is a list, as an answer of its own.
 func (a *answer) list(i int) answer {
 	parts, ok := a.part(i).([]any)
 	if !ok {

@@ -11,15 +11,15 @@ import (
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// errBegan says that an epoch has begun between two steps that count only in the same
-// one. tries is how often such steps are begun again.
+// errBegan says that an epoch has begun between two steps, which count only in the
+// same one. tries is how often such steps are tried at most.
 var errBegan = errors.New("the log has begun another epoch")
 
 const tries = 3
 
-// Survey says what was kept for the topics since from, as store.Log does. It
-// takes several steps. The log may go on meanwhile: what comes after the first
-// step is behind the end that is returned, and what goes is missing.
+// Survey says what was kept for the topics since from, as store.Log does. It takes
+// several steps. Meanwhile the log may go on: what comes after the first step lies
+// behind the end that is returned, and what is removed counts as missing.
 func (l *Log) Survey(ctx context.Context, known, from history.Point, topics []string, most int) (history.Survey, error) {
 	for n := 1; ; n++ {
 		s, err := l.survey(ctx, known, from, topics, most)
@@ -51,9 +51,9 @@ func (l *Log) survey(ctx context.Context, known, from history.Point, topics []st
 	return w.result(), nil
 }
 
-// guess returns the segments that are likely to have all that was kept since from. In a
-// slot of a Cluster that moves, a script that names a key which is not there is refused
-// (TRYAGAIN) until the slot has moved, so there it returns none.
+// guess returns the segments that probably have everything that was kept since from.
+// On a Cluster it returns none: while a slot moves, a script that names a missing key
+// is refused (TRYAGAIN).
 func (l *Log) guess(from history.Point) []uint64 {
 	l.mu.Lock()
 	end := l.end
@@ -70,10 +70,10 @@ type walk struct {
 	known  history.Point
 	most   int
 	survey history.Survey
-	cut    history.Offset  // there were more than most: all up to here is left out
+	cut    history.Offset  // if not 0, there were more than most: all up to here are left out
 	chains []chain         // of the topics that have something
-	begun  *step           // if the look was one
-	read   []history.Entry // if one step was enough
+	begun  *step           // the first step, if a look walked the chains
+	read   []history.Entry // the entries, if one step was enough
 }
 
 // A chain is a topic, where it is, and where it ends.
@@ -82,18 +82,18 @@ type chain struct {
 	at, stop history.Offset
 }
 
-// A step is some way that chains were walked.
+// A step is the result of walking chains some way.
 type step struct {
-	found []history.Offset // that are there, falling
-	left  []chain          // that are not at their ends
-	whole bool             // none broke
+	found []history.Offset // offsets whose entries are there, falling
+	left  []chain          // the chains that are not at their ends
+	whole bool             // no chain broke
 	moved bool
 	read  []history.Entry // all of them, if they are few
 }
 
-// look asks for the ends of chains. What is found in another epoch, or after the
-// horizon has passed where the survey begins, says nothing about what was there. If it is
-// told of segments it may walk the chains as well.
+// look asks for the ends of chains. What it finds in another epoch, or after the
+// horizon has passed the beginning of the survey, does not tell what was there. If it
+// gets segments, it may walk the chains as well.
 func (w *walk) look(ctx context.Context, from history.Point, topics []string, segments []uint64, first bool) error {
 	l, entries := w.log, min(w.most+1, w.log.bounds.walked)
 	args := append(l.args(w.known, 7+len(segments)+len(topics)),
@@ -172,7 +172,7 @@ func (w *walk) descendSome(ctx context.Context, chains []chain) error {
 			w.survey.Whole = false
 		}
 		for _, at := range s.found {
-			if at <= w.survey.End.Offset { // or it came after the first step
+			if at <= w.survey.End.Offset { // otherwise it came after the first step
 				seen = append(seen, at)
 				room--
 			}
@@ -187,7 +187,7 @@ func (w *walk) descendSome(ctx context.Context, chains []chain) error {
 	return nil
 }
 
-// step walks chains some way, unless they have been.
+// step walks chains some way, unless look has done so.
 func (w *walk) step(ctx context.Context, chains []chain, entries int) (*step, error) {
 	if begun := w.begun; begun != nil {
 		w.begun = nil
@@ -261,7 +261,8 @@ func (l *Log) name(segments []uint64, args []any) (keys []string, _ []any) {
 	return keys, args
 }
 
-// way returns the segments through which chains lead, the highest if there are too many.
+// way returns the segments through which chains lead: the highest ones, if there are
+// too many.
 func (l *Log) way(chains []chain) (segments []uint64) {
 	top, end := chains[0].at, chains[0].stop
 	for _, c := range chains {

@@ -6,9 +6,9 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// Forget forgets what is kept for topics. The entries that were for nobody else
-// are removed. The chains still say where they ended: a reader who has not had all
-// that a topic of his had kept will be told, and the others need not be.
+// Forget forgets what is kept for topics. Entries for no other topic are removed. The
+// chains still say where they ended, so only a reader who has not had everything that
+// was kept for one of its topics is told that something may be missing.
 func (l *Log) Forget(c Caller, topics []string) {
 	t := l.begin(c)
 	var offsets []history.Offset
@@ -31,13 +31,14 @@ func (l *Log) Forget(c Caller, topics []string) {
 	}
 }
 
-// forgotten says whether an entry is for nobody any more.
+// forgotten says whether all topics of an entry are forgotten.
 func (t *table) forgotten(e history.Entry) bool {
 	return !slices.ContainsFunc(e.Links, func(l history.Link) bool { return t.forgot[l.Topic] < e.Offset })
 }
 
 // Renew begins a new epoch, unless the log has left the given one. Nodes may have
-// published without the log, so nobody who comes from an earlier epoch has all.
+// published without the log, so a reader who comes from an earlier epoch may lack
+// messages.
 func (l *Log) Renew(c Caller, epoch history.Epoch) history.Point {
 	t := l.begin(c)
 	if t.epoch == epoch {

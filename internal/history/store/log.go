@@ -18,16 +18,16 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// Limits say how much a node wants a log to keep. Times are in milliseconds, by
-// the server's clock: they decide when something goes, never whether a reader has
+// Limits say how much a node wants a log to keep. Times are in milliseconds, by the
+// server's clock. They decide when entries are removed, never whether a reader has
 // all.
 type Limits struct {
 	Segment history.Offset // offsets of a segment; all nodes have the same
-	Age     int64          // of what is kept
+	Age     int64          // how long entries are kept
 	Bytes   int            // of all segments
 }
 
-// A Log is the log of one partition. Its methods are the scripts.
+// A Log is the log of one partition. Each method is a script.
 type Log struct {
 	size     history.Offset // offsets of a segment
 	table    *table         // nil: the key is not there
@@ -41,9 +41,9 @@ type table struct {
 	server  string          // the replication id under which the epoch began
 	agreed  Agreement
 
-	counter history.Offset            // the last one that was given
+	counter history.Offset            // the last offset that was given
 	horizon history.Offset            // nothing up to here is kept
-	last    map[string]history.Offset // by topic; what is not above the horizon counts for nothing
+	last    map[string]history.Offset // by topic; an offset that is not above the horizon counts for nothing
 	forgot  map[string]history.Offset // by topic: what was kept for it up to here is gone
 	spans   []span                    // the segments, oldest first
 }
@@ -55,7 +55,7 @@ type span struct {
 	bytes int
 }
 
-// A Caller is what each call brings with it. Server, From and Now are what the server
+// A Caller is what goes with each call. Server, From and Now are what the server
 // itself says inside the script, by INFO replication, CLUSTER NODES and TIME.
 type Caller struct {
 	Server string
@@ -70,13 +70,13 @@ type Caller struct {
 	Agreed Agreement     // as far as the node knows
 }
 
-// New returns an empty Log, with so many offsets to a segment.
+// New returns an empty Log whose segments have this many offsets.
 func New(size history.Offset) *Log {
 	return &Log{size: size, segments: make(map[uint64][]history.Entry)}
 }
 
-// begin sees to it that the log has an epoch in which it has lost nothing. Every
-// call goes through it first.
+// begin makes sure that the log is in an epoch in which it has lost nothing. Every
+// call begins with it.
 func (l *Log) begin(c Caller) *table {
 	switch t := l.table; {
 	case t == nil:
@@ -87,7 +87,7 @@ func (l *Log) begin(c Caller) *table {
 	case t.server != c.Server && (c.From == "" || t.server != c.From), t.contradicts(c.Known):
 		t.fork(c)
 	default:
-		t.server = c.Server // a log that was moved has all that the other server took
+		t.server = c.Server // a log that was moved has everything that the other server took
 	}
 	l.table.agreed = l.table.agreed.with(c.Agreed)
 	return l.table
@@ -100,12 +100,12 @@ func (t *table) fork(c Caller) {
 	t.epoch, t.server = c.Fresh, c.Server
 }
 
-// maxParents is how many epochs a log remembers. What survives of each is a
-// prefix, so none ended after one that came later.
+// maxParents is how many epochs a log remembers. A prefix of each survives, so none
+// of them ended after a later one.
 const maxParents = 8
 
-// survived returns up to where the log still has what an epoch had. Of one that
-// is neither its own nor a parent it does not know that.
+// survived returns up to where the log still has what an epoch had. It does not know
+// that of an epoch that is neither its own nor a parent.
 func (t *table) survived(epoch history.Epoch) (at history.Offset, ok bool) {
 	if epoch == t.epoch {
 		return t.counter, true
@@ -118,15 +118,15 @@ func (t *table) survived(epoch history.Epoch) (at history.Offset, ok bool) {
 	return 0, false
 }
 
-// contradicts says whether something may have been acknowledged to a node that
-// the log does not have.
+// contradicts says whether the log may lack something that was acknowledged to a
+// node.
 func (t *table) contradicts(known history.Point) bool {
 	at, ok := t.survived(known.Epoch)
 	return known.Offset > 0 && (!ok || known.Offset > at)
 }
 
-// sealed says whether the epoch has nothing yet. Its first entry begins a segment,
-// so that all entries of one were born in one epoch.
+// sealed says whether the epoch has no entry yet. Its first entry begins a segment,
+// so that all entries of one segment were born in one epoch.
 func (t *table) sealed() bool {
 	n := len(t.parents)
 	return n > 0 && t.parents[n-1].Offset == t.counter
@@ -146,8 +146,8 @@ type Outcome uint8
 
 const (
 	Taken        Outcome = iota + 1
-	WrongEpoch           // the caller did not know the log's
-	WrongSegment         // the caller did not name the one that the batch goes to
+	WrongEpoch           // the caller did not know the log's epoch
+	WrongSegment         // the caller did not name the segment that the batch goes to
 )
 
 // A Reply answers an append.
@@ -156,13 +156,13 @@ type Reply struct {
 	End     history.Point // of the log, now
 	Segment uint64        // if WrongSegment: the one to name
 
-	// Published goes out in the same step: to each topic of each message its
-	// packet, in this order.
+	// Published goes out in the same step, in this order: for each message, one
+	// packet to each of its topics.
 	Published []history.Packet
 }
 
-// Append appends a batch, all of it or nothing. Its entries lie in one segment,
-// which the caller has to name: one that is too full for the batch ends.
+// Append appends a batch, all of it or nothing. Its entries lie in one segment, which
+// the caller has to name. A segment that is too full for the batch ends.
 func (l *Log) Append(c Caller, segment uint64, batch []Draft) Reply {
 	t := l.begin(c)
 	if c.Known.Epoch != t.epoch {
@@ -219,7 +219,7 @@ func (l *Log) add(segment uint64, d Draft) []history.Link {
 	return e.Links
 }
 
-// Clone returns a copy, as a replica or a snapshot has it.
+// Clone returns a copy, like that of a replica or a snapshot.
 func (l *Log) Clone() *Log {
 	c := &Log{size: l.size, segments: make(map[uint64][]history.Entry, len(l.segments))}
 	for n, entries := range l.segments {

@@ -6,12 +6,12 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// Fence returns the end of the log. The script publishes it to the node that
-// asks, so that it comes behind what was published before.
+// Fence returns the end of the log. The script publishes it to the node that asks,
+// behind everything that was published before.
 func (l *Log) Fence(c Caller) history.Point { return l.begin(c).end() }
 
-// Survey says what was kept for the topics since from. Of more than most entries
-// it has the last ones, and is not whole.
+// Survey says what was kept for the topics since from. If there are more than most
+// entries, it has the last ones, and is not whole.
 func (l *Log) Survey(c Caller, from history.Point, topics []string, most int) history.Survey {
 	t := l.begin(c)
 	s := history.Survey{End: t.end()}
@@ -45,8 +45,8 @@ type View struct {
 	End     history.Point
 	Horizon history.Offset // nothing up to here is kept
 
-	// Survived is up to where the log has what the epoch of the Point had, if it
-	// knows that epoch.
+	// Survived is up to where the log has what the epoch of the Point had, if Knows
+	// says that the log knows that epoch.
 	Survived history.Offset
 	Knows    bool
 }
@@ -57,27 +57,27 @@ func (t *table) view(p history.Point) View {
 	return v
 }
 
-// Start returns where to go on from p. whole says that nothing was lost between the
-// two.
+// Start returns where a reader goes on that was at p. whole says that nothing was
+// lost between the two.
 func (v View) Start(p history.Point) (from history.Offset, whole bool, fork history.Fork) {
 	switch {
 	case !v.Knows:
-		// Somewhere else, or nowhere. What it has had of this epoch is unknown.
+		// p is of an unknown epoch, or nowhere. How much of this epoch the reader has
+		// had is unknown.
 		return v.End.Offset, false, history.Fork{Epoch: v.End.Epoch, At: v.End.Offset}
 	case p.Epoch != v.End.Epoch:
-		// What survived is served. It is never whole, even if it looks so: nobody
-		// can know what else was acknowledged, by a server that is gone to a node
-		// that is gone.
+		// The reader gets what survived. That is never whole, even if it looks so: a
+		// server that is gone may have acknowledged more to a node that is gone.
 		fork = history.Fork{Epoch: v.End.Epoch, Parent: p.Epoch, At: v.Survived}
 		return max(fork.Cross(p).Offset, v.Horizon), false, fork
 	case p.Offset > v.End.Offset:
-		return v.End.Offset, false, fork // in the future
+		return v.End.Offset, false, fork // p is in the future
 	}
 	return max(p.Offset, v.Horizon), p.Offset >= v.Horizon, fork
 }
 
-// Read returns the entries at the offsets, as far as they are there. If the log
-// is not in the epoch of the survey any more, ok is false.
+// Read returns the entries that are there, of those at the offsets. ok is false if
+// the log is no longer in the epoch of the survey.
 func (l *Log) Read(c Caller, epoch history.Epoch, offsets []history.Offset) (entries []history.Entry, ok bool) {
 	if l.begin(c).epoch != epoch {
 		return nil, false

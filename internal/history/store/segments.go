@@ -7,8 +7,8 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// next returns the segment that so many entries go to, and whether they begin
-// it.
+// next returns the segment that a batch of entries goes to, and whether the batch
+// begins it.
 func (l *Log) next(entries history.Offset, now int64) (n uint64, fresh bool) {
 	t := l.table
 	if len(t.spans) == 0 {
@@ -18,14 +18,14 @@ func (l *Log) next(entries history.Offset, now int64) (n uint64, fresh bool) {
 	switch {
 	case t.sealed(),
 		t.counter+entries > l.size*history.Offset(s.n+1),
-		now-s.began >= t.agreed.Age/8, // or what is kept would be up to twice as old
+		now-s.began >= t.agreed.Age/8, // otherwise entries up to twice as old would be kept
 		s.bytes >= t.agreed.Bytes/8:
 		return s.n + 1, true
 	}
 	return s.n, false
 }
 
-// enter begins a segment. A key that is there already is of a log whose table
+// enter begins a segment. If its key exists already, it is that of a log whose table
 // was lost.
 func (l *Log) enter(n uint64, now int64) {
 	t := l.table
@@ -34,8 +34,8 @@ func (l *Log) enter(n uint64, now int64) {
 	t.spans = append(t.spans, span{n: n, began: now})
 }
 
-// Due returns the oldest segment, if retention wants to remove it. The last one
-// stays.
+// Due returns the oldest segment if it has to be removed by the agreed retention. The
+// last segment stays.
 func (l *Log) Due(now int64) (n uint64, ok bool) {
 	t := l.table
 	if t == nil || len(t.spans) < 2 {
@@ -45,12 +45,12 @@ func (l *Log) Due(now int64) (n uint64, ok bool) {
 	for _, s := range t.spans {
 		bytes += s.bytes
 	}
-	// What it has is older than the segment after it.
+	// All its entries are older than the segment after it.
 	return t.spans[0].n, bytes > t.agreed.Bytes || now-t.spans[1].began >= t.agreed.Age
 }
 
-// Trim removes the segment that the caller saw to be due, if it still is. That,
-// and nothing else, moves the horizon.
+// Trim removes the segment that the caller has seen to be due, if it still is.
+// Nothing else moves the horizon.
 func (l *Log) Trim(c Caller, n uint64) bool {
 	t := l.begin(c)
 	if due, ok := l.Due(c.Now); !ok || due != n {

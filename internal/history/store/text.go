@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// String returns all that the log has, for tests that compare logs: what counts
-// for nothing is left out.
+// String returns everything that the log has, for tests that compare logs. It leaves
+// out what counts for nothing.
 func (l *Log) String() string {
 	var b strings.Builder
 	if t := l.table; t == nil {

@@ -4,7 +4,7 @@
 -- KEYS: table, segment
 -- ARGV: those of begin, number of the segment, offsets of a segment, what the name
 --       of a channel begins with, PUBLISH or SPUBLISH, and for each message: how
---       many topics, below zero if it is not kept, body, topics...
+--       many topics, negated if it is not kept, body, topics...
 local segment, named, size = KEYS[2], tonumber(ARGV[5]), tonumber(ARGV[6])
 local prefix, publish = ARGV[7], ARGV[8]
 local first, ends = 9, #ARGV
@@ -17,7 +17,7 @@ local ARGV, tonumber, sub, byte, format = ARGV, tonumber, string.sub, string.byt
 
 local names = {COUNTER, HORIZON, LAST, BEGAN, BYTES}
 local own = #names
-local all = own -- the table's own names, and with the topics
+local all = own -- of the table's own names and the topics
 local last = {} -- offset by topic, as text
 local kept, bytes = 0, 0
 local i = first
@@ -54,7 +54,7 @@ end
 local filled, full = number(numbers[5]), false
 if kept > 0 then
   full = n < 0
-    or parents ~= '' and string.match(parents, '^ %x+:(%d+)') == text(counter) -- the epoch is another one
+    or parents ~= '' and string.match(parents, '^ %x+:(%d+)') == text(counter) -- the epoch has no entry yet
     or counter + kept > size * (n + 1)
     or now - number(numbers[4]) >= math.floor(age / 8)
     or filled >= math.floor(room / 8)
@@ -63,8 +63,8 @@ if kept > 0 then
   end
 end
 if full then
-  -- A key that is there already is of a log whose table was lost. If there is
-  -- none, the first write has to be one that Redis refuses when it is full.
+  -- A key that exists already is that of a log whose table was lost. If there is
+  -- none, the first write must be one that Redis refuses when it is full.
   if redis.call('EXISTS', segment) == 1 then redis.call('UNLINK', segment) end
   if n >= 0 then
     set(BYTES .. text(n), stored(filled))
@@ -82,10 +82,10 @@ for k = own + 1, all do
   last[names[k]] = prev and tonumber(prev) > horizon and prev or below
 end
 
--- What is published: channels and packets in turn. A packet is the body with its place
--- in it, as package packet says. The body's extensions follow the place.
+-- What is published: channels and packets in turn. A packet is the body with its
+-- place in it, in the form of package packet. The body's extensions follow the place.
 local messages, count = {}, 0
-local befores = {} -- the bytes before a place, by its length and that of what follows
+local befores = {} -- the bytes before a place, by its length and that of what follows it
 local function before(length, more)
   local all = length + 2 + more
   local bytes
@@ -148,13 +148,13 @@ if kept > 0 then
   end
   redis.call('ZADD', t, unpack(changes))
   redis.call('PEXPIRE', segment, lasts)
-  if full then redis.call('PEXPIRE', t, lasts) end -- and each fence does
+  if full then redis.call('PEXPIRE', t, lasts) end -- each fence renews it, too
 end
--- Last, for none of this is to be heard of unless all of it is kept.
+-- Last, because none of this may be heard unless all of it is kept.
 local pcall = redis.pcall
 for k = 1, count, 2 do
   local heard = pcall(publish, messages[k], messages[k + 1])
-  if type(heard) == 'table' then -- it is denied
+  if type(heard) == 'table' then -- PUBLISH is denied
     if kept == 0 and k == 1 then return heard end
     return redis.error_reply('KEPT herald: and not published: ' .. heard.err)
   end

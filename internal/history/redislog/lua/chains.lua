@@ -1,14 +1,14 @@
 -- Stands before the scripts that walk chains.
 
 -- walk walks the chains of topics, always the one that is at the highest offset.
--- places are where they are, as text, and stops where they end. It ends early at a
--- segment that is not among segments, which are keys by number, after so many entries
--- or so many bytes. It returns the offsets that it saw to be there, falling, where each
--- chain is now, 0 if it is at its end, whether none broke, and, if the entries are at
--- most few, of each the epoch in which it was born, links and body.
+-- places has where they are, as text, and stops where they end. It stops early at a
+-- segment that is not among segments, which has keys by number, or after this many
+-- entries or bytes. It returns the offsets at which it found entries, falling; where
+-- each chain is now, 0 if it is at its end; whether none broke; and, if there are at
+-- most few entries, of each the epoch in which it was born, links and body.
 local function walk(topics, places, stops, segments, size, entries, bytes, few)
-  local waiting, n = {}, 0 -- rising: where chains are
-  local first, after = {}, {} -- by where they are: a chain; by chain: the next one that is there
+  local waiting, n = {}, 0 -- where chains are, rising
+  local first, after = {}, {} -- first: a chain, by where it is; after: the next chain at the same place, by chain
   local function put(chain, at)
     after[chain] = first[at]
     if not first[at] then
@@ -25,7 +25,7 @@ local function walk(topics, places, stops, segments, size, entries, bytes, few)
   for chain = 1, #topics do put(chain, tonumber(places[chain])) end
 
   -- What follows runs for each entry, so globals are looked up once, and no number is
-  -- made a text that was one.
+  -- converted back to the text that it was.
   local call, match, sub, tonumber, floor = redis.call, string.match, string.sub, tonumber, math.floor
   local offsets, seen, found, whole = {}, 0, {}, 1
   while n > 0 and entries > 0 and bytes > 0 do

@@ -34,7 +34,8 @@ local HOME, AT_HOME = '\0i', '-0.5' -- which node of the Cluster the head's serv
 -- stored turns a number into its score.
 local function stored(n) return -1 - n end
 
--- number turns a score into its number. One that is not there is 0, or another.
+-- number turns a score into its number. If there is no score, it returns 0, or
+-- otherwise.
 local function number(score, otherwise)
   return score and stored(tonumber(score)) or otherwise or 0
 end
@@ -68,8 +69,8 @@ local function node(id)
 end
 
 -- moved says whether the table has come with its slot from another master, whose
--- replication ID was at. Then nothing is lost. That master still has other slots, which
--- one that was replaced has not, and this server was not its replica.
+-- replication ID was at. Then nothing is lost. Such a master still has other slots,
+-- which one that was replaced does not, and this server was not its replica.
 local function moved(at)
   local home = redis.call('ZRANGE', t, AT_HOME, AT_HOME, 'BYSCORE')[1]
   local of = HOME .. at .. ' '
@@ -88,8 +89,8 @@ local function settle(server)
   if id then redis.call('ZADD', t, AT_HOME, HOME .. server .. ' ' .. id) end
 end
 
--- agree returns the agreement that counts, with what the table has, if it has one,
--- and sets what follows from it.
+-- agree returns the agreement that counts. has is the one in the table, if there is
+-- one. It also sets what follows from the agreement.
 local function agree(has)
   local counts = has or '0'
   if counts ~= agreed then
@@ -104,8 +105,8 @@ local function agree(has)
   end
   local a, b = string.match(counts, ' (%d+) (%d+)$')
   age, room = tonumber(a), tonumber(b)
-  -- Twice, for a segment takes entries for a while; and the fences of a node that
-  -- works renew the table, if they come once a minute.
+  -- Twice, because a segment takes entries for a while. A node that works renews the
+  -- table by its fences, if they come once a minute.
   lasts = text(2 * age + 60000)
   return counts
 end
@@ -120,10 +121,10 @@ local function survived(epoch, own, counter, parents)
   return tonumber((string.match(parents, ' ' .. epoch .. ':(%d+)')))
 end
 
--- begin sees to it that there is a table, in an epoch in which it has lost
--- nothing, or in the next one if renewed is its epoch. It returns the epoch, its
--- parents and the numbers of names, of which COUNTER is the first. What fails has
--- changed nothing.
+-- begin makes sure that there is a table, in an epoch in which it has lost nothing,
+-- or in the next one if renewed is its epoch. It returns the epoch, its parents and
+-- the numbers of names, of which COUNTER is the first. If it fails it has changed
+-- nothing.
 local function begin(names, renewed)
   local server = serverID()
   if not server then -- READONLY has the caller's connection closed
@@ -137,7 +138,7 @@ local function begin(names, renewed)
     return fresh, '', redis.call('ZMSCORE', t, unpack(names))
   end
   local epoch, at, has, parents = known, server, agreed
-  local usual = write(known, server, agreed, '') -- if the caller knows all
+  local usual = write(known, server, agreed, '') -- if the caller knows all of it
   if head == usual then
     parents = ''
   elseif string.sub(head, 1, #usual + 1) == usual .. ' ' then

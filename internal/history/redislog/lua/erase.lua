@@ -1,4 +1,4 @@
--- Removes entries that are for nobody any more. Answers what all do.
+-- Removes entries whose topics are all forgotten. Answers what all do.
 --
 -- KEYS: table, segments...
 -- ARGV: those of begin, and for each offset: which of KEYS its segment is, offset

@@ -1,4 +1,4 @@
--- Has nothing that was kept for topics until now be found any more. Answers, behind
+-- Makes everything that was kept for topics until now unfindable. Answers, behind
 -- what all do, horizon, and the last offset of each topic.
 --
 -- KEYS: table
@@ -21,7 +21,7 @@ for i = 4, #names do
   end
 end
 if #changes > 0 then
-  -- First, a write that Redis takes when it is full: this frees more than it needs.
+  -- First a write that Redis accepts when it is full: this frees more than it needs.
   redis.call('PEXPIRE', t, lasts)
   redis.call('ZADD', t, stored(forgot), FORGOT, unpack(changes))
 end

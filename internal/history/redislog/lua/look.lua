@@ -1,10 +1,10 @@
--- Says where a log ends, and what it knows of a point and of topics. It also walks the
+-- Answers where a log ends, and what it knows of a point and of topics. It also walks the
 -- chains of the topics, if there are segments among its keys, the point is one of this
 -- epoch, nothing is forgotten, and there are not too many chains.
 --
 -- Answers, behind what all do, horizon, up to where the log has what the epoch of the
 -- point had ('' if that is unknown), the last offset of each topic, up to where each is
--- forgotten (nothing if none is), and what walk returns. If it did not walk, these are
+-- forgotten (nothing if none is), and what walk returns. If it did not walk, that is
 -- no offsets and no places.
 --
 -- KEYS: table, segments...

@@ -1,4 +1,4 @@
--- Reads entries, as far as they are there, until they have so many bytes. Answers,
+-- Reads the entries that are there, until they have this many bytes. Answers,
 -- behind what all do, how many offsets were looked at, and of each entry that is
 -- there: offset, epoch in which it was born, links, body.
 --

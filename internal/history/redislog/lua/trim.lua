@@ -1,4 +1,4 @@
--- Removes the oldest segment, if retention wants that, and some of the topics of
+-- Removes the oldest segment, if it is due, and some of the topics of
 -- which nothing is kept any more. Answers, behind what all do, how many such topics
 -- there still are, and the next segment to remove, or -1.
 --
@@ -11,8 +11,8 @@ if not numbers then return epoch end
 local horizon, last = number(numbers[2]), number(numbers[3], -1)
 local ended, filled = number(numbers[4]), number(numbers[5])
 
--- due returns the oldest segment if it has to go, or -1. The last one stays.
--- What a segment has is older than the one after it.
+-- due returns the oldest segment if it has to go, or -1. The last one stays. All
+-- entries of a segment are older than the one after it.
 local function due()
   local n = horizon / size
   if n >= last then return -1 end
@@ -22,7 +22,7 @@ end
 
 local n = due()
 if n >= 0 and n == named then
-  -- First, a write that Redis takes when it is full.
+  -- First a write that Redis accepts when it is full.
   redis.call('UNLINK', KEYS[2])
   horizon = size * (n + 1)
   ended = ended - number(redis.call('ZSCORE', t, BYTES .. text(n)))
@@ -30,8 +30,8 @@ if n >= 0 and n == named then
   redis.call('ZREM', t, BEGAN .. text(n), BYTES .. text(n))
   n = due()
 end
--- Some at a time, for a hundred thousand would block Redis. They do no harm: what
--- lies below the horizon counts for nothing.
+-- Some at a time, because a hundred thousand would block Redis. They do no harm: an
+-- offset below the horizon counts for nothing.
 local stale = redis.call('ZCOUNT', t, 0, text(horizon))
 if stale > 0 then
   local ours = redis.call('ZCOUNT', t, '-inf', '(0')
