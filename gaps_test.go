@@ -14,6 +14,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/history/packet"
+	"github.com/heraldgo/herald/internal/history/store"
+	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
 // A packet that cannot be understood is a loss that may have been anyone's
@@ -93,6 +98,53 @@ func TestHiddenLossIsTold(t *testing.T) {
 		}
 		h.Shutdown(t.Context())
 	})
+}
+
+// While a slot of a Cluster moves, a key in it that is not there is refused. So the logs
+// of a RedisBus name none, not even at the end of a segment, behind which the next one is
+// not there yet.
+func TestSurveyWhileSlotMoves(t *testing.T) {
+	cluster := redistest.StartCluster(t, 2, 0, redistest.NeverFailed...)
+	bus, err := NewRedisBus(cluster.Client(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bus.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	const size = 4
+	logs, err := bus.keep(ctx, "f", store.Limits{Segment: size, Age: patience.Milliseconds(), Bytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer logs.close()
+
+	partition := logs.partition("a")
+	log := logs.parts[partition]
+	begin, err := log.Fence(ctx, history.Point{}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := make([]store.Draft, size)
+	for i := range batch {
+		batch[i] = store.Draft{Topics: []string{"a"}, Body: packet.Body([]byte("body"))}
+	}
+	reply, err := log.Append(ctx, begin, 0, batch)
+	if err != nil || reply.Outcome != store.Taken || reply.End.Offset != size {
+		t.Fatalf("%+v, %v", reply, err)
+	}
+
+	slot := cluster.Slot(bus.bus.Shards()[partition].Slot)
+	from := cluster.MasterOf(slot)
+	for _, to := range cluster.Nodes {
+		if to != from {
+			cluster.BeginMigration(slot, to)
+		}
+	}
+	s, err := log.Survey(ctx, reply.End, begin, []string{"a"}, 2*size)
+	if err != nil || !s.Whole || len(s.Offsets) != size {
+		t.Errorf("%+v, %v", s, err)
+	}
 }
 
 // The time in which a node was silent is reported, and for every topic, in

@@ -50,16 +50,11 @@ func TestSlotScripter(t *testing.T) {
 
 	// A key that is elsewhere already is not followed there.
 	from, to := cluster.MasterOf(slot), other(cluster, slot)
-	do := func(n *redistest.Node, args ...any) {
-		t.Helper()
-		if err := n.Admin().Do(ctx, args...).Err(); err != nil {
-			t.Fatal(err)
-		}
+	err := from.Admin().Del(ctx, "{a}n").Err()
+	if err != nil {
+		t.Fatal(err)
 	}
-	do(from, "DEL", "{a}n")
-	do(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", from.ID)
-	do(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", to.ID)
-	var err error
+	cluster.BeginMigration(slot, to)
 	for err = context.DeadlineExceeded; errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil; { // in the middle of a call
 		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 		err = count.Run(short, s, []string{"{a}n"}).Err()

@@ -231,8 +231,7 @@ func testClusterStuckMove(t *testing.T, cluster *redistest.Cluster) {
 	if err := r.Remove(t.Context(), lease, lonely[0]); err != nil {
 		t.Fatal(err)
 	}
-	setSlot(to, "IMPORTING", from.ID)
-	setSlot(from, "MIGRATING", to.ID)
+	cluster.BeginMigration(slot, to)
 	// What finds all its keys goes on, even if it removes one.
 	if err := r.Remove(t.Context(), lease, lonely[1]); err != nil {
 		t.Errorf("remove: %v", err)

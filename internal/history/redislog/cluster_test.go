@@ -158,14 +158,7 @@ func TestMigration(t *testing.T) {
 	from := cluster.MasterOf(r.slot)
 	to := other(cluster, from)
 	there := r.on(to)
-	set := func(n *redistest.Node, args ...any) {
-		t.Helper()
-		if err := n.Admin().Do(t.Context(), append([]any{"CLUSTER", "SETSLOT", r.slot}, args...)...).Err(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	set(to, "IMPORTING", from.ID)
-	set(from, "MIGRATING", to.ID)
+	cluster.BeginMigration(r.slot, to)
 	r.move(from, to, "s:0")
 	if err := r.append("a"); err != nil {
 		t.Errorf("all that it needs is still here: %v", err)

@@ -206,12 +206,10 @@ func (c *Cluster) byID(id string) *Node {
 // does (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec).
 func (c *Cluster) Migrate(slot int, to *Node) {
 	c.t.Helper()
-	from := c.MasterOf(slot)
-	if from == to {
+	if c.MasterOf(slot) == to {
 		return
 	}
-	c.do(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", from.ID)
-	c.do(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", to.ID)
+	from := c.BeginMigration(slot, to)
 	for c.moveKeys(slot, from, to, 100) > 0 {
 	}
 	c.do(to, "CLUSTER", "SETSLOT", slot, "NODE", to.ID)
@@ -221,13 +219,21 @@ func (c *Cluster) Migrate(slot int, to *Node) {
 	c.await("a move to be known", func(n *Node) bool { return n.masterOf(slot) == to.ID })
 }
 
+// BeginMigration begins to move a slot to another master, and moves no key. It returns
+// the one that has the slot: its keys that are not there are asked for at the other.
+func (c *Cluster) BeginMigration(slot int, to *Node) (from *Node) {
+	c.t.Helper()
+	from = c.MasterOf(slot)
+	c.do(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", from.ID)
+	c.do(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", to.ID)
+	return from
+}
+
 // AbortMigration begins to move a slot, and gives up when up to n keys are moved:
 // those are lost.
 func (c *Cluster) AbortMigration(slot int, to *Node, n int) {
 	c.t.Helper()
-	from := c.MasterOf(slot)
-	c.do(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", from.ID)
-	c.do(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", to.ID)
+	from := c.BeginMigration(slot, to)
 	c.moveKeys(slot, from, to, n)
 	c.do(to, "CLUSTER", "SETSLOT", slot, "STABLE")
 	c.do(from, "CLUSTER", "SETSLOT", slot, "STABLE")
