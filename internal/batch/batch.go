@@ -1,6 +1,6 @@
-// Package batch is a group commit: calls of many goroutines share one round
-// trip. A call that comes during a commit waits for the next one, so that a busy
-// link carries large batches and an idle one adds no latency.
+// Package batch is a group commit: calls of many goroutines share one round trip. A
+// call that comes during a commit waits for the next one, so a busy link carries
+// large batches and an idle one adds no latency.
 package batch
 
 import (
@@ -19,27 +19,26 @@ var ErrTaken = errors.New("taken, outcome unknown")
 
 // A Config says how items are committed.
 type Config[T any] struct {
-	// Ready, if set, is called before a batch is taken and may block until
-	// Commit has a chance. Items that wait meanwhile can still be withdrawn.
-	// Its error is the result of every item that is waiting by then.
+	// Ready, if set, is called before a batch is taken. It may block until Commit can
+	// succeed. Items that wait meanwhile can still be withdrawn. If it fails, all
+	// items that are waiting by then get its error.
 	Ready func() error
 
-	// Commit carries out the items, in their order, and returns one error for
-	// each, or nil if all went well. It keeps neither slice. One call
-	// runs at a time.
+	// Commit carries out the items, in order, and returns an error for each, or nil
+	// if all succeeded. It keeps neither slice. One call runs at a time.
 	Commit func(items []T) []error
 
-	Size     func(T) int // bytes of an item; nil if only MaxItems counts
+	Size     func(T) int // size of an item, in bytes; nil if only MaxItems counts
 	MaxItems int         // items of one batch
 	MaxBytes int         // bytes of one batch; a larger item goes alone
 }
 
-// A Batcher runs the commits in a goroutine of its own. Its methods may be
-// called at the same time.
+// A Batcher runs the commits in a goroutine of its own. Its methods may be called
+// concurrently.
 type Batcher[T any] struct {
 	config Config[T]
-	calls  sync.Pool   // each a *call[T] that has had its result
-	wake   wake.Signal // holds one token while calls may be waiting
+	calls  sync.Pool   // of *call[T] whose result has been received
+	wake   wake.Signal // set while calls may be waiting
 	quit   chan struct{}
 	ended  chan struct{}
 
@@ -49,7 +48,7 @@ type Batcher[T any] struct {
 	closed error // what calls after Close get
 }
 
-// A call is one Do. Its fields but result are guarded by Batcher.mu.
+// A call is one Do. Batcher.mu guards all its fields except result.
 type call[T any] struct {
 	item   T
 	state  state
@@ -76,10 +75,10 @@ func New[T any](config Config[T]) *Batcher[T] {
 	return b
 }
 
-// Do hands item to a commit and waits for its result. Items are committed in
-// the order of the calls. If ctx ends first the error is that of ctx: with
-// ErrTaken in its chain if the item had been taken by a commit, which may still
-// use it; without if it never was and never will be.
+// Do hands item to a commit and waits for its result. Items are committed in the
+// order of the calls. If ctx ends first, the error is that of ctx. It also wraps
+// ErrTaken if a commit had taken the item, which it may still use. Otherwise the item
+// was not committed and never will be.
 func (b *Batcher[T]) Do(ctx context.Context, item T) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -119,7 +118,8 @@ func (b *Batcher[T]) Do(ctx context.Context, item T) error {
 	}
 }
 
-// A context with two ends would have to make one channel of them for Done.
+// twoEnds is a context that ends when either of two channels is closed. For Done it
+// would have to merge them into one.
 type twoEnds interface {
 	Ends() (a, b <-chan struct{})
 }
@@ -133,9 +133,8 @@ func Ends(ctx context.Context) (a, b <-chan struct{}) {
 	return ctx.Done(), nil
 }
 
-// Close ends the Batcher after the commit under way, which the caller has to
-// bring to its end. Calls that wait, and later ones, return err. It may be
-// called twice.
+// Close ends the Batcher after the commit under way, which the caller must see to
+// ending. Calls that wait, and later ones, return err. It may be called twice.
 func (b *Batcher[T]) Close(err error) {
 	b.mu.Lock()
 	first := b.closed == nil
@@ -149,9 +148,9 @@ func (b *Batcher[T]) Close(err error) {
 	<-b.ended
 }
 
-// withdraw takes c out of the queue and says whether it was still there.
-// Withdrawn calls stay as empty shells until they are half of the queue, so
-// that a thousand contexts that end together cost no thousand searches.
+// withdraw takes c out of the queue and says whether it was still there. Withdrawn
+// calls stay in the queue until they are more than half of it, so that a thousand
+// contexts that end together do not cost a thousand searches.
 func (b *Batcher[T]) withdraw(c *call[T]) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -201,10 +200,10 @@ func (b *Batcher[T]) run() {
 			calls, items = b.take(calls[:0], items[:0])
 			if len(calls) > 0 {
 				b.commit(calls, items)
-				// Callers that got a result may well call again at once. If we
-				// did not wait, they and those who came meanwhile would take
-				// turns, with half as many for each commit. One caller alone has
-				// nobody to share with, and need not wait for a busy processor.
+				// Callers that got a result often call again at once. Without a pause
+				// these, and those that came during the commit, would take turns,
+				// half as many for each commit. One caller alone shares with nobody,
+				// and need not wait for a busy processor.
 				if len(calls) > 1 || b.waiting() {
 					runtime.Gosched()
 				}
@@ -259,7 +258,7 @@ func (b *Batcher[T]) take(calls []*call[T], items []T) ([]*call[T], []T) {
 	return calls, items
 }
 
-// refuse ends every call that waits with err.
+// refuse ends every waiting call with err.
 func (b *Batcher[T]) refuse(err error) {
 	b.mu.Lock()
 	queue := b.queue

@@ -13,8 +13,8 @@ import (
 	"github.com/heraldgo/herald/internal/wake"
 )
 
-// A Bus is what a Follower needs of one. Both calls return when the Bus has
-// confirmed all of the topics.
+// A Bus is the part of a Bus that a Follower needs. Both calls return when the Bus
+// has confirmed all topics.
 type Bus interface {
 	Subscribe(ctx context.Context, topics ...string) error
 	Unsubscribe(ctx context.Context, topics ...string) error
@@ -24,14 +24,14 @@ type state uint8
 
 const (
 	off         state = iota
-	unknown           // a Subscribe or Unsubscribe failed
+	unknown           // since a Subscribe or Unsubscribe failed
 	subscribing       // handed to the Bus
 	on
 	unsubscribing // handed to the Bus
 )
 
-// A Follower knows which topics are wanted, and how often. One goroutine, Run,
-// alone talks to the Bus about it.
+// A Follower knows which topics are wanted, and how often. Only one goroutine, that
+// of Run, calls the Bus.
 type Follower struct {
 	bus     Bus
 	linger  time.Duration
@@ -41,35 +41,34 @@ type Follower struct {
 	topics   map[string]*followed
 	wanted   []string   // topics to look at for Subscribe
 	unwanted []unwanted // topics to look at for Unsubscribe, by time
-	err      error      // what the last Subscribe or Unsubscribe returned
+	err      error      // the result of the last Subscribe or Unsubscribe
 
 	wake wake.Signal // holds one
 }
 
-// followed is what is known of one topic.
+// followed is the state of one topic.
 type followed struct {
 	state   state
 	wants   int       // how often it is wanted
-	until   time.Time // if it is not: for how long it lingers
+	until   time.Time // if it is not wanted: how long it lingers
 	waiters []*Wait
 }
 
-// unwanted is a topic that nobody has wanted since some time.
+// unwanted is a topic that has become unwanted.
 type unwanted struct {
 	topic string
 	until time.Time
 }
 
-// A Wait is one call that waits for several topics. Guarded by
-// Follower.mu.
+// A Wait is one call that waits for several topics. Follower.mu guards it.
 type Wait struct {
 	pending int
 	err     error
 	done    chan struct{} // nil if there is nothing to wait for
 }
 
-// New returns a Follower. A topic that is wanted no longer is followed for
-// linger on; timeout is for one Subscribe or Unsubscribe.
+// New returns a Follower. It goes on following a topic for linger after the last
+// Unfollow. timeout is for one Subscribe or Unsubscribe.
 func New(bus Bus, linger, timeout time.Duration) *Follower {
 	return &Follower{
 		bus:     bus,
@@ -80,8 +79,8 @@ func New(bus Bus, linger, timeout time.Duration) *Follower {
 	}
 }
 
-// Follow wants each of the topics once more, until Unfollow takes that back.
-// What it returns waits for the Bus to confirm.
+// Follow wants each topic once more, until an Unfollow takes that back. The Wait that
+// it returns waits for the Bus to confirm.
 func (f *Follower) Follow(topics ...string) *Wait {
 	w := &Wait{}
 	f.mu.Lock()
@@ -109,8 +108,8 @@ func (f *Follower) Follow(topics ...string) *Wait {
 	return w
 }
 
-// Wait returns when all topics are confirmed, or one could not be. In that
-// case the Follower goes on trying.
+// Wait returns when all topics are confirmed, or when one could not be. The Follower
+// then goes on trying.
 func (w *Wait) Wait(ctx context.Context) error {
 	if w.done == nil {
 		return nil
@@ -125,7 +124,7 @@ func (w *Wait) Wait(ctx context.Context) error {
 	return fmt.Errorf("follow topics: %w", context.Cause(ctx))
 }
 
-// Unfollow takes back one follow of each topic. It does not wait.
+// Unfollow takes back one Follow of each topic. It does not block.
 func (f *Follower) Unfollow(topics ...string) {
 	f.mu.Lock()
 	until := time.Now().Add(f.linger)
@@ -144,7 +143,7 @@ func (f *Follower) Unfollow(topics ...string) {
 	}
 }
 
-// Follows says whether packets of the topic may come because of us.
+// Follows says whether packets of the topic may come because this node is subscribed.
 func (f *Follower) Follows(topic string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -159,7 +158,7 @@ func (f *Follower) Len() int {
 	return len(f.topics)
 }
 
-// Failing returns why what is followed is not what is wanted, or nil.
+// Failing returns why the Bus' subscriptions are not as wanted, or nil.
 func (f *Follower) Failing() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -205,7 +204,8 @@ func (f *Follower) Run(ctx context.Context) {
 // maxBatch is the most topics of one Subscribe or Unsubscribe.
 const maxBatch = 5_000
 
-// plan takes what is to be done next, and says how long nothing else is.
+// plan takes the topics to subscribe or unsubscribe next. If there are none, next is
+// how long to wait.
 func (f *Follower) plan(now time.Time) (subscribe, unsubscribe []string, next time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -242,8 +242,8 @@ func (f *Follower) plan(now time.Time) (subscribe, unsubscribe []string, next ti
 	return nil, unsubscribe, next
 }
 
-// do hands topics to the Bus, takes note of what came of it, and returns how
-// long to wait before the next try.
+// do hands topics to the Bus, notes the result, and returns how long to wait before
+// the next try.
 func (f *Follower) do(ctx context.Context, change func(context.Context, ...string) error, topics []string, to state, backoff time.Duration) time.Duration {
 	callCtx, cancel := context.WithTimeout(ctx, f.timeout)
 	err := change(callCtx, topics...)
@@ -260,8 +260,7 @@ func (f *Follower) do(ctx context.Context, change func(context.Context, ...strin
 	return backoff
 }
 
-// settle sets the topics' state and returns the calls that need wait no
-// longer.
+// settle sets the topics' state and returns the Waits that are over.
 func (f *Follower) settle(topics []string, to state, err error) (done []*Wait) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -271,7 +270,7 @@ func (f *Follower) settle(topics []string, to state, err error) (done []*Wait) {
 		t.state = to
 		if to != off {
 			for _, w := range t.waiters {
-				if w.pending == 0 { // it was told already
+				if w.pending == 0 { // it was woken already
 					continue
 				}
 				if w.pending--; err != nil {

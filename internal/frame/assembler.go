@@ -1,21 +1,21 @@
 package frame
 
 // An Assembler is a Parser that puts the messages together, each in memory of its
-// own. That grows as the bytes come, whatever length is announced. The zero
-// Assembler is ready to use. It is for one goroutine at a time.
+// own. The memory grows as the bytes come, whatever length is announced. The zero
+// Assembler is ready to use. Only one goroutine at a time may use it.
 type Assembler struct {
 	Parser
-	b []byte // room for a header, and what has come of the message's payload
+	b []byte // room for a header, and the part of the message's payload that has come
 }
 
-// smallRead is how many bytes are worth a read of their own.
+// smallRead is how many bytes are worth a separate read.
 const smallRead = 2 << 10
 
-// Held returns how much memory the message has that is coming in.
+// Held returns how many bytes of memory the incoming message has.
 func (a *Assembler) Held() int { return cap(a.b) }
 
-// Next is Parser.Next, but a message is one Piece. Its Payload is a frame of a
-// server's that carries it, in memory of its own.
+// Next is Parser.Next, but a message is one Piece. Its Payload is a server's frame
+// that carries the message, in memory of its own.
 func (a *Assembler) Next(b []byte) (whole Piece, rest []byte, err error) {
 	whole, rest, err = a.Parser.Next(b)
 	if kind := whole.Kind &^ Compressed; kind != Text && kind != Binary {
@@ -29,8 +29,8 @@ func (a *Assembler) Next(b []byte) (whole Piece, rest []byte, err error) {
 	return whole, rest, nil
 }
 
-// Room returns memory for what is read next, if that is at least n bytes of a
-// message: what is read into it and then given to Next is not copied. Otherwise it
+// Room returns memory for the next read if at least the next n bytes belong to a
+// message. What is read into it and then given to Next is not copied. Otherwise Room
 // returns nil.
 func (a *Assembler) Room(n int) []byte {
 	left := a.Left()
@@ -49,11 +49,11 @@ func (a *Assembler) add(payload []byte) {
 	a.grow(len(payload))
 	n := len(a.b)
 	a.b = a.b[:n+len(payload)]
-	copy(a.b[n:], payload) // which does nothing if it was read into Room
+	copy(a.b[n:], payload) // does nothing if it was read into Room
 }
 
-// grow makes room for n bytes, and for as many again as there are then, if the
-// message may have so many.
+// grow makes room for n bytes, and for as many again as a.b then has, if the message
+// may become that long.
 func (a *Assembler) grow(n int) {
 	if a.b == nil {
 		a.b = make([]byte, MaxHeader, a.roomFor(MaxHeader+n))

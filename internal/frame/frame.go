@@ -1,6 +1,6 @@
-// Package frame has the frames of the WebSocket protocol (RFC 6455 section 5): those
-// of a server, which are final and not masked, made and looked into; and the Parser
-// of what a client sends.
+// Package frame has the frames of the WebSocket protocol (RFC 6455 section 5). It
+// makes and inspects those of a server, which are final and not masked, and has the
+// Parser of what a client sends.
 package frame
 
 import (
@@ -17,17 +17,18 @@ const (
 	Pong   = 0x8a
 )
 
-// Compressed is the bit RSV1, which the first byte of a compressed message's frame has
-// beside Text or Binary (RFC 7692 section 6).
+// Compressed is the bit RSV1, which the first byte of a compressed message has in
+// addition to Text or Binary (RFC 7692 section 6).
 const Compressed = 0x40
 
-// The most bytes of a header.
+// The largest headers, in bytes.
 const (
-	MaxHeader       = 10            // if the frame is not masked
-	MaxClientHeader = MaxHeader + 4 // if it is a client's, with its mask
+	MaxHeader       = 10            // of a frame that is not masked
+	MaxClientHeader = MaxHeader + 4 // of a client's frame, with its mask
 )
 
-// maxControl is the most bytes of a control frame's payload (RFC 6455 section 5.5).
+// maxControl is the most bytes that the payload of a control frame may have (RFC 6455
+// section 5.5).
 const maxControl = 125
 
 // AppendHeader appends the header of a frame whose payload has n bytes.
@@ -76,8 +77,8 @@ func Payload(b []byte) (payload []byte, ok bool) {
 	return b[header:], true
 }
 
-// Finish returns the frame of a message that lies in b behind MaxHeader bytes. It has b's
-// memory, unless too much of that would be left over.
+// Finish returns the frame of a message whose payload is in b behind MaxHeader bytes.
+// The frame uses b's memory, unless too much of it would be left unused.
 func Finish(b []byte, first byte) []byte {
 	size := len(b) - MaxHeader
 	whole := b[MaxHeader-HeaderSize(size):]
@@ -89,8 +90,8 @@ func Finish(b []byte, first byte) []byte {
 }
 
 // Valid says whether b is one whole frame with a message that a server may send:
-// final, text or binary, not masked, with the shortest header that its length
-// allows, and its text in UTF-8.
+// final, text or binary, not masked, with the shortest header that its length allows,
+// and, if it is text, in UTF-8.
 func Valid(b []byte) bool {
 	payload, ok := Payload(b)
 	return ok && (b[0] == Binary || b[0] == Text && utf8.Valid(payload))

@@ -20,25 +20,25 @@ const (
 	final    = 0x80 // of a frame's first byte
 	reserved = 0x70
 	opcode   = 0x0f
-	masked   = 0x80 // of its second
+	masked   = 0x80 // of its second byte
 	length   = 0x7f
 )
 
-// A Parser takes apart what a client sends (RFC 6455), however it is cut into
-// pieces. It neither reads nor keeps the bytes: whoever reads them gives them to
-// Next, and gets slices of them back. The zero Parser is ready to use and has no
-// limit. It is for one goroutine at a time.
+// A Parser takes apart what a client sends (RFC 6455), however it is cut into pieces.
+// It neither reads nor keeps the bytes: its caller gives them to Next, and gets
+// slices of them back. The zero Parser is ready to use and has no limit. Only one
+// goroutine at a time may use it.
 //
 // It is as strict as the RFC with one exception: a length may be written in more
 // bytes than it needs (section 5.2), which harms nobody.
 type Parser struct {
 	MaxMessage int64 // bytes of a message; 0 is no limit
-	Deflate    bool  // messages may come compressed (RFC 7692): their limit is MaxCompressed, and text is not checked
+	Deflate    bool  // messages may be compressed (RFC 7692): their limit is MaxCompressed, and text is not checked
 
 	// The header that is coming in.
 
 	head [MaxClientHeader]byte
-	have uint8 // bytes of it
+	have uint8 // how many bytes of it have come
 
 	// The frame whose payload is coming in.
 
@@ -46,11 +46,11 @@ type Parser struct {
 	short   bool   // see Piece
 	mask    uint32 // for the next byte
 	left    int64  // bytes of the payload that are still to come
-	control []byte // what has come of a control frame's; nil if nothing has
+	control []byte // the part of a control frame's payload that has come; nil if none
 
 	// The message that is coming in.
 
-	kind byte // Text or Binary, and Compressed; 0 is none
+	kind byte // Text or Binary, and Compressed; 0 if there is none
 	size int64
 	text text
 
@@ -59,21 +59,20 @@ type Parser struct {
 
 // A Piece is what Next has found: a part of a message, or a control frame.
 type Piece struct {
-	Kind    byte   // Text or Binary, and Compressed; Ping, Pong or Close; 0 is nothing yet
-	Last    bool   // its message ends with it; a control frame is one piece
-	Short   bool   // a fragment ends with it that has fewer bytes than ShortFragment and is not its message's last
-	Payload []byte // unmasked; of a control frame it is valid until the next call of Next
+	Kind    byte   // Text or Binary, and Compressed; Ping, Pong or Close; 0 if nothing is complete yet
+	Last    bool   // it ends its message; a control frame is one piece
+	Short   bool   // it ends a fragment, other than its message's last, that is shorter than ShortFragment
+	Payload []byte // unmasked; that of a control frame is valid until the next call of Next
 }
 
-// ShortFragment is below what a fragment of a message should have. Such a fragment
-// costs about as much as a message.
+// ShortFragment is the least size, in bytes, that a fragment should have. A shorter
+// one costs about as much as a message.
 const ShortFragment = 16
 
-// Next takes the next piece off b, whose payload it unmasks in place, and returns
-// it with the rest of b. If its Kind is 0, there is no rest, and the next bytes that
-// the client sends are needed. An error is an *Error, and there will be nothing
-// else: Next goes on to return it. What follows a close frame is not to be given to
-// Next.
+// Next takes the next piece off b, unmasks its payload in place, and returns it with
+// the rest of b. If its Kind is 0 there is no rest, and Next needs the bytes that the
+// client sends next. An error is an *Error, and final: Next returns it from then on.
+// Next must not get what follows a close frame.
 func (p *Parser) Next(b []byte) (piece Piece, rest []byte, err error) {
 	if p.err == nil && !p.inside {
 		b = p.header(b)
@@ -100,12 +99,11 @@ func (p *Parser) Next(b []byte) (piece Piece, rest []byte, err error) {
 	return piece, rest, nil
 }
 
-// Idle says whether nothing has begun that has not come whole: neither a frame nor
-// a message.
+// Idle says whether no frame and no message is incomplete.
 func (p *Parser) Idle() bool { return p.have == 0 && !p.inside && p.kind == 0 }
 
-// Left returns how many of the bytes that come next belong to the payload of a
-// message, as far as is known.
+// Left returns how many of the next bytes are known to belong to the payload of a
+// message.
 func (p *Parser) Left() int64 {
 	if !p.inside || p.head[0]&opcode >= opClose {
 		return 0
@@ -113,7 +111,7 @@ func (p *Parser) Left() int64 {
 	return p.left
 }
 
-// most returns how many bytes the message that is coming in has at most.
+// most returns how many bytes the incoming message has at most.
 func (p *Parser) most() int64 {
 	if p.head[0]&final != 0 {
 		return p.size
@@ -121,7 +119,7 @@ func (p *Parser) most() int64 {
 	return p.limit()
 }
 
-// limit returns how many bytes the message that is coming in may have.
+// limit returns how many bytes the incoming message may have.
 func (p *Parser) limit() int64 {
 	limit := cmp.Or(p.MaxMessage, math.MaxInt64)
 	if p.kind&Compressed != 0 {
@@ -188,8 +186,8 @@ func (p *Parser) checkFirst(b byte) *Error {
 	return nil
 }
 
-// maskedHeaderSize returns how many bytes a masked frame's header has, by its second
-// byte.
+// maskedHeaderSize returns how many bytes the header of a masked frame has, given its
+// second byte.
 func maskedHeaderSize(second byte) uint8 {
 	switch second & length {
 	case 126:
@@ -250,7 +248,7 @@ func (p *Parser) controlPiece(payload []byte) Piece {
 	return Piece{Kind: kind, Last: true, Payload: payload}
 }
 
-// messagePiece returns what has come of the message.
+// messagePiece returns the part of the message that has come.
 func (p *Parser) messagePiece(payload []byte) Piece {
 	last := !p.inside && p.head[0]&final != 0
 	if p.kind == Text && !p.text.take(payload, last) {

@@ -31,15 +31,15 @@ func xor(b []byte, long uint64) {
 	binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)^long)
 }
 
-// A text checks that what it takes, piece by piece, is UTF-8. The zero text has
-// taken nothing.
+// A text checks that the bytes that it takes, piece by piece, are UTF-8. The zero
+// text has taken nothing.
 type text struct {
-	cut [utf8.UTFMax]byte // the beginning of a character whose end is to come
+	cut [utf8.UTFMax]byte // the beginning of a character that is not complete
 	n   uint8             // bytes of cut
 }
 
-// take answers false as soon as no further bytes could make UTF-8 of what came. If
-// last, there are none, and the text begins anew.
+// take returns false as soon as no further bytes could make the text UTF-8. If last,
+// b ends the text, and the next one begins.
 func (t *text) take(b []byte, last bool) bool {
 	for t.n > 0 && len(b) > 0 {
 		t.cut[t.n] = b[0]
@@ -60,8 +60,7 @@ func (t *text) take(b []byte, last bool) bool {
 	return utf8.Valid(b) && (!last || t.n == 0)
 }
 
-// partial returns how many bytes at the end of b begin a character that is not
-// whole.
+// partial returns how many bytes at the end of b begin an incomplete character.
 func partial(b []byte) int {
 	for n := 1; n < utf8.UTFMax && n <= len(b); n++ {
 		if end := b[len(b)-n:]; utf8.RuneStart(end[0]) {
@@ -85,7 +84,7 @@ func checkClose(payload []byte) *Error {
 	}
 	code := binary.BigEndian.Uint16(payload)
 	switch {
-	case code >= 3000 && code <= 4999: // libraries', and applications' own
+	case code >= 3000 && code <= 4999: // of libraries and applications
 	case code < 1000, code > 1014, code >= 1004 && code <= 1006: // 1012 to 1014 came after the RFC
 		return errCloseCode
 	}

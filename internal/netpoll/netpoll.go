@@ -1,6 +1,6 @@
 // Package netpoll tells when plain TCP connections can be read. One goroutine waits
-// for all of them, and a connection that is waited for holds no goroutine, no stack
-// and no buffer. Go's own poller is faster for a connection that is busy.
+// for all of them, so a waiting connection takes no goroutine, no stack and no
+// buffer. For a busy connection Go's own poller is faster.
 package netpoll
 
 import (
@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Quiet is how long a connection is quiet before it is left to a Poller. It is a
+// Quiet is how long a connection must be quiet before it is left to a Poller. It is a
 // variable for tests, which set it before they make a Hub.
 var Quiet = 5 * time.Second
 
@@ -29,24 +29,23 @@ const pageSize = 1024
 type table[T any] struct {
 	mu    sync.Mutex
 	pages []*[pageSize]slot[T]
-	next  Place   // the highest place that anybody has had
-	free  []Place // those that were given up
+	next  Place   // the highest place ever taken
+	free  []Place // places that were given up
 }
 
 // A slot is what a Poller knows of a connection.
 //
-// An event may be under way while its connection is closed, and its descriptor or
-// its place is given to the next one. So each event brings the generation that the slot
+// An event may be under way while its connection is closed, and its descriptor or its
+// place is given to another one. So each event brings the generation that its slot
 // had when it was armed, and counts only if the slot still has it.
 type slot[T any] struct {
 	value      T
-	generation uint32 // a new one with each Prepare and Release
+	generation uint32 // changes with each Prepare and Release
 	armed      bool   // an event of this generation is awaited
 	known      bool   // the kernel knows the connection
 }
 
-// prepare makes the place ready for the next event. It takes a new place if there is
-// none.
+// prepare readies the place for the next event. If there is none, it takes a new one.
 func (t *table[T]) prepare(place *Place, value T) Ticket {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -77,7 +76,7 @@ func (t *table[T]) slot(p Place) *slot[T] {
 	return &t.pages[p/pageSize][p%pageSize]
 }
 
-// withdraw takes back what prepare did, because the kernel has refused the event.
+// withdraw undoes prepare, because the kernel has refused the event.
 func (t *table[T]) withdraw(k Ticket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -86,8 +85,8 @@ func (t *table[T]) withdraw(k Ticket) {
 	}
 }
 
-// event returns the connection that an event is for. It answers false if nobody
-// waits for the event any more.
+// event returns the connection that an event is for. ok is false if nobody waits for
+// the event any more.
 func (t *table[T]) event(place Place, generation uint32) (value T, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -10,26 +10,26 @@ import (
 )
 
 // A Poller waits for many connections in one goroutine. It has an epoll instance of
-// its own beside Go's. Go's poller waits for that instance as for a socket, so that no
-// thread is held. Its methods may be called at any time, by any goroutine, but those
-// for one connection's place only one after the other.
+// its own, for which Go's poller waits as for a socket, so that no thread is held.
+// Its methods may be called concurrently, but those for one connection's place only
+// one after the other.
 type Poller[T any] struct {
-	Quiet time.Duration // the package's when it was made
+	Quiet time.Duration // the package's Quiet when the Poller was made
 
 	ready   func(T)
 	refused func(error)
 	told    sync.Once
 	table   table[T]
 	start   sync.Once // by the first Prepare
-	file    *os.File  // the instance; nil before, and if there is none
+	file    *os.File  // the epoll instance; nil before, and if there is none
 	raw     syscall.RawConn
 	done    sync.WaitGroup
 }
 
-// New returns a Poller, which the first Prepare starts. It calls ready, in its
-// goroutine, for each connection that can be read. While ready runs no other connection
-// is served, so it should not wait. refused is told, once, if the system does not let
-// it wait for a connection.
+// New returns a Poller, which the first Prepare starts. Its goroutine calls ready for
+// each connection that can be read. While ready runs, no other connection is served,
+// so it must not block. refused is called once, with the error, if the system does
+// not let it wait for a connection.
 func New[T any](ready func(T), refused func(error)) *Poller[T] {
 	return &Poller[T]{Quiet: Quiet, ready: ready, refused: refused}
 }
@@ -45,12 +45,12 @@ func open() (*os.File, syscall.RawConn, error) {
 
 // pollable gives the descriptor to Go's poller, or closes it.
 func pollable(fd int) (*os.File, syscall.RawConn, error) {
-	if err := syscall.SetNonblock(fd, true); err != nil { // or os would not give it to Go's poller
+	if err := syscall.SetNonblock(fd, true); err != nil { // otherwise os would not give it to Go's poller
 		syscall.Close(fd)
 		return nil, nil, fmt.Errorf("epoll instance: %w", err)
 	}
 	file := os.NewFile(uintptr(fd), "epoll")
-	if err := file.SetReadDeadline(time.Time{}); err != nil { // NewFile does not tell that the system has refused
+	if err := file.SetReadDeadline(time.Time{}); err != nil { // NewFile does not tell if the system has refused
 		file.Close()
 		return nil, nil, fmt.Errorf("epoll instance in Go's poller: %w", err)
 	}
@@ -62,9 +62,9 @@ func pollable(fd int) (*os.File, syscall.RawConn, error) {
 	return file, raw, nil
 }
 
-// Prepare must be called before each Arm, by whoever may use the place. It takes a
-// place if the connection has none. ready will get v. It answers false if the Poller
-// could not be started.
+// Prepare must be called before each Arm, by the goroutine that may use the place. It
+// takes a place if the connection has none. ready will get v. ok is false if the
+// Poller could not be started.
 func (p *Poller[T]) Prepare(place *Place, v T) (k Ticket, ok bool) {
 	p.start.Do(func() {
 		var err error
@@ -82,9 +82,9 @@ func (p *Poller[T]) Prepare(place *Place, v T) (k Ticket, ok bool) {
 
 func (p *Poller[T]) refuse(err error) { p.told.Do(func() { p.refused(err) }) }
 
-// Arm has ready called once conn can be read, has ended or has failed: once for each
-// Arm, and perhaps before Arm returns. It is not called if conn is closed before, nor
-// if Arm answers false, because conn is closed or the system refuses.
+// Arm makes the Poller call ready once, when conn can be read, has ended or has
+// failed: perhaps before Arm returns. ready is not called if conn is closed first, or
+// if Arm returns false, because conn is closed or the system refuses.
 func (p *Poller[T]) Arm(k Ticket, conn syscall.RawConn) bool {
 	op := syscall.EPOLL_CTL_ADD
 	if k.known {
@@ -108,8 +108,8 @@ func (p *Poller[T]) Arm(k Ticket, conn syscall.RawConn) bool {
 	return false
 }
 
-// Release gives the place up, if there is one. From then on its tickets count for
-// nothing, and the connection must not be armed again.
+// Release gives the place up, if there is one. From then on its tickets are void, and
+// the connection must not be armed again.
 func (p *Poller[T]) Release(place *Place) { p.table.release(place) }
 
 // Close ends the Poller, and waits for its goroutine. ready is not called again.

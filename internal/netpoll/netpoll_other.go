@@ -13,7 +13,7 @@ type Poller[T any] struct{ Quiet time.Duration }
 // New returns a Poller that takes no connection.
 func New[T any](func(T), func(error)) *Poller[T] { return &Poller[T]{Quiet: Quiet} }
 
-// Prepare answers false.
+// Prepare returns false.
 func (*Poller[T]) Prepare(*Place, T) (Ticket, bool) { return Ticket{}, false }
 
 // Arm is never called.

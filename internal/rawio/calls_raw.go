@@ -8,9 +8,9 @@ import (
 )
 
 // write and read make system calls that do not wait, even if the descriptor is in
-// blocking mode (MSG_DONTWAIT, send(2)). They do not tell the scheduler, which
-// would wake its monitor thread for each call of a process that has little to do.
-// The garbage collector waits for them: 0.1 ms for 1 MB.
+// blocking mode (MSG_DONTWAIT, send(2)). The scheduler does not learn of them:
+// otherwise it would wake its monitor thread for each call of a process that has
+// little to do. The garbage collector waits for them: 0.1 ms for 1 MB.
 
 func write(fd uintptr, p []byte) (int, error) { return transfer(syscall.SYS_SENDTO, fd, p) }
 func read(fd uintptr, p []byte) (int, error)  { return transfer(syscall.SYS_RECVFROM, fd, p) }

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// Conn returns the means to read from and write to a plain TCP connection
-// without waiting, or nil.
+// Conn returns the raw connection of a plain TCP connection, to read and write
+// without waiting. It returns nil for any other.
 func Conn(conn net.Conn) syscall.RawConn {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
@@ -48,7 +48,7 @@ func (w *Writer) Write(raw syscall.RawConn, p []byte) (int, error) {
 	return w.n, err
 }
 
-// once answers true always: it never waits for the socket.
+// once always returns true: it never waits for the socket.
 func (w *Writer) once(fd uintptr) bool {
 	for {
 		n, err := write(fd, w.p)
@@ -65,7 +65,7 @@ func (w *Writer) once(fd uintptr) bool {
 	}
 }
 
-// Read makes one non-blocking read. It answers false if nothing has come.
+// Read makes one non-blocking read. ok is false if nothing has come.
 func Read(fd uintptr, p []byte) (n int, err error, ok bool) {
 	for {
 		n, err = read(fd, p)

@@ -9,15 +9,15 @@ import (
 	"syscall"
 )
 
-// Conn returns nil: here a net.Conn is read and written as usual, by goroutines
-// that may wait.
+// Conn returns nil: on this system a net.Conn is read and written as usual, by
+// goroutines that may block.
 func Conn(net.Conn) syscall.RawConn { return nil }
 
-// A Writer is of no use here.
+// A Writer is not used on this system.
 type Writer struct{}
 
-// Write is never called, because there is nothing to call it with.
+// Write is never called, because Conn returns nothing to call it with.
 func (*Writer) Write(syscall.RawConn, []byte) (int, error) { panic("rawio: no raw writes here") }
 
-// Read is never called, because there is nothing to call it from.
+// Read is never called, because Conn returns nothing to call it with.
 func Read(uintptr, []byte) (int, error, bool) { panic("rawio: no raw reads here") }

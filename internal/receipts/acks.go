@@ -6,21 +6,21 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// A Place is where a message is in the log: what its client is told as its position,
-// and acknowledges.
+// A Place is where a message is in the log. Its client gets it as the message's
+// position, and acknowledges it.
 type Place struct {
 	Partition int
 	At        history.Point
 }
 
 // Expect opens a receipt that an acknowledgement settles. The message has no frame
-// yet. Expect forgets those that nobody waits for at the time now.
+// yet. Expect forgets receipts that nobody waits for any more at the time now.
 func (f *Fences) Expect(w Wanted, place Place, now int64) {
 	f.add(fence{Wanted: w, place: place}, now)
 }
 
-// Place takes note that the frame whose last byte in memory is end, which is queued
-// next, is that of the place. It returns how many places are still expected.
+// Place notes that the frame that is queued next, whose last byte in memory is end,
+// is that of the place. It returns how many places are still expected.
 func (f *Fences) Place(place Place, end *byte) (left int) {
 	if i := f.expects(place); i >= 0 {
 		o := f.open[i]
@@ -58,7 +58,7 @@ func (f *Fences) expected() (n int) {
 	return n
 }
 
-// Sent takes note that a frame is being written. Until then its place can't be
+// Sent notes that a frame is being written. Before that its place can't be
 // acknowledged.
 func (f *Fences) Sent(end *byte) {
 	if i := f.find(end); i >= 0 && !f.open[i].pinged() {
@@ -66,9 +66,9 @@ func (f *Fences) Sent(end *byte) {
 	}
 }
 
-// Ack takes the acknowledgement of a place. If a message there, or before it in the
-// same epoch, was sent, that one and all that were sent before it are settled as
-// received: they are processed in their order. Offsets of other epochs can't be
+// Ack takes the acknowledgement of a place. If a message at that place, or before it
+// in the same epoch, was sent, then it and all that were sent before it are settled
+// as received: clients process messages in order. Offsets of other epochs can't be
 // compared, so they prove nothing.
 func (f *Fences) Ack(place Place) {
 	if f == nil {

@@ -27,14 +27,14 @@ const (
 	Missed
 )
 
-// A Call is what the node that has sent a message knows of its receipts. Make it
-// with NewCall.
+// A Call is what the node that has sent a message knows of its receipts. NewCall
+// makes one.
 type Call struct {
 	states map[ID]State
 	open   int // in Listed or Taken
 
-	// Of a message to everyone, whose receivers nobody lists: the nodes that have
-	// not told theirs, and how many connections each has.
+	// Of a message to everyone, whose receivers nobody lists: the nodes that have not
+	// told theirs yet, and how many connections each has.
 
 	nodes map[string]int
 	lost  int // connections of nodes that have gone without telling
@@ -51,13 +51,13 @@ func (c *Call) List(id ID) {
 	}
 }
 
-// Await adds a node that will tell its connections.
+// Await adds a node that has conns connections and will tell them.
 func (c *Call) Await(node string, conns int) { c.nodes[node] = conns }
 
-// Told takes note that a node has told all of its connections.
+// Told notes that a node has told all of its connections.
 func (c *Call) Told(node string) { delete(c.nodes, node) }
 
-// Take takes note that the message lies in the connection's queue.
+// Take notes that the message is in the connection's queue.
 func (c *Call) Take(id ID) {
 	switch c.states[id] {
 	case 0:
@@ -69,8 +69,8 @@ func (c *Call) Take(id ID) {
 	c.states[id] = Taken
 }
 
-// Settle takes note that the message was received, or will not be. Only a
-// connection that is known, and has not been settled, can be settled.
+// Settle notes that the message was received, or will not be. It counts only for a
+// connection that is known and not settled yet.
 func (c *Call) Settle(id ID, received bool) {
 	if s := c.states[id]; s != Listed && s != Taken {
 		return
@@ -81,7 +81,7 @@ func (c *Call) Settle(id ID, received bool) {
 	}
 }
 
-// Spare takes out a connection that the message was not meant for after all.
+// Spare removes a listed connection that the message was not meant for after all.
 func (c *Call) Spare(id ID) {
 	if c.states[id] == Listed {
 		delete(c.states, id)
@@ -89,8 +89,8 @@ func (c *Call) Spare(id ID) {
 	}
 }
 
-// GiveUp settles as missed those open connections for which gone returns true, and
-// waits no longer for the nodes for which left does.
+// GiveUp settles as missed the open connections for which gone returns true, and
+// stops waiting for the nodes for which left returns true.
 func (c *Call) GiveUp(gone func(id ID, s State) bool, left func(node string) bool) {
 	for id, s := range c.states {
 		if gone(id, s) {
@@ -105,7 +105,7 @@ func (c *Call) GiveUp(gone func(id ID, s State) bool, left func(node string) boo
 	}
 }
 
-// Untaken says whether nodes have been silent about connections that were listed.
+// Untaken says whether nothing has been heard yet of some listed connection.
 func (c *Call) Untaken() bool {
 	for _, s := range c.states {
 		if s == Listed {
@@ -132,8 +132,8 @@ func (c *Call) Nodes() map[string]bool {
 // Done says whether there is nothing more to wait for.
 func (c *Call) Done() bool { return c.open == 0 && len(c.nodes) == 0 }
 
-// Count returns how many connections have received the message, and how many have
-// not, as far as is known.
+// Count returns how many connections have received the message, and how many, as far
+// as is known, have not.
 func (c *Call) Count() (received, missed int) {
 	missed = c.lost
 	for _, conns := range c.nodes {

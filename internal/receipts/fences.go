@@ -18,14 +18,14 @@ import (
 	"github.com/heraldgo/herald/internal/frame"
 )
 
-// FenceSize is how many bytes a fence has, and tokenSize how many of them its pong
+// FenceSize is how many bytes a fence has. tokenSize is how many of them its pong
 // carries.
 const (
 	FenceSize = 2 + tokenSize
 	tokenSize = 8
 )
 
-// MaxFences is how many fences of one connection may be open. The oldest gives way.
+// MaxFences is how many receipts of one connection may be open. The oldest gives way.
 const MaxFences = 1024
 
 // A Token names a fence. It is random, so that nobody can answer a ping that was
@@ -42,7 +42,7 @@ func AppendFence(b []byte, token Token) []byte {
 type Wanted struct {
 	Node  string // that waits
 	ID    uint64 // of its Call
-	Until int64  // nobody waits for it after that; on whatever clock the caller has
+	Until int64  // nobody waits for it afterwards; by the clock of the caller's choice
 }
 
 // Fences are the open receipts of one connection, in the order of their frames: those
@@ -51,7 +51,7 @@ type Wanted struct {
 type Fences struct {
 	settle func(w Wanted, received bool)
 	open   []fence
-	asked  int // pongs that have not come, one for each fence
+	asked  int // pongs that are still to come, one for each fence
 }
 
 // A fence is an open receipt: of a message with a ping behind it, or of one with a
@@ -83,8 +83,8 @@ const (
 // waits for it any more.
 func NewFences(settle func(w Wanted, received bool)) *Fences { return &Fences{settle: settle} }
 
-// Add opens a fence, whose last byte in memory is end, before it is queued. It
-// forgets those that nobody waits for at the time now.
+// Add opens a fence whose last byte in memory is end, before it is queued. It forgets
+// receipts that nobody waits for any more at the time now.
 func (f *Fences) Add(w Wanted, token Token, end *byte, now int64) {
 	f.add(fence{Wanted: w, stage: made, token: token, end: end}, now)
 	f.asked = min(f.asked+1, MaxFences)
@@ -112,15 +112,15 @@ func (f *Fences) find(end *byte) int {
 	return slices.IndexFunc(f.open, func(o fence) bool { return o.end == end })
 }
 
-// Queued takes note that the fence lies in the queue, or has been taken from there.
+// Queued notes that the fence is in the queue, or has been taken from there.
 func (f *Fences) Queued(end *byte) {
 	if i := f.find(end); i >= 0 {
 		f.open[i].stage = queued
 	}
 }
 
-// Lose settles the receipt of the frame as not received, if it is open: the frame will
-// not be written.
+// Lose settles the receipt of the frame as not received, if it is open: the frame
+// will not be written.
 func (f *Fences) Lose(end *byte) {
 	if i := f.find(end); i >= 0 {
 		f.end(i, false)
@@ -134,10 +134,10 @@ func (f *Fences) LoseAll() {
 	}
 }
 
-// Pong takes the payload of a pong. If it is that of an open fence, this one and the
-// fences before it are settled as received, for a client need answer only the last of
-// several pings. Otherwise it proves nothing. Pong says whether a pong was asked for:
-// one for each fence, whatever its payload, for some clients answer with none.
+// Pong takes the payload of a pong. If it is the token of an open fence, that fence
+// and those before it are settled as received: of several pings a client need answer
+// only the last. Otherwise it proves nothing. Pong says whether a pong was expected:
+// one for each fence, whatever its payload, because some clients answer without one.
 func (f *Fences) Pong(payload []byte) (asked bool) {
 	if f == nil {
 		return false
@@ -156,7 +156,8 @@ func (f *Fences) Pong(payload []byte) (asked bool) {
 // pinged says whether a ping goes behind the message.
 func (o *fence) pinged() bool { return o.place == Place{} }
 
-// receive settles as received what holds up to the last one.
+// receive settles as received the receipts up to the last-th for which holds returns
+// true.
 func (f *Fences) receive(last int, holds func(*fence) bool) {
 	for i := 0; i <= last; {
 		if holds(&f.open[i]) {
@@ -169,7 +170,7 @@ func (f *Fences) receive(last int, holds func(*fence) bool) {
 }
 
 // Written returns the token of the newest open fence that has been written. waiting
-// has the last bytes of the frames that wait in the queue, in their order.
+// has the last bytes of the frames in the queue, in order.
 func (f *Fences) Written(waiting []*byte) (token Token, ok bool) {
 	if f == nil {
 		return 0, false

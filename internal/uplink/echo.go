@@ -3,7 +3,7 @@ package uplink
 import "sync"
 
 // An Echo has the last of a Bus' own probes that came back. Probes have rising
-// numbers, and any goroutine may wait for one. The zero value has heard none.
+// numbers, and any goroutine may wait for one. The zero Echo has heard none.
 type Echo struct {
 	mu      sync.Mutex
 	last    uint64
@@ -24,8 +24,8 @@ func (e *Echo) Hear(n uint64) {
 	}
 }
 
-// Last returns the last probe that came back, and what is closed when
-// another does.
+// Last returns the last probe that came back, and a channel that is closed when a
+// later one does.
 func (e *Echo) Last() (n uint64, changed <-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

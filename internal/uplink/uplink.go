@@ -1,6 +1,5 @@
-// Package uplink keeps what a Bus knows of the links that it receives on, one
-// after the other: which is the present one, why it is not up if it is not,
-// and when it was last proved well.
+// Package uplink keeps what a Bus knows of the links that it receives on, one after
+// the other: the current one, why it is not up, and when it was last proved healthy.
 package uplink
 
 import (
@@ -11,9 +10,9 @@ import (
 	"github.com/heraldgo/herald/internal/backoff"
 )
 
-// An Uplink is of links of the type L, a pointer. One goroutine, its keeper,
-// connects them and calls Set, Up, Fail and Down; before it runs another may
-// do so. Everyone may call the other methods at any time.
+// An Uplink follows links of the type L, a pointer. One goroutine, its keeper,
+// connects them and calls Set, Up, Fail and Down; another may do so before the keeper
+// runs. The other methods may be called concurrently.
 type Uplink[L comparable] struct {
 	ctx    context.Context // ends at Close
 	reason func(L) error   // why a link is dead, or nil
@@ -23,13 +22,13 @@ type Uplink[L comparable] struct {
 	link   L             // the last one, dead or alive
 	up     chan struct{} // closed once link is up
 	gone   chan struct{} // closed once link is down again, with a new up
-	down   error         // why it is not up, or nil
-	proved time.Time     // no packet published before was lost and not reported
+	down   error         // why link is not up, or nil
+	proved time.Time     // a loss of any packet published before has been reported
 }
 
-// New returns an Uplink that is down for the reason given, until ctx ends.
-// Await then returns closed. The function reason says why a link is dead, or
-// nil while it lives.
+// New returns an Uplink that is down for the reason down. When ctx ends, Await
+// returns closed. The function reason returns why a link is dead, or nil while it
+// lives.
 func New[L comparable](ctx context.Context, reason func(L) error, down, closed error) *Uplink[L] {
 	return &Uplink[L]{
 		ctx: ctx, reason: reason, closed: closed, down: down,
@@ -46,8 +45,8 @@ func (u *Uplink[L]) Link() L {
 	return u.link
 }
 
-// Health returns why nothing can be received, or nil. Once the Bus is closed that
-// is why.
+// Health returns why nothing can be received, or nil. After Close it returns the
+// error for that.
 func (u *Uplink[L]) Health() error {
 	if u.ctx.Err() != nil {
 		return u.closed
@@ -57,8 +56,9 @@ func (u *Uplink[L]) Health() error {
 	return u.down
 }
 
-// Await returns the link once it is up and lives. One that has died does not
-// count, even if the keeper has not noted it yet. The error is that of ctx, or says that the Bus is closed.
+// Await waits until the link is up and alive, and returns it. A link that has died
+// does not count, even if the keeper has not noted that yet. The error is that of
+// ctx, or says that the Bus is closed.
 func (u *Uplink[L]) Await(ctx context.Context) (link L, err error) {
 	for {
 		u.mu.Lock()
@@ -87,15 +87,15 @@ func (u *Uplink[L]) Await(ctx context.Context) (link L, err error) {
 	}
 }
 
-// Set makes link the present one, which is being set up.
+// Set makes link the current one. It is still being set up.
 func (u *Uplink[L]) Set(link L) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.link = link
 }
 
-// Up notes that link is the present one, and up, which is its first proof. It
-// calls restored before anyone's Await returns.
+// Up notes that link is the current one, and is up, which is its first proof. It
+// calls restored before any Await returns.
 func (u *Uplink[L]) Up(link L, restored func()) {
 	u.mu.Lock()
 	u.link, u.down, u.proved = link, nil, time.Now()
@@ -124,9 +124,9 @@ func (u *Uplink[L]) Down(why error) (since time.Time) {
 	return since
 }
 
-// Prove notes that link has been proved well by what was sent at the time
-// start, or asked then. It returns false, and does nothing, if link is not
-// the present one or is not up.
+// Prove notes that link has been proved healthy by something that was sent or asked
+// at the time start. It returns false, and does nothing, if link is not the current
+// one or is not up.
 func (u *Uplink[L]) Prove(link L, start time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -147,10 +147,11 @@ func (u *Uplink[L]) Proved() time.Time {
 }
 
 // ProveNew proves a link that is being set up, so that its gap can end. It calls
-// loop, which publishes and waits for what comes back on the link. While nothing
-// can be published the link is kept, because it is not at fault, but it does not
-// come up. The error is deaf, if loop returns that; or why the link is dead; or
-// that the Bus is closed. dead is closed when the link is.
+// loop, which publishes something and waits until it comes back on the link. If
+// nothing can be published, the link is not at fault: ProveNew tries again, and the
+// link stays, but does not come up. The error is deaf if loop returns that, or the
+// reason why the link is dead, or says that the Bus is closed. dead is closed when
+// the link dies.
 func (u *Uplink[L]) ProveNew(link L, dead <-chan struct{}, deaf error, loop func() error) error {
 	var pause backoff.Backoff
 	for {

@@ -26,7 +26,7 @@ func appendChange(b []byte, c Change) []byte {
 	return wire.AppendString(b, c.Session.Body)
 }
 
-// decode returns the changes of a packet, which is not trusted.
+// decode returns the changes of a packet. It does not trust the packet.
 func decode(b []byte) (changes []Change, err error) {
 	d := wire.Decoder{Rest: b}
 	if d.Byte() != version {

@@ -7,8 +7,8 @@ import (
 	"github.com/heraldgo/herald/internal/wake"
 )
 
-// An Outbox publishes changes. Those that are lost are holes, which whoever watches
-// notices.
+// An Outbox publishes changes. Those that are lost leave holes, which watchers
+// notice.
 type Outbox struct {
 	publish func(ctx context.Context, topic string, data []byte) error
 	wake    wake.Signal
@@ -18,8 +18,8 @@ type Outbox struct {
 }
 
 const (
-	maxWaiting = 1 << 14  // changes that wait; those above it are holes
-	packetSize = 64 << 10 // bytes; a change may be above it
+	maxWaiting = 1 << 14  // changes that wait; more are dropped
+	packetSize = 64 << 10 // bytes of a packet; its last change may exceed it
 )
 
 // NewOutbox returns an Outbox. publish publishes to those who watch a topic.
@@ -27,7 +27,7 @@ func NewOutbox(publish func(ctx context.Context, topic string, data []byte) erro
 	return &Outbox{publish: publish, wake: wake.New()}
 }
 
-// Put leaves changes to be published. It does not wait.
+// Put adds changes to be published. It does not block.
 func (o *Outbox) Put(changes []Change) {
 	o.mu.Lock()
 	o.list = append(o.list, changes[:min(len(changes), maxWaiting-len(o.list))]...)
@@ -47,7 +47,7 @@ func (o *Outbox) Run(ctx context.Context) {
 	}
 }
 
-// Flush publishes what was put by now.
+// Flush publishes what has been Put so far.
 func (o *Outbox) Flush(ctx context.Context) {
 	o.mu.Lock()
 	list := o.list

@@ -12,20 +12,20 @@ import (
 
 // A Config is what a Room needs.
 type Config struct {
-	// Follow and Unfollow say that the changes of a topic are to be heard, or need
-	// not be any more. They do not wait.
+	// Follow and Unfollow say that the changes of a topic are to be heard, or no
+	// longer. They do not block.
 	Follow, Unfollow func(topic string)
 
 	// List waits until changes that are published from then on are heard. Then it
-	// marks the topic as watched, and lists it.
+	// marks the topic as watched, and lists its sessions.
 	List func(ctx context.Context, topic string) (number int64, sessions []Session, err error)
 
 	Every time.Duration // between two lists of a topic
 }
 
 const (
-	holePatience = time.Second // for changes that come in another order
-	retryAfter   = time.Second // a list that failed, and the pause between two in doubt
+	holePatience = time.Second // how long a hole may last, since changes may come out of order
+	retryAfter   = time.Second // the pause after a list that failed, and between two if changes may be lost
 )
 
 // A Room has the topics that this node watches.
@@ -43,7 +43,8 @@ func NewRoom(config Config) *Room {
 	return &Room{config: config, topics: make(map[string]*topic)}
 }
 
-// Run waits until ctx is done, and ends the watching of all topics.
+// Run waits until ctx is done. Then it ends the watching of all topics, and waits for
+// their goroutines.
 func (r *Room) Run(ctx context.Context) {
 	<-ctx.Done()
 	r.mu.Lock()
@@ -55,7 +56,7 @@ func (r *Room) Run(ctx context.Context) {
 	r.wg.Wait()
 }
 
-// Hear takes a packet for those who watch a topic. It answers false if nobody does.
+// Hear takes a packet for those who watch a topic. ok is false if nobody does.
 func (r *Room) Hear(topic string, data []byte) (ok bool, err error) {
 	r.mu.Lock()
 	t := r.topics[topic]
@@ -68,7 +69,7 @@ func (r *Room) Hear(topic string, data []byte) (ok bool, err error) {
 	return true, err
 }
 
-// Doubt has all topics listed again: changes may have been lost.
+// Doubt makes all topics be listed again: changes may have been lost.
 func (r *Room) Doubt() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,7 +78,7 @@ func (r *Room) Doubt() {
 	}
 }
 
-// A topic is one that is watched, by one goroutine for all Watchers.
+// A topic is one that is watched. One goroutine serves all its Watchers.
 type topic struct {
 	name   string
 	config *Config
@@ -92,10 +93,10 @@ type topic struct {
 	err     error // why the last list failed
 	ended   bool
 	doubted bool
-	moved   time.Time // when the number last grew, or the hole began
+	moved   time.Time // when the view's number last grew, or its hole began
 }
 
-// A Watcher is one who is told of a topic.
+// A Watcher is told of a topic.
 type Watcher struct {
 	room  *Room
 	topic *topic
@@ -149,8 +150,8 @@ func (w *Watcher) Close() {
 	}
 }
 
-// Next waits for news. The first are the list, and come even if it is empty; if it
-// cannot be had, Next returns why. Only one goroutine may call it.
+// Next waits for news. The first news are the list, and come even if it is empty. If
+// there is no list, Next returns the error. Only one goroutine may call it.
 func (w *Watcher) Next(ctx context.Context) (came, left []Session, err error) {
 	for {
 		select {

@@ -5,7 +5,7 @@ package watching
 import "github.com/heraldgo/herald/internal/redisregistry"
 
 type (
-	// A Session is one as the Registry in Redis encodes it.
+	// A Session is a Session as the Registry in Redis encodes it.
 	Session = redisregistry.Session
 
 	// A Change is herald.Change.
@@ -13,7 +13,7 @@ type (
 )
 
 // A view is what is known of a topic: a list with a number, and changes that came
-// before those that precede them. Whatever comes twice, or late, counts once.
+// before others with lower numbers. What comes twice, or late, counts once.
 type view struct {
 	listed bool // there has been a list
 	number int64
@@ -21,22 +21,22 @@ type view struct {
 	early  map[int64]Change   // by number
 
 	asked bool     // a list is under way
-	heard []Change // since it was asked for: they may be newer than it
+	heard []Change // what came since it was asked for, and may be newer than the list
 }
 
 // maxEarly is how many changes may wait for those that precede them, and how many for
-// a list. What comes above it is in the next list: the hole, or the caller of list,
-// asks for that.
+// a list. More are dropped, and come with the next list: a hole, or a list that was
+// not taken, makes the topic ask for one.
 const maxEarly = 1024
 
 func newView() *view {
 	return &view{there: make(map[string]Session), early: make(map[int64]Change)}
 }
 
-// ask takes note that a list is asked for.
+// ask notes that a list is asked for.
 func (v *view) ask() { v.asked, v.heard = true, nil }
 
-// change takes a change, and tells what can be told by it.
+// change takes a change, and tells of every change that is next in order now.
 func (v *view) change(c Change, tell func(s Session, left bool)) {
 	if v.asked && len(v.heard) <= maxEarly {
 		v.heard = append(v.heard, c)
@@ -71,10 +71,10 @@ func (v *view) settle(tell func(s Session, left bool)) {
 	}
 }
 
-// list takes the list that was asked for, and tells what is another than before. All
-// that was heard before it was asked for is in it. What was heard since then counts
-// after it. If that is more than can be known, list leaves all as it is and returns
-// false: another list has to come.
+// list takes the list that was asked for, and tells how it differs from before.
+// Changes that were heard before it was asked for are in it. Those that were heard
+// since are applied to it. If these were too many to remember, list changes nothing
+// and returns false: another list has to come.
 func (v *view) list(number int64, sessions []Session, tell func(s Session, left bool)) (taken bool) {
 	heard := v.heard
 	v.asked, v.heard = false, nil
@@ -103,11 +103,12 @@ func (v *view) list(number int64, sessions []Session, tell func(s Session, left 
 	return true
 }
 
-// hole says whether changes wait for others.
+// hole says whether changes wait for others that precede them.
 func (v *view) hole() bool { return len(v.early) > 0 }
 
-// news are what a caller is still to be told. Those who came and went meanwhile are
-// not among them, so there are no more than the caller knows and is to know.
+// news are what a caller has not been told yet. A session that came and left
+// meanwhile is not among them, so there are no more than the caller knows, and is to
+// know.
 type news map[string]newsOf
 
 type newsOf struct {
@@ -116,7 +117,7 @@ type newsOf struct {
 }
 
 func (n news) note(s Session, left bool) {
-	if _, ok := n[s.ID]; ok { // the opposite
+	if _, ok := n[s.ID]; ok { // it undoes what was noted
 		delete(n, s.ID)
 		return
 	}
