@@ -134,12 +134,12 @@ type Bus interface {
 // Hub closes it.
 var busesInUse sync.Map
 
-// claimBus says whether no other Hub has the Bus, and takes it if so. Of two
-// Hubs on one Bus each would get a part of the messages, and it would be a
-// matter of luck whose Receive is refused.
+// claimBus takes the Bus for a Hub, and answers false if another Hub has it. If two Hubs
+// received from one Bus, each would get a part of the messages, and chance would decide
+// whose Receive is refused.
 func claimBus(b Bus) bool {
 	if !reflect.ValueOf(b).Comparable() {
-		return true // nobody can tell
+		return true // it cannot be a key of busesInUse
 	}
 	_, taken := busesInUse.LoadOrStore(b, nil)
 	return !taken
@@ -170,10 +170,10 @@ type logs struct {
 	close  func()
 }
 
-// partition returns the one that a topic belongs to.
+// partition returns the partition that a topic belongs to.
 func (l *logs) partition(topic string) int { return redisconn.ShardOf(topic, len(l.parts)) }
 
-// partitions returns those that topics belong to.
+// partitions returns the partitions that topics belong to, each once.
 func (l *logs) partitions(topics []string) (partitions []int) {
 	for _, topic := range topics {
 		if i := l.partition(topic); !slices.Contains(partitions, i) {
@@ -183,7 +183,7 @@ func (l *logs) partitions(topics []string) (partitions []int) {
 	return partitions
 }
 
-// fenceTopics returns a topic of each of n partitions, which begins with name.
+// fenceTopics returns a topic in each of n partitions. All begin with name.
 func fenceTopics(name string, n int) []string {
 	topics := make([]string, n)
 	for i, missing := 0, n; missing > 0; i++ {

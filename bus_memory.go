@@ -23,7 +23,7 @@ import (
 type MemoryNetwork struct {
 	mu    sync.Mutex // above the mu of every Bus
 	buses []*MemoryBus
-	log   *locallog.Server // below its mu; nil until a Hub with a Retention comes
+	log   *locallog.Server // its mutex is above mu; nil until a Hub with a Retention comes
 	key   []byte
 }
 
@@ -52,7 +52,7 @@ func (n *MemoryNetwork) Bus() *MemoryBus {
 type MemoryBus struct {
 	network *MemoryNetwork
 	inbox   *inbox.Inbox[Event]
-	wake    wake.Signal // holds one token while packets may be delayed
+	wake    wake.Signal // for run: packets are delayed
 	quit    chan struct{}
 	running sync.WaitGroup
 
@@ -61,7 +61,7 @@ type MemoryBus struct {
 	delayed []delayedEvent // in the order of arrival
 	delay   time.Duration
 	losing  bool
-	lost    time.Time     // when the first packet was lost that is not reported yet
+	lost    time.Time     // when the first packet was lost whose loss is not reported yet
 	healed  chan struct{} // closed while not cut off
 	cut     bool
 	closed  bool
@@ -254,7 +254,7 @@ func (b *MemoryBus) handOver(topic string, data []byte) {
 // Receive returns the next event.
 func (b *MemoryBus) Receive(ctx context.Context) (Event, error) { return b.inbox.Receive(ctx) }
 
-// Health returns why the Bus is of no use (it is closed, for instance), or nil.
+// Health returns an error if the Bus is closed or cut off.
 func (b *MemoryBus) Health() error {
 	switch closed, cut := b.state(); {
 	case closed:
@@ -356,7 +356,7 @@ const (
 	inboxBytes  = 64 << 20
 )
 
-// eventSize is about what an Event takes beside its bytes.
+// eventSize is about what an Event takes besides its bytes.
 const eventSize = 128
 
 // newInbox returns the queue between a Bus and Receive.
@@ -370,8 +370,8 @@ func newInbox() *inbox.Inbox[Event] {
 	})
 }
 
-// errInboxFull is why packets were dropped that nobody received.
+// errInboxFull is why packets that nobody received were dropped.
 var errInboxFull = errors.New("herald: Receive is called too slowly")
 
-// errReset is the reason of a gap that Reset made.
+// errReset is the cause of a gap that Reset made.
 var errReset = errors.New("herald: bus was reset")

@@ -81,14 +81,13 @@ type RedisBus struct {
 
 var _ Bus = (*RedisBus)(nil)
 
-// NewRedisBus connects a Bus to the servers of rdb, which must be a
-// *redis.Client (NewClient or NewFailoverClient) or a *redis.ClusterClient
-// (NewClusterClient). opts may be nil. It tries all that the Bus needs. The error
-// is ErrBusDown if Redis could not be reached, or refuses to serve, as it does
-// with a wrong password: it may be well later. Other errors do not pass by
-// themselves: if Redis denies a command the error names what to allow, and a
-// client of one server must not lead to a node of a Cluster. rdb is left as it is,
-// and must not be closed before the Bus.
+// NewRedisBus connects a Bus to the servers of rdb, which must be a *redis.Client
+// (NewClient or NewFailoverClient) or a *redis.ClusterClient (NewClusterClient). opts may
+// be nil. It tries all that the Bus needs. The error wraps ErrBusDown if Redis could not
+// be reached, or refuses to serve, for instance because of a wrong password: that may
+// pass. Other errors do not pass by themselves: if Redis denies a command, the error
+// names what to allow; and a client of one server must not lead to a node of a Cluster.
+// rdb is left as it is, and must not be closed before the Bus.
 //
 // On a Cluster the number of partitions is kept under the key
 // <prefix>:{partitions}. If that is not a number that this version of herald
@@ -133,7 +132,7 @@ func (b *RedisBus) keep(ctx context.Context, fences string, limits store.Limits)
 		return l, nil
 	}
 	l.close()
-	// Of a command within a script Redis 7 says it in words.
+	// Redis 7 denies a command within a script in words, without the code.
 	if redisconn.Replied(err, "NOPERM") || strings.Contains(err.Error(), "can't run this command") {
 		return nil, fmt.Errorf("herald: Redis denies what the log needs: allow EVAL, EVALSHA and what its scripts use, with the keys %s* and the channels of the Bus "+
 			"(ACL SETUSER <user> +eval +evalsha +get +set +exists +pexpire +time +info +unlink +xadd +xdel +xrange +zadd +zcount +zmscore +zrange +zrem +zremrangebyrank +zscore ~%s*): %w", all, all, err)
@@ -146,7 +145,7 @@ func (b *RedisBus) keep(ctx context.Context, fences string, limits store.Limits)
 func (b *RedisBus) openLogs(l *logs) (rdb redis.Cmdable, client func(keys string) redislog.Client) {
 	if b.cluster != nil {
 		o := redisconn.ClusterOptions(b.cluster.Options())
-		o.ReadTimeout = max(o.ReadTimeout, 5*time.Second) // a large page needs it; the look-up of the masters has no other
+		o.ReadTimeout = max(o.ReadTimeout, 5*time.Second) // a large page needs it; the look-up of the masters has no other timeout
 		cluster := redisconn.NewClusterClient(o)
 		l.renew = func() { cluster.ReloadState(context.Background()) } // does not wait
 		l.close = func() { cluster.Close() }
@@ -171,11 +170,11 @@ func sharedKey(ctx context.Context, client redis.Cmdable, name string) ([]byte, 
 	return client.Get(ctx, name).Bytes()
 }
 
-// Publish publishes packets, each with one PUBLISH or SPUBLISH, and waits for
-// the replies. Calls that come while others are under way go out together.
-// If a link has broken it waits for the next attempt to connect, which is a
-// second away at most, and returns ErrBusDown if that fails. Packets of several
-// partitions go out at the same time.
+// Publish publishes packets, each with one PUBLISH or SPUBLISH, and waits for the
+// replies. Calls that come while others are under way go out together. If a link has
+// broken, Publish waits for the next attempt to connect, which is a second away at most,
+// and returns ErrBusDown if that fails. Packets of several partitions go out at the same
+// time.
 func (b *RedisBus) Publish(ctx context.Context, packets ...Packet) error {
 	return redisbus.Publish(ctx, b.bus, packets)
 }
@@ -197,15 +196,14 @@ func (b *RedisBus) Receive(ctx context.Context) (Event, error) {
 	return Event{Kind: EventKind(e.Kind), Packet: Packet(e.Packet), Topics: e.Topics, Since: e.Since, Err: e.Err, hidden: e.Hidden}, err
 }
 
-// receiveLent is Receive for the Hub, which says when it is done with the packet's
-// memory.
+// receiveLent is Receive for the Hub, which releases the packet's memory when it is done
+// with it.
 func (b *RedisBus) receiveLent(ctx context.Context) (Event, *loan.Buffer, error) {
 	e, err := b.bus.Receive(ctx)
 	return Event{Kind: EventKind(e.Kind), Packet: Packet(e.Packet), Topics: e.Topics, Since: e.Since, Err: e.Err, hidden: e.Hidden}, e.Loan, err
 }
 
-// elsewhere returns under which other prefixes, and in which databases, somebody follows
-// the topic.
+// elsewhere returns the other prefixes and databases in which somebody follows the topic.
 func (b *RedisBus) elsewhere(ctx context.Context, topic string) ([]string, error) {
 	if b.cluster != nil {
 		return b.bus.Elsewhere(ctx, b.cluster, topic)

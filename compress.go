@@ -16,8 +16,8 @@ func (h *Hub) extensions(r *http.Request) string {
 	return deflate.Accept(r.Header["Sec-Websocket-Extensions"])
 }
 
-// next returns the next message for OnMessage of those that have been read, by its frame,
-// or nil. m is one that the poller has read, or nil.
+// next returns the frame of the next message for OnMessage that has been read, or nil. m
+// is a message that the poller has read, or nil.
 func (c *Conn) next(m []byte) []byte {
 	b := c.socket.backlog
 	for {
@@ -40,10 +40,10 @@ func (c *Conn) next(m []byte) []byte {
 	}
 }
 
-// inflate inflates a message that came compressed. It returns the message, unless it was
-// a word to the log, and by how many bytes it has grown. If the message is broken, the
-// connection is broken off, ok is false, and nothing more is to be read. Of a Conn that is
-// closing only words to the log are heard.
+// inflate inflates a message that came compressed. It returns the message, or nil if that
+// was a control message for the log, and by how many bytes it has grown. If the message
+// is broken, the connection is broken off, and ok is false: nothing more is to be read.
+// If the Conn is closing, only control messages count.
 func (c *Conn) inflate(m []byte) (whole []byte, grown int, ok bool) {
 	s, limit := &c.socket, max(c.hub.config.MaxMessageSize, 0)
 	closing := c.ctx.Err() != nil && !s.heardOut
@@ -63,12 +63,12 @@ func (c *Conn) inflate(m []byte) (whole []byte, grown int, ok bool) {
 	return nil, 0, false
 }
 
-// maxWord is more bytes than a word to the log has, compressed or not.
+// maxWord is more bytes than a control message has, compressed or not.
 const maxWord = 1 << 10
 
-// keep puts a message that was read ahead into the backlog. A word to the log is not kept
-// waiting; but large messages are inflated by the reader, for keepalive has other Conns to
-// look after.
+// keep puts a message that was read ahead into the backlog. A control message does not
+// wait there. But the reader inflates large messages, because keepalive has other Conns
+// to look after.
 func (c *Conn) keep(m []byte) {
 	b := c.socket.backlog
 	if m[0]&frame.Compressed != 0 && len(m) <= maxWord {

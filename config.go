@@ -96,9 +96,10 @@ type Config struct {
 
 	// Compression agrees on permessage-deflate (RFC 7692) with clients that offer it, as
 	// browsers do. Messages of at least 512 bytes are then compressed, once on each node
-	// for all who get them, if that makes them shorter. Clients may compress what they
-	// send. MaxSendSize, MaxMessageSize and ByteRate count what is not compressed. If a
-	// message has both a secret and text of an attacker, its length gives away the secret.
+	// for all clients that get them, if that makes them shorter. Clients may compress
+	// what they send. MaxSendSize, MaxMessageSize and ByteRate count uncompressed bytes.
+	// If a message has both a secret and text of an attacker, its length gives away the
+	// secret.
 	Compression bool
 
 	// Subprotocols are those that the service speaks. The first of them that the
@@ -222,12 +223,12 @@ type Config struct {
 	MessageTimeout   time.Duration // for one message, ping, pong or close frame to arrive whole, then close 1008. Default 30 s
 	WriteTimeout     time.Duration // for a client to take a piece of its queue. Default 10 s
 	CloseTimeout     time.Duration // for a client to answer a close frame. Default 5 s
-	PingInterval     time.Duration // a client that was quiet for so long is pinged. Default 25 s
+	PingInterval     time.Duration // a client that has been quiet for this long is pinged. Default 25 s
 	PongTimeout      time.Duration // for a client to answer a ping, then the connection is closed. Default 10 s
 	SendTimeout      time.Duration // for Send, Join, Leave, Disconnect, Online, Sessions, Count and Nodes. Default 5 s
-	Linger           time.Duration // a node stays subscribed to a topic for so long after its last Conn has left. Default 5 s
-	Lease            time.Duration // a crashed node's sessions vanish within it. Default 15 s
-	OfflineDelay     time.Duration // a user who comes back within it was never offline. Default 5 s
+	Linger           time.Duration // how long a node stays subscribed to a topic after its last Conn has left. Default 5 s
+	Lease            time.Duration // a crashed node's sessions vanish within this time. Default 15 s
+	OfflineDelay     time.Duration // a user who comes back within this time was never offline. Default 5 s
 	ProbeInterval    time.Duration // between two probes of each link to Redis, and between two heartbeats; negative: neither. Default 1 s
 	ProbeTimeout     time.Duration // for the answer to such a probe, and for a heartbeat to come back. Default 5 s
 	DrainTime        time.Duration // for Shutdown, if its context has no deadline, after ShutdownDelay. Default 30 s

@@ -35,11 +35,11 @@ type door struct {
 	rate      rate.Bucket
 	inside    int            // handshakes under way
 	insideOf  map[uint64]int // those of each address, by its key
-	suspected bool           // the log has been told of a proxy
+	suspected bool           // a proxy has been logged
 }
 
-// userBurst is for how long a user's connections may come all at once: those
-// of all devices, after their network was gone.
+// userBurst is the time whose handshakes a user may make at once: all devices come back
+// together after their network was gone.
 const userBurst = 10 * time.Second
 
 func newDoor(c *Config) *door {
@@ -102,8 +102,8 @@ func (h *Hub) knock(r *http.Request) (addr uint64, err error) {
 	return addr, nil
 }
 
-// suspectProxy tells the log, once, that the address which is refused looks
-// like a proxy's, behind which everybody shares one bucket.
+// suspectProxy logs, once, that the refused address looks like a proxy's, behind which
+// everybody shares one bucket.
 func (h *Hub) suspectProxy(r *http.Request) {
 	if h.config.ClientAddr != nil || r.Header.Get("X-Forwarded-For") == "" && r.Header.Get("Forwarded") == "" {
 		return
@@ -118,8 +118,8 @@ func (h *Hub) suspectProxy(r *http.Request) {
 	}
 }
 
-// tellRefused tells the log, once a minute, of requests that a setting of the
-// service or of a proxy may have refused, and what to do.
+// tellRefused logs, once a minute, requests that a setting of the service or of a proxy
+// may have refused, and what to do.
 func (h *Hub) tellRefused(r *http.Request, status int) {
 	const foreign = "herald: pages of an origin that may not connect were refused: name it in Config.OriginPatterns if it is yours; a proxy must pass on the Host (nginx passes the upstream's name unless it has proxy_set_header Host $http_host)"
 	const stripped = "herald: handshakes were refused because their Upgrade is missing: a proxy must pass it on (nginx: proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade and Connection \"upgrade\")"
@@ -147,7 +147,7 @@ func (h *Hub) begin(addr uint64) error {
 	d := h.door
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	// One address has no more than half of all, be Authenticate ever so slow.
+	// One address has at most half of all, however slow Authenticate is.
 	limit := h.config.MaxHandshakes
 	switch {
 	case limit > 0 && d.insideOf[addr] >= (limit+1)/2:
@@ -192,9 +192,9 @@ func (h *Hub) allowUser(user string) error {
 	return &HTTPError{http.StatusTooManyRequests, "too many handshakes of this user"}
 }
 
-// A handshake's headers have a bound each, for lists of a megabyte took the
-// library up to a second. The bytes leave room for a token that some services
-// hide in Sec-WebSocket-Protocol.
+// Each header of a handshake has a bound, because the library took up to a second for
+// lists of a megabyte. The bytes leave room for a token that some services hide in
+// Sec-WebSocket-Protocol.
 const (
 	maxHandshakeHeader = 8 << 10
 	maxHandshakeList   = 100 // elements, and their parameters
@@ -205,10 +205,10 @@ var handshakeHeaders = [...]string{
 	"Sec-Websocket-Version", "Sec-Websocket-Key", "Sec-Websocket-Protocol", "Sec-Websocket-Extensions",
 }
 
-// checkRequest says whether the request is a handshake (RFC 6455 section 4.2)
-// of a page that may connect. The library says that too, but only at the upgrade,
-// and then Authenticate, the Bus and the Registry have been asked for nothing. The
-// header is the answer's.
+// checkRequest returns an error if the request is no handshake (RFC 6455 section 4.2), or
+// comes from a page that may not connect. The library checks that too, but only at the
+// upgrade, when Authenticate, the Bus and the Registry have been asked in vain. header is
+// the response's.
 func checkRequest(header http.Header, r *http.Request, origins []origin.Pattern) error {
 	for _, name := range handshakeHeaders {
 		if isLong(r.Header[name]) {
@@ -274,15 +274,15 @@ var notReady = &HTTPError{http.StatusServiceUnavailable, "not ready"}
 
 var errPanic = errors.New("panic in a callback")
 
-// logRefused tells why a connection was refused: the client is not told all of
-// it, and a browser shows none. Most are no fault of the service's, and debugging
-// alone asks for them; an error that tells the client nothing may well be one.
+// logRefused logs why a connection was refused: the client is not told all of it, and a
+// browser shows nothing. Most refusals are no fault of the service's, and matter only for
+// debugging. An error that tells the client nothing may be one.
 func (h *Hub) logRefused(level slog.Level, user, remote string, err error) {
 	h.config.Logger.LogAttrs(context.Background(), level, "herald: connection refused",
 		slog.String("user", user), slog.String("remote", remote), slog.Any("err", err))
 }
 
-// answer is what a request is told of an error.
+// answer returns the response to a request that failed with err.
 func answer(err error) *HTTPError {
 	var e *HTTPError
 	if errors.As(err, &e) && e.Status >= 400 && e.Status <= 599 {
@@ -296,10 +296,10 @@ func answer(err error) *HTTPError {
 // not take a place. Beyond maxRefused a request gets a plain answer.
 const maxRefused = 1_000
 
-// reject answers a request that is refused before the upgrade. Under
-// RejectAfterUpgrade it is upgraded only to be closed, so that a browser's script
-// sees why. A 503 stays one: a proxy can then try the next node, and a script that
-// begins its delays anew at each onopen goes on waiting longer.
+// reject answers a request that is refused before the upgrade. Under RejectAfterUpgrade
+// it is upgraded only to be closed, so that a browser's script sees why. A 503 stays a
+// 503: a proxy can then try the next node, and a script that resets its delays at each
+// onopen goes on backing off.
 func (h *Hub) reject(w http.ResponseWriter, r *http.Request, e *HTTPError) {
 	if !h.config.RejectAfterUpgrade || e.Status == http.StatusServiceUnavailable || !canHijack(w) || !h.beginRefused() {
 		h.rejectPlain(w, e)
@@ -312,9 +312,9 @@ func (h *Hub) reject(w http.ResponseWriter, r *http.Request, e *HTTPError) {
 		return
 	}
 	h.stats.rejected.Add(1)
-	// A browser that has offered some gets no close code unless one is agreed on.
+	// A browser that has offered subprotocols gets no close code unless one is agreed on.
 	subprotocols := slices.Concat(h.config.Subprotocols, offered(r))
-	if err := c.upgrade(w, r, subprotocols, func() *HTTPError { return nil }); err != nil { // and answered
+	if err := c.upgrade(w, r, subprotocols, func() *HTTPError { return nil }); err != nil { // the client has been answered
 		h.endRefused()
 		c.cancel(err)
 		return
@@ -337,7 +337,7 @@ func (h *Hub) beginRefused() bool {
 
 func (h *Hub) endRefused() { h.refused.Add(-1) }
 
-// closeError is what e is under RejectAfterUpgrade.
+// closeError returns what e becomes under RejectAfterUpgrade.
 func (e *HTTPError) closeError() *CloseError {
 	c := &CloseError{Code: StatusCode(4000 + e.Status), Reason: e.Message}
 	if c.Code.check(c.Reason) != nil {
@@ -352,7 +352,7 @@ func (h *Hub) rejectPlain(w http.ResponseWriter, e *HTTPError) {
 	http.Error(w, e.Message, e.Status)
 }
 
-// refusal is what the client is told of an error of Admit's or OnConnect's.
+// refusal returns what the client is told of an error of Admit or OnConnect.
 func (c *Conn) refusal(callback string, err error) *CloseError {
 	c.hub.stats.denied.Add(1)
 	err = fmt.Errorf("%s: %w", callback, err)
@@ -365,8 +365,8 @@ func (c *Conn) refusal(callback string, err error) *CloseError {
 	return &CloseError{Code: StatusPolicyViolation, Reason: "refused"}
 }
 
-// refusedFor is what the client is told that has been upgraded and is not
-// admitted. err is a refusal, or why the node could not do what the Conn needs.
+// refusedFor returns what a client that was upgraded, but not admitted, is told. err is a
+// refusal, or why the node could not do what the Conn needs.
 func (c *Conn) refusedFor(err error) *CloseError {
 	var told *CloseError
 	if errors.As(err, &told) {

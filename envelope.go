@@ -12,13 +12,13 @@ import (
 	"github.com/heraldgo/herald/internal/wire"
 )
 
-// envelopeVersion is the newest envelope that this code understands. The version is
-// the first byte of every packet's data; a packet of a later one is counted and makes
-// a Gap. So a node that asks something that is new in a version asks only those that
-// say in their lease that they understand it.
+// envelopeVersion is the newest envelope that this code understands. The version is the
+// first byte of every packet's data; a packet of a later one is counted and makes a Gap.
+// So a node sends what is new in a version only to nodes whose leases say that they
+// understand it.
 const envelopeVersion = 2
 
-// version returns the version in which a kind was new.
+// version returns the version that brought the kind.
 func (k envelopeKind) version() byte {
 	if k >= kindQuestion {
 		return 2
@@ -28,12 +28,12 @@ func (k envelopeKind) version() byte {
 
 type envelopeKind uint8
 
-// A notice is what a heartbeat says beside that its node lives.
+// A notice is what a heartbeat says besides that its node lives.
 type notice byte
 
 const (
 	noticeLeaving notice = 1 << iota // it is the node's last
-	noticeLost                       // the Registry has lost leases: look for yours
+	noticeLost                       // the Registry has lost leases: renew yours
 	noticeKeeps                      // what the node sends goes through the log
 )
 
@@ -43,7 +43,7 @@ const (
 	kindCall                              // Join, Leave or Disconnect
 	kindAnswer                            // to a call
 	kindHeartbeat                         // to every node
-	kindFenced                            // a message of which the sender wants receipts; to the Conns listed, or those of the topic
+	kindFenced                            // a message for which the sender wants receipts; to the Conns listed, or those of the topic
 	kindReceipts                          // to the node that wants them
 	kindQuestion                          // what a node knows of itself, or of Conns
 	kindStatement                         // the answer
@@ -60,9 +60,8 @@ const (
 	flagsKnown   = 1<<iota - 1
 )
 
-// Bounds of an envelope, beside those of its lists. A node refuses one that breaks
-// them, and no node sends one, so that what a packet costs is in proportion to its
-// bytes.
+// Bounds of an envelope, besides those of its lists. A node refuses one that breaks them,
+// and no node sends one, so that what a packet costs is in proportion to its bytes.
 const (
 	maxHeader     = maxListedBytes + 128<<10
 	maxAnswer     = 1 << 10 // bytes of the error in an answer
@@ -78,8 +77,8 @@ type envelope struct {
 	volatile bool
 	filter   filter
 
-	// A call, an answer and a heartbeat have these, and a message whose other
-	// packets may reach the same Conn.
+	// All kinds after kindDirect have these, and messages whose other packets may reach
+	// the same Conn.
 	sender string
 	id     uint64
 	copies bool
@@ -97,7 +96,7 @@ type envelope struct {
 	ids       []string   // the target's
 	statement []byte     // kindStatement only
 
-	// Of kindHeartbeat, whose number is its id.
+	// kindHeartbeat only. Its number is the id.
 
 	notice notice
 	whole  int64 // the generation of the lease under which all entries of the node are
@@ -170,8 +169,8 @@ func (e *envelope) append(b []byte) []byte {
 	return b
 }
 
-// decodeEnvelope returns what encode made b from, whose frame has at most
-// maxFrame bytes. The frame is a part of b.
+// decodeEnvelope decodes what encode has made. The frame is a part of b, and has at most
+// maxFrame bytes.
 func decodeEnvelope(b []byte, maxFrame int) (e envelope, err error) {
 	if len(b) < 3 {
 		return envelope{}, errMalformed
@@ -261,10 +260,10 @@ func tooLarge(header, frame, maxFrame int) error {
 // maxFrame returns the most bytes that the frame of a message has.
 func (h *Hub) maxFrame() int { return int(h.config.MaxSendSize) + frame.MaxHeader }
 
-// Extensions are tags, each with a length and so many bytes; before them all comes
-// their length. A node skips even tags that it does not know, and refuses odd ones,
-// without which the rest would be misunderstood. 2 is the place in the log, of which
-// internal/history/packet knows.
+// Extensions are tags, each followed by a length and that many bytes. The length of them
+// all comes first. A node skips even tags that it does not know. It refuses unknown odd
+// ones, because without them the rest would be misunderstood. Tag 2, the place in the
+// log, is internal/history/packet's.
 const (
 	tagTrace = 4
 	tagKey   = 6 // the Sum of a message's key
@@ -325,7 +324,7 @@ func (o *outgoing) release() {
 }
 
 // pack makes what carries a message to the target: one packet a topic. e is of
-// kindMessage or kindFenced, and has all but what the target asks for.
+// kindMessage, kindFenced or kindProbe, and has all but what the target asks for.
 func (h *Hub) pack(o *outgoing, t *Target, e *envelope) {
 	o.packets = o.packets[:0]
 	ids := t.ids

@@ -68,14 +68,14 @@ type HTTPError struct {
 	Message string // sent to the client, so nothing internal
 }
 
-// Error tells the status and the message.
+// Error returns the status and the message.
 func (e *HTTPError) Error() string { return fmt.Sprintf("herald: status %d: %s", e.Status, e.Message) }
 
 var errSendTimeout = fmt.Errorf("SendTimeout: %w", context.DeadlineExceeded)
 
-// retryAfter asks a client that may come again to wait some seconds, not all
-// the same. Its connection is not kept for that: many would fill the node that is
-// full already, and a flood would come cheap.
+// retryAfter asks a client that may come again to wait some seconds; how many is random.
+// Its connection is not kept alive meanwhile: many would fill a node that is full
+// already, and a flood would be cheap.
 func retryAfter(header http.Header, status int) {
 	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
 		header.Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
@@ -106,7 +106,8 @@ const (
 	StatusExpired      StatusCode = 4410 // Identity.Expires has passed: reconnect with a new token
 )
 
-// check says whether the server may send the code (RFC 6455 section 7.4).
+// check returns an error if the server may not send the code (RFC 6455 section 7.4) or
+// the reason.
 func (c StatusCode) check(reason string) error {
 	switch {
 	case c >= 3000 && c <= 4999, c >= 1000 && c <= 1003, c >= 1007 && c <= 1014 && c != 1010:
@@ -136,7 +137,7 @@ type CloseError struct {
 // Unwrap returns the sentinel that stands for the code, or nil.
 func (e *CloseError) Unwrap() error { return e.err }
 
-// Error tells the code and the reason.
+// Error returns the code and the reason.
 func (e *CloseError) Error() string {
 	if e.Reason == "" {
 		return fmt.Sprintf("herald: closed with %d", e.Code)
@@ -151,7 +152,7 @@ type PartialError struct {
 	Err     error    // why one of them has not
 }
 
-// Error tells which nodes, and why one of them.
+// Error names the nodes, and why one of them is missing.
 func (e *PartialError) Error() string {
 	return onceText(fmt.Sprintf("herald: not acknowledged by %s: %v", strings.Join(e.Missing, ", "), e.Err))
 }
@@ -159,7 +160,7 @@ func (e *PartialError) Error() string {
 // Unwrap returns Err.
 func (e *PartialError) Unwrap() error { return e.Err }
 
-// A onceError is an error in words that do not repeat themselves.
+// A onceError is an error whose text does not repeat itself.
 type onceError struct {
 	err  error
 	text string
@@ -168,8 +169,8 @@ type onceError struct {
 func (e *onceError) Error() string { return e.text }
 func (e *onceError) Unwrap() error { return e.err }
 
-// once returns err in words that name herald, and each cause, once. What is in its
-// chain was written by parts that know nothing of each other.
+// once returns err with a text that names herald, and each cause, once. The parts that
+// wrote the errors in its chain know nothing of each other.
 func once(err error) error {
 	if err == nil {
 		return nil
@@ -181,8 +182,9 @@ func once(err error) error {
 	return err
 }
 
-// onceText leaves out of a text what it has said before: parts between colons. Of a
-// line whose cause, the last part, is that of another it leaves what is down.
+// onceText leaves out of a text the parts, between colons, that it has had before. If the
+// last part of a line, its cause, is that of an earlier line, only the sentinels are
+// left.
 func onceText(text string) string {
 	said := make(map[string]bool)
 	var lines []string
@@ -203,7 +205,7 @@ func onceText(text string) string {
 	return strings.Join(lines, "; ")
 }
 
-// sentinels returns the parts that herald's prefix stands before.
+// sentinels returns the parts that follow herald's prefix.
 func sentinels(parts []string) (found []string) {
 	for i, part := range parts[1:] {
 		if parts[i] == "herald" {

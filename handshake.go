@@ -16,11 +16,11 @@ import (
 	"github.com/heraldgo/herald/internal/deadline"
 )
 
-// farFuture stands for a deadline if there is none.
+// farFuture is the deadline if there is to be none.
 const farFuture = 100 * 365 * 24 * time.Hour
 
-// enter counts a handshake in, unless the last Conns have gone. While the Hub
-// drains handshakes are counted in too: one may be in Authenticate.
+// enter counts a handshake in, unless Shutdown no longer waits for any. While the Hub
+// drains, handshakes are counted in too, and then refused.
 func (h *Hub) enter() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -28,12 +28,12 @@ func (h *Hub) enter() bool {
 		return false
 	}
 	h.handshakes.Add(1)
-	h.wg.Add(1) // so that those of its Conn never count up from 0 beside Shutdown's Wait
+	h.wg.Add(1) // so that its Conn never counts up from 0 beside Shutdown's Wait
 	return true
 }
 
-// screen refuses what is to cost no more than a look at it, and returns the
-// address' key.
+// screen refuses requests that must not cost more than a look at them, and returns the
+// key of the address.
 func (h *Hub) screen(w http.ResponseWriter, r *http.Request) (addr uint64, err error) {
 	if addr, err = h.knock(r); err != nil {
 		return 0, err
@@ -57,7 +57,7 @@ func (h *Hub) countNotReady(err error) {
 	}
 }
 
-// identify asks Authenticate.
+// identify asks Authenticate, and checks its Identity.
 func (h *Hub) identify(r *http.Request) (id Identity, err error) {
 	if !h.guard(nil, "Authenticate", func() { id, err = h.config.Authenticate(r) }) {
 		return id, &HTTPError{http.StatusInternalServerError, "internal error"}
@@ -82,7 +82,7 @@ func (h *Hub) identify(r *http.Request) (id Identity, err error) {
 	return id, h.allowUser(id.User)
 }
 
-// fit says whether the node can take a connection.
+// fit returns an error if the node cannot take a connection.
 func (h *Hub) fit() error {
 	if err := h.Health(); err != nil {
 		return fmt.Errorf("%w: %w", notReady, err)
@@ -90,7 +90,7 @@ func (h *Hub) fit() error {
 	return nil
 }
 
-// ready says whether the node can take a connection, and w can be upgraded.
+// ready returns an error if the node cannot take a connection, or w cannot be upgraded.
 func (h *Hub) ready(w http.ResponseWriter) error {
 	if err := h.fit(); err != nil {
 		return err
@@ -130,7 +130,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 			return err
 		}
 	}
-	// A child of c.ctx would leave it a map and a channel for life.
+	// A child of c.ctx would leave a map and a channel in it for the life of the Conn.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(c.ctx))
 	defer cancel(nil)
 	ctx, release := ends.Bound(ctx)
@@ -175,7 +175,7 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 	if id.Subprotocol != "" {
 		subprotocols = []string{id.Subprotocol}
 	}
-	if failed := c.upgrade(w, r, subprotocols, register); failed != nil { // and answered
+	if failed := c.upgrade(w, r, subprotocols, register); failed != nil { // the client has been answered
 		h.stats.rejected.Add(1)
 		h.countNotReady(failed)
 		h.logRefused(slog.LevelDebug, id.User, r.RemoteAddr, errors.Join(failed, err))
@@ -193,8 +193,8 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 	return nil
 }
 
-// register has the Registry add the Conn, waits for that until ctx is done, and
-// tells OnOnline.
+// register has the Registry add the Conn, waits for that until ctx is done, and calls
+// OnOnline if the user has come online.
 func (h *Hub) register(ctx context.Context, c *Conn) (Added, error) {
 	done, ok := h.presence.add(c)
 	if !ok {
@@ -215,8 +215,8 @@ func (h *Hub) register(ctx context.Context, c *Conn) (Added, error) {
 	}
 }
 
-// joinFirst makes a new Conn, whose topics are followed, a member of its
-// Identity's groups. It may have been closed by now, or have joined.
+// joinFirst makes a new Conn, whose topics are followed, a member of its Identity's
+// groups. The Conn may have been closed by now, or have joined some of them.
 func (h *Hub) joinFirst(c *Conn) {
 	joined, _ := h.index.joinGroups(c, c.identity.Groups, 0)
 	if len(joined) == len(c.identity.Groups) {
@@ -242,10 +242,9 @@ func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
 	return c
 }
 
-// upgrade makes the request's connection the Conn's, if the request is
-// right and ready says so. It agrees on the first of the subprotocols that the
-// request offers. The library sees to the handshake, and to nothing else: neither does
-// it know of compression.
+// upgrade makes the request's connection the Conn's, if the request is valid and ready
+// returns nil. It agrees on the first of the subprotocols that the request offers. The
+// library does the handshake and nothing else: it does not know of compression.
 func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, subprotocols []string, ready func() *HTTPError) error {
 	uw := &upgradeWriter{ResponseWriter: w, c: c, ready: ready, extensions: c.hub.extensions(r)}
 	ws, err := websocket.Accept(uw, r, &websocket.AcceptOptions{
@@ -296,8 +295,8 @@ func (h *Hub) admit(ctx context.Context, c *Conn, added Added) (err error) {
 	return nil
 }
 
-// decide asks Admit, and evicts whom it names. It asks again if there are more
-// than Admit was given, and none of those is left.
+// decide asks Admit, and evicts the sessions that it names. It asks again if Admit has
+// named all that it was given, and there are more.
 func (h *Hub) decide(ctx context.Context, c *Conn, added Added) error {
 	for last := ""; ; {
 		older := added.Older
@@ -317,7 +316,7 @@ func (h *Hub) decide(ctx context.Context, c *Conn, added Added) error {
 		for i, s := range evict {
 			ids[i] = s.ID
 		}
-		// A node that does not answer keeps those that were named before.
+		// If a session is named again, its node has not answered.
 		if err := h.evict(ctx, Connection(ids...)); err != nil || len(evict) < n || added.OlderTotal <= n || ids[0] == last {
 			return err
 		}
@@ -328,9 +327,9 @@ func (h *Hub) decide(ctx context.Context, c *Conn, added Added) error {
 	}
 }
 
-// evict disconnects those whom Admit named. If a node does not answer,
-// having died perhaps, the new Conn need not wait for its lease to run out:
-// evicting goes on behind it, until the node has answered or is gone.
+// evict disconnects the sessions that Admit named. If a node does not answer, perhaps
+// because it has died, the new Conn does not wait until the node's lease has run out: a
+// goroutine goes on evicting until the node has answered or is gone.
 func (h *Hub) evict(ctx context.Context, t Target) error {
 	try := func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, evictTimeout)
@@ -355,7 +354,7 @@ func (h *Hub) evict(ctx context.Context, t Target) error {
 	return nil
 }
 
-// evictTimeout is how long a new Conn waits for the end of those it evicts.
+// evictTimeout is how long a new Conn waits for the end of the Conns that it evicts.
 const evictTimeout = time.Second
 
 // canHijack says whether Hijack will find a connection, without trying.

@@ -33,12 +33,12 @@ type keeping struct {
 	logs   *logs
 	driver *driver.Driver
 	bus    Bus
-	tell   func(since time.Time) // that something may be missing
-	take   func(p *logged)       // what is to be delivered
-	mixed  func() bool           // there are nodes that keep nothing: nobody may come back
+	tell   func(since time.Time) // reports that something may be missing
+	take   func(p *logged)       // delivers a packet
+	mixed  func() bool           // whether a node keeps nothing, so that nobody may come back
 	decode func(body []byte) (envelope, error)
 
-	form form // the owner's
+	form form // used by the owner alone
 }
 
 // A logged is a packet that has come through the log of a partition.
@@ -166,10 +166,10 @@ const maxTopics = 32
 type entry struct {
 	store.Draft
 	partition int
-	data      []byte // of the packets
+	data      []byte // of its packets
 }
 
-// publish sends packets through their logs. If they are to be kept, they are in them
+// publish sends packets through their logs. If they are to be kept, the logs have them
 // when publish returns nil.
 func (k *keeping) publish(ctx context.Context, kept bool, packets ...Packet) error {
 	entries := k.entries(make([]entry, 0, 1), kept, packets) // one needs no memory of its own
@@ -189,10 +189,10 @@ func (k *keeping) publish(ctx context.Context, kept bool, packets ...Packet) err
 	return err
 }
 
-// entries appends entries of packets: one of several that have the same bytes, as those
-// of a Send do, and are in the same partition.
+// entries appends an entry for each packet. Packets in one partition that have the same
+// bytes, as those of a Send do, share an entry.
 func (k *keeping) entries(entries []entry, kept bool, packets []Packet) []entry {
-	var last [history.MaxPartitions]int // that was made for a partition, from 1
+	var last [history.MaxPartitions]int // the last entry of each partition, counted from 1; 0 if there is none
 	for i, p := range packets {
 		partition := k.logs.partition(p.Topic)
 		if n := last[partition]; n > 0 {
@@ -205,7 +205,7 @@ func (k *keeping) entries(entries []entry, kept bool, packets []Packet) []entry 
 		draft.Topics[0] = p.Topic
 		if n := len(entries); n > 0 && same(entries[n-1].data, p.Data) {
 			draft.Body = entries[n-1].Body
-		} else { // a copy, for a commit that was given up may still read it
+		} else { // a copy, because a commit that was given up may still read it
 			draft.Body = packet.Body(p.Data)
 		}
 		entries = append(entries, entry{draft, partition, p.Data})
@@ -214,7 +214,7 @@ func (k *keeping) entries(entries []entry, kept bool, packets []Packet) []entry 
 	return entries
 }
 
-// same says whether two slices are one.
+// same says whether two slices are the same memory.
 func same(a, b []byte) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
@@ -229,15 +229,15 @@ func (k *keeping) pushPacket(p Packet) {
 		return
 	}
 	parsed, err := packet.Parse(p.Topic, p.Data)
-	if err != nil { // which is told when it is decoded
+	if err != nil { // it is reported when it is decoded
 		parsed = history.Packet{Topic: p.Topic, Body: p.Data}
 	}
 	k.driver.Push(partition, driver.Event{Kind: driver.Packet, Packet: parsed})
 }
 
-// pushLink takes note that the link of a partition is down, or that there is a new
-// one, perhaps to another server. topics are of the partition, or nil: then it is so
-// for all. There are some, for the node's fences come on each link.
+// pushLink notes that the link of a partition is down, or that there is a new one,
+// perhaps to another server. topics are the partition's, or nil for all partitions. There
+// is always one, because the node's fences come on each link.
 func (k *keeping) pushLink(kind driver.EventKind, topics []string) {
 	k.logs.renew()
 	for i := range k.logs.parts {
@@ -262,8 +262,8 @@ func letter(e *envelope) device.Letter {
 	return l
 }
 
-// A form is a message in the form for clients that can come back, made once for all
-// of them. It is the owner's alone.
+// A form is a message in the form for clients that can come back, made once for all of
+// them. Only the owner uses it.
 type form struct {
 	body     []byte
 	envelope envelope
@@ -342,10 +342,10 @@ func (k *keeping) verify(user string, signed []string) (ids []string) {
 	return ids
 }
 
-// Forget removes what is kept for the users, for the groups or for everyone, for
-// instance after an account was deleted. Others to whom a message was sent too still
-// get it. Devices that are connected have had what they were sent; one that comes
-// back without having had all of it is told that something may be missing.
+// Forget removes what is kept for the users, for the groups or for everyone, for instance
+// after an account was deleted. Others to whom such a message was sent, too, still get
+// it. Devices that are connected have had what they were sent; one that comes back
+// without having had all of it is told that something may be missing.
 //
 // Forget waits for SendTimeout at most, or until ctx is done. The error is ErrInvalid
 // without a Retention, for a target with a filter, and for a Connection, for which
@@ -375,13 +375,13 @@ func (h *Hub) Forget(ctx context.Context, t Target) error {
 	return nil
 }
 
-// Position returns where the log is now. A client that connects with it (see
-// PROTOCOL.md, herald.from) gets all messages that are sent after the call and kept.
-// So a service first reads the position, and then the state that it gives to the
-// client from its database: the client misses nothing in between. Position waits for
-// SendTimeout at most, or until ctx is done. The error is ErrInvalid without a
-// Retention, and ErrBusDown if the log does not answer, or while there is a node that
-// keeps nothing: then no position would do.
+// Position returns where the log is now. A client that connects with it (see PROTOCOL.md,
+// herald.from) gets all messages that are sent after the call and kept. So a service
+// first reads the position, and then the state that it gives to the client from its
+// database: the client misses nothing in between. Position waits for SendTimeout at most,
+// or until ctx is done. The error is ErrInvalid without a Retention, and ErrBusDown if
+// the log does not answer, or while there is a node that keeps nothing, because no
+// position would be right then.
 func (h *Hub) Position(ctx context.Context) (string, error) {
 	if h.keeping == nil {
 		return "", fmt.Errorf("%w: Position: Config.Retention must be set", ErrInvalid)

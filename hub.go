@@ -33,7 +33,7 @@ type Hub struct {
 	refused   atomic.Int64  // sockets that were upgraded only to be refused
 	stats     counters
 
-	// The rooms.
+	// The rooms of DESIGN.md.
 
 	door      *door
 	bus       Bus
@@ -50,34 +50,34 @@ type Hub struct {
 	watching  *watching.Room
 	changes   *watching.Outbox
 	writers   *writers
-	poller    *netpoll.Poller[*Conn] // of those that are parked
-	copies    copies                 // the receiving goroutine's alone
+	poller    *netpoll.Poller[*Conn] // of the Conns that are parked
+	copies    copies                 // used by the receiving goroutine alone
 	budget    budget
 	callbacks callbacks.Set
 
 	sendEnds      *deadline.Source // for Sends
 	handshakeEnds *deadline.Source // for handshakes
 
-	closing connSet // those whose sockets are being closed
+	closing connSet // the Conns whose sockets are being closed
 
 	mu       sync.Mutex
 	draining bool // Health is red
 	ended    bool // no more handshakes are counted in
 
-	// Life.
+	// Its goroutines, and how it ends.
 
 	handshakes   sync.WaitGroup     // in ServeHTTP
 	wg           sync.WaitGroup     // the Conns' sockets, readers and drains
-	background   sync.WaitGroup     // what ends first
+	background   sync.WaitGroup     // the goroutines that end first
 	cancel       context.CancelFunc // ends background
-	last         sync.WaitGroup     // what ends with the Bus
+	last         sync.WaitGroup     // the goroutines that end with the Bus
 	cancelLast   context.CancelFunc // ends last
 	drained      chan struct{}      // closed when Shutdown has begun to close all Conns
 	cut          chan struct{}      // closed when Shutdown has cut the Conns that were left
 	stopped      chan struct{}      // closed when no more calls are applied
 	shutdownOnce sync.Once
 	shutdownErr  error
-	closers      []func() error // for what New made
+	closers      []func() error // close what New has made
 }
 
 // New makes a Hub, connects it to the Bus and the Registry, and takes a
@@ -183,7 +183,7 @@ func (h *Hub) connectParts() error {
 	return nil
 }
 
-// start sets the Hub's own goroutines going. Shutdown waits for them.
+// start starts the Hub's own goroutines. Shutdown waits for them.
 func (h *Hub) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	last, cancelLast := context.WithCancel(context.Background())
@@ -207,9 +207,9 @@ func (h *Hub) start() {
 }
 
 // ServeHTTP upgrades a WebSocket request and returns when the connection
-// lives, or has been refused; see the package's documentation for the steps. At
-// Debug the Logger is told why a request was refused, and once a minute at Warn
-// of foreign origins and of an Upgrade that a proxy took away. The answer is
+// lives, or has been refused; see the package's documentation for the steps. It
+// logs at Debug why a request was refused. Once a minute it logs at Warn that there
+// were foreign origins, or handshakes whose Upgrade a proxy took away. The answer is
 //
 //   - 501 if there is no Authenticate;
 //   - 426 to a request that is no WebSocket upgrade, 400, 405 or 431 to a bad one;
@@ -234,7 +234,7 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer h.handshakes.Done()
 	defer h.wg.Done()
-	// It ends with the handshake, whatever the host does with r's.
+	// This context ends with the handshake, whatever the host does with the request's.
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	ends := h.handshakeEnds.Now()
@@ -294,7 +294,7 @@ func (h *Hub) Send(ctx context.Context, t Target, m Message) error {
 	})
 }
 
-// sendPacked sends what pack has made, in SendTimeout at most.
+// sendPacked sends what pack has made, within SendTimeout.
 func (h *Hub) sendPacked(ctx context.Context, o *outgoing, t *Target, m *Message) error {
 	ctx, release := h.sendEnds.Now().Bound(ctx)
 	defer release()
@@ -306,14 +306,13 @@ func (h *Hub) sendPacked(ctx context.Context, o *outgoing, t *Target, m *Message
 	return nil
 }
 
-// publish hands packets to the Bus, which are not to be kept. Errors are as those of
-// send.
+// publish hands packets that are not to be kept to the Bus. Its errors are those of send.
 func (h *Hub) publish(ctx context.Context, packets ...Packet) error {
 	return h.send(ctx, false, packets...)
 }
 
-// send hands packets to the Bus, through its log if it has one. Its error tells our
-// timeout from the caller's.
+// send hands packets to the Bus, through its log if it has one. If our own timeout ends
+// it, rather than the caller's ctx, the error wraps ErrBusDown or ErrUnknown.
 func (h *Hub) send(ctx context.Context, kept bool, packets ...Packet) error {
 	var err error
 	if h.keeping != nil {

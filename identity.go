@@ -17,7 +17,7 @@ type Identity struct {
 	Device   string            // which device, for OnePerDevice and Sessions; may be empty
 	Platform string            // "web", "ios", …, for Target.On, which knows a connection by nothing else; may be empty
 	Groups   []string          // the groups the connection belongs to from the start
-	Expires  time.Time         // when the connection is closed with StatusExpired; zero is never, in the past it is refused with 401
+	Expires  time.Time         // when the connection is closed with StatusExpired; zero means never; a time in the past is refused with 401
 	Meta     map[string]string // seen by Sessions on every node
 
 	// Subprotocol is the subprotocol that the handshake is answered with, in place
@@ -44,11 +44,10 @@ func Anonymous(*http.Request) (Identity, error) {
 	return Identity{User: "anonymous-" + rand.Text()}, nil
 }
 
-// maxGroupName is the most bytes of a group's name, which each node keeps that
-// has a member.
+// maxGroupName is the most bytes of a group's name. Each node with a member keeps it.
 const maxGroupName = 1 << 10
 
-// checkIdentity returns which rule what Authenticate returned breaks.
+// checkIdentity returns an error that names the rule that the Identity breaks, or nil.
 func (c *Config) checkIdentity(id Identity) error {
 	size := len(id.User) + len(id.Device) + len(id.Platform)
 	for key, value := range id.Meta {
@@ -74,8 +73,8 @@ func (c *Config) checkIdentity(id Identity) error {
 	return nil
 }
 
-// checkSubprotocol says whether the client may be answered with the subprotocol,
-// if there is one. The error does not have it, because it may be a secret.
+// checkSubprotocol returns an error if the client may not be answered with the
+// subprotocol. The error does not show it, because it may be a secret.
 func checkSubprotocol(r *http.Request, subprotocol string) error {
 	if subprotocol == "" || validToken(subprotocol) && slices.Contains(offered(r), subprotocol) {
 		return nil

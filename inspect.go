@@ -24,7 +24,7 @@ type inspector struct {
 	mu        sync.Mutex
 	asked     map[uint64]*question
 	incoming  []*envelope // questions that wait for their answers
-	answering bool        // a goroutine is about it
+	answering bool        // a goroutine answers them
 }
 
 // A question is one of this node's that waits for answers. Guarded by inspector.mu.
@@ -33,12 +33,12 @@ type question struct {
 	missing map[string]bool
 	answers map[string]heardStatement
 	done    chan struct{} // closed when none is missing
-	err     error         // why it is not waited for any more, if that is not the time
+	err     error         // why nobody waits for the answers any more, unless time is up
 }
 
 // A heardStatement is another node's answer as it came.
 type heardStatement struct {
-	data []byte // of a statement
+	data []byte // an encoded statement
 	took time.Duration
 }
 
@@ -97,7 +97,8 @@ type ConnReport struct {
 // does not know the question, its report has an error. The report of this node is
 // always there. Without the Registry, Reports asks the nodes that are known already.
 //
-// Each node looks at all of its connections for this, so do not ask for every message.
+// Each node looks at all of its connections for this, so do not call Reports for every
+// message.
 func (h *Hub) Reports(ctx context.Context) []NodeReport {
 	answers, problems := h.inspector.ask(ctx, Target{})
 	var reports []NodeReport
@@ -139,7 +140,8 @@ func (h *Hub) Inspect(ctx context.Context, t Target) ([]ConnReport, error) {
 	return conns, &PartialError{Missing: missing, Err: problems[missing[0]]}
 }
 
-// reports returns the connections of the node's answer. It is believed about its own.
+// reports returns the connections of the node's answer. A node is believed about its own
+// connections only.
 func (a *statement) reports(node string) (reports []ConnReport) {
 	for _, c := range a.Conns {
 		s, ok := decodeSession(redisregistry.Session{ID: c.ID, Node: node, User: string(c.User), Since: c.Since, Body: string(c.Body)})
@@ -161,8 +163,8 @@ var (
 	errUnlisted  = errors.New("the Registry does not list it, so it is not known whether it understands the question")
 )
 
-// ask asks the nodes that live about the target, or about themselves if it is none. It
-// returns what they have answered, and why others have not.
+// ask asks the nodes that live about the target, or about themselves if it is the zero
+// Target. It returns what they have answered, and why others have not.
 func (s *inspector) ask(ctx context.Context, t Target) (answers map[string]statement, problems map[string]error) {
 	h := s.hub
 	ctx, cancel := h.config.timeout(ctx)
@@ -246,7 +248,7 @@ func (s *inspector) hear(e *envelope) {
 	}
 }
 
-// push takes another node's question, which is answered beside the receiving goroutine.
+// push takes another node's question, which is answered outside the receiving goroutine.
 func (s *inspector) push(e *envelope) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -281,7 +283,7 @@ func (s *inspector) run() {
 	}
 }
 
-// encode returns the statement in JSON, without the connections for which it is too long.
+// encode returns the statement in JSON. If it is too long, it leaves out connections.
 func (a *statement) encode() []byte {
 	for {
 		b, err := json.Marshal(a)
@@ -297,7 +299,7 @@ func (a *statement) encode() []byte {
 	}
 }
 
-// answer says what this node knows.
+// answer returns what this node knows.
 func (s *inspector) answer(e *envelope) (a statement) {
 	h := s.hub
 	var conns []*Conn

@@ -64,8 +64,8 @@ func JSON(v any) Message {
 	return Message{data: b, text: true, err: err}
 }
 
-// received returns the message that came from a client, by the frame that would carry
-// it to another. Text has been checked.
+// received returns the message in a frame that came from a client, and could carry the
+// message to another. Text has been checked.
 func received(b []byte) Message {
 	payload, _ := frame.Payload(b)
 	return Message{data: b, header: uint8(len(b) - len(payload)), text: b[0] == frame.Text}
@@ -127,12 +127,12 @@ func (m Message) String() string {
 	return string(m.data[m.header:])
 }
 
-// kept says whether a log is to have the message.
+// kept says whether the log is to have the message.
 func (m *Message) kept() bool { return !m.volatile && !m.unkept }
 
 func (m *Message) len() int { return len(m.data) - int(m.header) + len(m.words) }
 
-// check says whether the message can be sent.
+// check returns an error if the message cannot be sent.
 func (m *Message) check(limit int64) error {
 	if m.err != nil {
 		return m.err
@@ -177,10 +177,10 @@ const lineRoom = 256
 // for Config.Tracer. observe/heraldotel has one for OpenTelemetry. Its methods may be
 // called concurrently, and must not block.
 type Tracer interface {
-	// TraceSend is called when a Send or Deliver begins, with its ctx. What it
-	// returns travels with the message, unless its TraceID is zero. When the call
-	// returns, the Hub calls end with its error. A call that is refused as ErrInvalid, or has
-	// a target without names, is not traced.
+	// TraceSend is called when a Send or Deliver begins, with its ctx. What it returns
+	// travels with the message, unless its TraceID is zero. When the call returns, the
+	// Hub calls end with its error. A call that is refused as ErrInvalid, or has a target
+	// without names, is not traced.
 	TraceSend(ctx context.Context, s TracedSend) (trace TraceContext, end func(error))
 
 	// TraceDelivery is called on each node that has connections for a message that

@@ -104,8 +104,8 @@ func (h *Hub) Probe(ctx context.Context, t Target) (ProbeResult, error) {
 // maxElsewhere is how many users are looked for elsewhere.
 const maxElsewhere = 16
 
-// elsewhere returns where else on this Hub's Redis somebody follows one of the topics.
-// It is a hint, so that an error is none.
+// elsewhere returns where else on this Hub's Redis somebody follows one of the topics. It
+// is only a hint, so an error counts as no answer.
 func (h *Hub) elsewhere(ctx context.Context, topics []string) (found []string) {
 	b, ok := h.bus.(*RedisBus)
 	if !ok {
@@ -123,7 +123,7 @@ func (h *Hub) elsewhere(ctx context.Context, topics []string) (found []string) {
 // the sessions is on a node that knows no probes. Such a node would take one for a loss,
 // even if its session is left out, because it gets what goes to the topic.
 func (d *delivery) expect(ctx context.Context, sessions []Session) (older bool) {
-	versions := d.hub.presence.versions(ctx) // a node that has just come would be taken for an older one
+	versions := d.hub.presence.versions(ctx) // asks the Registry, or a node that has just come would count as an older one
 	for _, s := range sessions {
 		id := sessionID(s)
 		old := versions[s.Node] < int(kindProbe.version())
@@ -157,7 +157,7 @@ func (d *delivery) probe(ctx context.Context, id uint64) error {
 	return h.publish(ctx, o.packets...)
 }
 
-// probed returns the outcomes, those of connections that the Registry did not list too.
+// probed returns the outcomes, also of connections that the Registry did not list.
 func (d *delivery) probed(sessions []Session, sent bool) []ProbedConn {
 	r := d.hub.receipts
 	r.mu.Lock()
@@ -187,7 +187,7 @@ func (d *delivery) probed(sessions []Session, sent bool) []ProbedConn {
 // A probing is what has been heard of a probe. Guarded by receiptsRoom.mu.
 type probing struct {
 	begun int64 // on clock
-	names int   // the target's
+	names int   // how many the target has
 	conns map[receipts.ID]ProbedConn
 	told  map[string]bool // nodes that have told of all their connections; none if there are several names
 }
@@ -201,10 +201,10 @@ func (t *probing) age() time.Duration { return time.Duration(clock.Now() - t.beg
 // note takes a node's report.
 func (t *probing) note(call *receipts.Call, id receipts.ID, what reported) {
 	if what == reportTold {
-		if t.names > 1 { // the probe comes in a packet for each, and this was told of one
+		if t.names > 1 { // the probe comes in a packet for each name, and this is about one of them
 			return
 		}
-		t.told[id.Node] = true // of those that it has not told it has none
+		t.told[id.Node] = true // it does not have connections that it has not reported
 		call.GiveUp(func(o receipts.ID, s receipts.State) bool { return o.Node == id.Node && s == receipts.Listed }, func(string) bool { return false })
 		return
 	}

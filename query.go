@@ -12,11 +12,11 @@ import (
 	"github.com/heraldgo/herald/internal/watching"
 )
 
-// Online says which of the users have a live connection, on any node. The map
-// has an entry for each. If the Registry has lost the sessions of a living
-// node, as a Redis has that restarts empty, Online, Sessions, Count and Nodes
-// return ErrRegistryDown until the nodes have put them back. That takes about a
-// second from when they reach the Registry again.
+// Online says which of the users have a live connection, on any node. The map has an
+// entry for each. If the Registry has lost the sessions of a living node, for instance
+// because Redis has restarted empty, Online, Sessions, Count and Nodes return
+// ErrRegistryDown until the nodes have put them back. That takes about a second from when
+// they reach the Registry again.
 func (h *Hub) Online(ctx context.Context, users ...string) (map[string]bool, error) {
 	if slices.Contains(users, "") {
 		return nil, fmt.Errorf("%w: Online: a user's id must not be empty", ErrInvalid)
@@ -124,7 +124,7 @@ func (h *Hub) watch(group string) (*watching.Watcher, error) {
 	return h.watching.Watch(groupTopic(group))
 }
 
-// newWatching makes what watches groups, and what tells those who do.
+// newWatching makes the Room that watches groups, and the Outbox that tells the watchers.
 func (h *Hub) newWatching() (*watching.Room, *watching.Outbox) {
 	room := watching.NewRoom(watching.Config{
 		Follow:   func(topic string) { h.follower.Follow(watchTopic(topic)) },
@@ -139,7 +139,7 @@ func (h *Hub) newWatching() (*watching.Room, *watching.Outbox) {
 	})
 }
 
-// listWatched lists a topic when its changes are heard.
+// listWatched lists a topic, once its changes are heard here.
 func (h *Hub) listWatched(ctx context.Context, topic string) (number int64, sessions []watching.Session, err error) {
 	ctx, cancel := h.config.timeout(ctx)
 	defer cancel()
@@ -348,7 +348,7 @@ func (h *Hub) callbackStats() map[string]CallbackStats {
 	return stats
 }
 
-// unreadable returns how often the Registry has met what is none of herald's.
+// unreadable returns how often the Registry has met what is not herald's.
 func (h *Hub) unreadable() uint64 {
 	if r, ok := h.registry.(*RedisRegistry); ok {
 		n, _ := r.redis.Unreadable()
@@ -370,7 +370,7 @@ func (c *Conn) Stats() ConnStats {
 	return s
 }
 
-// wallTime returns the time of a moment on clock; 0 was never.
+// wallTime converts a moment on clock to a time; 0 gives the zero time.
 func wallTime(at int64) time.Time {
 	if at == 0 {
 		return time.Time{}
@@ -378,8 +378,8 @@ func wallTime(at int64) time.Time {
 	return time.Now().Add(-since(at))
 }
 
-// ask asks the Registry by a call that needs the node's lease, unless the Hub
-// has been shut down or the Registry is not to be believed.
+// ask makes a call to the Registry that needs the node's lease, unless the Hub has been
+// shut down or the Registry cannot be believed.
 func (h *Hub) ask(ctx context.Context, what string, call func(Lease) error) error {
 	if isClosed(h.stopped) {
 		return ErrClosed

@@ -50,16 +50,17 @@ func (c *Conn) read(m []byte) {
 	c.readEnded()
 }
 
-// readDone reports the end. It also runs if a callback has ended the goroutine.
+// readDone reports the end of the connection. It also runs if a callback has ended the
+// goroutine.
 func (c *Conn) readDone() {
 	defer c.hub.wg.Done()
 	c.hub.poller.Release(&c.socket.place)
 	c.disconnected()
 }
 
-// parse takes apart what has been read, up to the end of a message, and returns its
-// frame, or nil. What comes before that it answers. A message that is compressed stays so:
-// to inflate it takes time.
+// parse takes apart what has been read, up to the end of a message, and returns the frame
+// of that message, or nil. It answers control frames. A compressed message stays
+// compressed, because to inflate it takes time.
 func (c *Conn) parse() (message []byte) {
 	s := &c.socket
 	for len(s.ahead) > 0 {
@@ -104,8 +105,8 @@ func (c *Conn) parse() (message []byte) {
 	return nil
 }
 
-// breakOff ends the reading from a client that has broken the protocol, and begins the
-// close of its Conn.
+// breakOff stops reading from a client that has broken the protocol, and begins the close
+// of its Conn.
 func (c *Conn) breakOff(err error) {
 	cause := &CloseError{Code: StatusProtocolError, Reason: err.Error()}
 	var rule *frame.Error
@@ -153,7 +154,7 @@ func (c *Conn) deliver(message []byte) {
 	}
 }
 
-// resume takes note that the reader reads on.
+// resume notes that the reader reads on.
 func (c *Conn) resume() {
 	if c.socket.unread.Load() == 0 {
 		return
@@ -182,7 +183,7 @@ func (c *Conn) readAhead() bool {
 	case s.raw != nil:
 		c.runAhead(s.tryOnce)
 	default:
-		c.hub.wg.Go(func() { c.runAhead(nil) }) // its end is awaited by the reader, which is counted too
+		c.hub.wg.Go(func() { c.runAhead(nil) }) // the reader, which is counted too, waits for its end
 	}
 	return true
 }
@@ -205,7 +206,7 @@ func (c *Conn) runAhead(try func(fd uintptr) bool) {
 		if s.readErr != nil || s.turn.Is(turn.Awaited) || s.backlog.unspent-began >= maxWaiting {
 			break
 		}
-		for s.fill(try) { // keepalive has asked the reader just before OnMessage began
+		for s.fill(try) { // again if keepalive had asked the reader to leave just before OnMessage began
 		}
 		if len(s.ahead) == 0 && s.readErr == nil {
 			break
@@ -216,7 +217,7 @@ func (c *Conn) runAhead(try func(fd uintptr) bool) {
 	case nil, errPeerClosed, errPeerBroke, errOverran:
 	default:
 		s.heardOut = c.ctx.Err() == nil
-		defer c.kill(lost(err)) // after the turn is given back, for it may take its time
+		defer c.kill(lost(err)) // after the turn is given back, because it may take a while
 	}
 	s.turn.EndAhead()
 }
@@ -231,9 +232,9 @@ func (c *Conn) allow() bool {
 	return false
 }
 
-// spend counts n bytes that have come from the client against ByteRate. It is
-// asked as they come and not for whole messages, so that a large message that
-// takes its time is no burst.
+// spend counts n bytes that have come from the client against ByteRate. It counts bytes
+// as they come and not whole messages, so that a large message that comes slowly is no
+// burst.
 func (c *Conn) spend(n int) {
 	limit, burst := c.byteRate()
 	if n > 0 && limit > 0 && !c.flow.Spend(c.socket.lastRead.Load(), int64(n), limit, burst) {
@@ -258,7 +259,7 @@ func (c *Conn) tooFast(rule string, limit any) {
 	}
 }
 
-// readEnded sees to the end of the connection after that of reading.
+// readEnded ends the connection after reading has ended, or waits for its end.
 func (c *Conn) readEnded() {
 	switch err := c.socket.readErr; err {
 	case errPeerClosed: // the close frame has been answered
@@ -348,7 +349,8 @@ func (h *Hub) keepalive(ctx context.Context) {
 	}
 }
 
-// tick looks at the Conn's clocks. After a pause nobody is found silent.
+// tick looks at the Conn's clocks. After a pause of the process no client counts as
+// silent.
 func (c *Conn) tick(now, wall int64, paused bool) {
 	config := &c.hub.config
 	if expires := c.expires.Load(); expires != 0 && wall >= expires {

@@ -28,7 +28,7 @@ type receiptsRoom struct {
 	outMu sync.Mutex // below Conn.mu
 	out   []outgoingReport
 
-	wake wake.Signal // holds one
+	wake wake.Signal // for run
 }
 
 // An outgoingReport is a report on its way to the node that waits for it.
@@ -36,7 +36,7 @@ type outgoingReport struct {
 	receipts.Wanted
 	what    reported
 	counter uint64
-	conn    *Conn // reportTaken only: whose Session is to be told, or nil
+	conn    *Conn // reportTaken only: the Conn whose Session is to be reported, or nil
 }
 
 // maxReports is how many reports wait at most. More are dropped, and the node that
@@ -69,9 +69,9 @@ func (r *receiptsRoom) done(d *delivery) bool {
 	return d.call.Done()
 }
 
-// waiting says whether listed connections are left of which no node has spoken
-// (untaken), whether nodes are left that have not told theirs (awaiting), and which
-// nodes have connections that are waited for.
+// waiting says whether there are listed connections that no node has reported on
+// (untaken), and nodes that have not reported all of theirs (awaiting). nodes are those
+// that have connections which are waited for.
 func (r *receiptsRoom) waiting(d *delivery) (untaken, awaiting bool, nodes map[string]bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -168,7 +168,7 @@ func (r *receiptsRoom) send(ctx context.Context, out []outgoingReport) {
 		}
 		before := to.encoded
 		if to.encoded = p.append(before); len(to.encoded)-len(before) > maxListedBytes {
-			p.what = reportTaken // without a Session that no packet has room for
+			p.what = reportTaken // without the Session, which no packet has room for
 			to.encoded = p.append(before)
 		}
 		if to.n++; len(to.encoded) >= reportsSize {
@@ -244,29 +244,29 @@ const (
 	reportTaken      reported = iota + 1 // the message is for this Conn
 	reportTakenNamed                     // and this is its Session
 	reportReceived                       // a pong or an acknowledgement has come
-	reportMissed                         // none will
+	reportMissed                         // none will come
 	reportSpared                         // the target's filter leaves the Conn out
-	reportTold                           // all of this node's Conns have been told
+	reportTold                           // this node has reported on all of its Conns
 
-	// Of a probe, instead of reportTaken.
+	// For a probe, instead of reportTaken.
 
 	reportFull    // the Conn's queue has no room
 	reportHeld    // OnConnect has not returned
 	reportClosing // the Conn is being closed
 )
 
-// A receipt is what an envelope has of receipts.
+// A receipt is the part of an envelope that is about receipts.
 type receipt struct {
-	// Of kindFenced.
+	// kindFenced only.
 
 	within time.Duration // how long the sender waits
 	named  bool          // it wants to know Sessions
 
-	// Of kindReceipts.
+	// kindReceipts only.
 
-	encoded []byte // if they are to be sent: n reports
+	encoded []byte // n reports, if they are to be sent
 	n       int
-	reports []report // if they were decoded
+	reports []report // the reports, if they were decoded
 }
 
 func (r *receipt) append(b []byte) []byte {
@@ -306,7 +306,7 @@ func (p *report) append(b []byte) []byte {
 	return b
 }
 
-// decodeReports takes all reports of the node.
+// decodeReports decodes the reports of the node.
 func decodeReports(d *wire.Decoder, node string) *receipt {
 	r := &receipt{}
 	for n := d.Uvarint(); n > 0 && !d.Bad; n-- {

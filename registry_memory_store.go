@@ -20,7 +20,7 @@ type memoryStore struct {
 	topics     map[string]map[string]memoryValue // by topic and connection
 	gone       map[string]int64                  // users, and when the last session went
 	marks      map[string]memoryMark             // by topic: those that are watched
-	made       []Change                          // by the call that is under way
+	made       []Change                          // by the call that is running
 }
 
 // A memoryMark says that a topic is watched.
@@ -98,14 +98,14 @@ func (s *memoryStore) stamp(session *Session) {
 	session.Since = time.UnixMicro(since)
 }
 
-// presence sets Since and online of a value that is about to come under its
-// user's topic, and answers who is older.
+// presence sets Since and online of a value that is about to come under its user's topic,
+// and returns which sessions are older.
 func (s *memoryStore) presence(value *memoryValue, there map[string]memoryValue, most int) Added {
 	session := &value.session
 	own, again := there[session.ID]
 	first := session.Since.IsZero()
 	if first {
-		session.Since = own.session.Since // this Add is done once more
+		session.Since = own.session.Since // a repeated Add keeps its Since
 	}
 	s.stamp(session)
 	_, going := s.gone[session.User]

@@ -89,8 +89,8 @@ func NewRedisRegistry(rdb redis.UniversalClient, opts *RedisOptions) (*RedisRegi
 	return &RedisRegistry{r}, nil
 }
 
-// Close ends the calls that are under way, which then answer ErrClosed as
-// later ones do, and waits for them. It may be called twice.
+// Close ends the calls that are under way, and waits for them. They return ErrClosed, as
+// later ones do. Close may be called twice.
 func (r *RedisRegistry) Close() error { return r.redis.Close() }
 
 // Add implements [Registry.Add]: one script for each shard of an Entry, in
@@ -278,7 +278,7 @@ func encodeSession(s Session) redisregistry.Session {
 	return redisregistry.Session{ID: s.ID, User: s.User, Node: s.Node, Since: s.Since, Body: body}
 }
 
-// decodeSession is the opposite of encodeSession, or false if the body is none of
+// decodeSession is the opposite of encodeSession. It answers false if the body is not
 // herald's.
 func decodeSession(e redisregistry.Session) (s Session, ok bool) {
 	s = Session{ID: e.ID, User: e.User, Node: e.Node, Since: e.Since}

@@ -23,11 +23,11 @@ type connLog struct {
 	resume  protocol.Resume // what the client said
 	last    []string        // the ids of its last connections, the newest first
 
-	// A plain client's. The owner's.
+	// For a plain client. Used by the owner alone.
 
-	floor []history.Point // by partition: it gets only what is sent after it. Nil if there is none yet
+	floor []history.Point // by partition: the client gets only what is sent after it; nil until begin has set it
 
-	// The owner's.
+	// Used by the owner alone.
 
 	fence    *fence // goes behind the message that is queued next
 	expected int    // messages whose acknowledgement is a receipt, and that are not queued yet
@@ -37,8 +37,8 @@ type connLog struct {
 
 	welcomed bool // the welcome has been taken off the queue
 	gap      bool // a Gap stands in the queue for what was dropped
-	lines    int  // of what the queue's owner has taken, those frames that are no messages
-	replayed int  // bytes in the queue that were read from the log: they count for nothing
+	lines    int  // how many of the frames that the queue's owner has taken are no messages
+	replayed int  // bytes in the queue that were read from the log, and do not count against QueueBytes
 }
 
 // Resumed says whether the client has come back to where it was: it gets what it
@@ -75,7 +75,7 @@ func (k *keeping) newConnLog(c *Conn, r *http.Request) (*connLog, error) {
 	return l, nil
 }
 
-// begin has the Conn, which is in the index, get what is sent from now on.
+// begin makes the Conn, which is in the index, get what is sent from now on.
 func (l *connLog) begin(ctx context.Context) error {
 	if l.session != nil {
 		return l.session.Begin(ctx)
@@ -83,7 +83,7 @@ func (l *connLog) begin(ctx context.Context) error {
 	return l.k.driver.At(ctx, func(feeds history.Positions) { l.floor = slices.Clone(feeds[:len(l.k.logs.parts)]) })
 }
 
-// join has the Conn get what is sent to topics that it has joined just now.
+// join makes the Conn get what is sent to topics that it has just joined.
 func (l *connLog) join(ctx context.Context, topics []string) error {
 	if l.session == nil {
 		return nil
@@ -91,9 +91,9 @@ func (l *connLog) join(ctx context.Context, topics []string) error {
 	return l.session.Join(ctx, l.k.logs.partitions(topics)...)
 }
 
-// took hands a packet to the session of a client that can come back. It returns
-// whether that is all to be done: a plain Conn gets what is sent after its floor from
-// the caller, and nothing of what was sent before.
+// took hands a packet to the session of a client that can come back, and answers true.
+// For a plain Conn it answers true if the packet was sent before its floor, and is left
+// out. Otherwise the caller queues it.
 func (l *connLog) took(e *envelope, p *logged) bool {
 	if l.session == nil {
 		return p.Kept && l.sentBefore(p)
@@ -221,9 +221,9 @@ func headed(p *protocol.Frame, plain []byte) []byte {
 	return append(append(b, line...), payload...)
 }
 
-// put queues a frame, for which there always is room. As many of its bytes as
-// replayed says do not count against QueueBytes. If it has a key it takes the place of
-// the older one that waits, which was read from the log too.
+// put queues a frame, for which there is always room. replayed of its bytes do not count
+// against QueueBytes. If it has a key, it replaces the waiting frame with that key, which
+// was read from the log, too.
 func (l *connLog) put(frame []byte, replayed int, key *conflate.Key) {
 	c := l.c
 	c.mu.Lock()
@@ -255,12 +255,12 @@ func (l *connLog) put(frame []byte, replayed int, key *conflate.Key) {
 	}
 }
 
-// mayProbe says whether the client may send probes, which are answered beside
-// OnMessage.
+// mayProbe says whether the client may send probes, which are answered even while
+// OnMessage runs.
 func (c *Conn) mayProbe() bool { return c.queue.log.comesBack() }
 
-// control takes a client's message apart if it is text that begins with "@". It
-// returns the frame of what is the application's, or nil.
+// control takes a client's message apart if it is text that begins with "@". It returns
+// the frame of the application's message, or nil if there is none.
 func (l *connLog) control(message []byte) []byte {
 	if !l.comesBack() || message[0] != frame.Text {
 		return message
@@ -277,7 +277,7 @@ func (l *connLog) control(message []byte) []byte {
 	case c.Kind == protocol.Text:
 		b := frame.AppendHeader(make([]byte, 0, frame.MaxHeader+len(c.Text)), frame.Text, len(c.Text))
 		return append(b, c.Text...)
-	case !l.c.allow(): // what is the application's is counted when it is delivered
+	case !l.c.allow(): // a message of the application is counted when it is delivered
 	case c.Kind == protocol.Ack:
 		l.c.acknowledged(&c.Positions)
 	case c.Kind == protocol.Probe:
@@ -300,7 +300,7 @@ func (l *connLog) answer(n uint64) {
 // bare is the line of a message that is not kept.
 var bare = protocol.Frame{Frame: device.Frame{Kind: device.Message}}
 
-// A Gap in place of messages that were dropped, or that this node cannot read. Nobody
+// anyGap stands for messages that were dropped, or that this node cannot read. Nobody
 // knows since when.
 var anyGap = lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Gap}})
 
@@ -322,8 +322,8 @@ func (l *connLog) dropMessages(q *queue, enough func() bool) (dropped int) {
 	return dropped
 }
 
-// makeRoom does for a client that can come back what queue.makeRoom does. It goes on
-// until a quarter of the queue is free, because it has to look at all of it.
+// makeRoom is queue.makeRoom for a client that can come back. It goes on until a quarter
+// of the queue is free, because it has to look at all of it.
 func (l *connLog) makeRoom(q *queue, config *Config, n int) (dropped int, fits bool) {
 	dropped = l.dropMessages(q, func() bool {
 		return q.size() <= config.QueueMessages*3/4 && q.bytes+n <= config.QueueBytes*3/4
@@ -335,7 +335,7 @@ func (l *connLog) makeRoom(q *queue, config *Config, n int) (dropped int, fits b
 	return dropped, fits
 }
 
-// giveUp does for a client that can come back what queue.giveUp does.
+// giveUp is queue.giveUp for a client that can come back.
 func (l *connLog) giveUp(q *queue, n int) (given []waiting) {
 	l.dropMessages(q, func() bool {
 		if len(given) == n {
@@ -358,7 +358,7 @@ func (l *connLog) putGap(q *queue) {
 // greets says whether the welcome is still to come: nothing goes before it.
 func (l *connLog) greets() bool { return l.session != nil && !l.welcomed }
 
-// taken takes note that a frame has been taken off the queue.
+// taken notes that a frame has been taken off the queue.
 func (l *connLog) taken(f []byte) {
 	if l.session == nil {
 		return

@@ -69,7 +69,7 @@ func (h *Hub) shutdown(ctx context.Context) error {
 			err = fmt.Errorf("%d connections had not gone and were cut: %w", len(open), err)
 		}
 		close(h.cut)
-		// For their readers and OnDisconnect.
+		// Leave time for their readers and OnDisconnect.
 		end, cancel := context.WithDeadline(context.WithoutCancel(ctx), time.Now().Add(min(stopGrace, total/20)))
 		defer cancel()
 		waitFor(end, &h.wg)
@@ -112,12 +112,12 @@ func (h *Hub) drainConns(ctx context.Context, span time.Duration) {
 	}
 }
 
-// stopGrace is how long the end may take beyond Shutdown's context, and the
-// most that is kept for it of the time before.
+// stopGrace is how long the end may take beyond Shutdown's context, and at most how much
+// of the time before is kept for it.
 const stopGrace = 2 * time.Second
 
-// stop ends everything but the connections. A callback that does not return
-// holds up nothing for longer than ctx and stopGrace.
+// stop ends everything but the connections. A callback that does not return delays it by
+// no more than ctx and stopGrace.
 func (h *Hub) stop(ctx context.Context) error {
 	end, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -174,7 +174,7 @@ func waitFor(ctx context.Context, wg *sync.WaitGroup) error {
 	}
 }
 
-// tellGap has what is watched asked for again, and tells OnGap.
+// tellGap makes watched groups be listed again, and calls OnGap.
 func (h *Hub) tellGap(g Gap) {
 	h.watching.Doubt()
 	if h.config.OnGap != nil {
@@ -182,7 +182,7 @@ func (h *Hub) tellGap(g Gap) {
 	}
 }
 
-// telling returns what calls OnOnline or OnOffline, or nil if that is not set.
+// telling returns a function that calls OnOnline or OnOffline, or nil if that is not set.
 func (h *Hub) telling(name string, callback func(user string)) func(user string) {
 	if callback == nil {
 		return nil
@@ -208,7 +208,7 @@ func (h *Hub) run(c *Conn, call callbacks.Call, callback func()) (ok bool) {
 		if ok {
 			return
 		}
-		v := recover() // nil of runtime.Goexit
+		v := recover() // nil after runtime.Goexit
 		h.stats.panics.Add(1)
 		args := []any{slog.String("callback", call.Name), slog.Any("panic", v), slog.String("stack", string(debug.Stack()))}
 		if c != nil {
@@ -223,10 +223,10 @@ func (h *Hub) run(c *Conn, call callbacks.Call, callback func()) (ok bool) {
 	return true
 }
 
-// slowCallback is how long a callback may run before the log is told.
+// slowCallback is how long a callback may run before that is logged.
 const slowCallback = 30 * time.Second
 
-// tellSlow tells of the callbacks that run for too long, of each once.
+// tellSlow logs the callbacks that have run for too long, each once.
 func (h *Hub) tellSlow() {
 	for _, r := range h.callbacks.Slow(slowCallback) {
 		h.config.Logger.Warn("herald: a callback has not returned", slog.String("callback", r.Name),
@@ -234,10 +234,10 @@ func (h *Hub) tellSlow() {
 	}
 }
 
-// maxNamed is how many callbacks Shutdown names that it has waited for in vain.
+// maxNamed is how many of the callbacks that have not returned Shutdown names.
 const maxNamed = 5
 
-// nameRunning returns err with the callbacks that run.
+// nameRunning adds to err the callbacks that still run.
 func (h *Hub) nameRunning(err error) error {
 	running := h.callbacks.Running()
 	if err == nil || len(running) == 0 {

@@ -27,12 +27,12 @@ import (
 // How much is read at once.
 const (
 	readSize  = 4 << 10  // from plain TCP
-	largeRead = 64 << 10 // from plain TCP, of a message of which so much is to come
+	largeRead = 64 << 10 // from plain TCP, at most, while more than readSize of a message is to come
 	otherRead = 256      // from what is not plain TCP
 )
 
-// readBuffers and largeBuffers are for what comes from plain TCP connections. Only
-// those of which something is being read have one.
+// readBuffers and largeBuffers are for what comes from plain TCP connections. A
+// connection has one only while something that came is not taken apart.
 var (
 	readBuffers  = sync.Pool{New: func() any { b := make([]byte, readSize); return &b }}
 	largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeRead); return &b }}
@@ -44,14 +44,14 @@ type socket struct {
 	conn net.Conn
 	raw  syscall.RawConn // nil if conn is not plain TCP
 
-	lastRead atomic.Int64 // on clock: when bytes last came; 0 is not yet
-	unread   atomic.Int64 // on clock: since when the reader has not read, for OnMessage runs; 0 is that it reads
-	left     atomic.Int64 // bytes that are still read of a Conn that is closing; 0 while it is not
+	lastRead atomic.Int64 // on clock: when bytes last came; 0 if reading has not begun
+	unread   atomic.Int64 // on clock: since when OnMessage has kept the reader from reading; 0 if it reads
+	left     atomic.Int64 // how many bytes are still read if the Conn is closing; 0 while it is not
 
 	turn  turn.Turn
 	asked atomic.Bool // the reader need not be asked to leave: it has been, or there is none
 
-	// Of whoever has the turn.
+	// Used by whoever has the turn.
 
 	heardOut bool          // it was the client that began the close
 	place    netpoll.Place // in the Hub's poller, once it has been parked
@@ -62,8 +62,9 @@ type socket struct {
 	backlog  *backlog // nil until keepalive has read ahead
 }
 
-// fill reads once, and waits until something can be read. What came before has been
-// taken apart. It answers true if it has not read because the reader is asked to leave.
+// fill reads once, and waits until something can be read. All that came before must have
+// been taken apart. It answers true if it has read nothing because the reader was asked
+// to leave.
 func (s *socket) fill(try func(fd uintptr) bool) (asked bool) {
 	if s.raw != nil {
 		err := s.raw.Read(try)
@@ -91,7 +92,7 @@ func (s *socket) fill(try func(fd uintptr) bool) (asked bool) {
 	return false
 }
 
-// try makes one read of what has come; a buffer is had only for that.
+// try makes one read of what has come. It takes a buffer only for that.
 func (s *socket) try(fd uintptr) bool {
 	left := s.in.Left()
 	if left > readSize && s.in.Held() >= largeRead {
@@ -101,8 +102,8 @@ func (s *socket) try(fd uintptr) bool {
 		s.came(n, err)
 		return ok
 	}
-	// A large message gets its own memory after it has come: how much, nobody
-	// knows before.
+	// A large message gets memory of its own only as its bytes come, because nobody knows
+	// before how many will.
 	pool, most := &readBuffers, int64(readSize)
 	if left > readSize {
 		pool, most = &largeBuffers, min(left, largeRead)
@@ -118,7 +119,7 @@ func (s *socket) try(fd uintptr) bool {
 	return ok
 }
 
-// tryOnce is try for those who do not wait.
+// tryOnce is try for callers that do not wait.
 func (s *socket) tryOnce(fd uintptr) bool {
 	s.try(fd)
 	return true
@@ -154,15 +155,15 @@ func (s *socket) skip(n int) {
 	s.buffer = nil
 }
 
-// closingReads is how many bytes are read of a Conn that is closing, beside a
-// message of MaxMessageSize: what the client was sending when it was told, before
-// the close frame with which it answers. Many clients read nothing until their
-// message is out. A client that sends more is closed at CloseTimeout, without
-// having been heard. It must not be cut at once, because a reset takes from some
-// clients what they have not read, the close frame too.
+// closingReads is how many bytes, besides a message of MaxMessageSize, are read from a
+// client whose Conn is closing: what it was sending when it was told, before its own
+// close frame. Many clients read nothing until their message is out. If a client sends
+// more, nobody waits for its close frame, and the socket is closed at CloseTimeout. It
+// must not be closed at once, because a reset takes from some clients what they have not
+// read, the close frame too.
 const closingReads = 256 << 10
 
-// mayStillSend is how many bytes are read from c once it is closing. A client that
+// mayStillSend returns how many bytes are read from c once it is closing. A client that
 // has not been let in has not been asked for messages. The caller holds c.mu.
 func (c *Conn) mayStillSend() int64 {
 	if size := c.hub.config.MaxMessageSize; c.state == connOpen && size > 0 {
@@ -178,13 +179,13 @@ var (
 	errPeerBroke  = errors.New("the client has broken the protocol")
 )
 
-// reclaim gives the turn back to the reader, which has lent it for OnMessage.
+// reclaim takes the turn back for the reader, which has lent it while OnMessage ran.
 func (s *socket) reclaim() {
 	switch over := s.turn.Reclaim(); {
 	case over == nil:
 	case s.raw != nil:
 		<-over
-	default: // it waits for bytes; net/http ends its own reads in this way
+	default: // whoever has it waits for bytes; net/http ends its own reads in this way
 		s.conn.SetReadDeadline(time.Unix(1, 0))
 		<-over
 		s.conn.SetReadDeadline(time.Time{})
@@ -211,9 +212,9 @@ func (s *socket) ask() {
 }
 
 // park leaves the Conn, whose turn the caller has, to the Hub's poller: it has no
-// goroutine and no buffer until something comes. park answers whether the caller is
-// done with the Conn. A Conn is not parked while something is half read, while it is
-// closing, or if the system refuses it.
+// goroutine and no buffer until something comes. park answers whether the caller is done
+// with the Conn. A Conn is not parked while a frame or a message is half read, while it
+// is closing, or if the system refuses it.
 func (c *Conn) park() bool {
 	s, poller := &c.socket, c.hub.poller
 	if s.raw == nil || s.readErr != nil || len(s.ahead) > 0 || !s.in.Idle() || c.isClosing() {
@@ -226,11 +227,12 @@ func (c *Conn) park() bool {
 	}
 	s.backlog = nil
 	s.turn.Pass(turn.Parked)
-	// From now on the turn may be another's. If kill has woken a Conn that is refused, the caller is done too.
+	// From now on another may have the turn. If the Conn is refused and kill has woken
+	// it, the caller is done too.
 	return poller.Arm(ticket, s.raw) || !s.turn.Exchange(turn.Parked, turn.Reader)
 }
 
-// logUnparked tells why a quiet Conn is not parked.
+// logUnparked logs why a quiet Conn is not parked.
 func (h *Hub) logUnparked(err error) {
 	h.config.Logger.Warn("herald: idle connections keep a goroutine each; is fs.epoll.max_user_watches too low?", slog.Any("err", err))
 }
@@ -267,28 +269,27 @@ func (c *Conn) poll() {
 	go c.read(m)
 }
 
-// An upgradeWriter is the ResponseWriter that the library upgrades. Its Hijack
-// gives the connection to the Conn, and to the library one that it can only close.
+// An upgradeWriter is the ResponseWriter that the library upgrades. Its Hijack gives the
+// connection to the Conn, and gives the library one that it can only close.
 //
-// It holds back the 101 until ready, which runs when the library has found
-// nothing wrong with the request, has returned nil: so a client whose
-// handshake is over is known to the cluster. And it writes the 101 itself, past
-// the host's middleware: gin, and what compresses in echo, keep a status until
-// a body comes, which is never.
+// It holds back the 101 until ready has returned nil. ready runs once the library has
+// found nothing wrong with the request. So a client whose handshake is over is known to
+// the cluster. It also writes the 101 itself, past the host's middleware: gin, and echo's
+// compression, keep a status until a body comes, and none ever does.
 type upgradeWriter struct {
 	http.ResponseWriter
 	c     *Conn
 	ready func() *HTTPError
 
-	extensions string     // that are agreed on
-	refusal    *HTTPError // ready's
+	extensions string     // those agreed on
+	refusal    *HTTPError // what ready returned
 }
 
 // Unwrap is for http.ResponseController.
 func (w *upgradeWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// WriteHeader leaves the 101 to Hijack. If that could not be written the client
-// has gone, and the library's 500 with it: net/http would log each of them.
+// WriteHeader leaves the 101 to Hijack. If the 101 could not be written, the client has
+// gone, and the library's 500 is dropped, because net/http would log it.
 func (w *upgradeWriter) WriteHeader(status int) {
 	switch {
 	case status == http.StatusSwitchingProtocols, w.c.socket.conn != nil:
@@ -357,14 +358,14 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return stub, bufio.NewReadWriter(bufio.NewReaderSize(stub, 1), bufio.NewWriterSize(io.Discard, 1)), nil
 }
 
-// A finished connection is what the library has after the handshake, and closes.
+// A finished is the connection that the library gets after the handshake, and closes.
 type finished struct{ net.Conn }
 
 func (finished) Read([]byte) (int, error) { return 0, io.EOF }
 func (finished) Close() error             { return nil }
 
-// notAsIs are the headers that a 101 must not have (RFC 9110 sections 6.4.1 and 8.6),
-// and those that it has in another spelling.
+// notAsIs are the headers that a 101 must not have (RFC 9110 sections 6.4.1 and 8.6), and
+// those that are written in another spelling.
 var notAsIs = map[string]bool{
 	"Content-Length": true, "Transfer-Encoding": true,
 	"Sec-Websocket-Accept": true, "Sec-Websocket-Protocol": true,
@@ -377,7 +378,7 @@ const (
 	messageCost = 128
 )
 
-// A backlog is what was read while OnMessage ran, and is not delivered.
+// A backlog is what was read while OnMessage ran, and is not delivered yet.
 type backlog struct {
 	messages ring.Ring[[]byte] // frames
 	size     int

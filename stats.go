@@ -31,8 +31,8 @@ type Stats struct {
 
 	OpenGaps          int           // gaps that are not over: one for all topics, or one for each topic concerned
 	OpenGapFor        time.Duration // since the first of them began
-	BusRoundTrip      time.Duration // of the heartbeat that came back last; 0 is none yet
-	ProofAge          time.Duration // since that heartbeat was sent, which proved that the Bus works; 0 is none yet
+	BusRoundTrip      time.Duration // of the heartbeat that came back last; 0 if none has
+	ProofAge          time.Duration // since that heartbeat was sent, which proved that the Bus works; 0 if none has
 	RegistryRoundTrip time.Duration // of the last call of the Registry
 	LeaseAge          time.Duration // since the lease was renewed; at Config.Lease it has run out
 
@@ -159,11 +159,11 @@ type ConnStats struct {
 	Dropped     int           // messages that its queue gave up or had no room for, while it was open
 	Unconfirmed int           // messages of Deliver, and probes, whose receipt has not come
 	Oldest      time.Duration // about how long the oldest of them has waited: the queue measures only one message at a time
-	LastWrite   time.Time     // when the kernel last took something; zero is never
-	LastRead    time.Time     // when something last came from the client, or herald last began to wait for it, after OnConnect or OnMessage; zero is not yet
+	LastWrite   time.Time     // when the kernel last took something; zero if it never has
+	LastRead    time.Time     // when something last came from the client, or herald last began to wait for it, after OnConnect or OnMessage; zero until then
 }
 
-// since returns how long ago a moment on clock was; 0 was never.
+// since returns how long ago a moment on clock was, or 0 if the moment is 0.
 func since(at int64) time.Duration {
 	if at == 0 {
 		return 0
@@ -188,7 +188,7 @@ type counters struct {
 	droppedFull, droppedBudget, droppedClosed, droppedVolatile atomic.Uint64
 	conflated                                                  atomic.Uint64
 	written                                                    atomic.Uint64 // by drains; the writers count theirs
-	bytesReceived, bytesWritten                                atomic.Uint64 // bytesWritten too
+	bytesReceived, bytesWritten                                atomic.Uint64 // bytesWritten by drains, too
 
 	gaps, resets, mended    atomic.Uint64
 	callsRefused, strangers atomic.Uint64
@@ -206,7 +206,7 @@ type counters struct {
 	closed map[StatusCode]uint64
 }
 
-// ended counts the end of a Conn that was let in, and how it ended before that.
+// ended counts how a Conn that was let in has ended, and then that it has.
 func (s *counters) ended(cause error) {
 	var closed *CloseError
 	switch {

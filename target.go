@@ -81,7 +81,7 @@ func (t Target) topics() []string {
 	return topics
 }
 
-// check says whether the target can be used.
+// check returns an error if the target cannot be used.
 func (t *Target) check() error {
 	if t.kind == 0 {
 		return fmt.Errorf("%w: target: must come from User, Group, Connection or Everyone", ErrInvalid)
@@ -108,7 +108,8 @@ func (t *Target) check() error {
 	return nil
 }
 
-// checkNames says whether one call may have the ids, the groups and the filter.
+// checkNames returns an error if one call may not have the ids, the groups and the
+// filter.
 func (t *Target) checkNames(ids, groups []string) error {
 	return checkNames(t.except, t.exceptUsers, t.platforms, ids, groups)
 }
@@ -120,7 +121,7 @@ const (
 	maxListedBytes = 1 << 20
 )
 
-// checkNames says whether one envelope may list so many names.
+// checkNames returns an error if one envelope may not list that many names.
 func checkNames(lists ...[]string) error {
 	count, bytes := 0, 0
 	for _, list := range lists {
@@ -138,8 +139,8 @@ func checkNames(lists ...[]string) error {
 	return nil
 }
 
-// checkSend says whether a message may go to the target. The users and groups of
-// a message need no bound, because its packets do not list them.
+// checkSend returns an error if a message may not go to the target. The users and groups
+// of a message need no bound, because its packets do not list them.
 func (t *Target) checkSend() error {
 	switch {
 	case t.kind == targetConnection:
