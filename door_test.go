@@ -21,8 +21,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// upgradeRequest returns a request for an upgrade, as it should be but for
-// change.
+// upgradeRequest returns a valid upgrade request, after change has modified it.
 func upgradeRequest(change func(r *http.Request)) *http.Request {
 	r := httptest.NewRequest("GET", "http://test/?user=u", nil)
 	for name, value := range map[string]string{
@@ -37,7 +36,7 @@ func upgradeRequest(change func(r *http.Request)) *http.Request {
 	return r
 }
 
-// A subscribingBus counts the topics that it is to subscribe to.
+// A subscribingBus counts the topics that it is asked to subscribe to.
 type subscribingBus struct {
 	*MemoryBus
 	topics atomic.Int64
@@ -48,8 +47,8 @@ func (b *subscribingBus) Subscribe(ctx context.Context, topics ...string) error 
 	return b.MemoryBus.Subscribe(ctx, topics...)
 }
 
-// What is no handshake, or comes from another site's page, is refused before
-// it costs an Authenticate or a subscription.
+// A request that is no handshake, or comes from a page of another site, is refused
+// before it costs an Authenticate or a subscription.
 func TestBadRequestsCostNothing(t *testing.T) {
 	const each = 100
 	bus := &subscribingBus{MemoryBus: NewMemoryNetwork().Bus()}
@@ -114,8 +113,8 @@ func TestBadRequestsCostNothing(t *testing.T) {
 	}
 }
 
-// A page of the Hub's own host may connect, and one that OriginPatterns match;
-// equal default ports make one origin. internal/origin has all cases.
+// A page may connect if it is of the Hub's own host, or if OriginPatterns match it.
+// A default port may be left out. The tests of internal/origin have all cases.
 func TestOriginRule(t *testing.T) {
 	h := newHub(t, Config{OriginPatterns: []string{"https://good.example:443", "[::1]:3000", "null"}})
 	for _, test := range []struct {
@@ -146,8 +145,8 @@ func TestOriginRule(t *testing.T) {
 	}
 }
 
-// BenchmarkHeaders tells what a handshake's longest lists cost before they are
-// refused, or are handed to the library.
+// BenchmarkHeaders measures what the longest lists in a handshake cost before they
+// are refused or handed to the library.
 func BenchmarkHeaders(b *testing.B) {
 	for name, tokens := range map[string]int{"1 MB": 500_000, "the longest": maxHandshakeList - 1} {
 		b.Run(name, func(b *testing.B) {
@@ -165,15 +164,14 @@ func BenchmarkHeaders(b *testing.B) {
 	}
 }
 
-// An unwilling one is a hijacker only at first sight.
+// unwilling has the method of an http.Hijacker, which fails.
 type unwilling struct{ http.ResponseWriter }
 
 func (unwilling) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return nil, nil, http.ErrNotSupported
 }
 
-// knock makes a handshake from the address, and returns the status of the
-// answer.
+// knock sends a handshake from the address, and returns the status of the answer.
 func (r *rig) knock(addr string, change func(r *http.Request)) int {
 	w := httptest.NewRecorder()
 	r.ServeHTTP(w, upgradeRequest(func(r *http.Request) {
@@ -185,7 +183,7 @@ func (r *rig) knock(addr string, change func(r *http.Request)) int {
 	return w.Code
 }
 
-// What one address sends, right or wrong, leaves the others their share of
+// Whatever one address sends, valid or not, the others keep their share of
 // HandshakeRate.
 func TestFloodOfOneAddress(t *testing.T) {
 	for name, change := range map[string]func(r *http.Request){
@@ -221,8 +219,8 @@ func TestFloodOfOneAddress(t *testing.T) {
 	}
 }
 
-// Handshakes that Authenticate keeps waiting are bounded, on the node and for
-// each address.
+// The number of handshakes that wait in Authenticate is bounded, on the node and
+// for each address.
 func TestSlowAuthenticate(t *testing.T) {
 	const requests = 5_000
 	for _, addrs := range []int{1, requests} {
@@ -260,7 +258,7 @@ func TestSlowAuthenticate(t *testing.T) {
 	}
 }
 
-// A node that is full does not ask Authenticate.
+// A full node refuses without calling Authenticate.
 func TestFullNodeAsksNobody(t *testing.T) {
 	var asked atomic.Int64
 	r := newRig(t, Config{MaxConns: 1, Authenticate: func(r *http.Request) (Identity, error) {
@@ -280,7 +278,7 @@ func TestFullNodeAsksNobody(t *testing.T) {
 }
 
 // A node that is not ready answers with a plain 503, whatever RejectAfterUpgrade
-// says, and asks Authenticate for nobody.
+// says, and does not call Authenticate.
 func TestNotReadyIsPlain(t *testing.T) {
 	bus := NewMemoryNetwork().Bus()
 	var asked atomic.Int64
@@ -299,8 +297,8 @@ func TestNotReadyIsPlain(t *testing.T) {
 	r.clean()
 }
 
-// One account that comes and goes without end costs the cluster no more than
-// its rate.
+// An account that connects and disconnects without end costs the cluster no more
+// than its rate.
 func TestOneAccountComesAndGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var online atomic.Int64
@@ -341,8 +339,8 @@ func TestOneAccountComesAndGoes(t *testing.T) {
 	})
 }
 
-// Behind a proxy Config.ClientAddr says who stands there; IPv6 counts by its
-// /64, for a client has all of it.
+// Behind a proxy, Config.ClientAddr tells one client from another. IPv6 addresses
+// count by their /64, because a client has all of it.
 func TestClientAddr(t *testing.T) {
 	for _, test := range []struct{ a, b string }{
 		{"192.0.2.1:1", "192.0.2.1:2"},
@@ -384,8 +382,8 @@ func TestClientAddr(t *testing.T) {
 	}
 }
 
-// The log says once that a proxy seems to stand before the node and that
-// nothing tells it from its clients.
+// The log warns once if a proxy seems to stand before the node, and no ClientAddr
+// tells its clients apart.
 func TestProxyIsSuspected(t *testing.T) {
 	for name, clientAddr := range map[string]func(*http.Request) string{"unset": nil, "set": func(*http.Request) string { return "a" }} {
 		logger, log := newLog()
@@ -409,8 +407,8 @@ func TestProxyIsSuspected(t *testing.T) {
 	}
 }
 
-// The log says once a minute what refuses a browser behind a proxy that is not
-// set up, and what to do.
+// If a proxy that is not set up for WebSockets gets browsers refused, the log says
+// once a minute what refuses them, and what to do.
 func TestRefusalsAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logger, log := newLog()
@@ -443,7 +441,8 @@ func TestRefusalsAreTold(t *testing.T) {
 	})
 }
 
-// It says so too if it is slow handshakes, and not many, that are refused.
+// The log warns of a proxy also if handshakes are refused because they are slow,
+// not because they are many.
 func TestProxyIsSuspectedOfSlowHandshakes(t *testing.T) {
 	logger, log := newLog()
 	release, asked := make(chan struct{}), make(chan struct{})
@@ -470,8 +469,8 @@ func TestProxyIsSuspectedOfSlowHandshakes(t *testing.T) {
 	}
 }
 
-// A client may send ByteRate, and a message of MaxMessageSize at once; it is
-// told if it sends more. Time stands still while it does not sleep.
+// A client may send ByteRate, and one message of MaxMessageSize at once. If it
+// sends more, it is closed with the reason. Time stands still except in Sleep.
 func TestByteRate(t *testing.T) {
 	const rate, size = 100 << 10, 30 << 10
 	message := wsraw.Frame{Fin: true, Opcode: wsraw.Binary, Payload: make([]byte, size)}.Bytes()
@@ -506,7 +505,7 @@ func TestByteRate(t *testing.T) {
 				r := newPipeRig(t, config)
 				c := r.pipe("")
 				reason := make(chan string, 1)
-				go func() { // it does not answer: who writes may be blocked until the server hangs up
+				go func() { // the client does not answer, and its writes block until the server hangs up
 					closed, err := c.ReadClose()
 					if err != nil {
 						closed = &wsraw.Closed{}
@@ -533,8 +532,8 @@ func TestByteRate(t *testing.T) {
 	}
 }
 
-// What a client has sent at its rate while OnMessage took its time is no burst:
-// it waits in the kernel, and is read at once.
+// Messages that a client sent at its rate while OnMessage took its time are no
+// burst, although they have waited in the kernel and are read at once.
 func TestByteRateAfterSlowCallback(t *testing.T) {
 	const rate, size = 100 << 10, 10 << 10
 	slow := true
@@ -569,8 +568,8 @@ func pieces(b []byte, n int) (all [][]byte) {
 	return all
 }
 
-// One who sends much to a room is closed, and not those in the room who take
-// it more slowly.
+// A client that sends too much to a room is closed, but not the members of the room
+// that read more slowly.
 func TestRoomOutlivesFastSender(t *testing.T) {
 	var h *Hub
 	r := newRig(t, Config{
@@ -579,7 +578,7 @@ func TestRoomOutlivesFastSender(t *testing.T) {
 	})
 	h = r.Hub
 	for range 5 {
-		r.connectSmall(false, "user=slow&groups=room") // it takes next to nothing
+		r.connectSmall(false, "user=slow&groups=room") // it reads next to nothing
 	}
 	r.await("the room", func() bool { return r.Stats().Conns == 5 })
 	for c := range r.Conns() {

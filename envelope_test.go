@@ -25,7 +25,8 @@ import (
 	"github.com/heraldgo/herald/internal/wire"
 )
 
-// extend puts extensions into an encoded envelope: tags with their values.
+// extend puts extensions into an encoded envelope. They alternate between a tag and
+// its value.
 func extend(b []byte, extensions ...any) []byte {
 	var section []byte
 	for i := 0; i < len(extensions); i += 2 {
@@ -37,8 +38,8 @@ func extend(b []byte, extensions ...any) []byte {
 	return append(wire.AppendString(b[:3:3], string(section)), b[3:]...)
 }
 
-// A node skips the extensions that it does not know, whatever they carry, and
-// says of critical ones that it can not.
+// A node skips the extensions that it does not know, whatever they carry, unless
+// they are critical: those it refuses.
 func TestExtensions(t *testing.T) {
 	for _, e := range envelopes() {
 		b := e.encode()
@@ -69,8 +70,8 @@ func TestExtensions(t *testing.T) {
 	}
 }
 
-// The key of a message travels beside what others add, and an older node skips it. Each
-// packet of one Send has the same.
+// The key of a message travels beside the extensions that others add, and an older
+// node skips it. All packets of one Send have the same key.
 func TestEnvelopeKey(t *testing.T) {
 	h := newHub(t, Config{})
 	var o outgoing
@@ -101,7 +102,7 @@ func TestEnvelopeKey(t *testing.T) {
 	}
 }
 
-// envelopes are one of each kind.
+// envelopes returns at least one envelope of each kind.
 func envelopes() []envelope {
 	f := filter{[]string{"n.1", "n.2"}, []string{"42"}, []string{"ios", ""}, true}
 	text := Message{data: []byte("héllo"), text: true} // as it is decoded
@@ -140,8 +141,8 @@ func encodedReports(reports ...report) *receipt {
 // fuzzFrame is the largest frame that these tests take.
 const fuzzFrame = 1 << 17
 
-// decodeAgain is decodeEnvelope, with the message in place of its frame: what
-// encode would make b from.
+// decodeAgain is decodeEnvelope, but with the message in place of its frame, so
+// that encoding the result gives b again.
 func decodeAgain(b []byte) (envelope, error) {
 	e, err := decodeEnvelope(b, fuzzFrame)
 	if err == nil && e.kind == kindReceipts {
@@ -155,8 +156,8 @@ func decodeAgain(b []byte) (envelope, error) {
 	return e, err
 }
 
-// What a node writes, every node reads as it was; what is cut or has more at
-// its end is refused, or is another whole message, and never a panic.
+// Every node reads an envelope as it was written. One that is cut short, is of
+// another version, or has a byte too many is refused.
 func TestEnvelope(t *testing.T) {
 	for _, e := range envelopes() {
 		b := e.encode()
@@ -182,12 +183,13 @@ func TestEnvelope(t *testing.T) {
 	}
 }
 
-// A node takes all that another may send, and no more.
+// A node takes the largest envelopes that another may send, and none that is
+// larger.
 func TestEnvelopeBounds(t *testing.T) {
 	padded := func(header int) []byte { // with a frame of 3 bytes
 		e := envelope{kind: kindMessage, filter: filter{exceptUsers: []string{"x"}}, message: Binary([]byte("x"))}
 		one := len(e.encode()) - 3
-		e.filter.exceptUsers[0] = strings.Repeat("x", header-one-1) // its length has two more bytes than that of one
+		e.filter.exceptUsers[0] = strings.Repeat("x", header-one-1) // the length of this string takes two bytes more than that of "x"
 		return e.encode()
 	}
 	known := (&envelope{kind: kindMessage, volatile: true, copies: true, sender: "n", filter: filter{on: true}, message: Binary(nil)}).encode()
@@ -230,10 +232,10 @@ func TestEnvelopeBounds(t *testing.T) {
 	}
 }
 
-// What was packed for a Send is packed into again, if it is not large.
+// The memory that a Send packed its packets in is used again, unless it is large.
 func TestOutgoingRelease(t *testing.T) {
 	again := func(data, packets int) bool {
-		for range 100 { // a pool may forget what it has
+		for range 100 { // a pool may drop what it holds
 			o := &outgoing{make([]Packet, packets), make([]byte, data)}
 			o.release()
 			if outgoings.Get() == any(o) {
@@ -247,7 +249,8 @@ func TestOutgoingRelease(t *testing.T) {
 	}
 }
 
-// Every flag that is known is understood, with all others, and no other is.
+// Every known flag is understood, also together with all others, and no other flag
+// is.
 func TestEnvelopeFlags(t *testing.T) {
 	e := envelope{
 		kind: kindMessage, volatile: true, copies: true, sender: "node", id: 1,
@@ -269,7 +272,7 @@ func TestEnvelopeFlags(t *testing.T) {
 	}
 }
 
-// All names that an envelope lists count.
+// names counts the names in all lists of an envelope.
 func TestEnvelopeNames(t *testing.T) {
 	list := func(n int) []string { return make([]string, n) }
 	e := envelope{
@@ -281,8 +284,8 @@ func TestEnvelopeNames(t *testing.T) {
 	}
 }
 
-// Nodes of version 1 know no questions, nor what came with them or later, and there is
-// no target beyond everyone.
+// Nodes of version 1 do not know questions, statements and probes, so these are
+// sent as version 2. No target comes after targetEveryone.
 func TestQuestions(t *testing.T) {
 	for _, e := range envelopes() {
 		want := byte(1)
@@ -301,8 +304,8 @@ func TestQuestions(t *testing.T) {
 	}
 }
 
-// Packets say that a Conn may get several of them only if there are several, and
-// what is fenced stays so.
+// A packet says that a Conn may get the message in several copies only if that can
+// happen, and a fenced message stays fenced.
 func TestPack(t *testing.T) {
 	h := newHub(t, Config{})
 	for _, test := range []struct {
@@ -359,7 +362,8 @@ func TestEnvelopeOfTheLargest(t *testing.T) {
 	}
 }
 
-// A packet of a log is an envelope to a node that knows nothing of logs.
+// To a node that knows nothing of logs, a packet of a log is an envelope like any
+// other.
 func TestEnvelopeWithPlace(t *testing.T) {
 	for _, e := range envelopes() {
 		plain := e.encode()
@@ -412,8 +416,7 @@ func FuzzEnvelope(f *testing.F) {
 	})
 }
 
-// A message that a client has sent goes to others without being copied or checked
-// again.
+// A client's message is passed on without being copied or checked again.
 func TestMessageReceived(t *testing.T) {
 	for _, sent := range []Message{Text(""), Text("é"), Binary([]byte("\xff")), Text(strings.Repeat("x", 126)), Text(strings.Repeat("x", 1<<16))} {
 		b := sent.frame()
@@ -436,7 +439,7 @@ func TestMessageReceived(t *testing.T) {
 	}
 }
 
-// Nobody can change a text by its bytes.
+// Changing the result of Bytes does not change a text message.
 func TestMessageBytes(t *testing.T) {
 	for _, m := range []Message{Text("text"), Text(""), Binary([]byte("text")), JSON("text"), received(Text("text").frame())} {
 		want := m.String()
@@ -469,8 +472,8 @@ func TestCloseFrame(t *testing.T) {
 	}
 }
 
-// A filter lets through, and leaves out, the same Conns as by its words, and
-// makes nothing anew for each of them.
+// A sieve lets through the same Conns as the filter that it is made of, and
+// allocates nothing for each of them.
 func TestSieve(t *testing.T) {
 	h := newHub(t, Config{})
 	for counter := range uint64(20) {
@@ -510,7 +513,8 @@ func names(n int) []string {
 	return list
 }
 
-// hostilePackets are what no node sends, whatever its application asks for.
+// hostilePackets returns packets that no node sends, whatever its application asks
+// for.
 func hostilePackets(h *Hub) map[string]Packet {
 	frame := Text("x").frame()
 	const many = 16 << 20
@@ -530,7 +534,7 @@ func hostilePackets(h *Hub) map[string]Packet {
 	}
 }
 
-// They are counted and make a Gap, and cost neither memory nor time.
+// Hostile packets are counted, make a Gap, and cost neither memory nor time.
 func TestHostilePackets(t *testing.T) {
 	var gaps atomic.Uint64
 	r := newRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: NewMemoryRegistry(), OnGap: func(Gap) { gaps.Add(1) }})
@@ -562,7 +566,7 @@ func TestHostilePackets(t *testing.T) {
 	}
 }
 
-// What a node would refuse is not sent: the caller is told which rule it is.
+// A call that other nodes would refuse is not sent. The error names the rule.
 func TestCallsOverTheBounds(t *testing.T) {
 	h := newHub(t, Config{})
 	ctx := t.Context()
@@ -600,8 +604,8 @@ func TestCallsOverTheBounds(t *testing.T) {
 	}
 }
 
-// A call that would change more than a node's share of memberships is answered
-// with an error, and changes none.
+// A Join that would add more memberships than one call may change on a node is
+// answered with an error, and adds none.
 func TestCallOverTheChanges(t *testing.T) {
 	rigs := newPair(t, false, Config{})
 	const conns = 200
@@ -622,7 +626,7 @@ func TestCallOverTheChanges(t *testing.T) {
 	}
 }
 
-// A call that names a Conn many times is about it once.
+// A call that names a Conn several times still applies to it once.
 func TestConcernedOnce(t *testing.T) {
 	r := newRig(t, Config{})
 	r.connect("user=a&groups=g,h")
@@ -638,11 +642,11 @@ func TestConcernedOnce(t *testing.T) {
 	}
 }
 
-// What waits to be applied is bounded in bytes: calls over that are counted, and
-// not answered.
+// The calls that wait to be applied are bounded in bytes. Calls above the bound are
+// counted, and not answered.
 func TestFloodOfCalls(t *testing.T) {
 	h := newHub(t, Config{})
-	s := newCalls(h.id, &h.config, h.index, h.follower, h.presence, h.publish, h.stopped, &h.stats) // nobody applies what it gets
+	s := newCalls(h.id, &h.config, h.index, h.follower, h.presence, h.publish, h.stopped, &h.stats) // nobody applies what is in its queue
 	user := strings.Repeat("x", 1<<10)
 	ids := make([]string, 1000)
 	for i := range ids {
@@ -664,12 +668,12 @@ func TestFloodOfCalls(t *testing.T) {
 	}
 }
 
-// A small message behind a large header does not hold that while it waits.
+// A small message that waits in a queue does not keep a large header in memory.
 func TestQueuedFrameHoldsNoHeader(t *testing.T) {
 	r := newRig(t, Config{WriteTimeout: time.Hour})
 	r.connect("user=a")
 	c := r.only()
-	c.mu.Lock() // nothing is written meanwhile
+	c.mu.Lock() // a drain that never runs: nothing is written
 	c.queue.owner = ownerDrain
 	c.mu.Unlock()
 	filter := filter{exceptUsers: []string{strings.Repeat("x", maxListedBytes)}}
@@ -689,8 +693,8 @@ func TestQueuedFrameHoldsNoHeader(t *testing.T) {
 	c.kill(ErrClosed)
 }
 
-// Conns join and leave groups, some of them many, in any order. The index says
-// of each Conn and of each topic what a plain map says.
+// Conns join and leave groups, many groups among them, in any order. For each Conn
+// and each topic, the index agrees with a plain map.
 func TestIndexAgainstMaps(t *testing.T) {
 	h := newHub(t, Config{})
 	for seed := range uint64(20) {
@@ -782,8 +786,8 @@ func checkIndex(t *testing.T, x *index, conns []*Conn, want []map[string]bool) {
 	}
 }
 
-// Who is in many groups, and joins them one by one, makes no list of them for
-// each.
+// If a Conn that is in many groups joins one more, no list of its groups is made to
+// count them.
 func TestManyGroupsAreCountedInPlace(t *testing.T) {
 	h := newHub(t, Config{})
 	c := h.newConn(httptest.NewRequest("GET", "/", nil), Identity{User: "u"})
@@ -805,7 +809,7 @@ func TestManyGroupsAreCountedInPlace(t *testing.T) {
 	h.index.remove(c)
 }
 
-// Groups that a Conn joins while they are counted count once.
+// Groups that a Conn joins while they are being counted are counted once.
 func TestGroupsAreCountedOnce(t *testing.T) {
 	h := newHub(t, Config{})
 	c := h.newConn(httptest.NewRequest("GET", "/", nil), Identity{User: "u"})

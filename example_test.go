@@ -103,7 +103,7 @@ func ExampleHub_Send() {
 	// Output: sent
 }
 
-// Groups: who joins gets what is sent after Join returned.
+// Groups: whoever joins gets all messages that are sent after Join has returned.
 func ExampleHub_Join() {
 	hub, _ := herald.New(herald.Config{Authenticate: whoIs})
 	server := httptest.NewServer(hub)
@@ -128,7 +128,7 @@ func ExampleHub_Join() {
 	// 2 in the room
 }
 
-// Disconnect reaches every node, and spares who logs in after it.
+// Disconnect reaches every node, and spares clients that log in after it.
 func ExampleHub_Disconnect() {
 	hub, _ := herald.New(herald.Config{Authenticate: whoIs})
 	server := httptest.NewServer(hub)
@@ -148,7 +148,7 @@ func ExampleHub_Disconnect() {
 	// online: false
 }
 
-// Two nodes in one process and no broker: for tests of code that makes its hubs
+// Two nodes in one process and no broker, for tests of code that makes its hubs
 // itself.
 func ExampleMemoryNetwork() {
 	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
@@ -175,7 +175,8 @@ func ExampleMemoryNetwork() {
 	// Output: hello from the other node
 }
 
-// The README's program is examples/hello, so it builds and runs, and is short.
+// The README's program is the one in examples/hello, which builds and runs, and it
+// is short.
 func TestReadmeProgram(t *testing.T) {
 	read := func(file string) string {
 		b, err := os.ReadFile(file)

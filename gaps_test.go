@@ -21,8 +21,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// A packet that cannot be understood is a loss that may have been anyone's
-// whom its topic concerns, at any time since the Bus last proved that it works.
+// A packet that cannot be understood makes a Gap for everyone whom its topic
+// concerns, since the Bus last proved that it works.
 func TestMalformedMakesGap(t *testing.T) {
 	got := make(chan Gap, 1)
 	r := newRig(t, Config{OnGap: func(g Gap) { got <- g }})
@@ -58,7 +58,7 @@ func TestMalformedMakesGap(t *testing.T) {
 	}
 }
 
-// No message is lost with a heartbeat.
+// A lost heartbeat is no lost message, so it makes no Gap.
 func TestHeartbeatIsNoGap(t *testing.T) {
 	h := newHub(t, Config{})
 	g := newGaps(h.index.nameOf, &h.stats, h.config.Logger, nil)
@@ -74,8 +74,9 @@ func TestHeartbeatIsNoGap(t *testing.T) {
 	}
 }
 
-// A log that looks whole does not keep the Hub from telling a loss that the log cannot
-// know of, from when it began, whatever the log has proved since. Other losses it fills.
+// If the Bus tells of a loss that the log cannot know of, the Hub reports it from
+// its beginning, even if the log looks whole and has proved itself since. The log
+// makes up for other losses.
 func TestHiddenLossIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []Gap
@@ -84,7 +85,7 @@ func TestHiddenLossIsTold(t *testing.T) {
 			Bus: bus, Registry: NewMemoryRegistry(), Retention: time.Hour,
 			OnGap: func(g Gap) { told = append(told, g) },
 		})
-		time.Sleep(time.Minute) // fences have been heard
+		time.Sleep(time.Minute) // fences are heard meanwhile
 		since := time.Now().Add(-30 * time.Second)
 		for _, hidden := range []bool{false, true, false} {
 			told = nil
@@ -100,9 +101,9 @@ func TestHiddenLossIsTold(t *testing.T) {
 	})
 }
 
-// While a slot of a Cluster moves, a key in it that is not there is refused. So the logs
-// of a RedisBus name none, not even at the end of a segment, behind which the next one is
-// not there yet.
+// While a slot of a Cluster moves, commands that name a key which does not exist
+// there are refused. So the logs of a RedisBus name no such key, not even the next
+// segment when they have read the last one to its end.
 func TestSurveyWhileSlotMoves(t *testing.T) {
 	cluster := redistest.StartCluster(t, 2, 0, redistest.NeverFailed...)
 	bus, err := NewRedisBus(cluster.Client(), nil)
@@ -147,9 +148,9 @@ func TestSurveyWhileSlotMoves(t *testing.T) {
 	}
 }
 
-// The time in which a node was silent is reported, and for every topic, in
-// whatever order what the Bus says of itself comes: U and u are the Down and
-// the Restored of a user's topic, G and g of a group's, A and a of all.
+// While a node is silent, the whole time is reported, for every topic, in whatever
+// order the events of the Bus come. U and u are the Down and the Restored of a
+// user's topic, G and g of a group's, H and h of the heartbeat's, A and a of all.
 func TestSilenceInEveryOrder(t *testing.T) {
 	h := newHub(t, Config{})
 	kinds := map[rune]Event{
@@ -181,7 +182,8 @@ func TestSilenceInEveryOrder(t *testing.T) {
 			heard := time.Now()
 			g.release(bySilence)
 			say(order[to:])
-			// Parts of it may be reported one after the other, without a hole.
+			// It may be reported as several Gaps, one after the other, but without
+			// a hole.
 			since := hourAgo
 			for _, gap := range g.over {
 				if gap.All && !gap.Since.After(since) && gap.Until.After(since) {
@@ -194,7 +196,7 @@ func TestSilenceInEveryOrder(t *testing.T) {
 			if g.all != nil || g.held != 0 || len(g.topics) != 0 {
 				t.Errorf("open are %v by %b, %v", g.all, g.held, g.topics)
 			}
-			// It is over: what comes later does not go back to it.
+			// The silence is over: later Gaps do not reach back to it.
 			g.over = nil
 			say("UuAa")
 			for _, gap := range g.over {
@@ -213,12 +215,12 @@ func TestSilenceInEveryOrder(t *testing.T) {
 	}
 }
 
-// newGapsAlone returns the gaps of no Hub.
+// newGapsAlone returns gaps that belong to no Hub.
 func newGapsAlone(log slog.Handler, tell func(Gap)) *gaps {
 	return newGaps(func(string) (string, bool) { return "", false }, new(counters), slog.New(log), tell)
 }
 
-// While more gaps wait than may, they are told as one that covers all of them.
+// If one gap too many waits to be told, all are joined into one that covers them.
 func TestGapsAreJoined(t *testing.T) {
 	g := newGapsAlone(slog.DiscardHandler, nil)
 	since := time.Now().Add(-time.Hour)
@@ -238,8 +240,8 @@ func TestGapsAreJoined(t *testing.T) {
 	}
 }
 
-// What the Bus says decides whether the node is well, and whether heartbeats can
-// be expected; that a node is silent does not.
+// Events of the Bus decide whether the node is well, and whether heartbeats can be
+// expected. A node's silence decides neither.
 func TestGapsFailingAndDeaf(t *testing.T) {
 	down := func(topics ...string) func(*gaps) {
 		return func(g *gaps) { g.down(Event{Kind: EventDown, Topics: topics, Err: errors.New("it burns")}) }
@@ -281,8 +283,8 @@ func TestGapsFailingAndDeaf(t *testing.T) {
 	}
 }
 
-// A loss that the Bus has told of is no second gap, and extends the one of all
-// topics that is open.
+// A loss that is excused, because the Bus has told of it, makes no second gap. If a
+// gap of all topics is open, it is extended.
 func TestGapsMissed(t *testing.T) {
 	hourAgo := time.Now().Add(-time.Hour)
 	for _, excused := range []bool{false, true} {
@@ -302,8 +304,9 @@ func TestGapsMissed(t *testing.T) {
 	}
 }
 
-// A log fills what the Bus lost. What is hidden from it is in doubt: that a node
-// was silent, or has been missed. Nothing is told unless the log could not fill it.
+// The log makes up for what the Bus says that it lost. It cannot know of losses
+// that show only as a silent node or a missed heartbeat, so these are in doubt.
+// They are told only if the log could not make up for them.
 func TestGapsInDoubt(t *testing.T) {
 	hourAgo := time.Now().Add(-time.Hour)
 	g := newGapsAlone(slog.DiscardHandler, nil)
@@ -348,8 +351,8 @@ func TestGapsInDoubt(t *testing.T) {
 	}
 }
 
-// Stats has a gap for each topic that is down and one for all, and how old the
-// oldest is.
+// openNow counts a gap for each topic that is down and one for all topics, and
+// returns the age of the oldest.
 func TestGapsOpenNow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGapsAlone(slog.DiscardHandler, nil)
@@ -376,8 +379,8 @@ func TestGapsOpenNow(t *testing.T) {
 	})
 }
 
-// The log is told once that messages may be getting lost, with its cause, and
-// of each gap; and OnGap, if there is one.
+// The log says once, with the cause, that messages may be getting lost, and then
+// tells of each gap. So does OnGap, if there is one.
 func TestGapsAreTold(t *testing.T) {
 	for _, listens := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -420,15 +423,15 @@ func TestGapsAreTold(t *testing.T) {
 				t.Errorf("no cause: %s", &log)
 			}
 			g.restored(user)
-			cancel() // what is over is told all the same
+			cancel() // gaps that are over are told all the same
 			<-ended
 			count("at the end", 2, 3)
 		})
 	}
 }
 
-// A route joins two networks as one between two servers of a broker does: what
-// is published on either comes to both, unless it is cut. No Bus knows of it.
+// A route joins two networks as a route between two servers of a broker does:
+// unless it is cut, packets published on either reach both. No Bus knows of it.
 type route struct {
 	networks [2]*MemoryNetwork
 	cut      atomic.Bool
@@ -438,7 +441,7 @@ func newRoute() *route {
 	return &route{networks: [2]*MemoryNetwork{NewMemoryNetwork(), NewMemoryNetwork()}}
 }
 
-// A routedBus is on one side of the route.
+// A routedBus is the Bus on one side of a route.
 type routedBus struct {
 	*MemoryBus
 	there *MemoryBus // on the other side
@@ -459,8 +462,8 @@ func (b *routedBus) Publish(ctx context.Context, packets ...Packet) error {
 
 func (b *routedBus) Close() error { return errors.Join(b.there.Close(), b.MemoryBus.Close()) }
 
-// A splitRig is two hubs with a route between them, a client at each, and an
-// account of what they send to everyone.
+// A splitRig is two hubs with a route between them, a client at each, and a record
+// of the messages that both send to everyone.
 type splitRig struct {
 	*route
 	rigs       []*rig
@@ -506,7 +509,7 @@ func newSplitRig(t *testing.T, later time.Duration) *splitRig {
 	return s
 }
 
-// send sends from both sides for d.
+// send sends from both sides for the duration d.
 func (s *splitRig) send(t *testing.T, d time.Duration) {
 	t.Helper()
 	for until := time.Now().Add(d); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
@@ -520,8 +523,8 @@ func (s *splitRig) send(t *testing.T, d time.Duration) {
 	}
 }
 
-// unexplained counts the deliveries of which neither a client nor a Gap knows,
-// and those that were lost in Gaps.
+// unexplained counts the deliveries that neither arrived nor lie in a Gap, and
+// those that were lost in Gaps.
 func (s *splitRig) unexplained() (silent, lost int) {
 	synctest.Wait()
 	s.mu.Lock()
@@ -546,16 +549,16 @@ func (s *splitRig) unexplained() (silent, lost int) {
 	return silent, lost - silent
 }
 
-// openOf returns the gap of every topic that is open, if any.
+// openOf returns the open gap of all topics, or nil.
 func openOf(h *Hub) *openGap {
 	h.gaps.mu.Lock()
 	defer h.gaps.mu.Unlock()
 	return h.gaps.all
 }
 
-// Whatever a route swallows that no Bus knows of lies in a Gap: however long
-// it is cut, and whenever the nodes renew their leases. While a long cut lasts
-// the hubs are red; afterwards nothing stays open.
+// All messages that a cut route swallows lie in a Gap, although no Bus knows of the
+// cut, however long it lasts and whenever the nodes renew their leases. During a
+// long cut the hubs are red. After it no gap stays open.
 func TestCutRoute(t *testing.T) {
 	for _, length := range []time.Duration{1500 * time.Millisecond, 4 * time.Second, 12 * time.Second, 45 * time.Second} {
 		for phase := time.Duration(0); phase < 5*time.Second; phase += 500 * time.Millisecond {
@@ -590,8 +593,8 @@ func TestCutRoute(t *testing.T) {
 	}
 }
 
-// If a node is cut off from the Registry too, it is swept as dead; that it
-// is heard again is a Gap all the same, on both sides.
+// A node that is cut off from the Registry too is swept as dead. If it is heard
+// again, that is a Gap all the same, on both sides.
 func TestSweptAndHeardAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSplitRig(t, 0)
@@ -612,10 +615,10 @@ func TestSweptAndHeardAgain(t *testing.T) {
 	})
 }
 
-// What a node hears of another's numbers, and the Gaps that it makes of it. A
-// letter is a heartbeat whose number is its place in the alphabet; a dot is a
-// second, ! a Down and a Restored of the Bus, - a lease that the node is not
-// listed, and seems to be dead.
+// A node follows the numbers of another's heartbeats, and makes Gaps of those that
+// it misses. A letter is a heartbeat whose number is the letter's place in the
+// alphabet; a dot is a second; ! is a Down and a Restored of the Bus; - is a lease
+// in which the other is not listed and seems dead.
 func TestNumbers(t *testing.T) {
 	for heard, want := range map[string]int{
 		"":              0,
@@ -624,16 +627,16 @@ func TestNumbers(t *testing.T) {
 		"b.a.c":         0, // published again, and both came
 		"a.c":           1,
 		"a.c.d.f":       2,
-		"g.h":           0, // it is older than this Hub
+		"g.h":           0, // the other is older than this Hub
 		"......a.b":     0,
-		"......b":       1, // it is younger
-		"a!b.c":         1, // the Bus' own
+		"......b":       1, // the other is younger
+		"a!b.c":         1, // the Gap is the Bus' own
 		"a!.c.d":        1, // the same
 		"a.c!":          2,
 		"a!.......c":    2, // missed after the Bus was well
-		"a--------b.c":  0, // it was paused
+		"a--------b.c":  0, // the other was paused
 		"a--------d":    1,
-		"a.b!!c":        1, // those of the Bus share the wait for others
+		"a.b!!c":        1, // the second ! comes while the Gap of the first still waits
 		"a---!------bd": 2,
 	} {
 		t.Run(heard, func(t *testing.T) {
@@ -644,7 +647,7 @@ func TestNumbers(t *testing.T) {
 						t.Errorf("%+v", g)
 					}
 				}})
-				time.Sleep(100 * time.Millisecond) // apart from the Hub's own times
+				time.Sleep(100 * time.Millisecond) // so that nothing coincides with the Hub's own timers
 				for _, c := range heard {
 					switch c {
 					case '.':
@@ -668,7 +671,7 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
-// Nodes that somebody makes up, or that come and go, take no memory for ever.
+// Nodes that are made up, or that come and go, do not take ever more memory.
 func TestPeersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Config{})
@@ -696,8 +699,8 @@ func TestPeersAreBounded(t *testing.T) {
 	})
 }
 
-// One of many that is mute makes no other red, and does not hold back the
-// reports of what others lose.
+// One mute node among many does not turn the others red, nor delay their reports of
+// other losses.
 func TestOneMuteAmongMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network, registry := NewMemoryNetwork(), NewMemoryRegistry()

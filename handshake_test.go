@@ -101,8 +101,8 @@ func TestStatusOfRefusals(t *testing.T) {
 	}
 }
 
-// What Authenticate began with the request's context ends with the handshake,
-// even if the host never ends that.
+// Whatever Authenticate starts with the request's context ends with the handshake,
+// even if the host never ends that context.
 func TestAuthenticateContextEnds(t *testing.T) {
 	for _, timeout := range []time.Duration{time.Minute, -1} {
 		synctest.Test(t, func(t *testing.T) {
@@ -127,7 +127,7 @@ func TestAuthenticateContextEnds(t *testing.T) {
 	}
 }
 
-// A hijacker has a connection, and no buffer to write to.
+// A hijacker has a connection, but no buffer for writing.
 type hijacker struct {
 	http.ResponseWriter
 	conn net.Conn
@@ -172,8 +172,8 @@ func TestOriginPatternsAndSubprotocols(t *testing.T) {
 	r.clean()
 }
 
-// The 101 spells its headers as RFC 6455 does, because some clients compare bytes;
-// and a request that would rather have another protocol, too, is an upgrade.
+// The 101 spells its headers as RFC 6455 does, because some clients compare bytes.
+// A request that lists other protocols beside websocket is an upgrade too.
 func TestUpgrade101(t *testing.T) {
 	r := newRig(t, Config{Subprotocols: []string{"v1"}})
 	for _, upgrade := range []string{"Upgrade: websocket", "upgrade: WebSocket", "Upgrade: websocket, h2c", "Upgrade: h2c,websocket", "Upgrade: h2c\r\nUpgrade: websocket", "Upgrade: websocket\r\nUpgrade: h2c"} {
@@ -200,7 +200,7 @@ func TestUpgrade101(t *testing.T) {
 	}
 }
 
-// A browser's script sees no HTTP status, but a close code.
+// A browser's script cannot see an HTTP status, so it gets a close code.
 func TestRejectAfterUpgrade(t *testing.T) {
 	r := newRig(t, Config{
 		RejectAfterUpgrade: true, MaxConnsPerUser: 1,
@@ -225,7 +225,7 @@ func TestRejectAfterUpgrade(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// Not for pages of other sites.
+	// Pages of other sites get none.
 	if response := r.refused("as=nobody", http.Header{"Origin": {"https://evil.example"}}); response.StatusCode != 403 {
 		t.Error(response.Status)
 	}
@@ -234,8 +234,9 @@ func TestRejectAfterUpgrade(t *testing.T) {
 	r.clean()
 }
 
-// Refusals of Admit and OnConnect, and callbacks that panic, are close codes.
-// What was sent meanwhile is dropped, and OnDisconnect does not run.
+// After the upgrade, refusals by Admit and OnConnect, and panics in them, are told
+// as close codes. Messages sent meanwhile are dropped, and OnDisconnect does not
+// run.
 func TestRefusalsAfterTheUpgrade(t *testing.T) {
 	refuse := func(user, in string, c *Conn) error {
 		if c != nil && strings.HasPrefix(user, in) {
@@ -284,8 +285,8 @@ func TestRefusalsAfterTheUpgrade(t *testing.T) {
 	r.clean()
 }
 
-// A Disconnect that comes while OnConnect runs wins; messages that come wait
-// for OnConnect, and those that OnConnect sent are before them.
+// A Disconnect during OnConnect wins. Other messages wait until OnConnect has
+// returned, and come after those that it sent.
 func TestCorkedUntilOnConnectReturns(t *testing.T) {
 	begun, proceed := make(chan *Conn), make(chan struct{})
 	r := newRig(t, Config{OnConnect: func(_ context.Context, c *Conn) error {
@@ -333,7 +334,7 @@ func TestCorkedUntilOnConnectReturns(t *testing.T) {
 	r.clean()
 }
 
-// The handshake is bounded in time, whatever a callback or the Bus does.
+// A handshake is bounded in time, whatever a callback or the Bus does.
 func TestHandshakeTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPipeRig(t, Config{
@@ -407,7 +408,8 @@ func TestConfigOfNames(t *testing.T) {
 	}
 }
 
-// What a Retention needs is named, with the value and the rule.
+// If the Config does not suit a Retention, the error names the field, the value and
+// the rule.
 func TestConfigOfRetention(t *testing.T) {
 	for want, config := range map[string]Config{
 		"Config.Retention: 10ms must be at least 1s":                  {Retention: 10 * time.Millisecond},
@@ -429,7 +431,8 @@ func TestConfigOfRetention(t *testing.T) {
 // A busWithoutLog has the methods of a Bus, and no others.
 type busWithoutLog struct{ Bus }
 
-// A nil pointer in an interface is not taken for a Bus that is there.
+// A nil pointer in an interface is refused, not used as if it were a Redis, a Bus
+// or a Registry.
 func TestConfigOfNilPointers(t *testing.T) {
 	bus := NewMemoryNetwork().Bus()
 	defer bus.Close() // New has not taken it
@@ -444,8 +447,8 @@ func TestConfigOfNilPointers(t *testing.T) {
 	}
 }
 
-// Who hangs up before the 101 makes no line in the log of net/http, which no rate
-// limits: nobody is there to be answered.
+// A client that hangs up before the 101 leaves no line in the log of net/http,
+// which nothing limits.
 func TestHangUpBeforeTheAnswer(t *testing.T) {
 	h := newHub(t, Config{
 		Authenticate: func(r *http.Request) (Identity, error) {
@@ -485,8 +488,7 @@ type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// A stuckBus is one whose Publish waits for the end of its context, as ctx
-// tells it.
+// A stuckBus calls wait before each Publish. wait may block until its context ends.
 type stuckBus struct {
 	*MemoryBus
 	wait func(ctx context.Context) error
@@ -501,8 +503,8 @@ func (b *stuckBus) Publish(ctx context.Context, packets ...Packet) error {
 
 type contextKey struct{}
 
-// Send ends at SendTimeout or with its caller's context, whichever is first,
-// whatever way the Bus looks at its context, and says which it was.
+// Send ends at SendTimeout or with its caller's context, whichever is first, and
+// says which it was, however the Bus watches its context.
 func TestSendTimeout(t *testing.T) {
 	done := func(ctx context.Context) error {
 		<-ctx.Done()
@@ -525,7 +527,7 @@ func TestSendTimeout(t *testing.T) {
 		}
 		return ctx.Err()
 	}
-	both := func(ctx context.Context) error { // at the same time
+	both := func(ctx context.Context) error { // in both ways at the same time
 		var waiting sync.WaitGroup
 		waiting.Go(func() { child(ctx) })
 		defer waiting.Wait()
@@ -569,7 +571,7 @@ func TestSendTimeout(t *testing.T) {
 				if err := h.Send(cancelable, User("u"), Text("m")); !errors.Is(err, context.Canceled) || errors.Is(err, ErrBusDown) {
 					t.Errorf("cancelled: %v", err)
 				}
-				bus.wait = func(ctx context.Context) error { // what has ended first stays
+				bus.wait = func(ctx context.Context) error { // whichever ended first stays the cause
 					err := wait(ctx)
 					cancelLate()
 					return cmp.Or(ctx.Err(), err)

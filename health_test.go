@@ -19,7 +19,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// flush takes away all that m keeps, as FLUSHALL does.
+// flush removes everything from m, as FLUSHALL does.
 func flush(m *MemoryRegistry) {
 	s := m.store
 	s.mu.Lock()
@@ -30,7 +30,7 @@ func flush(m *MemoryRegistry) {
 	clear(s.gone)
 }
 
-// forgetLease takes away a node's lease alone.
+// forgetLease removes the lease of a node, and nothing else.
 func forgetLease(m *MemoryRegistry, node string) {
 	s := m.store
 	s.mu.Lock()
@@ -38,15 +38,15 @@ func forgetLease(m *MemoryRegistry, node string) {
 	delete(s.leases, node)
 }
 
-// An asker asks one node about the only client, which another has.
+// An asker asks one node about the only client, which is connected to the other.
 type asker struct {
 	asked, other *rig
 	conn         *Conn
 	n            int
 }
 
-// lies asks everything once, and returns the answers that are untrue, and
-// how many were errors.
+// lies asks every question once. It returns the questions whose answers were
+// untrue, and the number of errors.
 func (a *asker) lies(t *testing.T) (lies []string, errs int) {
 	t.Helper()
 	lie := func(err error, what string, true bool) {
@@ -79,7 +79,7 @@ func (a *asker) lies(t *testing.T) (lies []string, errs int) {
 	return lies, errs
 }
 
-// newAsker starts two nodes whose Registry may lose what it has.
+// newAsker starts two nodes. The Registry of both can lose its data.
 func newAsker(t *testing.T, config Config) (*asker, [2]*MemoryRegistry) {
 	t.Helper()
 	network, registry := NewMemoryNetwork(), NewMemoryRegistry()
@@ -93,12 +93,12 @@ func newAsker(t *testing.T, config Config) (*asker, [2]*MemoryRegistry) {
 	ws := rigs[1].pipe("user=u&groups=g")
 	go ws.ReadClose()
 	a := &asker{asked: rigs[0], other: rigs[1], conn: rigs[1].only()}
-	time.Sleep(2 * rigs[0].config.Lease / 3) // each knows of the other, and of its one client
+	time.Sleep(2 * rigs[0].config.Lease / 3) // each knows the other, and how many clients it has
 	return a, registries
 }
 
-// Whatever a Registry loses, an answer without an error is true, and two
-// seconds later all answers are right again.
+// Whatever the Registry loses, an answer without an error is true. Two seconds
+// later all answers are right again.
 func TestLostLeasesAreNoAnswer(t *testing.T) {
 	losses := map[string]func(*asker, *MemoryRegistry){
 		"all":     func(_ *asker, m *MemoryRegistry) { flush(m) },
@@ -132,7 +132,7 @@ func TestLostLeasesAreNoAnswer(t *testing.T) {
 	}
 }
 
-// A frozenRegistry takes no writes while it is frozen, as a Redis that was made a
+// A frozenRegistry renews no lease while it is frozen, like a Redis that was made a
 // replica.
 type frozenRegistry struct {
 	*MemoryRegistry
@@ -146,8 +146,8 @@ func (r frozenRegistry) KeepAlive(ctx context.Context, n Node, ttl time.Duration
 	return r.MemoryRegistry.KeepAlive(ctx, n, ttl)
 }
 
-// What keeps a node from renewing its lease keeps the others from it, too. Whose
-// lease runs out first for that has not gone.
+// If a node cannot renew its lease, the others may not be able to either. A node
+// whose lease ends first because of that is not gone.
 func TestFrozenRegistryIsNoAnswer(t *testing.T) {
 	const lease = 6 * time.Second
 	for phase := time.Duration(0); phase < lease/3; phase += lease / 12 {
@@ -204,7 +204,8 @@ func TestFrozenRegistryIsNoAnswer(t *testing.T) {
 	}
 }
 
-// An overtaken registry answers Nodes when overtake has returned.
+// An overtakenRegistry lists the nodes, but returns from Nodes only after overtake
+// has.
 type overtakenRegistry struct {
 	*MemoryRegistry
 	overtake *atomic.Pointer[func()]
@@ -218,8 +219,8 @@ func (r overtakenRegistry) Nodes(ctx context.Context) ([]Node, time.Time, error)
 	return nodes, now, err
 }
 
-// A listing that lacks a living node is no answer, even if a later one that has it
-// comes first.
+// A listing that lacks a living node is no answer, even if a later listing that has
+// it arrives first.
 func TestOvertakenListing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network, registry := NewMemoryNetwork(), NewMemoryRegistry()
@@ -244,8 +245,8 @@ func TestOvertakenListing(t *testing.T) {
 	})
 }
 
-// A Disconnect that returns nil has closed the client, whatever the Registry
-// has lost, and however long it took no writes.
+// If Disconnect returns nil, it has closed the client, whatever the Registry has
+// lost, and however long it took no writes.
 func TestDisconnectIsNeverEmpty(t *testing.T) {
 	for name, target := range map[string]func(*Conn) Target{
 		"user":       func(*Conn) Target { return User("u") },
@@ -284,9 +285,9 @@ func TestDisconnectIsNeverEmpty(t *testing.T) {
 	}
 }
 
-// Who dies, leaves, pauses or comes disturbs nobody's answers: a node that is
-// killed only its own sessions', until its lease runs out; one that leaves
-// nobody's.
+// Nodes that come and leave make no question fail. A node that is killed makes
+// questions fail only if they are about its own sessions, and only until its lease
+// ends.
 func TestComingAndGoing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network, registry := NewMemoryNetwork(), NewMemoryRegistry()
@@ -339,7 +340,7 @@ func TestComingAndGoing(t *testing.T) {
 	})
 }
 
-// A slowRegistry takes its time to add.
+// A slowRegistry takes its time for Add.
 type slowRegistry struct {
 	*MemoryRegistry
 	delay atomic.Int64
@@ -380,15 +381,15 @@ func TestNoAnswerWhileSessionsAreMissing(t *testing.T) {
 	})
 }
 
-// Who finds out that the Registry has lost its data tells the others, though
-// nobody asks.
+// A node that finds that the Registry has lost its data tells the others, even if
+// nobody asks anything.
 func TestLossIsPassedOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network, registry := NewMemoryNetwork(), NewMemoryRegistry()
 		var hubs []*Hub
 		for i := range 2 {
 			hubs = append(hubs, newHub(t, Config{Name: fmt.Sprint("node", i), Bus: network.Bus(), Registry: registry.Handle()}))
-			time.Sleep(4 * time.Second) // of the 5 between renewals
+			time.Sleep(4 * time.Second) // of the 5 between two renewals
 		}
 		before := []int64{hubs[0].presence.generation.Load(), hubs[1].presence.generation.Load()}
 		flush(registry)
@@ -404,7 +405,8 @@ func TestLossIsPassedOn(t *testing.T) {
 	})
 }
 
-// Who says goodbye is not waited for: its connections have gone.
+// A call does not wait for a node that says goodbye, because its connections have
+// gone.
 func TestLeavingNodeNeedNotAnswer(t *testing.T) {
 	h := newHub(t, Config{})
 	p := &pendingCall{missing: map[string]bool{"a": true, "b": true}, done: make(chan struct{})}
@@ -426,8 +428,8 @@ func TestLeavingNodeNeedNotAnswer(t *testing.T) {
 	}
 }
 
-// Without heartbeats, too, an emptied Registry does not pass for one in which
-// nobody is online: whoever was listed is missed until its lease has run out.
+// An emptied Registry does not pass for one in which nobody is online, even without
+// heartbeats: whoever was listed is missed until the lease has run out.
 func TestEmptiedRegistryWithoutHeartbeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry, network := NewMemoryRegistry(), NewMemoryNetwork()
@@ -435,7 +437,7 @@ func TestEmptiedRegistryWithoutHeartbeats(t *testing.T) {
 			return newPipeRig(t, Config{Bus: network.Bus(), Registry: registry.Handle(), ProbeInterval: -1})
 		}
 		holder, asker := node(), node()
-		time.Sleep(2 * asker.config.Lease) // it has looked what the other has, which is nothing
+		time.Sleep(2 * asker.config.Lease) // asker has looked what holder has, which is nothing
 		go holder.pipe("")
 		holder.await("the Conn", func() bool { return holder.Stats().Conns == 1 })
 		if online, err := asker.Online(t.Context(), "u"); err != nil || !online["u"] {
@@ -459,8 +461,8 @@ func TestEmptiedRegistryWithoutHeartbeats(t *testing.T) {
 	})
 }
 
-// A Registry that renews leases and fails otherwise turns Health red, and is
-// told of once, be it reading or writing that fails; a short failure does not.
+// If a Registry renews leases but fails otherwise, at reading or at writing, Health
+// turns red and the log says so once. A short failure does neither.
 func TestAilingRegistryIsTold(t *testing.T) {
 	for _, fails := range []string{"entries", "adds"} {
 		t.Run(fails, func(t *testing.T) {
@@ -507,7 +509,7 @@ func TestAilingRegistryIsTold(t *testing.T) {
 	}
 }
 
-// A moodyRegistry fails at what it is told to.
+// A moodyRegistry fails at what it is told to fail at.
 type moodyRegistry struct {
 	*hookedRegistry
 	entries, adds atomic.Bool
@@ -520,7 +522,7 @@ func (r *moodyRegistry) Entries(ctx context.Context, l Lease, cursor string) ([]
 	return r.hookedRegistry.Entries(ctx, l, cursor)
 }
 
-// clusterRigs starts hubs whose Registry lies on the Cluster.
+// clusterRigs starts n hubs whose Registry is on the Cluster c.
 func clusterRigs(t *testing.T, c *redistest.Cluster, n int) []*rig {
 	t.Helper()
 	network := NewMemoryNetwork()
@@ -566,13 +568,13 @@ func connectUsers(rigs []*rig, from, n int) (users []string) {
 	return users
 }
 
-// shardOf returns what the keys of a topic's shard begin with.
+// shardOf returns the prefix of all keys in the shard of a topic.
 func shardOf(topic string) string {
 	return "herald:{" + redisconn.Tags[redisconn.ShardOf(topic, len(redisconn.Tags))] + "}:"
 }
 
-// FuzzSession: what Redis holds is not trusted, and what herald writes there
-// comes back as it was.
+// FuzzSession checks that any bytes in Redis can be decoded or are refused, and
+// that a Session which herald has written is read back unchanged.
 func FuzzSession(f *testing.F) {
 	f.Add("0:0:0:0:", "42", "phone", "ios", "k", "v")
 	f.Add("99999999999:n", "a\x00b\n", "", "\xff", "", "")
@@ -593,15 +595,15 @@ func FuzzSession(f *testing.F) {
 	})
 }
 
-// A master is killed, and what it took last has not reached the replica that
-// takes over: the hubs put back what is missing.
+// A master is killed before its last writes have reached the replica that takes
+// over. The hubs put back what is missing.
 func TestHubRegistryFailover(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 3)
 	rigs := clusterRigs(t, cluster, 2)
 	users := connectUsers(rigs, 0, 200)
 	allListed(t, rigs, users)
 
-	// The shard of the group of all.
+	// This is the shard that has the group "all".
 	slot := cluster.Slot(shardOf(groupTopic("all")))
 	master := cluster.MasterOf(slot)
 	replica := cluster.ReplicaOf(master)
@@ -652,7 +654,7 @@ func TestHubRegistryShardComesBackEmpty(t *testing.T) {
 	}
 }
 
-// What a hub left that died is swept from every shard.
+// The entries of a hub that died are swept from every shard.
 func TestHubRegistrySweepsAllShards(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0)
 	registry, err := NewRedisRegistry(cluster.Client(), nil)
@@ -684,7 +686,7 @@ func TestHubRegistrySweepsAllShards(t *testing.T) {
 	})
 }
 
-// A Redis that may evict any key is told of when the Hub is made.
+// New warns of a Redis that may evict any key.
 func TestHubTellsOfEviction(t *testing.T) {
 	server := redistest.Start(t)
 	for policy, want := range map[string]int{"allkeys-lru": 1, "noeviction": 0, "volatile-lru": 0} {
@@ -703,8 +705,8 @@ func TestHubTellsOfEviction(t *testing.T) {
 	}
 }
 
-// A text says each part once, and all that is down, even if one cause has brought
-// down several.
+// once says each part of a text once. It names everything that is down, even if one
+// cause has brought down several things.
 func TestOnce(t *testing.T) {
 	refused := errors.New("dial: connection refused")
 	bus, registry := fmt.Errorf("%w: %w", ErrBusDown, refused), fmt.Errorf("redis registry: %w: %w", ErrRegistryDown, refused)

@@ -20,7 +20,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// A muteBus takes nothing while it is mute.
+// A muteBus refuses to publish while it is mute.
 type muteBus struct {
 	*MemoryBus
 	mute atomic.Bool
@@ -35,12 +35,13 @@ func (b *muteBus) Publish(ctx context.Context, packets ...Packet) error {
 	return b.MemoryBus.Publish(ctx, packets...)
 }
 
-// An ailingBus says itself that it is not well, and not whose error that is.
+// An ailingBus reports that it is not well, with an error that does not say whose
+// it is.
 type ailingBus struct{ *MemoryBus }
 
 func (ailingBus) Health() error { return errMute }
 
-// An ailingRegistry fails once it has given a lease.
+// An ailingRegistry renews no lease after the first KeepAlive.
 type ailingRegistry struct {
 	*MemoryRegistry
 	leases atomic.Int64
@@ -53,7 +54,7 @@ func (r *ailingRegistry) KeepAlive(ctx context.Context, n Node, lease time.Durat
 	return r.MemoryRegistry.KeepAlive(ctx, n, lease)
 }
 
-// Health tells whose error it is, even if the Bus or the Registry does not.
+// Health says whose error it is, even if the Bus or the Registry does not.
 func TestHealthTellsWhose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Config{Bus: ailingBus{NewMemoryNetwork().Bus()}, Registry: &ailingRegistry{MemoryRegistry: NewMemoryRegistry()}})
@@ -67,7 +68,8 @@ func TestHealthTellsWhose(t *testing.T) {
 	})
 }
 
-// A Bus that cannot publish makes Health red by itself, until it can.
+// A Bus that cannot publish turns Health red without its own report, until it can
+// again.
 func TestHealthOfABusThatCannotPublish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bus := &muteBus{MemoryBus: NewMemoryNetwork().Bus()}
@@ -90,7 +92,7 @@ func TestHealthOfABusThatCannotPublish(t *testing.T) {
 	})
 }
 
-// A beatingBus counts what is published to the topic of heartbeats.
+// A beatingBus counts the packets that are published to the topic of heartbeats.
 type beatingBus struct {
 	*MemoryBus
 	beats atomic.Int64
@@ -124,8 +126,8 @@ func TestProbeIntervalIsTheInterval(t *testing.T) {
 	}
 }
 
-// A tellingBus carries nothing back. It keeps what was to be published, also
-// while it is mute.
+// A tellingBus delivers nothing. It keeps the envelopes that it was asked to
+// publish, even while it is mute.
 type tellingBus struct {
 	Bus
 	mute   atomic.Bool
@@ -151,7 +153,7 @@ func (b *tellingBus) Publish(_ context.Context, packets ...Packet) error {
 	return nil
 }
 
-// said returns what was to be published.
+// said returns the envelopes that the Bus was asked to publish.
 func (b *tellingBus) said() []envelope {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -162,16 +164,16 @@ func (b *tellingBus) Reset() { b.resets.Add(1) }
 
 const maxEnvelopeInTests = 1 << 10
 
-// newHeartbeatAlone returns the heartbeat of no Hub. It is sent rarely, and so is
-// looked for what must have been heard of others.
+// newHeartbeatAlone returns a heartbeat that belongs to no Hub. It sends rarely,
+// and rarely checks what must have been heard of others.
 func newHeartbeatAlone() (*heartbeat, *tellingBus) {
 	config := &Config{ProbeInterval: 1000 * time.Second, ProbeTimeout: 8 * time.Second, Lease: 100_000 * time.Second}
 	bus := new(tellingBus)
 	return newHeartbeat("n", config, bus, newGapsAlone(slog.DiscardHandler, nil), new(counters)), bus
 }
 
-// The interval is ProbeInterval, at most a sixth of a lease, and grows with the
-// nodes: a node hears one heartbeat in 50 ms.
+// The interval is ProbeInterval, at most a sixth of a lease. With many nodes it
+// grows, so that a node hears one heartbeat in 50 ms.
 func TestHeartbeatInterval(t *testing.T) {
 	for _, test := range []struct {
 		probe, lease time.Duration
@@ -191,8 +193,8 @@ func TestHeartbeatInterval(t *testing.T) {
 	}
 }
 
-// A node that was listed alone is not real. It is once it was heard, has answered
-// or has entries; and if there are no heartbeats.
+// A node that is only listed is not real. It is real if it was heard, has answered
+// a call or has entries. Without heartbeats, every listed node is.
 func TestHeartbeatUnheard(t *testing.T) {
 	now := time.Now()
 	for name, test := range map[string]struct {
@@ -233,8 +235,8 @@ func TestHeartbeatUnheard(t *testing.T) {
 	}
 }
 
-// Heartbeats begin when they are asked for, go out at their interval, and sooner
-// after one that the Bus has not taken, which comes again under its number.
+// Heartbeats begin with announce and go out at their interval. One that the Bus has
+// refused is repeated sooner, under the same number.
 func TestHeartbeatRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, bus := newHeartbeatAlone()
@@ -287,8 +289,9 @@ func TestHeartbeatRuns(t *testing.T) {
 	})
 }
 
-// The oldest heartbeat that the Bus has taken is awaited. If it does not come
-// back in time, that is a gap since the last that did, unless the Bus says so itself.
+// The oldest heartbeat that the Bus has taken is awaited. If it does not come back
+// in time, that makes a gap since the last one that did, unless the Bus reports one
+// itself.
 func TestHeartbeatIsAwaited(t *testing.T) {
 	for _, told := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -336,8 +339,8 @@ func TestHeartbeatIsAwaited(t *testing.T) {
 	}
 }
 
-// Nobody looks at the clock more often than he must, and a heartbeat that is
-// missed is noticed in time all the same, and the Bus reset once.
+// watch looks at the clock only now and then, but notices a missed heartbeat in
+// time, and resets the Bus once.
 func TestHeartbeatWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, bus := newHeartbeatAlone()
@@ -361,9 +364,9 @@ func TestHeartbeatWatch(t *testing.T) {
 	})
 }
 
-// While a node is there that keeps nothing, the Hub knows it; and it is told when
-// the first such node is heard, and when the last has gone. One that the Registry
-// does not list has gone a lease after it was heard.
+// The Hub knows whether some node does not keep its messages in a log. It is told
+// when the first such node is heard, and when the last has gone. One that the
+// Registry does not list is gone a lease after it was heard.
 func TestHeartbeatMixed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := newHeartbeatAlone()
@@ -414,8 +417,8 @@ func TestHeartbeatMixed(t *testing.T) {
 	})
 }
 
-// A node's version is the one that it was listed with. It is not known of a node that
-// was only heard, nor of this one before it is listed.
+// versions has the version that a node was listed with. It is not known for a node
+// that was only heard, nor for this one before it is listed.
 func TestHeartbeatVersions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := newHeartbeatAlone()
@@ -430,7 +433,7 @@ func TestHeartbeatVersions(t *testing.T) {
 	})
 }
 
-// Of losses the others are told once a second.
+// The others are told of losses at most once a second.
 func TestHeartbeatTellsLosses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := newHeartbeatAlone()
@@ -447,7 +450,8 @@ func TestHeartbeatTellsLosses(t *testing.T) {
 	})
 }
 
-// Who leaves waits for its goodbye to come back, for a moment, if it was taken.
+// A node that leaves waits a moment for its goodbye to come back, if the Bus has
+// taken it.
 func TestHeartbeatLeaves(t *testing.T) {
 	for name, test := range map[string]struct {
 		mute, back bool
@@ -468,7 +472,8 @@ func TestHeartbeatLeaves(t *testing.T) {
 	}
 }
 
-// A moment on the clock is a time, no earlier than the heartbeat was made.
+// wall converts a moment on clock to a time, which is not before the heartbeat was
+// made.
 func TestHeartbeatWall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := newHeartbeatAlone()
@@ -482,7 +487,7 @@ func TestHeartbeatWall(t *testing.T) {
 	})
 }
 
-// Without probes there are no heartbeats.
+// If probes are off, no heartbeats are sent.
 func TestHeartbeatOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, bus := newHeartbeatAlone()
@@ -496,7 +501,7 @@ func TestHeartbeatOff(t *testing.T) {
 	})
 }
 
-// Nodes that somebody makes up are forgotten, and hide no real one.
+// Made-up nodes are forgotten, and hide no real one.
 func TestMadeUpNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network, registry := NewMemoryNetwork(), NewMemoryRegistry()
@@ -540,7 +545,7 @@ func TestMadeUpNodes(t *testing.T) {
 	})
 }
 
-// A gap that waits to hear a node ends when that node is forgotten.
+// A gap that waits to hear from a node ends when that node is forgotten.
 func TestGapWaitsForNoForgottenNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := NewMemoryNetwork()
@@ -554,8 +559,8 @@ func TestGapWaitsForNoForgottenNode(t *testing.T) {
 		if err := other.Publish(context.Background(), Packet{topicHeartbeat, e.encode()}); err != nil {
 			t.Fatal(err)
 		}
-		// Half a lease later it is not believed to live any more: just then the
-		// nodes are listed, and the Bus has only just been restored.
+		// Half a lease later the node is no longer believed to live. Just then the
+		// nodes are listed, a moment after the Bus was restored.
 		time.Sleep(h.config.Lease/2 - 500*time.Millisecond)
 		bus.cutOff()
 		bus.heal()
@@ -603,8 +608,8 @@ func (j *journal) cut() string {
 	return all
 }
 
-// A Hub whose Redis refuses says so: Health and every question, the log once, and
-// once when all is well again.
+// A Hub whose Redis refuses commands says so: in Health, in the error of each call,
+// and once in the log. The log also says once that all is well again.
 func TestHubWhileRedisRefuses(t *testing.T) {
 	server := redistest.Start(t)
 	admin := server.Client()
@@ -650,7 +655,7 @@ func TestHubWhileRedisRefuses(t *testing.T) {
 		word       string
 		down       []error
 		calls      []map[string]func(context.Context) error
-		during     []string // lines of the log, each once
+		during     []string // lines of the log, once each
 		after      []string
 	}{
 		{"password changed", []string{"ACL SETUSER app resetpass >new", "CLIENT KILL USER app"}, []string{well}, "WRONGPASS",
@@ -699,7 +704,8 @@ func TestHubWhileRedisRefuses(t *testing.T) {
 					t.Errorf("%s: logged %d times", line, n)
 				}
 			}
-			// What was under way when the connections were closed knows nothing of why.
+			// Calls that were running when the connections were closed do not know
+			// the reason.
 			if text := log.cut(); !strings.Contains(text, test.word) && test.name != "password changed" {
 				t.Errorf("%s is not in the log:\n%s", test.word, text)
 			} else if t.Failed() {

@@ -20,8 +20,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// hostile are clients that break the protocol or a limit at once, and the
-// close code that they must see (RFC 6455 section 7.4).
+// hostile lists clients that break the protocol or a limit at once, and the close
+// code that they must see (RFC 6455 section 7.4).
 var hostile = []struct {
 	name  string
 	bytes []byte
@@ -78,9 +78,9 @@ func TestHostileFrames(t *testing.T) {
 			r := newRig(t, Config{MaxMessageSize: 1000, CloseTimeout: patience, OnMessage: func(context.Context, *Conn, Message) {
 				t.Error("OnMessage was called")
 			}})
-			// The first answers the close frame, the second says nothing more,
-			// the third goes on with its nonsense until it has been told, or has sent
-			// all that is read of it.
+			// The first client answers the close frame. The second says nothing
+			// more. The third goes on with its nonsense until it sees the close
+			// frame, or has sent half of what is read of it.
 			for i := range 3 {
 				c := r.connect("groups=a,b")
 				if _, err := c.Write(test.bytes); err != nil {
@@ -125,7 +125,7 @@ func TestHostileFrames(t *testing.T) {
 	}
 }
 
-// What is allowed, if odd, must pass: control frames inside a message, empty
+// Frames that are odd but allowed must pass: control frames inside a message, empty
 // fragments, the longest ping, UTF-8 cut between fragments.
 func TestOddFramesPass(t *testing.T) {
 	got := make(chan string, 10)
@@ -175,7 +175,7 @@ func TestOddFramesPass(t *testing.T) {
 	r.clean()
 }
 
-// Floods are clients that never stop, and the limit that ends them.
+// TestFloods has clients that never stop, and checks which limit ends them.
 func TestFloods(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -220,8 +220,8 @@ func TestFloods(t *testing.T) {
 	}
 }
 
-// A client that pings and never reads has a few pongs waiting, whatever it does, the
-// latest among them.
+// Of a client that pings and never reads, only a few pongs wait, the latest among
+// them.
 func TestPingsWithoutReading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPipeRig(t, Config{MessageRate: -1, CloseTimeout: time.Minute})
@@ -250,7 +250,7 @@ func TestPingsWithoutReading(t *testing.T) {
 	})
 }
 
-// Ten pings at once get ten pongs in their order.
+// Ten pings at once get ten pongs, in order.
 func TestTenPings(t *testing.T) {
 	r := newRig(t, Config{})
 	c := r.connect("")
@@ -267,7 +267,7 @@ func TestTenPings(t *testing.T) {
 		}
 	}
 	c.Close()
-	// A client of the library waits for the pong of each of its own.
+	// Each Ping of this library waits for its own pong.
 	conn, _, err := websocket.Dial(t.Context(), r.server.URL, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -286,7 +286,7 @@ func TestTenPings(t *testing.T) {
 	pinging.Wait()
 }
 
-// A fragment of fewer than 16 bytes counts against MessageRate; others do not.
+// A fragment of fewer than 16 bytes counts against MessageRate. Longer ones do not.
 func TestFragments(t *testing.T) {
 	got := make(chan int, 1)
 	r := newRig(t, Config{MessageRate: 100, MessageTimeout: -1, ByteRate: -1, CloseTimeout: patience, OnMessage: func(_ context.Context, _ *Conn, m Message) {
@@ -312,7 +312,7 @@ func TestFragments(t *testing.T) {
 	r.clean()
 }
 
-// dribbled are the ways to never end what was begun.
+// dribbled lists ways to begin something and never end it.
 var dribbled = []struct {
 	name  string
 	bytes []byte // one a second, then silence
@@ -355,7 +355,7 @@ func TestDribble(t *testing.T) {
 	}
 }
 
-// A client may be torn off at any time. Nothing is left of it.
+// A client's connection may be reset at any time. Nothing is left of it.
 func TestResetInEveryPhase(t *testing.T) {
 	reached := make(chan *Conn, 1)
 	proceed := make(chan struct{})
@@ -427,18 +427,17 @@ func TestResetInEveryPhase(t *testing.T) {
 	r.shutdown(patience)
 }
 
-// A busyRig is a rig whose OnMessage, of a message "work", goes on until it is
-// released. Its clients have one connection each.
+// A busyRig is a rig whose OnMessage, for the message "work", runs until it is
+// released.
 type busyRig struct {
 	*rig
 	secure  bool
-	began   chan context.Context // of "work"
+	began   chan context.Context // OnMessage's, for "work"
 	release chan struct{}
-	got     chan string // the other messages
+	got     chan string // all other messages
 }
 
-// busyRigs runs a test over plain TCP and over TLS, with a PingInterval that is over
-// soon.
+// busyRigs runs a test over plain TCP and over TLS, with a short PingInterval.
 func busyRigs(t *testing.T, test func(t *testing.T, r *busyRig)) {
 	for _, secure := range []bool{false, true} {
 		t.Run(map[bool]string{false: "TCP", true: "TLS"}[secure], func(t *testing.T) {
@@ -461,7 +460,7 @@ func (r *busyRig) onMessage(ctx context.Context, _ *Conn, m Message) {
 	<-r.release
 }
 
-// work connects a client, whose OnMessage begins to work.
+// work connects a client and has its OnMessage run.
 func (r *busyRig) work() (*wsraw.Conn, context.Context) {
 	r.t.Helper()
 	c := r.connectOver(r.secure, "")
@@ -502,8 +501,8 @@ func TestBusyHandlerAnswersPing(t *testing.T) {
 	})
 }
 
-// The close frame is answered, and the connection ends, while OnMessage runs. What
-// came before it is not lost.
+// While OnMessage runs, a close frame is answered and the connection ends. The
+// messages before it are not lost.
 func TestBusyHandlerNoticesClose(t *testing.T) {
 	busyRigs(t, func(t *testing.T, r *busyRig) {
 		c, ctx := r.work()
@@ -547,7 +546,7 @@ func TestBusyHandlerNoticesReset(t *testing.T) {
 	})
 }
 
-// What breaks the protocol is told while OnMessage runs.
+// While OnMessage runs, a client that breaks the protocol is told so.
 func TestBusyHandlerNoticesBreach(t *testing.T) {
 	busyRigs(t, func(t *testing.T, r *busyRig) {
 		c, ctx := r.work()
@@ -568,8 +567,8 @@ func TestBusyHandlerNoticesBreach(t *testing.T) {
 	})
 }
 
-// However much the client sends while OnMessage runs, only so much of it is in
-// memory. All of it comes, in its order.
+// However much the client sends while OnMessage runs, the bytes of it in memory are
+// bounded. All messages arrive, in order.
 func TestBusyHandlerBoundsReadAhead(t *testing.T) {
 	busyRigs(t, func(t *testing.T, r *busyRig) {
 		c, _ := r.work()
@@ -585,7 +584,7 @@ func TestBusyHandlerBoundsReadAhead(t *testing.T) {
 			}
 		})
 		held := func() (n int) {
-			if !s.turn.BeginAhead() { // somebody else touches what was read
+			if !s.turn.BeginAhead() { // another goroutine has the turn
 				return 0
 			}
 			defer s.turn.EndAhead()
@@ -599,7 +598,7 @@ func TestBusyHandlerBoundsReadAhead(t *testing.T) {
 			if n := held(); n > maxWaiting+2*(size+messageCost) {
 				t.Fatalf("%d bytes are held", n)
 			}
-			time.Sleep(time.Millisecond) // keepalive goes on
+			time.Sleep(time.Millisecond) // keepalive runs meanwhile
 		}
 		r.release <- struct{}{}
 		for i := range messages {
@@ -614,8 +613,8 @@ func TestBusyHandlerBoundsReadAhead(t *testing.T) {
 	})
 }
 
-// While OnMessage runs a client that says nothing is found silent, but not one that
-// has said more than may be read ahead.
+// While OnMessage runs, a client that says nothing is found silent, but one that
+// has sent more than may be read ahead is not.
 func TestBusyHandlerNoticesSilence(t *testing.T) {
 	for _, talks := range []bool{false, true} {
 		t.Run(fmt.Sprint("talks ", talks), func(t *testing.T) {
@@ -661,8 +660,8 @@ func TestBusyHandlerNoticesSilence(t *testing.T) {
 	}
 }
 
-// What a client has sent while OnMessage ran, no faster than it may, is no burst of
-// its own.
+// Messages that a client sent while OnMessage ran, no faster than it may, do not
+// count as a burst.
 func TestBusyHandlerIsNoBurst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const messages = 40
@@ -689,7 +688,7 @@ func TestBusyHandlerIsNoBurst(t *testing.T) {
 	})
 }
 
-// One client's flood during OnMessage does not keep keepalive from the others.
+// One client's flood during OnMessage does not stop keepalive for the others.
 func TestBusyHandlerSharesKeepalive(t *testing.T) {
 	r := &busyRig{began: make(chan context.Context, 1), release: make(chan struct{}), got: make(chan string, 10)}
 	r.rig = newRig(t, Config{PingInterval: 20 * time.Millisecond, PongTimeout: patience, MessageRate: -1, ByteRate: -1, OnMessage: r.onMessage})

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// A hookedRegistry runs hooks after what it does. Their errors become its own.
+// A hookedRegistry runs a hook after each Add and Remove, and returns its error.
 type hookedRegistry struct {
 	*MemoryRegistry
 	afterAdd, afterRemove func([]Entry) error
@@ -37,8 +37,8 @@ func (r *hookedRegistry) Remove(ctx context.Context, l Lease, entries ...Entry) 
 	return err
 }
 
-// Writes that are dropped because the lease could not be renewed are made as
-// soon as it can, however many Conns they concern.
+// Writes that are dropped because the lease could not be renewed are made as soon
+// as it can, for however many Conns.
 func TestDroppedWritesAreMended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := NewMemoryRegistry()
@@ -56,7 +56,7 @@ func TestDroppedWritesAreMended(t *testing.T) {
 			t.Errorf("Health: %v", err)
 		}
 		cut.cut.Store(false)
-		// It is back, housekeeping has been through, and the lease is not
+		// The Registry is back and housekeeping has run, but the lease is not
 		// renewed yet.
 		r.presence.housekeep()
 		synctest.Wait()
@@ -80,7 +80,7 @@ func TestDroppedWritesAreMended(t *testing.T) {
 	})
 }
 
-// A checkedRegistry notes when it was asked what it lacks, and of how many.
+// A checkedRegistry reports each Check, and the number of its entries.
 type checkedRegistry struct {
 	*MemoryRegistry
 	asked func(entries int)
@@ -91,8 +91,8 @@ func (r *checkedRegistry) Check(ctx context.Context, l Lease, entries ...Entry) 
 	return r.MemoryRegistry.Check(ctx, l, entries...)
 }
 
-// An audit of many Conns goes in steps with pauses between them, in which messages
-// have their turn.
+// An audit of many Conns goes in steps. In the pauses between them messages have
+// their turn.
 func TestAuditPauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := &checkedRegistry{MemoryRegistry: NewMemoryRegistry()}
@@ -107,7 +107,7 @@ func TestAuditPauses(t *testing.T) {
 			}
 		}
 		r := newPipeRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: registry, MaxConnsPerUser: -1})
-		const n = 9*auditStep - 9 // three steps each third of a lease
+		const n = 9*auditStep - 9 // three steps in each third of a lease
 		for range n {
 			go r.pipe("")
 		}
@@ -122,7 +122,7 @@ func TestAuditPauses(t *testing.T) {
 		defer mu.Unlock()
 		var all []time.Duration // the pauses
 		for i := 1; i < len(at); i++ {
-			if pause := at[i].Sub(at[i-1]); pause < time.Second/2 { // of the same audit
+			if pause := at[i].Sub(at[i-1]); pause < time.Second/2 { // both are of the same audit
 				all = append(all, pause)
 			}
 		}
@@ -132,8 +132,7 @@ func TestAuditPauses(t *testing.T) {
 	})
 }
 
-// An audit that meets a Leave on its way takes the group away, never the
-// user's own place.
+// An audit that meets a Leave halfway removes the group's place, never the user's.
 func TestAuditNeverHidesAUser(t *testing.T) {
 	registry := &hookedRegistry{MemoryRegistry: NewMemoryRegistry()}
 	var hidden atomic.Int32
@@ -148,7 +147,7 @@ func TestAuditNeverHidesAUser(t *testing.T) {
 	defer ws.Close()
 	conn := r.only()
 	entries := entriesOf(t, r.Hub)
-	r.index.leaveGroup(conn, "g") // its write is still to come
+	r.index.leaveGroup(conn, "g") // the write of this is still to come
 	k := &housekeeping{p: r.presence}
 	for _, e := range entries {
 		k.check(e)
@@ -167,7 +166,7 @@ func TestAuditNeverHidesAUser(t *testing.T) {
 	r.follower.Unfollow(groupTopic("g"))
 }
 
-// A node to which nothing happens keeps its lease.
+// An idle node keeps its lease.
 func TestIdleNodeRenewsItsLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := NewMemoryRegistry()
@@ -182,9 +181,9 @@ func TestIdleNodeRenewsItsLease(t *testing.T) {
 	})
 }
 
-// A Registry that was away too shortly for the lease's renewal to notice may
-// have lost what was written last, as in a failover: it is put back at once,
-// however many Conns it concerns.
+// A Registry that was away for so short a time that no renewal failed may still
+// have lost its last writes, as in a failover. They are made again at once, for
+// however many Conns.
 func TestShortOutageIsNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := NewMemoryRegistry()
@@ -196,7 +195,7 @@ func TestShortOutageIsNoticed(t *testing.T) {
 		r.await("Conns", func() bool { return r.Stats().Conns == n })
 		renewed := r.presence.renewed.Load()
 		r.await("a renewal", func() bool { return r.presence.renewed.Load() != renewed })
-		time.Sleep(100 * time.Millisecond) // housekeeping is due at the same time
+		time.Sleep(100 * time.Millisecond) // so that this is between two rounds of housekeeping
 		cut := r.registry.(*MemoryRegistry)
 		entries := entriesOf(t, r.Hub)
 		cut.cut.Store(true)
@@ -216,7 +215,8 @@ func TestShortOutageIsNoticed(t *testing.T) {
 	})
 }
 
-// lostRig is a rig whose Registry can lose things behind its back.
+// lostRig returns a rig with n Conns, and a handle on which the test can remove
+// entries from its Registry unseen.
 func lostRig(t *testing.T, n int, config Config) (r *rig, behind *MemoryRegistry, lines logLines) {
 	logger, lines := newLog()
 	behind = NewMemoryRegistry()
@@ -229,8 +229,8 @@ func lostRig(t *testing.T, n int, config Config) (r *rig, behind *MemoryRegistry
 		go r.pipe(fmt.Sprintf("user=u%d&groups=g", i))
 	}
 	r.await("Conns", func() bool { return r.Stats().Conns == n })
-	// Audits are due at the same time from here on, and find nothing. What comes is
-	// lost between two of them.
+	// From here on, audits come at regular times and find nothing. Tests lose
+	// entries between two of them.
 	time.Sleep(2*r.config.Lease + time.Second)
 	if s := r.Stats(); s.Mended != 0 {
 		t.Errorf("%d sessions were put back, before any was lost", s.Mended)
@@ -238,7 +238,7 @@ func lostRig(t *testing.T, n int, config Config) (r *rig, behind *MemoryRegistry
 	return r, behind, lines
 }
 
-// told counts the lines of the log that have the text.
+// told drains the log and counts the lines that contain text.
 func told(lines logLines, text string) (n int) {
 	for {
 		select {
@@ -252,9 +252,9 @@ func told(lines logLines, text string) (n int) {
 	}
 }
 
-// Whatever the Registry loses, without an error or a new link, is found within
-// a lease, however many Conns there are. It is put back at once, counted, and
-// told of once.
+// A loss in the Registry that comes without an error or a new link is found within
+// a lease, however many Conns there are. The entries are put back at once and
+// counted, and the log says so once.
 func TestLossIsMendedWithinALease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 5*auditStep + 7
@@ -263,7 +263,7 @@ func TestLossIsMendedWithinALease(t *testing.T) {
 			entries := entriesOf(t, r.Hub)
 			lost := entries[round*100 : round*100+100]
 			for i := range lost {
-				if i%2 == 0 { // of some the group alone
+				if i%2 == 0 { // of some, only the group's place is lost
 					lost[i].UserTopic = ""
 				}
 			}
@@ -288,8 +288,8 @@ func TestLossIsMendedWithinALease(t *testing.T) {
 	})
 }
 
-// A lost index, or lease, is a lost lease: everything comes under a new one,
-// and nothing of the old one stays.
+// If the Registry has lost the index of a lease, the lease counts as lost: all
+// entries are added under a new one, and none stays under the old one.
 func TestLostLeaseIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := &indexLoser{MemoryRegistry: NewMemoryRegistry()}
@@ -319,7 +319,7 @@ func TestLostLeaseIsReplaced(t *testing.T) {
 	})
 }
 
-// An indexLoser says once that it has lost the index of a lease.
+// An indexLoser says once, in Check, that it has lost the lease.
 type indexLoser struct {
 	*MemoryRegistry
 	lost atomic.Bool
@@ -332,7 +332,7 @@ func (r *indexLoser) Check(ctx context.Context, l Lease, entries ...Entry) ([]En
 	return r.MemoryRegistry.Check(ctx, l, entries...)
 }
 
-// A node whose record cannot be understood is told of once.
+// The log tells once of a node whose record cannot be understood.
 func TestUnknownNodeIsToldOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := &strangeRegistry{MemoryRegistry: NewMemoryRegistry()}
@@ -347,9 +347,9 @@ func TestUnknownNodeIsToldOnce(t *testing.T) {
 	})
 }
 
-// A node that was never heard is told of once if it lives: if it renews its lease, or has
-// it for longer than a dead node would. Who starts just after another has died is told of
-// the sweep and of nothing else.
+// The log tells once of a node that was never heard but lives: it renews its lease,
+// or has a longer one than a dead node could. If the node died before this one
+// started, the log tells only of the sweep.
 func TestUnheardNodeIsToldOfIfItLives(t *testing.T) {
 	for name, test := range map[string]struct {
 		renews bool
@@ -371,7 +371,7 @@ func TestUnheardNodeIsToldOfIfItLives(t *testing.T) {
 					}
 				}
 				renew()
-				for range 4 * 6 { // as a node does
+				for range 4 * 6 { // as often as a node does
 					time.Sleep(r.config.Lease / 6)
 					if test.renews {
 						renew()
@@ -406,8 +406,8 @@ func (r *strangeRegistry) Nodes(ctx context.Context) ([]Node, time.Time, error) 
 	return append(nodes, Node{ID: "later-1", Err: errors.New("its lease has format 2")}), now, err
 }
 
-// A Conn that is evicted before its client has the 101 tells it so, and is no
-// 503: the client would come again.
+// If a Conn is evicted before its client has the 101, the client is told so. A 503
+// would make it come again.
 func TestEvictedBeforeThe101(t *testing.T) {
 	for name, result := range map[string]error{"added": nil, "not added": ErrRegistryDown} {
 		t.Run(name, func(t *testing.T) {
@@ -423,7 +423,7 @@ func TestEvictedBeforeThe101(t *testing.T) {
 				t.Errorf("%v, %v", closed, err)
 			}
 			ws.Close()
-			if result == nil { // OnOffline will be told, so OnOnline is
+			if result == nil { // OnOffline will be called, so OnOnline must be too
 				<-online
 			}
 			r.clean()
@@ -431,8 +431,8 @@ func TestEvictedBeforeThe101(t *testing.T) {
 	}
 }
 
-// A handshake that gives up while the Registry takes its Conn is followed by
-// OnOnline and OnOffline all the same.
+// If a handshake gives up while the Registry is adding its Conn, OnOnline and
+// OnOffline are called all the same.
 func TestOnOnlineOfAHandshakeThatFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		events := make(chan string, 2)
@@ -456,7 +456,7 @@ func TestOnOnlineOfAHandshakeThatFailed(t *testing.T) {
 	})
 }
 
-// If the Registry fails the client is told to come again: by 503, also under
+// If the Registry fails, the client is told to come again with a 503, even under
 // RejectAfterUpgrade.
 func TestRefusedByTheRegistry(t *testing.T) {
 	for _, after := range []bool{false, true} {
@@ -470,7 +470,7 @@ func TestRefusedByTheRegistry(t *testing.T) {
 	}
 }
 
-// A watchedContext counts what waits for its end.
+// A watchedContext counts the functions that wait for its end.
 type watchedContext struct {
 	context.Context
 	done    chan struct{}
@@ -488,7 +488,7 @@ func (c *watchedContext) Err() error {
 	}
 }
 
-// AfterFunc is what package context uses if a parent has it.
+// Package context calls AfterFunc if a parent has it.
 func (c *watchedContext) AfterFunc(f func()) func() bool {
 	c.waiting.Add(1)
 	stop := make(chan struct{})
@@ -506,8 +506,8 @@ func (c *watchedContext) AfterFunc(f func()) func() bool {
 	})
 }
 
-// ConnContext gives values. That its context ends does not end the Conn, and
-// no request leaves anything on it.
+// The context of ConnContext only gives values. Its end does not end the Conn, and
+// no request leaves a function waiting for it.
 func TestConnContextGivesValuesOnly(t *testing.T) {
 	type key struct{}
 	for _, after := range []bool{false, true} {
@@ -548,8 +548,8 @@ func TestConnContextGivesValuesOnly(t *testing.T) {
 	}
 }
 
-// Writes are taken in the order in which they were asked for, each once, no
-// Conn twice in a batch. The memory of a long list does not stay.
+// Writes are taken in the order in which they were asked for, each once, and no
+// Conn is twice in a batch. The memory of a long list is not kept.
 func TestPresenceNext(t *testing.T) {
 	p := newPresence("", nil, nil, nil, nil, nil, nil, nil)
 	id := func(i int) string { return strconv.Itoa(i) }
@@ -559,7 +559,7 @@ func TestPresenceNext(t *testing.T) {
 		for i := range count {
 			p.append(presenceOp{entry: Entry{Session: Session{ID: id(i)}}})
 		}
-		p.append(presenceOp{entry: Entry{Session: Session{ID: id(count - 1)}}}) // the same once more
+		p.append(presenceOp{entry: Entry{Session: Session{ID: id(count - 1)}}}) // the same Conn again
 		want := 0
 		for ops := p.next(); len(ops) > 0; ops = p.next() {
 			for _, op := range ops {
@@ -588,7 +588,7 @@ func TestPresenceNext(t *testing.T) {
 	}
 }
 
-// addresses are those of the elements of ops.
+// addresses returns the addresses of the elements of ops.
 func addresses(ops []presenceOp) (all []*presenceOp) {
 	for i := range ops {
 		all = append(all, &ops[i])
@@ -596,9 +596,8 @@ func addresses(ops []presenceOp) (all []*presenceOp) {
 	return all
 }
 
-// An entry that the Registry refuses, as one does whose key in Redis somebody
-// else spoils all the time, fails its own handshake, and none of those that
-// are written together with it.
+// An entry that the Registry refuses, say because somebody keeps spoiling its key
+// in Redis, fails its own handshake and none of those that are written with it.
 func TestRefusedEntryFailsAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := &hookedRegistry{MemoryRegistry: NewMemoryRegistry()}
@@ -615,7 +614,7 @@ func TestRefusedEntryFailsAlone(t *testing.T) {
 			c := &Conn{hub: r.Hub, counter: uint64(100 + i), identity: Identity{User: user}}
 			ops[i] = presenceOp{c: c, add: true, entry: c.entry([]string{userTopic(user)}), done: make(chan presenceResult, 1)}
 		}
-		r.presence.mu.Lock() // all come together
+		r.presence.mu.Lock() // so that all are in one batch
 		r.presence.ops = append(r.presence.ops, ops...)
 		r.presence.mu.Unlock()
 		r.presence.wake.Set()

@@ -22,14 +22,14 @@ import (
 func heapInUse() int64 {
 	var m runtime.MemStats
 	runtime.GC()
-	runtime.GC() // sync.Pools give up their memory at the second
+	runtime.GC() // a sync.Pool lets go of its memory at the second
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
 
-// What Authenticate cuts out of a long URL or header must not keep all of it
-// for the life of the connection, and what it joins as a part of a long message
-// must not keep that.
+// What Authenticate cuts out of a long URL or header does not keep all of it in
+// memory for the life of the connection. Nor does the name of a group that is cut
+// out of a long message.
 func TestRequestIsNotKept(t *testing.T) {
 	const clients, pad = 50, 200 << 10
 	fromRequest := func(r *http.Request) (Identity, error) {
@@ -76,7 +76,7 @@ func TestRequestIsNotKept(t *testing.T) {
 				}
 			}
 			r.await("all clients", func() bool { return r.Stats().Conns == clients })
-			// The last of net/http's buffers go when their goroutines end.
+			// The last of net/http's buffers are freed when its goroutines end.
 			kept := int64(0)
 			r.await("little that is kept", func() bool {
 				kept = (heapInUse() - before) / clients
@@ -87,8 +87,8 @@ func TestRequestIsNotKept(t *testing.T) {
 	}
 }
 
-// An Identity above a limit is the application's mistake: it is refused, and
-// the log says which rule it breaks and by how much, but not the values.
+// An Identity above a limit is the application's mistake. It is refused, and the
+// log says which rule it breaks and by how much, but not its values.
 func TestIdentityAboveLimit(t *testing.T) {
 	many := make([]string, 30)
 	for i := range many {
@@ -137,8 +137,8 @@ func TestIdentityAboveLimit(t *testing.T) {
 	}
 }
 
-// Who is at MaxGroups joins nothing more, and the caller is told which bound it
-// was, on whichever node the connection is. The others of the call join.
+// A Conn at MaxGroups joins nothing more, and the caller is told which bound that
+// was, whichever node the connection is on. The other Conns of the call join.
 func TestMaxGroups(t *testing.T) {
 	rigs := newPair(t, false, Config{MaxGroups: 3})
 	rigs[0].connect("user=full&groups=a,b,c")
@@ -183,7 +183,7 @@ func TestMaxGroups(t *testing.T) {
 }
 
 // A Conn that is closed while it joins the many groups of its Identity leaves
-// nothing behind, nor does one that is made to join them at the same time.
+// nothing behind, even if a Join adds it to them at the same time.
 func TestGoneWhileJoining(t *testing.T) {
 	groups := make([]string, 2*indexStep)
 	for i := range groups {
@@ -226,8 +226,8 @@ func TestGoneWhileJoining(t *testing.T) {
 	r.clean()
 }
 
-// What Authenticate returns as Local the callbacks get as it is, and nobody else:
-// neither the Registry nor a limit looks at it.
+// The Local of Authenticate's result reaches the callbacks unchanged, and nobody
+// else: no limit counts it.
 func TestIdentityLocal(t *testing.T) {
 	type account [1 << 10]byte
 	local := new(account)
@@ -255,7 +255,7 @@ func TestIdentityLocal(t *testing.T) {
 	}
 }
 
-// A logLines has what is logged, a line each.
+// logLines receives the lines that are logged.
 type logLines chan string
 
 func (l logLines) Write(p []byte) (int, error) {
@@ -268,7 +268,8 @@ func newLog() (*slog.Logger, logLines) {
 	return slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: slog.LevelDebug})), lines
 }
 
-// Why a connection was refused is logged, once; a foreign origin is warned of, too.
+// The log says once why a connection was refused. A foreign origin also gets a
+// warning.
 func TestRefusalsAreLogged(t *testing.T) {
 	logger, log := newLog()
 	r := newRig(t, Config{
@@ -329,7 +330,7 @@ func TestRefusalsAreLogged(t *testing.T) {
 	}
 }
 
-// The beginning of an outage is logged, and not only its end.
+// The log tells of the beginning of an outage, not only of its end.
 func TestOutagesAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		logger, log := newLog()
@@ -368,7 +369,7 @@ func TestOutagesAreLogged(t *testing.T) {
 	})
 }
 
-// One client can fill neither the log nor a line of it.
+// One client can fill neither the log nor a single line of it.
 func TestFloodOfRefusalsIsLoggedBriefly(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(r *http.Request)
@@ -419,8 +420,8 @@ func TestFloodOfRefusalsIsLoggedBriefly(t *testing.T) {
 	}
 }
 
-// Those that are upgraded only to be refused are bounded; the others are
-// answered without an upgrade.
+// The number of connections that are upgraded only to be refused is bounded. Above
+// it, refusals come without an upgrade.
 func TestRefusedAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPipeRig(t, Config{MaxConns: 10, RejectAfterUpgrade: true, Authenticate: func(*http.Request) (Identity, error) {
@@ -456,9 +457,9 @@ func TestRefusedAreBounded(t *testing.T) {
 	})
 }
 
-// Authenticate may choose the subprotocol, among those that the client offers. A
-// refusal after the upgrade agrees on any of them, because a browser that has
-// offered some and gets none sees no close code.
+// Authenticate may choose one of the subprotocols that the client offers. A refusal
+// after the upgrade agrees on any of them, because a browser that offered some and
+// gets none sees no close code.
 func TestIdentitySubprotocol(t *testing.T) {
 	var log journal
 	agreed := make(chan string, 1)
@@ -478,7 +479,7 @@ func TestIdentitySubprotocol(t *testing.T) {
 		name, query string
 		offers      []string
 		want        string
-		code        uint16 // of the refusal
+		code        uint16 // the close code if it is refused
 	}{
 		{"none, none offered", "", nil, "", 0},
 		{"none", "", []string{"bearer, secret"}, "", 0},
