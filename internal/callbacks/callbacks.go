@@ -1,5 +1,5 @@
-// Package callbacks knows which of the user's callbacks run and since when, and
-// how much time those took that have returned.
+// Package callbacks knows which of the user's callbacks run, since when, and how much
+// time finished ones took.
 package callbacks
 
 import (
@@ -12,18 +12,18 @@ import (
 	"github.com/heraldgo/herald/internal/histogram"
 )
 
-// A Set has the calls that are under way. Its zero value is empty. Any goroutine
-// may call its methods.
+// A Set has the calls under way. Its zero value is empty. Its methods may be called
+// concurrently.
 type Set struct {
 	shards [16]shard // by Call.Key, so that few wait for each other
 }
 
 type shard struct {
 	mu    sync.Mutex
-	calls *Call  // that run: a list
+	calls *Call  // a list of those under way
 	sums  []*sum // of those that have returned
 
-	_ [64]byte // so that no two share a line of memory
+	_ [64]byte // so that no two shards share a cache line
 }
 
 type sum struct {
@@ -31,21 +31,21 @@ type sum struct {
 	took histogram.Counts
 }
 
-// A Call is one call of a callback that runs.
+// A Call is one call of a callback under way.
 type Call struct {
 	Name string                   // of the callback
 	User string                   // whom it is about, or ""
-	Conn interface{ ID() string } // that it is about, or nil
-	Key  uint64                   // of any value; the same one for calls that come one after the other
+	Conn interface{ ID() string } // the Conn that it is about, or nil
+	Key  uint64                   // any value; calls that come one after the other should have the same
 
 	began int64 // on clock
-	told  bool  // by Slow
+	told  bool  // Slow has returned it
 
 	shard      *shard
 	next, prev *Call
 }
 
-// A Running is a Call as it was when it was asked for.
+// A Running is a copy of a Call at some moment.
 type Running struct {
 	Name, User string
 	Conn       string        // its id, or ""
@@ -54,7 +54,7 @@ type Running struct {
 
 var pool = sync.Pool{New: func() any { return new(Call) }}
 
-// Begin counts a call in. The caller calls End of what it returns, once.
+// Begin notes that a call begins. The caller calls End of the result, once.
 func (s *Set) Begin(call Call) *Call {
 	c := pool.Get().(*Call)
 	*c = call
@@ -69,7 +69,7 @@ func (s *Set) Begin(call Call) *Call {
 	return c
 }
 
-// End takes note that the call has returned.
+// End notes that the call has returned. The Call must not be used after that.
 func (c *Call) End() {
 	s := c.shard
 	s.mu.Lock()
@@ -95,7 +95,7 @@ func (c *Call) End() {
 // Running returns the calls that run, the oldest first.
 func (s *Set) Running() []Running { return s.running(func(*Call, int64) bool { return true }) }
 
-// Slow returns those that have run for longer than limit, each once.
+// Slow returns the calls that have run for longer than limit, each only once.
 func (s *Set) Slow(limit time.Duration) []Running {
 	return s.running(func(c *Call, now int64) bool {
 		if c.told || now-c.began <= int64(limit) {
@@ -126,7 +126,7 @@ func (s *Set) running(which func(c *Call, now int64) bool) (found []Running) {
 	return found
 }
 
-// Totals returns what those calls of each callback took that have returned.
+// Totals returns, by callback, how long its finished calls took.
 func (s *Set) Totals() map[string]*histogram.Counts {
 	totals := make(map[string]*histogram.Counts)
 	for i := range s.shards {

@@ -8,36 +8,36 @@ import (
 	"time"
 )
 
-// The processors are busy when the load was busyAbove in two windows one after the
-// other, and until it is below busyBelow: who waits because they are busy gives them
-// time to idle.
+// The processors become busy when the load was busyAbove in two windows in a row, and
+// stay busy until it is below busyBelow: goroutines that rest because of that leave
+// them idle for a while.
 const (
-	window    = 250 * time.Millisecond // that a load is measured over
-	stale     = 4 * window             // when a sample is too old to measure from
+	window    = 250 * time.Millisecond // over which a load is measured
+	stale     = 4 * window             // the age at which a sample is too old to measure from
 	busyAbove = 0.85
 	busyBelow = 0.70
 )
 
-// A Gauge tells whether the processors are busy. The zero value is ready to use.
-// Its method may be called by any number of goroutines.
+// A Gauge tells whether the processors are busy. The zero value is ready to use. Its
+// method may be called concurrently.
 type Gauge struct {
 	mu   sync.Mutex
 	last sample
-	high int // windows one after the other with a load of busyAbove
+	high int // how many windows in a row had a load of busyAbove
 	busy bool
 }
 
-// A sample is what was known at a time.
+// A sample is what the system told at a time.
 type sample struct {
 	at   time.Time
-	idle time.Duration // of all the machine's processors since it was started; 0: not known
-	used time.Duration // of any processor, by this process
+	idle time.Duration // of all the machine's processors together since it was started; 0 if not known
+	used time.Duration // processor time of this process
 }
 
-// Busy returns whether the processors were busy in the last half a second or so. It
-// answers false if nobody has asked for a second, and on systems that do not tell: all
-// but Linux. Four times a second at most it reads a file of the kernel's, which takes
-// some microseconds.
+// Busy says whether the processors were busy in the last half second or so. It
+// returns false if nobody has asked for a second, and on systems that do not tell:
+// all but Linux. It reads a file of the kernel at most four times a second, which
+// takes some microseconds.
 func (g *Gauge) Busy() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -47,8 +47,8 @@ func (g *Gauge) Busy() bool {
 	return g.busy
 }
 
-// add makes s the last sample. The machine has n processors that this process may
-// use, procs of them at once.
+// add makes s the last sample. This process may use n processors of the machine,
+// procs of them at once.
 func (g *Gauge) add(s sample, n, procs int) {
 	last := g.last
 	g.last = s

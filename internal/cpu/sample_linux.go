@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// take reads how long processors were idle from /proc/uptime (proc_uptime(5)):
-// its second number, in seconds, is the sum over all of them.
+// take reads from /proc/uptime (proc_uptime(5)) how long processors were idle: its
+// second number is the sum over all of them, in seconds.
 func take(now time.Time) sample {
 	s := sample{at: now}
 	text, err := os.ReadFile("/proc/uptime")
@@ -23,7 +23,8 @@ func take(now time.Time) sample {
 	return s
 }
 
-// idle returns 0 if the text is of another form.
+// idle returns the idle time in the text of /proc/uptime, or 0 if the text has
+// another form.
 func idle(uptime []byte) time.Duration {
 	_, text, _ := bytes.Cut(bytes.TrimSpace(uptime), []byte(" "))
 	seconds, err := strconv.ParseFloat(string(text), 64)

@@ -1,6 +1,5 @@
-// Package deadline lets calls that begin at about the same time end at the same
-// deadline: a context and a timer for each would cost as much as the rest of a
-// short call.
+// Package deadline lets calls that begin at about the same time share a deadline: a
+// context and a timer for each would cost as much as the rest of a short call.
 package deadline
 
 import (
@@ -10,8 +9,8 @@ import (
 	"time"
 )
 
-// A Source makes the deadlines of calls of one kind. Those that begin within a
-// 64th of the timeout end together, none later than its timeout.
+// A Source makes the deadlines of calls of one kind. Calls that begin within a 64th
+// of the timeout share one, and none ends later than its timeout.
 type Source struct {
 	timeout time.Duration
 	cause   error
@@ -23,21 +22,21 @@ type Source struct {
 
 const parts = 64
 
-// New returns a Source. The cause is what context.Cause says of a context that
-// ended at one of its deadlines; its Err is context.DeadlineExceeded.
+// New returns a Source. cause is what context.Cause returns for a context that ended
+// at one of its deadlines; Err returns context.DeadlineExceeded.
 func New(timeout time.Duration, cause error) *Source {
 	return &Source{timeout: timeout, cause: cause}
 }
 
-// A Deadline is the end of those that share it.
+// A Deadline is shared by the calls that it ends.
 type Deadline struct {
 	ctx    context.Context
 	cancel context.CancelFunc // never called: the deadline always comes
 	cause  error
-	until  time.Time // who begins later gets another
+	until  time.Time // calls that begin later get another one
 }
 
-// Now returns the deadline for what begins now.
+// Now returns the deadline of a call that begins now.
 func (s *Source) Now() *Deadline {
 	now := time.Now()
 	if d := s.current.Load(); d != nil && now.Before(d.until) {
@@ -57,7 +56,8 @@ func (s *Source) Now() *Deadline {
 // Context returns a context that ends at the deadline.
 func (d *Deadline) Context() context.Context { return d.ctx }
 
-// Bound returns ctx with the deadline. The caller calls release at the end.
+// Bound returns ctx with the deadline. The caller must call release when the call is
+// over.
 func (d *Deadline) Bound(ctx context.Context) (bound context.Context, release func()) {
 	if ctx == context.Background() {
 		return d.ctx, func() {}
@@ -66,17 +66,17 @@ func (d *Deadline) Bound(ctx context.Context) (bound context.Context, release fu
 	return c, c.release
 }
 
-// A boundContext ends with its caller's, or at a shared deadline. Only who asks
-// for its Done pays for a context that has both ends in one channel. Batch, which
-// most calls wait in, asks for Ends.
+// A boundContext ends with the caller's context, or at a shared deadline. It makes a
+// context that has both ends in one channel only if its Done is called. Package
+// batch, in which most calls wait, calls Ends instead.
 type boundContext struct {
 	context.Context // the caller's
 	shared          *Deadline
 
 	mu     sync.Mutex
-	merged context.Context // nil until somebody needs it
+	merged context.Context // nil until it is needed
 	cancel context.CancelFunc
-	err    error // Err's first that was not nil
+	err    error // the first error that Err has returned
 }
 
 // Ends returns two channels, one of which is closed when the context ends. One
@@ -85,7 +85,7 @@ func (c *boundContext) Ends() (a, b <-chan struct{}) {
 	return c.Context.Done(), c.shared.ctx.Done()
 }
 
-// Deadline is the earlier of the two.
+// Deadline returns the earlier of the two deadlines.
 func (c *boundContext) Deadline() (time.Time, bool) {
 	shared, _ := c.shared.ctx.Deadline()
 	if at, ok := c.Context.Deadline(); ok && at.Before(shared) {
@@ -103,14 +103,13 @@ func (c *boundContext) Done() <-chan struct{} {
 	return c.merged.Done()
 }
 
-// merge makes a context of ctx that ends at the deadline, too. The caller holds
-// mu.
+// merge makes a context of ctx that also ends at the deadline. The caller holds mu.
 func (c *boundContext) merge(ctx context.Context) {
 	at, _ := c.shared.ctx.Deadline()
 	c.merged, c.cancel = context.WithDeadlineCause(ctx, at, c.shared.cause)
 }
 
-// Err is not nil as soon as one of Ends is closed, and then stays the same.
+// Err returns an error as soon as one of Ends is closed, and the same from then on.
 func (c *boundContext) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -125,8 +124,8 @@ func (c *boundContext) Err() error {
 	}
 	if c.err == nil {
 		if c.err = c.shared.ctx.Err(); c.err != nil {
-			// For context.Cause, whatever the caller's says later. If there is a
-			// merged one its timer is due, too, but may not have run yet.
+			// For context.Cause, whatever the caller's context says later. If there
+			// is a merged context its timer is due, too, but may not have run yet.
 			c.merge(context.WithoutCancel(c.Context))
 		}
 	}

@@ -1,7 +1,7 @@
-// Package deflate compresses the messages of a WebSocket connection as RFC 7692
-// (permessage-deflate) says, each by itself: neither end keeps anything of one message
-// for the next. So a message is compressed once for all who get it, and a connection
-// that is idle holds no memory for compression.
+// Package deflate compresses the messages of a WebSocket connection according to RFC
+// 7692 (permessage-deflate), each by itself: neither end keeps anything of one
+// message for the next. So a message is compressed once for all clients that get it,
+// and an idle connection holds no memory for compression.
 package deflate
 
 import (
@@ -12,24 +12,25 @@ import (
 	"github.com/heraldgo/herald/internal/frame"
 )
 
-// MinSize is how many bytes a message has at least that is compressed. Shorter ones
-// would become little shorter: they have few repetitions, and most of them fit into one
-// packet of the network either way.
+// MinSize is the least size, in bytes, of a message that is compressed. A shorter one
+// would hardly shrink: it has few repetitions, and mostly fits into one packet of the
+// network either way.
 const MinSize = 512
 
-// flushed is what the last bytes of a compressed message are, which are not sent (RFC
-// 7692 section 7.2.1).
+// flushed is the last bytes of a compressed message, which are not sent (RFC 7692
+// section 7.2.1).
 const flushed = "\x00\x00\xff\xff"
 
-// A Frame is the frame of a message, as clients get it that have agreed on compression
-// and those that have not. It is for one goroutine at a time.
+// A Frame is the frame of a message, for clients that have agreed on compression and
+// for those that have not. Only one goroutine at a time may use it.
 type Frame struct {
 	Plain []byte
 
-	packed []byte // nil until somebody wants it
+	packed []byte // nil until For needs it
 }
 
-// For returns the frame for a client that has agreed, or has not. It must not be changed.
+// For returns the frame for a client that has agreed on compression, or has not. The
+// caller must not change it.
 func (f *Frame) For(agreed bool) []byte {
 	if !agreed {
 		return f.Plain
@@ -40,8 +41,8 @@ func (f *Frame) For(agreed bool) []byte {
 	return f.packed
 }
 
-// Compress returns a frame with the message of the plain one, compressed; or the plain
-// one if the message is shorter than MinSize, or would not become shorter.
+// Compress returns a frame with the message of the plain one, compressed. It returns
+// plain if the message is shorter than MinSize, or would not become shorter.
 func Compress(plain []byte) []byte {
 	payload, ok := frame.Payload(plain)
 	if !ok || len(payload) < MinSize {
@@ -63,12 +64,12 @@ func Compress(plain []byte) []byte {
 	return append(b, packed...)
 }
 
-// A compressor compresses one message at a time. It takes over a megabyte, so only those
-// that are at work have one.
+// A compressor compresses one message at a time. It takes over a megabyte, so it is
+// pooled.
 type compressor struct {
 	w    *flate.Writer
 	out  []byte
-	most int // bytes of out: with more the message is not compressed
+	most int // the most bytes of out; with more the message is not compressed
 }
 
 var compressors = sync.Pool{New: func() any {
@@ -76,12 +77,12 @@ var compressors = sync.Pool{New: func() any {
 	return &compressor{w: w}
 }}
 
-// keepOut is how much memory for what comes out is used again.
+// keepOut is the size, in bytes, up to which a buffer for the output is used again.
 const keepOut = 64 << 10
 
 var errNoGain = errors.New("the message does not become shorter")
 
-// Write takes what comes out of w.
+// Write takes the output of w.
 func (c *compressor) Write(p []byte) (int, error) {
 	if len(c.out)+len(p) > c.most {
 		return 0, errNoGain

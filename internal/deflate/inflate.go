@@ -9,12 +9,12 @@ import (
 	"github.com/heraldgo/herald/internal/frame"
 )
 
-// end follows a compressed message: what its sender has left out, and an empty last
-// block, so that the end of the stream is the end of the message.
+// end follows a compressed message: the bytes that its sender has left out, and an
+// empty last block, so that the stream ends with the message.
 const end = flushed + "\x01" + flushed
 
-// firstRoom is how many bytes of memory a message has at first for each of its
-// compressed bytes.
+// firstRoom is how many bytes a message has at first for each of its compressed
+// bytes.
 const firstRoom = 4
 
 var (
@@ -23,9 +23,9 @@ var (
 	errTooBig  = &frame.Error{Code: frame.MessageTooBig, Reason: "message is too big"}
 )
 
-// Inflate returns the plain frame of a message that came compressed, by the frame that
-// an Assembler has made of it. The message has at most limit bytes; 0 is no limit. The
-// memory grows as the bytes come out. An error is a *frame.Error.
+// Inflate returns the plain frame of a message that came compressed. packed is the
+// frame that an Assembler has made of it. The message may have limit bytes; 0 means
+// no limit. The memory grows as the bytes come out. An error is a *frame.Error.
 func Inflate(packed []byte, limit int64) (plain []byte, err error) {
 	payload, _ := frame.Payload(packed)
 	if len(payload) == 0 { // it should be a byte (RFC 7692 section 7.2.3.6), but zlib makes none
@@ -58,8 +58,8 @@ func Inflate(packed []byte, limit int64) (plain []byte, err error) {
 	}
 }
 
-// room returns how much memory a message of n bytes gets. It is a byte more than the
-// message may have, so that one that is too big is noticed.
+// room returns how much memory a message of n bytes gets. That is a byte more than
+// the limit at most, so that a message that is too big is noticed.
 func room(n int, limit int64) int {
 	if n = max(n, 64); limit > 0 && int64(n) >= limit {
 		n = int(limit) + 1
@@ -67,15 +67,15 @@ func room(n int, limit int64) int {
 	return n
 }
 
-// An inflater reads one message at a time. It takes some 45 KB, so only those that are
-// at work have one.
+// An inflater reads one message at a time. It takes some 45 KB, so it is pooled and
+// not kept by connections.
 type inflater struct {
 	r interface {
 		io.Reader
 		flate.Resetter
 	}
 	payload []byte
-	at      int // bytes of payload, and then of end, that r has taken
+	at      int // how many bytes of payload, and then of end, r has taken
 }
 
 var inflaters = sync.Pool{New: func() any {
@@ -97,7 +97,7 @@ func (i *inflater) release() {
 	inflaters.Put(i)
 }
 
-// read reads what comes out. Its error is io.EOF at the end of the message.
+// read reads decompressed bytes. Its error is io.EOF at the end of the message.
 func (i *inflater) read(b []byte) (int, error) {
 	n, err := i.r.Read(b)
 	if err != io.EOF {

@@ -8,15 +8,15 @@ import (
 // extension is the name of the extension (RFC 7692 section 7).
 const extension = "permessage-deflate"
 
-// answer is what every client is told that has agreed (RFC 7692 sections 7.1.1.1 and
-// 7.1.1.2). A client need not have offered either.
+// answer is what every client that has agreed is told (RFC 7692 sections 7.1.1.1 and
+// 7.1.1.2). A client need not have offered either parameter.
 const answer = extension + "; server_no_context_takeover; client_no_context_takeover"
 
-// Accept returns the answer to the first offer that can be taken, by the values of a
-// request's Sec-WebSocket-Extensions, or "" if there is none. An offer is declined if it
-// has a parameter that is unknown, comes twice or has an invalid value (RFC 7692 section
-// 7.1), and if it asks for a window of less than the 32 KB that are written here.
-// How the client compresses is left to it.
+// Accept returns the answer to the first acceptable offer among the values of a
+// request's Sec-WebSocket-Extensions, or "" if there is none. An offer is declined if
+// it has a parameter that is unknown, comes twice or has an invalid value (RFC 7692
+// section 7.1), or if it asks for a smaller window than the 32 KB that are used here.
+// How the client compresses is left to the client.
 func Accept(headers []string) string {
 	s := scanner{strings.Join(headers, ",")}
 	accepted := ""
@@ -79,10 +79,11 @@ func windowBits(s string) bool {
 // A scanner takes a header apart (RFC 6455 section 9.1).
 type scanner struct{ rest string }
 
-// skip takes off white space, and the characters of also.
+// skip removes leading white space and characters of also.
 func (s *scanner) skip(also string) { s.rest = strings.TrimLeft(s.rest, " \t"+also) }
 
-// take takes off c, with the white space around it.
+// take removes c and the white space around it. It returns false if c does not come
+// next.
 func (s *scanner) take(c byte) bool {
 	s.skip("")
 	if s.rest == "" || s.rest[0] != c {
@@ -93,7 +94,7 @@ func (s *scanner) take(c byte) bool {
 	return true
 }
 
-// token takes off a token (RFC 9110 section 5.6.2), or nothing.
+// token removes and returns a token (RFC 9110 section 5.6.2), or "".
 func (s *scanner) token() (token string) {
 	n := 0
 	for n < len(s.rest) && tokenByte(s.rest[n]) {
@@ -108,7 +109,7 @@ func tokenByte(c byte) bool {
 	return letter || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }
 
-// params takes off the parameters of an offer.
+// params removes and returns the parameters of an offer.
 func (s *scanner) params() (params []param, ok bool) {
 	for s.take(';') {
 		p := param{name: s.token()}
@@ -123,8 +124,8 @@ func (s *scanner) params() (params []param, ok bool) {
 	return params, true
 }
 
-// value takes off a token or a quoted string that has one in it. It returns "" if neither
-// is there.
+// value removes and returns a token, or the token in a quoted string. It returns ""
+// if neither comes next.
 func (s *scanner) value() string {
 	if !strings.HasPrefix(s.rest, `"`) {
 		return s.token()

@@ -1,13 +1,13 @@
-// Package errs has the sentinel errors of package herald that its internal
-// packages return, and what several Buses make of them. Their documentation is
-// there.
+// Package errs has the sentinel errors of package herald that its internal packages
+// return, and functions with which several Buses make errors of them. The sentinels
+// are documented there.
 package errs
 
 import "errors"
 
 //lint:file-ignore ST1012 errs.ErrX would say it twice.
 
-// Each is herald's Err and the same name.
+// Each of them is herald's sentinel of the same name with Err before it.
 var (
 	BusDown      = errors.New("herald: bus is down")
 	Unknown      = errors.New("herald: outcome is unknown")

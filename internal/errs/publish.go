@@ -9,8 +9,8 @@ import (
 	"github.com/heraldgo/herald/internal/batch"
 )
 
-// OfPublish returns what err of a Batcher says to the caller of Publish. The
-// function health tells why a publisher has no link, or nil.
+// OfPublish turns an error of a Batcher into one for the caller of Publish. The
+// function health returns why a publisher has no link, or nil.
 func OfPublish(ctx context.Context, err error, health func() error) error {
 	if err == nil {
 		return nil
@@ -26,7 +26,8 @@ func OfPublish(ctx context.Context, err error, health func() error) error {
 	return err
 }
 
-// InPart returns err of some packets of a call if others of it have been taken.
+// InPart returns the error of a call that failed with err for some of its packets
+// while others were taken.
 func InPart(err error) error {
 	if errors.Is(err, Unknown) {
 		return err
@@ -34,8 +35,8 @@ func InPart(err error) error {
 	return fmt.Errorf("%w: part of the packets: %w", Unknown, err)
 }
 
-// Join joins errors, those with the same text once: partitions mostly fail together.
-// The outcome is unknown if that of one is.
+// Join joins errors, and drops repeated texts: partitions mostly fail together. If
+// one of the errors is Unknown, so is the result.
 func Join(all []error) error {
 	var different []error
 	for _, err := range all {

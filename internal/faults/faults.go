@@ -1,21 +1,20 @@
-// Package faults lets heraldtest break what package herald keeps in memory, which
-// has no exported methods for that. Package herald sets the functions.
+// Package faults lets heraldtest break the Bus and the Registry in memory, which have
+// no exported methods for that. Package herald sets the functions.
 package faults
 
 import "time"
 
-// A Bus is how to break a *herald.MemoryBus. heraldtest says what each does.
+// A Bus has the functions that break a *herald.MemoryBus. heraldtest documents each.
 type Bus struct {
 	Cut, Heal func()
 	Lose      func(lose bool)
 	Delay     func(d time.Duration)
 
-	// Hand hands a packet over behind those that wait for Receive, whatever
-	// fault there is.
+	// Hand puts a packet behind those that wait for Receive, whatever fault there is.
 	Hand func(topic string, data []byte)
 }
 
-// A Registry is how to break a handle of a *herald.MemoryRegistry.
+// A Registry has the functions that break a handle of a *herald.MemoryRegistry.
 type Registry struct{ Cut, Heal func() }
 
 var (

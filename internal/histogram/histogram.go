@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The first bucket has what took at most 2^Lowest seconds, 8 µs. The last but one ends
-// at 2^highest seconds, 17 minutes, and the last has what took longer.
+// The first bucket counts durations of up to 2^Lowest seconds, 8 µs. The last but one
+// ends at 2^highest seconds, 17 minutes; the last counts longer ones.
 const (
 	Lowest    = -17
 	highest   = 10
@@ -20,7 +20,7 @@ const (
 
 var (
 	bounds [Size]time.Duration
-	first  [64]int // by its length in bits, the first bucket that a number of nanoseconds may be in
+	first  [64]int // the first bucket that a number of nanoseconds may be in, by its length in bits
 )
 
 func init() {
@@ -49,7 +49,7 @@ func bucketOf(d time.Duration) int {
 	return i
 }
 
-// Counts is a histogram that its owner guards. Its zero value is empty.
+// Counts is a histogram that its owner guards. The zero value is empty.
 type Counts struct {
 	Sum     time.Duration
 	Buckets [Size]uint64
@@ -69,7 +69,7 @@ func (c *Counts) Add(o *Counts) {
 	}
 }
 
-// A Histogram is one that any goroutine may use at any time. Its zero value is empty.
+// A Histogram may be used by any number of goroutines. The zero value is empty.
 type Histogram struct {
 	sum     atomic.Int64
 	buckets [Size]atomic.Uint64
@@ -81,8 +81,8 @@ func (h *Histogram) Observe(d time.Duration) {
 	h.buckets[bucketOf(d)].Add(1)
 }
 
-// Counts returns what has been counted. The sum may lack a duration whose bucket has
-// it, or the other way round.
+// Counts returns what has been counted. A duration that is counted meanwhile may be
+// in the sum alone, or in its bucket alone.
 func (h *Histogram) Counts() *Counts {
 	c := &Counts{Sum: time.Duration(h.sum.Load())}
 	for i := range h.buckets {

@@ -1,7 +1,6 @@
-// Package inbox is the bounded queue between the goroutine of a Bus that reads
-// from the broker and the caller of Receive. It drops what it has no room for,
-// so that the broker is never blocked. The loss is reported in its place in the
-// queue.
+// Package inbox is the bounded queue between the goroutine of a Bus that reads from
+// the broker and the caller of Receive. It drops what it has no room for, so that the
+// broker is never blocked, and reports the loss at its place in the queue.
 package inbox
 
 import (
@@ -18,33 +17,32 @@ type Config[E any] struct {
 	MaxBytes int
 	Restored E // the event that ends a gap
 
-	// Refusal is what a Receive returns while another waits.
+	// Refusal is the error of a Receive that is called while another waits.
 	Refusal error
 }
 
-// An Inbox queues events. Gaps do not nest: however many reasons there are
-// for one, the receiver sees one event that begins it and one Restored.
+// An Inbox queues events. Gaps do not nest: however many reasons there are for one,
+// the receiver sees one event that begins it and one Restored.
 //
-// Beside that gap, which is of everything, each part of what is received may
-// have one of its own (DownPart, RestorePart). While the gap of everything is
-// open the receiver hears nothing of the parts'; those that are left when it
-// ends begin anew after its Restored.
+// Besides that gap, which concerns everything, each part of what is received may have
+// a gap of its own (DownPart, RestorePart). While the gap of everything is open, the
+// receiver hears nothing of parts. Gaps of parts that are still open when it ends
+// begin anew after its Restored.
 //
-// All methods may be called at the same time. A Receive while another waits
-// is refused.
+// All methods may be called concurrently. Receive is refused while another one waits.
 type Inbox[E any] struct {
 	config Config[E]
 	ready  wake.Signal // holds one token while events may be waiting
 	quit   chan struct{}
 
 	mu      sync.Mutex
-	queue   []E // waiting from head on
+	queue   []E // events wait from head on
 	head    int
 	bytes   int
-	waiting bool            // a Receive is
+	waiting bool            // a Receive waits
 	down    bool            // between Down and Restore
 	full    bool            // dropping, until the queue is half empty
-	mark    bool            // the last of the queue is a Restored
+	mark    bool            // the last event of the queue is a Restored
 	parts   map[int]part[E] // between DownPart and RestorePart
 	closed  error           // what Receive returns after Close
 }
@@ -57,10 +55,10 @@ func New[E any](config Config[E]) *Inbox[E] {
 	return &Inbox[E]{config: config, ready: wake.New(), quit: make(chan struct{})}
 }
 
-// Push queues events, and keeps them but not the slice. If they do not
-// fit all are dropped, and so is what comes until the receiver has caught up;
-// lost is the event that begins such a gap. It answers whether the events are
-// in the queue.
+// Push queues events. It keeps them, but not the slice. If they do not fit, they are
+// all dropped, and so is everything that comes until the receiver has caught up. lost
+// is the event that begins such a gap. Push returns whether the events are in the
+// queue.
 func (b *Inbox[E]) Push(events []E, lost E) bool {
 	b.mu.Lock()
 	kept := b.push(events, lost)
@@ -97,8 +95,8 @@ func (b *Inbox[E]) overflow(lost E) {
 	b.relieve()
 }
 
-// Down begins a gap with the event e. It is left out if a gap is open: the
-// event of an earlier gap covers a later one, as its time is earlier.
+// Down begins a gap with the event e. If a gap is open, e is left out: the event of
+// the earlier gap has an earlier time, and covers it.
 func (b *Inbox[E]) Down(e E) {
 	b.mu.Lock()
 	b.begin(e)
@@ -118,10 +116,10 @@ func (b *Inbox[E]) Restore() {
 	b.ready.Set()
 }
 
-// Lost tells of a loss that is over: a gap that begins with e, and ends. A gap that is
-// open ends before it and goes on as this one, because e may begin earlier or say more.
-// If there is no room, the gap lasts until the receiver has caught up, and if one is open
-// e is left out.
+// Lost reports a loss that is over: a gap that begins with e, and ends. If a gap is
+// open, it ends before e and goes on as the new one, because e may begin earlier or
+// say more. If there is no room, the gap lasts until the receiver has caught up; e is
+// left out if one is open.
 func (b *Inbox[E]) Lost(e E) {
 	b.mu.Lock()
 	switch {
@@ -139,10 +137,10 @@ func (b *Inbox[E]) Lost(e E) {
 	b.ready.Set()
 }
 
-// DownPart begins the gap of a part with the event down, which restored is
-// to end. It is left out if a gap is open that covers it. A link that
-// flaps while nobody receives must not fill the queue: if down does not
-// fit the gap is that of everything, and begins with lost.
+// DownPart begins the gap of a part with the event down; restored is to end it. down
+// is left out if a gap is open that covers it. A link that flaps while nobody
+// receives must not fill the queue: if down does not fit, the gap concerns
+// everything, and begins with lost.
 func (b *Inbox[E]) DownPart(i int, down, restored, lost E) {
 	b.mu.Lock()
 	if _, open := b.parts[i]; !open && b.closed == nil {
@@ -178,12 +176,13 @@ func (b *Inbox[E]) RestorePart(i int) {
 	b.ready.Set()
 }
 
-// covered says that nothing is told of other gaps: that of everything is open,
+// covered says whether further gaps are not reported: the gap of everything is open,
 // or the Inbox is closed.
 func (b *Inbox[E]) covered() bool { return b.down || b.full || b.closed != nil }
 
-// begin queues e unless a gap is open. A gap whose end nobody has seen yet is
-// opened again, so that a flapping link does not fill the queue.
+// begin queues e unless a gap is open. If the receiver has not yet seen the end of
+// the last gap, that is opened again, so that a flapping link does not fill the
+// queue.
 func (b *Inbox[E]) begin(e E) {
 	switch {
 	case b.covered():
@@ -195,8 +194,8 @@ func (b *Inbox[E]) begin(e E) {
 	}
 }
 
-// end queues Restored if no reason for a gap of everything is left, and then
-// what begins those of parts.
+// end queues Restored if there is no reason left for a gap of everything, and then
+// the events that begin the gaps of parts.
 func (b *Inbox[E]) end() {
 	if b.covered() {
 		return
@@ -221,7 +220,7 @@ func (b *Inbox[E]) append(e E) {
 	b.bytes += b.config.Size(e)
 }
 
-// pop clears queue[i], which is its first or its last.
+// pop removes queue[i], which must be the first or the last event.
 func (b *Inbox[E]) pop(i int) E {
 	var none E
 	e := b.queue[i]
@@ -233,8 +232,8 @@ func (b *Inbox[E]) pop(i int) E {
 	return e
 }
 
-// Receive returns the next event. It waits for one until ctx is done, and
-// then returns its error, or until Close, and then returns Close's. While
+// Receive returns the next event. It waits for one until ctx is done, and then
+// returns the error of ctx, or until Close, and then returns that of Close. While
 // another Receive waits it takes nothing, and returns Config.Refusal at once.
 func (b *Inbox[E]) Receive(ctx context.Context) (E, error) {
 	for waited := false; ; waited = true {
@@ -254,11 +253,11 @@ func (b *Inbox[E]) Receive(ctx context.Context) (E, error) {
 	}
 }
 
-// keep is the most events whose memory an empty queue keeps.
+// keep is how many events an empty queue keeps memory for.
 const keep = 1 << 10
 
-// next returns the next event, or notes that its caller, who has waited
-// before or not, waits for one.
+// next returns the next event, or notes that its caller waits for one. waited says
+// whether the caller has waited before.
 func (b *Inbox[E]) next(waited bool) (e E, ok bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

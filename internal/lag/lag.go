@@ -9,17 +9,18 @@ import (
 	"github.com/heraldgo/herald/internal/histogram"
 )
 
-// A Meter follows one message of a queue at a time: that which is the last in it when
+// A Meter follows one message of a queue at a time: the last one in the queue when
 // the Meter begins, until it has left. A nil Meter follows none.
 type Meter struct {
-	since int64 // on clock: since when the message waits
-	ahead int   // how many are in the queue up to it, itself included; 0 is none
+	since int64 // on clock: since when the message has waited
+	ahead int   // how many are in the queue up to it, itself included; 0 if none is followed
 	took  int64 // how long the message before it waited
 	tell  *histogram.Histogram
 }
 
-// Begin follows the last of n messages, unless one is being followed. If tell is not
-// nil it gets how long the one that is followed has waited in the end.
+// Begin follows the last of n messages, which has waited since the time since, unless
+// one is followed already. If tell is not nil, it gets how long the followed message
+// waits.
 func (m *Meter) Begin(since int64, n int, tell *histogram.Histogram) {
 	if m.ahead == 0 {
 		m.since, m.ahead, m.tell = since, n, nil
@@ -29,7 +30,7 @@ func (m *Meter) Begin(since int64, n int, tell *histogram.Histogram) {
 	}
 }
 
-// Passed takes note that the first n messages have left the queue.
+// Passed notes that the first n messages have left the queue.
 func (m *Meter) Passed(n int) {
 	if m == nil || m.ahead == 0 {
 		return
@@ -44,15 +45,15 @@ func (m *Meter) Passed(n int) {
 	}
 }
 
-// Dropped takes note that n messages behind the first keep are given up.
+// Dropped notes that n messages behind the first keep have been given up.
 func (m *Meter) Dropped(keep, n int) {
 	if m != nil && m.ahead > keep {
 		m.ahead = max(keep, m.ahead-n)
 	}
 }
 
-// Age returns how long the oldest message has waited, about: as long as the message
-// that is followed, or as the one before it had in the end, whichever is longer.
+// Age returns roughly how long the oldest message has waited: as long as the message
+// that is followed, or as the one before it did in total, whichever is longer.
 func (m *Meter) Age() time.Duration {
 	switch {
 	case m == nil:

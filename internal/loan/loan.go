@@ -22,21 +22,22 @@ const (
 	most  = 64 << 10
 )
 
-// Memory comes in sizes of which four double, so that a fifth is wasted at most.
+// There are four sizes from each power of two to the next, so at most a fifth is
+// wasted.
 const classes = 4 * (16 - 9)
 
 var pools [classes + 1]sync.Pool
 
-// classOf returns the smallest class that has n bytes, and how many these are.
+// classOf returns the smallest class of at least n bytes, and its size.
 func classOf(n int) (class, size int) {
-	exponent := bits.Len(uint(n-1)) - 1 // 1<<exponent < n, or the least
+	exponent := bits.Len(uint(n-1)) - 1 // 1<<exponent < n <= 2<<exponent
 	quarter := 1 << (exponent - 2)
 	steps := (n - 1<<exponent + quarter - 1) / quarter // 1 to 4
 	return 4*(exponent-9) + steps, 1<<exponent + steps*quarter
 }
 
-// Get returns a Buffer of n bytes, which the caller holds, or nil if so many are not
-// lent.
+// Get returns a Buffer of n bytes, which the caller holds. It returns nil if that
+// size is not lent.
 func Get(n int) *Buffer {
 	if n <= least || n > most {
 		return nil
@@ -51,14 +52,14 @@ func Get(n int) *Buffer {
 	return b
 }
 
-// Hold adds a holder. The caller is one.
+// Hold adds a holder. Only a holder may call it.
 func (b *Buffer) Hold() {
 	if b != nil {
 		b.holds.Add(1)
 	}
 }
 
-// Release ends the hold of one who is done with the memory.
+// Release ends one hold. The caller must not use the memory after that.
 func (b *Buffer) Release() {
 	if b == nil || b.holds.Add(-1) > 0 {
 		return

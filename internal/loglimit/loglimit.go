@@ -13,23 +13,23 @@ import (
 	"github.com/heraldgo/herald/internal/rate"
 )
 
-// The bounds of the log. Errors of several servers joined are the longest
-// values that a person needs; a stack is no client's to choose.
+// The bounds of the log. The longest values that a person needs are joined errors of
+// several servers. No client chooses a stack.
 const (
 	linesPerSecond = 10      // for each kind
 	maxValue       = 1 << 10 // bytes
 	maxStack       = 16 << 10
 )
 
-// A handler cuts long values, and leaves out lines if there are too many alike.
+// A handler cuts long values, and leaves out lines if too many of a kind come.
 type handler struct {
 	next    slog.Handler
 	flows   *flows
 	leftOut *atomic.Uint64
 }
 
-// flows belong to all handlers that come from one. Each kind of line, a level and
-// a message, has a limit of its own, so that a flood of one kind hides no other.
+// flows are shared by all handlers that derive from one. Each kind of line, a level
+// and a message, has its own limit, so a flood of one kind hides no other.
 type flows struct {
 	mu    sync.Mutex
 	kinds map[kind]*flow // only the program's own messages make kinds, so they are few
@@ -42,10 +42,10 @@ type kind struct {
 
 type flow struct {
 	rate    rate.Bucket
-	leftOut int // since the last line
+	leftOut int // lines left out since the last one
 }
 
-// New returns a handler before next, which counts in leftOut the lines that it
+// New returns a handler in front of next. It counts in leftOut the lines that it
 // leaves out.
 func New(next slog.Handler, leftOut *atomic.Uint64) slog.Handler {
 	return &handler{next, &flows{kinds: make(map[kind]*flow)}, leftOut}
@@ -55,7 +55,7 @@ func (h *handler) Enabled(ctx context.Context, level slog.Level) bool {
 	return h.next.Enabled(ctx, level)
 }
 
-// WithAttrs returns a handler within the same limits.
+// WithAttrs returns a handler that shares the limits.
 func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	attrs = slices.Clone(attrs)
 	for i, a := range attrs {
@@ -64,13 +64,13 @@ func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &handler{h.next.WithAttrs(attrs), h.flows, h.leftOut}
 }
 
-// WithGroup returns a handler within the same limits.
+// WithGroup returns a handler that shares the limits.
 func (h *handler) WithGroup(name string) slog.Handler {
 	return &handler{h.next.WithGroup(name), h.flows, h.leftOut}
 }
 
-// Handle hands on a line that is within the limits. The next one that is tells
-// how many were not.
+// Handle hands on a line if it is within the limits, with the number of those left
+// out before it.
 func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 	leftOut, ok := h.flows.allow(kind{r.Level, r.Message})
 	if !ok {
@@ -106,8 +106,8 @@ func (f *flows) allow(k kind) (leftOut int, ok bool) {
 	return leftOut, true
 }
 
-// cut returns a, or the beginning of its text if that is long. An error that
-// is short stays one, for handlers that look into it.
+// cut returns a, or the beginning of its text if that is long. A short error stays an
+// error, for handlers that inspect it.
 func cut(a slog.Attr) slog.Attr {
 	text := ""
 	switch a.Value.Kind() {
@@ -123,6 +123,6 @@ func cut(a slog.Attr) slog.Attr {
 	if len(text) <= limit {
 		return a
 	}
-	// A character that was cut in two would be written as an odd one.
+	// A character that is cut in two would be written as an odd one.
 	return slog.String(a.Key, fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(text[:limit], ""), len(text)))
 }

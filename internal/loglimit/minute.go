@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// A Minute lets one line a minute through, of those that tell of the same.
+// A Minute lets one line a minute through, for events of one kind.
 type Minute struct {
 	mu    sync.Mutex
-	told  time.Time // zero is never
-	since int       // how often it happened since then
+	told  time.Time // when a line was last let through; zero if never
+	since int       // how many events came after it
 }
 
-// Tell counts one, and says whether to tell of it now, with all since the last
-// line.
+// Tell counts an event, and says whether to log it now. count is how many have come
+// since the last line, this one included.
 func (m *Minute) Tell() (count int, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

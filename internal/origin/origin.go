@@ -22,13 +22,12 @@ var defaultPorts = map[string]string{"http": "80", "https": "443"}
 // A Pattern matches Origins.
 type Pattern struct {
 	glob   string // of path.Match, in lower case
-	scheme bool   // glob has one; otherwise it is for the host alone
+	scheme bool   // glob begins with a scheme; otherwise it matches any
 }
 
-// Parse makes a Pattern of text: a host or scheme://host, each with a port or
-// without one, as a pattern of path.Match; or scheme:// alone, as apps have it; or
-// null. The error is the rule that text breaks. A text that breaks one could
-// never match.
+// Parse makes a Pattern of text: a host or scheme://host, each with or without a
+// port, as a pattern of path.Match; or scheme:// alone, as the Origins of apps; or
+// null. The error is the rule that text breaks: such a text could never match.
 func Parse(text string) (Pattern, error) {
 	text = strings.ToLower(text)
 	if text == null {
@@ -48,7 +47,7 @@ func Parse(text string) (Pattern, error) {
 	case !hasScheme || defaultPorts[scheme] != "" || isGlob(scheme):
 		return Pattern{}, errors.New("must name a host")
 	default:
-		return Pattern{glob: text, scheme: true}, nil // as file://
+		return Pattern{glob: text, scheme: true}, nil // such as file://
 	}
 	host, err := parseHost(host)
 	if err != nil {
@@ -130,8 +129,8 @@ func parseIPv6(name string) (address string, ok bool) {
 	return ip.String(), opened && closed && err == nil && ip.Is6() && !ip.Is4In6()
 }
 
-// split returns a host's name and port. A colon in brackets is an address', or one
-// of a pattern's characters.
+// split returns a host's name and port. A colon in brackets belongs to an address, or
+// to a character class of a pattern.
 func split(host string) (name, port string) {
 	colon, bracket := -1, false
 	for i, r := range host {
@@ -150,7 +149,7 @@ func split(host string) (name, port string) {
 	return host[:colon], host[colon+1:]
 }
 
-// A page is where an Origin says that a script comes from.
+// A page is what an Origin says of where a script comes from.
 type page struct {
 	scheme string
 	short  string // the host, without the scheme's default port
@@ -159,7 +158,7 @@ type page struct {
 
 func (p page) isNull() bool { return p.scheme == "" }
 
-// newPage returns a page of the host.
+// newPage returns the page with this scheme and host.
 func newPage(scheme, host string) page {
 	name, port := split(strings.ToLower(host))
 	byDefault := defaultPorts[scheme]
@@ -173,10 +172,10 @@ func newPage(scheme, host string) page {
 	return p
 }
 
-// Allowed says whether a page of an Origin may connect to the host that the
-// request is for. A page of that host itself may, if its scheme is https, or http
-// and the request came without TLS: a proxy may have ended TLS, so either can be
-// the host's.
+// Allowed says whether a page with this Origin may connect to host, the host of the
+// request. A page of that host itself may if its scheme is https, or http and the
+// request came without TLS. A proxy may have ended TLS, so a request without TLS may
+// come from either.
 func Allowed(origin, host string, tls bool, patterns []Pattern) bool {
 	from := page{}
 	if origin != null {

@@ -1,13 +1,13 @@
-// Package pieces reads what may be large, and is not to be trusted to come.
+// Package pieces reads data that is announced as large and may never come.
 package pieces
 
 import "io"
 
-// size is the most room that is made for bytes before they come.
+// size is the most memory, in bytes, that is allocated before the first byte comes.
 const size = 1 << 20
 
-// Read reads n bytes. It makes room as they come, not as they are announced, and
-// calls came, which may be nil, after each piece.
+// Read reads n bytes. It allocates memory as they come, not as they are announced. It
+// calls came, if that is not nil, after each piece.
 func Read(r io.Reader, n int, came func()) ([]byte, error) {
 	b := make([]byte, min(n, size))
 	for read := 0; ; {

@@ -14,7 +14,7 @@ type Place struct {
 	User  bool // the topic is the session's user's
 }
 
-// Of returns where an entry lies, the user's topic first.
+// Of returns the places of an entry, that of the user's topic first.
 func Of(id, userTopic string, topics []string) []Place {
 	all := make([]Place, 0, 1+len(topics))
 	if userTopic != "" {
@@ -28,8 +28,7 @@ func Of(id, userTopic string, topics []string) []Place {
 	return all
 }
 
-// Topics is the opposite of Of: it returns the topics of places that are all of
-// one session.
+// Topics is the opposite of Of: it returns the topics of the places of one session.
 func Topics(all []Place) (userTopic string, topics []string) {
 	for _, p := range all {
 		if p.User {
@@ -41,7 +40,7 @@ func Topics(all []Place) (userTopic string, topics []string) {
 	return userTopic, topics
 }
 
-// Sort orders places by id, then by topic, and leaves each in once.
+// Sort orders places by id, then by topic, and removes duplicates. It changes all.
 func Sort(all []Place) []Place {
 	slices.SortFunc(all, func(a, b Place) int {
 		c := cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Topic, b.Topic))

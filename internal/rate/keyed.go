@@ -7,20 +7,20 @@ import (
 	"github.com/heraldgo/herald/internal/clock"
 )
 
-// The table of a Keyed: 256 KB when it is in use. A key needs a place only
-// until its bucket is full again, so that a node at its limit of 10,000
-// handshakes a second needs some 1,000.
+// The table of a Keyed takes 256 KB once it is used. A key needs a place only until
+// its bucket is full again, so a node at its limit of 10,000 handshakes a second
+// needs about 1,000.
 const (
 	sets = 2 << 10
 	ways = 8
 )
 
-// Keyed is token buckets, one for each key, in a table that never grows.
-// A key without a place takes, of eight, the place whose bucket is the nearest to
-// full. So the key that has spent the most is remembered the longest, and the key
-// that loses its place gains a few tokens. Nobody is refused because of others.
+// Keyed has a token bucket for each key, in a table that never grows. A key without a
+// place may have one of eight. It takes the one whose bucket is nearest to full. So
+// the key that has spent most is remembered longest, and a key that loses its place
+// gains a few tokens. No key is refused because of others.
 type Keyed struct {
-	interval int64 // nanoseconds a token; 0 is no limit
+	interval int64 // nanoseconds for a token; 0 means no limit
 	capacity int64 // what a bucket holds, in nanoseconds
 
 	mu   sync.Mutex
@@ -29,11 +29,11 @@ type Keyed struct {
 
 type place struct {
 	key  uint64
-	full int64 // on clock: when it will be, again
+	full int64 // on clock: when it will be full again
 }
 
-// NewKeyed returns buckets that get limit tokens a second and hold as
-// many as come in span. A limit below 1 is none.
+// NewKeyed returns buckets that get limit tokens a second and hold as many as come in
+// span. A limit below 1 means no limit.
 func NewKeyed(limit int, span time.Duration) *Keyed {
 	if limit < 1 {
 		return &Keyed{}
@@ -61,7 +61,7 @@ func (r *Keyed) Allow(key uint64) bool {
 	return true
 }
 
-// bucket returns the key's bucket, a full one if it had none.
+// bucket returns the key's bucket: a full one if it has no place.
 func (r *Keyed) bucket(key uint64) *place {
 	set := &r.sets[key%sets]
 	b := &set[0]

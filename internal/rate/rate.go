@@ -1,4 +1,4 @@
-// Package rate has token buckets: one alone, and many by key in a table that never
+// Package rate has token buckets: single ones, and many by key in a table that never
 // grows. They go by the time of package clock.
 package rate
 
@@ -10,14 +10,14 @@ type Bucket struct {
 	tokens float64
 }
 
-// Allow takes a token, if there is one, of a bucket that holds a second's worth.
-// A limit below 1 is none.
+// Allow takes a token, if there is one, from a bucket that holds a second's worth. A
+// limit below 1 means no limit.
 func (b *Bucket) Allow(limit int) bool {
 	return limit < 1 || b.Spend(clock.Now(), 1, int64(limit), int64(limit))
 }
 
-// Spend takes n tokens at the time now, and answers false if there are not
-// as many. The bucket gets limit tokens a second, up to burst.
+// Spend takes n tokens at the time now, or returns false if there are fewer. The
+// bucket gets limit tokens a second, up to burst.
 func (b *Bucket) Spend(now, n, limit, burst int64) bool {
 	if b.last == 0 {
 		b.tokens = float64(burst)
@@ -31,17 +31,17 @@ func (b *Bucket) Spend(now, n, limit, burst int64) bool {
 	return true
 }
 
-// maxBacklog is the most that counts of what a client has sent while nobody
-// read: more than the kernel keeps of a connection (6 MB on Linux by default).
+// maxBacklog is the most bytes, sent by a client while nobody read, that are
+// credited: more than the kernel buffers for a connection (6 MB on Linux by default).
 const maxBacklog = 8 << 20
 
-// Unread gives the bucket what it would have got from then to now, above burst
-// too. Nothing was read meanwhile: what has come since is read at once now, and is
-// no burst of the client's.
+// Unread gives the bucket the tokens for the time from then to now, even above burst.
+// Nothing was read in that time. What has come since is read at once now, and is no
+// burst of the client.
 func (b *Bucket) Unread(then, now, limit, burst int64) {
 	b.tokens = max(b.tokens, min(float64(burst+maxBacklog), b.tokens+tokensOf(now-then, limit)))
 	b.last = now
 }
 
-// tokensOf returns the tokens that a bucket gets in a time.
+// tokensOf returns how many tokens a bucket gets in a time.
 func tokensOf(time, limit int64) float64 { return float64(time) / 1e9 * float64(limit) }

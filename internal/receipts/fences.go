@@ -79,8 +79,8 @@ const (
 	sent
 )
 
-// NewFences returns Fences that call settle once for each receipt, unless nobody
-// waits for it any more.
+// NewFences returns Fences that call settle once for each receipt, except those that
+// nobody waits for any more.
 func NewFences(settle func(w Wanted, received bool)) *Fences { return &Fences{settle: settle} }
 
 // Add opens a fence whose last byte in memory is end, before it is queued. It forgets

@@ -5,25 +5,25 @@ import (
 	"fmt"
 )
 
-// A Meter follows a stream of replies that somebody else is about to parse who
-// trusts the server: who makes room for whatever length it is told, and recurses
-// into whatever is nested. It says if a reply is no RESP, is nested too deeply,
-// or is larger than any that herald asks for.
+// A Meter follows a stream of replies for a parser that trusts the server: one that
+// allocates whatever length it is told, and recurses into whatever is nested. It
+// returns an error if a reply is not RESP, is nested too deeply, or is larger than
+// any that herald asks for.
 type Meter struct {
 	left  budget
-	skip  int64            // bytes still to come of a string, its end included
-	open  [maxNested]int64 // elements still to come, of the outermost aggregate first
-	depth int              // aggregates that are open
+	skip  int64            // bytes of a string that are still to come, its end included
+	open  [maxNested]int64 // elements of each open aggregate that are still to come, the outermost first
+	depth int              // open aggregates
 
-	// Of a line that has come in part.
+	// The line that has come in part.
 
 	begun [maxHeader]byte
-	line  int // its bytes so far
+	line  int // how many bytes of it have come
 }
 
-// Limits of what a server may send between two questions, one of which may be a
-// pipeline: some million sessions. They also leave room to spare for the deepest
-// reply of Redis, which is that of COMMAND.
+// Limits of what a server may send between two questions: some million sessions. A
+// pipeline is one question. There is room to spare for the deepest reply of Redis,
+// that of COMMAND.
 const (
 	maxTotalElems = 1 << 21
 	maxTotalBytes = 512 << 20
@@ -33,11 +33,12 @@ const (
 	maxHeader     = 24 // bytes of a line that has a length
 )
 
-// Asked says that the client has asked something: what comes now has a budget
+// Asked says that the client has asked something: what comes from now on has a budget
 // of its own.
 func (m *Meter) Asked() { m.left = budget{maxTotalElems, maxTotalBytes} }
 
-// Read takes what has come next. After an error nothing of it must be parsed.
+// Read takes the bytes that have come next. After an error none of them may be
+// parsed.
 func (m *Meter) Read(b []byte) error {
 	for len(b) > 0 {
 		if m.skip > 0 {
@@ -77,8 +78,8 @@ func (m *Meter) keep(b []byte) error {
 	return nil
 }
 
-// header takes a line, which is a value, or begins one. Of one that is longer
-// than any with a length it has the beginning at least.
+// header takes a line that is a value, or begins one. If the line is longer than any
+// with a length, line may have only its beginning.
 func (m *Meter) header(line []byte) error {
 	if len(line) > maxLine {
 		return fmt.Errorf("%w: line too long", ErrProtocol)
@@ -112,7 +113,7 @@ func (m *Meter) header(line []byte) error {
 		return m.begin(n)
 	case '%':
 		return m.begin(2 * n)
-	case '|': // the value it belongs to follows
+	case '|': // the value that it belongs to follows
 		return m.begin(2*max(n, 0) + 1)
 	}
 	m.ended()
@@ -129,7 +130,7 @@ func length(line []byte) (n int64, ok bool) {
 	return n, err == nil && n >= -1
 }
 
-// begin takes the first line of an aggregate.
+// begin takes the first line of an aggregate with this many elements.
 func (m *Meter) begin(elems int64) error {
 	if elems <= 0 {
 		m.ended()
@@ -143,7 +144,7 @@ func (m *Meter) begin(elems int64) error {
 	return m.left.elems(elems)
 }
 
-// ended takes the end of a value, which may be that of those around it.
+// ended takes the end of a value, which may also end the aggregates around it.
 func (m *Meter) ended() {
 	for m.depth > 0 {
 		if m.open[m.depth-1]--; m.open[m.depth-1] > 0 {
@@ -153,7 +154,7 @@ func (m *Meter) ended() {
 	}
 }
 
-// A budget is what a reply may still have.
+// A budget is how much a reply may still have.
 type budget struct{ elemsLeft, bytesLeft int64 }
 
 func (b *budget) elems(n int64) error {

@@ -1,4 +1,4 @@
-// Package resp reads and writes what the Redis Bus needs of RESP3
+// Package resp reads and writes the part of RESP3 that herald uses
 // (https://redis.io/docs/latest/develop/reference/protocol-spec).
 package resp
 
@@ -31,7 +31,7 @@ func AppendWord[T ~string | ~[]byte](b []byte, word T) []byte {
 	return append(b, '\r', '\n')
 }
 
-// AppendJoined appends one word, which is a and b.
+// AppendJoined appends one word: a followed by b.
 func AppendJoined(buf []byte, a, b string) []byte {
 	buf = append(buf, '$')
 	buf = strconv.AppendInt(buf, int64(len(a)+len(b)), 10)
@@ -41,8 +41,8 @@ func AppendJoined(buf []byte, a, b string) []byte {
 	return append(buf, '\r', '\n')
 }
 
-// Commands iterates over commands that these functions have encoded, each as
-// it was.
+// Commands iterates over the commands in b, still encoded. They must have been
+// encoded by these functions.
 func Commands(b []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		for len(b) > 0 {
@@ -59,8 +59,7 @@ func Commands(b []byte) iter.Seq[[]byte] {
 	}
 }
 
-// number reads the first line of b and returns the number in it, and how long
-// it is.
+// number returns the number in the first line of b, and the length of the line.
 func number(b []byte) (value, line int) {
 	end := bytes.IndexByte(b, '\r')
 	n, err := parseInt(b[1:end])
@@ -76,19 +75,19 @@ var ErrProtocol = errors.New("RESP protocol error")
 // A Value is one reply, or a part of one.
 type Value struct {
 	Kind  byte    // the first byte on the wire: '+', '-', ':', '$', '*', '%', '>', …
-	Str   string  // if Kind is a string, an error or another scalar but a number
+	Str   string  // if Kind is that of a string, an error, or another scalar than ':'
 	Int   int64   // if Kind is ':'
-	Elems []Value // if Kind is '*', '~', '>', or '%': key, value, key, value
+	Elems []Value // if Kind is '*', '~', '>', or '%' (key, value, key, value)
 }
 
 // Header is the first line of a reply.
 type Header struct {
 	Kind byte
 	Len  int64  // the length of a bulk or an aggregate (-1 is null), or the value of ':'
-	Line string // the text of all others
+	Line string // the text of any other
 }
 
-// A Reader reads replies. It has one caller at a time.
+// A Reader reads replies. Only one goroutine at a time may use it.
 type Reader struct{ br *bufio.Reader }
 
 // NewReader returns a Reader with a buffer of size bytes.
@@ -97,9 +96,9 @@ func NewReader(r io.Reader, size int) *Reader { return &Reader{bufio.NewReaderSi
 // Buffered returns how many bytes wait in the buffer.
 func (r *Reader) Buffered() int { return r.br.Buffered() }
 
-// Limits of what a server may send us: the largest bulk string that Redis
-// has (proto-max-bulk-len), and, of a reply that is read whole, the size and
-// depth of HELLO's with room to spare.
+// Limits of what a server may send. maxBulk is the largest bulk string of Redis
+// (proto-max-bulk-len). The others are for replies that Rest reads: the size and
+// depth of HELLO's, with room to spare.
 const (
 	maxBulk  = 512 << 20
 	maxElems = 1 << 12
@@ -157,7 +156,7 @@ func parseInt(b []byte) (int64, error) {
 	return n, nil
 }
 
-// Peek reads a bulk string that fits in the buffer. It is valid until the
+// Peek reads a bulk string that fits in the buffer. The result is valid until the
 // next call.
 func (r *Reader) Peek() ([]byte, error) {
 	h, err := r.bulk()
@@ -175,7 +174,7 @@ func (r *Reader) Peek() ([]byte, error) {
 	return trim(b)
 }
 
-// Bulk reads a bulk string into bytes of its own.
+// Bulk reads a bulk string into memory of its own.
 func (r *Reader) Bulk() ([]byte, error) {
 	h, err := r.bulk()
 	if err != nil {
@@ -184,8 +183,8 @@ func (r *Reader) Bulk() ([]byte, error) {
 	return r.body(h.Len)
 }
 
-// BulkLent reads a bulk string into memory on loan, or, if so many bytes are not lent,
-// as Bulk does.
+// BulkLent reads a bulk string into memory on loan. If that size is not lent, it does
+// what Bulk does.
 func (r *Reader) BulkLent() ([]byte, *loan.Buffer, error) {
 	h, err := r.bulk()
 	if err != nil {
@@ -231,7 +230,7 @@ func trim(b []byte) ([]byte, error) {
 	return b[:n:n], nil
 }
 
-// Reply reads a reply that has at most so many elements, and bytes in its strings.
+// Reply reads a reply that has at most this many elements, and bytes in its strings.
 func (r *Reader) Reply(elems, bytes int64) (Value, error) {
 	h, err := r.Header()
 	if err != nil {
@@ -240,7 +239,7 @@ func (r *Reader) Reply(elems, bytes int64) (Value, error) {
 	return r.rest(h, 0, &budget{elems, bytes})
 }
 
-// Rest reads what follows h.
+// Rest reads the rest of the reply that begins with h.
 func (r *Reader) Rest(h Header) (Value, error) {
 	return r.rest(h, 0, &budget{maxElems, maxBytes})
 }

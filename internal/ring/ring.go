@@ -1,11 +1,11 @@
-// Package ring has a queue whose first value goes in O(1), however many wait
+// Package ring has a queue whose first value is removed in O(1), however many wait
 // behind it.
 package ring
 
 // A Ring is such a queue. The zero value is empty.
 type Ring[T any] struct {
-	// Buf is where the values are: as many places as a power of two, or none.
-	// Whoever has room for a few may set it while the Ring is empty.
+	// Buf has the values. Its length is a power of two, or 0. A caller with memory
+	// for a few values may set it while the Ring is empty.
 	Buf []T
 
 	head int // where the first value is
@@ -18,7 +18,8 @@ func (r *Ring[T]) Len() int { return r.n }
 // At returns the i-th value.
 func (r *Ring[T]) At(i int) *T { return &r.Buf[(r.head+i)&(len(r.Buf)-1)] }
 
-// Push appends a value. If a second comes, more do.
+// Push appends a value. If Buf is full it is replaced by one for eight values or
+// more, since a second value is seldom the last.
 func (r *Ring[T]) Push(v T) {
 	if r.n == len(r.Buf) {
 		buf := make([]T, max(8, 2*r.n))
@@ -32,7 +33,7 @@ func (r *Ring[T]) Push(v T) {
 	*r.At(r.n - 1) = v
 }
 
-// Pop takes the first value, which there must be.
+// Pop removes and returns the first value. The Ring must not be empty.
 func (r *Ring[T]) Pop() T {
 	var none T
 	first := r.At(0)
@@ -43,8 +44,8 @@ func (r *Ring[T]) Pop() T {
 	return v
 }
 
-// Remove takes the i-th value out. Of those before it and those behind it, the fewer
-// are moved.
+// Remove removes and returns the i-th value. It moves those before it or those behind
+// it, whichever are fewer.
 func (r *Ring[T]) Remove(i int) T {
 	v := *r.At(i)
 	if i < r.n/2 {

@@ -3,8 +3,8 @@ package turn
 
 import "sync"
 
-// A Turn says who may read. It is at most one at any time, who goes on where the last
-// has stopped: the connection's reader; keepalive, which reads ahead; or the poller, if
+// A Turn says who may read. Only one reads at a time, and goes on where the last
+// one has stopped: the connection's reader; keepalive, which reads ahead; or the poller, if
 // the connection is parked. The zero Turn is the reader's.
 //
 //	       OnMessage begins           keepalive begins
@@ -21,7 +21,7 @@ import "sync"
 //	 └───────────────────────────any other ────────────────────────────────┘
 type Turn struct {
 	mu   sync.Mutex
-	over chan struct{} // closed at the end of the reading ahead that is under way
+	over chan struct{} // closed at the end of the current reading ahead
 	is   State
 }
 
@@ -37,21 +37,21 @@ const (
 	Polled  // the poller's goroutine reads
 )
 
-// Is says whether the turn is in that state.
+// Is says whether the turn is in this state.
 func (t *Turn) Is(s State) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.is == s
 }
 
-// Pass gives the turn, which is the caller's, to another.
+// Pass gives the caller's turn to another.
 func (t *Turn) Pass(to State) {
 	t.mu.Lock()
 	t.is = to
 	t.mu.Unlock()
 }
 
-// Exchange gives the turn from one to another, and answers false if the first does not
+// Exchange gives the turn from one to another. It returns false if the first does not
 // have it.
 func (t *Turn) Exchange(from, to State) bool {
 	t.mu.Lock()
@@ -63,8 +63,8 @@ func (t *Turn) Exchange(from, to State) bool {
 	return true
 }
 
-// Reclaim gives the turn from Nobody back to the reader, and returns nil. If it is
-// Ahead's, the reader has it once the channel is closed.
+// Reclaim gives the turn from Nobody back to the reader, and returns nil. If the turn
+// is Ahead, the reader has it once the channel that Reclaim returns is closed.
 func (t *Turn) Reclaim() (over chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -76,7 +76,7 @@ func (t *Turn) Reclaim() (over chan struct{}) {
 	return nil
 }
 
-// BeginAhead takes the turn, if it is nobody's.
+// BeginAhead takes the turn if nobody has it, and says whether it did.
 func (t *Turn) BeginAhead() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,8 +1,8 @@
 // Package wake wakes goroutines that have something to do.
 package wake
 
-// A Signal is set by whoever has left something to do, and received by the one
-// goroutine that does it. If it is set several times before, it is received once.
+// A Signal is set by any goroutine that has left something to do, and received by the
+// one that does it. If it is set several times in between, it is received once.
 type Signal chan struct{}
 
 // New returns a Signal that is not set.

@@ -1,5 +1,5 @@
-// Package wire has what an envelope is written and read with: numbers, strings
-// and lists of strings. What is read is not trusted.
+// Package wire reads and writes the parts of an envelope: numbers, strings and lists
+// of strings. It does not trust what it reads.
 package wire
 
 import (
@@ -22,8 +22,8 @@ func AppendStrings(b []byte, list []string) []byte {
 	return b
 }
 
-// A Decoder takes values off Rest. After the first that is not there, Bad is
-// set and all values are zero.
+// A Decoder takes values off Rest. After the first that is missing or malformed, Bad
+// is set and all values are zero.
 type Decoder struct {
 	Rest  []byte
 	Limit int // how many strings may still come in lists
@@ -78,7 +78,7 @@ func (d *Decoder) Bytes() []byte {
 // Text takes what AppendString has appended.
 func (d *Decoder) Text() string { return string(d.Bytes()) }
 
-// Names takes strings of which none is empty.
+// Names takes a list of strings none of which may be empty.
 func (d *Decoder) Names() []string {
 	list := d.Strings()
 	if slices.Contains(list, "") {
@@ -90,7 +90,7 @@ func (d *Decoder) Names() []string {
 // Strings takes what AppendStrings has appended.
 func (d *Decoder) Strings() []string {
 	n := d.Uvarint()
-	if d.Bad || n > uint64(min(d.Limit, len(d.Rest))) { // each takes a byte at least
+	if d.Bad || n > uint64(min(d.Limit, len(d.Rest))) { // each takes at least a byte
 		d.Bad = true
 		return nil
 	}
