@@ -1,8 +1,12 @@
 package main
 
 import (
+	"bytes"
+	"compress/flate"
+	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -105,6 +109,121 @@ func TestHistory(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+var fewCompressed = compressSizes{idle: 20, members: 10, messages: 100, broadcasts: 5}
+
+// TestCompress measures every contestant that is here once, without compression and with
+// it. Whatever is delivered is compared with what was sent.
+func TestCompress(t *testing.T) {
+	if servertest.Find("redis-server") == "" {
+		servertest.Missing(t, "redis-server", "redis-server")
+	}
+	redis, err := startRedis()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer redis.stop()
+	texts, err := newTexts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer texts.remove()
+	for _, kind := range compressing {
+		t.Run(kind, func(t *testing.T) {
+			if kind == "socket.io" {
+				_, err := os.Stat("socketio/node_modules")
+				if _, noNode := exec.LookPath("node"); err != nil || noNode != nil {
+					t.Skip("socket.io is left out: it needs Node, and npm ci in the directory socketio")
+				}
+			}
+			seen := make(map[string]figures)
+			for _, k := range []string{kind, kind + deflateSuffix} {
+				var err error
+				if seen[k], err = measureCompression(k, fewCompressed, texts, redis); err != nil {
+					t.Fatalf("%s: %v", k, err)
+				}
+				if n := seen[k]["lost"]; n != 0 {
+					t.Errorf("%s lost %v messages", k, n)
+				}
+				for _, f := range compressFigures() {
+					if _, ok := seen[k][f.key]; !ok {
+						t.Errorf("%s has no figure for %s", k, f.name)
+					}
+				}
+			}
+			for _, key := range []string{"user1k.bytes", "user4k.bytes", "group1k.bytes", "group4k.bytes"} {
+				without, with := seen[kind][key], seen[kind+deflateSuffix][key]
+				if without < 1000 || with < without/5 || with > without*4/5 {
+					t.Errorf("%s: %v without compression, %v with it", key, without, with)
+				}
+			}
+		})
+	}
+}
+
+// Bodies are JSON of their size, which JavaScript writes as they are, and no two of them
+// are the same. A body that came with one byte changed, or without its end, is noticed.
+func TestBodies(t *testing.T) {
+	for _, size := range bodySizes {
+		bs := newBodies(size.bytes)
+		if len(bs) != bodyCount {
+			t.Errorf("%s: %d bodies", size.name, len(bs))
+		}
+		seen := make(map[string]bool)
+		for i, body := range bs {
+			var compact bytes.Buffer
+			if err := json.Compact(&compact, []byte(body)); err != nil || len(body) != size.bytes || compact.String() != body || seen[body] {
+				t.Fatalf("%s: body %d has %d bytes, %v: %s", size.name, i, len(body), err, body)
+			}
+			seen[body] = true
+		}
+		now := time.Now()
+		p := bs.payload(make([]byte, size.bytes), bodyCount+7, now)
+		frame := `42["m",` + p.text + `]`
+		if n := bs.spoilt([]byte(frame + frame)); n != 0 {
+			t.Errorf("%s: %d of two good messages are spoilt", size.name, n)
+		}
+		for _, bad := range []string{frame[:len(frame)-3], strings.Replace(frame, `"room"`, `"ro0m"`, 1), p.text[1:]} {
+			if n := bs.spoilt([]byte(frame + bad)); n != 1 {
+				t.Errorf("%s: %d are spoilt of a good message and %q", size.name, n, bad)
+			}
+		}
+	}
+}
+
+// An inflater takes messages that refer to those before, and messages in fragments.
+func TestInflater(t *testing.T) {
+	if _, err := agreed(""); err == nil {
+		t.Error("a server that declines is accepted")
+	}
+	for _, answer := range []string{"permessage-deflate", "permessage-deflate; server_no_context_takeover"} {
+		f, err := agreed(answer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.keeps != (answer == "permessage-deflate") {
+			t.Errorf("%s: keeps is %t", answer, f.keeps)
+		}
+		var packed bytes.Buffer
+		w, _ := flate.NewWriter(&packed, flate.BestCompression)
+		c := &client{inflater: f}
+		for i, body := range newBodies(1024)[:100] {
+			packed.Reset()
+			if !f.keeps {
+				w.Reset(&packed)
+			}
+			w.Write([]byte(body))
+			w.Flush()
+			b := bytes.TrimSuffix(packed.Bytes(), []byte(flushed))
+			if _, whole, err := c.unpack(opText|compressed, b[:100]); whole || err != nil {
+				t.Fatalf("message %d, first fragment: %t, %v", i, whole, err)
+			}
+			if got, whole, err := c.unpack(opMore|final, b[100:]); !whole || err != nil || string(got) != body {
+				t.Fatalf("message %d: %q, %t, %v, want %q", i, got, whole, err, body)
+			}
+		}
 	}
 }
 

@@ -28,10 +28,12 @@ var keepMakers = map[string]func(redisAddr string) (server, error){
 	"centrifuge-history": newKeepingCentrifuge,
 }
 
-func newKeepingHerald(redisAddr string) (server, error) { return startHerald(redisAddr, retention) }
+func newKeepingHerald(redisAddr string) (server, error) {
+	return startHerald(redisAddr, retention, false)
+}
 
 func newKeepingCentrifuge(redisAddr string) (server, error) {
-	return startCentrifuge(redisAddr, false, true)
+	return startCentrifuge(redisAddr, centrifugeOptions{keeps: true})
 }
 
 func init() {

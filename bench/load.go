@@ -21,8 +21,21 @@ type load struct {
 
 	connected atomic.Int64
 
-	mu    sync.Mutex
-	conns []net.Conn // over TLS
+	// Of -compress. What comes is put aside, and taken when all has been sent, so that
+	// inflating takes no time of the servers'.
+	later  bool
+	bodies bodies // what the messages are, or nil
+
+	mu       sync.Mutex
+	conns    []net.Conn // over TLS
+	arrivals []arrival  // while later
+}
+
+// An arrival is what one call has read for a client.
+type arrival struct {
+	c  *client
+	b  []byte
+	at time.Time
 }
 
 // A tally counts what arrives. Count and sum together tell whether every
@@ -32,6 +45,8 @@ type tally struct {
 	sum     atomic.Int64 // of the messages' numbers
 	strange atomic.Int64 // while personal, messages for another user
 	closed  atomic.Int64 // connections that the server has closed
+	bytes   atomic.Int64 // that were read
+	spoilt  atomic.Int64 // messages that are not what was sent, or cannot be inflated
 
 	personal atomic.Bool // messages are to users
 	timed    atomic.Bool // their latencies are noted
@@ -57,6 +72,10 @@ type client struct {
 	fd    int
 	conn  net.Conn // over TLS, else nil
 	rest  []byte   // of a frame that has not come in whole
+
+	inflater *inflater // nil if compression is not agreed on
+	message  []byte    // the fragments of a message that has not come in whole
+	packed   bool      // it is compressed
 }
 
 // connectAll connects clients for the users first, first+step, … below users,
@@ -97,12 +116,12 @@ func (l *load) connect(addr string, c *client, useTLS bool) error {
 	if useTLS {
 		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // of our own child, on loopback
 	}
-	rest, err := connect(conn, l.protocol, user(c.user))
+	g, err := connect(conn, l.protocol, user(c.user))
 	if err != nil {
 		conn.Close()
 		return err
 	}
-	c.rest = slices.Clone(rest)
+	c.rest, c.inflater = g.rest(), g.inflater
 	conn.SetDeadline(time.Time{})
 	l.connected.Add(1)
 	if useTLS {
@@ -134,11 +153,33 @@ func (l *load) take(c *client, b []byte) {
 		l.tally.closed.Add(1)
 		return
 	}
+	l.tally.bytes.Add(int64(len(b)))
+	if l.later {
+		l.mu.Lock()
+		l.arrivals = append(l.arrivals, arrival{c, slices.Clone(b), time.Now()})
+		l.mu.Unlock()
+		return
+	}
+	l.takeNow(c, b, 0)
+}
+
+// catchUp takes what has been put aside.
+func (l *load) catchUp() {
+	l.mu.Lock()
+	arrivals := l.arrivals
+	l.arrivals = nil
+	l.mu.Unlock()
+	for _, a := range arrivals {
+		l.takeNow(a.c, a.b, a.at.UnixNano())
+	}
+}
+
+// takeNow takes what was read for c at a time, or, if that is 0, just now.
+func (l *load) takeNow(c *client, b []byte, now int64) {
 	if len(c.rest) > 0 {
 		c.rest = append(c.rest, b...)
 		b = c.rest
 	}
-	var now int64
 	each := func(number int, at int64) {
 		t := &l.tally
 		t.count.Add(1)
@@ -160,15 +201,26 @@ func (l *load) take(c *client, b []byte) {
 		if !ok || len(b) < size+length {
 			break
 		}
-		payload := b[size : size+length]
+		first, payload := b[0], b[size:size+length]
 		b = b[size+length:]
 		switch opcode {
 		case opPing:
 			c.write(maskedFrame(opPong, payload))
 		case opClose:
 			c.write(maskedFrame(opClose, payload))
-		case opText, opBinary:
+		case opText, opBinary, opMore:
+			var whole bool
+			var err error
+			if payload, whole, err = c.unpack(first, payload); err != nil {
+				l.tally.spoilt.Add(1)
+			}
+			if !whole {
+				continue
+			}
 			findMessages(payload, each)
+			if l.bodies != nil {
+				l.tally.spoilt.Add(l.bodies.spoilt(payload))
+			}
 			if l.protocol.answer != nil {
 				if p := l.protocol.answer(opcode, payload); p != nil {
 					c.write(maskedFrame(opcode, p))
@@ -177,6 +229,25 @@ func (l *load) take(c *client, b []byte) {
 		}
 	}
 	c.rest = append(c.rest[:0], b...)
+}
+
+// unpack returns the message of a frame with its first byte, unless more of it is to come.
+func (c *client) unpack(first byte, payload []byte) (message []byte, whole bool, err error) {
+	if first&15 != opMore {
+		c.packed = first&compressed != 0
+	}
+	if first&final == 0 || len(c.message) > 0 {
+		c.message = append(c.message, payload...)
+		payload = c.message
+	}
+	if first&final == 0 {
+		return nil, false, nil
+	}
+	c.message = nil
+	if c.packed {
+		payload, err = c.inflater.inflate(payload)
+	}
+	return payload, err == nil, err
 }
 
 // write writes a few bytes, for which a socket has always room.
@@ -192,6 +263,7 @@ func (c *client) write(b []byte) {
 func (l *load) await(count int64, patience time.Duration) {
 	last, since := int64(-1), time.Now()
 	for {
+		l.catchUp()
 		n := l.tally.count.Load()
 		if n >= count {
 			return

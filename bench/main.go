@@ -30,6 +30,7 @@ func main() {
 	echoes := flag.Bool("echo", false, "compare the CPU of an echo with coder/websocket's, and nothing else")
 	histories := flag.Bool("history", false, "measure what it costs to keep messages, beside centrifuge with history and recovery, and nothing else")
 	longs := flag.Bool("latency", false, "measure latency at 1,000 messages a second for longer, and nothing else")
+	compressions := flag.Bool("compress", false, "measure what permessage-deflate costs and saves, and nothing else")
 	scales := flag.Bool("scale", false, "measure what grows with the connections, and nothing else")
 	nodes := flag.Int("nodes", 4, "of -scale: one has no clients")
 	users := flag.Int("users", 10_000, "of -scale: connections, after a tenth of them")
@@ -42,6 +43,8 @@ func main() {
 		err = history(*rounds, *short, *only, *profiles)
 	case *longs:
 		err = latencies(*rounds, *only)
+	case *compressions:
+		err = compress(*rounds, *only)
 	case *echoes:
 		err = echo(*rounds, *profiles)
 	default:

@@ -209,6 +209,7 @@ type sending struct {
 	cpu       time.Duration // of all nodes
 	elapsed   time.Duration // until the last message arrived
 	arrived   int64         // deliveries
+	bytes     int64         // that clients read
 	wanted    int64
 	taken     uint64 // memory allocations of the nodes with clients
 	allocated uint64 // of all nodes
@@ -231,7 +232,7 @@ func (r *round) send(c command) (sending, error) {
 		return s, err
 	}
 	tally := &r.load.tally
-	had, hadSum, closed := tally.count.Load(), tally.sum.Load(), tally.closed.Load()
+	had, hadSum, hadBytes, closed := tally.count.Load(), tally.sum.Load(), tally.bytes.Load(), tally.closed.Load()
 	start := time.Now()
 	a, err := r.nodes[0].do(c)
 	if err != nil {
@@ -239,7 +240,7 @@ func (r *round) send(c command) (sending, error) {
 	}
 	r.load.await(had+s.wanted, patience)
 	s.elapsed = time.Since(start)
-	s.arrived = tally.count.Load() - had
+	s.arrived, s.bytes = tally.count.Load()-had, tally.bytes.Load()-hadBytes
 	if s.arrived < s.wanted {
 		s.elapsed -= patience
 	}
@@ -255,6 +256,9 @@ func (r *round) send(c command) (sending, error) {
 	}
 	if n := tally.strange.Load(); n > 0 {
 		return s, fmt.Errorf("%d messages came to the wrong user", n)
+	}
+	if n := tally.spoilt.Load(); n > 0 {
+		return s, fmt.Errorf("%d messages came spoilt", n)
 	}
 	return s, nil
 }
@@ -348,18 +352,24 @@ func (r *round) sends(row string, count, size int) error {
 
 // latency sends so many messages to users, rate of them a second.
 func (r *round) latency(row string, count, rate int) error {
+	_, err := r.timed(row, command{To: "user", Count: count, Rate: rate, Size: 128})
+	return err
+}
+
+// timed sends, and sees how long each message takes.
+func (r *round) timed(row string, c command) (sending, error) {
 	t := &r.load.tally
 	t.mu.Lock()
-	t.latencies = make([]time.Duration, 0, count)
+	t.latencies = make([]time.Duration, 0, c.Count)
 	t.mu.Unlock()
 	t.timed.Store(true)
 	defer t.timed.Store(false)
-	_, err := r.send(command{To: "user", Count: count, Rate: rate, Size: 128})
+	s, err := r.send(c)
 	t.mu.Lock()
 	seen := t.latencies
 	t.mu.Unlock()
 	if err != nil {
-		return err
+		return s, err
 	}
 	slices.Sort(seen)
 	for name, per := range map[string]int{"p50": 500, "p99": 990, "p99.9": 999} {
@@ -367,7 +377,7 @@ func (r *round) latency(row string, count, rate int) error {
 			r.seen[row+"."+name] = micros(seen[len(seen)*per/1000]) / 1000
 		}
 	}
-	return nil
+	return s, nil
 }
 
 // spread measures sends to users at 2 and at 16 nodes.

@@ -27,7 +27,7 @@ const (
 
 func startNode(kind, redisAddr string, useTLS bool) (*node, error) {
 	var cmd *exec.Cmd
-	if kind == "socket.io" {
+	if kind == "socket.io" || kind == "socket.io-deflate" {
 		cmd = exec.Command("node", "--expose-gc", "server.js")
 		cmd.Dir = "socketio"
 	} else {

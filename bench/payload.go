@@ -32,10 +32,17 @@ func newPayload(size int) []byte {
 // makePayload writes a message over b, which newPayload made, and which may be
 // used again when the message has been sent.
 func makePayload(b []byte, number int, at time.Time) payload {
-	head := append(b[:0], mark...)
-	head = appendHex(head, uint64(number), numberLen)
-	appendHex(head, uint64(at.UnixNano()), timeLen)
-	return payload{b, unsafe.String(unsafe.SliceData(b), len(b))}
+	appendHead(b[:0], number, at.UnixNano())
+	return asPayload(b)
+}
+
+func asPayload(b []byte) payload { return payload{b, unsafe.String(unsafe.SliceData(b), len(b))} }
+
+// appendHead appends what a message begins with.
+func appendHead(b []byte, number int, at int64) []byte {
+	b = append(b, mark...)
+	b = appendHex(b, uint64(number), numberLen)
+	return appendHex(b, uint64(at), timeLen)
 }
 
 func appendHex(b []byte, v uint64, digits int) []byte {

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"compress/flate"
 	"context"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/centrifugal/centrifuge"
@@ -14,29 +16,27 @@ import (
 type centrifugeServer struct {
 	node  *centrifuge.Node
 	ws    http.Handler
-	quote bool // messages are JSON strings
+	quote bool // messages that are no JSON objects become JSON strings
 	keep  []centrifuge.PublishOption
 }
 
 // everyone is the common channel.
 const everyone = "everyone"
 
-// newCentrifuge starts a node as its own examples do; tuned, with the binary
-// protocol, pooled write buffers and a write delay, so that messages share
-// system calls.
-func newCentrifuge(redisAddr string, tuned bool) (server, error) {
-	return startCentrifuge(redisAddr, tuned, false)
+// centrifugeOptions are what a node has besides what centrifuge's own examples have.
+type centrifugeOptions struct {
+	tuned    bool // the binary protocol, pooled write buffers and a write delay, so that messages share system calls
+	keeps    bool // the personal channels have history, and recovery
+	deflates bool // permessage-deflate
 }
 
-// startCentrifuge does what newCentrifuge does. If it keeps, the personal channels have
-// history, and recovery.
-func startCentrifuge(redisAddr string, tuned, keeps bool) (server, error) {
+func startCentrifuge(redisAddr string, o centrifugeOptions) (server, error) {
 	node, err := centrifuge.New(centrifuge.Config{LogLevel: centrifuge.LogLevelNone})
 	if err != nil {
 		return nil, err
 	}
 	var delay time.Duration
-	if tuned {
+	if o.tuned {
 		delay = 5 * time.Millisecond
 	}
 	node.OnConnecting(func(ctx context.Context, e centrifuge.ConnectEvent) (centrifuge.ConnectReply, error) {
@@ -44,11 +44,11 @@ func startCentrifuge(redisAddr string, tuned, keeps bool) (server, error) {
 			Subscriptions: map[string]centrifuge.SubscribeOptions{everyone: {}},
 			WriteDelay:    delay,
 		}
-		if tuned {
+		if o.tuned {
 			reply.MaxMessagesInFrame = -1
 		}
 		if cred, ok := centrifuge.GetCredentials(ctx); ok {
-			reply.Subscriptions["#"+cred.UserID] = centrifuge.SubscribeOptions{EmitPresence: true, EnableRecovery: keeps}
+			reply.Subscriptions["#"+cred.UserID] = centrifuge.SubscribeOptions{EmitPresence: true, EnableRecovery: o.keeps}
 		}
 		return reply, nil
 	})
@@ -70,9 +70,17 @@ func startCentrifuge(redisAddr string, tuned, keeps bool) (server, error) {
 	if err := node.Run(); err != nil {
 		return nil, err
 	}
-	config := centrifuge.WebsocketConfig{CheckOrigin: func(*http.Request) bool { return true }, UseWriteBufferPool: tuned}
-	s := &centrifugeServer{node: node, ws: centrifuge.NewWebsocketHandler(node, config), quote: !tuned}
-	if keeps {
+	config := centrifuge.WebsocketConfig{CheckOrigin: func(*http.Request) bool { return true }, UseWriteBufferPool: o.tuned}
+	if o.deflates {
+		config.Compression = true
+		config.CompressionLevel = flate.BestSpeed // Centrifugo's default; the library's would not compress
+		if o.tuned {
+			config.CompressionMinSize = 512
+			config.CompressionPreparedMessageCacheSize = 16 << 20 // messages to many are compressed once
+		}
+	}
+	s := &centrifugeServer{node: node, ws: centrifuge.NewWebsocketHandler(node, config), quote: !o.tuned}
+	if o.keeps {
 		s.keep = []centrifuge.PublishOption{centrifuge.WithHistory(keepEach, retention)}
 	}
 	return s, nil
@@ -93,7 +101,7 @@ func (s *centrifugeServer) toEveryone(_ context.Context, p payload) error {
 
 func (s *centrifugeServer) publish(channel string, p payload, opts ...centrifuge.PublishOption) error {
 	data := p.bytes
-	if s.quote {
+	if s.quote && !strings.HasPrefix(p.text, "{") {
 		data = strconv.AppendQuote(make([]byte, 0, len(data)+2), p.text)
 	}
 	_, err := s.node.Publish(channel, data, opts...)

@@ -29,7 +29,7 @@ const (
 	gwsPing     = 25 * time.Second // between two pings; as long again without an answer ends a connection
 )
 
-func newGWS(redisAddr string) (server, error) {
+func newGWS(redisAddr string, deflates bool) (server, error) {
 	s := &gwsServer{
 		rdb:      redis.NewClient(&redis.Options{Addr: redisAddr}),
 		channels: map[string]map[*gws.Conn]bool{gwsEveryone: {}},
@@ -39,6 +39,7 @@ func newGWS(redisAddr string) (server, error) {
 			session.Store(gwsChannel, "user:"+r.URL.Query().Get("user"))
 			return true
 		},
+		PermessageDeflate: gws.PermessageDeflate{Enabled: deflates},
 	})
 	s.sub = s.rdb.Subscribe(context.Background(), gwsEveryone)
 	if _, err := s.sub.Receive(context.Background()); err != nil {

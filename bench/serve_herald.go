@@ -14,9 +14,9 @@ import (
 // heraldServer is a Hub as the README mounts it, with the default limits.
 type heraldServer struct{ *herald.Hub }
 
-func newHerald(redisAddr string) (server, error) { return startHerald(redisAddr, 0) }
+func newHerald(redisAddr string) (server, error) { return startHerald(redisAddr, 0, false) }
 
-func startHerald(redisAddr string, retention time.Duration) (server, error) {
+func startHerald(redisAddr string, retention time.Duration, compression bool) (server, error) {
 	hub, err := herald.New(herald.Config{
 		Redis: redis.NewClient(&redis.Options{Addr: redisAddr}),
 		Authenticate: func(r *http.Request) (herald.Identity, error) {
@@ -24,8 +24,9 @@ func startHerald(redisAddr string, retention time.Duration) (server, error) {
 		},
 		// All clients are one address.
 		MaxHandshakes: -1, HandshakeRatePerAddr: -1,
-		Logger:    slog.New(slog.DiscardHandler),
-		Retention: retention,
+		Logger:      slog.New(slog.DiscardHandler),
+		Retention:   retention,
+		Compression: compression,
 	})
 	return heraldServer{hub}, err
 }

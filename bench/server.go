@@ -34,18 +34,20 @@ type server interface {
 // makers starts a node of each contestant that is written in Go.
 var makers = map[string]func(redisAddr string) (server, error){
 	"herald":           newHerald,
-	"centrifuge":       func(addr string) (server, error) { return newCentrifuge(addr, false) },
-	"centrifuge-tuned": func(addr string) (server, error) { return newCentrifuge(addr, true) },
-	"gws":              newGWS,
+	"centrifuge":       func(addr string) (server, error) { return startCentrifuge(addr, centrifugeOptions{}) },
+	"centrifuge-tuned": func(addr string) (server, error) { return startCentrifuge(addr, centrifugeOptions{tuned: true}) },
+	"gws":              func(addr string) (server, error) { return newGWS(addr, false) },
 	"tutorial":         newTutorial,
-	"floor":            newFloor,
+	"floor":            func(string) (server, error) { return newFloor(false) },
 }
 
 // A command is one line that the bench writes to a node's standard input.
 type command struct {
-	Do string // stats, settle, publish, profile, position, and what -scale asks for
+	Do string // stats, settle, publish, bodies, profile, position, and what -scale asks for
 
-	Path string // of profile: where a CPU profile is written from now on; "" ends it
+	// Of profile: where a CPU profile is written from now on; "" ends it. Of bodies: the
+	// file with what the messages are from now on.
+	Path string
 
 	// Of publish.
 
@@ -98,6 +100,9 @@ func serve(kind, redisAddr string, useTLS bool) error {
 		make, ok = keepMakers[kind]
 	}
 	if !ok {
+		make, ok = deflateMakers[kind]
+	}
+	if !ok {
 		return fmt.Errorf("no contestant is called %q", kind)
 	}
 	s, err := make(redisAddr)
@@ -117,7 +122,14 @@ func serve(kind, redisAddr string, useTLS bool) error {
 		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}})
 	}
 	go http.Serve(l, s)
-	return answerAll(answer{Addr: addr}, func(c command) answer { return obey(s, c) })
+	h := &host{server: s}
+	return answerAll(answer{Addr: addr}, h.obey)
+}
+
+// A host is a server that takes commands.
+type host struct {
+	server
+	bodies bodies // what the messages are, or nil
 }
 
 // answerAll writes the first answer, then one to each command on standard input.
@@ -139,10 +151,16 @@ func answerAll(first answer, obey func(command) answer) error {
 	return lines.Err()
 }
 
-func obey(s server, c command) answer {
+func (h *host) obey(c command) answer {
 	switch c.Do {
 	case "publish":
-		return publish(s, c)
+		return h.publish(c)
+	case "bodies":
+		var err error
+		if h.bodies, err = readBodies(c.Path); err != nil {
+			return answer{Error: err.Error()}
+		}
+		return answer{}
 	case "settle":
 		runtime.GC()
 		runtime.GC()
@@ -151,11 +169,11 @@ func obey(s server, c command) answer {
 	case "stats":
 		return stats()
 	case "position":
-		return position(s)
+		return position(h.server)
 	case "profile":
 		return profile(c.Path)
 	}
-	scaled, ok := s.(scaled)
+	scaled, ok := h.server.(scaled)
 	if !ok {
 		return answer{Error: "no such command: " + c.Do}
 	}
@@ -166,19 +184,19 @@ func obey(s server, c command) answer {
 	return answer{Number: n}
 }
 
-func publish(s server, c command) answer {
+func (h *host) publish(c command) answer {
 	start := time.Now()
 	var failed atomic.Int64
 	send := func(b []byte, i int, at time.Time) {
-		p := makePayload(b, c.First+i, at)
+		p := h.bodies.payload(b, c.First+i, at)
 		var err error
 		switch c.To {
 		case "everyone":
-			err = s.toEveryone(context.Background(), p)
+			err = h.toEveryone(context.Background(), p)
 		case "user":
-			err = s.toUser(context.Background(), user((c.First+i)%c.Users), p)
+			err = h.toUser(context.Background(), user((c.First+i)%c.Users), p)
 		default:
-			err = s.(scaled).toGroup(context.Background(), c.To, p)
+			err = h.server.(scaled).toGroup(context.Background(), c.To, p)
 		}
 		if err != nil {
 			failed.Add(1)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,17 +14,28 @@ import (
 // A protocol is what a contestant's clients speak inside WebSocket frames.
 type protocol struct {
 	path   string                             // of the request, %s is the user
+	offers bool                               // permessage-deflate, and wants it
 	greet  func(*greeter) error               // after the upgrade, until the client is subscribed; may be nil
 	answer func(opcode byte, p []byte) []byte // to a frame from the server: the payload of the same kind, or nil
 }
 
 const (
+	opMore   = 0 // of the message that has begun
 	opText   = 1
 	opBinary = 2
 	opClose  = 8
 	opPing   = 9
 	opPong   = 10
 )
+
+// Bits of a frame's first byte.
+const (
+	final      = 0x80
+	compressed = 0x40 // RFC 7692, section 6
+)
+
+// offer is what a browser offers.
+const offer = "Sec-WebSocket-Extensions: " + deflates + "; client_max_window_bits\r\n"
 
 var plain = protocol{path: "/?user=%s"}
 
@@ -82,16 +94,21 @@ func pongSocketIO(_ byte, p []byte) []byte {
 
 // A greeter makes a client's first steps, with calls that block.
 type greeter struct {
-	conn net.Conn
-	user string
-	r    *bufio.Reader
+	conn     net.Conn
+	user     string
+	r        *bufio.Reader
+	inflater *inflater // nil if compression is not agreed on
 }
 
-// connect upgrades conn for a user, and returns what has been read beyond that.
-func connect(conn net.Conn, p protocol, user string) (rest []byte, err error) {
+// connect upgrades conn for a user. The greeter may have read more than it needed.
+func connect(conn net.Conn, p protocol, user string) (*greeter, error) {
 	g := &greeter{conn: conn, user: user, r: bufio.NewReaderSize(conn, 1024)}
-	_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", fmt.Sprintf(p.path, user))
+	extensions := ""
+	if p.offers {
+		extensions = offer
+	}
+	_, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n", fmt.Sprintf(p.path, user), extensions)
 	if err != nil {
 		return nil, err
 	}
@@ -102,13 +119,23 @@ func connect(conn net.Conn, p protocol, user string) (rest []byte, err error) {
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		return nil, fmt.Errorf("the upgrade was answered with %s", resp.Status)
 	}
+	if p.offers {
+		if g.inflater, err = agreed(resp.Header.Get("Sec-WebSocket-Extensions")); err != nil {
+			return nil, err
+		}
+	}
 	if p.greet != nil {
 		if err := p.greet(g); err != nil {
 			return nil, err
 		}
 	}
-	rest, _ = g.r.Peek(g.r.Buffered())
-	return rest, nil
+	return g, nil
+}
+
+// rest returns what has been read and not used.
+func (g *greeter) rest() []byte {
+	b, _ := g.r.Peek(g.r.Buffered())
+	return bytes.Clone(b)
 }
 
 // exchange writes a frame and waits for one that contains want.
@@ -132,6 +159,7 @@ func (g *greeter) await(want string) error {
 		if head, err = g.r.Peek(n); err != nil {
 			return err
 		}
+		first := head[0]
 		opcode, size, length, ok := frameHeader(head)
 		if !ok || opcode == opClose {
 			return errors.New("the server closed the connection")
@@ -140,6 +168,11 @@ func (g *greeter) await(want string) error {
 		g.r.Discard(size)
 		if err := readFull(g.r, frame); err != nil {
 			return err
+		}
+		if first&compressed != 0 {
+			if frame, err = g.inflater.inflate(frame); err != nil {
+				return err
+			}
 		}
 		if strings.Contains(string(frame), want) {
 			return nil

@@ -2,6 +2,7 @@
 "use strict";
 
 const { createServer } = require("http");
+const fs = require("fs");
 const readline = require("readline");
 const { Server } = require("socket.io");
 const { createAdapter } = require("@socket.io/redis-adapter");
@@ -11,8 +12,15 @@ const mark = "~h:";
 const hex = (v, digits) => v.toString(16).padStart(digits, "0");
 
 function payload(number, at, size) {
-  return (mark + hex(number, 8) + hex(at, 16)).padEnd(size, "x");
+  const head = mark + hex(number, 8) + hex(at, 16);
+  if (bodies.length === 0) return head.padEnd(size, "x");
+  const body = bodies[number % bodies.length];
+  body.id = head;
+  return body;
 }
+
+// What the messages are instead, of which the head is the id.
+let bodies = [];
 
 // The time in nanoseconds since 1970, to the microsecond.
 const epoch = BigInt(Math.round((performance.timeOrigin) * 1000)) * 1000n;
@@ -24,7 +32,11 @@ async function main() {
   for (const client of [pub, sub]) client.on("error", (err) => console.error("socket.io:", err.message));
   await Promise.all([pub.connect(), sub.connect()]);
   const http = createServer();
-  const io = new Server(http, { adapter: createAdapter(pub, sub), transports: ["websocket"] });
+  const io = new Server(http, {
+    adapter: createAdapter(pub, sub),
+    transports: ["websocket"],
+    perMessageDeflate: process.env.BENCH_KIND === "socket.io-deflate",
+  });
   io.on("connection", (socket) => {
     socket.join("#" + socket.handshake.query.user);
     socket.emit("ready");
@@ -69,6 +81,7 @@ async function main() {
       await publish(c);
       continue;
     }
+    if (c.Do === "bodies") bodies = JSON.parse(fs.readFileSync(c.Path, "utf8")).map((text) => JSON.parse(text));
     if (c.Do === "settle") global.gc();
     const cpu = process.cpuUsage();
     const memory = process.memoryUsage();
