@@ -126,9 +126,9 @@ func (n *lane) judge(commands []command, out outcome) {
 	}
 }
 
-// result returns the outcome of an item's commands, of which the first answered have
-// an answer. If the server has refused all of them because another node has the slot,
-// it is errAside.
+// result returns the outcome of an item's commands. answered says how many of them,
+// from the first on, have an answer. If the server has refused all of them because
+// another node has the slot, it returns errAside.
 func (s *share) result(item *publication, commands []command, out outcome, answered int) error {
 	if !out.written {
 		return errAside

@@ -76,8 +76,8 @@ func (d *dialer) tried(ctx context.Context, addr string, err error) {
 	}
 }
 
-// follow notes the address that a node has named with MOVED, and says whether why is
-// such an answer.
+// follow notes the address that why, an answer of the last node, names with MOVED,
+// and says whether it names one.
 func (d *dialer) follow(why error) bool {
 	said, ok := errors.AsType[redisconn.Error](why)
 	if !ok || d.cluster == nil {

@@ -9,10 +9,10 @@ import (
 	"github.com/heraldgo/herald/internal/rawio"
 )
 
-// A pace tells when the reader of a link had better let messages collect, as network
-// cards do with packets: being woken for one message costs several times what the
-// message does. They collect if many come on a machine that has no processors to
-// spare. There messages wait anyway; elsewhere they would wait for nothing.
+// A pace decides when the reader of a link lets messages collect, as network cards do
+// with packets: being woken for one message costs several times what the message
+// does. They collect if many come on a machine that has no processors to spare. There
+// messages wait anyway; elsewhere they would wait for nothing.
 type pace struct {
 	messages int // how many were read since the count began
 	busy     bool

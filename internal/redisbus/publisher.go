@@ -294,8 +294,8 @@ func (p *publisher) repeat(bytes []byte, commands []command, which []int) {
 	}
 }
 
-// result returns the outcome of some commands of an exchange, of which the first
-// answered have an answer.
+// result returns the outcome of some commands of an exchange. answered says how many
+// of them, from the first on, have an answer.
 func (o outcome) result(commands []command, answered int) error {
 	switch {
 	case !o.written:

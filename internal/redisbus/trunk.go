@@ -186,7 +186,7 @@ func (t *trunk) completed() {
 	}
 }
 
-// writeAll writes all exchanges that are to be written, in one write.
+// writeAll writes all exchanges that are due, in one write.
 func (t *trunk) writeAll() (n int, err error) {
 	bytes := (<-t.joined)[:0]
 	t.mu.Lock()

@@ -93,8 +93,7 @@ type clockOffset struct {
 // stepSlack is by how much, in microseconds, the offset may grow without a step.
 const stepSlack = int64(time.Second / time.Microsecond)
 
-// note takes note of the server's time, which was asked for at the moment
-// asked on clock.
+// note notes the server's time, which was asked for at the time asked on clock.
 func (s *clockSteps) note(shard int, server, asked int64, delay time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -78,7 +78,7 @@ func (r *Room) Doubt() {
 	}
 }
 
-// A topic is one that is watched. One goroutine serves all its Watchers.
+// A topic is a topic that somebody watches. One goroutine serves all its Watchers.
 type topic struct {
 	name   string
 	config *Config

@@ -55,7 +55,7 @@ type cursor struct {
 	told    bool // the client was told, since it came back, that something may be missing
 }
 
-// A Step is what is to be done after an input.
+// A Step says what to do after an input.
 type Step struct {
 	Frames []Frame // for the queue
 	Ask    Ask     // if it has a round

@@ -52,8 +52,8 @@ func NewFeed(limits Limits) *Feed {
 	return &Feed{limits: limits, chains: newChains(), recent: recent{most: limits.Recent, bytes: limits.Bytes}}
 }
 
-// A Step is what is to be done after an input, in the order of the fields. It is
-// valid until the next input.
+// A Step says what to do after an input, in the order of the fields. It is valid
+// until the next input.
 type Step struct {
 	Fork history.Fork     // if it has an epoch: every Device crosses it
 	Gap  bool             // something may be missing: tell every device, now

@@ -20,9 +20,9 @@ func (p *Publisher) Known() history.Point { return p.known }
 // Segment returns the segment that the next batch probably goes to.
 func (p *Publisher) Segment() uint64 { return p.segment }
 
-// Met takes note of the log's end, as a call has returned it. asked is what went with
-// that call. Calls overlap: if more is known by now than went with the call, the log
-// has not heard all of it, and the next call will meet what this one has.
+// Met notes the log's end, as a call has returned it. asked is what went with that
+// call. Calls overlap: if more is known by now than went with the call, the log has
+// not heard all of it, and the next call will meet what this one has.
 func (p *Publisher) Met(asked, end history.Point) {
 	if end.Epoch != p.known.Epoch && asked == p.known {
 		// If the log lacks what was acknowledged in the old epoch, this call has

@@ -29,8 +29,8 @@ const (
 )
 
 // A place is the tag of the extension, its length and its text: the kind, the epoch
-// in hexadecimal, the offset of the packet or of the end of the log and, of a packet
-// that is kept, prev. A fence is such a text, with its number in the place of prev.
+// in hexadecimal, the offset of the packet or of the end of the log and, if the
+// packet is kept, prev. A fence is such a text with its number instead of prev.
 const (
 	tag    = 2 // even: it may be skipped
 	kept   = 'k'

@@ -32,8 +32,7 @@ func parseAgreement(text string) (a store.Agreement, ok bool) {
 	return store.Agreement{Version: v, Age: int64(ms), Bytes: int(n)}, ok
 }
 
-// parseLinks reads the links of an entry, each of which is '<prev>
-// <length>:<topic>'.
+// parseLinks reads the links of an entry. Each is '<prev> <length>:<topic>'.
 func parseLinks(text string) (links []history.Link, ok bool) {
 	for len(text) > 0 {
 		space := strings.IndexByte(text, ' ')
