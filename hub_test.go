@@ -15,10 +15,10 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// What a Hub does, seen from outside, each on three nodes. What it promises in
-// bad times is tried beside the code that keeps it.
+// These tests check what a Hub does as its users see it, mostly on three nodes.
+// Promises about failures are tested beside the code that keeps them.
 
-// family is three nodes, with a device of user 42 on each.
+// family starts three nodes, with a device of user 42 on each.
 func family(t *testing.T, config herald.Config) (*heraldtest.Cluster, []*heraldtest.Client) {
 	t.Helper()
 	cluster := heraldtest.NewCluster(t, 3, config)
@@ -36,7 +36,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// await waits until done says so.
+// await waits until done returns true.
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
@@ -61,7 +61,7 @@ func TestSendReachesEveryDeviceOnEveryNode(t *testing.T) {
 	stranger.Expect("all")
 }
 
-// A Target is a user, a group, a connection or everyone, without some of them.
+// Each kind of Target reaches its receivers, without those that it leaves out.
 func TestSendReachesItsTarget(t *testing.T) {
 	cluster, devices := family(t, herald.Config{})
 	hub := cluster.Nodes[1].Hub
@@ -93,7 +93,7 @@ func TestSendReachesItsTarget(t *testing.T) {
 	devices[2].Expect("to the group", "to the others", "to one", "to the group again")
 }
 
-// Join, Leave and Disconnect have been done on every node when they return nil.
+// When Join, Leave or Disconnect returns nil, it is done on every node.
 func TestCallsAreDoneEverywhere(t *testing.T) {
 	cluster, devices := family(t, herald.Config{})
 	first, last := cluster.Nodes[0].Hub, cluster.Nodes[2].Hub
@@ -118,7 +118,7 @@ func TestCallsAreDoneEverywhere(t *testing.T) {
 	}
 }
 
-// Online, Sessions, Count and Nodes say the same on every node.
+// Online, Sessions, Count and Nodes give the same answers on every node.
 func TestEveryNodeKnowsTheSame(t *testing.T) {
 	cluster, devices := family(t, herald.Config{})
 	devices[0].Close()
@@ -145,8 +145,8 @@ func TestEveryNodeKnowsTheSame(t *testing.T) {
 	}
 }
 
-// The callbacks of a connection run one after the other, and those of a user
-// once, on whichever node.
+// The callbacks of a connection run one after the other. OnOnline and OnOffline run
+// once for a user, however many nodes the user is connected to.
 func TestCallbacks(t *testing.T) {
 	said := make(chan string, 100)
 	config := herald.Config{
@@ -180,7 +180,8 @@ func TestCallbacks(t *testing.T) {
 	expect("disconnect 42", "offline 42")
 }
 
-// What may have been lost is told by OnGap, and by Health while it lasts.
+// OnGap tells of messages that may be lost, and so does Health while the loss
+// lasts.
 func TestLossesAreTold(t *testing.T) {
 	gaps := make(chan herald.Gap, 10)
 	cluster, devices := family(t, herald.Config{OnGap: func(g herald.Gap) { gaps <- g }})
@@ -201,7 +202,8 @@ func TestLossesAreTold(t *testing.T) {
 	}
 }
 
-// Shutdown tells every client to come back elsewhere, and ends all callbacks.
+// Shutdown tells every client to come back elsewhere, and returns when all
+// callbacks have.
 func TestShutdownEndsEverything(t *testing.T) {
 	ended := make(chan string, 10)
 	cluster, devices := family(t, herald.Config{OnDisconnect: func(c *herald.Conn, _ error) { ended <- c.User() }})
@@ -220,8 +222,8 @@ func TestShutdownEndsEverything(t *testing.T) {
 	devices[2].Expect("we stay")
 }
 
-// olderSessions makes one Session for each word, device/platform, oldest first.
-// Its ID is the word.
+// olderSessions makes a Session of each word, which is "device/platform" and also
+// its ID. The oldest comes first.
 func olderSessions(words string) []herald.Session {
 	var sessions []herald.Session
 	for _, word := range strings.Fields(words) {
@@ -233,12 +235,12 @@ func olderSessions(words string) []herald.Session {
 
 func TestAdmitAll(t *testing.T) {
 	spoil := func(_ context.Context, _ herald.Session, older []herald.Session, _ int) ([]herald.Session, error) {
-		clear(older) // it owns them
+		clear(older) // Admit owns its argument
 		return []herald.Session{{ID: "stranger"}}, nil
 	}
 	for name, test := range map[string]struct {
 		admit herald.AdmitFunc
-		total int // 0 is that of older
+		total int // if 0, the number of sessions in older
 		want  string
 	}{
 		"none":                          {herald.AdmitAll(), 0, ""},
@@ -279,8 +281,8 @@ func TestAdmitAllRefuses(t *testing.T) {
 	}
 }
 
-// saidOnce checks that an error is target, or any if that is nil, and that its text
-// has no part twice.
+// saidOnce checks that err is target, or not nil if target is, and that no part of
+// its text comes twice.
 func saidOnce(t *testing.T, what string, err, target error) {
 	t.Helper()
 	if err == nil || target != nil && !errors.Is(err, target) {
@@ -307,7 +309,7 @@ func join(ctx context.Context, hub *herald.Hub) error {
 	return hub.Join(ctx, herald.User("42"), "room")
 }
 
-// askOnce checks what a Hub answers whose Registry is down.
+// askOnce checks the errors of a Hub whose Registry is down.
 func askOnce(t *testing.T, hub *herald.Hub, target error) {
 	t.Helper()
 	saidOnce(t, "Join", join(t.Context(), hub), target)

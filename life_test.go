@@ -22,7 +22,7 @@ func textFrame(s string) wsraw.Frame {
 	return wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: []byte(s)}
 }
 
-// Callbacks that panic, or end their goroutine, end their Conn at most.
+// Callbacks that panic, or end their goroutine, end at most their Conn.
 func TestPanicsInCallbacks(t *testing.T) {
 	bus := NewMemoryNetwork().Bus()
 	r := newRig(t, Config{
@@ -88,8 +88,8 @@ func TestPanicsInCallbacks(t *testing.T) {
 	r.shutdown(patience)
 }
 
-// The client has CloseTimeout to answer a close frame; then the connection is
-// cut. The first close wins.
+// A client has CloseTimeout to answer a close frame. Then the connection is cut.
+// The first Close wins.
 func TestNoCloseHandshake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPipeRig(t, Config{CloseTimeout: 5 * time.Second})
@@ -111,7 +111,7 @@ func TestNoCloseHandshake(t *testing.T) {
 		if closed, err := ws.ReadClose(); err != nil || closed.Code != 4000 {
 			t.Errorf("%v, %v", closed, err)
 		}
-		// It goes on talking, to nobody, and does not answer.
+		// The client goes on talking, unheard, and does not answer.
 		for range 3 {
 			time.Sleep(time.Second)
 			ws.WriteFrames(textFrame("hello?"), wsraw.Frame{Fin: true, Opcode: wsraw.Ping})
@@ -160,7 +160,7 @@ func TestExpires(t *testing.T) {
 	})
 }
 
-// readLong is ReadClose for a client that waits longer than its patience.
+// readLong is ReadClose for a close frame that takes longer than one read waits.
 func readLong(ws *wsraw.Conn) (*wsraw.Closed, error) {
 	for {
 		closed, err := ws.ReadClose()
@@ -170,7 +170,7 @@ func readLong(ws *wsraw.Conn) (*wsraw.Closed, error) {
 	}
 }
 
-// A quiet client is pinged; one that answers lives, one that does not is cut.
+// A quiet client is pinged. If it answers it lives; otherwise it is cut.
 func TestKeepalive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPipeRig(t, Config{PingInterval: 25 * time.Second, PongTimeout: 10 * time.Second})
@@ -192,7 +192,7 @@ func TestKeepalive(t *testing.T) {
 		if f, err := ws.ReadFrame(); err != nil || f.Opcode != wsraw.Ping {
 			t.Fatalf("%+v, %v", f, err)
 		}
-		if err := ws.ReadEnd(); err != nil { // one ping is enough
+		if err := ws.ReadEnd(); err != nil { // there is no second ping
 			t.Error(err)
 		}
 		if took := time.Since(begun); took < 35*time.Second || took > 37*time.Second {
@@ -205,8 +205,9 @@ func TestKeepalive(t *testing.T) {
 	})
 }
 
-// While OnConnect runs nobody reads, so the client's silence is ours. While OnMessage
-// runs a client that answers pings is not silent, and loses nothing.
+// While OnConnect runs, nothing is read, so the client is not taken for silent.
+// While OnMessage runs, a client that answers pings is not silent and loses
+// nothing.
 func TestLongCallbacks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPipeRig(t, Config{
@@ -252,8 +253,8 @@ func TestLongCallbacks(t *testing.T) {
 	})
 }
 
-// Everything that can be done to a Conn, done at once, to Conns whose clients
-// come and go in every way. Nothing is left.
+// Everything that can be done to a Conn is done at once, while clients come and go
+// in every way. Nothing is left of them.
 func TestEverythingAtOnce(t *testing.T) {
 	r := newRig(t, Config{
 		QueueMessages: 64, CloseTimeout: 200 * time.Millisecond, PingInterval: 20 * time.Millisecond, PongTimeout: patience,
@@ -332,8 +333,8 @@ func TestEverythingAtOnce(t *testing.T) {
 	r.shutdown(patience)
 }
 
-// A Conn that OnConnect itself closes ends as any other: the client sees why,
-// OnDisconnect runs, and what was queued is dropped.
+// A Conn that OnConnect itself closes ends like any other: the client sees why,
+// OnDisconnect runs, and queued messages are dropped.
 func TestClosedDuringOnConnect(t *testing.T) {
 	r := newRig(t, Config{CloseTimeout: patience, OnConnect: func(_ context.Context, c *Conn) error {
 		c.Send(Text("never seen"))
@@ -350,8 +351,8 @@ func TestClosedDuringOnConnect(t *testing.T) {
 	r.clean()
 }
 
-// An expiry that nanoseconds since 1970 cannot tell is far in the future, or
-// in the past, as it is.
+// A time so far away that it cannot be counted in nanoseconds since 1970 still
+// works as an expiry in the future or the past.
 func TestExpiresFarAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		year := func(y int) time.Time { return time.Date(y, 1, 1, 0, 0, 0, 0, time.UTC) }
@@ -371,7 +372,7 @@ func TestExpiresFarAway(t *testing.T) {
 		}
 		ws.Close()
 		for i, past := range []int{1969, 1970, 1600, -5000} {
-			r.ended(i + 1) // the one before has gone
+			r.ended(i + 1) // until the one before has ended
 			ws := r.pipe("")
 			r.only().SetExpiry(year(past))
 			if closed, err := ws.ReadClose(); err != nil || StatusCode(closed.Code) != StatusExpired {
@@ -384,8 +385,8 @@ func TestExpiresFarAway(t *testing.T) {
 	})
 }
 
-// A slowCloser takes its time to close, and stops keepalive for so long, as
-// SIGSTOP does a process.
+// A slowCloser blocks in Close, and thereby stops keepalive, as SIGSTOP stops a
+// process.
 type slowCloser struct {
 	net.Conn
 	pause time.Duration
@@ -396,15 +397,15 @@ func (c slowCloser) Close() error {
 	return c.Conn.Close()
 }
 
-// After a pause of the process nobody is silent who could not be heard: not
-// the client that was never pinged, nor the one whose pong has not been read.
+// After a pause of the process, no client is called silent that could not have been
+// heard: neither one that was never pinged nor one whose pong has not been read.
 func TestPauseKillsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const pause = time.Minute
 		r := newPipeRig(t, Config{
 			PingInterval: 25 * time.Second, PongTimeout: 10 * time.Second,
 			OnConnect: func(_ context.Context, c *Conn) error {
-				if c.User() == "stopper" { // nothing reads its socket yet
+				if c.User() == "stopper" { // nothing reads from the socket yet
 					c.socket.conn = slowCloser{c.socket.conn, pause}
 				}
 				return nil
@@ -442,8 +443,8 @@ func TestPauseKillsNobody(t *testing.T) {
 	})
 }
 
-// A Disconnect whose node cannot take the Conns out of the Registry closes
-// them, and says that they may be listed still.
+// A Disconnect closes the Conns even if their node cannot remove them from the
+// Registry. Its error says that they may still be listed.
 func TestDisconnectWithoutTheRegistry(t *testing.T) {
 	rigs := newPair(t, false, Config{CloseTimeout: patience})
 	ws := rigs[0].connect("user=a")
@@ -465,7 +466,7 @@ func TestDisconnectWithoutTheRegistry(t *testing.T) {
 	rigs[0].clean()
 }
 
-// Whoever sees its 101 can be disconnected: its Since is known.
+// A client that has seen its 101 can be disconnected: its Since is known by then.
 func TestDisconnectRightAfterThe101(t *testing.T) {
 	rigs := newPair(t, false, Config{CloseTimeout: patience})
 	for i := range 200 {
@@ -481,15 +482,15 @@ func TestDisconnectRightAfterThe101(t *testing.T) {
 	}
 }
 
-// So can a Conn that the Registry has taken, and whose node does not know its
-// Since yet.
+// A Conn can be disconnected even before its node knows its Since, once the
+// Registry has added it.
 func TestDisconnectWhileAddIsUnderWay(t *testing.T) {
 	registry := &hookedRegistry{MemoryRegistry: NewMemoryRegistry()}
 	r := newRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: registry})
 	result := make(chan error, 1)
 	first := true
 	registry.afterAdd = func([]Entry) error {
-		if !first { // housekeeping adds it again
+		if !first { // housekeeping adds it again later
 			return nil
 		}
 		first = false
@@ -497,7 +498,7 @@ func TestDisconnectWhileAddIsUnderWay(t *testing.T) {
 		r.await("the call", func() bool {
 			r.presence.mu.Lock()
 			defer r.presence.mu.Unlock()
-			return len(r.presence.ops) > 0 // its barrier
+			return len(r.presence.ops) > 0 // the barrier of Disconnect
 		})
 		return nil
 	}
@@ -512,8 +513,8 @@ func TestDisconnectWhileAddIsUnderWay(t *testing.T) {
 	r.clean()
 }
 
-// One Bus given to two Hubs would halve the messages of both. New refuses the
-// second, and the first goes on as if nothing had been.
+// If two Hubs shared one Bus, each would get only a part of the messages. New
+// refuses the second Hub, and the first is not disturbed.
 func TestBusOfTwoHubs(t *testing.T) {
 	bus, registry := NewMemoryNetwork().Bus(), NewMemoryRegistry()
 	first, err := New(Config{Bus: bus, Registry: registry})
@@ -548,7 +549,7 @@ func TestBusOfTwoHubs(t *testing.T) {
 	})
 }
 
-// A Bus that cannot be compared with others is taken as it is.
+// A Bus of a type that cannot be compared is not checked for being shared.
 func TestBusNotComparable(t *testing.T) {
 	type odd struct {
 		Bus
@@ -561,7 +562,7 @@ func TestBusNotComparable(t *testing.T) {
 	h.Shutdown(t.Context())
 }
 
-// A lateRegistry removes late: after a pause, or not before its context ends.
+// A lateRegistry removes only after a pause, unless the context ends before.
 type lateRegistry struct {
 	*MemoryRegistry
 	pause time.Duration
@@ -576,8 +577,9 @@ func (r lateRegistry) Remove(ctx context.Context, l Lease, entries ...Entry) err
 	}
 }
 
-// OnDisconnect finds the session out of the Registry, and its groups still
-// there, whichever way the connection ends. It does not wait for ever.
+// When OnDisconnect runs, the session is out of the Registry and the Conn still has
+// its groups, whichever way it ended. If the Registry hangs, OnDisconnect does not
+// wait for ever.
 func TestOnDisconnectIsAfterTheRegistry(t *testing.T) {
 	const hour = time.Hour
 	for _, end := range []string{"closed", "lost", "the Registry hangs", "Shutdown"} {
@@ -633,7 +635,7 @@ func TestOnDisconnectIsAfterTheRegistry(t *testing.T) {
 	}
 }
 
-// Many that end at once share the Registry's round trips.
+// Connections that end at the same time share the Registry's round trips.
 func TestManyDisconnectsShareRoundTrips(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const conns = 1_000
@@ -653,7 +655,7 @@ func TestManyDisconnectsShareRoundTrips(t *testing.T) {
 }
 
 // A callback may disconnect its own Conn, among others, with the context that it
-// got: that ends, and the call succeeds all the same.
+// got. The Disconnect ends that context, and succeeds all the same.
 func TestDisconnectOfOneself(t *testing.T) {
 	results := make(chan error, 1)
 	out := func(ctx context.Context, c *Conn) {
@@ -699,7 +701,7 @@ func TestDisconnectOfOneself(t *testing.T) {
 	}
 }
 
-// Any other end of the context ends the call.
+// If the context ends for another reason, Disconnect ends with it.
 func TestDisconnectEndsWithItsContext(t *testing.T) {
 	ended := make(chan error, 1)
 	r := newRig(t, Config{

@@ -49,10 +49,10 @@ func newPair(t *testing.T, onRedis bool, config Config) []*rig {
 	return rigs
 }
 
-// A client of a race: it connects, stays until it is closed or decides to go.
+// A racer is a client that stays connected until either side closes.
 type racer struct {
 	ws   *wsraw.Conn
-	code StatusCode // it saw
+	code StatusCode // the close code that it saw
 	done chan struct{}
 }
 
@@ -96,7 +96,7 @@ func TestMaxPerUserRace(t *testing.T) {
 							return
 						}
 						mine = append(mine, race(ws))
-						if random.IntN(2) == 0 { // some go by themselves, of all ages
+						if random.IntN(2) == 0 { // some clients leave by themselves, after any time
 							gone := mine[random.IntN(len(mine))]
 							if random.IntN(2) == 0 {
 								gone.ws.Close()
@@ -108,7 +108,8 @@ func TestMaxPerUserRace(t *testing.T) {
 				})
 			}
 			connecting.Wait()
-			// Five more of each user, by turns on both nodes: the newest three stay.
+			// Each user connects five more times, on both nodes in turn. The newest
+			// three stay.
 			last := make(map[string][]*racer)
 			for i := range 5 {
 				for u := range users {
@@ -157,8 +158,8 @@ func TestMaxPerUserRace(t *testing.T) {
 	}
 }
 
-// settled waits until the last handshake and the last close are over, and all
-// that they asked of the Registry is written.
+// settled waits until all handshakes and closes are over and their writes to the
+// Registry are done.
 func settled(t *testing.T, rigs []*rig) {
 	t.Helper()
 	for _, r := range rigs {
@@ -175,8 +176,8 @@ func settled(t *testing.T, rigs []*rig) {
 	}
 }
 
-// agree checks, entry by entry, that the Registry has of each node what the
-// node's index has.
+// agree checks, entry by entry, that the Registry and each node's index have the
+// same.
 func agree(t *testing.T, rigs []*rig) {
 	t.Helper()
 	for _, r := range rigs {
@@ -233,7 +234,7 @@ func TestOnePerPlatformAndDevice(t *testing.T) {
 	}
 }
 
-// refusedWith connects to a Hub that refuses, and checks the status.
+// refusedWith connects to a Hub that refuses the client, and checks the status.
 func (r *rig) refusedWith(status int, query string) {
 	r.t.Helper()
 	response := r.refused(query, nil)
@@ -287,9 +288,9 @@ func TestSendLimits(t *testing.T) {
 	}
 }
 
-// Many clients of few accounts never read, and the application answers a byte
-// of theirs with much. All their queues together stay within the budget, and
-// one who reads gets everything meanwhile.
+// Many clients of few accounts never read, and the application answers each of
+// their short messages with a long one. All queues together stay within the budget,
+// and a client that reads gets everything meanwhile.
 func TestClientsThatNeverRead(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		t.Run(map[bool]string{false: "TCP", true: "TLS"}[secure], func(t *testing.T) {
@@ -341,7 +342,7 @@ func TestClientsThatNeverRead(t *testing.T) {
 			if s.OverBudget == 0 || s.TooSlow < s.OverBudget || s.QueuedBytes > limit {
 				t.Errorf("%+v", s)
 			}
-			if n := log.count("MaxQueuedBytes"); n == 0 || n > 2 { // a second after a minute
+			if n := log.count("MaxQueuedBytes"); n == 0 || n > 2 { // the second after a minute
 				t.Errorf("told %d times", n)
 			}
 			for _, c := range append(greedy, honest) {
@@ -352,10 +353,10 @@ func TestClientsThatNeverRead(t *testing.T) {
 	}
 }
 
-// full adds Conns without a socket, of which the i-th has sizes[i] messages
-// waiting. The Hub does not look at them yet.
+// full adds a Conn without a socket for each of sizes, with that many messages in
+// its queue. The Hub does not look at the queues until lookNow.
 func (h *Hub) full(t *testing.T, frame func(conn, message int) []byte, sizes ...int) []*Conn {
-	h.budget.next.Store(math.MaxInt64) // for lookNow
+	h.budget.next.Store(math.MaxInt64) // until lookNow
 	conns := make([]*Conn, len(sizes))
 	for i, n := range sizes {
 		c := h.newConn(httptest.NewRequest("GET", "/", nil), Identity{User: fmt.Sprint("u", i)})
@@ -374,14 +375,13 @@ func (h *Hub) full(t *testing.T, frame func(conn, message int) []byte, sizes ...
 
 func ownFrame(int, int) []byte { return Text(strings.Repeat("x", 1<<10)).frame() }
 
-// lookNow has the Hub look at its queues, be it due or not.
+// lookNow has the Hub look at its queues, whether that is due or not.
 func (h *Hub) lookNow() {
 	h.budget.next.Store(0)
 	h.look()
 }
 
-// The fullest queues are closed, and none that is smaller than one that is
-// left.
+// Only the fullest queues are closed, no more of them than necessary.
 func TestFullestAreClosed(t *testing.T) {
 	h := newHub(t, Config{MaxQueuedBytes: 1 << 20, MaxSendSize: 2 << 10})
 	conns := h.full(t, ownFrame, 10, 300, 20, 200, 30, 100, 40, 60, 50, 90, 80, 70)
@@ -400,7 +400,8 @@ func TestFullestAreClosed(t *testing.T) {
 	}
 }
 
-// With DropOldest the fullest lose their oldest messages, and nobody is closed.
+// With DropOldest the fullest queues lose their oldest messages, and no Conn is
+// closed.
 func TestFullestLoseOldest(t *testing.T) {
 	h := newHub(t, Config{MaxQueuedBytes: 1 << 20, MaxSendSize: 2 << 10, DropOldest: true})
 	conns := h.full(t, ownFrame, 10, 400, 20, 300, 30, 200, 300)
@@ -420,9 +421,9 @@ func TestFullestLoseOldest(t *testing.T) {
 	}
 }
 
-// A message to many is in memory once, so it is no reason to close anybody,
-// however many wait for it; and who has messages of its own is fuller than who
-// shares more of them.
+// A message to many is in memory once, so it is no reason to close anybody, however
+// many Conns it waits for. A Conn with messages of its own counts as fuller than
+// one that shares more messages with others.
 func TestSharedMessagesCountOnce(t *testing.T) {
 	h := newHub(t, Config{MaxQueuedBytes: 1 << 20, MaxSendSize: 2 << 10})
 	var shared [400][]byte
@@ -446,7 +447,7 @@ func TestSharedMessagesCountOnce(t *testing.T) {
 	}
 }
 
-// Messages that are in more queues than they have bytes count all the same.
+// Messages count even if they are in more queues than they have bytes.
 func TestSmallMessagesToManyCount(t *testing.T) {
 	h := newHub(t, Config{MaxQueuedBytes: 64 << 10, MaxSendSize: 2 << 10})
 	var shared [400][]byte
@@ -460,8 +461,8 @@ func TestSmallMessagesToManyCount(t *testing.T) {
 	}
 }
 
-// While the budget is nearly used up volatile messages are dropped, for
-// everyone, and nothing else is; they flow again once it is not.
+// While the budget is nearly used up, volatile messages are dropped for everyone,
+// and no other messages are. Afterwards they pass again.
 func TestVolatileGoesFirst(t *testing.T) {
 	h := newHub(t, Config{MaxQueuedBytes: 1 << 20, MaxSendSize: 2 << 10})
 	conns := h.full(t, ownFrame, 420, 420, 0)
@@ -479,13 +480,13 @@ func TestVolatileGoesFirst(t *testing.T) {
 	await(t, "volatile messages to be let through", func() bool { return volatile() == 0 })
 }
 
-// While the budget is nearly used up the queues are counted again and again.
-// Nobody who queues a message waits for that.
+// While the budget is nearly used up, the queues are counted again and again. No
+// sender waits for that.
 func TestNobodyWaitsForTheWatch(t *testing.T) {
 	h := newHub(t, Config{MaxQueuedBytes: 1 << 20, MaxSendSize: 2 << 10})
 	conns := h.full(t, ownFrame, 420, 420, 0)
 	h.lookNow()
-	conns[0].mu.Lock() // so that the next count takes long
+	conns[0].mu.Lock() // so that the next count blocks
 	defer conns[0].mu.Unlock()
 	await(t, "a count", func() bool {
 		if h.budget.mu.TryLock() {
@@ -506,7 +507,7 @@ func TestNobodyWaitsForTheWatch(t *testing.T) {
 	}
 }
 
-// What is under way counts, and it can be had only with the socket.
+// Frames being written count too. Their memory is released by closing the socket.
 func TestUnderWayIsReleased(t *testing.T) {
 	limit := int64(2 << 20)
 	r := newRig(t, Config{MaxQueuedBytes: limit, MaxSendSize: 1 << 20, WriteTimeout: patience, CloseTimeout: patience})
@@ -533,7 +534,7 @@ func TestUnderWayIsReleased(t *testing.T) {
 	}
 }
 
-// Off is off, and a budget must hold a message.
+// A MaxQueuedBytes of -1 means no budget. Any other must hold a message.
 func TestNoBudget(t *testing.T) {
 	h := newHub(t, Config{MaxQueuedBytes: -1, QueueBytes: 100 << 20})
 	conns := h.full(t, func(int, int) []byte { return make([]byte, 1<<20) }, 90, 90, 90)
@@ -545,8 +546,8 @@ func TestNoBudget(t *testing.T) {
 	}
 }
 
-// Off it stays off, when the hour is over after which the queues are looked at
-// even if nobody has asked for it.
+// Without a budget nothing changes after an hour, when the queues would be looked
+// at even if nobody had asked for it.
 func TestNoBudgetAfterAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Config{MaxQueuedBytes: -1})
@@ -560,8 +561,8 @@ func TestNoBudgetAfterAnHour(t *testing.T) {
 	})
 }
 
-// What is remembered of messages that come in several packets is bounded in
-// Conns, not in messages alone; the latest is remembered whole.
+// What the Hub remembers of messages that come in several packets is bounded in
+// Conns, not only in messages. The latest message is remembered whole.
 func TestCopiesAreBounded(t *testing.T) {
 	for _, conns := range []uint64{0, 1, 2_000, maxCopyConns + 1} {
 		var s copies
@@ -588,8 +589,8 @@ func TestCopiesAreBounded(t *testing.T) {
 	}
 }
 
-// A message to somebody who has just left is counted as that, and not with
-// the packets of others that a Bus hands over too.
+// A message to a user or a Conn that has just left is counted as such, apart from
+// packets for others that the Bus hands over too.
 func TestNobodyLeftIsCounted(t *testing.T) {
 	bus := NewMemoryNetwork().Bus()
 	r := newRig(t, Config{Bus: bus, Registry: NewMemoryRegistry(), Linger: 1 << 40})
@@ -597,7 +598,7 @@ func TestNobodyLeftIsCounted(t *testing.T) {
 	c := r.only()
 	client.Close()
 	r.await("its end", func() bool { return r.Stats().Disconnected == 1 && r.Stats().Topics == 0 })
-	if err := bus.Subscribe(t.Context(), userTopic("other")); err != nil { // as a Bus does that has no topics
+	if err := bus.Subscribe(t.Context(), userTopic("other")); err != nil { // like a Bus that cannot select by topic
 		t.Fatal(err)
 	}
 	for _, target := range []Target{User("42"), User("42"), User("other"), Connection(c.ID(), r.NodeID()+".999"), Connection("other.1")} {
@@ -611,15 +612,15 @@ func TestNobodyLeftIsCounted(t *testing.T) {
 	}
 }
 
-// lentText is a message of n bytes that tells all of itself by its beginning.
+// lentText returns a message of n bytes, all of which follow from its first few.
 func lentText(user, number, n int) []byte {
 	head := fmt.Appendf(nil, "%d %d %d ", user, number, n)
 	return append(head, bytes.Repeat([]byte{byte('a' + (user*7+number)%26)}, max(0, n-len(head)))...)
 }
 
-// The memory of packets is used again, and every client gets what was sent to it all
-// the same: those that read slowly, so that writes are cut in pieces and queues drop
-// what is old, and those that go away in the middle.
+// The memory of packets is used again, and yet every client gets what it was sent.
+// Some clients read slowly, so that writes are cut in pieces and queues drop old
+// messages, and some go away in the middle.
 func TestLentMemoryIsReadByItsHoldersAlone(t *testing.T) {
 	server := miniredis.RunT(t)
 	r := newRig(t, Config{Redis: redis.NewClient(&redis.Options{Addr: server.Addr()}), Prefix: "lent", DropOldest: true, QueueMessages: 16, MaxConnsPerUser: -1})
@@ -641,7 +642,7 @@ func TestLentMemoryIsReadByItsHoldersAlone(t *testing.T) {
 			if slow && random.IntN(4) == 0 {
 				time.Sleep(time.Millisecond)
 			}
-			if slow && n == 200 { // it goes away, whatever is under way
+			if slow && n == 200 { // the client goes away in the middle of writes
 				c.Close()
 				return
 			}
@@ -682,13 +683,13 @@ func TestLentMemoryIsReadByItsHoldersAlone(t *testing.T) {
 	}
 }
 
-// A frame's memory is lent again when its Conn has written it.
+// The memory of a frame is lent again when its Conn has written it.
 func TestWrittenMemoryIsLentAgain(t *testing.T) {
 	r := newRig(t, Config{})
 	client := r.connect("user=u")
 	c := r.only()
 	r.await("OnConnect", c.isAccepted)
-	for range 100 { // a pool may lose some
+	for range 100 { // a pool may drop some
 		b := loan.Get(1000)
 		memory := &b.Bytes[0]
 		copy(b.Bytes, frame.AppendHeader(nil, frame.Binary, len(b.Bytes)-4))
@@ -707,7 +708,7 @@ func TestWrittenMemoryIsLentAgain(t *testing.T) {
 	t.Error("no memory is lent again")
 }
 
-// ByteRate counts what a message is inflated to.
+// ByteRate counts the inflated size of a message.
 func TestByteRateOfBombs(t *testing.T) {
 	r := newRig(t, Config{Compression: true, MaxMessageSize: 64 << 10, ByteRate: 64 << 10, MessageRate: -1})
 	c := r.deflating("")
@@ -716,7 +717,7 @@ func TestByteRateOfBombs(t *testing.T) {
 	if closed, err := c.ReadClose(); err != nil || closed.Code != 1008 {
 		t.Errorf("got %v, %v", closed, err)
 	}
-	// What has no repetitions is one message, even if it is longer when it is compressed.
+	// Data without repetitions is one message, even if compression makes it longer.
 	c = r.deflating("user=b")
 	noise := make([]byte, 64<<10)
 	for i, x := 0, uint32(1); i < len(noise); i++ {

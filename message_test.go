@@ -22,8 +22,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// A recorder is a Tracer that notes what it is told. It gives each Send the next
-// TraceID, but for one whose context says that it is not sampled.
+// A recorder is a Tracer that notes its calls. It gives each Send the next TraceID,
+// unless the context says that the Send is not sampled.
 type recorder struct {
 	mu    sync.Mutex
 	sends byte
@@ -38,7 +38,7 @@ func (r *recorder) note(format string, args ...any) {
 	r.notes = append(r.notes, fmt.Sprintf(format, args...))
 }
 
-// take returns the notes in order, and forgets them.
+// take returns the notes, sorted, and forgets them.
 func (r *recorder) take() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -65,7 +65,7 @@ func (r *recorder) TraceDelivery(t TraceContext) func(int) {
 	return func(conns int) { r.note("delivery of %d to %d", t.TraceID[0], conns) }
 }
 
-// answerPings reads until the connection ends.
+// answerPings answers pings until the connection ends.
 func answerPings(ws *wsraw.Conn) {
 	for {
 		f, err := ws.ReadFrame()
@@ -78,8 +78,8 @@ func answerPings(ws *wsraw.Conn) {
 	}
 }
 
-// A Tracer hears of each call, and on each node that has connections for it of what
-// the call has sent, whatever else the envelope carries.
+// A Tracer hears of each call and, on each node that has connections for them, of
+// each delivery, whatever else the envelope carries.
 func TestTracer(t *testing.T) {
 	for _, retention := range []time.Duration{0, time.Minute} {
 		t.Run(fmt.Sprint("Retention ", retention), func(t *testing.T) {
@@ -133,8 +133,8 @@ func TestTracer(t *testing.T) {
 	}
 }
 
-// A trace is read as it was, and is not in the way of what else an envelope has. One
-// of another form is skipped.
+// A trace is decoded as it was sent, and does not disturb the rest of an envelope.
+// One of another length is skipped.
 func TestTraceTravels(t *testing.T) {
 	sent := TraceContext{TraceID: [16]byte{1, 15: 2}, SpanID: [8]byte{3, 7: 4}, Flags: 5}
 	for _, e := range envelopes() {
@@ -157,17 +157,17 @@ func TestTraceTravels(t *testing.T) {
 	}
 }
 
-// What a message costs on its way through a node: go test -run '^$' -bench .
-// Comparisons with others are in bench.
+// The benchmarks measure what a message costs on its way through a node: go test
+// -run '^$' -bench . Comparisons with others are in bench.
 
 var payload = strings.Repeat("x", 128)
 
-// benchHub returns a Hub in memory.
+// benchHub returns a Hub in memory that logs nothing.
 func benchHub(b *testing.B) *Hub {
 	return newHub(b, Config{Logger: slog.New(slog.DiscardHandler)})
 }
 
-// users adds a Conn without a socket for each of so many users.
+// users returns n Conns without a socket, each of another user.
 func (h *Hub) users(b *testing.B, n int) []*Conn {
 	conns := make([]*Conn, n)
 	for i := range conns {
@@ -197,7 +197,7 @@ func BenchmarkEnqueue(b *testing.B) {
 	}
 }
 
-// Frames that wait share a system call.
+// BenchmarkFlush measures how frames that wait share a system call.
 func BenchmarkFlush(b *testing.B) {
 	client, conn := tcpPair(b)
 	go io.Copy(io.Discard, client)
@@ -283,7 +283,7 @@ func BenchmarkIndex(b *testing.B) {
 	})
 }
 
-// Send to a user of no node, by the context it is given.
+// BenchmarkSend sends to a user that no node has, with several kinds of context.
 func BenchmarkSend(b *testing.B) {
 	h := benchHub(b)
 	cancelable, cancel := context.WithCancel(b.Context())
@@ -300,7 +300,8 @@ func BenchmarkSend(b *testing.B) {
 	}
 }
 
-// A client that does not read, of a Hub that drops the oldest messages.
+// BenchmarkDropOldest queues messages for a client that does not read, with
+// DropOldest.
 func BenchmarkDropOldest(b *testing.B) {
 	h := newHub(b, Config{DropOldest: true})
 	c := h.users(b, 1)[0]
@@ -314,7 +315,8 @@ func BenchmarkDropOldest(b *testing.B) {
 	}
 }
 
-// Sends to several groups, of which as many are remembered as may be.
+// BenchmarkCopies measures sends to several groups while as many messages are
+// remembered as may be.
 func BenchmarkCopies(b *testing.B) {
 	var s copies
 	id := uint64(0)
@@ -328,8 +330,8 @@ func BenchmarkCopies(b *testing.B) {
 	}
 }
 
-// A message to everyone but its sender, for 5,000 clients that are too busy
-// for it.
+// BenchmarkExcept measures a volatile message to everyone but its sender, for 5,000
+// clients that are too busy for it.
 func BenchmarkExcept(b *testing.B) {
 	h := benchHub(b)
 	conns := h.users(b, 5000)
@@ -346,12 +348,13 @@ func BenchmarkExcept(b *testing.B) {
 		scratch = h.take(packet, nil, nil, scratch)
 	}
 	for _, c := range conns {
-		h.index.remove(c) // or Shutdown would close them
+		h.index.remove(c) // Shutdown would close those in the index
 	}
 }
 
-// A Conn that belongs to many groups, each with another Conn: what joining,
-// leaving and going cost each, and for how long others wait for the index.
+// BenchmarkManyGroups has a Conn in many groups, each with another Conn. It
+// measures what joining and going cost for each group, and for how long others wait
+// for the index.
 func BenchmarkManyGroups(b *testing.B) {
 	conns := benchHub(b).users(b, 2)
 	for _, n := range []int{1, 10, 100, 1_000, 50_000} {
@@ -408,12 +411,12 @@ func (r *rig) deflating(query string) *wsraw.Conn {
 	return ws
 }
 
-// packed returns a frame with what a client compresses.
+// packed returns a frame that a client has compressed.
 func packed(opcode byte, payload string) wsraw.Frame {
 	return wsraw.Frame{Fin: true, RSV: 4, Opcode: opcode, Payload: wsraw.Deflate([]byte(payload))}
 }
 
-// message reads the next message, and says whether it came compressed.
+// message reads the next message, and reports whether it was compressed.
 func message(t *testing.T, c *wsraw.Conn) (text string, compressed bool) {
 	t.Helper()
 	for {
@@ -442,8 +445,8 @@ func message(t *testing.T, c *wsraw.Conn) (text string, compressed bool) {
 	}
 }
 
-// Whoever has agreed gets what is long compressed, and the others get it plain: sent to
-// many, to one Conn, with receipts, and conflated.
+// Clients that have agreed on compression get long messages compressed, and the
+// others get them plain, whichever way they are sent.
 func TestCompression(t *testing.T) {
 	conns := make(chan *Conn, 3)
 	r := newRig(t, Config{Compression: true, OnConnect: func(_ context.Context, c *Conn) error { conns <- c; return nil }})
@@ -496,7 +499,8 @@ func TestCompression(t *testing.T) {
 	}
 }
 
-// Nothing is agreed on unless the service wants it and the client offers what can be had.
+// Compression is agreed on only if the service wants it and the client offers
+// something acceptable.
 func TestCompressionIsAgreed(t *testing.T) {
 	on, off := newRig(t, Config{Compression: true}), newRig(t, Config{})
 	for _, test := range []struct {
@@ -533,8 +537,8 @@ func TestCompressionIsAgreed(t *testing.T) {
 	}
 }
 
-// A message that comes compressed is the same to OnMessage, however it comes: also to a
-// Conn that is parked, in fragments between which control frames come, and read ahead.
+// OnMessage gets a compressed message like any other, also if the Conn is parked,
+// if control frames come between its fragments, and if it is read ahead.
 func TestCompressedMessages(t *testing.T) {
 	got, held := make(chan string, 100), make(chan struct{})
 	r := newRig(t, Config{Compression: true, MaxMessageSize: 100_000, PingInterval: 20 * time.Millisecond, PongTimeout: patience, OnMessage: func(_ context.Context, _ *Conn, m Message) {
@@ -564,7 +568,7 @@ func TestCompressedMessages(t *testing.T) {
 			expect(opcode, "plain")
 		}
 	}
-	// While OnMessage runs, it is read ahead, and waits.
+	// While OnMessage runs, messages are read ahead and wait.
 	c.WriteFrames(packed(wsraw.Text, "hold"))
 	expect(wsraw.Text, "hold")
 	for _, text := range texts {
@@ -582,8 +586,8 @@ func TestCompressedMessages(t *testing.T) {
 	}
 }
 
-// If messages that are compressed are dropped for a client that can come back, a Gap stands
-// in their place, and lines stay.
+// If compressed messages are dropped for a client that can come back, a Gap stands
+// in their place. Protocol lines are not dropped.
 func TestCompressedMessagesDropped(t *testing.T) {
 	r := newPipeRig(t, Config{Compression: true, Retention: time.Minute, DropOldest: true, QueueMessages: 16, WriteTimeout: patience})
 	ws, _, err := r.tryPipeRequest(upgradeRequest(func(r *http.Request) {
@@ -609,7 +613,8 @@ func TestCompressedMessagesDropped(t *testing.T) {
 		switch {
 		case line[0] == 'g':
 			gaps++
-			// It is dropped too, and another Gap comes, if what is under way fills the queue.
+			// This message is dropped too, and makes another Gap, if frames being
+			// written fill the queue.
 			if err := r.Send(t.Context(), User("a"), Text("the end")); err != nil {
 				t.Fatal(err)
 			}
@@ -628,8 +633,8 @@ func TestCompressedMessagesDropped(t *testing.T) {
 	}
 }
 
-// A word to the log may come compressed, as browsers send it. It is answered also while
-// OnMessage runs.
+// A protocol line for the log may come compressed, as browsers send it. It is
+// answered even while OnMessage runs.
 func TestCompressedWords(t *testing.T) {
 	got, held := make(chan string, 10), make(chan struct{})
 	r := newRig(t, Config{Compression: true, Retention: time.Minute, OnMessage: func(_ context.Context, _ *Conn, m Message) {
@@ -666,7 +671,8 @@ func TestCompressedWords(t *testing.T) {
 	}
 }
 
-// Clients that have agreed on compression, and break a rule of it or a limit.
+// hostileDeflate lists what clients may send that have agreed on compression and
+// then break a rule of it or a limit.
 var hostileDeflate = []struct {
 	name   string
 	frames []wsraw.Frame
@@ -723,10 +729,10 @@ func TestHostileCompression(t *testing.T) {
 	}
 }
 
-// A message that was read ahead and turns out to be broken ends the connection, when it is
-// its turn: what came before it is delivered, and what came after it is not.
+// A message that is read ahead and turns out to be broken ends the connection when
+// its turn comes. The messages before it are delivered, and those after it are not.
 func TestBrokenMessageReadAhead(t *testing.T) {
-	for _, size := range []int{10, 2000} { // inflated at once, and when it is its turn
+	for _, size := range []int{10, 2000} { // the smaller one is inflated at once, the larger one when its turn comes
 		got, held := make(chan string, 10), make(chan struct{})
 		r := newRig(t, Config{Compression: true, PongTimeout: patience, OnMessage: func(_ context.Context, _ *Conn, m Message) {
 			got <- m.String()
@@ -760,7 +766,8 @@ func TestBrokenMessageReadAhead(t *testing.T) {
 	}
 }
 
-// What a client sends that is being closed is not inflated, and its close frame is heard.
+// If a Conn is being closed, its client's messages are not inflated, but the close
+// frame behind them is read.
 func TestCompressedWhileClosing(t *testing.T) {
 	r := newRig(t, Config{Compression: true, CloseTimeout: patience})
 	c := r.deflating("")

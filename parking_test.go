@@ -21,7 +21,7 @@ import (
 	"github.com/heraldgo/herald/internal/turn"
 )
 
-// parkAfter has the Hubs that the test makes park Conns that are quiet for so long.
+// parkAfter sets how long a Conn must be quiet to be parked, until the test ends.
 func parkAfter(t testing.TB, quiet time.Duration) {
 	before := netpoll.Quiet
 	netpoll.Quiet = quiet
@@ -36,7 +36,7 @@ func awaitParked(t testing.TB, c *Conn) {
 // readers counts the goroutines that read from Conns.
 func readers() int { return strings.Count(stacks(), "herald.(*Conn).read(") }
 
-// A countingRaw counts what is done with a socket.
+// A countingRaw counts the reads and the Controls of a socket.
 type countingRaw struct {
 	syscall.RawConn
 	reads, arms *atomic.Int64
@@ -54,8 +54,8 @@ func (r countingRaw) Control(f func(uintptr)) error {
 	return r.RawConn.Control(f)
 }
 
-// A Conn is parked from the start, and has no goroutine. A message gives it one, which
-// it loses when it is quiet again. What it is sent does not wake it.
+// A Conn is parked from the start, and has no goroutine. A message from its client
+// gives it one, until it is quiet again. Sending to it does not wake it.
 func TestParkAndWake(t *testing.T) {
 	parkAfter(t, 50*time.Millisecond)
 	got := make(chan string, 10)
@@ -90,7 +90,7 @@ func TestParkAndWake(t *testing.T) {
 		}
 	}
 	awaitParked(t, c)
-	// One read finds the message, and one that nothing more has come.
+	// One read finds the message, and the next finds nothing.
 	if reads.Load() > 6 || arms.Load() != 4 {
 		t.Errorf("%d reads and %d arms for 3 messages", reads.Load(), arms.Load())
 	}
@@ -103,8 +103,8 @@ func TestParkAndWake(t *testing.T) {
 	}
 }
 
-// A client that answers pings, and one that pings now and then, need no goroutine. One
-// that pings all the time gets one.
+// A client that answers pings, or pings now and then, needs no goroutine. One that
+// pings all the time gets one.
 func TestParkedControlFrames(t *testing.T) {
 	parkAfter(t, 20*time.Millisecond)
 	var reads, arms atomic.Int64
@@ -144,7 +144,8 @@ func TestParkedControlFrames(t *testing.T) {
 	})
 }
 
-// If something is half read, a goroutine waits for the rest, until MessageTimeout.
+// If a frame or message is half read, a goroutine waits for the rest, until
+// MessageTimeout.
 func TestHalfReadIsNotParked(t *testing.T) {
 	parkAfter(t, time.Millisecond)
 	text := wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: []byte("hello")}.Bytes()
@@ -174,7 +175,7 @@ func TestHalfReadIsNotParked(t *testing.T) {
 	}
 }
 
-// However a parked Conn ends, OnDisconnect is called once, and nothing is left.
+// However a parked Conn ends, OnDisconnect runs once, and nothing is left.
 func TestParkedEnds(t *testing.T) {
 	type end struct {
 		config Config
@@ -236,7 +237,7 @@ func (r *rig) findOrEnded(t *testing.T) (found *Conn) {
 	return found
 }
 
-// Whatever comes while a Conn is about to be parked or woken, it ends once.
+// Whatever happens while a Conn is being parked or woken, it ends exactly once.
 func TestKillWhileParking(t *testing.T) {
 	parkAfter(t, time.Millisecond)
 	rounds := 300
@@ -278,8 +279,8 @@ func TestKillWhileParking(t *testing.T) {
 	})
 }
 
-// A Conn that keepalive has asked to leave just before OnMessage began is read ahead
-// nevertheless.
+// If keepalive asked a reader to let go just before OnMessage began, frames are
+// read ahead all the same.
 func TestAskedBeforeOnMessage(t *testing.T) {
 	parkAfter(t, time.Hour)
 	began, end := make(chan bool), make(chan bool)
@@ -310,7 +311,8 @@ func TestAskedBeforeOnMessage(t *testing.T) {
 	r.clean()
 }
 
-// If the system gives no poller, Conns keep a goroutine each. So do those over TLS.
+// If the system gives no poller, each Conn keeps a goroutine. So does each Conn
+// over TLS.
 func TestNotParked(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		parkAfter(t, time.Millisecond)
@@ -318,7 +320,7 @@ func TestNotParked(t *testing.T) {
 		got := make(chan string, 10)
 		r := newRigOver(t, secure, Config{Logger: slog.New(slog.NewTextHandler(&log, nil)),
 			OnMessage: func(_ context.Context, _ *Conn, m Message) { got <- m.String() }})
-		r.poller.Close() // so it is never started
+		r.poller.Close() // so that it is never started
 		r.logUnparked(syscall.EMFILE)
 		ws := r.connectSmall(secure, "user=a")
 		c := r.findUser("a")
@@ -338,8 +340,8 @@ func TestNotParked(t *testing.T) {
 	}
 }
 
-// What the system says of a socket without anything to read, such as when its bytes
-// were sent if the host has asked for that, does not keep the poller busy.
+// Events of a socket that has nothing to read do not keep the poller busy. A host
+// that asked for timestamps, for instance, gets one when bytes were sent.
 func TestParkedEventOfNothing(t *testing.T) {
 	parkAfter(t, time.Second)
 	var reads, arms atomic.Int64

@@ -28,9 +28,9 @@ import (
 	"github.com/heraldgo/herald/internal/wake"
 )
 
-// A queue is put through any order of what may happen to it. What it gives
-// out is whole frames in their order, without those that were dropped; control
-// frames lie between them, and the close frame is the last.
+// Random calls in any order: a queue gives out whole frames in order, without those
+// that it dropped. Control frames come only between them, and the close frame is
+// the last.
 func TestQueue(t *testing.T) {
 	config := Config{QueueMessages: 20, QueueBytes: 200 << 10}
 	for seed := range uint64(40) {
@@ -50,7 +50,7 @@ func TestQueue(t *testing.T) {
 				if dropped != before-q.size() {
 					t.Fatalf("dropped %d of %d, %d stay", dropped, before, q.size())
 				}
-				at := written + q.out // what is under way stays
+				at := written + q.out // frames being written stay
 				want = slices.Delete(want, at, at+dropped)
 				if fits == q.full(&config, len(frame)) {
 					t.Fatalf("a frame fits: %v, in a queue that is full: %v", fits, fits)
@@ -67,7 +67,7 @@ func TestQueue(t *testing.T) {
 			if p == nil {
 				return
 			}
-			for range random.IntN(3) { // what is queued meanwhile does not matter to p
+			for range random.IntN(3) { // frames that are queued meanwhile do not change p
 				put()
 			}
 			n := random.IntN(len(p) + 1)
@@ -80,7 +80,7 @@ func TestQueue(t *testing.T) {
 					p = slices.Clone(p)
 				}
 				q.rest = p
-				clear(buf[:cap(buf)]) // another Conn's turn
+				clear(buf[:cap(buf)]) // the buffer serves another Conn
 				p, _, _ = q.take(buf)
 				got = append(got, p...)
 			}
@@ -129,8 +129,8 @@ func flush1(q *queue, buf []byte, got *[]byte) {
 	q.written()
 }
 
-// checkStream says whether got is the frames of want, and pings and pongs
-// between them.
+// checkStream checks that got has the frames of want, with nothing but pings and
+// pongs between them.
 func checkStream(got []byte, want [][]byte) error {
 	for i := 0; ; {
 		if i < len(want) && bytes.HasPrefix(got, want[i]) {
@@ -148,13 +148,13 @@ func checkStream(got []byte, want [][]byte) error {
 	}
 }
 
-// What a queue has room for, and from when on a volatile message is one too
-// many: what is under way counts.
+// full and busy say when a queue has no room for a message, or for a volatile one.
+// Frames being written count.
 func TestQueueBounds(t *testing.T) {
 	config := Config{QueueMessages: 8, QueueBytes: 1000}
 	for _, test := range []struct {
 		frames, out, bytes int
-		n                  int // bytes of one more
+		n                  int // the size of one more frame
 		full, busy         bool
 	}{
 		{frames: 0, bytes: 0, n: 1000},
@@ -186,18 +186,18 @@ func TestQueueBounds(t *testing.T) {
 	}
 }
 
-// What is taken at once: a frame that is alone or large as it is, others joined
-// as far as they fit, and the close frame behind the last.
+// take returns a single or large frame as it is, others joined as far as they fit,
+// and the close frame behind the last.
 func TestQueueTake(t *testing.T) {
 	const half = flushSize / 2
 	for _, test := range []struct {
-		frames []int // bytes of them
+		frames []int // their sizes
 		ping   bool
 		closes bool
 
-		out    int // frames that are taken
+		out    int // the number of frames taken
 		joined bool
-		ends   bool // with the close frame
+		ends   bool // the close frame is taken too
 	}{
 		{},
 		{frames: []int{100}, out: 1},
@@ -251,8 +251,7 @@ func TestQueueTake(t *testing.T) {
 	}
 }
 
-// Of what is taken what the socket did not take comes first, and alone; and
-// nothing of a queue whose socket is closed.
+// The rest of a partial write is taken first, and alone. After clear nothing waits.
 func TestQueueRest(t *testing.T) {
 	var q queue
 	q.put([]byte("frame"))
@@ -268,8 +267,8 @@ func TestQueueRest(t *testing.T) {
 	}
 }
 
-// A full queue gives up as many of its oldest as one more needs, if that is
-// possible.
+// A full queue drops as many of its oldest messages as one more message needs, if
+// that is possible.
 func TestQueueMakesRoom(t *testing.T) {
 	config := Config{QueueMessages: 8, QueueBytes: 1000}
 	for _, test := range []struct {
@@ -287,14 +286,14 @@ func TestQueueMakesRoom(t *testing.T) {
 	}
 }
 
-// A client that can come back is told of each message that is dropped, be there
-// others to be dropped for it or not.
+// A client that can come back is told of each dropped message, whether or not older
+// ones were dropped for it too.
 func TestQueueTellsDropped(t *testing.T) {
 	config := Config{QueueMessages: 8, QueueBytes: 1000}
 	var q queue
 	q.log = &connLog{session: &driver.Session{}}
 	q.put(headed(&bare, Binary(make([]byte, 500)).frame()))
-	q.takeFrame() // and does not write it
+	q.takeFrame() // it is now being written
 	for range 2 {
 		if dropped, fits := q.makeRoom(&config, 600); dropped != 0 || fits {
 			t.Fatalf("%d are dropped, it fits: %v", dropped, fits)
@@ -309,8 +308,8 @@ func TestQueueTellsDropped(t *testing.T) {
 	}
 }
 
-// What is dropped for a client that can come back is the oldest messages, until a
-// quarter of the queue is free. A Gap stands in their place.
+// For a client that can come back, the oldest messages are dropped until a quarter
+// of the queue is free. A Gap stands in their place.
 func TestQueueMakesMoreRoom(t *testing.T) {
 	message := func(size int) []byte {
 		empty := len(headed(&bare, Binary(nil).frame()))
@@ -318,9 +317,9 @@ func TestQueueMakesMoreRoom(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		config Config
-		size   int // of each of eight messages
+		size   int // the size of each of eight messages
 		do     func(q *queue, config *Config)
-		left   int // of the messages
+		left   int // the number of messages that stay
 	}{
 		"too many": {
 			config: Config{QueueMessages: 8, QueueBytes: 1000}, size: 40, left: 5,
@@ -354,7 +353,8 @@ func TestQueueMakesMoreRoom(t *testing.T) {
 	}
 }
 
-// What was read from the log takes no room, until it is written.
+// Messages that were read from the log take no room in the queue until they are
+// written.
 func TestQueueReplayed(t *testing.T) {
 	config := Config{QueueMessages: 8, QueueBytes: 1000}
 	q := queue{log: &connLog{replayed: 700}}
@@ -375,7 +375,7 @@ func TestQueueReplayed(t *testing.T) {
 	fits("all is written", 1000)
 }
 
-// Nothing goes before the welcome that waits: no ping and no pong.
+// Until the welcome is written, no ping and no pong is.
 func TestQueueGreets(t *testing.T) {
 	welcome := lineFrame(&protocol.Frame{Frame: device.Frame{Kind: device.Welcome}})
 	q := queue{log: &connLog{session: &driver.Session{}}, ping: true, pongs: []byte{frame.Pong, 0}}
@@ -390,8 +390,8 @@ func TestQueueGreets(t *testing.T) {
 	}
 }
 
-// A message takes the place of the one with its key, and one without a key takes
-// nobody's. A queue that nobody takes note of has none.
+// A message replaces the one with its key. A message without a key replaces none. A
+// queue that has never seen a key has no older message.
 func TestQueueKeys(t *testing.T) {
 	var bare queue
 	if i, n := bare.older(nil); i != -1 || n != 0 {
@@ -406,7 +406,7 @@ func TestQueueKeys(t *testing.T) {
 	h := newHub(t, Config{})
 	c := newBareConn(t, h)
 	var sending sync.WaitGroup
-	sending.Go(func() { // a panic ends the process; in the test itself, cleanups would wait for c.mu
+	sending.Go(func() { // in its own goroutine a panic ends the process; in the test's, cleanups would wait for c.mu
 		for n, key := range []*conflate.Key{nil, new(conflate.Key), nil, new(conflate.Key)} {
 			if err := c.enqueue(numbered(n, 8).frame(), false, key); err != nil {
 				t.Error(err)
@@ -419,8 +419,8 @@ func TestQueueKeys(t *testing.T) {
 	}
 }
 
-// What is told to a client that can come back is no message: it is not counted as one,
-// and stays when messages are given up.
+// Protocol lines for a client that can come back are not messages: they are not
+// counted, and stay when messages are given up.
 func TestQueueCountsMessages(t *testing.T) {
 	newQueue := func() *queue {
 		q := &queue{log: &connLog{session: &driver.Session{}}}
@@ -458,8 +458,9 @@ func TestQueueCountsMessages(t *testing.T) {
 	}
 }
 
-// What is read from the log is conflated too, but not with what is in another log or in
-// none: a client that comes back again would get the older one after the newer.
+// Messages from the log are conflated too, but not with those of another log or of
+// none. Otherwise a client that comes back again would get the older one after the
+// newer.
 func TestQueueConflatesLog(t *testing.T) {
 	h := newHub(t, Config{})
 	c := newBareConn(t, h)
@@ -502,7 +503,7 @@ func TestQueueConflatesLog(t *testing.T) {
 	}
 }
 
-// Marks that wait behind all messages take one frame for each partition.
+// Of the marks that wait behind all messages, each partition keeps one.
 func TestQueueMarks(t *testing.T) {
 	q := &queue{log: &connLog{session: &driver.Session{}}}
 	put := func(partition int, offset history.Offset, verdict device.Verdict) {
@@ -530,7 +531,7 @@ func TestQueueMarks(t *testing.T) {
 		t.Errorf("%q wait, and count %d bytes, not %d", got, q.bytes, bytes)
 	}
 	q.clear()
-	for i := range history.Offset(2) { // the first of all waits behind no message
+	for i := range history.Offset(2) { // these marks wait behind no message at all
 		put(0, 9+i, device.NoVerdict)
 	}
 	if q.frames.Len() != 1 {
@@ -538,9 +539,10 @@ func TestQueueMarks(t *testing.T) {
 	}
 }
 
-// As many pongs wait as there is room for, to the byte; one more goes for all.
+// Pongs wait as long as they fit, to the byte. One that does not fit takes the
+// place of all.
 func TestQueuePongs(t *testing.T) {
-	last := func(fits bool) string { // after sixteen of the longest
+	last := func(fits bool) string { // after sixteen of the longest pongs
 		c := newBareConn(t, newHub(t, Config{}))
 		for range 16 {
 			c.pong(make([]byte, 125))
@@ -560,8 +562,8 @@ func TestQueuePongs(t *testing.T) {
 	}
 }
 
-// A Conn that has something to write is given to a writer, or to a drain if it
-// is not plain TCP, and to nobody else until it is given back.
+// A Conn that has something to write is given to a writer, or to a drain if it is
+// not plain TCP. Until that gives it back, nobody else gets it.
 func TestQueueClaim(t *testing.T) {
 	h := newHub(t, Config{})
 	_, tcp := tcpPair(t)
@@ -585,12 +587,13 @@ func TestQueueClaim(t *testing.T) {
 			t.Errorf("what is %v's is given to %v", want, got)
 		}
 		if want == ownerDrain {
-			h.wg.Done() // it was never started
+			h.wg.Done() // the drain was never started
 		}
 	}
 }
 
-// A Conn that is a writer's comes on the writer's list; one that is a drain's is drained.
+// start puts a Conn that a writer owns on that writer's list, and starts the drain
+// of one that a drain owns.
 func TestQueueStart(t *testing.T) {
 	for _, o := range []owner{ownerWriter, ownerDrain} {
 		w := &writer{wake: wake.New()} // it does not run
@@ -610,7 +613,8 @@ func TestQueueStart(t *testing.T) {
 	}
 }
 
-// newBareConn returns a Conn of h without a socket: what is queued stays.
+// newBareConn returns a Conn of h without a socket: queued frames stay in its
+// queue.
 func newBareConn(t *testing.T, h *Hub) *Conn {
 	t.Helper()
 	c := h.newConn(httptest.NewRequest("GET", "/", nil), Identity{User: "u"})
@@ -618,8 +622,8 @@ func newBareConn(t *testing.T, h *Hub) *Conn {
 	return c
 }
 
-// A volatile message that does not fit is dropped, be it larger than all the
-// room there is: it closes no Conn, and evicts nobody.
+// A volatile message that does not fit is dropped, even if it is larger than the
+// whole queue. It closes no Conn, and no other message is dropped for it.
 func TestVolatileNeverCloses(t *testing.T) {
 	for _, dropOldest := range []bool{false, true} {
 		h := newHub(t, Config{MaxSendSize: 1 << 20, QueueBytes: 1<<20 + frameRoom, DropOldest: dropOldest})
@@ -639,7 +643,8 @@ func TestVolatileNeverCloses(t *testing.T) {
 	}
 }
 
-// What a full queue gives up is counted, and what a large one holds is charged.
+// The messages that a full queue drops are counted, and the bytes that a large one
+// holds are charged.
 func TestQueueCounts(t *testing.T) {
 	h := newHub(t, Config{QueueMessages: 2, DropOldest: true})
 	c := newBareConn(t, h)
@@ -656,8 +661,8 @@ func TestQueueCounts(t *testing.T) {
 	}
 }
 
-// However many find a queue full at once, its Conn is closed for it once. One
-// that is closing already is not too slow.
+// However many senders find a queue full at once, its Conn is closed and counted
+// once. One that is already closing is not counted as too slow.
 func TestTooSlowCountsOnce(t *testing.T) {
 	h := newHub(t, Config{QueueMessages: 1})
 	const conns, senders = 300, 8
@@ -679,22 +684,22 @@ func TestTooSlowCountsOnce(t *testing.T) {
 	}
 	c := newBareConn(t, h)
 	c.Close(StatusNormal, "")
-	c.tooSlow(&h.stats.tooSlow) // as one that found it full just before
-	// Dropped are the first one of each Conn, and all that came too many.
+	c.tooSlow(&h.stats.tooSlow) // like a sender that found it full just before
+	// Each Conn drops its first message and all that did not fit.
 	if s := h.Stats(); s.TooSlow != conns || s.Dropped != conns*(senders+1) {
 		t.Errorf("TooSlow %d, Dropped %d, of %d", s.TooSlow, s.Dropped, conns)
 	}
 }
 
-// A writer waits a moment before the first of many writes, so that what comes
-// meanwhile shares them, and neither before few nor again while it is busy.
+// Before many writes a writer waits a moment, so that frames queued meanwhile share
+// them. It does not wait before few writes, nor again while it is busy.
 func TestWriterGathers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ws := newWriters(1)
 		defer ws.close()
 		w := ws.all[0]
-		// hand gives the writer so many Conns that have nothing to write, and
-		// returns the last of them.
+		// hand gives the writer n Conns that have nothing to write, and returns the
+		// last of them.
 		hand := func(n int) (last *Conn) {
 			w.mu.Lock()
 			for range n {
@@ -735,7 +740,8 @@ func TestWriterGathers(t *testing.T) {
 	})
 }
 
-// A ping that goes before frames that wait carries the token of no fence among them.
+// A ping that overtakes queued frames does not carry the token of a fence among
+// them.
 func TestPingBeforeFences(t *testing.T) {
 	r := newPipeRig(t, Config{PingInterval: -1})
 	c := &Conn{hub: r.Hub}
@@ -776,7 +782,8 @@ func TestPingBeforeFences(t *testing.T) {
 	}
 }
 
-// A message is told from what a queue must not drop, also with a fence behind it.
+// kindOf tells messages from frames that a queue must not drop, also with a fence
+// behind them.
 func TestKindOf(t *testing.T) {
 	for want, f := range map[byte][]byte{'m': headed(&bare, Text("x").frame()), 'g': anyGap, 0: Text("").frame()} {
 		for _, f := range [][]byte{f, receipts.AppendFence(slices.Clone(f), 7)} {

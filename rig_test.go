@@ -24,7 +24,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// patience is how long a test waits for what must come.
+// patience is how long a test waits for something that must happen.
 const patience = 30 * time.Second
 
 // fromQuery is the Authenticate of these tests: the client says who it is.
@@ -47,8 +47,8 @@ type rig struct {
 	causes map[string][]error // by the Conn's id, one for each call of OnDisconnect
 }
 
-// newHub starts a Hub in memory, unless config says otherwise. It is quick to
-// forget, and ends with the test.
+// newHub starts a Hub that ends with the test. It is in memory unless config says
+// otherwise, and unfollows topics at once.
 func newHub(t testing.TB, config Config) *Hub {
 	t.Helper()
 	if config.Authenticate == nil {
@@ -56,7 +56,7 @@ func newHub(t testing.TB, config Config) *Hub {
 	}
 	config.Linger = cmp.Or(config.Linger, -1)
 	config.Name = cmp.Or(config.Name, "test")
-	// All clients of a test are one address, and often one user.
+	// All clients of a test have one address, and often are one user.
 	config.MaxHandshakes = cmp.Or(config.MaxHandshakes, -1)
 	config.HandshakeRatePerAddr = cmp.Or(config.HandshakeRatePerAddr, -1)
 	config.HandshakeRatePerUser = cmp.Or(config.HandshakeRatePerUser, -1)
@@ -78,7 +78,7 @@ func newHub(t testing.TB, config Config) *Hub {
 // newRig starts a Hub on a server on loopback.
 func newRig(t testing.TB, config Config) *rig {
 	t.Helper()
-	// A machine that has much else to do takes longer than the defaults allow.
+	// A busy machine takes longer than the defaults allow.
 	config.SendTimeout = cmp.Or(config.SendTimeout, patience)
 	config.HandshakeTimeout = cmp.Or(config.HandshakeTimeout, patience)
 	r := newPipeRig(t, config)
@@ -125,8 +125,8 @@ func tcpPair(t testing.TB) (client, server net.Conn) {
 	return client, server
 }
 
-// dialTCP opens a connection to the rig. A receive buffer above 0 is asked
-// for.
+// dialTCP opens a connection to the rig. If buffer is not 0, it is the size of the
+// client's receive buffer.
 func (r *rig) dialTCP(buffer int) net.Conn {
 	r.t.Helper()
 	c, err := net.Dial("tcp", r.server.Listener.Addr().String())
@@ -165,14 +165,14 @@ func (r *rig) refused(query string, header http.Header) *http.Response {
 	return response
 }
 
-// only returns the one Conn that there is, once there is one.
+// only waits until there is exactly one Conn, and returns it.
 func (r *rig) only() *Conn {
 	r.t.Helper()
 	r.await("one Conn", func() bool { return len(slices.Collect(r.Conns())) == 1 })
 	return slices.Collect(r.Conns())[0]
 }
 
-// ended waits for n ends of Conns, and returns their causes.
+// ended waits until at least n Conns have ended, and returns their causes.
 func (r *rig) ended(n int) []error {
 	r.t.Helper()
 	var causes []error
@@ -190,7 +190,7 @@ func (r *rig) await(what string, done func() bool) {
 	await(r.t, what, done)
 }
 
-// await waits for done, which no event tells of.
+// await polls until done returns true.
 func await(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !done(); time.Sleep(2 * time.Millisecond) {
@@ -200,9 +200,9 @@ func await(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// clean checks that nothing is left of any Conn: none in the index, none
-// half-closed, no entry in the Registry, no topic followed but the node's
-// own, no goroutine, and that OnDisconnect ran once for each accepted.
+// clean waits until nothing is left of any Conn: in the index, the Registry, the
+// topics followed, the sockets being closed and the goroutines. It checks that
+// OnDisconnect ran once for each accepted Conn.
 func (r *rig) clean() {
 	r.t.Helper()
 	requireClean(r.t, r.Hub)
@@ -228,7 +228,7 @@ func requireClean(t testing.TB, h *Hub) {
 		return conns == 0 && users == 0 && topics == 0
 	})
 	await(t, "no socket that is being closed", func() bool { return len(h.closing.list()) == 0 })
-	// Not before: a Conn that is parked gets one at its end.
+	// Only now, because a parked Conn gets a goroutine at its end.
 	await(t, "goroutines of Conns", func() bool { return !strings.Contains(stacks(), "herald.(*Conn)") })
 	await(t, "no charge of a queue's", func() bool { return h.budget.in.Load() == h.budget.out.Load() })
 	await(t, "an empty Registry", func() bool { return len(entriesOf(t, h)) == 0 })
@@ -237,7 +237,7 @@ func requireClean(t testing.TB, h *Hub) {
 	})
 }
 
-// entriesOf returns what the Registry has of the node.
+// entriesOf returns the node's entries in the Registry.
 func entriesOf(t testing.TB, h *Hub) (all []Entry) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -255,7 +255,7 @@ func entriesOf(t testing.TB, h *Hub) (all []Entry) {
 	}
 }
 
-// shutdown ends the Hub and checks that no goroutine of it is left.
+// shutdown ends the Hub within d, and waits until none of its goroutines is left.
 func (r *rig) shutdown(d time.Duration) {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), d)
@@ -266,8 +266,8 @@ func (r *rig) shutdown(d time.Duration) {
 	requireNoGoroutines(r.t)
 }
 
-// requireNoGoroutines checks that soon nothing runs herald's code but the
-// tests. What has returned may take a moment to be gone.
+// requireNoGoroutines waits until no goroutine runs herald's code, except those of
+// tests. One that has returned may take a moment to be gone.
 func requireNoGoroutines(t testing.TB) {
 	t.Helper()
 	await(t, "the end of all goroutines", func() bool {
@@ -285,8 +285,8 @@ func stacks() string {
 	return string(buf[:runtime.Stack(buf, true)])
 }
 
-// pipeWriter is the ResponseWriter of an upgrade over net.Pipe, which works
-// inside testing/synctest.
+// pipeWriter is the ResponseWriter of an upgrade over net.Pipe, which works inside
+// a synctest bubble.
 type pipeWriter struct {
 	header http.Header
 	conn   net.Conn
@@ -327,7 +327,7 @@ func (r *rig) tryPipeRequest(request *http.Request) (*wsraw.Conn, *pipeWriter, e
 	w := &pipeWriter{header: http.Header{}, conn: server}
 	go func() {
 		r.ServeHTTP(w, request)
-		if w.status != 0 { // a refusal
+		if w.status != 0 { // the handshake was refused
 			server.Close()
 		}
 	}()
@@ -355,7 +355,7 @@ func (w *pipeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return w.conn, bufio.NewReadWriter(bufio.NewReader(w.conn), bufio.NewWriter(w.conn)), nil
 }
 
-// queueOf returns the Conn's queue as it is now. Its slices are the queue's.
+// queueOf returns a copy of the Conn's queue.
 func queueOf(c *Conn) queue {
 	c.mu.Lock()
 	defer c.mu.Unlock()

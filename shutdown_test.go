@@ -18,8 +18,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// The closes are spread over 80% of the time; Send works until then; each
-// client sees 1012; new ones see 503.
+// The closes are spread over 80% of the time, and Send works until the end.
+// Connected clients see 1012, new ones a 503.
 func TestShutdownIsSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPipeRig(t, Config{PingInterval: -1})
@@ -42,7 +42,7 @@ func TestShutdownIsSpread(t *testing.T) {
 				ws.Close()
 			})
 		}
-		synctest.Wait() // for the last OnConnect, which comes after the 101
+		synctest.Wait() // wait for the last OnConnect, which comes after the 101
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Second)
 		defer cancel()
 		done := make(chan error)
@@ -83,9 +83,9 @@ func TestShutdownIsSpread(t *testing.T) {
 	})
 }
 
-// Shutdown first stays up for ShutdownDelay, red and refusing, and its
-// connections with it; but not for more than half of its context's time, and not
-// if that is canceled.
+// During ShutdownDelay a Hub keeps its connections, but is red and refuses new
+// ones. The delay is at most half of its context's time, and ends if the context is
+// canceled.
 func TestShutdownDelay(t *testing.T) {
 	for _, test := range []struct {
 		timeout, cancel, want time.Duration
@@ -123,7 +123,8 @@ func TestShutdownDelay(t *testing.T) {
 			if b, err := ws.ReadMessage(); err != nil || string(b) != "still up" || time.Since(begun) > 0 {
 				t.Errorf("got %q, %v after %v", b, err, time.Since(begun))
 			}
-			// With the time over they may be cut before they hear of it.
+			// If no time is left, clients may be cut before they see the close
+			// frame.
 			if closed, err := ws.ReadClose(); test.cancel == 0 && (err != nil || closed.Code != 1012) {
 				t.Errorf("%v, %v", closed, err)
 			}
@@ -139,7 +140,8 @@ func TestShutdownDelay(t *testing.T) {
 	}
 }
 
-// A client that does not answer is cut when the time is over. Nothing is left.
+// A client that does not answer is cut when the time is over. Nothing is left of
+// it.
 func TestShutdownForced(t *testing.T) {
 	r := newRig(t, Config{CloseTimeout: time.Hour, WriteTimeout: time.Hour})
 	silent := r.connect("user=silent")
@@ -168,8 +170,8 @@ func TestShutdownForced(t *testing.T) {
 	stalled.Close()
 }
 
-// Shutdown while clients connect, with and without RejectAfterUpgrade: each
-// is refused with a plain 503, or lives and sees 1012; none is forgotten.
+// Clients connect during Shutdown, with and without RejectAfterUpgrade. Each is
+// refused with a plain 503, or is accepted and sees 1012. None is forgotten.
 func TestShutdownDuringHandshakes(t *testing.T) {
 	var rigs []*rig
 	stop := make(chan struct{})
@@ -193,11 +195,11 @@ func TestShutdownDuringHandshakes(t *testing.T) {
 	for _, r := range rigs {
 		r.await("Conns", func() bool { return r.Stats().Accepted >= 8 })
 	}
-	// A tenth of it is for the clients that are closed last.
+	// A tenth of this time is left for the clients that are closed last.
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
 	var ending sync.WaitGroup
-	for _, r := range append(rigs, rigs...) { // each twice
+	for _, r := range append(rigs, rigs...) { // each rig twice
 		ending.Go(func() {
 			if err := r.Shutdown(ctx); err != nil {
 				t.Error(err)
@@ -213,11 +215,11 @@ func TestShutdownDuringHandshakes(t *testing.T) {
 	requireNoGoroutines(t)
 }
 
-// comeDuringShutdown connects once, and checks that it is refused or sees the
-// restart.
+// comeDuringShutdown connects once, and checks that the client is refused or sees
+// 1012.
 func comeDuringShutdown(r *rig) {
 	c := r.dialTCP(0)
-	defer c.Close() // now: there are many
+	defer c.Close() // not at the end of the test: there are many
 	ws, response, err := wsraw.Handshake(c, "/?user=u", nil)
 	switch {
 	case ws != nil:
@@ -231,8 +233,8 @@ func comeDuringShutdown(r *rig) {
 	}
 }
 
-// Callbacks that do not return hold Shutdown up no longer than its context,
-// and a little.
+// Callbacks that do not return delay Shutdown only a little beyond the end of its
+// context.
 func TestShutdownWithStuckCallbacks(t *testing.T) {
 	for _, stuck := range []string{"OnConnect", "OnMessage", "OnDisconnect", "OnOffline", "OnGap"} {
 		t.Run(stuck, func(t *testing.T) {
@@ -290,7 +292,8 @@ func TestShutdownWithStuckCallbacks(t *testing.T) {
 	}
 }
 
-// closings are the ways to be closed, and what a client may send before.
+// closings lists ways in which a connection is closed, and what the client sends
+// first.
 var closings = []struct {
 	name  string
 	query string
@@ -330,11 +333,11 @@ func newClosingRig(t *testing.T, pipe bool, timeout time.Duration) *rig {
 	})
 }
 
-// enough is more than the kernel's buffers hold of what nobody reads.
+// enough is more than the kernel's buffers hold if nobody reads.
 const enough = 64 << 20
 
-// A connection that is being closed is read until its close frame may have
-// come, and not for as long as the client sends.
+// A connection that is being closed is read until the client's close frame may have
+// come, not for as long as the client sends.
 func TestClosingIsReadNoMore(t *testing.T) {
 	for _, test := range closings {
 		for what, frame := range map[string]wsraw.Frame{
@@ -343,7 +346,7 @@ func TestClosingIsReadNoMore(t *testing.T) {
 			"nothing":  {Fin: true, Opcode: wsraw.Pong},
 		} {
 			flood := bytes.Repeat(frame.Bytes(), (32<<10)/len(frame.Bytes()))
-			// sends floods, and returns how many bytes the connection took.
+			// send floods, and returns how many bytes were taken.
 			send := func(c *wsraw.Conn, limit int) (sent int) {
 				c.Write(test.first)
 				for sent < limit {
@@ -379,7 +382,7 @@ func TestClosingIsReadNoMore(t *testing.T) {
 					r.clean()
 				})
 			})
-			if what != "messages" { // each takes a CloseTimeout
+			if what != "messages" { // each of these takes a CloseTimeout
 				continue
 			}
 			t.Run(test.name+"/"+what+"/TCP", func(t *testing.T) {
@@ -402,8 +405,8 @@ func TestClosingIsReadNoMore(t *testing.T) {
 	}
 }
 
-// A client that is in the middle of a message when it is closed may end it,
-// and answers then.
+// A client that is in the middle of a message when it is closed may finish it and
+// then answer.
 func TestClosingClientMayEndItsMessage(t *testing.T) {
 	for _, size := range []int{64 << 10, 1 << 20} {
 		synctest.Test(t, func(t *testing.T) { closedInTheMiddle(t, size) })
@@ -431,7 +434,7 @@ func closedInTheMiddle(t *testing.T, size int) {
 	r.clean()
 }
 
-// A Hub without Redis and Bus says that it is alone, once.
+// A Hub without Redis or a Bus logs once that it is alone.
 func TestAloneIsTold(t *testing.T) {
 	for _, test := range []struct {
 		config Config

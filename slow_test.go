@@ -32,7 +32,8 @@ func numbered(i, n int) Message {
 	return Text(string(append(b, bytes.Repeat([]byte{'x'}, n-len(b))...)))
 }
 
-// number returns the number of a message, or fails if it is not whole.
+// number returns the number of a message that numbered made, and an error if it is
+// damaged.
 func number(b []byte) (i int, err error) {
 	if _, err := fmt.Sscanf(string(b[:min(len(b), 8)]), "%08d", &i); err != nil {
 		return 0, err
@@ -77,7 +78,7 @@ func over(secure bool, c net.Conn) net.Conn {
 	return c
 }
 
-// narrow makes the kernel keep little of what a client does not take.
+// narrow shrinks the send buffer that the kernel has for c.
 func narrow(c *Conn) {
 	conn := c.socket.conn
 	if t, ok := conn.(*tls.Conn); ok {
@@ -86,7 +87,7 @@ func narrow(c *Conn) {
 	conn.(*net.TCPConn).SetWriteBuffer(16 << 10)
 }
 
-// findUser returns the Conn of a user, once it is there.
+// findUser waits for a Conn of the user, and returns it.
 func (r *rig) findUser(user string) (found *Conn) {
 	r.t.Helper()
 	r.await("user "+user, func() bool {
@@ -100,14 +101,14 @@ func (r *rig) findUser(user string) (found *Conn) {
 	return found
 }
 
-// One of 500 stops reading. Each message reaches all others before the next
-// is sent, while the one is stalled: nobody waits for it. Its queue stays
-// within its bounds, then it is closed.
+// One of 500 clients stops reading. No other waits for it: each message reaches all
+// of them before the next is sent. Its queue stays within its bounds until it is
+// closed.
 func TestStalledReaderAmong500(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		t.Run(map[bool]string{false: "TCP", true: "TLS"}[secure], func(t *testing.T) {
 			others, size := 499, 8<<10
-			if secure { // handshakes are dear
+			if secure { // handshakes are expensive
 				others = 49
 			}
 			r := newRigOver(t, secure, Config{QueueMessages: 64, QueueBytes: 300 << 10, MaxSendSize: 256 << 10, WriteTimeout: patience, CloseTimeout: patience, PingInterval: -1})
@@ -139,7 +140,7 @@ func TestStalledReaderAmong500(t *testing.T) {
 					t.Fatal(err)
 				}
 				for range others {
-					<-got // every other has message n before n+1 is sent
+					<-got // all others have message n before n+1 is sent
 				}
 				if q := queueOf(conn); q.size() > 64 || q.bytes > 300<<10 || len(q.rest) > flushSize {
 					t.Fatalf("the queue has %d messages, %d bytes, %d taken", q.size(), q.bytes, len(q.rest))
@@ -155,7 +156,8 @@ func TestStalledReaderAmong500(t *testing.T) {
 			if s.TooSlow != 1 || s.Dropped == 0 || s.Dropped > 65 {
 				t.Errorf("too slow %d, dropped %d", s.TooSlow, s.Dropped)
 			}
-			// It reads again in time, and sees what was under way, then why.
+			// It reads again in time, and sees the frames that were being written,
+			// then the reason.
 			last := -1
 			for {
 				b, err := stalled.ReadMessage()
@@ -186,8 +188,8 @@ func TestStalledReaderAmong500(t *testing.T) {
 	}
 }
 
-// A stalled client that never reads again is cut after CloseTimeout, with a
-// reset, so that the kernel keeps nothing for it.
+// A stalled client that never reads again is cut after CloseTimeout, with a reset,
+// so that the kernel frees its buffers.
 func TestStalledForEver(t *testing.T) {
 	r := newRig(t, Config{QueueMessages: 16, WriteTimeout: patience, CloseTimeout: 100 * time.Millisecond})
 	c := r.connectSmall(false, "")
@@ -211,15 +213,16 @@ func TestStalledForEver(t *testing.T) {
 	if _, err := io.Copy(io.Discard, c.Conn); err == nil {
 		t.Error("the client saw a clean end")
 	}
-	// Two were dropped that had not been delivered: one too many, one late.
+	// Two were dropped before they counted as delivered: one that did not fit, and
+	// the late one.
 	if s := r.Stats(); s.TooSlow != 1 || s.Delivered != s.Written+s.Dropped-2 {
 		t.Errorf("%+v: what was delivered must be written or dropped", s)
 	}
 	r.clean()
 }
 
-// A client that takes nothing is closed when a write has taken too long, even
-// if its queue has room.
+// A client that reads nothing is closed when a write takes too long, even if its
+// queue has room.
 func TestWriteTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newPipeRig(t, Config{WriteTimeout: 10 * time.Second})
@@ -240,7 +243,7 @@ func TestWriteTimeout(t *testing.T) {
 	})
 }
 
-// With DropOldest a stalled client loses the oldest, and lives.
+// With DropOldest a stalled client loses the oldest messages, and stays connected.
 func TestDropOldest(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		r := newRigOver(t, secure, Config{QueueMessages: 50, QueueBytes: 200 << 10, MaxSendSize: 100 << 10, DropOldest: true, WriteTimeout: patience})
@@ -278,8 +281,8 @@ func TestDropOldest(t *testing.T) {
 	}
 }
 
-// Volatile messages are dropped for a busy client, and counted; they never
-// close one, nor take the room of others.
+// Volatile messages for a busy client are dropped and counted. They never close it,
+// nor take the room of other messages.
 func TestVolatile(t *testing.T) {
 	r := newRig(t, Config{QueueMessages: 100, WriteTimeout: patience})
 	c := r.connectSmall(false, "")
@@ -325,9 +328,9 @@ func TestVolatile(t *testing.T) {
 	r.clean()
 }
 
-// A client that reads in bursts makes writer and drain take turns. Every
-// frame is whole and in its place, pongs and pings go between frames, and the
-// close frame is the last.
+// A client that reads in bursts makes writer and drain take turns. Every frame is
+// whole and in order, pings and pongs come between frames, and the close frame is
+// the last.
 func TestBurstyReader(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		pinged := make(chan struct{})
@@ -363,7 +366,7 @@ func TestBurstyReader(t *testing.T) {
 		})
 		next, pongs := [senders]int{}, 0
 		for read := 0; ; read++ {
-			if read%100 == 0 { // a burst ends when the server is stuck, or done
+			if read%100 == 0 { // a burst ends when the server is stuck or has written everything
 				r.await("a stuck writer", func() bool { q := queueOf(conn); return q.blocked || secure && q.out > 0 || q.size() == 0 })
 			}
 			f, err := c.ReadFrame()
@@ -400,8 +403,8 @@ func TestBurstyReader(t *testing.T) {
 	}
 }
 
-// What a client that never reads keeps in memory, beside its queue, is what of
-// one write its socket has not taken.
+// Beside its queue, a client that never reads keeps in memory only what its socket
+// has not taken of one write.
 func TestStalledTakesNoBuffer(t *testing.T) {
 	const clients = 50
 	r := newRig(t, Config{WriteTimeout: patience})
@@ -413,7 +416,7 @@ func TestStalledTakesNoBuffer(t *testing.T) {
 	for c := range r.Conns() {
 		narrow(c)
 		for i := 0; !queueOf(c).blocked; i++ {
-			c.Send(numbered(i, 30<<10)) // two share a write, and are copied
+			c.Send(numbered(i, 30<<10)) // these two share a write, and so are copied
 			c.Send(numbered(i, 30<<10))
 			r.await("a write", func() bool { q := queueOf(c); return q.blocked || q.size() == 0 })
 		}
@@ -426,7 +429,7 @@ func TestStalledTakesNoBuffer(t *testing.T) {
 	}
 }
 
-// So it is with TLS, be what waits ever so small.
+// The same holds over TLS, however small the messages that wait.
 func TestStalledTakesNoBufferOfTLS(t *testing.T) {
 	const clients = 20
 	r := newRigOver(t, true, Config{WriteTimeout: patience})
@@ -438,7 +441,7 @@ func TestStalledTakesNoBufferOfTLS(t *testing.T) {
 	for c := range r.Conns() {
 		narrow(c)
 		for stalled := false; !stalled; {
-			for i := range 4 { // two or more share a write
+			for i := range 4 { // two or more of these share a write
 				c.Send(numbered(i, 1<<10))
 			}
 			for tries := 0; !stalled; tries++ {
@@ -458,15 +461,16 @@ func TestStalledTakesNoBufferOfTLS(t *testing.T) {
 	}
 }
 
-// A script is random numbers, or what a fuzzer makes.
+// A script returns numbers below n, from a random source or a fuzzer.
 type script func(n int) int
 
-// Of what waits only the newest message of each key stays, behind all that waits,
-// whatever else is queued, dropped and written: a simple queue does the same.
+// conflates does what next says to a queue and to a simple model of it, and
+// compares them. Of each key only the newest message may wait, behind all messages
+// that wait.
 func conflates(t *testing.T, h *Hub, next script) {
 	type entry struct {
 		frame []byte
-		key   conflate.Key // the zero Key is none
+		key   conflate.Key // the zero Key means none
 	}
 	c := newBareConn(t, h)
 	q, config := &c.queue, &h.config
@@ -510,7 +514,7 @@ func conflates(t *testing.T, h *Hub, next script) {
 			}
 			busy := len(waiting)+out > config.QueueMessages/4 || bytesOf() > config.QueueBytes/4
 			if volatile && (busy && !newer || isFull()) {
-				waiting = before // what has no successor is not lost
+				waiting = before // the message is dropped, so the older one stays
 				volatiles++
 			} else {
 				if newer {
@@ -572,15 +576,15 @@ func FuzzConflate(f *testing.F) {
 	})
 }
 
-// A client that is slow gets the newest message of each key, on whichever node it was
-// sent: prices, and what else it is sent, in their order. What gave up its place has
-// not been received.
+// A slow client gets only the newest message of each key, whichever node sent it,
+// and all other messages, in order. A message that was replaced counts as not
+// received.
 func TestConflate(t *testing.T) {
 	network, registry := NewMemoryNetwork(), NewMemoryRegistry()
 	connected, release := make(chan *Conn, 1), make(chan struct{})
 	r := newRig(t, Config{Bus: network.Bus(), Registry: registry, OnConnect: func(_ context.Context, c *Conn) error {
 		connected <- c
-		<-release // until then all waits
+		<-release // until then all messages wait
 		return nil
 	}})
 	other := newHub(t, Config{Bus: network.Bus(), Registry: registry})
@@ -631,8 +635,8 @@ func TestConflate(t *testing.T) {
 	}
 }
 
-// Whoever takes note of the frames learns of each that is given up, whether or not
-// somebody else takes note of them too.
+// Fences, keys and meter each learn of every frame that is given up, even if they
+// are the only ones that follow the queue.
 func TestQueueTellsWhoTakesNote(t *testing.T) {
 	config := Config{QueueMessages: 1, QueueBytes: 1000}
 	for way, giveUp := range map[string]func(q *queue){
@@ -673,7 +677,7 @@ func TestQueueTellsWhoTakesNote(t *testing.T) {
 	}
 }
 
-// A fence whose frame is dropped is answered by nobody.
+// If the frame of a fence is dropped, the fence is no longer open.
 func TestQueueDropsFences(t *testing.T) {
 	c := newBareConn(t, newHub(t, Config{}))
 	q := &c.queue
@@ -695,13 +699,13 @@ func TestQueueDropsFences(t *testing.T) {
 	}
 }
 
-// A fence may be answered, or dropped, as soon as it lies in the queue.
+// A fence may be answered or dropped as soon as it is in the queue.
 func TestFenceIsOpenWhenQueued(t *testing.T) {
 	r := newPipeRig(t, Config{PingInterval: -1})
 	c := &Conn{hub: r.Hub}
 	const fences = 10_000
 	done := make(chan struct{})
-	go func() { // the writer, and the client
+	go func() { // this is both the writer and the client
 		defer close(done)
 		for answered := 0; answered < fences; {
 			c.mu.Lock()
@@ -727,8 +731,8 @@ func TestFenceIsOpenWhenQueued(t *testing.T) {
 	<-done
 }
 
-// The time of a message counts, whatever behind it gives up its place. In an empty queue
-// no time counts.
+// A message's age is measured even if one behind it is replaced. An empty queue has
+// no age.
 func TestQueueMeasures(t *testing.T) {
 	var q queue
 	q.put(numbered(0, 8).frame())
@@ -759,8 +763,9 @@ func TestQueueMeasures(t *testing.T) {
 	}
 }
 
-// A volatile message that has no room leaves the older one with its key, and closes no
-// Conn, also if more waits than there is room for: what a log says is never refused.
+// A volatile message that does not fit leaves the older one with its key in the
+// queue, and closes no Conn. That holds even if the queue is over its bounds, as
+// messages from a log may make it.
 func TestVolatileNeverClosesAbove(t *testing.T) {
 	h := newHub(t, Config{QueueMessages: 4})
 	c := newBareConn(t, h)
