@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// TestAllAttacks does all attacks at once to a node with the default Config, but
-// that it compresses, beside honest clients, whose messages come or are accounted
-// for, whether they are compressed or not. The node
-// keeps to bounds, and is back to normal within backTime. Unless somebody asked,
-// the attacks are gentle, for CI has other tests to run.
+// TestAllAttacks runs all attacks at once against a node with the default Config
+// and compression, beside honest clients, some of which compress. All their
+// messages must arrive or be accounted for. The node must stay within bounds, and
+// be back to normal within backTime. Unless HERALD_ATTACK is set, the attacks are
+// gentle, because CI has other tests to run.
 func TestAllAttacks(t *testing.T) {
 	d, asked := duration(t)
 	n := startNode(t, compressing)
@@ -29,7 +29,7 @@ func TestAllAttacks(t *testing.T) {
 	}
 	end := n.attack(!asked, names...)
 
-	time.Sleep(d) // the attacks'
+	time.Sleep(d) // while the attacks go on
 	e.during = n.state()
 	e.peak.done()
 	close(stop)
@@ -67,7 +67,7 @@ func TestAllAttacks(t *testing.T) {
 	}
 }
 
-// untold fails if an attack has not been told what it must be.
+// untold fails the test if an attack was never told what it must be told.
 func untold(t *testing.T, name string, c cost) {
 	t.Helper()
 	i := slices.IndexFunc(attacks, func(a attack) bool { return a.name == name })
@@ -76,8 +76,8 @@ func untold(t *testing.T, name string, c cost) {
 	}
 }
 
-// The bounds are generous: MaxQueuedBytes and as much for garbage, 1 MB for each
-// of MaxHandshakes' headers that are as large as net/http lets them be.
+// The bounds are generous: MaxQueuedBytes and as much garbage, and 1 MB of headers,
+// which is the most that net/http takes, for each of MaxHandshakes.
 const (
 	maxMemory     = 2 << 30
 	maxGoroutines = 10_000

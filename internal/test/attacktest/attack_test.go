@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// TestEachAttack does one attack after the other, each to a node of its own, and
-// prints a row for each. It asserts nothing but that the node lives, and closes whom
-// it must: tests beside the code hold the bounds.
+// TestEachAttack runs one attack after the other, each against a node of its own,
+// and prints a row for each. It checks only that the node survives, and closes the
+// connections that it must. The bounds are checked by the tests beside the code.
 func TestEachAttack(t *testing.T) {
 	d, asked := duration(t)
 	if !asked {
@@ -26,7 +26,7 @@ func TestEachAttack(t *testing.T) {
 			victim.Go(func() { e.victim = logIn(n.Addr, stop) })
 			end := n.attack(false, a.name)
 
-			time.Sleep(d) // the attack's
+			time.Sleep(d) // while the attack goes on
 			e.during = n.state()
 			e.peak.done()
 			close(stop)
@@ -49,10 +49,10 @@ func TestEachAttack(t *testing.T) {
 // backTime is how long a node may take to be back to normal.
 const backTime = time.Minute
 
-// awaitNormal waits until the node is as it was before, but for honest clients
-// that it has closed, and returns how long that took. A Conn that was parked before may
-// be busy now, and have a goroutine. What a Go process keeps of a peak is its own affair,
-// within some MB.
+// awaitNormal waits until the node is as it was before, apart from honest clients
+// that it has closed, and returns how long that took. A Conn that was parked before
+// may have a goroutine now. Some MB more are allowed, because a Go process keeps
+// memory after a peak.
 func (n *node) awaitNormal(before state) time.Duration {
 	n.t.Helper()
 	began := time.Now()
@@ -71,6 +71,6 @@ func (n *node) awaitNormal(before state) time.Duration {
 	}
 }
 
-// slack is what a node may keep when all is over: pools, tables that do not
-// shrink, and pages of which a piece is in use.
+// slack is the memory that a node may keep afterwards: pools, tables that do not
+// shrink, and pages that are partly in use.
 const slack = 128 << 20

@@ -19,7 +19,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// An attacker does one attack, from addresses that nobody else has.
+// An attacker runs one attack, from addresses that no other attack uses.
 type attacker struct {
 	attack
 	addr   string // of the node
@@ -32,19 +32,21 @@ type attacker struct {
 	answers map[string]int // by HTTP status, close code, or error
 }
 
-// A cost is what an attack took, and what it was told.
+// A cost is what an attack did, and how the node answered.
 type cost struct {
-	Conns    int64 // that were opened
+	Conns    int64 // opened
 	Requests int64
 	Sent     int64 // bytes
 	Got      int64
 	Answers  map[string]int
 }
 
-// runAttackers is the main function of the attackers' process. They attack until the test closes their stdin, and have
-// been told what they must be. The end of the process ends all that they hold.
+// runAttackers is the main function of the attackers' process. They attack until
+// the test closes their stdin and they have been told what they must be told. All
+// their connections end with the process.
 func runAttackers(o order) error {
-	// Attackers have machines of their own: they shall not take the node's.
+	// In reality attackers have machines of their own, so they must not take the
+	// node's processor.
 	if err := syscall.Setpriority(syscall.PRIO_PROCESS, 0, 10); err != nil {
 		return err
 	}
@@ -63,7 +65,7 @@ func runAttackers(o order) error {
 		for a.told != "" && !a.wasTold() && time.Now().Before(deadline) {
 			time.Sleep(50 * time.Millisecond)
 		}
-		a.mu.Lock() // for ever: there is nothing more to be noted
+		a.mu.Lock() // for ever: nothing more is to be noted
 		costs[name] = cost{a.conns.Load(), a.requests.Load(), a.sent.Load(), a.got.Load(), a.answers}
 	}
 	return json.NewEncoder(os.Stdout).Encode(costs)
@@ -88,7 +90,7 @@ func (w wire) Write(b []byte) (int, error) {
 }
 
 // dial opens a connection from the attacker's next address. It is closed with a
-// RST, for each that waits in TIME_WAIT would keep a port.
+// RST, because connections in TIME_WAIT would each keep a port.
 func (a *attacker) dial() (wire, error) {
 	turn := byte(a.conns.Load() % int64(max(a.addresses, 1)))
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 1, a.number, 1+turn)}, Timeout: patience}
@@ -135,24 +137,23 @@ func (a *attacker) note(answer string) {
 	a.answers[answer]++
 }
 
-// toldTime is how long attackers go on at most that have not been told what they must be: a
-// node whose Redis gets no turn lets nobody in.
+// toldTime is how much longer attackers go on if they have not been told what they
+// must be told. A node whose Redis gets no processor time lets nobody in.
 const toldTime = 2 * time.Minute
 
-// wasTold says whether the attack was told what it must be.
+// wasTold reports whether the attack was told what it must be told.
 func (a *attacker) wasTold() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.answers[a.told] > 0
 }
 
-// watch reads until the connection ends, and notes the close code. It answers
-// nothing.
+// watch reads until the connection ends, answers nothing, and notes the close code.
 func (a *attacker) watch(c *wsraw.Conn) {
 	for {
 		f, err := c.ReadFrame()
 		if ne, ok := err.(net.Error); ok && ne.Timeout() {
-			continue // wsraw's patience
+			continue // wsraw's patience has run out
 		}
 		if err != nil {
 			return
@@ -163,14 +164,15 @@ func (a *attacker) watch(c *wsraw.Conn) {
 	}
 }
 
-// rest is between two requests, or writes.
+// rest pauses a gentle attacker between two requests or writes.
 func (a *attacker) rest() {
 	if a.gentle {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
-// many calls f n times at once, and waits.
+// many calls f n times concurrently, and waits. A gentle attacker makes a tenth of
+// the calls.
 func (a *attacker) many(n int, f func(i int)) {
 	if a.gentle {
 		n = (n + 9) / 10
@@ -182,7 +184,8 @@ func (a *attacker) many(n int, f func(i int)) {
 	all.Wait()
 }
 
-// again calls f in n goroutines again and again. Who fails rests a moment.
+// again calls f over and over in n goroutines. After an error a goroutine rests a
+// moment.
 func (a *attacker) again(n int, f func(i int) error) {
 	a.many(n, func(i int) {
 		for {
@@ -194,8 +197,8 @@ func (a *attacker) again(n int, f func(i int) error) {
 	})
 }
 
-// hold has n WebSockets at once: each is opened, kept as long as keep does, and
-// opened again. Who is refused asks again a second later.
+// hold has n WebSockets at once: each is opened, kept until keep returns, and
+// opened again. After a refusal it waits a second.
 func (a *attacker) hold(n int, path func(i int) string, keep func(c *wsraw.Conn)) {
 	a.many(n, func(i int) {
 		for {
@@ -210,8 +213,8 @@ func (a *attacker) hold(n int, path func(i int) string, keep func(c *wsraw.Conn)
 	})
 }
 
-// pipeline sends requests on n connections without waiting for the answers to
-// those before, so that a round trip is no limit.
+// pipeline sends requests on n connections without waiting for earlier answers, so
+// that round trips do not limit it.
 func (a *attacker) pipeline(n, depth int, path func(i int) string, header http.Header) {
 	a.again(n, func(int) error {
 		c, err := a.dial()

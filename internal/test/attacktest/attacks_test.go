@@ -10,15 +10,15 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// An attack is a way to make a node suffer. Its cost is bounded by what is said
-// here: so many connections, or sockets that go on and on.
+// An attack is a way to make a node suffer. run bounds its means: a number of
+// connections, or a few sockets that send without end.
 type attack struct {
 	name      string
 	run       func(a *attacker)
-	addresses int // that it comes from in turn; 0 is one
+	addresses int // the number of addresses that it uses in turn; 0 means one
 	setting   setting
 	header    http.Header // of the handshakes of hold
-	told      string      // what the node must have told it, if anything; see attacker.note
+	told      string      // the answer that it must get from the node, if any, as in attacker.note
 }
 
 var attacks = []attack{
@@ -52,19 +52,19 @@ var attacks = []attack{
 	{name: "RSV1 not agreed on", run: unagreedRSV1, setting: compressing, told: "closed with 1002"},
 }
 
-// user returns a path for each i, with a user of its own for every per of them,
-// and more of a query.
+// user returns paths for hold: per connections share each user, and query is added
+// to the path.
 func user(name string, per int, query string) func(i int) string {
 	return func(i int) string { return fmt.Sprintf("/?user=%s%d%s", name, i/per, query) }
 }
 
-// longURLs has 300 connections whose names are pieces of a request of 1 MB.
+// longURLs has 300 connections whose users' names are parts of a request of 1 MB.
 func longURLs(a *attacker) {
 	a.hold(300, user("long", 1, "&pad="+strings.Repeat("p", 1_000_000)), a.watch)
 }
 
-// neverReads has 50 connections of each of 8 accounts that ask for as much as
-// their queue holds, and take nothing of it.
+// neverReads has 50 connections for each of 8 accounts. They ask for as much as a
+// queue holds, and read none of it.
 func neverReads(a *attacker) {
 	ask := wsraw.Frame{Fin: true, Opcode: wsraw.Binary, Payload: []byte{amplify}}
 	a.hold(400, user("deaf", 50, ""), func(c *wsraw.Conn) {
@@ -80,8 +80,8 @@ func neverReads(a *attacker) {
 	})
 }
 
-// floodsRoom sends as many messages as MessageRate allows, each as large as
-// MaxMessageSize allows.
+// floodsRoom sends messages as fast as MessageRate and as large as MaxMessageSize
+// allow.
 func floodsRoom(a *attacker) {
 	message := make([]byte, 64<<10)
 	message[0] = relay
@@ -98,24 +98,24 @@ func floodsRoom(a *attacker) {
 	})
 }
 
-// badHandshakes are requests that are refused: half of them name nobody, half
-// have a version that nobody speaks.
+// badHandshakes sends requests that are refused: half of them name no user, half
+// ask for a version that does not exist.
 func badHandshakes(a *attacker) {
 	go a.pipeline(2, 64, func(int) string { return "/" }, nil)
 	a.pipeline(2, 64, user("bad", 1, ""), http.Header{"Sec-Websocket-Version": {"12"}})
 }
 
-// badFromEverywhere is the same from so many addresses that none is to blame.
+// badFromEverywhere does the same from so many addresses that none stands out.
 func badFromEverywhere(a *attacker) {
 	a.pipeline(200, 8, func(int) string { return "/" }, nil)
 }
 
-// slowAuthenticate has 3,000 requests under way.
+// slowAuthenticate keeps 3,000 requests in Authenticate.
 func slowAuthenticate(a *attacker) {
 	a.hold(3_000, user("slow", 1, "&slow"), a.watch)
 }
 
-// crossSite comes from another site's page.
+// crossSite sends handshakes that come from another site's page.
 func crossSite(a *attacker) {
 	a.pipeline(4, 16, user("cross", 1, ""), http.Header{"Origin": {"https://evil.example"}})
 }
@@ -132,7 +132,7 @@ func hugeIdentities(a *attacker) {
 	}, a.watch)
 }
 
-// manyGroups has 3 connections.
+// manyGroups has 3 connections with 50,000 groups each.
 func manyGroups(a *attacker) {
 	var groups []string
 	for g := range 50_000 {
@@ -141,12 +141,12 @@ func manyGroups(a *attacker) {
 	a.hold(3, user("member", 1, "&groups="+strings.Join(groups, ",")), a.watch)
 }
 
-// refusedKept has 3,000 connections that were refused.
+// refusedKept keeps 3,000 connections that were refused after the upgrade.
 func refusedKept(a *attacker) {
 	a.hold(3_000, func(int) string { return "/" }, a.watch)
 }
 
-// refusedFlooding goes on to send on 4 connections that were refused.
+// refusedFlooding sends without end on 4 connections that were refused.
 func refusedFlooding(a *attacker) {
 	a.hold(4, func(int) string { return "/" }, func(c *wsraw.Conn) { flood(a, c, large) })
 }
@@ -156,7 +156,7 @@ var (
 	pings = bytes.Repeat(wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: make([]byte, 125)}.Bytes(), 100)
 )
 
-// flood writes the bytes again and again, until the connection ends.
+// flood writes b over and over until the connection ends.
 func flood(a *attacker, c *wsraw.Conn, b []byte) {
 	go a.watch(c)
 	for err := error(nil); err == nil; {
@@ -165,7 +165,7 @@ func flood(a *attacker, c *wsraw.Conn, b []byte) {
 	}
 }
 
-// tokenHeaders has 4 connections.
+// tokenHeaders has 4 connections whose handshakes carry 1 MB of tokens.
 func tokenHeaders(a *attacker) {
 	header := http.Header{"Connection": {strings.Repeat("a,", 500_000) + "Upgrade"}}
 	a.again(4, func(i int) error {
@@ -193,7 +193,7 @@ func comeAndLeave(a *attacker, path string) error {
 	return err
 }
 
-// floodsLog makes the node log, with long names: half of them are refused by
+// floodsLog makes the node log long names. Half of the clients are refused by
 // OnConnect, half have an empty group, which is the service's mistake.
 func floodsLog(a *attacker) {
 	long := strings.Repeat("n", 8_000)
@@ -206,7 +206,7 @@ func floodsLog(a *attacker) {
 	})
 }
 
-// hangsUp asks and does not wait for the answer.
+// hangsUp sends requests and does not wait for the answers.
 func hangsUp(a *attacker) {
 	a.again(8, func(int) error {
 		c, err := a.dial()
@@ -224,8 +224,8 @@ func controlFrames(a *attacker) {
 	a.hold(8, user("pinging", 1, ""), func(c *wsraw.Conn) { flood(a, c, pings) })
 }
 
-// neverAnswersClose has 2,000 connections of one account that the node has to
-// close, for they broke the protocol, and that neither answer nor hang up.
+// neverAnswersClose has 2,000 connections of one account. The node has to close
+// them, because they break the protocol, and they neither answer nor hang up.
 func neverAnswersClose(a *attacker) {
 	a.hold(2_000, user("rude", 2_000, ""), func(c *wsraw.Conn) {
 		c.WriteFrames(wsraw.Frame{Fin: true, Opcode: 3})
@@ -233,7 +233,7 @@ func neverAnswersClose(a *attacker) {
 	})
 }
 
-// closedFlooding goes on to send on 4 connections that the node closes.
+// closedFlooding sends without end on 4 connections that the node closes.
 func closedFlooding(a *attacker) {
 	a.hold(4, user("stubborn", 1, ""), func(c *wsraw.Conn) {
 		c.WriteFrames(wsraw.Frame{Fin: true, Opcode: 3})
@@ -242,7 +242,7 @@ func closedFlooding(a *attacker) {
 }
 
 // neverFinishes has 1,000 connections of 10 accounts, each with a message that
-// wants one byte.
+// lacks its last byte.
 func neverFinishes(a *attacker) {
 	a.hold(1_000, user("endless", 100, ""), func(c *wsraw.Conn) {
 		if _, err := c.Write(large[:len(large)-1]); err == nil {

@@ -9,7 +9,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// compressing is a node that agrees on compression, and offer a client that offers it.
+// compressing is the setting of a node that agrees on compression, and offer the
+// header of a client that offers it.
 var (
 	compressing = setting{Compression: true}
 	offer       = http.Header{"Sec-Websocket-Extensions": {wsraw.Offer}}
@@ -18,8 +19,8 @@ var (
 // rsv1 says that a message is compressed.
 const rsv1 = 4
 
-// provoke writes what the node closes a connection for, and waits for the close frame. It
-// does not answer.
+// provoke writes frames for which the node closes the connection, and waits for the
+// close frame without answering it.
 func (a *attacker) provoke(c *wsraw.Conn, frames ...wsraw.Frame) {
 	if c.WriteFrames(frames...) != nil {
 		return
@@ -41,8 +42,8 @@ func bombs(a *attacker) {
 	})
 }
 
-// neverFinishesCompressed has 8 connections with a message that goes on and on, in fragments
-// that inflate to nothing.
+// neverFinishesCompressed has 8 connections, each with a message that never ends,
+// in fragments that inflate to nothing.
 func neverFinishesCompressed(a *attacker) {
 	nothing := []byte("\x00" + wsraw.Flushed)
 	fragment := wsraw.Frame{Payload: bytes.Repeat(nothing, 4)}
@@ -54,23 +55,23 @@ func neverFinishesCompressed(a *attacker) {
 	})
 }
 
-// tinyCompressed has 8 connections with messages of one byte: half of them send as many as
-// MessageRate allows, and half ten times as many.
+// tinyCompressed has 8 connections that send messages of one byte. Half of them
+// send as many as MessageRate allows, and half ten times as many.
 func tinyCompressed(a *attacker) {
 	tiny := wsraw.Frame{Fin: true, RSV: rsv1, Opcode: wsraw.Binary, Payload: wsraw.Deflate([]byte{0})}.Bytes()
 	go a.hold(4, user("tiny", 1, ""), func(c *wsraw.Conn) { a.pace(c, bytes.Repeat(tiny, 10), 11*time.Millisecond) })
 	a.hold(4, user("tinier", 1, ""), func(c *wsraw.Conn) { a.pace(c, bytes.Repeat(tiny, 100), 11*time.Millisecond) })
 }
 
-// slowToInflate has 4 connections with messages as large and as many as the node takes,
-// and as slow to inflate as they can be.
+// slowToInflate has 4 connections that send as much as the node takes, in messages
+// that are as slow to inflate as possible.
 func slowToInflate(a *attacker) {
 	slow := wsraw.Frame{Fin: true, RSV: rsv1, Opcode: wsraw.Binary, Payload: wsraw.SlowToInflate(64 << 10)}.Bytes()
 	a.hold(4, user("slowly", 1, ""), func(c *wsraw.Conn) { a.pace(c, slow, 65*time.Millisecond) })
 }
 
-// pace writes the bytes once in every pace, or a twentieth as often if it is gentle, until
-// the connection ends.
+// pace writes b once in every interval pace until the connection ends. A gentle
+// attacker writes a twentieth as often.
 func (a *attacker) pace(c *wsraw.Conn, b []byte, pace time.Duration) {
 	go a.watch(c)
 	if a.gentle {
@@ -83,8 +84,8 @@ func (a *attacker) pace(c *wsraw.Conn, b []byte, pace time.Duration) {
 	}
 }
 
-// brokenCompressed has 50 connections with messages that are not compressed as they say:
-// from the start, or after 64 KB have come out.
+// brokenCompressed has 50 connections whose messages cannot be inflated, half of
+// them from the start, half after 64 KB of output.
 func brokenCompressed(a *attacker) {
 	late := append(wsraw.Deflate(make([]byte, 64<<10)), 6)
 	a.hold(50, user("broken", 1, ""), func(c *wsraw.Conn) {
@@ -108,7 +109,8 @@ func misplacedRSV1(a *attacker) {
 	})
 }
 
-// unagreedRSV1 has 50 connections that compress though they did not offer it.
+// unagreedRSV1 has 50 connections that send compressed messages without having
+// offered compression.
 func unagreedRSV1(a *attacker) {
 	a.hold(50, user("unagreed", 1, ""), func(c *wsraw.Conn) {
 		a.provoke(c, wsraw.Frame{Fin: true, RSV: rsv1, Opcode: wsraw.Binary, Payload: wsraw.Deflate([]byte("hello"))})

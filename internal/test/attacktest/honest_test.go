@@ -16,24 +16,24 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// A client is an honest one: it sends to the next in the crowd, and gets from
-// the one before.
+// A client is an honest client. It sends to the next one in the crowd, and receives
+// from the one before.
 type client struct {
 	i  int
 	ws *wsraw.Conn
 
 	mu        sync.Mutex // guards the rest
 	sent      int
-	refused   map[int]bool // of sent: those that the service said were not
-	got       map[int]bool // of those that the one before sent
+	refused   map[int]bool // of sent: those that the service said it had not sent
+	got       map[int]bool // messages that have come from the one before
 	twice     int
-	changed   int // of got: those that are not what was sent
-	packed    int // of got: those that came compressed
+	changed   int // of got: those that differ from what was sent
+	packed    int // of got: those that were compressed
 	latencies []time.Duration
-	end       error // *wsraw.Closed if it was told why
+	end       error // a *wsraw.Closed if there was a close frame
 }
 
-// A crowd is honest clients, some of them members of the room.
+// A crowd is a set of honest clients, some of them members of the room.
 type crowd struct {
 	t       testing.TB
 	clients []*client
@@ -42,8 +42,8 @@ type crowd struct {
 	sending sync.WaitGroup
 }
 
-// gather connects n clients, each of which sends a message in every pace. If they are to
-// compress, every fifth does.
+// gather connects n clients, each of which sends a message in every interval pace.
+// With compress, every fifth client compresses.
 func gather(t testing.TB, addr string, n, members int, pace time.Duration, compress bool) *crowd {
 	t.Helper()
 	c := &crowd{t: t, stop: make(chan struct{})}
@@ -75,7 +75,7 @@ func gather(t testing.TB, addr string, n, members int, pace time.Duration, compr
 	return c
 }
 
-// connect opens a WebSocket from 127.0.0.1, which no attacker has.
+// connect opens a WebSocket from 127.0.0.1, an address that no attacker has.
 func connect(addr, path string, header http.Header) (*wsraw.Conn, error) {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, Timeout: patience}
 	c, err := d.Dial("tcp", addr)
@@ -106,7 +106,7 @@ func (c *client) send(to int, pace time.Duration, stop <-chan struct{}) {
 		}
 		text := fmt.Sprintf("%c honest%d %d %d %s", deliver, to, n, time.Now().UnixNano(), padding)
 		c.mu.Lock()
-		c.sent++ // before, for it may arrive before WriteFrames returns
+		c.sent++ // counted first, because it may arrive before WriteFrames returns
 		ended := c.end != nil
 		c.mu.Unlock()
 		f := wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: []byte(text)}
@@ -152,8 +152,8 @@ func (c *client) read() {
 	}
 }
 
-// take notes a message, or the service's word that it did not send one of the
-// client's. The caller holds c.mu.
+// take notes a message, or the service's answer that it did not send one of the
+// client's own. The caller holds c.mu.
 func (c *client) take(text string, now time.Time) {
 	words := strings.Fields(text)
 	if words[0] == "x" {
@@ -173,18 +173,18 @@ func (c *client) take(text string, now time.Time) {
 	c.latencies = append(c.latencies, now.Sub(time.Unix(0, at)))
 }
 
-// fate is what became of a crowd's messages.
+// A fate is what became of a crowd's messages.
 type fate struct {
 	sent, got, refused int
-	lost, twice        int            // of receivers and senders who live
-	changed, packed    int            // of got: not what was sent; came compressed
-	closed             map[string]int // clients, by what they were told
-	untold             int            // clients who lost their connection without a close frame
+	lost, twice        int            // lost counts only between clients that are still connected
+	changed, packed    int            // of got: those that differ from what was sent; those that were compressed
+	closed             map[string]int // the number of clients by close code
+	untold             int            // the number of clients that lost their connection without a close frame
 	latencies          []time.Duration
 }
 
-// settle stops the sending, waits until everything has come, and accounts for
-// it.
+// settle stops the sending, waits until every message has arrived, and accounts for
+// them.
 func (c *crowd) settle() fate {
 	close(c.stop)
 	c.sending.Wait()
@@ -224,7 +224,7 @@ func (c *crowd) account() fate {
 	return f
 }
 
-// told names the ends of those who were told.
+// told lists how clients were closed.
 func (f fate) told() string {
 	if len(f.closed) == 0 && f.untold == 0 {
 		return ""
@@ -232,14 +232,15 @@ func (f fate) told() string {
 	return fmt.Sprintf("; ended: %v, untold %d", f.closed, f.untold)
 }
 
-// logins are a victim's: one after the other, each of another user.
+// logins are the attempts of a victim that logs in over and over, each time as
+// another user.
 type logins struct {
 	tried, good int
 	failures    map[string]int
 	latencies   []time.Duration
 }
 
-// logIn logs in again and again until stop is closed.
+// logIn logs in over and over until stop is closed.
 func logIn(addr string, stop <-chan struct{}) logins {
 	l := logins{failures: make(map[string]int)}
 	ticker := time.NewTicker(15 * time.Millisecond)

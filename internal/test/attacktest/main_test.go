@@ -1,8 +1,7 @@
-// Package attacktest attacks a node from outside, as its clients can: by the
-// public API and raw sockets alone. The node and the attackers are processes of
-// their own, so that what an attack costs the node can be read from outside, and
-// that honest clients, which are in the test's process, do not wait for the
-// attackers' turns.
+// Package attacktest attacks a node from outside, with nothing but raw sockets. The
+// node and the attackers run in processes of their own. So the node's cost can be
+// measured from outside, and the honest clients, which are in the test's process,
+// do not wait for the attackers' goroutines.
 //
 //	HERALD_ATTACK=3s go test -v -run TestEachAttack ./internal/test/attacktest   # a row for each attack
 //	HERALD_ATTACK=1m go test -v -run TestAllAttacks ./internal/test/attacktest   # all at once, beside 200 honest clients
@@ -16,20 +15,21 @@ import (
 	"time"
 )
 
-// role is the variable that makes the test binary a node or attackers.
+// role is the environment variable that makes the test binary a node or the
+// attackers.
 const role = "HERALD_ATTACKTEST_ROLE"
 
-// An order is what such a process is told at its start.
+// An order tells such a process at its start what to do.
 type order struct {
-	Attacks []string // the attackers'; none is a node
-	Addr    string   // of what they attack
-	Gentle  bool     // for CI: a tenth of the connections, and rests
+	Attacks []string // the names for attackers; empty for a node
+	Addr    string   // the node that attackers attack
+	Gentle  bool     // for CI: a tenth of the connections, and pauses
 
-	Redis   string // the node's
+	Redis   string // the node's Redis
 	Setting setting
 }
 
-// A setting is what a node's Config has that is no default.
+// A setting is the part of a node's Config that differs from the defaults.
 type setting struct {
 	RejectAfterUpgrade bool
 	Compression        bool
@@ -55,10 +55,10 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// patience is how long the tests wait for what must come.
+// patience is how long the tests wait for something that must happen.
 const patience = 30 * time.Second
 
-// duration returns how long attacks are to take, and whether somebody asked.
+// duration returns how long attacks last, and whether HERALD_ATTACK is set.
 func duration(t *testing.T) (time.Duration, bool) {
 	s := os.Getenv("HERALD_ATTACK")
 	if s == "" {

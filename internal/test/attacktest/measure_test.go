@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// A state is what a node has taken at a moment.
+// A state is what a node uses at one moment.
 type state struct {
 	at                 time.Time
-	memory             int64 // after a collection of the garbage
+	memory             int64 // after a garbage collection
 	cpu                time.Duration
 	redisCommands      int64
 	redisMemory        int64
@@ -28,7 +28,7 @@ func (n *node) state() state {
 	return s
 }
 
-// A watcher notes the peaks of a node until it is stopped.
+// A watcher records the peaks of a node until it is stopped.
 type watcher struct {
 	node *node
 	stop chan struct{}
@@ -64,7 +64,7 @@ func (w *watcher) done() {
 // An effect is what an attack did to a node.
 type effect struct {
 	before, during state
-	after          report // when it is over, and all that was sent has come
+	after          report // when the attack is over and all messages have arrived
 	peak           *watcher
 	victim         logins
 	honest         fate
@@ -73,7 +73,7 @@ type effect struct {
 
 func mb(bytes int64) string { return fmt.Sprintf("%.1f MB", float64(bytes)/(1<<20)) }
 
-// row is a line of the table.
+// row returns a line of the table.
 func (e effect) row(name string, c cost) string {
 	d := e.during
 	seconds := d.at.Sub(e.before.at).Seconds()
@@ -94,7 +94,7 @@ func (e effect) row(name string, c cost) string {
 	}, " | ")
 }
 
-// row is what an attack cost in so many seconds.
+// row describes the cost of an attack that lasted so many seconds.
 func (c cost) row(seconds float64) string {
 	return fmt.Sprintf("%d connections, %.0f/s requests, %s out, %s in; %s", c.Conns, float64(c.Requests)/seconds, mb(c.Sent), mb(c.Got), counts(c.Answers))
 }
@@ -115,7 +115,7 @@ func (c *cost) add(other cost) {
 
 const header = "attack | attacker | node | Redis, log | honest | Stats | back to normal"
 
-// counts writes the answers, the most frequent first.
+// counts lists the answers, the most frequent first.
 func counts(answers map[string]int) string {
 	var all []string
 	for _, a := range slices.SortedFunc(maps.Keys(answers), func(a, b string) int { return answers[b] - answers[a] }) {
@@ -131,8 +131,8 @@ func failures(f map[string]int) string {
 	return " (" + counts(f) + ")"
 }
 
-// changes names the counters that grew, without those of honest traffic. What
-// there was of something is told as it was during the attack.
+// changes lists the counters that grew, without those of honest traffic. Gauges are
+// given as they were during the attack.
 func changes(before, during, after map[string]float64) string {
 	usual := []string{"Sent", "Received", "Delivered", "Written", "MessagesReceived", "Topics", "Users", "Lingering"}
 	var all []string

@@ -22,7 +22,7 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// What the service on the node does at a message's first byte.
+// The first byte of a message tells the service what to do.
 const (
 	amplify = 'e' // sends 256 KB to the sender
 	relay   = 'r' // sends the message to the room
@@ -41,7 +41,7 @@ type hello struct {
 type report struct {
 	Goroutines     int
 	GoroutinesPeak int   // since the last report
-	Memory         int64 // that Go has of the system
+	Memory         int64 // that Go has from the system
 	MemoryPeak     int64 // since the last report
 	Authenticates  int64
 	Onlines        int64
@@ -49,16 +49,16 @@ type report struct {
 	Stats          map[string]float64 // by the names of herald.Stats
 }
 
-// A service is what runs on the node: it believes everybody, and does at once
-// and without limit what a message asks for.
+// A service is the application on the node. It believes everybody, and does without
+// limit what a message asks for.
 type service struct {
 	hub                              *herald.Hub
 	authenticates, onlines, offlines atomic.Int64
-	goroutines, memory               atomic.Int64 // at most, since the last report
+	goroutines, memory               atomic.Int64 // the most since the last report
 }
 
-// runNode is the main function of a node's process. It ends when the test
-// closes its stdin, so that no node outlives its test.
+// runNode is the main function of a node's process. It returns when the test closes
+// its stdin, so that no node outlives its test.
 func runNode(o order) error {
 	rdb := redis.NewClient(&redis.Options{Addr: o.Redis})
 	defer rdb.Close()
@@ -97,7 +97,7 @@ func runNode(o order) error {
 	return nil
 }
 
-// identify believes what the query says.
+// identify believes the query.
 func (s *service) identify(r *http.Request) (herald.Identity, error) {
 	s.authenticates.Add(1)
 	q := r.URL.Query()
@@ -148,7 +148,7 @@ func (s *service) onMessage(ctx context.Context, c *herald.Conn, m herald.Messag
 	}
 }
 
-// watch notes the peaks.
+// watch records the peaks.
 func (s *service) watch() {
 	for range time.Tick(20 * time.Millisecond) {
 		s.goroutines.Store(max(s.goroutines.Load(), int64(runtime.NumGoroutine())))
@@ -156,17 +156,17 @@ func (s *service) watch() {
 	}
 }
 
-// goMemory returns how many bytes Go has of the system, without those that it
-// has given back. The race detector's own, which it never gives back, are not
-// among them, as they are in the resident memory.
+// goMemory returns how many bytes Go has from the system and has not given back.
+// Unlike the resident memory it does not contain the race detector's memory, which
+// is never given back.
 func goMemory() int64 {
 	samples := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
 	metrics.Read(samples)
 	return int64(samples[0].Value.Uint64() - samples[1].Value.Uint64())
 }
 
-// report answers with a report. With ?collect the garbage is collected and
-// given back before, so that what the process has is what it keeps.
+// report answers with a report. With ?collect it first collects the garbage and
+// gives it back, so that the report shows what the process keeps.
 func (s *service) report(w http.ResponseWriter, r *http.Request) {
 	collect := r.URL.Query().Has("collect")
 	if collect {

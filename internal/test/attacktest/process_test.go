@@ -21,7 +21,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
-// A process is a child that is this program in a role.
+// A process is a child process that runs this program in a role.
 type process struct {
 	cmd   *exec.Cmd
 	stdin io.Closer
@@ -57,8 +57,8 @@ func launch(t testing.TB, o order, stderr io.Writer) *process {
 	return p
 }
 
-// attack starts attackers. The returned func ends them and returns what each
-// attack cost.
+// attack starts attackers. The returned function ends them and returns the cost of
+// each attack.
 func (n *node) attack(gentle bool, names ...string) func() map[string]cost {
 	n.t.Helper()
 	p := launch(n.t, order{Attacks: names, Addr: n.Addr, Gentle: gentle}, os.Stderr)
@@ -94,7 +94,8 @@ func startNode(t testing.TB, s setting) *node {
 	return n
 }
 
-// report asks the node. With collect it gives back its garbage before.
+// report asks the node for a report. With collect the node first gives back its
+// garbage.
 func (n *node) report(collect bool) report {
 	n.t.Helper()
 	url := "http://" + n.Control
@@ -118,7 +119,7 @@ func (n *node) cpu() time.Duration {
 	return servertest.CPUTime(n.t, n.cmd.Process.Pid)
 }
 
-// redisInfo returns a number of Redis' INFO.
+// redisInfo returns a number from Redis' INFO.
 func (n *node) redisInfo(name string) (value int64) {
 	n.t.Helper()
 	info, err := n.rdb.Info(context.Background()).Result()
@@ -131,7 +132,7 @@ func (n *node) redisInfo(name string) (value int64) {
 	return value
 }
 
-// A logCounter counts what a node logs, and keeps some lines of each kind.
+// A logCounter counts the lines that a node logs, and keeps some of each kind.
 type logCounter struct {
 	mu    sync.Mutex
 	lines int64
@@ -150,7 +151,7 @@ func (l *logCounter) Write(p []byte) (int, error) {
 	}
 	for line := range bytes.Lines(p) {
 		_, message, ok := bytes.Cut(line, []byte(" msg="))
-		if !ok { // of net/http, after its date
+		if !ok { // a line of net/http: the text is behind the date
 			message = line[min(len(line), 20):]
 		}
 		kind := string(message[:min(len(message), 30)])

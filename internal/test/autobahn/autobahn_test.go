@@ -1,12 +1,13 @@
-// Package autobahn holds a Hub to the cases of Autobahn|Testsuite that concern
-// a server: its sections 1 to 7, 9 and 10, and those of permessage-deflate, 12 and 13.
-// They are written down here by their numbers, as what is sent and what must be
-// answered, so that they run without the suite. If the suite is content with either of two answers
-// (OK and NON-STRICT), the better one is demanded.
+// Package autobahn checks a Hub with the cases of Autobahn
+// Testsuite that concern a server: sections 1 to 7, 9 and 10, and those of
+// permessage-deflate, 12 and 13. They are written down here by their numbers, with
+// what is sent and what must be answered, so that they run without the suite. If
+// the suite accepts either of two answers (OK and NON-STRICT), the better one is
+// required.
 //
-// The suite sends in chops to see that an answer does not depend on how TCP cuts
+// The suite sends in chops to check that an answer does not depend on how TCP cuts
 // the stream. Here each chop is a write of its own, which the kernel may join with
-// the next. That every cut gives the same is a matter of internal/frame's tests.
+// the next. The tests of internal/frame check that the cuts do not matter.
 package autobahn
 
 import (
@@ -27,8 +28,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// patience is how long the server may take for anything: it is as long as
-// wsraw's.
+// patience is how long the server may take for anything. It is the same as wsraw's.
 const patience = 60 * time.Second
 
 // most is the size of the largest message of section 9.
@@ -40,7 +40,7 @@ func echoServer(t *testing.T) (addr string) {
 	hub, err := herald.New(herald.Config{
 		Authenticate:         herald.Anonymous,
 		OnMessage:            func(_ context.Context, c *herald.Conn, m herald.Message) { c.Send(m) },
-		Compression:          true, // for those who offer it
+		Compression:          true, // for clients that offer it
 		HandshakeRatePerAddr: -1,
 		MessageRate:          -1,
 		ByteRate:             -1,
@@ -70,11 +70,11 @@ func echoServer(t *testing.T) (addr string) {
 	return server.Listener.Addr().String()
 }
 
-// A testcase is one of the suite's.
+// A testcase is one case of the suite.
 type testcase struct {
 	number string
 	steps  []step
-	codes  []uint16 // one of them must be in the server's close frame; with nil the answer is left open
+	codes  []uint16 // the server's close frame must have one of these; nil accepts any answer
 }
 
 // TestCases runs every case on a connection of its own.
@@ -90,7 +90,7 @@ func TestCases(t *testing.T) {
 	})
 }
 
-// The suite has this many cases in these sections, and each number is there once.
+// The suite has this many cases in these sections. Each number occurs once.
 func TestTable(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, c := range cases {
@@ -104,7 +104,7 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// run is a client that does what the case says.
+// run runs a client that does what the case says.
 func (c testcase) run(t *testing.T, addr string) {
 	ws := dial(t, addr)
 	masks := rand.New(rand.NewPCG(1, 2))
@@ -154,7 +154,7 @@ func dial(t *testing.T, addr string) *wsraw.Conn {
 	return ws
 }
 
-// awaitEnd reads whatever comes until the server ends the connection.
+// awaitEnd reads until the server ends the connection.
 func awaitEnd(t *testing.T, ws *wsraw.Conn) {
 	for {
 		f, err := ws.ReadFrame()

@@ -7,7 +7,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// closes are section 7. What comes behind a close frame is ignored.
+// closes returns section 7. Frames behind a close frame are ignored.
 func closes() []testcase {
 	ok := []uint16{normal}
 	failed := []uint16{protocolError}
@@ -35,6 +35,6 @@ func closes() []testcase {
 	for i, code := range []uint16{0, 999, 1004, 1005, 1006, 1016, 1100, 2000, 2999} {
 		tests = append(tests, closing(fmt.Sprintf("7.9.%d", 1+i), failed, close(code, "")))
 	}
-	// Codes that have no meaning: the suite leaves the answer open.
+	// These codes have no meaning. The suite leaves the answer open.
 	return append(tests, closing("7.13.1", nil, close(5000, "")), closing("7.13.2", nil, close(65535, "")))
 }

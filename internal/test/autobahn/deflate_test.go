@@ -17,27 +17,28 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// A deflateCase is one of sections 12 and 13: messages that are compressed by
-// permessage-deflate, each after the echo of the one before. The suite sends a thousand,
-// from files that are not here: data of the same kinds stands for them.
+// A deflateCase is a case of section 12 or 13: compressed messages, each sent after
+// the echo of the one before. The suite sends a thousand, from files that are not
+// included here. Similar data stands for them.
 type deflateCase struct {
 	number   string
 	offers   string
-	agreed   bool // else the suite calls the case unimplemented: the message goes as it is
+	agreed   bool // otherwise the suite calls the case unimplemented, and messages go uncompressed
 	data     string
 	opcode   byte
 	size     int // of a message
-	fragment int // most bytes of a frame; 0 is a frame for all
+	fragment int // the most bytes in a frame; 0 means one frame for all
 }
 
-// deflateSizes are the sizes of messages and of their fragments, case by case.
+// deflateSizes has, for each case, the size of the messages and of their fragments.
 var deflateSizes = [...][2]int{
 	{16, 0}, {64, 0}, {256, 0}, {1 << 10, 0}, {4 << 10, 0}, {8 << 10, 0}, {16 << 10, 0}, {32 << 10, 0}, {64 << 10, 0}, {128 << 10, 0},
 	{8 << 10, 256}, {16 << 10, 256}, {32 << 10, 256}, {64 << 10, 256}, {128 << 10, 256},
 	{128 << 10, 1 << 10}, {128 << 10, 4 << 10}, {128 << 10, 32 << 10},
 }
 
-// deflateCases returns sections 12, of data of five kinds, and 13, of offers of seven.
+// deflateCases returns section 12, with five kinds of data, and 13, with seven
+// kinds of offers.
 func deflateCases() (all []deflateCase) {
 	const may = "; client_no_context_takeover; client_max_window_bits" // in all of the suite's offers
 	add := func(section string, offers string, agreed bool, data string, opcode byte) {
@@ -72,8 +73,8 @@ type deflateDatum struct {
 	opcode byte
 }
 
-// deflateData returns JSON, a picture, German text, HTML, and what is hardly to be
-// compressed: as large as the suite's files, but for the last.
+// deflateData returns JSON, a picture, German text, HTML, and data that hardly
+// compresses. All but the last are as large as the suite's files.
 func deflateData() []deflateDatum {
 	random := rand.New(rand.NewPCG(12, 13))
 	repeat := func(size int, more func(b *strings.Builder)) string {
@@ -97,8 +98,8 @@ func deflateData() []deflateDatum {
 	}
 }
 
-// TestDeflate runs sections 12 and 13 with three messages a case, or with
-// HERALD_AUTOBAHN_MESSAGES.
+// TestDeflate runs sections 12 and 13 with three messages in each case, or with as
+// many as HERALD_AUTOBAHN_MESSAGES says.
 func TestDeflate(t *testing.T) {
 	messages, err := strconv.Atoi(cmp.Or(os.Getenv("HERALD_AUTOBAHN_MESSAGES"), "3"))
 	if err != nil {

@@ -14,23 +14,23 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// What a reader has found at the end of the bytes, or before it.
+// An ending is why a reader stopped.
 type ending int
 
 const (
-	starved ending = iota // more bytes are to come
+	starved ending = iota // the bytes are over, and more could follow
 	closed                // a close frame came
 	failed                // a rule was broken
 )
 
-// An outcome is what a reader makes of bytes that a client sends.
+// An outcome is how a reader understands the bytes of a client.
 type outcome struct {
 	events []event
-	begun  event // the message that is not whole, if any of its payload has come
+	begun  event // the unfinished message, if some of its payload has come
 	ending ending
 
-	header  bool   // if the library starved: inside a header
-	code    uint16 // if it failed: what the client is told; 0 is nothing
+	header  bool   // if the library starved: whether that was inside a header
+	code    uint16 // if it failed: the code for the client; 0 if there is none
 	because error  // if it failed
 }
 
@@ -44,11 +44,11 @@ func (e event) String() string { return fmt.Sprintf("%#x %q", e.kind, e.payload)
 
 // FuzzDifferential gives the same bytes, cut at the same places, to
 // internal/frame's Parser and to the WebSocket library. They must find the same
-// messages and control frames, and end in the same way. If the library is
-// laxer or later than RFC 6455, excused says so.
+// messages and control frames, and end in the same way. excused lists the cases in
+// which the library is laxer or slower than RFC 6455.
 //
-// The bytes are taken twice: as what a client sends, and as a recipe for frames,
-// which hardly ever ends at the first header.
+// The input is used twice: as the bytes of a client, and as a recipe for frames,
+// which rarely fails at the first header.
 func FuzzDifferential(f *testing.F) {
 	masks := rand.New(rand.NewPCG(3, 4))
 	for _, c := range cases {
@@ -71,12 +71,12 @@ func FuzzDifferential(f *testing.F) {
 		{"\x81\x01a", 0}, // not masked
 		{"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00a", 0},     // the longest length
 		{"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00a", 0},     // a longer one
-		{"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff", 0},                      // of which the mask is missing
-		{"\x82\xfe\x00\x02\x00\x00\x00\x00ab", 2},                            // as long as the limit lets it be
+		{"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff", 0},                      // the same without its mask
+		{"\x82\xfe\x00\x02\x00\x00\x00\x00ab", 2},                            // as long as the limit allows
 		{"\x82\xfe\x00\x02\x00\x00\x00\x00ab", 1},                            // one more
 		{"\x01\x82\x00\x00\x00\x00ab\x80\x81\x00\x00\x00\x00c", 2},           // one more with the last fragment
-		{"\x88\x82\x00\x00\x00\x00\x03\xf6", 0},                              // 1014, which came after the RFC
-		{"\x88\x82\x00\x00\x00\x00\x03\xf7", 0},                              // 1015, which is not sent
+		{"\x88\x82\x00\x00\x00\x00\x03\xf6", 0},                              // 1014, which was defined after the RFC
+		{"\x88\x82\x00\x00\x00\x00\x03\xf7", 0},                              // 1015, which must not be sent
 		{"\x08\x82\x00\x00\x00\x00\x03\xe8", 0},                              // a fragmented close frame
 		{"\x01\x81\x00\x00\x00\x00a\x88\x83\x00\x00\x00\x00\x03\xe8\xff", 0}, // a bad reason inside a message
 	} {
@@ -104,7 +104,7 @@ func (s step) size() (n int) {
 	return n
 }
 
-// pieces cuts b into pieces of these sizes; the rest is one.
+// pieces cuts b into pieces of these sizes. The rest is one piece.
 func pieces(b, sizes []byte) (all [][]byte) {
 	for _, size := range sizes {
 		if n := min(int(size), len(b)); n > 0 {
@@ -118,8 +118,8 @@ func pieces(b, sizes []byte) (all [][]byte) {
 	return all
 }
 
-// frames makes frames of a recipe: an opcode with its bits, a size, a mask, the
-// payload.
+// frames makes frames from a recipe, which has for each an opcode with its bits, a
+// size, a mask and the payload.
 func frames(recipe []byte) (sent []byte) {
 	firsts := []byte{0x81, 0x01, 0x00, 0x80, 0x82, 0x02, 0x89, 0x8a, 0x00, 0x80, 0x88, 0x83, 0x09, 0xc1}
 	for len(recipe) >= 3 {
@@ -136,7 +136,7 @@ func frames(recipe []byte) (sent []byte) {
 	return sent
 }
 
-// parse is internal/frame's reader.
+// parse reads with internal/frame.
 func parse(t *testing.T, pieces [][]byte, limit int64) (o outcome) {
 	p := frame.Parser{MaxMessage: limit}
 	for _, b := range pieces {
@@ -192,7 +192,7 @@ func compare(ours, theirs outcome) string {
 	case !same:
 		return "other events"
 	case ours.ending == starved && theirs.longLength():
-		// We look at a length when the mask behind it has come too.
+		// We look at a length only when the mask behind it has come.
 	case ours.ending != theirs.ending:
 		return "another end"
 	case ours.begun.payload != theirs.begun.payload, ours.begun.payload != "" && ours.begun.kind != theirs.begun.kind:
@@ -201,14 +201,13 @@ func compare(ours, theirs outcome) string {
 	return ""
 }
 
-// excused says whether the library ends in another way than we, who have failed,
-// for one of these reasons.
+// excused reports whether, after we have failed, the library may end differently.
 func excused(ours, theirs outcome) bool {
 	later := theirs.events[len(ours.events):]
 	switch ours.code {
 	case frame.InvalidPayload:
-		// The library does not look whether text is UTF-8 (section 8.1), nor
-		// a close frame's reason (section 5.5.1).
+		// The library does not check whether text (section 8.1) or a close frame's
+		// reason (section 5.5.1) is UTF-8.
 		for _, e := range later {
 			if e.kind == frame.Text || e.kind == frame.Binary {
 				return e.kind == frame.Text && hopeless(e.payload, false)
@@ -219,34 +218,36 @@ func excused(ours, theirs outcome) bool {
 		}
 		return len(later) == 1 && later[0].kind == frame.Close && len(later[0].payload) > 2 && hopeless(later[0].payload[2:], false)
 	case frame.MessageTooBig:
-		// It fails when the bytes have come, not when they are announced
+		// It fails when too many bytes have come, not when they are announced
 		// (section 7.4.1 leaves that open).
 		return len(later) == 0 && theirs.ending == starved && !theirs.header
 	case frame.ProtocolError:
 		if len(later) > 0 {
 			return false
 		}
-		// It judges whole headers, we each byte of one (section 5.2).
+		// It judges whole headers; we judge each byte (section 5.2).
 		if theirs.ending == starved {
 			return theirs.header
 		}
-		// It sends no close frame if a frame is not masked (section 5.1), or
-		// has 64 bits of length (section 5.2).
+		// It sends no close frame if a frame is not masked (section 5.1) or its
+		// length has the highest bit set (section 5.2).
 		return theirs.longLength() || theirs.silent("unmasked frame")
 	}
 	return false
 }
 
-// longLength says whether the library failed because a length has 64 bits.
+// longLength reports whether the library failed because of a length with the
+// highest bit set.
 func (o outcome) longLength() bool { return o.silent("negative payload length") }
 
-// silent says whether the library failed for a reason without a close frame.
+// silent reports whether the library failed for this reason without sending a close
+// frame.
 func (o outcome) silent(reason string) bool {
 	return o.ending == failed && o.code == 0 && strings.Contains(o.because.Error(), reason)
 }
 
-// hopeless says whether s is not UTF-8. If s goes on, that is whether nothing
-// that follows could make it so.
+// hopeless reports whether s is not UTF-8. If s goes on, it reports whether nothing
+// that follows could make it UTF-8.
 func hopeless(s string, goesOn bool) bool {
 	for len(s) > 0 {
 		if goesOn && !utf8.FullRuneInString(s) {

@@ -18,7 +18,7 @@ const (
 // echoed is a message that the server sends back.
 func echoed(f wsraw.Frame) step { return send(f).want(f) }
 
-// Section 1: messages about the sizes at which the length gets more bytes.
+// Section 1: messages of sizes around those at which the length takes more bytes.
 var framing = []testcase{
 	honest("1.1.1", echoed(text(""))),
 	honest("1.1.2", echoed(text(strings.Repeat("*", 125)))),
@@ -39,7 +39,7 @@ var framing = []testcase{
 	honest("1.2.8", echoed(bin(strings.Repeat("\xfe", 65536))).chopped(997)),
 }
 
-// Section 2. Pongs that nobody asked for are not answered.
+// Section 2: pings. Unsolicited pongs are not answered.
 var pings = []testcase{
 	honest("2.1", send(ping("")).want(pong(""))),
 	honest("2.2", send(ping(hello)).want(pong(hello))),
@@ -62,7 +62,7 @@ func ten(frame func(string) wsraw.Frame) (frames []wsraw.Frame) {
 	return frames
 }
 
-// Section 3: reserved bits that no extension has given a meaning.
+// Section 3: reserved bits that no extension has defined.
 var reservedBits = []testcase{
 	broken("3.1", protocolError, send(reserved(1, text(hello)))),
 	broken("3.2", protocolError, send(text(hello), reserved(2, text(hello)), ping("")).want(text(hello))),
@@ -88,7 +88,7 @@ var opcodes = []testcase{
 	broken("4.2.5", protocolError, send(text(hello), single(15, hello), ping("")).bytewise().want(text(hello))),
 }
 
-// Section 5.
+// Section 5: fragmentation.
 var fragmentation = []testcase{
 	broken("5.1", protocolError, send(begun(ping("1")), last("2"))),
 	broken("5.2", protocolError, send(begun(pong("1")), last("2"))),
@@ -99,7 +99,7 @@ var fragmentation = []testcase{
 	honest("5.7", send(begun(text("1")), ping("p"), last("2")).framewise().want(pong("p"), text("12"))),
 	honest("5.8", send(begun(text("1")), ping("p"), last("2")).bytewise().want(pong("p"), text("12"))),
 
-	// Continuations of nothing.
+	// Continuations without a message.
 	broken("5.9", protocolError, send(last("1"), text(hello))),
 	broken("5.10", protocolError, send(last("1"), text(hello)).framewise()),
 	broken("5.11", protocolError, send(last("1"), text(hello)).bytewise()),

@@ -18,11 +18,12 @@ import (
 	"github.com/heraldgo/herald/internal/frame"
 )
 
-// errStarved is what a tape says at its end. It is not io.EOF, which the library
-// takes for the end of a message between two fragments.
+// errStarved is the error of a tape at its end. It is not io.EOF, which between two
+// fragments the library would take for the end of the message.
 var errStarved = errors.New("the bytes are over")
 
-// A tape is a connection on which the pieces come, and nothing waits.
+// A tape is a connection from which the pieces are read one by one, without
+// waiting.
 type tape struct {
 	pieces  [][]byte
 	written bytes.Buffer
@@ -47,7 +48,7 @@ func (c *tape) SetDeadline(time.Time) error      { return nil }
 func (c *tape) SetReadDeadline(time.Time) error  { return nil }
 func (c *tape) SetWriteDeadline(time.Time) error { return nil }
 
-// A hijackable is a ResponseWriter that gives its tape away.
+// A hijackable is a ResponseWriter whose Hijack returns its tape.
 type hijackable struct {
 	*httptest.ResponseRecorder
 	tape *tape
@@ -57,7 +58,7 @@ func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return h.tape, bufio.NewReadWriter(bufio.NewReader(h.tape), bufio.NewWriter(h.tape)), nil
 }
 
-// library is the WebSocket library's reader, on the server's side.
+// library reads with the WebSocket library, on the server's side.
 func library(t *testing.T, pieces [][]byte, limit int64) (o outcome) {
 	r := httptest.NewRequest("GET", "/", nil)
 	r.Header = http.Header{
@@ -101,8 +102,8 @@ func library(t *testing.T, pieces [][]byte, limit int64) (o outcome) {
 	return o
 }
 
-// readMessage reads a message a byte at a time, so that all of it is known if it
-// does not come whole.
+// readMessage reads a message byte by byte, so that an unfinished one is known as
+// far as it came.
 func (o *outcome) readMessage(ws *websocket.Conn) error {
 	kind, r, err := ws.Reader(context.Background())
 	if err != nil {
@@ -129,8 +130,8 @@ func (o *outcome) readMessage(ws *websocket.Conn) error {
 	}
 }
 
-// closeCode returns the code of the close frame among the control frames that the
-// library has written, or 0.
+// closeCode returns the code of the close frame among the frames that the library
+// has written, or 0.
 func closeCode(written []byte) uint16 {
 	for len(written) >= 4 {
 		size := int(written[1])
@@ -142,7 +143,7 @@ func closeCode(written []byte) uint16 {
 	return 0
 }
 
-// closePayload returns what the close frame had in it.
+// closePayload returns the payload of the close frame that e stands for.
 func closePayload(e websocket.CloseError) string {
 	if e.Code == websocket.StatusNoStatusRcvd {
 		return ""

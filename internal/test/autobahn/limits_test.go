@@ -7,8 +7,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// payload is as long as the longest message. It is ASCII, and no stretch of it is
-// like another. All frames have slices of it.
+// payload is as long as the longest message. It is ASCII, and no part of it
+// repeats. All frames are slices of it.
 var payload = func() []byte {
 	var b []byte
 	for len(b) < most {
@@ -17,9 +17,9 @@ var payload = func() []byte {
 	return b[:most]
 }()
 
-// limits are section 9, and section 10's only case: large messages, in one frame, in
-// fragments and in chops; and a thousand messages, each after the echo of the one
-// before.
+// limits returns section 9 and the only case of section 10: large messages, in one
+// frame, in fragments and in chops, and a thousand messages, each sent after the
+// echo of the one before.
 func limits() (tests []testcase) {
 	for i, opcode := range []byte{wsraw.Text, wsraw.Binary} {
 		message := func(n int) wsraw.Frame {

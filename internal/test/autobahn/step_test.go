@@ -12,26 +12,26 @@ import (
 const (
 	normal         = 1000
 	protocolError  = 1002
-	noCode         = 1005 // stands for a close frame without one
+	noCode         = 1005 // stands for a close frame without a code
 	invalidPayload = 1007
 )
 
-// A step is what the client sends, and what the server answers before the client
-// goes on.
+// A step is what the client sends, and what the server must answer before the
+// client goes on.
 type step struct {
 	frames []wsraw.Frame
 	chop   int // how the frames are cut into writes
-	most   int // bytes that are sent; 0 is all
+	most   int // the number of bytes that are sent; 0 means all
 	answer []wsraw.Frame
 }
 
-// Values of step.chop that are no number of bytes.
+// These values of step.chop are not numbers of bytes.
 const (
 	together  = 0
 	framewise = -1
 )
 
-// send is a step that sends frames in one write, and awaits nothing.
+// send returns a step that sends frames in one write, and waits for nothing.
 func send(frames ...wsraw.Frame) step { return step{frames: frames} }
 
 // framewise sends each frame in a write of its own.
@@ -46,10 +46,10 @@ func (s step) bytewise() step { return s.chopped(1) }
 // upTo sends no more than the first n bytes.
 func (s step) upTo(n int) step { s.most = n; return s }
 
-// want awaits frames, and no others, before the next step.
+// want waits for exactly these frames before the next step.
 func (s step) want(frames ...wsraw.Frame) step { s.answer = frames; return s }
 
-// writes yields what is written at once. Each frame has another mask.
+// writes yields the bytes of each write. Each frame has another mask.
 func (s step) writes(masks *rand.Rand) iter.Seq[[]byte] {
 	var all []byte
 	var ends []int // of frames
@@ -95,17 +95,17 @@ func single(opcode byte, s string) wsraw.Frame {
 	return wsraw.Frame{Fin: true, Opcode: opcode, Payload: []byte(s)}
 }
 
-// more is a continuation that is not its message's last frame, and last is one
-// that is (RFC 6455 section 5.4).
+// more and last are continuations. more is not the last frame of its message, and
+// last is (RFC 6455 section 5.4).
 
 func more(s string) wsraw.Frame { return begun(single(wsraw.Continuation, s)) }
 
 func last(s string) wsraw.Frame { return single(wsraw.Continuation, s) }
 
-// begun is a frame without FIN.
+// begun removes FIN from a frame.
 func begun(f wsraw.Frame) wsraw.Frame { f.Fin = false; return f }
 
-// reserved is a frame with reserved bits.
+// reserved sets reserved bits of a frame.
 func reserved(bits byte, f wsraw.Frame) wsraw.Frame { f.RSV = bits; return f }
 
 // fragments returns a message in frames of n bytes.
@@ -122,20 +122,20 @@ func fragments(f wsraw.Frame, n int) []wsraw.Frame {
 
 // Cases.
 
-// honest is a case in which the client keeps to the rules, and then closes.
+// honest returns a case in which the client keeps to the rules, and then closes.
 func honest(number string, steps ...step) testcase {
 	return testcase{number, append(steps, send(wsraw.CloseFrame(normal, ""))), []uint16{normal}}
 }
 
-// broken is a case in which the client breaks a rule, for which the server fails
-// the connection with code.
+// broken returns a case in which the client breaks a rule, and the server fails the
+// connection with code.
 func broken(number string, code uint16, steps ...step) testcase {
 	return testcase{number, steps, []uint16{code}}
 }
 
-// closing is a case in which the client sends frames in one write, the first of
-// which is a close frame unless the number says otherwise, and the server answers
-// with a close frame that has one of the codes.
+// closing returns a case in which the client sends frames in one write, and the
+// server answers with a close frame that has one of the codes. Unless the number
+// says otherwise, the first frame is a close frame.
 func closing(number string, codes []uint16, frames ...wsraw.Frame) testcase {
 	return testcase{number, []step{send(frames...)}, codes}
 }

@@ -10,14 +10,14 @@ import (
 const (
 	// kosme is a Greek word of five characters and eleven bytes.
 	kosme = "κ\u1f79σμε"
-	// beyond is the number after the last code point, as UTF-8 would spell it.
+	// beyond would be UTF-8 for the number after the last code point.
 	beyond = "\xf4\x90\x80\x80"
 	// greeting has characters of one and of two bytes.
 	greeting = "Hello-µ@ßöäüàá-UTF-8!!"
 )
 
-// utf8Cases are section 6: text that is UTF-8 is echoed, and other text fails the
-// connection with 1007, as soon as that is known (RFC 6455 section 8.1).
+// utf8Cases returns section 6. Text that is UTF-8 is echoed. Other text fails the
+// connection with 1007 as soon as it is known not to be (RFC 6455 section 8.1).
 func utf8Cases() []testcase {
 	const header = 6        // of a masked frame with less than 126 bytes
 	known := len(kosme) + 1 // bytes before the one that makes it invalid
@@ -37,8 +37,8 @@ func utf8Cases() []testcase {
 		broken("6.3.1", invalidPayload, send(surrogate)),
 		broken("6.3.2", invalidPayload, send(fragments(surrogate, 1)...)),
 
-		// What comes after the byte that cannot be right is never sent. A pong
-		// proves that what came before it was accepted. Within a frame nothing can.
+		// Bytes behind the invalid one are never sent. A pong proves that those
+		// before it were accepted; within a frame nothing can.
 		broken("6.4.1", invalidPayload,
 			send(begun(text(kosme)), ping("")).want(pong("")),
 			send(more(beyond))),
@@ -61,8 +61,8 @@ func utf8Cases() []testcase {
 	return tests
 }
 
-// sequences are those of Markus Kuhn's test of UTF-8 decoders, from 6.5 on. Of the
-// groups 6.5, 6.7, 6.9, 6.22 and 6.23 all are valid, of 6.6 and 6.11 some.
+// sequences returns those of Markus Kuhn's test of UTF-8 decoders, from 6.5 on. In
+// the groups 6.5, 6.7, 6.9, 6.22 and 6.23 all are valid, in 6.6 and 6.11 some.
 func sequences() [][]string {
 	short := []string{ // sequences whose last byte is missing
 		"\xc0", "\xe0\x80", "\xf0\x80\x80", "\xf8\x80\x80\x80", "\xfc\x80\x80\x80\x80",
@@ -101,7 +101,7 @@ func sequences() [][]string {
 	}
 }
 
-// span returns the bytes from first to last, each with after behind it.
+// span returns the bytes from first to last, each followed by after.
 func span(first, last int, after string) string {
 	var b strings.Builder
 	for c := first; c <= last; c++ {

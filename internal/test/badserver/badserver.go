@@ -1,4 +1,4 @@
-// Package badserver is a server for tests that says whatever a test wants.
+// Package badserver is a server for tests that sends whatever a test wants.
 package badserver
 
 import (
@@ -9,18 +9,19 @@ import (
 	"testing"
 )
 
-// An Answer returns what the server says to what it has just read of one
-// connection, and whether it goes on listening. What ends in Endless is
-// said again and again until the client hangs up.
+// An Answer returns what the server sends in answer to the bytes that it has just
+// read from a connection, and whether it goes on reading. If the text ends in
+// Endless, the server sends it over and over until the client hangs up.
 type Answer func(asked []byte) (said string, more bool)
 
-// Endless ends what a server does not stop saying.
+// Endless marks the end of a text that the server sends over and over.
 const Endless = "…"
 
-// Always is an Answer that is the same each time.
+// Always returns an Answer that is the same each time.
 func Always(said string) Answer { return func([]byte) (string, bool) { return said, true } }
 
-// InTurn is an Answer that says one after the other, and the last one for ever.
+// InTurn returns an Answer that gives these texts in turn, and then the last one
+// for ever.
 func InTurn(said ...string) Answer {
 	return func([]byte) (string, bool) {
 		now := said[0]
@@ -110,7 +111,8 @@ func (s *Server) serve(conn net.Conn) {
 	}
 }
 
-// Grown returns by how many bytes f makes the memory of the process grow at most.
+// Grown returns how many bytes of memory the process takes from the system while f
+// runs.
 func Grown(f func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

@@ -13,7 +13,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/bustest"
 )
 
-// A bus is one on which what is published can be tampered with.
+// A bus lets a test tamper with each Publish.
 type bus struct {
 	herald.Bus
 	tamper func(i int, publish func() error) error
@@ -27,7 +27,7 @@ func (b *bus) Publish(ctx context.Context, packets ...herald.Packet) error {
 	return b.tamper(b.published, publish)
 }
 
-// A judge is a test that may fail.
+// A judge is a testing.TB that collects the errors of a test.
 type judge struct {
 	testing.TB
 
@@ -41,12 +41,12 @@ func (j *judge) Errorf(format string, args ...any) {
 	j.errors = append(j.errors, fmt.Sprintf(format, args...))
 }
 
-// Check finds what must not happen to a packet, and nothing else.
+// Check reports whatever must not happen to a packet, and nothing else.
 func TestCheck(t *testing.T) {
 	down := errors.New("down")
 	for name, test := range map[string]struct {
 		tamper func(i int, publish func() error) error
-		want   string // in the one error
+		want   string // the beginning of the only error
 		result bustest.Result
 	}{
 		"nothing": {tamper: func(_ int, publish func() error) error { return publish() }},
@@ -117,8 +117,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// What is lost while the receiver is told so is excused; what is lost before
-// and after is not.
+// A packet that is lost while the receiver is told of losses is excused. One that
+// is lost before or after is not.
 func TestGap(t *testing.T) {
 	network := herald.NewMemoryNetwork()
 	var mu sync.Mutex
@@ -159,7 +159,7 @@ func TestGap(t *testing.T) {
 	}
 }
 
-// A teller is a bus that brings events of the test's own too.
+// A teller is a Bus that also delivers events of the test.
 type teller struct {
 	herald.Bus
 	events chan herald.Event

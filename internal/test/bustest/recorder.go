@@ -1,5 +1,5 @@
-// Package bustest is for the tests of the Buses: it receives all that a Bus has to
-// say, and tells whether every packet of a stream that was lost lies in a gap.
+// Package bustest is for the tests of Buses. It records the events of a Bus, and
+// checks that every lost packet of a stream lies in a gap.
 package bustest
 
 import (
@@ -12,33 +12,33 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// Patience is how long a test waits for what hangs otherwise.
+// Patience is how long a test waits before it takes something for hung.
 const Patience = time.Minute
 
-// An Arrival is an event and when Receive returned it.
+// An Arrival is an event, and when Receive returned it.
 type Arrival struct {
 	herald.Event
 	At time.Time
 }
 
-// A Gap is what is between an EventDown and its EventRestored.
+// A Gap is the time between an EventDown and its EventRestored.
 type Gap struct {
 	Since time.Time // as EventDown said
 	Until time.Time // when EventRestored arrived; zero while the gap is open
 	Err   error     // as EventDown said
 }
 
-// contains says whether the gap excuses a packet whose Publish began and ended
+// contains reports whether the gap excuses a packet whose Publish began and ended
 // at these times.
 func (g Gap) contains(began, ended time.Time) bool {
 	return !ended.Before(g.Since) && (g.Until.IsZero() || !began.After(g.Until))
 }
 
-// A Recorder receives the events of a Bus all the time and keeps them. Its
-// methods may be called at the same time.
+// A Recorder keeps receiving the events of a Bus and records them. Its methods may
+// be called concurrently.
 type Recorder struct {
 	t     testing.TB
-	buses []herald.Bus // whose health is of interest; the first is the one that receives
+	buses []herald.Bus // the Buses whose health matters; the first one receives
 	stop  func()
 
 	mu      sync.Mutex
@@ -46,7 +46,7 @@ type Recorder struct {
 	changed chan struct{} // closed at the next event
 }
 
-// Record receives what bus has to say until the test ends.
+// Record records the events of bus until the test ends.
 func Record(t testing.TB, bus herald.Bus) *Recorder { return record(t, bus) }
 
 func record(t testing.TB, buses ...herald.Bus) *Recorder {
@@ -77,18 +77,18 @@ func (r *Recorder) receive(ctx context.Context) {
 	}
 }
 
-// Stop ends receiving. Events then stay as they are.
+// Stop stops receiving. After it Events does not change.
 func (r *Recorder) Stop() { r.stop() }
 
-// Events returns what has arrived. It must not be changed.
+// Events returns the events that have arrived. The caller must not change them.
 func (r *Recorder) Events() []Arrival {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.events[:len(r.events):len(r.events)]
 }
 
-// Gaps returns the gaps so far, if the Bus does not report those of some
-// topics alone.
+// Gaps returns the gaps so far. It is only for a Bus that does not report gaps of
+// single topics.
 func (r *Recorder) Gaps() []Gap { return gapsOf(r.Events()) }
 
 func gapsOf(events []Arrival) (gaps []Gap) {
@@ -103,7 +103,8 @@ func gapsOf(events []Arrival) (gaps []Gap) {
 	return gaps
 }
 
-// Await waits until done holds. It looks at each event, and now and then.
+// Await waits until done returns true. It asks at each event, and every few
+// milliseconds.
 func (r *Recorder) Await(what string, done func() bool) {
 	r.t.Helper()
 	deadline := time.After(Patience)
@@ -129,7 +130,7 @@ func (r *Recorder) AwaitGap() {
 	r.Await("EventDown", func() bool { return len(r.Gaps()) > 0 })
 }
 
-// Healthy says whether the Buses of interest say that they are well.
+// Healthy reports whether all Buses whose health matters are well.
 func (r *Recorder) Healthy() bool { return errors.Join(r.health()...) == nil }
 
 func (r *Recorder) health() (all []error) {

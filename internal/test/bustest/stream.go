@@ -13,14 +13,14 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// Options are those of a Stream.
+// Options configure a Stream.
 type Options struct {
-	Topics []string // that the packets go to, in turn; nil: one, named topic
-	Size   int      // bytes of a packet, at least
+	Topics []string // the topics that the packets go to, in turn; nil means one
+	Size   int      // the least number of bytes in a packet
 }
 
-// A Stream is published by one Bus, a packet a millisecond, and received by
-// another. Its methods may be called at the same time.
+// A Stream is a sequence of packets that one Bus publishes, one each millisecond,
+// and another receives. Its methods may be called concurrently.
 type Stream struct {
 	*Recorder
 	from   herald.Bus
@@ -31,7 +31,7 @@ type Stream struct {
 	published []Published
 }
 
-// A Published is a packet of a Stream.
+// A Published is one Publish of a Stream.
 type Published struct {
 	Began, Ended time.Time // when Publish began and ended
 	Err          error     // what it returned
@@ -75,14 +75,15 @@ func (s *Stream) publish(ctx context.Context) {
 
 func (s *Stream) topic(i int) string { return s.topics[i%len(s.topics)] }
 
-// Number returns the number of a packet of a Stream, the index of its Published.
+// Number returns the number of a packet of a Stream, which is the index of its
+// Published.
 func Number(p herald.Packet) int {
 	i, _ := strconv.Atoi(string(bytes.TrimRight(p.Data, "\x00")))
 	return i
 }
 
-// Published returns the packets for which Publish has returned, whatever it
-// said. It must not be changed.
+// Published returns the packets for which Publish has returned, with or without an
+// error. The caller must not change them.
 func (s *Stream) Published() []Published {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,19 +109,19 @@ func (s *Stream) AwaitPackets(n int) {
 	s.Await("packets", func() bool { return len(s.Arrived()) > n })
 }
 
-// A Result is what became of a Stream's packets.
+// A Result counts what became of a Stream's packets.
 type Result struct {
-	Packets int // for which Publish had returned
-	Failed  int // that Publish returned an error for
-	Unknown int // those of these that were ErrUnknown
-	Lost    int // that Publish took and that did not arrive
+	Packets int // those for which Publish had returned
+	Failed  int // those for which Publish returned an error
+	Unknown int // those of Failed whose error was ErrUnknown
+	Lost    int // those that Publish took and that did not arrive
 	Gaps    []Gap
 }
 
-// Check waits until no gap is open, all is well, and packets of every topic
-// come that were published after that. It fails the test for each packet
-// published before which was lost outside of the gaps, came twice, or came
-// though Publish said that it was not taken.
+// Check waits until no gap is open, both Buses are well, and packets of every topic
+// arrive that were published after that. Of the packets published before, it fails
+// the test for each that was lost outside of the gaps, arrived twice, or arrived
+// although Publish said that it was not taken.
 func (s *Stream) Check() Result {
 	s.t.Helper()
 	s.Await("good health and EventRestored", func() bool {
@@ -163,8 +164,8 @@ func (s *Stream) Check() Result {
 	return r
 }
 
-// flows says whether a packet of every topic has arrived that is the nth of
-// the stream or a later one, and was published after the last gap.
+// flows reports whether a packet of every topic has arrived that is at least the
+// nth of the stream and was published after the last gap.
 func (s *Stream) flows(n int) bool {
 	published, events := s.Published(), s.Events()
 	got, gaps := arrivedOf(events), gapsOf(events)

@@ -1,5 +1,5 @@
-// Package clustertest tries herald as a whole: hubs in processes of their own on
-// a real Redis, with everything between them failing in turn.
+// Package clustertest tests herald as a whole: hubs in processes of their own, on a
+// real Redis, while everything between them fails in turn.
 package clustertest
 
 import (
@@ -36,24 +36,24 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// hung is how long the tests wait for what has no time of its own: whoever
-// takes longer hangs.
+// hung is how long the tests wait for something without a time of its own. If it
+// takes longer, it hangs.
 const hung = 60 * time.Second
 
-// A cluster is a Redis, or a Sentinel set, and the nodes on it, each behind
-// proxies of its own.
+// A cluster is a Redis or a Sentinel set, with nodes, each behind proxies of its
+// own.
 type cluster struct {
 	t        *testing.T
 	settings settings
-	redis    *redistest.Server    // nil if there is a set
+	redis    *redistest.Server    // nil if there is a Sentinel set
 	set      *redistest.Sentinels // nil if there is one Redis
-	rdb      *redis.Client        // past the proxies
+	rdb      *redis.Client        // a client that bypasses the proxies
 	nodes    []*node
 	devices  []*device
 	users    int
 	round    int // of fences and loads
 
-	records map[string][]record // of all loads, by sender
+	records map[string][]record // the records of all loads, by sender
 }
 
 // newCluster starts a Redis and n nodes.
@@ -80,12 +80,12 @@ func (c *cluster) start(name string) *node {
 	return n
 }
 
-// A node is the test's end of a node's process.
+// A node is the test's handle on a node's process.
 type node struct {
 	hello
 	t       *testing.T
 	proxy   *netproxy.Proxy
-	proxies map[string]*netproxy.Proxy // of a set, by address of the server
+	proxies map[string]*netproxy.Proxy // with Sentinels, by the server's address
 	cmd     *exec.Cmd
 	stdin   io.WriteCloser
 	log     safeBuffer
@@ -139,7 +139,7 @@ func startNode(t *testing.T, s settings) *node {
 	return n
 }
 
-// read hands the responses to those who wait.
+// read hands the responses to the callers that wait for them.
 func (n *node) read(lines *bufio.Reader) {
 	defer close(n.ended)
 	for {
@@ -159,7 +159,7 @@ func (n *node) read(lines *bufio.Reader) {
 		}
 		n.mu.Unlock()
 		for _, w := range waiting {
-			w <- a // holds one
+			w <- a // the channel holds one
 		}
 		if err != nil {
 			n.cmd.Wait()
@@ -168,7 +168,7 @@ func (n *node) read(lines *bufio.Reader) {
 	}
 }
 
-// begin sends a request, and returns where the answer will come.
+// begin sends a request, and returns the channel of its answer.
 func (n *node) begin(op string, args any) <-chan answer {
 	done := make(chan answer, 1)
 	raw, _ := json.Marshal(args)
@@ -185,7 +185,7 @@ func (n *node) begin(op string, args any) <-chan answer {
 	return done
 }
 
-// finish waits for the answer.
+// finish waits for the answer to a request.
 func (n *node) finish(op string, done <-chan answer, result any) error {
 	n.t.Helper()
 	select {
@@ -203,13 +203,13 @@ func (n *node) finish(op string, done <-chan answer, result any) error {
 	}
 }
 
-// ask asks the node, and waits for the answer. result may be nil.
+// ask sends a request and waits for the answer. result may be nil.
 func (n *node) ask(op string, args, result any) error {
 	n.t.Helper()
 	return n.finish(op, n.begin(op, args), result)
 }
 
-// mustAsk is ask for what must not fail.
+// mustAsk is ask for requests that must not fail.
 func (n *node) mustAsk(op string, args, result any) {
 	n.t.Helper()
 	if err := n.ask(op, args, result); err != nil {
@@ -246,7 +246,7 @@ func (n *node) end() {
 	}
 }
 
-// shutdown ends all nodes in order. Redis then holds nothing of them.
+// shutdown shuts all nodes down in order. Redis then holds nothing of them.
 func (c *cluster) shutdown() {
 	c.t.Helper()
 	var done []<-chan answer
@@ -259,12 +259,12 @@ func (c *cluster) shutdown() {
 		}
 	}
 	keys, err := c.keys()
-	if err != nil || len(keys) > 3 { // the last generation, the clock, and who is about to go offline
+	if err != nil || len(keys) > 3 { // the last generation, the clock, and the users who are about to go offline
 		c.t.Errorf("keys %q are left after the shutdown of all nodes, %v", keys, err)
 	}
 }
 
-// await polls until ok, for what nobody announces.
+// await polls until ok returns nil.
 func await(t *testing.T, what string, ok func() error) {
 	t.Helper()
 	deadline := time.Now().Add(hung)
@@ -280,7 +280,7 @@ func await(t *testing.T, what string, ok func() error) {
 	}
 }
 
-// awaitHealthy waits until all nodes are fit.
+// awaitHealthy waits until all nodes are healthy.
 func (c *cluster) awaitHealthy() {
 	c.t.Helper()
 	await(c.t, "health of all nodes", func() error {
@@ -293,7 +293,7 @@ func (c *cluster) awaitHealthy() {
 	})
 }
 
-// awaitUnhealthy waits until all of the nodes say that they are not.
+// awaitUnhealthy waits until each of the nodes is unhealthy.
 func awaitUnhealthy(t *testing.T, nodes ...*node) {
 	t.Helper()
 	for _, n := range nodes {
@@ -306,7 +306,7 @@ func awaitUnhealthy(t *testing.T, nodes ...*node) {
 	}
 }
 
-// within returns a context that ends when the test hangs.
+// within returns a context that ends after hung.
 func within(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), hung)
 	t.Cleanup(cancel)

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// quick are settings whose times are short, for tests that wait for them; but not
-// so short that nodes of a machine that is loaded lose each other.
+// quick has short times, for tests that wait for them, but not so short that nodes
+// on a busy machine lose each other.
 var quick = settings{
 	Lease:         4 * time.Second,
 	OfflineDelay:  500 * time.Millisecond,
@@ -38,8 +38,8 @@ func TestDelivery(t *testing.T) {
 	c.shutdown()
 }
 
-// TestJoinThenSend: a user joins a group and at once a message is sent to
-// it, a thousand times. The user's devices on all nodes get every one.
+// TestJoinThenSend has a user join a group and then sends to the group at once, a
+// thousand times. The user's devices on all nodes get every message.
 func TestJoinThenSend(t *testing.T) {
 	const count, askers = 1000, 4
 	c := newCluster(t, 3, settings{})

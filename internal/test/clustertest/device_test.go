@@ -17,8 +17,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/load"
 )
 
-// A device is a client. It never connects again: whoever closes it while
-// the test goes on, fails the test.
+// A device is a client. It never reconnects: if it is closed during the test, the
+// test fails.
 type device struct {
 	load.Device
 	node *node
@@ -43,8 +43,8 @@ func (c *cluster) connect(n *node, user, name string, groups ...string) *device 
 		ended:  make(chan struct{}),
 	}
 	query := url.Values{"user": {user}, "device": {name}, "group": groups}
-	// Health is a proof of some seconds ago: a node of Sentinels may have to go
-	// to another master yet, and says 503 until it is there.
+	// Health may be some seconds old: a node on Sentinels may still have to move to
+	// another master, and answers 503 until it is there.
 	await(c.t, fmt.Sprintf("%s of %s on %s", name, user, n.Node), func() error {
 		conn, answer, err := websocket.Dial(within(c.t), n.URL+"?"+query.Encode(), nil)
 		if err != nil && (c.set == nil || answer == nil || answer.StatusCode != http.StatusServiceUnavailable) {
@@ -53,7 +53,7 @@ func (c *cluster) connect(n *node, user, name string, groups ...string) *device 
 		d.conn = conn
 		return err
 	})
-	for d.id == "" { // what is sent to the user meanwhile may come first
+	for d.id == "" { // messages to the user may come before its id
 		_, message, err := d.conn.Read(within(c.t))
 		if id, ok := strings.CutPrefix(string(message), "id "); ok {
 			d.id = id
@@ -76,8 +76,7 @@ func (d *device) close() {
 	<-d.ended
 }
 
-// populate connects three devices of each of so many users, each to another
-// node.
+// populate connects three devices for each of the users, each to another node.
 func (c *cluster) populate(users int) {
 	c.t.Helper()
 	c.users = users
@@ -104,7 +103,7 @@ func (d *device) read() {
 	}
 }
 
-// take takes a message: one of a load, "fence <token>", or "join <number>".
+// take takes a message: one of a load, "fence <token>" or "join <number>".
 func (d *device) take(message []byte) error {
 	if r, ok := load.ParseReceipt(message); ok {
 		d.Take(r)

@@ -11,12 +11,12 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// pace is how fast a sender sends while a fault goes on: some 300 messages and
-// 3,000 deliveries a second from all of them.
+// pace is the pause between the messages of a sender during a fault. All senders
+// together make some 300 messages and 3,000 deliveries a second.
 const pace = 30 * time.Millisecond
 
-// TestFaults breaks what lies between the nodes, one fault after the other,
-// while the load of TestDelivery goes on.
+// TestFaults breaks each thing between the nodes in turn, while the load of
+// TestDelivery goes on.
 func TestFaults(t *testing.T) {
 	s := quick
 	s.Lease = 5 * time.Second
@@ -26,7 +26,7 @@ func TestFaults(t *testing.T) {
 		name  string
 		times int
 		fault func(c *cluster)
-		hit   []int // nodes that must report a gap
+		hit   []int // the nodes that must report a gap
 	}{
 		{"subscriber killed", 5, (*cluster).killSubscribers, []int{0, 1, 2}},
 		{"publisher killed", 5, (*cluster).killPublishers, nil},
@@ -63,8 +63,8 @@ func TestFaults(t *testing.T) {
 	c.shutdown()
 }
 
-// suffer waits until the fault is over, each node that it hit has reported a
-// gap, and all are healthy.
+// suffer runs the fault, and waits until each node that it hits has reported a gap
+// and all are healthy.
 func (c *cluster) suffer(fault func(*cluster), hit []int) {
 	c.t.Helper()
 	gaps := c.gaps()
@@ -80,8 +80,8 @@ func (c *cluster) suffer(fault func(*cluster), hit []int) {
 	c.awaitHealthy()
 }
 
-// awaitSent waits until each of the nodes, or of all if it names none, has sent so many
-// more messages.
+// awaitSent waits until each of the nodes has sent more messages. Without nodes it
+// waits for all.
 func (c *cluster) awaitSent(more uint64, nodes ...*node) {
 	c.t.Helper()
 	if len(nodes) == 0 {
@@ -98,7 +98,7 @@ func (c *cluster) awaitSent(more uint64, nodes ...*node) {
 	}
 }
 
-// logGaps tells of the gaps beyond the first so many of each node.
+// logGaps logs the gaps of each node, without the first ones that before counts.
 func (c *cluster) logGaps(before []uint64) {
 	c.t.Helper()
 	for i, n := range c.nodes {
@@ -106,7 +106,7 @@ func (c *cluster) logGaps(before []uint64) {
 	}
 }
 
-// with returns the cluster for a subtest, which shares all with its parent's.
+// with returns the cluster for a subtest, which shares all nodes with its parent.
 func (c *cluster) with(t *testing.T) *cluster {
 	parent, sub := c, *c
 	fails := func(t *testing.T) {
@@ -123,7 +123,7 @@ func (c *cluster) with(t *testing.T) *cluster {
 	return &sub
 }
 
-// verifyPromptness looks for calls of Send that took much longer than their
+// verifyPromptness fails the test for each Send that took much longer than its
 // SendTimeout of 5 s.
 func (c *cluster) verifyPromptness() {
 	c.t.Helper()
@@ -144,7 +144,7 @@ func (c *cluster) killSubscribers() {
 	}
 }
 
-// killPublishers kills the connection of every node that publishes.
+// killPublishers kills the connection on which each node publishes.
 func (c *cluster) killPublishers() {
 	list, err := c.rdb.Do(within(c.t), "CLIENT", "LIST", "TYPE", "normal").Text()
 	if err != nil {
@@ -165,13 +165,13 @@ func (c *cluster) killPublishers() {
 		}
 		killed++
 	}
-	if killed < len(c.nodes) { // a connection of the Registry that is new says hello, too
+	if killed < len(c.nodes) { // a new connection of the Registry also says hello
 		c.t.Fatalf("killed %d publishers:\n%s", killed, list)
 	}
 }
 
-// loseReplies lets Redis take what every node publishes, and no node hear of
-// that, until each has given up a message.
+// loseReplies lets Redis take what every node publishes, but swallows the answers,
+// until each node has given up a message.
 func (c *cluster) loseReplies() {
 	c.t.Helper()
 	for _, n := range c.nodes {
@@ -180,16 +180,16 @@ func (c *cluster) loseReplies() {
 			if n.stats().SendErrors > errs {
 				return nil
 			}
-			// Again and again: if the Bus' own probe was under way when the
-			// answers ended, it is the probe that gives up, and the link is new.
+			// Muted again and again: if the Bus' own probe was waiting when the
+			// answers ended, the probe gives up instead, and the link is new.
 			n.proxy.Find("PUBLISH").Mute(true)
 			return errors.New("no error")
 		})
 	}
 }
 
-// unsubscribeSilently takes the channel of a user away from node 0, and hides
-// that Redis says so, while node 1 sends to the user as fast as it can.
+// unsubscribeSilently unsubscribes node 0 from the channel of a user, and hides
+// Redis' confirmation, while node 1 sends to the user as fast as it can.
 func (c *cluster) unsubscribeSilently() {
 	const channel = "herald:{0}:uuser0"
 	pair := c.nodes[0].proxy.Find("SUBSCRIBE")
@@ -211,8 +211,8 @@ func (c *cluster) unsubscribeSilently() {
 	l.finish(false)
 }
 
-// becomeReplica makes the Redis that all nodes are on a replica of another,
-// until each has given up its subscriptions to it.
+// becomeReplica makes the nodes' Redis a replica of another, until each node has
+// given up its subscriptions.
 func (c *cluster) becomeReplica() {
 	other := redistest.Start(c.t)
 	host, port, _ := strings.Cut(other.Addr, ":")
@@ -232,7 +232,7 @@ func (c *cluster) becomeReplica() {
 	}
 }
 
-// restartRedis kills Redis, and starts it again when all have noticed.
+// restartRedis kills Redis, and starts it again when all nodes have noticed.
 func (c *cluster) restartRedis() {
 	c.redis.Kill()
 	awaitUnhealthy(c.t, c.nodes...)
@@ -247,7 +247,7 @@ func (c *cluster) stopRedis() {
 	<-over
 }
 
-// blackhole loses all that node 2 and Redis send each other.
+// blackhole drops everything between node 2 and Redis.
 func (c *cluster) blackhole() {
 	c.nodes[2].proxy.Blackhole(true)
 	defer c.nodes[2].proxy.Blackhole(false)

@@ -8,25 +8,25 @@ import (
 	"github.com/heraldgo/herald/internal/test/load"
 )
 
-// A record is one call of Send, a gap what a node has reported.
+// A record is one call of Send. A gap is one that a node has reported.
 type (
 	record = load.Record
 	gap    = load.Gap
 )
 
-// The population: every user has three devices.
+// Every user has three devices.
 
 func userName(i int) string { return load.UserName(i) }
 
 func groupsOf(user, users int) []string { return load.Groups(user, users) }
 
-// loads is what a node sends.
+// loads are the loads that a node is sending.
 type loads struct {
 	mu       sync.Mutex
-	stopping chan struct{} // closed to end the load without a count
+	stopping chan struct{} // closed to end a load without a count
 }
 
-// run sends as ordered, and returns the records of each sender.
+// run sends as o says, and returns the records of each sender.
 func (l *loads) run(ctx context.Context, hub *herald.Hub, o load.Order) map[string][]record {
 	stopping := make(chan struct{})
 	if o.Count == 0 {

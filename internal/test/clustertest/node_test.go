@@ -20,25 +20,25 @@ import (
 	"github.com/heraldgo/herald/internal/test/load"
 )
 
-// nodeEnv holds the settings of a node: with it the test binary is that node
-// and runs no tests.
+// nodeEnv holds the settings of a node. If it is set, the test binary runs that
+// node instead of tests.
 const nodeEnv = "HERALD_CLUSTERTEST_NODE"
 
-// settings are what a node's process is told at its start.
+// settings tell a node's process at its start what to do.
 type settings struct {
 	Name          string
 	Redis         string // address; empty if there are Sentinels
-	Master        string // its name
+	Master        string // the master's name
 	Sentinels     []string
-	Via           map[string]string // addresses of proxies, by those of servers
+	Via           map[string]string // the addresses of proxies, by those of the servers behind them
 	Lease         time.Duration
 	OfflineDelay  time.Duration
 	ProbeInterval time.Duration
 	ProbeTimeout  time.Duration
 }
 
-// A request is a line on a node's stdin, a response one on its stdout. Those
-// of one id belong together; many may be under way.
+// A request is a line on a node's stdin, and a response one on its stdout. A
+// response has its request's id. Many requests may be open at once.
 type request struct {
 	ID   int
 	Op   string
@@ -57,7 +57,7 @@ type hello struct {
 	URL  string // of its WebSocket route
 }
 
-// A process is a node: a Hub, its HTTP server, and the lines to the test.
+// A process is a node: a Hub, its HTTP server, and the lines from and to the test.
 type process struct {
 	hub  *herald.Hub
 	load loads
@@ -69,8 +69,8 @@ type process struct {
 	out      *json.Encoder
 }
 
-// runNode is the main function of a node's process. It ends when the test
-// closes the node's stdin, so that no node outlives its test.
+// runNode is the main function of a node's process. It returns when the test closes
+// the node's stdin, so that no node outlives its test.
 func runNode(env string) error {
 	var s settings
 	if err := json.Unmarshal([]byte(env), &s); err != nil {
@@ -91,10 +91,10 @@ func runNode(env string) error {
 		OfflineDelay:  s.OfflineDelay,
 		ProbeInterval: s.ProbeInterval,
 		ProbeTimeout:  s.ProbeTimeout,
-		PingInterval:  -1, // a node that was paused shall not find its clients silent
+		PingInterval:  -1, // a node that was paused must not take its clients for silent
 		Logger:        slog.New(slog.NewTextHandler(os.Stderr, nil)),
 
-		// All devices are one address.
+		// All devices have one address.
 		MaxHandshakes: -1, HandshakeRatePerAddr: -1, HandshakeRatePerUser: -1,
 	})
 	if err != nil {
@@ -136,7 +136,7 @@ func (s *settings) client() *redis.Client {
 	})
 }
 
-// identify believes what the query says.
+// identify believes the query.
 func identify(r *http.Request) (herald.Identity, error) {
 	q := r.URL.Query()
 	return herald.Identity{User: q.Get("user"), Device: q.Get("device"), Platform: "test", Groups: q["group"]}, nil
@@ -213,7 +213,7 @@ func (p *process) do(ctx context.Context, r request) (any, error) {
 	return nil, errors.New("unknown op " + r.Op)
 }
 
-// seen is what the callbacks of a node were told.
+// seen has the arguments of a node's callbacks.
 type seen struct {
 	Gaps              []gap
 	Onlines, Offlines []string
@@ -230,11 +230,11 @@ func withArgs[T any](r request, f func(T) error) error {
 	return f(args)
 }
 
-// A joinOrder is a number of groups to be joined, one after the other, each
-// by a user, and to be sent to at once.
+// A joinOrder is a number of groups. A user joins each of them, one after the
+// other, and a message is sent to it at once.
 type joinOrder struct {
 	Users []string
-	From  int // number of the first group
+	From  int // the number of the first group
 	Count int
 }
 

@@ -11,9 +11,9 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// TestKilledNode kills a node: the others see its sessions no more once its
-// lease has run out, each of its users goes offline once, and nothing of it
-// is left. Nodes of the same name never touch each other's sessions.
+// TestKilledNode kills a node. When its lease has run out, the others no longer
+// list its sessions. Each of its users goes offline once, and nothing of it is
+// left. Nodes of the same name never touch each other's sessions.
 func TestKilledNode(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, quick)
@@ -35,7 +35,7 @@ func TestKilledNode(t *testing.T) {
 	c.fence()
 	c.verify()
 
-	// Two more of its name, one of which dies.
+	// Two more nodes of its name start, one of which dies.
 	sessions := c.sessions(c.nodes[0])
 	twin := c.start("node2")
 	second := c.start("node2")
@@ -69,8 +69,8 @@ func (c *cluster) remove(victim *node) {
 	c.devices = slices.DeleteFunc(c.devices, func(d *device) bool { return d.node == victim })
 }
 
-// awaitUnlisted waits for the victim's lease to run out, and looks once: no
-// other node may list it, or its users.
+// awaitUnlisted waits for the victim's lease to run out, and checks once that no
+// other node lists it or its users.
 func (c *cluster) awaitUnlisted(victim *node, users []string) {
 	c.t.Helper()
 	time.Sleep(c.settings.Lease)
@@ -93,12 +93,12 @@ func (c *cluster) awaitUnlisted(victim *node, users []string) {
 	}
 }
 
-// told returns how often a callback of any node has been told of each user.
+// told returns how often each user was passed to a callback on any node.
 func (c *cluster) told(list func(seen) []string) map[string]int {
 	c.t.Helper()
 	all := make(map[string]int)
 	for _, n := range c.nodes {
-		if n.cmd.ProcessState != nil { // killed
+		if n.cmd.ProcessState != nil { // it was killed
 			continue
 		}
 		for _, user := range list(n.seen()) {
@@ -113,8 +113,8 @@ func (c *cluster) offlines() map[string]int {
 	return c.told(func(s seen) []string { return s.Offlines })
 }
 
-// expectOnline checks that OnOnline has been told once of each user, and
-// again times of those who have been away.
+// expectOnline checks that OnOnline was called once for each user, and again more
+// times for those who have been away.
 func (c *cluster) expectOnline(away []string, again int) {
 	c.t.Helper()
 	want := make(map[string]int)
@@ -129,8 +129,8 @@ func (c *cluster) expectOnline(away []string, again int) {
 	}
 }
 
-// awaitOffline waits until OnOffline has been told of exactly these users,
-// once each, and nobody is left to be told of.
+// awaitOffline waits until OnOffline has been called once for each of exactly these
+// users, and for nobody else is due.
 func (c *cluster) awaitOffline(users []string) {
 	c.t.Helper()
 	want := make(map[string]int)
@@ -149,7 +149,7 @@ func (c *cluster) awaitOffline(users []string) {
 	})
 }
 
-// awaitNothingOf waits until no key and no value in Redis names the node.
+// awaitNothingOf waits until no key and no value in Redis contains the node's id.
 func (c *cluster) awaitNothingOf(id string) {
 	c.t.Helper()
 	await(c.t, "sweep of "+id, func() error {
@@ -170,7 +170,7 @@ func (c *cluster) awaitNothingOf(id string) {
 	})
 }
 
-// content returns all that a key holds.
+// content returns everything that a key holds.
 func (c *cluster) content(key string) (string, error) {
 	ctx := within(c.t)
 	kind, err := c.rdb.Type(ctx, key).Result()
@@ -195,8 +195,8 @@ func (c *cluster) content(key string) (string, error) {
 	return "", fmt.Errorf("%q is a %s", key, kind)
 }
 
-// finishWithout ends a load of which one node has been killed: what that node
-// sent nobody knows.
+// finishWithout ends a load during which one node was killed. Nobody knows what
+// that node sent.
 func finishWithout(l *running, victim *node) {
 	l.c.t.Helper()
 	i := slices.Index(l.nodes, victim)
@@ -208,8 +208,8 @@ func finishWithout(l *running, victim *node) {
 	}
 }
 
-// TestPausedNode stops a node for longer than its lease. The others sweep it, and
-// when it goes on it is whole again.
+// TestPausedNode pauses a node for longer than its lease. The others sweep it. When
+// it goes on, all its sessions are listed again.
 func TestPausedNode(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, quick)
@@ -253,7 +253,7 @@ func (c *cluster) awaitListed(back *node, before map[string]herald.Session) {
 }
 
 // TestRedisUnreachable takes Redis away from all nodes for longer than their lease.
-// Nobody may take the others for dead.
+// No node may take another for dead.
 func TestRedisUnreachable(t *testing.T) {
 	for _, f := range []struct {
 		name string
@@ -272,7 +272,8 @@ func TestRedisUnreachable(t *testing.T) {
 				c.connectAlone(n, 10)
 			}
 			c.awaitWhole(nil)
-			// From here on everyone's lease has held long enough to sweep.
+			// From here on, every lease has been held for long enough that its node
+			// may sweep.
 			time.Sleep(c.settings.Lease)
 			sessions, leases := c.sessions(c.nodes[0]), c.leases()
 
@@ -283,7 +284,7 @@ func TestRedisUnreachable(t *testing.T) {
 			f.back(c)
 			c.awaitHealthy()
 			c.awaitWhole(sessions)
-			time.Sleep(c.settings.Lease) // for sweeps and news that should not come
+			time.Sleep(c.settings.Lease) // for sweeps and callbacks that must not come
 			c.awaitWhole(sessions)
 			c.verifyClean(20)
 			if after := c.leases(); !maps.Equal(after, leases) {

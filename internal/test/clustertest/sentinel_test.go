@@ -24,8 +24,7 @@ func newSentinelCluster(t *testing.T, n int, s settings) *cluster {
 	return c
 }
 
-// startWithSentinels starts one more node, with a proxy between it and each
-// server of the set.
+// startWithSentinels starts one more node, with a proxy to each server of the set.
 func (c *cluster) startWithSentinels(name string) {
 	c.t.Helper()
 	s := c.settings
@@ -46,9 +45,9 @@ func (c *cluster) startWithSentinels(name string) {
 	c.nodes = append(c.nodes, n)
 }
 
-// TestSentinelFailover has the master replaced, under load, and prints how
-// long that took. Afterwards everyone is reachable, nobody has connected
-// again, and what was lost lies in gaps.
+// TestSentinelFailover replaces the master under load, and prints how long that
+// took. Afterwards everyone is reachable, no device was disconnected, and all
+// losses lie in gaps.
 func TestSentinelFailover(t *testing.T) {
 	for _, f := range []struct {
 		name string
@@ -99,7 +98,7 @@ func TestSentinelFailover(t *testing.T) {
 	}
 }
 
-// awaitMaster waits until the subscriptions of all nodes are on the master.
+// awaitMaster waits until all nodes are subscribed on the master.
 func (c *cluster) awaitMaster() {
 	c.t.Helper()
 	await(c.t, "all nodes on the master", func() error {
@@ -113,10 +112,10 @@ func (c *cluster) awaitMaster() {
 	})
 }
 
-// TestSentinelPartition leaves one node alone with the old master: it
-// reaches neither the Sentinels nor any other server. What it publishes nobody
-// hears, until it notices: on the old master it hears the Sentinels, after some
-// seconds, and then that is a replica.
+// TestSentinelPartition leaves one node alone with the old master: it reaches
+// neither the Sentinels nor any other server. Nobody hears what it publishes, until
+// it notices. After some seconds it hears the Sentinels on the old master, which
+// then becomes a replica.
 func TestSentinelPartition(t *testing.T) {
 	t.Parallel()
 	c := newSentinelCluster(t, 3, quick)
@@ -132,7 +131,7 @@ func TestSentinelPartition(t *testing.T) {
 	}
 	start := time.Now()
 	master := c.set.Failover()
-	// All others have left, and it publishes where nobody listens, if it still does.
+	// All others have left. If this node still publishes, nobody listens there.
 	others := c.nodes[:2]
 	for _, n := range others {
 		await(t, "new master of "+n.Node, func() error {
@@ -145,7 +144,8 @@ func TestSentinelPartition(t *testing.T) {
 	c.awaitSent(20, others...)
 	t.Logf("the others were on the new master after %v; health of the one left behind: %v", time.Since(start), alone.health())
 
-	// By hand, for the Sentinels would kill its links, too.
+	// The test makes it a replica itself, because the Sentinels would also kill its
+	// links.
 	host, port, _ := net.SplitHostPort(master.Addr)
 	start = time.Now()
 	demoted := old.Client()

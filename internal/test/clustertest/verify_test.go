@@ -14,15 +14,15 @@ import (
 // senders is how many goroutines send on each node.
 const senders = 3
 
-// A running load is what the nodes are sending.
+// A running load is one that nodes are sending.
 type running struct {
 	c     *cluster
 	nodes []*node
 	done  []<-chan answer
 }
 
-// send begins a load from every node; count is of messages from each sender,
-// 0 until finish is told to stop it.
+// send begins a load from every node. count is the number of messages from each
+// sender; with 0 they send until finish stops them.
 func (c *cluster) send(count int, pace time.Duration) *running {
 	c.t.Helper()
 	c.round++
@@ -31,7 +31,7 @@ func (c *cluster) send(count int, pace time.Duration) *running {
 	return l
 }
 
-// begin gives the order to the nodes, each with names of its own.
+// begin orders the nodes to send, each under names of its own.
 func (l *running) begin(o load.Order) {
 	prefix := o.Sender
 	for i, n := range l.nodes {
@@ -40,7 +40,7 @@ func (l *running) begin(o load.Order) {
 	}
 }
 
-// finish waits for the end of the load, and notes what was sent.
+// finish waits for the end of the load, and keeps its records.
 func (l *running) finish(stop bool) {
 	l.c.t.Helper()
 	for i, n := range l.nodes {
@@ -55,9 +55,9 @@ func (l *running) finish(stop bool) {
 	}
 }
 
-// fence waits until every device has got all that was sent to it before,
-// by any node. It relies on the Redis Bus keeping the order of all that a node
-// publishes; the Bus promises that for each topic only.
+// fence waits until every device has got everything that any node sent to it
+// before. It relies on the Redis Bus keeping all of a node's packets in order,
+// though a Bus promises that only within each topic.
 func (c *cluster) fence() {
 	c.t.Helper()
 	c.round++
@@ -72,8 +72,8 @@ func (c *cluster) fence() {
 	}
 }
 
-// verify fails the test if a message that was sent since the start of the
-// cluster is not accounted for, or a device was disconnected.
+// verify fails the test if a device was disconnected, or if a message is not
+// accounted for that was sent since the start of the cluster.
 func (c *cluster) verify() load.Tally {
 	c.t.Helper()
 	account := load.Account{Records: c.records, Gaps: make(map[string][]gap)}
@@ -100,13 +100,13 @@ func (c *cluster) verify() load.Tally {
 		c.t.Error(err)
 	}
 	if c.t.Failed() {
-		c.t.FailNow() // what follows says the same
+		c.t.FailNow() // the checks that follow would say the same
 	}
 	return total
 }
 
-// verifyClean sends count messages from each sender, and every device must
-// get every one that is meant for it: no node may report a gap.
+// verifyClean sends count messages from each sender. Every device must get every
+// message that is meant for it, and no node may report a gap.
 func (c *cluster) verifyClean(count int) {
 	c.t.Helper()
 	before := c.gaps()
@@ -138,7 +138,7 @@ func (c *cluster) gaps() []uint64 {
 	return all
 }
 
-// sessions returns what a node knows of all users, by the id of the session.
+// sessions returns the sessions of all users as the node lists them, by id.
 func (c *cluster) sessions(n *node) map[string]herald.Session {
 	c.t.Helper()
 	all, err := c.askSessions(n)

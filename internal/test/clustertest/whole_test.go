@@ -9,10 +9,10 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// awaitWhole waits until all nodes list exactly the sessions of the devices
-// that there are, until Redis holds exactly their entries, and until each
-// node is subscribed to what its devices need. before is what was listed
-// before the fault, whose Since must still be there; nil is not known.
+// awaitWhole waits until all nodes list exactly the sessions of the connected
+// devices, Redis holds exactly their entries, and each node is subscribed to what
+// its devices need. before has the sessions from before the fault, whose Since must
+// not have changed. It may be nil.
 func (c *cluster) awaitWhole(before map[string]herald.Session) {
 	c.t.Helper()
 	for _, n := range c.nodes {
@@ -55,7 +55,7 @@ func (c *cluster) topics() map[string][]*device {
 	return topics
 }
 
-// compareEntries looks into the Registry's keys in Redis.
+// compareEntries compares the Registry's keys in Redis with the devices.
 func (c *cluster) compareEntries() error {
 	c.t.Helper()
 	ctx := within(c.t)
@@ -99,7 +99,7 @@ func (c *cluster) compareEntries() error {
 			if err != nil {
 				return err
 			}
-			if n != 1+places[holder] { // the empty one tells that the index was never lost
+			if n != 1+places[holder] { // the empty member says that the index was never lost
 				return fmt.Errorf("index %q has %d members, expected one and %d places", k, n, places[holder])
 			}
 			delete(places, holder)

@@ -24,59 +24,61 @@ const (
 
 func (k kind) String() string { return [...]string{"Go", "JS", "plain"}[k] }
 
-// A happening is what a device saw. It has one of these.
+// A happening is one thing that a device saw.
 type happening struct {
 	at      int64 // Unix nanoseconds
 	message *load.Receipt
 	gap     bool
-	on      bool // it is connected
-	resumed bool // as it was before
-	off     bool // it is not any more
+	on      bool // it is connected now
+	resumed bool // the connection resumed the one before
+	off     bool // it is no longer connected
 }
 
-// A visit is the time that a device was on a node: of what was sent then it has
-// everything, if the node has not told of a gap.
+// A visit is a time that a device spent on a node. It has got everything that was
+// sent to it then, unless the node has told of a gap.
 type visit struct {
 	node     string
-	keeps    bool  // the node tells the device itself of what may be missing
-	from, to int64 // to is zero while it lasts
+	keeps    bool  // the node tells the device itself if something may be missing
+	from, to int64 // to is zero while the visit lasts
 }
 
-// A device is a client of a user, and all that it has seen.
+// A device is a client of a user, with a record of everything that it has seen.
 type device struct {
 	load.Device
 	kind  kind
-	roams bool // it is cut at random, and comes back to any node
+	roams bool // it is cut off at random times, and comes back to any node
 	trial *trial
 	client
 
 	away    atomic.Bool
-	stalled atomic.Int64         // when that began, as Unix nanoseconds; 0 if it is not
-	peer    atomic.Pointer[peer] // that it goes to, or is on
+	stalled atomic.Int64         // when the stall began, in Unix nanoseconds; 0 if there is none
+	peer    atomic.Pointer[peer] // the node that it connects to, or is on
 
 	mu     sync.Mutex
 	events []happening
-	fence  int // the newest that it got
+	fence  int // the newest fence that it got
 	on     []visit
-	last   int64 // when something came
+	last   int64 // when it last heard anything
 }
 
-// String names the device. Its node may be changing.
+// String names the device without its node, which may be changing.
 func (d *device) String() string { return fmt.Sprintf("%s of %s", d.Name, d.User) }
 
-// A client is what a device connects with.
+// A client is what a device uses to connect.
 type client interface {
-	// run runs it until ctx is done.
+	// run runs the client until ctx is done.
 	run(ctx context.Context)
 
-	// cut ends its connection, and lets none begin until it is healed.
+	// cut ends the connection and prevents new ones, or lets the client connect
+	// again.
 	cut(on bool)
 
-	// stall keeps it from reading, or lets it read on.
+	// stall stops the client from reading, or lets it read on.
 	stall(on bool)
 }
 
-// welcomed says that the connection, which was noted before it could be known, keeps.
+// welcomed notes whether the latest connection has resumed, which was not known
+// when it was noted.
 func (d *device) welcomed(resumed bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -88,7 +90,7 @@ func (d *device) welcomed(resumed bool) {
 	}
 }
 
-// note takes down what has happened. If it has no time that is now.
+// note records a happening. If it has no time, that is now.
 func (d *device) note(h happening) {
 	if h.at == 0 {
 		h.at = time.Now().UnixNano()
@@ -110,14 +112,14 @@ func (d *device) note(h happening) {
 	d.events = append(d.events, h)
 }
 
-// peerKeeps says whether the node that it is on can tell it of a gap.
+// peerKeeps reports whether the device's node can tell the device of a gap.
 func (d *device) peerKeeps() bool {
 	p := d.peer.Load()
 	return d.kind != plain && p != nil && p.keeps
 }
 
-// leave ends a visit: what came last may be lost with the connection, and so may
-// what came while it did not read. The caller holds mu.
+// leave ends a visit. What came after the last thing heard may be lost with the
+// connection, and so may what came during a stall. The caller holds mu.
 func (d *device) leave() {
 	i := len(d.on) - 1
 	if i < 0 || d.on[i].to != 0 {
@@ -129,7 +131,7 @@ func (d *device) leave() {
 	}
 }
 
-// take takes a message that came at a time; 0 is now.
+// take takes a message that came at a time in Unix nanoseconds; 0 means now.
 func (d *device) take(data []byte, at int64) {
 	if r, ok := load.ParseReceipt(data); ok {
 		d.note(happening{at: at, message: &r})
@@ -148,14 +150,15 @@ func (d *device) fenced() int {
 	return d.fence
 }
 
-// seen returns what has happened to it so far.
+// seen returns everything that has happened to the device so far.
 func (d *device) seen() (events []happening, on []visit) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Clone(d.events), slices.Clone(d.on)
 }
 
-// connected says whether it is, or has been if ever is set.
+// connected reports whether the device is connected or, with ever, whether it has
+// ever been.
 func (d *device) connected(ever bool) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -163,7 +166,8 @@ func (d *device) connected(ever bool) bool {
 	return i >= 0 && (ever || d.on[i].to == 0)
 }
 
-// choose returns where it goes: to its first node at first, then to any.
+// choose returns the URL of a node: always the same until the device was on it,
+// then that of any.
 func (d *device) choose() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -177,13 +181,13 @@ func (d *device) choose() string {
 	return p.url + "?" + query.Encode()
 }
 
-// setAway cuts it off, or lets it come back.
+// setAway cuts the device off, or lets it come back.
 func (d *device) setAway(on bool) {
 	d.away.Store(on)
 	d.cut(on)
 }
 
-// setStalled stops it from reading, or lets it read on.
+// setStalled stops the device from reading, or lets it read on.
 func (d *device) setStalled(on bool) {
 	if on {
 		d.stalled.Store(time.Now().UnixNano())
@@ -202,7 +206,7 @@ func (d *device) roam(ctx context.Context) {
 	}
 }
 
-// pause lets time pass, which is what a device that is away does.
+// pause waits for d, or until ctx is done.
 func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-time.After(d):

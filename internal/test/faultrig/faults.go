@@ -13,31 +13,31 @@ import (
 type Fault struct {
 	Name string
 
-	// Survives says that what is kept outlives it: with a Retention nothing may be
-	// missing at a device that can come back.
+	// Survives says that what the nodes keep outlives the fault: with a Retention,
+	// a device that can come back misses nothing.
 	Survives bool
 
-	// Quiet says that with a Retention nobody is told that something may be missing.
+	// Quiet says that with a Retention no device is told that something may be
+	// missing.
 	Quiet bool
 
-	// Upgrade says that the first nodes have no Retention, and those that come after
-	// have one.
+	// Upgrade says that the first nodes have no Retention, and later ones have one.
 	Upgrade bool
 
-	// Heavy says that it needs the machine for itself: the rig's proxies and devices
-	// are slow beside it.
+	// Heavy says that the fault needs the machine for itself, because the rig's
+	// proxies and devices are slow beside it.
 	Heavy bool
 
-	buses []string // that it can happen to; nil: to all
-	disk  bool     // Redis writes all to disk before it answers
+	buses []string // the Buses that it can happen to; nil means all
+	disk  bool     // Redis writes to disk before it answers
 	clock bool     // Redis' clock can be stepped
 	split bool     // the servers can be cut off from each other
 
 	adjust func(*Options)
-	happen func(*trial) // nil: nothing but what devices that roam do
+	happen func(*trial) // nil if the roaming of devices is the fault
 }
 
-// Faults returns those that can happen to a Bus, by its name.
+// Faults returns the faults that can happen to the Bus of this name.
 func Faults(bus string) []Fault {
 	onRedis, others := []string{Redis}, []string{"NATS", "RabbitMQ", "MQTT", "Kafka"}
 	all := []Fault{
@@ -70,10 +70,10 @@ func Faults(bus string) []Fault {
 	return slices.DeleteFunc(all, func(f Fault) bool { return f.buses != nil && !slices.Contains(f.buses, bus) })
 }
 
-// calm has no device roam.
+// calm lets no device roam.
 func calm(o *Options) { o.calm = true }
 
-// few leaves so few devices that a flood to each of them is possible.
+// few makes the devices so few that each of them can be flooded.
 func few(o *Options) { o.calm, o.Users = true, min(o.Users, 20) }
 
 // many has some 5,000 devices.
@@ -94,7 +94,7 @@ func (tr *trial) eachDevice(do func(*device)) {
 	}
 }
 
-// stallSome has some devices read nothing, until their queues are full.
+// stallSome stops some devices from reading until their queues are full.
 func (tr *trial) stallSome() {
 	slow := func(on bool) {
 		for i := 0; i < len(tr.devices); i += 10 {
@@ -106,7 +106,7 @@ func (tr *trial) stallSome() {
 	slow(false)
 }
 
-// missSome sends a little to everyone while all are away.
+// missSome sends a little to everyone while all devices are away.
 func (tr *trial) missSome() {
 	tr.eachDevice(func(d *device) { d.setAway(true) })
 	for _, d := range tr.devices {
@@ -116,7 +116,7 @@ func (tr *trial) missSome() {
 	tr.eachDevice(func(d *device) { d.setAway(false) })
 }
 
-// flood has all nodes send to users as fast as they can.
+// flood makes all nodes send to users as fast as they can.
 func (tr *trial) flood() {
 	peers := tr.living()
 	done := make(chan struct{})
@@ -131,7 +131,7 @@ func (tr *trial) flood() {
 	}
 }
 
-// burst has a node send so many messages at once, and waits until that is done.
+// burst makes a node send count messages at once, and waits until that is done.
 func (tr *trial) burst(p *peer, count, padding int, target string) {
 	if err := p.ask(fmt.Sprint("burst ", count, " ", padding, " ", target)); err != nil {
 		tr.t.Errorf("burst of %s: %v", p.node, err)
@@ -182,7 +182,7 @@ func (tr *trial) killLinks() {
 	}
 }
 
-// blackhole loses what a node and its broker send each other, until the node knows.
+// blackhole drops everything between a node and its broker until the node notices.
 func (tr *trial) blackhole() {
 	p := tr.any()
 	p.blackhole(true)
@@ -190,14 +190,14 @@ func (tr *trial) blackhole() {
 	p.blackhole(false)
 }
 
-// restartRedis kills Redis, and starts it again once all nodes know.
+// restartRedis kills Redis, and starts it again when all nodes have noticed.
 func (tr *trial) restartRedis() {
 	tr.server.Kill()
 	tr.awaitUnhealthy(tr.living()...)
 	tr.server.Restart()
 }
 
-// restartBroker does so with another broker.
+// restartBroker does the same with another broker.
 func (tr *trial) restartBroker() {
 	tr.broker.Kill()
 	tr.awaitUnhealthy(tr.living()...)
@@ -210,13 +210,14 @@ func (tr *trial) flush() {
 	}
 }
 
-// fill has Redis refuse to write, as if its memory were full.
+// fill makes Redis refuse writes, as if its memory were full.
 func (tr *trial) fill() { tr.refuse("maxmemory", "1", "0") }
 
-// demandReplicas has Redis refuse to write, as if its replicas were gone.
+// demandReplicas makes Redis refuse writes, as if its replicas were gone.
 func (tr *trial) demandReplicas() { tr.refuse("min-replicas-to-write", "1", "0") }
 
-// refuse changes a setting until every node has had Sends refused. A PUBLISH is not.
+// refuse changes a setting until every node has had Sends refused. Redis does not
+// refuse PUBLISH, so without a Retention it waits two leases.
 func (tr *trial) refuse(setting, to, from string) {
 	tr.configure(setting, to)
 	if !tr.Retention {
@@ -238,7 +239,8 @@ func (tr *trial) configure(setting, value string) {
 // turnBack turns Redis' clock back by an hour.
 func (tr *trial) turnBack() { tr.step(-time.Hour) }
 
-// turnOn turns Redis' clock on by an hour: what is kept is too old then.
+// turnOn turns Redis' clock forward by an hour, so that all that is kept is too
+// old.
 func (tr *trial) turnOn() { tr.step(time.Hour) }
 
 // killMaster kills a master, and lets it come back as a replica.
@@ -261,8 +263,8 @@ func (tr *trial) killMaster() {
 	tr.set.AwaitOneMaster()
 }
 
-// swapMasters has the Sentinels appoint other masters until the first one is master
-// again: A to B to A, with a third server in between at times.
+// swapMasters makes the Sentinels appoint other masters until the first one is
+// master again: from A to B to A, sometimes with a third server in between.
 func (tr *trial) swapMasters() {
 	first := tr.set.Master()
 	for master := tr.set.Failover(); master != first; master = tr.set.Failover() {
@@ -282,7 +284,7 @@ func (tr *trial) moveSlots() {
 	}
 }
 
-// abortMove begins to move slots, and gives that up when their keys are elsewhere.
+// abortMove begins to move slots, and aborts that when their keys have moved.
 func (tr *trial) abortMove() {
 	for _, tag := range redisconn.Tags[:3] {
 		slot := tr.cluster.Slot("{" + tag + "}")
@@ -290,7 +292,7 @@ func (tr *trial) abortMove() {
 	}
 }
 
-// otherMaster returns a master that has not the slot.
+// otherMaster returns a master that does not have the slot.
 func (tr *trial) otherMaster(slot int) *redistest.Node {
 	old := tr.cluster.MasterOf(slot)
 	for _, n := range tr.cluster.Nodes {
@@ -302,8 +304,8 @@ func (tr *trial) otherMaster(slot int) *redistest.Node {
 	return nil
 }
 
-// splitServers cuts the servers off from each other, until the node that is left alone
-// knows, or the greater part has another master.
+// splitServers cuts the servers off from each other until the node that is left
+// alone notices, or the majority has another master.
 func (tr *trial) splitServers() {
 	if tr.broker != nil {
 		tr.broker.Split(true)

@@ -15,12 +15,12 @@ import (
 	"github.com/heraldgo/herald/heraldclient"
 )
 
-// A network is the way of a device in this process to its node. It can be cut, and
+// A network is the way from a device in this process to its node. It can be cut and
 // stalled.
 type network struct {
 	mu      sync.Mutex
 	isCut   bool
-	stalled chan struct{} // closed when it ends; nil if there is none
+	stalled chan struct{} // closed when the stall ends; nil if there is none
 	conn    net.Conn
 }
 
@@ -59,7 +59,7 @@ func (n *network) stall(on bool) {
 	}
 }
 
-// A networkConn does not read while its network is stalled.
+// A networkConn blocks reads while its network is stalled.
 type networkConn struct {
 	net.Conn
 	network *network
@@ -134,7 +134,7 @@ func (d *plainDevice) run(ctx context.Context) {
 	}
 }
 
-// visit is a connection.
+// visit opens a connection and reads from it until it ends.
 func (d *plainDevice) visit(ctx context.Context, web *http.Client) {
 	if d.away.Load() {
 		return

@@ -20,18 +20,18 @@ import (
 //go:embed clients.mjs
 var clientsScript []byte
 
-// A script is a process of Node that runs clients of client/js.
+// A script is a Node.js process that runs clients of client/js.
 type script struct {
 	t    testing.TB
-	told wake.Signal // there are orders
+	told wake.Signal // orders wait
 
 	mu      sync.Mutex
 	devices []*device
-	orders  []byte // that wait for stdin: who reads stdout must not
+	orders  []byte // orders for stdin, queued because the goroutine that reads stdout must not block
 	ending  bool
 }
 
-// startScript starts Node. path is that of herald.js. If there is no Node it skips
+// startScript starts Node.js. path is that of herald.js. Without Node.js it skips
 // the test, or fails it under CI=true.
 func startScript(t testing.TB, path string) *script {
 	t.Helper()
@@ -83,7 +83,8 @@ func startScript(t testing.TB, path string) *script {
 	return s
 }
 
-// An order is a line to Node, about one client. The first makes it.
+// An order is a line to the script, about one client. The first one creates the
+// client.
 type order struct {
 	ID    int    `json:"id"`
 	URL   string `json:"url,omitempty"`
@@ -103,7 +104,7 @@ func (s *script) tell(o order) {
 	s.told.Set()
 }
 
-// write hands the orders to Node until that has ended.
+// write writes the orders to stdin until the script has ended.
 func (s *script) write(stdin io.Writer, ended chan struct{}) {
 	for {
 		select {
@@ -115,18 +116,18 @@ func (s *script) write(stdin io.Writer, ended chan struct{}) {
 		orders := s.orders
 		s.orders = nil
 		s.mu.Unlock()
-		stdin.Write(orders) // if Node has ended, read says so
+		stdin.Write(orders) // if the script has ended, read reports it
 	}
 }
 
-// read takes what Node tells.
+// read takes the script's reports.
 func (s *script) read(stdout io.Reader) {
 	lines := bufio.NewScanner(stdout)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var told struct {
 			ID                             int
-			At                             int64 // microseconds
+			At                             int64 // in microseconds
 			Ask, On, Welcome, Resumed, Off bool
 			Gap                            bool
 			Data                           *string
@@ -171,7 +172,7 @@ type jsDevice struct {
 	id     int
 }
 
-// add makes a client for a device.
+// add creates the script's client for a device.
 func (s *script) add(d *device) *jsDevice {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,7 +180,7 @@ func (s *script) add(d *device) *jsDevice {
 	return &jsDevice{d, s, len(s.devices) - 1}
 }
 
-// run starts it. It ends with Node.
+// run starts the client. It ends with the script.
 func (d *jsDevice) run(ctx context.Context) {
 	d.script.tell(order{ID: d.id})
 	<-ctx.Done()

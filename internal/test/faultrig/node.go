@@ -21,16 +21,16 @@ import (
 	"github.com/heraldgo/herald/internal/test/load"
 )
 
-// nodeEnv holds the settings of a node: with it a process is that node.
+// nodeEnv holds the settings of a node. If it is set, the process runs that node.
 const nodeEnv = "HERALD_FAULTRIG_NODE"
 
-// An OpenBus opens a Bus on a broker at these addresses. via has the address of the
-// node's own proxy to each of them.
+// An OpenBus opens a Bus on a broker at addrs. via has the address of the node's
+// own proxy to each of them.
 type OpenBus func(addrs []string, via map[string]string) (herald.Bus, error)
 
-// Main is called first by a program that runs a trial: its nodes are further
-// processes of the program. In one of those Main does not return. buses are those
-// beside Redis, by the Kind of their Broker.
+// Main must be called first by a program that runs a trial, because its nodes are
+// further processes of the program. In a node's process Main does not return. buses
+// has the Buses besides Redis, by the Kind of their Broker.
 func Main(buses map[string]OpenBus) {
 	env := os.Getenv(nodeEnv)
 	if env == "" {
@@ -43,33 +43,33 @@ func Main(buses map[string]OpenBus) {
 	os.Exit(0)
 }
 
-// settings are what a node is told at its start.
+// settings tell a node at its start what to do.
 type settings struct {
 	Name      string
-	Redis     []string          // addresses: of one Redis, of the Sentinels, or of a Cluster
+	Redis     []string          // the addresses of one Redis, of the Sentinels, or of a Cluster
 	Sentinel  string            // the master's name, if there are Sentinels
 	Cluster   bool              // the addresses are a Cluster's
-	Side      string            // the address that its connections to Redis come from, if not any
-	Kind      string            // of the Bus, if that is not on Redis
-	Broker    []string          // its addresses
-	Via       map[string]string // addresses of proxies, by those of servers
+	Side      string            // the local address of its connections to Redis, if not any
+	Kind      string            // the kind of its Bus, if that is not on Redis
+	Broker    []string          // the broker's addresses
+	Via       map[string]string // the addresses of proxies, by those of the servers behind them
 	Lease     time.Duration
-	Retention time.Duration // 0: it keeps nothing
+	Retention time.Duration // 0 means none
 	Users     int
 	Pace      time.Duration // between the messages of a sender
 }
 
-// A report is a line of a node's stdout. It has one of these.
+// A report is a line of a node's stdout, with one of these.
 type report struct {
-	URL    string // of the WebSocket route: the first line
+	URL    string // of the WebSocket route, in the first line
 	Node   string // the Hub's id, with the URL
-	Sender string // of the Record
+	Sender string // whose Record it is
 	Record *load.Record
 	Gap    *load.Gap
-	Answer *string // to a line of stdin, in their order: an error, or ""
+	Answer *string // the answer to a line of stdin, in their order: an error, or ""
 }
 
-// A node sends until it is told to stop. What it has sent it tells at once, so that
+// A node sends until it is told to stop. It reports each Send at once, so that
 // little is unknown if it is killed.
 type node struct {
 	settings
@@ -83,7 +83,7 @@ type node struct {
 // senders is how many goroutines of a node send.
 const senders = 3
 
-// runNode ends when stdin is closed, so that no node outlives its trial.
+// runNode returns when stdin is closed, so that no node outlives its trial.
 func runNode(env string, buses map[string]OpenBus) error {
 	n := &node{out: json.NewEncoder(os.Stdout)}
 	if err := json.Unmarshal([]byte(env), &n.settings); err != nil {
@@ -100,7 +100,7 @@ func runNode(env string, buses map[string]OpenBus) error {
 			n.report(report{Gap: &gap})
 		},
 		ProbeInterval: time.Second / 10,
-		PingInterval:  -1, // a node that was paused shall not find its clients silent
+		PingInterval:  -1, // a node that was paused must not take its clients for silent
 		Logger:        slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		MaxHandshakes: -1, HandshakeRatePerAddr: -1, HandshakeRatePerUser: -1,
 		Compression: true,
@@ -162,7 +162,7 @@ func (n *node) do(verb, text string) error {
 	return fmt.Errorf("unknown verb %q", verb)
 }
 
-// client returns a client of the node's Redis, through its proxies.
+// client returns a client for the node's Redis, through its proxies.
 func (s *settings) client() redis.UniversalClient {
 	dialer := &net.Dialer{}
 	if s.Side != "" {
@@ -192,10 +192,11 @@ func (n *node) report(r report) {
 	n.out.Encode(r)
 }
 
-// long is the padding of every other message of a sender. With it a message is compressed.
+// long is the padding of every other message of a sender. It makes the message long
+// enough to be compressed.
 var long = make([]byte, 600)
 
-// send is a sender.
+// send sends as one sender until ctx is done.
 func (n *node) send(ctx context.Context, sender string) {
 	pace := time.NewTicker(n.Pace)
 	defer pace.Stop()
@@ -214,8 +215,8 @@ func (n *node) sendOne(sender string, i int, target string, padding []byte) {
 	n.report(report{Sender: sender, Record: &r})
 }
 
-// burst sends messages as fast as it can, by many goroutines. The text says how many,
-// of which size, and the target; a target "u" is any user.
+// burst sends messages as fast as it can, from many goroutines. The text has their
+// number, their size and the target; the target "u" means any user.
 func (n *node) burst(text string) error {
 	var count, padding int
 	var target string
@@ -223,7 +224,7 @@ func (n *node) burst(text string) error {
 		return err
 	}
 	n.bursts++
-	noise := make([]byte, padding) // which nothing makes shorter
+	noise := make([]byte, padding) // nothing compresses this
 	crand.Read(noise)
 	const parallel = 20
 	var sending sync.WaitGroup
@@ -242,7 +243,8 @@ func (n *node) burst(text string) error {
 	return nil
 }
 
-// pickTarget picks a user mostly, and a group, or two that overlap, or everyone.
+// pickTarget picks mostly a user, sometimes a group, two groups that overlap, or
+// everyone.
 func pickTarget(users int) string {
 	i := rand.IntN(users)
 	groups := load.Groups(i, users)

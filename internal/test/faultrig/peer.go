@@ -20,10 +20,10 @@ import (
 	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
-// A peer is the trial's end of a node's process.
+// A peer is the trial's handle on a node's process.
 type peer struct {
 	t       testing.TB
-	bus     []*netproxy.Proxy // that its Bus goes through
+	bus     []*netproxy.Proxy // the proxies of its Bus
 	keeps   bool              // it has a Retention
 	cmd     *exec.Cmd
 	stdin   io.WriteCloser
@@ -80,7 +80,7 @@ func (p *peer) read(stdout io.Reader) {
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
 		var r report
 		switch err := json.Unmarshal(lines.Bytes(), &r); {
-		case err != nil: // it was killed in the middle of a line
+		case err != nil: // killed in the middle of a line
 		case r.URL != "":
 			p.hello <- r
 		case r.Answer != nil:
@@ -102,7 +102,7 @@ func (p *peer) note(r report) {
 	p.records[r.Sender] = append(p.records[r.Sender], *r.Record)
 }
 
-// seen returns what the node has sent so far, and which gaps it has told.
+// seen returns what the node has sent so far, and the gaps that it has reported.
 func (p *peer) seen() (records map[string][]load.Record, gaps []load.Gap) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -113,7 +113,7 @@ func (p *peer) seen() (records map[string][]load.Record, gaps []load.Gap) {
 	return records, slices.Clone(p.gaps)
 }
 
-// count returns how many Sends have returned nil, and how many an error.
+// count returns how many Sends have returned nil, and how many have failed.
 func (p *peer) count() (sent, failed int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -144,7 +144,7 @@ var (
 	errHangs = errors.New("the node does not answer")
 )
 
-// ask has the node do what a line says.
+// ask writes a line to the node, and returns its answer.
 func (p *peer) ask(line string) error {
 	p.asking.Lock()
 	defer p.asking.Unlock()
@@ -169,7 +169,7 @@ func (p *peer) kill() {
 	<-p.ended
 }
 
-// cut resets all connections of its Bus.
+// cut resets all connections of the node's Bus.
 func (p *peer) cut() {
 	for _, proxy := range p.bus {
 		proxy.Cut()

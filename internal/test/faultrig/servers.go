@@ -10,32 +10,32 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// A Broker carries the messages of a trial in place of Redis, which then has the
-// Registry alone.
+// A Broker carries the messages of a trial instead of Redis, which then has only
+// the Registry.
 type Broker struct {
-	// Kind is what Main knows its Bus by.
+	// Kind is the name of its Bus in the argument of Main.
 	Kind string
 
-	// Addrs are its servers. If it can be split, each node is at one of them, in turn;
-	// else each node knows them all.
+	// Addrs are the addresses of its servers. If it can be split, each node uses
+	// one of them, in turn. Otherwise each node knows them all.
 	Addrs []string
 
 	// Kill stops it hard, and Restart starts it again.
 	Kill, Restart func()
 
-	// Split cuts its servers off from each other, or joins them again. It is nil if it
-	// cannot be split.
+	// Split cuts its servers off from each other, or joins them again. It is nil if
+	// that is not possible.
 	Split func(on bool)
 }
 
-// Names of what carries messages on Redis, as Options.Bus has them.
+// These are the values of Options.Bus for Buses on Redis.
 const (
 	Redis    = "Redis"
 	Sentinel = "Sentinel"
 	Cluster  = "Cluster"
 )
 
-// servers are those of a trial. What is not needed is nil.
+// servers has the servers of a trial. Those that it does not need are nil.
 type servers struct {
 	server  *redistest.Server
 	rdb     *redis.Client // of server, or of the master of set
@@ -46,7 +46,7 @@ type servers struct {
 	step    func(time.Duration) // of server's clock
 }
 
-// startServers starts what a fault needs.
+// startServers starts the servers that a fault needs.
 func startServers(t testing.TB, f Fault, o Options) *servers {
 	t.Helper()
 	s := new(servers)
@@ -80,7 +80,7 @@ func startServers(t testing.TB, f Fault, o Options) *servers {
 }
 
 // connect sets where the ith node finds its servers: behind proxies of its own,
-// except if the set has proxies already.
+// unless the set already has proxies.
 func (s *servers) connect(t testing.TB, to *settings, i int) *peer {
 	t.Helper()
 	p := &peer{t: t}

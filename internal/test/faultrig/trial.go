@@ -1,7 +1,8 @@
-// Package faultrig breaks what is between nodes and their clients, and finds what
-// that did: nodes in processes of their own, on real servers, send all the time;
-// devices with three kinds of client take down what they see; and of each message it
-// is known in the end whether each device has it, or was told that it may be missing.
+// Package faultrig breaks what is between nodes and their clients, and finds out
+// what that did. Nodes in processes of their own, on real servers, send all the
+// time. Devices with three kinds of client record what they see. In the end it is
+// known, for each message and each device, whether the device has it or was told
+// that it may be missing.
 package faultrig
 
 import (
@@ -22,52 +23,54 @@ import (
 
 const patience = 30 * time.Second
 
-// Options say what a trial is made of.
+// Options configure a trial.
 type Options struct {
-	Bus       string        // what carries the messages: Redis, Sentinel, Cluster, or a broker
-	Retention bool          // the nodes keep messages
-	Nodes     int           // at the beginning
-	Users     int           // each has a device with each kind of client
-	Pace      time.Duration // between the messages of a sender, of which a node has three
-	Lasts     time.Duration // for how long the fault is repeated; if 0 it comes once
+	Bus       string        // the Bus: Redis, Sentinel, Cluster, or the Kind of a Broker
+	Retention bool          // whether the nodes have a Retention
+	Nodes     int           // their number at the beginning
+	Users     int           // their number; each has a device with each kind of client
+	Pace      time.Duration // the pause between the messages of a sender; a node has three senders
+	Lasts     time.Duration // for how long the fault is repeated; 0 means once
 
-	// HeraldJS is the path of client/js/herald.js. If it is empty there is no Node, and
-	// a third kind of device runs heraldclient too.
+	// HeraldJS is the path of client/js/herald.js. If it is empty, a third kind of
+	// device runs heraldclient too instead of client/js.
 	HeraldJS string
 
-	// Old is the program of the nodes from which is upgraded: this one's node, with an
-	// older herald. If it is empty nodes that keep nothing stand for them.
+	// Old is the program of the nodes that an upgrade replaces: this package's
+	// node, with an older herald. If it is empty, nodes without a Retention stand
+	// for them.
 	Old string
 
-	// StartBroker starts the broker of a Bus that is not on Redis. If split is true its
-	// servers must be such that they can be cut off from each other.
+	// StartBroker starts the broker of a Bus that is not on Redis. If split is
+	// true, it must be possible to cut its servers off from each other.
 	StartBroker func(t testing.TB, split bool) *Broker
 
 	calm bool // no device roams
 }
 
-// A trial is nodes in processes, devices on them, and what breaks between them.
+// A trial is a run of nodes in processes, devices on them, and what breaks between
+// them.
 type trial struct {
 	t testing.TB
 	Options
 	*servers
 
-	started int // nodes so far
+	started int // the number of nodes so far
 	devices []*device
 	script  *script
 
-	fences    atomic.Int64 // so many were sent
+	fences    atomic.Int64 // the number of fences sent so far
 	measuring sync.WaitGroup
 
 	mu       sync.Mutex
-	peers    []*peer // that have ever been
+	peers    []*peer // all that have ever run
 	alive    []*peer
-	isOver   bool // the present fault
+	isOver   bool // whether the present fault is over
 	recovery time.Duration
 }
 
-// Run has a fault happen to nodes and devices that it starts, and returns what came
-// of it. It fails the test if something hangs.
+// Run makes a fault happen to nodes and devices that it starts, and returns the
+// verdict. It fails the test if something hangs.
 func Run(t testing.TB, f Fault, o Options) *Verdict {
 	t.Helper()
 	if f.adjust != nil {
@@ -87,7 +90,7 @@ func Run(t testing.TB, f Fault, o Options) *Verdict {
 	return tr.run(f)
 }
 
-// lease is that of the nodes.
+// lease is the nodes' lease.
 const lease = time.Second
 
 // start starts one more node.
@@ -108,7 +111,7 @@ func (tr *trial) startWith(program string, keeps bool) {
 	tr.peers, tr.alive = append(tr.peers, p), append(tr.alive, p)
 }
 
-// living returns the nodes that devices may go to.
+// living returns the nodes that devices may connect to.
 func (tr *trial) living() []*peer {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
@@ -120,14 +123,14 @@ func (tr *trial) any() *peer {
 	return alive[rand.IntN(len(alive))]
 }
 
-// leave has no device go to a node any more.
+// leave stops devices from connecting to p.
 func (tr *trial) leave(p *peer) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	tr.alive = slices.DeleteFunc(tr.alive, func(q *peer) bool { return p == q })
 }
 
-// connect makes the devices, and waits until all are connected.
+// connect starts the devices, and waits until all are connected.
 func (tr *trial) connect(ctx context.Context, running *sync.WaitGroup) {
 	tr.t.Helper()
 	peers := tr.living()
@@ -154,7 +157,7 @@ func (tr *trial) connect(ctx context.Context, running *sync.WaitGroup) {
 	}
 }
 
-// run connects the devices, and has the fault happen while the nodes send.
+// run connects the devices, and makes the fault happen while the nodes send.
 func (tr *trial) run(f Fault) *Verdict {
 	tr.t.Helper()
 	ctx, stop := context.WithCancel(tr.t.Context())
@@ -183,7 +186,7 @@ func (tr *trial) run(f Fault) *Verdict {
 	return v
 }
 
-// happen has the fault happen once, or for as long as the options say.
+// happen makes the fault happen once, or for as long as the options say.
 func (tr *trial) happen(f Fault) {
 	tr.t.Helper()
 	for began, first := time.Now(), true; first || time.Since(began) < tr.Lasts; first = false {
@@ -199,8 +202,8 @@ func (tr *trial) happen(f Fault) {
 	tr.awaitSent(tr.living(), 20)
 }
 
-// over says that what broke is whole again, and has the time measured until every
-// device that does not roam has a message that was sent after.
+// over notes that the fault is over, and starts to measure how long it takes until
+// every device that does not roam has a message that was sent after it.
 func (tr *trial) over() {
 	if tr.isOver {
 		return
@@ -215,8 +218,8 @@ func (tr *trial) over() {
 	})
 }
 
-// reach sends to everyone until each of the devices that count has something that was
-// sent since. What was sent before it has by then, mostly.
+// reach sends fences to everyone until each device that counts selects has got one.
+// By then the devices have got most of what was sent before.
 func (tr *trial) reach(counts func(*device) bool) {
 	first := tr.fences.Load()
 	every := 50 * time.Millisecond
@@ -232,15 +235,15 @@ func (tr *trial) reach(counts func(*device) bool) {
 			tr.t.Errorf("nothing new has come to %v in %v", tr.devices[i], now.Sub(began))
 			return
 		}
-		if now.After(next) { // it may be lost
+		if now.After(next) { // the one before may be lost
 			next = now.Add(every)
 			tr.any().ask(fmt.Sprint("send fence ", tr.fences.Add(1)))
 		}
 	}
 }
 
-// settled judges. Who has not been told of what is missing may be told yet: that a
-// heartbeat is missing takes a while to be noticed.
+// settled judges. If a device has not been told of a loss, it waits, because a
+// missing heartbeat takes a while to be noticed.
 func (tr *trial) settled() (v *Verdict) {
 	deadline := time.Now().Add(patience)
 	for v = judge(tr.peers, tr.devices); len(v.Broken) > 0 && time.Now().Before(deadline); v = judge(tr.peers, tr.devices) {
@@ -249,7 +252,7 @@ func (tr *trial) settled() (v *Verdict) {
 	return v
 }
 
-// awaitSent waits until each of the nodes has sent so much more.
+// awaitSent waits until each of the nodes has sent more messages.
 func (tr *trial) awaitSent(peers []*peer, more int) {
 	tr.t.Helper()
 	for _, p := range peers {
@@ -265,7 +268,7 @@ func (tr *trial) awaitHealthy() {
 	}
 }
 
-// awaitUnhealthy waits until all the nodes say that they are not well.
+// awaitUnhealthy waits until each of the nodes is unhealthy.
 func (tr *trial) awaitUnhealthy(peers ...*peer) {
 	tr.t.Helper()
 	for _, p := range peers {
@@ -282,7 +285,7 @@ func yet(ok bool) error {
 	return errNotYet
 }
 
-// await polls for what nobody announces.
+// await polls until ok returns nil.
 func (tr *trial) await(what string, ok func() error) {
 	tr.t.Helper()
 	deadline := time.Now().Add(2 * patience)

@@ -8,32 +8,33 @@ import (
 	"github.com/heraldgo/herald/internal/test/load"
 )
 
-// A Verdict is what came of a fault. Of Sends that returned an error nothing is asked
-// but that nobody gets what was not sent.
+// A Verdict counts what came of a fault. A message whose Send returned an error may
+// be missing, but must not reach a device that it is not meant for.
 type Verdict struct {
 	Sent, Down, Unknown int // Sends: taken, refused, ErrUnknown
 	Received            int // by all devices
 
-	Told       int // missing at a device that was told, or whose node was
-	Late       int // of them: told only behind a later message
+	Told       int // missing at a device that was told, or whose node reported a gap
+	Late       int // those of Told that were told only behind a later message
 	Untold     int // missing at a device that was not told
-	Doubled    int // that came twice
-	Disordered int // that came out of order
-	Again      int // that came on an earlier connection too, behind which the device began anew
-	Wrong      int // that came although they were not meant for the device, or not sent
-	False      int // how often devices were told that miss nothing
+	Doubled    int // arrived twice
+	Disordered int // arrived out of order
+	Again      int // arrived also on an earlier connection, after which the device began anew
+	Wrong      int // arrived at a device that they were not meant for, or were not sent
+	False      int // how often a device that misses nothing was told
 
 	Resumes  int
-	Complete int // of them
+	Complete int // those of Resumes without a gap
 
-	// Recovery is how long after the end of the fault every device had a message that
-	// was sent after it: the longest of all times. It is 0 if that has no meaning.
+	// Recovery is how long after the end of the fault every device had a message
+	// that was sent after it: the longest of all rounds, or 0 if that means
+	// nothing.
 	Recovery time.Duration
 
 	Broken []string // each message that is untold, doubled, disordered or wrong
 }
 
-// judge looks at all that was sent and seen.
+// judge judges all that was sent and seen.
 func judge(peers []*peer, devices []*device) *Verdict {
 	v := new(Verdict)
 	account := &load.Account{Records: make(map[string][]load.Record), Gaps: make(map[string][]load.Gap)}
@@ -49,7 +50,7 @@ func judge(peers []*peer, devices []*device) *Verdict {
 	for i, d := range devices {
 		tapes[i] = newTape(d)
 		for k, life := range tapes[i].lives {
-			// What is missing is not Settle's to find.
+			// Missing messages are not for Settle to find.
 			lived := &load.Device{Name: d.Name, User: d.User, Groups: d.Groups, Since: 1 << 62, Came: tapes[i].began[k]}
 			for _, r := range life {
 				lived.Take(r)
@@ -90,7 +91,7 @@ func (v *Verdict) count(records map[string][]load.Record) {
 	}
 }
 
-// reach adds what a node has sent that was killed before it could say so.
+// reach adds a message of a node that was killed before it could report it.
 func reach(records map[string][]load.Record, r load.Receipt) {
 	list := records[r.Sender]
 	for len(list) <= r.N {
@@ -102,20 +103,21 @@ func reach(records map[string][]load.Record, r load.Receipt) {
 	records[r.Sender] = list
 }
 
-// A tape is what a device has seen, in a form that is easy to ask.
+// A tape is what a device has seen, in a form that is easy to query.
 type tape struct {
 	*device
 	events []happening
 	on     []visit
-	got    map[string]map[int]int // by sender and number: the index of the event
+	got    map[string]map[int]int // the index of the event, by sender and number
 	again  int                    // messages that came in more than one life
-	topics map[string][]string    // by target: those by which the device gets it
+	topics map[string][]string    // by target: the topics by which the device gets its messages
 	newest []map[string]int64     // of each visit, by topic
 
-	// lives are what came while the device went on where it was. To one that begins
-	// anew a node sends what is under way, whatever another node has sent it before.
+	// lives has the messages of each time in which the device went on from where it
+	// was. To a device that begins anew, a node sends messages that are still
+	// arriving, even if the device has got them from another node.
 	lives [][]load.Receipt
-	began []int64 // when each did
+	began []int64 // when each life began
 }
 
 func newTape(d *device) *tape {
@@ -132,7 +134,7 @@ func newTape(d *device) *tape {
 	return t
 }
 
-// receive takes the message of an event.
+// receive adds the message of an event.
 func (t *tape) receive(event int, r load.Receipt) {
 	got := t.got[r.Sender]
 	if got == nil {
@@ -147,15 +149,15 @@ func (t *tape) receive(event int, r load.Receipt) {
 	got[r.N] = event
 }
 
-// follow notes, for each visit and topic, when the newest message was sent that came in
-// it. A visit that has ended proves nothing of what was sent later to the topic: that
-// was under way, maybe, when the connection ended.
+// follow notes, for each visit and topic, when the newest message that came in it
+// was sent. A visit that has ended proves nothing about later messages to the
+// topic, which may have been lost with the connection.
 func (t *tape) follow(records map[string][]load.Record) {
 	for _, e := range t.events {
 		if e.on {
 			t.newest = append(t.newest, make(map[string]int64))
 		} else if e.message != nil {
-			// By which of several topics it came nobody knows.
+			// With several topics, nobody knows by which of them it came.
 			if topics := t.topicsOf(e.message.Target); len(topics) == 1 {
 				newest := t.newest[len(t.newest)-1]
 				newest[topics[0]] = max(newest[topics[0]], records[e.message.Sender][e.message.N].Start)
@@ -164,7 +166,7 @@ func (t *tape) follow(records map[string][]load.Record) {
 	}
 }
 
-// since is when it was connected first; 0 if never.
+// since returns when the device was first connected, or 0 if it never was.
 func (t *tape) since() int64 {
 	if len(t.on) == 0 {
 		return 0
@@ -172,7 +174,7 @@ func (t *tape) since() int64 {
 	return t.on[0].from
 }
 
-// topicsOf returns the topics by which the device gets what is sent to a target.
+// topicsOf returns the topics by which the device gets messages to a target.
 func (t *tape) topicsOf(target string) []string {
 	topics, known := t.topics[target]
 	if !known {
@@ -182,12 +184,13 @@ func (t *tape) topicsOf(target string) []string {
 	return topics
 }
 
-// settle finds what a device misses, and whether it was told.
+// settle finds the messages that a device misses, and whether it was told.
 func (v *Verdict) settle(t *tape, records map[string][]load.Record, gaps map[string][]load.Gap) {
 	missing, since := 0, t.since()
 	for sender, list := range records {
-		// By target, the event behind which the sender's next message was to come. What
-		// it sends to another target may come by another partition, and late.
+		// behind has, by target, the event after which the sender's next message
+		// should have come. Messages to other targets may come by other partitions,
+		// and later.
 		got, behind := t.got[sender], make(map[string]int)
 		for i := range list {
 			r := &list[i]
@@ -200,7 +203,7 @@ func (v *Verdict) settle(t *tape, records map[string][]load.Record, gaps map[str
 			}
 			visits := t.during(r)
 			if t.kind == plain && len(visits) == 0 {
-				continue // whoever was away knows that
+				continue // a device that was away knows that
 			}
 			missing++
 			told, late := false, false
@@ -224,9 +227,9 @@ func (v *Verdict) settle(t *tape, records map[string][]load.Record, gaps map[str
 	v.settleEvents(t, missing)
 }
 
-// settleEvents counts what a device was told.
+// settleEvents counts the resumes, and the gaps that a device was told for nothing.
 func (v *Verdict) settleEvents(t *tape, missing int) {
-	been := false // connected: its first attempts may have failed
+	been := false // it has been connected: its first attempts may have failed
 	for i, e := range t.events {
 		if e.gap && missing == 0 {
 			v.False++
@@ -242,7 +245,8 @@ func (v *Verdict) settleEvents(t *tape, missing int) {
 	}
 }
 
-// after returns the index of the event of the first of the records that was got.
+// after returns the index of the event of the first of these records that was
+// received.
 func after(later []load.Record, got map[int]int) int {
 	for i := range later {
 		if at, ok := got[later[i].N]; ok {
@@ -252,8 +256,9 @@ func after(later []load.Record, got map[int]int) int {
 	return 1 << 30
 }
 
-// told says whether the device was told that something may be missing, when it could
-// miss the message; and whether that was behind a later one of the same sender.
+// told reports whether the device was told that something may be missing at a time
+// when it could miss the message, and whether that came only behind a later message
+// of the same sender.
 func (t *tape) told(r *load.Record, before, after int) (told, late bool) {
 	late = true
 	for i, e := range t.events {
@@ -275,8 +280,9 @@ func (t *tape) during(r *load.Record) (visits []visit) {
 	return visits
 }
 
-// covered says whether the node of each of the visits has told of a gap in which the
-// message may be lost. A node that can tell the device does not get by with that.
+// covered reports whether the node of each of the visits has reported a gap in
+// which the message may be lost. For a node that can tell the device itself that is
+// not enough.
 func covered(r *load.Record, visits []visit, gaps map[string][]load.Gap) bool {
 	for _, v := range visits {
 		if v.keeps || !slices.ContainsFunc(gaps[v.node], func(g load.Gap) bool { return r.End >= g.Since && r.Start <= g.Until }) {
