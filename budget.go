@@ -61,7 +61,7 @@ func (b *budget) init(limit int64) {
 // messages are dropped.
 func (b *budget) low() int64 { return b.limit - b.limit/8 }
 
-// change adds n to the charges, or gives back -n if n is negative. It answers true if it
+// change adds n to the charges, or gives back -n if n is negative. It returns true if it
 // is time to look.
 func (b *budget) change(n int) bool {
 	if n < 0 {
@@ -73,7 +73,7 @@ func (b *budget) change(n int) bool {
 // cost is what the queue's frames take, with their overhead.
 func (q *queue) cost() int { return q.bytes + q.size()*frameCost }
 
-// outgrown says whether the queue has grown so far that a charge is due.
+// outgrown reports whether the queue has grown so far that a charge is due.
 func (q *queue) outgrown() bool { return q.cost() >= q.charged+smallQueue }
 
 // settle sets the queue's charge to its cost, and returns the change, which the caller
@@ -284,8 +284,8 @@ func (q *queue) end(i int) *byte {
 }
 
 // shed makes the Conn give up what waits in its queue, and returns that. With DropOldest
-// it is the older half; otherwise it is all, and the Conn is closed. If a Conn is
-// closing, and has only what its owner has taken, it is to be killed for that.
+// it is the older half; otherwise it is all, and the Conn is closed. A closing Conn that
+// has only what its owner has taken gives that up with its socket: it is doomed.
 func (c *Conn) shed() (given []waiting) {
 	h := c.hub
 	c.mu.Lock()

@@ -134,7 +134,7 @@ type Bus interface {
 // Hub closes it.
 var busesInUse sync.Map
 
-// claimBus takes the Bus for a Hub, and answers false if another Hub has it. If two Hubs
+// claimBus takes the Bus for a Hub, and returns false if another Hub has it. If two Hubs
 // received from one Bus, each would get a part of the messages, and chance would decide
 // whose Receive is refused.
 func claimBus(b Bus) bool {

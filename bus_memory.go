@@ -206,7 +206,7 @@ func (b *MemoryBus) Subscribe(ctx context.Context, topics ...string) error {
 	return nil
 }
 
-// Unsubscribe is the opposite of Subscribe, and waits as that does.
+// Unsubscribe is the opposite of Subscribe, and waits in the same way.
 func (b *MemoryBus) Unsubscribe(ctx context.Context, topics ...string) error {
 	err := b.change(ctx, topics, func(topic string) { delete(b.topics, topic) })
 	if err != nil {

@@ -185,7 +185,7 @@ func (b *RedisBus) Subscribe(ctx context.Context, topics ...string) error {
 	return b.bus.Subscribe(ctx, topics)
 }
 
-// Unsubscribe is the opposite of Subscribe, and waits as that does.
+// Unsubscribe is the opposite of Subscribe, and waits in the same way.
 func (b *RedisBus) Unsubscribe(ctx context.Context, topics ...string) error {
 	return b.bus.Unsubscribe(ctx, topics)
 }

@@ -214,10 +214,10 @@ const (
 	connDead                     // the socket is closed, if there was one
 )
 
-// closing says whether the queue takes nothing more.
+// closing reports whether the queue takes nothing more.
 func (s connState) closing() bool { return s > connOpen }
 
-// writing says whether what is queued may be written.
+// writing reports whether what is queued may be written.
 func (s connState) writing() bool { return s == connOpen || s >= connClosing && s < connDead }
 
 func (c *Conn) isClosing() bool {
@@ -254,7 +254,7 @@ func (c *Conn) accept() {
 }
 
 // shut begins to close the connection; see Close. It drops what is queued if the Conn is
-// not open, or is closed because it is too slow. It answers false if the Conn is closing
+// not open, or is closed because it is too slow. It returns false if the Conn is closing
 // already.
 func (c *Conn) shut(cause *CloseError) bool {
 	c.mu.Lock()
@@ -302,8 +302,8 @@ func (c *Conn) tooSlow(count *atomic.Uint64) {
 	}
 }
 
-// advance takes a Conn that is closing to half or hangup, unless it is further,
-// and answers whether it is closing.
+// advance takes a Conn that is closing to half or hangup, unless it is further, and
+// reports whether it is closing.
 func (c *Conn) advance(to connState) bool {
 	c.mu.Lock()
 	closing := c.state.closing()

@@ -386,7 +386,7 @@ func (c *Conn) acknowledged(positions *history.Positions) {
 	}
 }
 
-// was says whether one of the connections is an earlier one of the client's.
+// was reports whether one of the connections is an earlier one of the client's.
 func (l *connLog) was(connections []string) bool {
 	return l != nil && slices.ContainsFunc(l.last, func(id string) bool { return slices.Contains(connections, id) })
 }

@@ -248,7 +248,7 @@ func isLong(values []string) bool {
 	return list > maxHandshakeList
 }
 
-// hasToken says whether one of the lists has the token, in any case.
+// hasToken reports whether one of the lists has the token, in any case.
 func hasToken(lists []string, token string) bool {
 	for _, list := range lists {
 		for t := range strings.SplitSeq(list, ",") {

@@ -153,7 +153,7 @@ func (g *gaps) missed(since time.Time, excused bool, cause error) {
 	}
 }
 
-// deaf says whether heartbeats cannot come, as the Bus itself reports.
+// deaf reports whether heartbeats cannot come, as far as the Bus says.
 func (g *gaps) deaf() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -28,7 +28,7 @@ func (h *Hub) enter() bool {
 		return false
 	}
 	h.handshakes.Add(1)
-	h.wg.Add(1) // so that its Conn never counts up from 0 beside Shutdown's Wait
+	h.wg.Add(1) // so that its Conn never counts up from 0 while Shutdown waits
 	return true
 }
 
@@ -357,7 +357,7 @@ func (h *Hub) evict(ctx context.Context, t Target) error {
 // evictTimeout is how long a new Conn waits for the end of the Conns that it evicts.
 const evictTimeout = time.Second
 
-// canHijack says whether Hijack will find a connection, without trying.
+// canHijack reports whether Hijack will find a connection, without trying.
 func canHijack(w http.ResponseWriter) bool {
 	for {
 		switch t := w.(type) {

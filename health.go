@@ -45,10 +45,10 @@ func (p *presence) heldWhole() error {
 	return nil
 }
 
-// isWhole says whether all entries of this node are under its lease.
+// isWhole reports whether all entries of this node are under its lease.
 func (p *presence) isWhole() bool { return p.heartbeat.announced() == p.generation.Load() }
 
-// heldLong says whether this node holds its lease, and has held it for a whole Lease.
+// heldLong reports whether this node holds its lease, and has held it for a whole Lease.
 func (p *presence) heldLong() bool {
 	now, lease := clock.Now(), int64(p.config.Lease)
 	return now-p.heldSince.Load() >= lease && now-p.renewed.Load() < lease
@@ -157,7 +157,7 @@ func (p *presence) lastListing() ([]Node, error) {
 	return nodes, err
 }
 
-// holds says whether the Registry has entries under the lease.
+// holds reports whether the Registry has entries under the lease.
 func (p *presence) holds(ctx context.Context, lease Lease) (bool, error) {
 	entries, next, err := p.reg.Entries(ctx, lease, "")
 	return len(entries) > 0 || next != "", err
@@ -168,7 +168,7 @@ func (p *presence) holds(ctx context.Context, lease Lease) (bool, error) {
 // failure.
 type ailment struct {
 	mu          sync.Mutex
-	first, last int64 // on clock: its first and last failure; 0 is none
+	first, last int64 // on clock: its first and last failure; 0 if there was none
 	err         error
 	told        bool
 }

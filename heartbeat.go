@@ -54,7 +54,7 @@ type heartbeat struct {
 	proved int64  // on clock: when the last that came back was sent; 0 if none has
 	took   int64  // how long that one took to come back
 
-	unmeasured atomic.Int64 // took, until a message's lag has been measured with it; 0 is none
+	unmeasured atomic.Int64 // took, until a message's lag has been measured with it; 0 if there is none
 	failed     error        // what the last Publish returned
 }
 
@@ -72,7 +72,7 @@ func newHeartbeat(node string, config *Config, bus Bus, gaps *gaps, stats *count
 	}
 }
 
-// keepsNothing says whether the node is there, and its messages go through no log.
+// keepsNothing reports whether the node is there, and its messages go through no log.
 func (b *heartbeat) keepsNothing(p *peer) bool {
 	return p.heard != 0 && !p.left && !p.keeps && (p.alive || since(p.heard) < b.config.Lease)
 }
@@ -130,7 +130,7 @@ func (b *heartbeat) run(ctx context.Context) {
 	}
 }
 
-// send publishes our next heartbeat, and answers whether the Bus has taken it. The
+// send publishes our next heartbeat, and reports whether the Bus has taken it. The
 // heartbeat counts as sent before Publish returns, because it may come back at once. If
 // Publish fails, the next one has the same number, so that nobody misses a heartbeat that
 // was never sent. If it was sent after all, two have that number.
@@ -233,7 +233,7 @@ func (b *heartbeat) watch(ctx context.Context) {
 	}
 }
 
-// checkOwn answers true if our own heartbeat has not come back in time.
+// checkOwn returns true if our own heartbeat has not come back in time.
 func (b *heartbeat) checkOwn() bool {
 	if b.sent == 0 || clock.Now()-b.sent <= int64(b.config.ProbeTimeout+heartbeatGrace) || b.gaps.deaf() {
 		return false
@@ -260,7 +260,7 @@ func (b *heartbeat) wall(at int64) time.Time {
 	return t
 }
 
-// real says whether the node is more than a record in the Registry, which anybody may
+// real reports whether the node is more than a record in the Registry, which anybody may
 // have put there: it was heard, has answered a call, or has entries there. The silence of
 // other nodes means nothing.
 func (p *peer) real() bool { return p.heard != 0 || p.answered || p.holds }
@@ -297,7 +297,7 @@ func (b *heartbeat) holds(node string, holds bool) {
 	}
 }
 
-// mute says whether no node sends heartbeats, so that every listed node counts.
+// mute reports whether no node sends heartbeats, so that every listed node counts.
 func (b *heartbeat) mute() bool { return b.config.ProbeInterval == off }
 
 // versions returns the nodes that live, and the newest envelope that each understands:

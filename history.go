@@ -214,7 +214,7 @@ func (k *keeping) entries(entries []entry, kept bool, packets []Packet) []entry 
 	return entries
 }
 
-// same says whether two slices are the same memory.
+// same reports whether two slices are the same memory.
 func same(a, b []byte) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }

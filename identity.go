@@ -196,7 +196,7 @@ func OnePerDevice() AdmitFunc {
 	}
 }
 
-// validToken says whether s is a token. The name of a subprotocol must be one (RFC
+// validToken reports whether s is a token. The name of a subprotocol must be one (RFC
 // 6455, section 4.1).
 func validToken(s string) bool {
 	for _, c := range []byte(s) {

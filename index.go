@@ -151,7 +151,7 @@ func newIndex() *index {
 	return &index{topics: make(map[string]*members), conns: make(map[uint64]*Conn)}
 }
 
-// add adds a new Conn, under its user and everyone. It answers false, and adds nothing,
+// add adds a new Conn, under its user and everyone. It returns false, and adds nothing,
 // if the user has limit Conns already, or the node has total. A bound below 1 is none.
 func (x *index) add(c *Conn, total, limit int) bool {
 	x.mu.Lock()
@@ -229,7 +229,7 @@ func (x *index) join(c *Conn, topic, name string) bool {
 	return true
 }
 
-// leaveGroup ends c's membership. It answers false if there was none.
+// leaveGroup ends c's membership. It returns false if there was none.
 func (x *index) leaveGroup(c *Conn, group string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -250,7 +250,7 @@ func (x *index) find(c *Conn, topic string) int {
 	return c.memberships.find(m)
 }
 
-// holds says whether c belongs to a topic.
+// holds reports whether c belongs to a topic.
 func (x *index) holds(c *Conn, topic string) bool {
 	x.mu.RLock()
 	defer x.mu.RUnlock()

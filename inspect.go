@@ -225,7 +225,7 @@ func (s *inspector) wait(ctx context.Context, id uint64, q *question, packets []
 	q.err = err
 }
 
-// namesNode says whether one of the target's connections is of the node.
+// namesNode reports whether one of the target's connections is of the node.
 func (t *Target) namesNode(node string) bool {
 	return slices.ContainsFunc(t.ids, func(id string) bool {
 		of, _ := cutID(id)

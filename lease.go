@@ -132,7 +132,7 @@ func (p *presence) setLease(generation int64) {
 	}
 }
 
-// note stores in its field how a renewal or housekeeping went, and answers whether the
+// note stores in its field how a renewal or housekeeping went, and reports whether the
 // one before it failed. It logs once when either begins to fail, and once when both work
 // again.
 func (p *presence) note(field *error, err error) (failedBefore bool) {
@@ -244,7 +244,7 @@ func (p *presence) writeAdds(ctx context.Context, ops []presenceOp, adds []int, 
 	}
 }
 
-// refusesEntry says whether an error of Add may concern one Entry alone.
+// refusesEntry reports whether an error of Add may concern one Entry alone.
 func refusesEntry(err error) bool {
 	for _, common := range []error{ErrRegistryDown, ErrLeaseLost, ErrClosed, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, common) {

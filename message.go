@@ -107,7 +107,7 @@ func (m Message) Conflate(key string) Message {
 	return m
 }
 
-// IsText says whether m is text rather than binary.
+// IsText reports whether m is text rather than binary.
 func (m Message) IsText() bool { return m.text }
 
 // Bytes returns the payload. If Text made the Message this is a copy; otherwise
@@ -127,7 +127,7 @@ func (m Message) String() string {
 	return string(m.data[m.header:])
 }
 
-// kept says whether the log is to have the message.
+// kept reports whether the log is to have the message.
 func (m *Message) kept() bool { return !m.volatile && !m.unkept }
 
 func (m *Message) len() int { return len(m.data) - int(m.header) + len(m.words) }

@@ -63,7 +63,7 @@ func (b *heartbeat) peer(node string) *peer {
 	return p
 }
 
-// hear notes a node's heartbeat, and answers whether it counts. A number that was left
+// hear notes a node's heartbeat, and reports whether it counts. A number that was left
 // out is a loss: if the heartbeat did not come to this node, messages may not have come
 // either.
 func (b *heartbeat) hear(e *envelope) bool {
@@ -163,8 +163,8 @@ func (b *heartbeat) settle() {
 	}
 }
 
-// fresh says whether the Bus was begun or restored so recently that some nodes need not
-// have been heard yet.
+// fresh reports whether the Bus was begun or restored so recently that some nodes need
+// not have been heard yet.
 func (b *heartbeat) fresh(now int64) bool {
 	often := max(b.interval(), time.Duration(min(len(b.peers), maxPeers))*heartbeatPace)
 	return now-b.restored <= 2*int64(often+heartbeatGrace)
@@ -210,8 +210,8 @@ func (b *heartbeat) checkGap() {
 	}
 }
 
-// checkPeers answers true if a living node has not been heard for too long, and
-// the Bus has not been reset for it yet.
+// checkPeers returns true if a living node has not been heard for too long, and the Bus
+// has not been reset for it yet.
 func (b *heartbeat) checkPeers() (deaf bool) {
 	now := clock.Now()
 	if b.gaps.deaf() {
@@ -308,19 +308,19 @@ func (b *heartbeat) forget() {
 	}
 }
 
-// lives says whether the node was heard, or has renewed its lease, so recently that it
+// lives reports whether the node was heard, or has renewed its lease, so recently that it
 // must still be there, whatever the Registry lists. A node that is killed stops living
 // here when its lease runs out, just as the Registry stops listing it.
 func (b *heartbeat) lives(p *peer, now int64) bool {
 	return !p.left && (b.heardLately(p, now) || p.held(now) || now < p.due)
 }
 
-// held says whether the node is real, and its lease cannot have run out by now.
+// held reports whether the node is real, and its lease cannot have run out by now.
 func (p *peer) held(now int64) bool {
 	return p.real() && p.renewedAt != 0 && now-p.renewedAt < int64(p.ttl)
 }
 
-// fades says whether the lease of a real node is about to run out, as far as the last
+// fades reports whether the lease of a real node is about to run out, as far as the last
 // listing says. Once it has, the Registry's answers lack the node's sessions.
 func (p *peer) fades(now int64) bool {
 	return p.real() && now-p.renewedAt >= int64(p.ttl-p.ttl/6)
@@ -348,8 +348,8 @@ func (b *heartbeat) heardLately(p *peer, now int64) bool {
 	return p.heard != 0 && now-p.heard < lease/2
 }
 
-// listedSince says whether the last listing was asked for after the time at, and no lease
-// in it is about to run out.
+// listedSince reports whether the last listing was asked for after the time at, and no
+// lease in it is about to run out.
 func (b *heartbeat) listedSince(at int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()

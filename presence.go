@@ -84,7 +84,7 @@ func newPresence(node string, config *Config, reg Registry, index *index, heartb
 	}
 }
 
-// append adds a write to ops, and answers false if run has ended. The caller sets wake
+// append adds a write to ops, and returns false if run has ended. The caller sets wake
 // after it has unlocked its own mutex.
 func (p *presence) append(op presenceOp) bool {
 	p.mu.Lock()
@@ -104,7 +104,7 @@ func (p *presence) housekeep() {
 // doubt makes the next housekeeping look at everything.
 func (p *presence) doubt() { p.suspect.Store(true) }
 
-// doubted says whether there was a doubt, and clears it.
+// doubted reports whether there was a doubt, and clears it.
 func (p *presence) doubted() bool { return p.suspect.Swap(false) }
 
 // push asks for a write. It does not wait; done may be nil.
@@ -116,7 +116,7 @@ func (p *presence) push(op presenceOp) {
 	}
 }
 
-// add asks to register the Conn under the topics that the index has it in. It answers
+// add asks to register the Conn under the topics that the index has it in. It returns
 // false if the Conn is closing. The caller calls OnOnline.
 func (p *presence) add(c *Conn) (done <-chan presenceResult, ok bool) {
 	result := make(chan presenceResult, 1)
@@ -174,7 +174,7 @@ func (p *presence) older(ctx context.Context, c *Conn) (Added, error) {
 	}
 }
 
-// join registers the Conn under more topics. It answers false if there is nothing to wait
+// join registers the Conn under more topics. It returns false if there is nothing to wait
 // for. back says that the Registry had forgotten the Conn.
 func (p *presence) join(c *Conn, topics []string, back bool, done chan presenceResult) bool {
 	c.mu.Lock()
@@ -318,7 +318,7 @@ func (p *presence) restore() {
 	}
 }
 
-// sync adds the Conn again under the topics in which the index has it. It answers false
+// sync adds the Conn again under the topics in which the index has it. It returns false
 // if there is nothing to add. back says that the Registry had forgotten it.
 func (p *presence) sync(c *Conn, back bool) bool {
 	if c.since.Load() == 0 { // its first add is still under way

@@ -51,7 +51,7 @@ type queue struct {
 	meter  *lag.Meter       // of how long messages wait; nil if nobody measures it
 	keys   *conflate.Keys   // of messages that a newer one may replace; nil before the first
 
-	// Control frames, beside ping.
+	// Control frames, besides ping.
 
 	pongs      []byte // frames; they go first
 	closeFrame []byte // goes last
@@ -177,12 +177,12 @@ func (q *queue) full(config *Config, n int) bool {
 	return q.overfull(config, q.size()+1, q.bytes+n)
 }
 
-// overfull says whether a queue of this many frames and bytes exceeds its bounds.
+// overfull reports whether a queue of this many frames and bytes exceeds its bounds.
 func (q *queue) overfull(config *Config, frames, bytes int) bool {
 	return frames > config.QueueMessages || bytes > config.QueueBytes && (q.log == nil || bytes-q.log.replayed > config.QueueBytes)
 }
 
-// busy says whether the queue is too busy for a volatile message.
+// busy reports whether the queue is too busy for a volatile message.
 func (q *queue) busy(config *Config) bool {
 	return q.blocked || q.size() > config.QueueMessages/4 || q.bytes > config.QueueBytes/4
 }
@@ -236,7 +236,7 @@ func (q *queue) drop(n int) {
 	}
 }
 
-// noted says whether anything keeps track of what becomes of the frames.
+// noted reports whether anything keeps track of what becomes of the frames.
 func (q *queue) noted() bool {
 	return q.log != nil || q.fences != nil || q.meter != nil || q.keys != nil
 }

@@ -165,9 +165,9 @@ func (c *Conn) resume() {
 	}
 }
 
-// readAhead reads what the client has sent while OnMessage runs: it answers pings
-// and finds the end of the connection. Messages wait. It answers false if nothing
-// can be read: then nobody can tell whether the client is silent.
+// readAhead reads what the client has sent while OnMessage runs: it answers pings and
+// finds the end of the connection. Messages wait. It returns false if nothing can be
+// read: then nobody can tell whether the client is silent.
 func (c *Conn) readAhead() bool {
 	s := &c.socket
 	if !s.turn.BeginAhead() {
@@ -188,7 +188,7 @@ func (c *Conn) readAhead() bool {
 	return true
 }
 
-// full says whether no more may be read ahead.
+// full reports whether no more may be read ahead.
 func (s *socket) full() bool { return s.backlog.size+s.in.Held() > maxWaiting }
 
 // runAhead reads until nothing more has come, or, if the connection is not plain

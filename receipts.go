@@ -69,7 +69,7 @@ func (r *receiptsRoom) done(d *delivery) bool {
 	return d.call.Done()
 }
 
-// waiting says whether there are listed connections that no node has reported on
+// waiting reports whether there are listed connections that no node has reported on
 // (untaken), and nodes that have not reported all of theirs (awaiting). nodes are those
 // that have connections which are waited for.
 func (r *receiptsRoom) waiting(d *delivery) (untaken, awaiting bool, nodes map[string]bool) {
@@ -230,7 +230,7 @@ func (c *Conn) receipt(payload []byte) (asked bool) {
 	return asked
 }
 
-// owesReceipt says whether a pong is awaited.
+// owesReceipt reports whether a pong is awaited.
 func (c *Conn) owesReceipt() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -51,7 +51,7 @@ func (s *memoryStore) current(lease Lease) *memoryLease {
 	return nil
 }
 
-// live says whether the lease is not lost and has not run out.
+// live reports whether the lease is not lost and has not run out.
 func (s *memoryStore) live(lease Lease, now int64) bool {
 	l := s.current(lease)
 	return l != nil && now < l.node.Renewed.Add(l.node.TTL).UnixMicro()

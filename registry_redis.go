@@ -278,7 +278,7 @@ func encodeSession(s Session) redisregistry.Session {
 	return redisregistry.Session{ID: s.ID, User: s.User, Node: s.Node, Since: s.Since, Body: body}
 }
 
-// decodeSession is the opposite of encodeSession. It answers false if the body is not
+// decodeSession is the opposite of encodeSession. It returns false if the body is not
 // herald's.
 func decodeSession(e redisregistry.Session) (s Session, ok bool) {
 	s = Session{ID: e.ID, User: e.User, Node: e.Node, Since: e.Since}

@@ -41,7 +41,7 @@ type connLog struct {
 	replayed int  // bytes in the queue that were read from the log, and do not count against QueueBytes
 }
 
-// Resumed says whether the client has come back to where it was: it gets what it
+// Resumed reports whether the client has come back to where it was: it gets what it
 // missed. Without a Retention, and for a client that does not speak the protocol of
 // PROTOCOL.md, it is false.
 func (c *Conn) Resumed() bool {
@@ -91,8 +91,8 @@ func (l *connLog) join(ctx context.Context, topics []string) error {
 	return l.session.Join(ctx, l.k.logs.partitions(topics)...)
 }
 
-// took hands a packet to the session of a client that can come back, and answers true.
-// For a plain Conn it answers true if the packet was sent before its floor, and is left
+// took hands a packet to the session of a client that can come back, and returns true.
+// For a plain Conn it returns true if the packet was sent before its floor, and is left
 // out. Otherwise the caller queues it.
 func (l *connLog) took(e *envelope, p *logged) bool {
 	if l.session == nil {
@@ -102,13 +102,13 @@ func (l *connLog) took(e *envelope, p *logged) bool {
 	return true
 }
 
-// sentBefore says whether a packet that is in the log was sent before a plain Conn
+// sentBefore reports whether a packet that is in the log was sent before a plain Conn
 // came.
 func (l *connLog) sentBefore(p *logged) bool {
 	return l.floor == nil || p.At.Epoch == l.floor[p.partition].Epoch && p.At.Offset <= l.floor[p.partition].Offset
 }
 
-// comesBack says whether the client can come back.
+// comesBack reports whether the client can come back.
 func (l *connLog) comesBack() bool { return l != nil && l.session != nil }
 
 func (l *connLog) end() {
@@ -255,7 +255,7 @@ func (l *connLog) put(frame []byte, replayed int, key *conflate.Key) {
 	}
 }
 
-// mayProbe says whether the client may send probes, which are answered even while
+// mayProbe reports whether the client may send probes, which are answered even while
 // OnMessage runs.
 func (c *Conn) mayProbe() bool { return c.queue.log.comesBack() }
 
@@ -355,7 +355,7 @@ func (l *connLog) putGap(q *queue) {
 	}
 }
 
-// greets says whether the welcome is still to come: nothing goes before it.
+// greets reports whether the welcome is still to come: nothing goes before it.
 func (l *connLog) greets() bool { return l.session != nil && !l.welcomed }
 
 // taken notes that a frame has been taken off the queue.

@@ -190,9 +190,9 @@ func (h *Hub) telling(name string, callback func(user string)) func(user string)
 	return func(user string) { h.run(nil, callbacks.Call{Name: name, User: user}, func() { callback(user) }) }
 }
 
-// guard runs a callback. A panic in it closes the Conn, and is logged and
-// counted; guard then answers false. runtime.Goexit counts as a panic, but
-// does end the goroutine. c may be nil.
+// guard runs a callback. A panic in it closes the Conn, and is logged and counted; guard
+// then returns false. runtime.Goexit counts as a panic, but does end the goroutine. c may
+// be nil.
 func (h *Hub) guard(c *Conn, name string, callback func()) (ok bool) {
 	call := callbacks.Call{Name: name}
 	if c != nil {

@@ -63,7 +63,7 @@ type socket struct {
 }
 
 // fill reads once, and waits until something can be read. All that came before must have
-// been taken apart. It answers true if it has read nothing because the reader was asked
+// been taken apart. It returns true if it has read nothing because the reader was asked
 // to leave.
 func (s *socket) fill(try func(fd uintptr) bool) (asked bool) {
 	if s.raw != nil {
@@ -212,7 +212,7 @@ func (s *socket) ask() {
 }
 
 // park leaves the Conn, whose turn the caller has, to the Hub's poller: it has no
-// goroutine and no buffer until something comes. park answers whether the caller is done
+// goroutine and no buffer until something comes. park reports whether the caller is done
 // with the Conn. A Conn is not parked while a frame or a message is half read, while it
 // is closing, or if the system refuses it.
 func (c *Conn) park() bool {

@@ -65,7 +65,7 @@ func (t Target) On(platforms ...string) Target {
 	return t
 }
 
-// nobody says whether the target has no connections, whoever is online.
+// nobody reports whether the target has no connections, whoever is online.
 func (t *Target) nobody() bool {
 	return t.kind != targetEveryone && len(t.ids) == 0 || t.on && len(t.platforms) == 0
 }
@@ -165,7 +165,7 @@ func (t *Target) filter() filter {
 
 func (f *filter) empty() bool { return len(f.except) == 0 && len(f.exceptUsers) == 0 && !f.on }
 
-// passesSession says whether the Session is not filtered out.
+// passesSession reports whether the Session is not filtered out.
 func (f filter) passesSession(s Session) bool {
 	return !(f.on && !slices.Contains(f.platforms, s.Platform) ||
 		slices.Contains(f.exceptUsers, s.User) || slices.Contains(f.except, s.ID))
@@ -197,7 +197,7 @@ func newSieve(node string, f *filter) (s sieve) {
 	return s
 }
 
-// passes says whether the Conn is not filtered out.
+// passes reports whether the Conn is not filtered out.
 func (s *sieve) passes(c *Conn) bool {
 	if s.filter == nil {
 		return true
@@ -209,7 +209,7 @@ func (s *sieve) passes(c *Conn) bool {
 	return !out
 }
 
-// contains says whether a list in order has the name.
+// contains reports whether a list in order has the name.
 func contains(list []string, name string) bool {
 	if len(list) == 0 {
 		return false

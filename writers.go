@@ -64,7 +64,7 @@ func (ws *writers) push(c *Conn) {
 	}
 }
 
-// push answers false if there are limit Conns on the list.
+// push returns false if there are limit Conns on the list.
 func (w *writer) push(c *Conn, limit int) bool {
 	w.mu.Lock()
 	n := len(w.list)
