@@ -17,6 +17,10 @@ type Config[E any] struct {
 	MaxBytes int
 	Restored E // the event that ends a gap
 
+	// Earlier says whether a loss began before another, of two events given to Lost. A Bus
+	// that does not call Lost needs none.
+	Earlier func(a, b E) bool
+
 	// Refusal is the error of a Receive that is called while another waits.
 	Refusal error
 }
@@ -42,6 +46,7 @@ type Inbox[E any] struct {
 	waiting bool            // a Receive waits
 	down    bool            // between Down and Restore
 	full    bool            // dropping, until the queue is half empty
+	late    bool            // full, and Lost has queued the last event all the same
 	mark    bool            // the last event of the queue is a Restored
 	parts   map[int]part[E] // between DownPart and RestorePart
 	closed  error           // what Receive returns after Close
@@ -118,17 +123,29 @@ func (b *Inbox[E]) Restore() {
 
 // Lost reports a loss that is over: a gap that begins with e, and ends. If a gap is
 // open, it ends before e and goes on as the new one, because e may begin earlier or
-// say more. If there is no room, the gap lasts until the receiver has caught up; e is
-// left out if one is open.
+// say more. If there is no room, e is queued all the same. Then the gap lasts until the
+// receiver has caught up, and begins with the earliest of the losses that are reported
+// until then.
 func (b *Inbox[E]) Lost(e E) {
 	b.mu.Lock()
-	switch {
+	room := b.fits(2, b.config.Size(e)+b.config.Size(b.config.Restored))
+	switch last := len(b.queue) - 1; {
 	case b.closed != nil:
-	case !b.fits(2, b.config.Size(e)+b.config.Size(b.config.Restored)):
-		b.overflow(e)
-	case b.covered():
-		b.append(b.config.Restored)
+	case b.late:
+		if b.config.Earlier(e, b.queue[last]) {
+			b.pop(last)
+			b.append(e)
+		}
+	case !room || b.covered():
+		if b.covered() {
+			b.append(b.config.Restored)
+		}
 		b.append(e)
+		b.mark = false
+		if !room {
+			b.full, b.late = true, true
+			b.relieve()
+		}
 	default:
 		b.append(e)
 		b.end()
@@ -210,7 +227,7 @@ func (b *Inbox[E]) end() {
 // relieve takes events again once the queue is half empty.
 func (b *Inbox[E]) relieve() {
 	if b.full && len(b.queue)-b.head <= b.config.MaxItems/2 && b.bytes <= b.config.MaxBytes/2 {
-		b.full = false
+		b.full, b.late = false, false
 		b.end()
 	}
 }

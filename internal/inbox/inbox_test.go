@@ -15,6 +15,7 @@ var errRefused = errors.New("another waits")
 func newInbox(items, bytes int) *inbox.Inbox[string] {
 	return inbox.New(inbox.Config[string]{
 		Size: func(e string) int { return len(e) }, MaxItems: items, MaxBytes: bytes, Restored: "up", Refusal: errRefused,
+		Earlier: func(a, b string) bool { return a < b },
 	})
 }
 
@@ -55,14 +56,38 @@ func TestInbox(t *testing.T) {
 			take(b, 1)
 			push(b, "2") // the gap goes on
 		}, strings.Repeat("x", 95) + " a up"},
-		"lost while full":  {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4"); push(b, "5"); b.Lost("a") }, "1 2 3 4 lost up"},
-		"lost, a part":     {func(b *inbox.Inbox[string]) { b.DownPart(0, "-", "+", "lost"); b.Lost("a"); b.RestorePart(0) }, "- a up - +"},
-		"lost, closed":     {func(b *inbox.Inbox[string]) { b.Close(errRefused); b.Lost("a") }, ""},
-		"never down":       {func(b *inbox.Inbox[string]) { b.Restore() }, ""},
-		"too many":         {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4"); push(b, "5"); push(b, "6") }, "1 2 3 4 lost up"},
-		"too many at once": {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4", "5"); push(b, "6") }, "lost up 6"},
-		"too large":        {func(b *inbox.Inbox[string]) { push(b, strings.Repeat("x", 101)); push(b, "1") }, "lost up 1"},
-		"down while full":  {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4"); push(b, "5"); b.Down("down"); take(b, 3) }, "4 lost"},
+		"lost while full": {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4"); push(b, "5"); b.Lost("a") }, "1 2 3 4 lost up a up"},
+		"lost while full, again": {func(b *inbox.Inbox[string]) {
+			push(b, "1", "2", "3", "4")
+			push(b, "5")
+			for _, e := range []string{"c", "b", "a", "d"} {
+				b.Lost(e)
+			}
+		}, "1 2 3 4 lost up a up"},
+		"lost while full, and after": {func(b *inbox.Inbox[string]) {
+			push(b, "1", "2", "3", "4")
+			push(b, "5")
+			b.Lost("b")
+			take(b, 5)
+			b.Lost("a")
+		}, "up b up a up"},
+		"lost while down, no room": {func(b *inbox.Inbox[string]) {
+			b.Down("down")
+			push(b, "1", "2", "3")
+			take(b, 1)
+			push(b, "4")
+			b.Lost("a")
+			b.Restore()
+			push(b, "5")
+		}, "1 2 3 4 up a up"},
+		"lost after down, no room": {func(b *inbox.Inbox[string]) { push(b, "1", "2"); b.Down("d"); b.Restore(); b.Lost("a") }, "1 2 d up a up"},
+		"lost, a part":             {func(b *inbox.Inbox[string]) { b.DownPart(0, "-", "+", "lost"); b.Lost("a"); b.RestorePart(0) }, "- a up - +"},
+		"lost, closed":             {func(b *inbox.Inbox[string]) { b.Close(errRefused); b.Lost("a") }, ""},
+		"never down":               {func(b *inbox.Inbox[string]) { b.Restore() }, ""},
+		"too many":                 {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4"); push(b, "5"); push(b, "6") }, "1 2 3 4 lost up"},
+		"too many at once":         {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4", "5"); push(b, "6") }, "lost up 6"},
+		"too large":                {func(b *inbox.Inbox[string]) { push(b, strings.Repeat("x", 101)); push(b, "1") }, "lost up 1"},
+		"down while full":          {func(b *inbox.Inbox[string]) { push(b, "1", "2", "3", "4"); push(b, "5"); b.Down("down"); take(b, 3) }, "4 lost"},
 		"both, link later": {func(b *inbox.Inbox[string]) {
 			push(b, "1", "2", "3", "4")
 			push(b, "5")

@@ -60,9 +60,12 @@ func newInbox() *inbox.Inbox[Event] {
 		MaxItems: inboxEvents,
 		MaxBytes: inboxBytes,
 		Restored: Event{Kind: KindRestored},
+		Earlier:  earlier,
 		Refusal:  errs.Receiving,
 	})
 }
+
+func earlier(a, b Event) bool { return a.Since.Before(b.Since) }
 
 // errInboxFull is the reason of a gap in which packets were dropped because nobody
 // received them.

@@ -2,6 +2,7 @@ package redisbus
 
 import (
 	"encoding/binary"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,8 +13,8 @@ import (
 )
 
 // Another Bus' notice, that it has come from another server, tells of a loss that no log
-// shows, but for what this Bus has heard there. It does so in a gap too, and does not end
-// that one.
+// shows, but for what this Bus has heard there. It does so in a gap too, without ending
+// that one, and in a full inbox.
 func TestMovedIsHidden(t *testing.T) {
 	notice := func(since, until time.Duration) []byte {
 		data := binary.BigEndian.AppendUint64(nil, uint64(since))
@@ -21,7 +22,7 @@ func TestMovedIsHidden(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		box := inbox.New(inbox.Config[Event]{
-			Size: func(Event) int { return 1 }, MaxItems: 10, MaxBytes: 10, Restored: Event{Kind: KindRestored},
+			Size: func(Event) int { return 1 }, MaxItems: 10, MaxBytes: 10, Restored: Event{Kind: KindRestored}, Earlier: earlier,
 		})
 		s := &subscriber{inbox: box, uplink: uplink.New(t.Context(), (*link).reason, errs.BusDown, errs.Closed)}
 		in := newInbound(s, &trunk{intake: &intake{inbox: box}})
@@ -53,5 +54,15 @@ func TestMovedIsHidden(t *testing.T) {
 		expect(Event{Kind: KindDown, Since: down}, Event{Kind: KindRestored}, Event{Kind: KindDown, Since: down.Add(-3 * time.Second), Hidden: true})
 		box.Restore()
 		expect(Event{Kind: KindRestored})
+
+		packet, full := Event{Kind: KindPacket}, Event{Kind: KindDown, Since: down}
+		for range 11 {
+			box.Push([]Event{packet}, full)
+		}
+		for _, since := range []time.Duration{5 * time.Second, 7 * time.Second, 6 * time.Second} {
+			in.tookMoved(notice(since, time.Second))
+		}
+		expect(slices.Repeat([]Event{packet}, 10)...)
+		expect(full, Event{Kind: KindRestored}, Event{Kind: KindDown, Since: down.Add(-7 * time.Second), Hidden: true}, Event{Kind: KindRestored})
 	})
 }
