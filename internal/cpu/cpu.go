@@ -29,15 +29,16 @@ type Gauge struct {
 
 // A sample is what the system told at a time.
 type sample struct {
-	at   time.Time
-	idle time.Duration // of all the machine's processors together since it was started; 0 if not known
-	used time.Duration // processor time of this process
+	at    time.Time
+	idle  time.Duration // of all the machine's processors together since it was started; 0 if not known
+	used  time.Duration // processor time of this process
+	quota float64       // how many processors this process may use on average; 0 if no quota is known
 }
 
 // Busy says whether the processors were busy in the last half second or so. It
 // returns false if nobody has asked for a second, and on systems that do not tell:
-// all but Linux. It reads a file of the kernel at most four times a second, which
-// takes some microseconds.
+// all but Linux. It reads three files of the kernel at most four times a second, which
+// takes some tens of microseconds.
 func (g *Gauge) Busy() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -48,7 +49,8 @@ func (g *Gauge) Busy() bool {
 }
 
 // add makes s the last sample. This process may use n processors of the machine,
-// procs of them at once.
+// procs of them at once. A quota may be less than procs: Go rounds it up, and to two
+// at least (https://go.dev/doc/go1.25#container-aware-gomaxprocs).
 func (g *Gauge) add(s sample, n, procs int) {
 	last := g.last
 	g.last = s
@@ -57,8 +59,12 @@ func (g *Gauge) add(s sample, n, procs int) {
 		g.high, g.busy = 0, false
 		return
 	}
-	share := func(d time.Duration, n int) float64 { return float64(d) / float64(taken) / float64(n) }
-	load := max(1-share(s.idle-last.idle, n), share(s.used-last.used, procs))
+	most := float64(procs)
+	if s.quota > 0 {
+		most = min(most, s.quota)
+	}
+	share := func(d time.Duration, n float64) float64 { return float64(d) / float64(taken) / n }
+	load := max(1-share(s.idle-last.idle, float64(n)), share(s.used-last.used, most))
 	if g.high++; load < busyAbove {
 		g.high = 0
 	}

@@ -11,6 +11,7 @@ func TestGauge(t *testing.T) {
 		after         time.Duration
 		idle          float64 // of two processors
 		used          float64 // of one that the process may use
+		quota         float64 // of processors
 		known, before bool
 		high, want    bool
 	}{
@@ -23,6 +24,9 @@ func TestGauge(t *testing.T) {
 		{name: "no longer", after: window, idle: 0.31, known: true, before: true},
 		{name: "its share is used up", after: window, idle: 0.9, used: 0.86, known: true, high: true, want: true},
 		{name: "most of its share", after: window, idle: 0.9, used: 0.84, known: true, high: true},
+		{name: "its quota is used up", after: window, idle: 0.9, used: 0.43, quota: 0.5, known: true, high: true, want: true},
+		{name: "most of its quota", after: window, idle: 0.9, used: 0.42, quota: 0.5, known: true, high: true},
+		{name: "a quota of more than its share", after: window, idle: 0.9, used: 0.86, quota: 1.5, known: true, high: true, want: true},
 		{name: "a late look", after: stale - 1, known: true, high: true, want: true},
 		{name: "nobody has asked", after: stale, known: true, before: true},
 		{name: "not told", after: window, before: true},
@@ -34,9 +38,10 @@ func TestGauge(t *testing.T) {
 				g.high = 1
 			}
 			s := sample{
-				at:   start.at.Add(step.after),
-				idle: start.idle + time.Duration(step.idle*2*float64(step.after)),
-				used: start.used + time.Duration(step.used*float64(step.after)),
+				at:    start.at.Add(step.after),
+				idle:  start.idle + time.Duration(step.idle*2*float64(step.after)),
+				used:  start.used + time.Duration(step.used*float64(step.after)),
+				quota: step.quota,
 			}
 			if !step.known {
 				s.idle = 0

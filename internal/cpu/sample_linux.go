@@ -2,8 +2,11 @@ package cpu
 
 import (
 	"bytes"
+	"io/fs"
 	"os"
+	"path"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -11,7 +14,7 @@ import (
 // take reads from /proc/uptime (proc_uptime(5)) how long processors were idle: its
 // second number is the sum over all of them, in seconds.
 func take(now time.Time) sample {
-	s := sample{at: now}
+	s := sample{at: now, quota: quota(os.DirFS("/"))}
 	text, err := os.ReadFile("/proc/uptime")
 	if err == nil {
 		s.idle = idle(text)
@@ -32,4 +35,37 @@ func idle(uptime []byte) time.Duration {
 		return 0
 	}
 	return time.Duration(seconds * float64(time.Second))
+}
+
+// quota returns how many processors the process' cgroup may use on the average
+// (https://docs.kernel.org/admin-guide/cgroup-v2.html, cpu.max), and 0 if it has no quota,
+// or is not of version 2 and where such cgroups are mounted by custom. Quotas of the
+// cgroups above it are not read: a container does not see them.
+func quota(root fs.FS) float64 {
+	own, err := fs.ReadFile(root, "proc/self/cgroup")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(own)) {
+		if dir, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			text, err := fs.ReadFile(root, path.Join("sys/fs/cgroup", dir, "cpu.max"))
+			if err != nil {
+				return 0
+			}
+			return processors(string(text))
+		}
+	}
+	return 0
+}
+
+// processors reads a quota and the period that it is of. It returns 0 if there is none, or
+// the text is of another form.
+func processors(quota string) float64 {
+	text, of, _ := strings.Cut(strings.TrimSpace(quota), " ")
+	most, err := strconv.ParseUint(text, 10, 64) // not so of "max"
+	period, err2 := strconv.ParseUint(of, 10, 64)
+	if err != nil || err2 != nil || period == 0 {
+		return 0
+	}
+	return float64(most) / float64(period)
 }
