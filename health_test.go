@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -91,7 +92,7 @@ func newAsker(t *testing.T, config Config) (*asker, [2]*MemoryRegistry) {
 		rigs[i] = newPipeRig(t, config)
 	}
 	ws := rigs[1].pipe("user=u&groups=g")
-	go ws.ReadClose()
+	go io.Copy(io.Discard, ws)
 	a := &asker{asked: rigs[0], other: rigs[1], conn: rigs[1].only()}
 	time.Sleep(2 * rigs[0].config.Lease / 3) // each knows the other, and how many clients it has
 	return a, registries
@@ -164,7 +165,7 @@ func TestFrozenRegistryIsNoAnswer(t *testing.T) {
 					holder := start("holder")
 					time.Sleep(phase)
 					asker := start("asker")
-					go holder.pipe("user=u").ReadClose()
+					go io.Copy(io.Discard, holder.pipe("user=u"))
 					time.Sleep(5 * lease)
 					ask := func() (ok bool) {
 						online, err := asker.Online(t.Context(), "u")

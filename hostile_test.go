@@ -468,6 +468,8 @@ func (r *busyRig) work() (*wsraw.Conn, context.Context) {
 	return c, <-r.began
 }
 
+func isPong(f wsraw.Frame) bool { return f.Opcode == wsraw.Pong }
+
 func TestBusyHandlerAnswersPing(t *testing.T) {
 	busyRigs(t, func(t *testing.T, r *busyRig) {
 		c, ctx := r.work()
@@ -475,14 +477,9 @@ func TestBusyHandlerAnswersPing(t *testing.T) {
 		for i := range 3 {
 			ping := fmt.Sprint("ping ", i)
 			c.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: []byte(ping)}, textFrame(ping))
-			for {
-				f, err := c.ReadFrame()
-				if err != nil || f.Opcode == wsraw.Pong && string(f.Payload) != ping {
-					t.Fatalf("%+v, %v", f, err)
-				}
-				if f.Opcode == wsraw.Pong {
-					break
-				}
+			f, err := c.ReadUntil(isPong)
+			if err != nil || string(f.Payload) != ping {
+				t.Fatalf("%+v, %v", f, err)
 			}
 		}
 		if ctx.Err() != nil || len(r.got) > 0 {
@@ -708,14 +705,8 @@ func TestBusyHandlerSharesKeepalive(t *testing.T) {
 	})
 	for range 20 {
 		other.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: []byte("there?")})
-		for {
-			f, err := other.ReadFrame()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if f.Opcode == wsraw.Pong {
-				break
-			}
+		if _, err := other.ReadUntil(isPong); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if ctx.Err() != nil {

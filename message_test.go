@@ -419,30 +419,26 @@ func packed(opcode byte, payload string) wsraw.Frame {
 // message reads the next message, and reports whether it was compressed.
 func message(t *testing.T, c *wsraw.Conn) (text string, compressed bool) {
 	t.Helper()
-	for {
-		f, err := c.ReadFrame()
-		if err != nil {
-			t.Fatal(err)
-		}
-		switch f.Opcode {
-		case wsraw.Ping:
+	f, err := c.ReadUntil(func(f wsraw.Frame) bool {
+		if f.Opcode == wsraw.Ping {
 			c.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Pong, Payload: f.Payload})
-			continue
-		case wsraw.Pong:
-			continue
-		case wsraw.Text, wsraw.Binary:
-		default:
-			t.Fatalf("opcode %d, %q", f.Opcode, f.Payload)
 		}
-		if f.RSV == 0 {
-			return string(f.Payload), false
-		}
-		b, err := wsraw.Inflate(f.Payload)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b), true
+		return f.Opcode != wsraw.Ping && f.Opcode != wsraw.Pong
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
+	if f.Opcode != wsraw.Text && f.Opcode != wsraw.Binary {
+		t.Fatalf("opcode %d, %q", f.Opcode, f.Payload)
+	}
+	if f.RSV == 0 {
+		return string(f.Payload), false
+	}
+	b, err := wsraw.Inflate(f.Payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b), true
 }
 
 // Clients that have agreed on compression get long messages compressed, and the

@@ -296,14 +296,8 @@ func TestAskedBeforeOnMessage(t *testing.T) {
 	<-began
 	c.socket.ask()
 	ws.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: []byte("!")})
-	for {
-		f, err := ws.ReadFrame()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if f.Opcode == wsraw.Pong && string(f.Payload) == "!" {
-			break
-		}
+	if _, err := ws.ReadUntil(func(f wsraw.Frame) bool { return f.Opcode == wsraw.Pong && string(f.Payload) == "!" }); err != nil {
+		t.Fatal(err)
 	}
 	end <- true
 	ws.Close()

@@ -67,19 +67,18 @@ func (s *speaker) id() string {
 // read returns the next message, and counts pings.
 func (s *speaker) read() (kind, line, body string) {
 	s.t.Helper()
-	for {
-		f, err := s.ReadFrame()
-		switch {
-		case err != nil:
-			s.t.Fatal(err)
-		case f.Opcode == wsraw.Ping:
+	f, err := s.ReadUntil(func(f wsraw.Frame) bool {
+		if f.Opcode == wsraw.Ping {
 			s.pings++
-		default:
-			line, body, _ := strings.Cut(string(f.Payload), "\n")
-			kind, line, _ := strings.Cut(line, " ")
-			return kind, line, body
 		}
+		return f.Opcode != wsraw.Ping
+	})
+	if err != nil {
+		s.t.Fatal(err)
 	}
+	line, body, _ = strings.Cut(string(f.Payload), "\n")
+	kind, line, _ = strings.Cut(line, " ")
+	return kind, line, body
 }
 
 // until reads up to a message with the text, and returns its position.
@@ -217,9 +216,7 @@ func TestAcknowledgedTogether(t *testing.T) {
 func TestAcknowledgesNothing(t *testing.T) {
 	bubble(t, 2, keeps, func(t *testing.T, nodes []*node) {
 		pong := func(s *speaker, p *pending, what string) {
-			f, err := s.ReadFrame()
-			for ; err == nil && f.Opcode != wsraw.Ping; f, err = s.ReadFrame() {
-			}
+			f, err := s.ReadUntil(func(f wsraw.Frame) bool { return f.Opcode == wsraw.Ping })
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -24,7 +24,7 @@ const (
 	Pong         = 0xa
 )
 
-// patience is how long a read or a write may take before it is an error.
+// patience is how long a call may take before it is an error.
 const patience = 60 * time.Second
 
 // A Frame is a frame as it is on the wire.
@@ -145,6 +145,10 @@ func (c *Conn) WriteFrames(frames ...Frame) error {
 // frame is not masked and no reserved bit is set (RFC 6455 section 5.1, 5.2).
 func (c *Conn) ReadFrame() (Frame, error) {
 	c.SetReadDeadline(time.Now().Add(patience))
+	return c.readFrame()
+}
+
+func (c *Conn) readFrame() (Frame, error) {
 	var head [2]byte
 	if _, err := io.ReadFull(c.br, head[:]); err != nil {
 		return Frame{}, err
@@ -175,28 +179,44 @@ func (c *Conn) ReadFrame() (Frame, error) {
 	return f, err
 }
 
+// ReadUntil reads frames until one is wanted, and returns that one. It waits no longer for
+// all of them than ReadFrame for one.
+func (c *Conn) ReadUntil(wanted func(Frame) bool) (Frame, error) {
+	c.SetReadDeadline(time.Now().Add(patience))
+	return c.readUntil(wanted)
+}
+
+func (c *Conn) readUntil(wanted func(Frame) bool) (Frame, error) {
+	for {
+		if f, err := c.readFrame(); err != nil || wanted(f) {
+			return f, err
+		}
+	}
+}
+
 // ReadMessage reads the next text or binary frame. It passes over pings and
 // pongs; a close frame is an error of the type *Closed.
 func (c *Conn) ReadMessage() ([]byte, error) {
-	for {
-		f, err := c.ReadFrame()
-		if err != nil {
-			return nil, err
-		}
-		switch f.Opcode {
-		case Text, Binary:
-			return f.Payload, nil
-		case Ping, Pong:
-			continue
-		case Close:
-			closed := &Closed{Code: 1005}
-			if len(f.Payload) >= 2 {
-				closed = &Closed{binary.BigEndian.Uint16(f.Payload), string(f.Payload[2:])}
-			}
-			return nil, closed
-		}
-		return nil, fmt.Errorf("opcode %d", f.Opcode)
+	c.SetReadDeadline(time.Now().Add(patience))
+	return c.readMessage()
+}
+
+func (c *Conn) readMessage() ([]byte, error) {
+	f, err := c.readUntil(func(f Frame) bool { return f.Opcode != Ping && f.Opcode != Pong })
+	if err != nil {
+		return nil, err
 	}
+	switch f.Opcode {
+	case Text, Binary:
+		return f.Payload, nil
+	case Close:
+		closed := &Closed{Code: 1005}
+		if len(f.Payload) >= 2 {
+			closed = &Closed{binary.BigEndian.Uint16(f.Payload), string(f.Payload[2:])}
+		}
+		return nil, closed
+	}
+	return nil, fmt.Errorf("opcode %d", f.Opcode)
 }
 
 // Closed is a close frame that came.
@@ -208,10 +228,11 @@ type Closed struct {
 func (c *Closed) Error() string { return fmt.Sprintf("closed with %d: %s", c.Code, c.Reason) }
 
 // ReadClose reads until the close frame comes. Messages before it are passed
-// over.
+// over. It waits no longer for all of them than ReadFrame for one.
 func (c *Conn) ReadClose() (*Closed, error) {
+	c.SetReadDeadline(time.Now().Add(patience))
 	for {
-		_, err := c.ReadMessage()
+		_, err := c.readMessage()
 		var closed *Closed
 		if errors.As(err, &closed) {
 			return closed, nil
