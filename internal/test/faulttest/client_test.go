@@ -11,13 +11,13 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// A client is a connection of a user. It never connects again.
+// A client is a connection of a user. It never reconnects.
 type client struct {
 	*wsraw.Conn
 	user  string
 	node  *node
 	in    chan struct{} // closed when it was let in
-	ended chan struct{} // closed when its connection has ended; nil of a deaf one
+	ended chan struct{} // closed when its connection has ended; nil if the client is deaf
 }
 
 // connect connects a client, and returns when it has been let in.
@@ -69,7 +69,7 @@ func (c *client) read() {
 	defer c.Conn.Close()
 	for {
 		f, err := c.ReadFrame()
-		if errors.Is(err, os.ErrDeadlineExceeded) { // nothing came for long
+		if errors.Is(err, os.ErrDeadlineExceeded) { // nothing has come for a long time
 			continue
 		}
 		if err != nil || f.Opcode == wsraw.Close {
@@ -91,7 +91,7 @@ func (c *client) close() {
 	}
 }
 
-// open says whether the client's connection has not ended.
+// open reports whether the client's connection has not ended.
 func (c *client) open() bool {
 	select {
 	case <-c.ended:
@@ -101,7 +101,8 @@ func (c *client) open() bool {
 	}
 }
 
-// crowd connects deaf clients, one for each user, each in its group.
+// crowd connects a deaf client for each user, in the group that group returns, if
+// any.
 func (n *node) crowd(users []string, group func(i int) string) {
 	n.t.Helper()
 	var wg sync.WaitGroup

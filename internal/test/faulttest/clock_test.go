@@ -12,12 +12,12 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// steps are those of Redis' clock that tests try, in an order in which none
-// undoes the one before.
+// steps are the steps of Redis' clock that tests try, ordered so that none undoes
+// the one before.
 var steps = []time.Duration{time.Minute, time.Hour, -time.Minute, -time.Hour}
 
-// A node dies, and Redis' clock steps: its users go offline, those of the
-// others never do, and a kick that says nil has kicked.
+// A node dies, and Redis' clock steps. The node's users go offline, those of the
+// others never do, and a kick that returns nil has disconnected its user.
 func TestClockStep(t *testing.T) {
 	t.Parallel()
 	for _, step := range steps {
@@ -54,7 +54,7 @@ func testClockStep(t *testing.T, step time.Duration) {
 	stepped := time.Now()
 	server.Step(step)
 	var early sync.WaitGroup
-	early.Go(func() { asker.kick(holder, kicked[0]) }) // the dead node may hold it up
+	early.Go(func() { asker.kick(holder, kicked[0]) }) // the dead node may delay it
 	if await(t, "the dead node's users offline", func() error { return asker.allOnline(false, ghosts...) }) {
 		t.Logf("the dead node's users were offline after %s", asker.leases(stepped))
 	}
@@ -86,7 +86,8 @@ func testClockStep(t *testing.T, step time.Duration) {
 	}
 }
 
-// kick disconnects a user of another node, who is gone if the answer is nil.
+// kick disconnects a user of another node. If it returns nil, the user must be
+// gone.
 func (n *node) kick(holder *node, user string) error {
 	n.t.Helper()
 	began := time.Now()
@@ -98,8 +99,8 @@ func (n *node) kick(holder *node, user string) error {
 	return err
 }
 
-// A kick that says nil has kicked, whatever Redis' clock has done since its
-// user came.
+// A kick that returns nil has disconnected its user, whatever Redis' clock has done
+// since the user connected.
 func TestClockStepKick(t *testing.T) {
 	t.Parallel()
 	server := redistest.StartWithClock(t)
@@ -107,7 +108,7 @@ func TestClockStepKick(t *testing.T) {
 	for _, step := range steps {
 		user := fmt.Sprint("kicked", step)
 		nodes[1].connect(user)
-		nodes[0].awaitRenewals(nodes[1], 1) // both know each other, of before the step
+		nodes[0].awaitRenewals(nodes[1], 1) // both know each other since before the step
 		server.Step(step)
 		await(t, "a kick after "+step.String(), func() error { return nodes[0].kick(nodes[1], user) })
 	}
@@ -146,7 +147,7 @@ func TestClockStepLimit(t *testing.T) {
 	}
 }
 
-// reconnect connects as a client does that is refused for a while.
+// reconnect connects like a client that is refused for a while.
 func reconnect(t *testing.T, n *node, user string) (c *client) {
 	t.Helper()
 	await(t, "a handshake", func() (err error) {
@@ -156,7 +157,7 @@ func reconnect(t *testing.T, n *node, user string) (c *client) {
 	return c
 }
 
-// OfflineDelay is as long as it was, whatever Redis' clock does meanwhile.
+// OfflineDelay keeps its length, whatever Redis' clock does meanwhile.
 func TestClockStepOffline(t *testing.T) {
 	t.Parallel()
 	leave := func(t *testing.T, step, delay time.Duration) *node {
@@ -180,7 +181,7 @@ func TestClockStepOffline(t *testing.T) {
 	t.Run("forward", func(t *testing.T) {
 		t.Parallel()
 		n := leave(t, time.Hour, 10*time.Minute)
-		n.awaitRenewals(n, 4) // Offline is asked once a second
+		n.awaitRenewals(n, 4) // Offline is asked for once a second
 		n.connect("u")
 		if online, offline := told([]*node{n}, "u"); online != 1 || offline != 0 {
 			t.Errorf("a user was away for a moment: OnOnline was told %d times, OnOffline %d, want 1 and 0", online, offline)
@@ -188,8 +189,8 @@ func TestClockStepOffline(t *testing.T) {
 	})
 }
 
-// awaitRenewals waits until the node has seen another, or itself, renew its
-// lease so many times.
+// awaitRenewals waits until n has seen the node of renew its lease this many times.
+// The two may be the same.
 func (n *node) awaitRenewals(of *node, times int) {
 	n.t.Helper()
 	var last time.Time
@@ -199,7 +200,7 @@ func (n *node) awaitRenewals(of *node, times int) {
 		if i < 0 {
 			return fmt.Errorf("not listed: %w", err)
 		}
-		if renewed := listed[i].Renewed; !renewed.Equal(last) { // the first is one of before
+		if renewed := listed[i].Renewed; !renewed.Equal(last) { // the first one seen is from before
 			last = renewed
 			times--
 		}

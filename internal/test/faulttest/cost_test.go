@@ -14,11 +14,11 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// What presence costs Redis, by what Redis says of itself:
+// These benchmarks measure what presence costs Redis, by its own figures:
 //
 //	go test -run '^$' -bench Cost ./internal/test/faulttest
 
-// idleWindow is how long idle connections are looked at: several leases.
+// idleWindow is how long idle connections are watched: several leases.
 const idleWindow = 30 * time.Second
 
 func BenchmarkCostIdle(b *testing.B) {
@@ -51,7 +51,7 @@ func BenchmarkCostIdle(b *testing.B) {
 	}
 }
 
-// defaults are a Hub's own; those of this package are quicker.
+// defaults are a Hub's own settings. Those of this package are shorter.
 var defaults = herald.Config{Lease: 15 * time.Second, ProbeInterval: time.Second, OfflineDelay: 5 * time.Second, HandshakeRate: -1}
 
 func BenchmarkCostAdd(b *testing.B) {
@@ -77,8 +77,8 @@ func BenchmarkCostAdd(b *testing.B) {
 	}
 }
 
-// handshakeCost returns how long Redis worked for one more connection of a
-// user, which is closed again.
+// handshakeCost connects a user once more and closes that connection. It returns
+// how long Redis worked for the connecting.
 func handshakeCost(b *testing.B, rdb *redis.Client, n *node, user string) (sum time.Duration) {
 	b.Helper()
 	if err := rdb.Do(b.Context(), "SLOWLOG", "RESET").Err(); err != nil {
@@ -129,7 +129,7 @@ func BenchmarkCostOnline(b *testing.B) {
 	}
 }
 
-// redisCPU returns how long the server has run.
+// redisCPU returns the CPU time that the server has used.
 func redisCPU(t testing.TB, rdb *redis.Client) time.Duration {
 	t.Helper()
 	seconds := infoNumber(t, rdb, "cpu", "used_cpu_user") + infoNumber(t, rdb, "cpu", "used_cpu_sys")

@@ -17,14 +17,15 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// A part of what the Registry wrote is lost while the node lives: it is found
-// within two leases, mended, counted, and said once.
+// Some of the Registry's keys are lost while the node lives. The loss is found
+// within two leases, repaired, counted, and logged once.
 func TestKeysLost(t *testing.T) {
 	t.Parallel()
 	testKeysLost(t, 3_000, 3*time.Second)
 }
 
-// As many connections as it takes for a walk over all of them to be too slow.
+// BenchmarkKeysLost has so many connections that a walk over all of them would be
+// too slow.
 func BenchmarkKeysLost(b *testing.B) {
 	for b.Loop() {
 		testKeysLost(b, 15_000, 15*time.Second)
@@ -75,7 +76,7 @@ func testKeysLost(t testing.TB, conns int, lease time.Duration) {
 	}
 }
 
-// survives lets keys be lost, and waits until all is right again.
+// survives makes lose lose some keys, and waits until everything is right again.
 func (n *node) survives(t testing.TB, c crowd, what string, lose func() error) {
 	t.Helper()
 	logged, before := len(n.log.lines(0)), mended(n.Hub)
@@ -90,12 +91,12 @@ func (n *node) survives(t testing.TB, c crowd, what string, lose func() error) {
 			last = nodes[0].Renewed
 			renewals++
 		}
-		time.Sleep(n.lease / 50) // to ask about so many is work
+		time.Sleep(n.lease / 50) // asking about so many users is work
 		return c.right(n)
 	}) {
 		t.Logf("%s lost: right again %s and %d renewals later", what, n.leases(began), renewals)
 	}
-	// Three renewals are a lease. The first that was seen is of before.
+	// Three renewals are a lease. The first one seen is from before the loss.
 	if renewals-1 > 6 {
 		t.Errorf("%s lost: it took %d renewals of the lease until all was right", what, renewals-1)
 	}
@@ -111,7 +112,7 @@ func (n *node) survives(t testing.TB, c crowd, what string, lose func() error) {
 	}
 }
 
-// mended is how many entries the Hub has put back.
+// mended returns how many entries the Hub has put back.
 func mended(h *herald.Hub) uint64 {
 	v := reflect.ValueOf(h.Stats()).FieldByName("Mended")
 	if !v.IsValid() {
@@ -120,7 +121,8 @@ func mended(h *herald.Hub) uint64 {
 	return v.Uint()
 }
 
-// A crowd is users with one connection each, each in one of the groups.
+// A crowd is a set of users with one connection each. Each user is in one of the
+// groups.
 type crowd struct {
 	users  []string
 	groups int
@@ -128,7 +130,7 @@ type crowd struct {
 
 func (c crowd) group(i int) string { return fmt.Sprint("group", i%c.groups) }
 
-// right returns an error unless all users are online, and in their groups.
+// right returns an error unless all users are online and in their groups.
 func (c crowd) right(n *node) error {
 	if err := n.allOnline(true, c.users...); err != nil {
 		return err
@@ -159,9 +161,8 @@ func keys(t testing.TB, rdb *redis.Client, pattern string) []string {
 	return found
 }
 
-// A node dies, and its index is lost before it is swept: its entries vanish at
-// the latest when their users come again, who come online and go offline as
-// anyone does.
+// A node dies, and its index is lost before it is swept. Its entries vanish at the
+// latest when their users come again. These come online and go offline as usual.
 func TestIndexOfTheDeadLost(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -180,8 +181,8 @@ func TestIndexOfTheDeadLost(t *testing.T) {
 	}
 	await(t, "the dead node's users offline", func() error { return asker.allOnline(false, users...) })
 	await(t, "the end of the sweep", func() error {
-		// In this order, for a lease goes from nodes to dying. While it is there,
-		// its entries are not yet strays.
+		// In this order, because a lease moves from nodes to dying. As long as it
+		// is in either, its entries are not yet strays.
 		for _, kind := range []string{"nodes", "dying"} {
 			for _, key := range keys(t, rdb, "herald:*:"+kind) {
 				leases, err := rdb.HKeys(t.Context(), key).Result()
@@ -212,8 +213,8 @@ func TestIndexOfTheDeadLost(t *testing.T) {
 	})
 }
 
-// Redis evicts herald's keys under the pressure of others': nobody is offline
-// for good, and a person is told, by New already.
+// Redis evicts herald's keys under the pressure of other data. Nobody stays
+// offline, and New has already warned.
 func TestEviction(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t, "--maxmemory-policy", "allkeys-random")
@@ -240,7 +241,7 @@ func TestEviction(t *testing.T) {
 		if i%10 > 0 {
 			continue
 		}
-		time.Sleep(testLease / 100) // the pressure of two leases
+		time.Sleep(testLease / 100) // the pressure goes on for two leases
 		count := 0
 		online, err := n.Online(t.Context(), c.users...)
 		for _, on := range online {

@@ -17,12 +17,12 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// A fault makes the Registry lose the leases. Its commands are those of
-// redis-cli, for one server of a Cluster if it says so.
+// A fault makes the Registry lose the leases. begin and end are commands of
+// redis-cli, if sharded for one server of a Cluster.
 type fault struct {
 	name    string
 	begin   string
-	end     string // empty: it is over at once
+	end     string // empty if the fault is over at once
 	sharded bool
 }
 
@@ -34,7 +34,7 @@ var faults = []fault{
 	{name: "one master of three without scripts", begin: "ACL SETUSER default -eval -evalsha", end: "ACL SETUSER default +eval +evalsha", sharded: true},
 }
 
-// start starts what the fault befalls, and returns what begins it and ends it.
+// start starts the servers, and returns the functions that begin and end the fault.
 func (f fault) start(t *testing.T) (open backend, begin, end func()) {
 	t.Helper()
 	var admin *redis.Client
@@ -62,8 +62,8 @@ func (f fault) start(t *testing.T) (open backend, begin, end func()) {
 	return open, func() { do(f.begin) }, func() { do(f.end) }
 }
 
-// While leases are lost, and until all is well again, each call about a
-// user of another node answers with an error, or with what is true.
+// While leases are lost, and until all is well again, each call about a user of
+// another node returns an error or a true answer.
 func TestLeasesLost(t *testing.T) {
 	t.Parallel()
 	for _, f := range faults {
@@ -106,16 +106,15 @@ func testLeasesLost(t *testing.T, f fault) {
 // member is the user who joins and leaves.
 const member = "member"
 
-// rounds are calls of every kind, made again and again, and what each was
-// answered.
+// rounds make calls of every kind over and over, and count the answers.
 type rounds struct {
 	asker, holder *node
-	left, victims []string // groups of the member; users who are kicked
-	stay          []string // users who are not
+	left, victims []string // groups that the member leaves; users who are kicked
+	stay          []string // users who are not kicked
 
 	stop    chan struct{}
 	done    sync.WaitGroup
-	answers map[string]map[string]int // by call; each that of the goroutine that makes it
+	answers map[string]map[string]int // by call; each inner map belongs to the goroutine that makes the call
 }
 
 func (r *rounds) start() {
@@ -139,7 +138,8 @@ func (r *rounds) start() {
 	}
 }
 
-// Each call returns its error, and whether it is so what a nil would say.
+// Each of these makes a call, and returns its error and whether what a nil error
+// says is true.
 
 func (r *rounds) join(i int) (error, bool) {
 	group := fmt.Sprint("joined", i)
@@ -167,19 +167,19 @@ func (r *rounds) sessions(i int) (error, bool) {
 	return err, len(sessions) == 1
 }
 
-// count may be of before the last kicks, so it may be too high.
+// count may be from before the last kicks, so it may be too high.
 func (r *rounds) count(int) (error, bool) {
 	count, err := r.asker.Count(context.Background())
 	return err, count >= r.holder.Stats().Conns
 }
 
-// What no answer may be.
+// These answers are never allowed.
 const (
 	untrue  = "nil, and it is not so"
 	unknown = "an error that tells nothing: "
 )
 
-// classify says what an answer was.
+// classify names the kind of an answer.
 func classify(err error, so bool) string {
 	var partial *herald.PartialError
 	switch {
@@ -198,8 +198,8 @@ func classify(err error, so bool) string {
 	return unknown + err.Error()
 }
 
-// end ends the rounds, prints all answers, and fails the test if one was
-// a nil that was not so, or an error that is not herald's.
+// end ends the rounds, logs all answers, and fails the test for each nil that was
+// not true and each error that is not herald's.
 func (r *rounds) end(t *testing.T) {
 	t.Helper()
 	close(r.stop)

@@ -17,9 +17,9 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// FuzzNeighbour plants what the input says under the prefix of three nodes with
-// users on them: all users get in meanwhile, and when it is over all is right
-// again, whoever has been connected is online, and a Disconnect disconnects.
+// FuzzNeighbour plants data, as the input says, under the prefix of three nodes
+// with users on them. Meanwhile all users get in. Afterwards everything is right
+// again: each user who has connected is online, and a Disconnect disconnects.
 func FuzzNeighbour(f *testing.F) {
 	random := rand.New(rand.NewPCG(3, 4))
 	for range 12 {
@@ -34,13 +34,13 @@ func FuzzNeighbour(f *testing.F) {
 	f.Fuzz(func(t *testing.T, input []byte) { hood.try(t, &script{input: input}) })
 }
 
-// A neighbourhood is nodes, and a client of their Redis.
+// A neighbourhood is a set of nodes, and a client of their Redis.
 type neighbourhood struct {
 	rdb   *redis.Client
 	nodes []*node
 	tries int
 
-	spoilt bool // the last that was planted for the key gone is of the wrong type
+	spoilt bool // the last value planted at the key gone has the wrong type
 }
 
 func (h *neighbourhood) try(t *testing.T, s *script) {
@@ -65,7 +65,7 @@ func (h *neighbourhood) try(t *testing.T, s *script) {
 		await(t, "Health", n.Health)
 		await(t, "all online", func() error { return n.allOnline(true, users...) })
 	}
-	if h.spoilt { // which all nodes look at all the time
+	if h.spoilt { // all nodes look at this key all the time
 		await(t, "a count of what cannot be read", func() error {
 			if h.unreadable() == before {
 				return errors.New("nothing was counted")
@@ -77,7 +77,7 @@ func (h *neighbourhood) try(t *testing.T, s *script) {
 	h.clean(t)
 }
 
-// enter connects a user, who tries as often as it takes.
+// enter connects a user, trying until it succeeds.
 func (h *neighbourhood) enter(t *testing.T, i int, user string) {
 	await(t, user+" gets in", func() error {
 		_, err := h.nodes[i%len(h.nodes)].dial(user, "room")
@@ -85,8 +85,8 @@ func (h *neighbourhood) enter(t *testing.T, i int, user string) {
 	})
 }
 
-// part disconnects all users. Whom something was planted for may be said not to
-// be gone, but not to be gone and stay.
+// part disconnects all users. If something was planted for a user, Disconnect may
+// say that the user is not gone, but must not return nil while the user stays.
 func (h *neighbourhood) part(t *testing.T, users []string) {
 	fresh := fmt.Sprint("fresh", h.tries)
 	h.enter(t, h.tries, fresh)
@@ -102,14 +102,14 @@ func (h *neighbourhood) part(t *testing.T, users []string) {
 				t.Errorf("Disconnect(%s): nil, and %d connections live", user, has)
 			}
 			if _, partial := errors.AsType[*herald.PartialError](err); partial && user != fresh && has == 0 {
-				return nil // a node that is none is said to have one of the user
+				return nil // the Registry lists a session of the user on a node that does not exist
 			}
 			return err
 		})
 	}
 }
 
-// unreadable sums up what the nodes count.
+// unreadable returns the sum of the nodes' counts of unreadable data.
 func (h *neighbourhood) unreadable() (n uint64) {
 	for _, node := range h.nodes {
 		n += node.Stats().Unreadable
@@ -117,7 +117,7 @@ func (h *neighbourhood) unreadable() (n uint64) {
 	return n
 }
 
-// clean takes away what was planted and would last.
+// clean removes planted data that would otherwise last.
 func (h *neighbourhood) clean(t *testing.T) {
 	ctx := context.Background()
 	ids, _ := h.rdb.HKeys(ctx, "herald:{0}:nodes").Result()
@@ -135,7 +135,7 @@ func (h *neighbourhood) clean(t *testing.T) {
 	}
 }
 
-// A script is what is planted, as bytes that choose.
+// A script is a sequence of bytes that choose what is planted.
 type script struct{ input []byte }
 
 // next returns a number below n.
@@ -150,12 +150,12 @@ func (s *script) next(n int) int {
 
 func (s *script) of(choices ...string) string { return choices[s.next(len(choices))] }
 
-// number is one that may be odd.
+// number returns a number, or sometimes an odd value instead of it.
 func (s *script) number(sane string) string {
 	return s.of(sane, sane, sane, "", "abc", "nan", "-inf", "0x10", "1e400", "-1", "0", " 7 ", "9007199254740992", "9223372036854775807", "-9223372036854775808", strings.Repeat("9", 400))
 }
 
-// text is any bytes.
+// text returns any bytes.
 func (s *script) text() string {
 	switch n := s.next(16); n {
 	case 15:
@@ -168,7 +168,7 @@ func (s *script) text() string {
 	}
 }
 
-// plant does one thing.
+// plant plants one thing.
 func (h *neighbourhood) plant(ctx context.Context, s *script, users []string) {
 	now := fmt.Sprint(time.Now().UnixMicro())
 	node := h.nodes[s.next(len(h.nodes))]
@@ -188,7 +188,7 @@ func (h *neighbourhood) plant(ctx context.Context, s *script, users []string) {
 	field := s.of(id, conn, generation+":"+id, s.text())
 	content := s.of(record, value, s.number(now), s.text(), "u"+fmt.Sprintf("%d:%s%d:u%s", len(conn), conn, len(user)+1, user))
 	action := s.of("hset", "hset", "set", "set", "hdel", "del", "sadd", "zadd", "rpush", "expire", "wait", "many")
-	if strings.Contains("set rpush sadd", action) { // in the place of what is there
+	if strings.Contains("set rpush sadd", action) { // in place of the value that is there
 		h.rdb.Del(ctx, key)
 	}
 	switch action {
@@ -209,7 +209,7 @@ func (h *neighbourhood) plant(ctx context.Context, s *script, users []string) {
 	case "expire":
 		h.rdb.PExpire(ctx, key, time.Millisecond)
 	case "wait":
-		time.Sleep(time.Duration(s.next(200)) * time.Millisecond) // a random moment for the next
+		time.Sleep(time.Duration(s.next(200)) * time.Millisecond) // so that the next comes at a random moment
 	case "many":
 		fields := make([]string, 0, 10_000)
 		for i := range cap(fields) / 2 {

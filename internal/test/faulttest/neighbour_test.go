@@ -50,9 +50,9 @@ func haunt(t testing.TB, rdb *redis.Client, names []string) (stop func()) {
 	return func() { close(ended); <-done }
 }
 
-// Somebody lists nodes that are none and renews them: a Disconnect is done when
-// the real nodes have done it, and nobody takes the Bus for deaf. A ghost to
-// which the Registry has sessions of the user is missing all the same.
+// Somebody lists nodes that do not exist, and renews their leases. A Disconnect is
+// done when the real nodes have done it, and no node takes the Bus for deaf. But a
+// ghost is missing if the Registry lists sessions of the user on it.
 func TestGhosts(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -74,7 +74,7 @@ func TestGhosts(t *testing.T) {
 	if err := asker.Join(t.Context(), herald.User("room"), "g"); err != nil || !holder.hasIn("room", "g") {
 		t.Errorf("Join: %v", err)
 	}
-	// For as long as they would be suspected, and taken for silent.
+	// This is as long as it takes to be suspected, and to be found silent.
 	asker.awaitRenewals(holder, 6)
 	for _, n := range nodes {
 		if err := n.Health(); err != nil {
@@ -87,7 +87,7 @@ func TestGhosts(t *testing.T) {
 			t.Errorf("logged, but ghosts should be told of once: %q", lines)
 		}
 	}
-	// A session that such a node is said to hold may be real.
+	// A session that is listed on a ghost may be real.
 	holder.connect("shared")
 	if err := rdb.HSet(t.Context(), "herald:{0}:t:ushared", "ghost0.1", "1 7 1 0 6:ghost06:shared0:0:0:0:").Err(); err != nil {
 		t.Fatal(err)
@@ -105,13 +105,13 @@ func TestGhosts(t *testing.T) {
 	}
 }
 
-// A node that lives and was never heard, for the Bus does not carry what it
-// says, is missing when a user's connection is its, be it as new as it may.
+// A node may live without ever being heard, because the Bus does not carry its
+// packets. If a user has a connection on it, it is missing, even if it is new.
 func TestNeverHeardIsMissing(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	asker := startNodes(t, single(server), 1, herald.Config{SendTimeout: 2 * time.Second})[0]
-	// Of the same Registry, and on another Bus.
+	// It has the same Registry, but another Bus.
 	config := herald.Config{Name: "deaf", Bus: herald.NewMemoryNetwork().Bus()}
 	apart := startNode(t, single(server), config)
 	for i := range 2 {

@@ -12,7 +12,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// An answering client answers pings, and knows what has arrived.
+// An answering client answers pings, and records the messages that have arrived.
 type answering struct {
 	*client
 	mu  sync.Mutex
@@ -52,8 +52,8 @@ func (a *answering) has(text string) bool {
 	return a.got[text]
 }
 
-// Messages are on their way to a user and to everyone as one node is killed. Each
-// call ends, and none says that what has not arrived was received.
+// A node is killed while messages are on their way to a user and to everyone. Each
+// call ends, and none reports a message as received that has not arrived.
 func TestReceiptsOfAKilledNode(t *testing.T) {
 	t.Parallel()
 	nodes := startNodes(t, single(redistest.Start(t)), 3, herald.Config{})
@@ -74,7 +74,7 @@ func TestReceiptsOfAKilledNode(t *testing.T) {
 				over := false
 				select {
 				case <-killed:
-					over = true // one more, of which nobody there hears
+					over = true // one more call, which the dead node does not hear
 				default:
 				}
 				text := fmt.Sprintf("%d of %d", j, i)
@@ -103,11 +103,12 @@ func TestReceiptsOfAKilledNode(t *testing.T) {
 	})
 }
 
-// checkKilled makes one call, without a deadline.
+// checkKilled makes a call without a deadline to each target, and checks the
+// receipts.
 func checkKilled(t *testing.T, asker *node, text string, lost, kept *answering, over bool) {
 	d, err := asker.Deliver(context.Background(), herald.User("u"), herald.Text(text))
 	if err != nil {
-		return // the Registry may be in doubt
+		return // the Registry may not be trusted now
 	}
 	by := make(map[string]*answering)
 	for _, c := range []*answering{lost, kept} {

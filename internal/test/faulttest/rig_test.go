@@ -1,5 +1,5 @@
-// Package faulttest lets a Redis fail under whole Hubs, and holds their
-// answers to what is true: an error is always allowed, a wrong nil never.
+// Package faulttest makes Redis fail under whole Hubs, and checks their answers: an
+// error is always allowed, a wrong answer without one never.
 package faulttest
 
 import (
@@ -22,14 +22,15 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// patience is how long a test waits for what must come.
+// patience is how long a test waits for something that must happen.
 const patience = time.Minute
 
-// testLease is the lease of Hubs, unless a test sets one: short, for what is
-// tried here takes leases, and long enough for a machine that is busy.
+// testLease is the lease of Hubs unless a test sets one. It is short, because these
+// tests take several leases, but long enough for a busy machine.
 const testLease = 2 * time.Second
 
-// A node is a Hub, with clients over net.Pipe and a way to Redis of its own.
+// A node is a Hub, with clients over net.Pipe and a connection to Redis that can be
+// cut.
 type node struct {
 	*herald.Hub
 
@@ -38,7 +39,7 @@ type node struct {
 	wire  wire
 	web   http.Server
 	door  door
-	log   logBuffer // what is above Info
+	log   logBuffer // warnings and errors
 
 	mu       sync.Mutex // guards the rest
 	onlines  map[string]int
@@ -46,17 +47,17 @@ type node struct {
 	clients  []*client
 }
 
-// A backend opens a node's own client of Redis, which dials by its wire.
+// A backend opens a node's client of Redis, which dials with w.
 type backend func(w *wire) redis.UniversalClient
 
-// single is a server that has all.
+// single returns a backend for one server, which has all keys.
 func single(server *redistest.Server) backend {
 	return func(w *wire) redis.UniversalClient {
 		return redis.NewClient(&redis.Options{Addr: server.Addr, Dialer: w.dial})
 	}
 }
 
-// sharded is a Cluster.
+// sharded returns a backend for a Cluster.
 func sharded(cluster *redistest.Cluster) backend {
 	return func(w *wire) redis.UniversalClient {
 		return redis.NewClusterClient(&redis.ClusterOptions{Addrs: cluster.Addrs(), Dialer: w.dial})
@@ -81,9 +82,9 @@ func startNode(t testing.TB, open backend, config herald.Config) *node {
 	t.Cleanup(func() { rdb.Close() })
 	config.Redis = rdb
 	config.Lease = cmp.Or(config.Lease, testLease)
-	config.ProbeInterval = cmp.Or(config.ProbeInterval, config.Lease/15) // as the defaults are to each other
+	config.ProbeInterval = cmp.Or(config.ProbeInterval, config.Lease/15) // in the proportion of the defaults
 	config.OfflineDelay = cmp.Or(config.OfflineDelay, 100*time.Millisecond)
-	config.PingInterval = -1 // clients that do not read need not answer
+	config.PingInterval = -1 // clients that do not read need not answer pings
 	config.MaxConnsPerUser = -1
 	config.MaxHandshakes, config.HandshakeRatePerAddr, config.HandshakeRatePerUser = -1, -1, -1
 	config.Logger = slog.New(slog.NewTextHandler(&n.log, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -110,7 +111,7 @@ func startNode(t testing.TB, open backend, config herald.Config) *node {
 	return n
 }
 
-// identify believes the path, which is the user's, and the headers.
+// identify believes the path, which is the user, and the headers.
 func identify(r *http.Request) (herald.Identity, error) {
 	return herald.Identity{User: r.URL.Path[1:], Groups: r.Header["Group"], Platform: r.Header.Get("Platform")}, nil
 }
@@ -118,7 +119,7 @@ func identify(r *http.Request) (herald.Identity, error) {
 // deaf is the platform of clients that read nothing.
 const deaf = "deaf"
 
-// greet tells a client that it is in.
+// greet tells a client that it was let in.
 func greet(_ context.Context, c *herald.Conn) error {
 	if c.Identity().Platform == deaf {
 		return nil
@@ -126,7 +127,7 @@ func greet(_ context.Context, c *herald.Conn) error {
 	return c.Send(herald.Text("welcome"))
 }
 
-// note returns a callback that counts in users.
+// note returns a callback that counts its calls by user.
 func (n *node) note(users map[string]int) func(string) {
 	return func(user string) {
 		n.mu.Lock()
@@ -135,7 +136,7 @@ func (n *node) note(users map[string]int) func(string) {
 	}
 }
 
-// told returns how often OnOnline and OnOffline of the nodes were told of a
+// told returns how often OnOnline and OnOffline of the nodes were called for a
 // user.
 func told(nodes []*node, user string) (online, offline int) {
 	for _, n := range nodes {
@@ -147,8 +148,8 @@ func told(nodes []*node, user string) (online, offline int) {
 	return online, offline
 }
 
-// kill makes the node dead to the others, in a moment, as a kill -9 does: its
-// connections to Redis and to clients end, and nothing is said to anybody.
+// kill makes the node dead to the others at once, as kill -9 does: its connections
+// to Redis and to clients end, and it says nothing to anybody.
 func (n *node) kill() {
 	n.wire.cut()
 	n.closeClients()
@@ -164,7 +165,7 @@ func (n *node) closeClients() {
 	}
 }
 
-// has returns how many connections of the user the Hub has.
+// has returns the number of connections that the user has on the Hub.
 func (n *node) has(user string) (count int) {
 	for c := range n.Conns() {
 		if c.User() == user {
@@ -174,7 +175,7 @@ func (n *node) has(user string) (count int) {
 	return count
 }
 
-// hasIn says whether a connection of the user belongs to the group.
+// hasIn reports whether a connection of the user belongs to the group.
 func (n *node) hasIn(user, group string) bool {
 	for c := range n.Conns() {
 		if c.User() == user && slices.Contains(c.Groups(), group) {
@@ -184,7 +185,7 @@ func (n *node) hasIn(user, group string) bool {
 	return false
 }
 
-// names returns n users.
+// names returns n names.
 func names(prefix string, n int) []string {
 	users := make([]string, n)
 	for i := range users {
@@ -193,8 +194,8 @@ func names(prefix string, n int) []string {
 	return users
 }
 
-// allOnline returns an error unless the node answers that all users are
-// online, or that none is.
+// allOnline returns an error unless the node answers that all users are online or,
+// if want is false, that none is.
 func (n *node) allOnline(want bool, users ...string) error {
 	online, err := n.Online(context.Background(), users...)
 	if err != nil {
@@ -208,13 +209,13 @@ func (n *node) allOnline(want bool, users ...string) error {
 	return nil
 }
 
-// await polls until ok, for what nobody announces, and says whether it came.
+// await polls until ok returns nil, and reports whether it did.
 func await(t testing.TB, what string, ok func() error) bool {
 	t.Helper()
 	return awaitFor(t, patience, what, ok)
 }
 
-// awaitFor is await with a patience of its own.
+// awaitFor is await with another patience.
 func awaitFor(t testing.TB, patience time.Duration, what string, ok func() error) bool {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
@@ -229,12 +230,12 @@ func awaitFor(t testing.TB, patience time.Duration, what string, ok func() error
 	}
 }
 
-// leases says how many leases have passed since then.
+// leases returns how many leases have passed since then, as text.
 func (n *node) leases(since time.Time) string {
 	return fmt.Sprintf("%.1f leases", float64(time.Since(since))/float64(n.lease))
 }
 
-// A wire is a node's way to Redis.
+// A wire makes a node's connections to Redis.
 type wire struct {
 	mu    sync.Mutex
 	conns []net.Conn
@@ -286,7 +287,7 @@ func (d door) Close() error {
 
 func (d door) Addr() net.Addr { return &net.UnixAddr{Name: "test", Net: "pipe"} }
 
-// A logBuffer holds what a Hub has logged.
+// A logBuffer collects what a Hub logs.
 type logBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -298,7 +299,7 @@ func (l *logBuffer) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-// lines returns what was logged after the first so many lines.
+// lines returns the lines of the log after the first after ones.
 func (l *logBuffer) lines(after int) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -11,20 +11,20 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// A watch asks a Hub again and again about users who are online all the time,
-// and holds each nil answer to that.
+// A watch keeps asking a Hub about users who are online all the time, and checks
+// each answer without an error.
 type watch struct {
 	stop chan struct{}
 	done sync.WaitGroup
 
-	// Of its goroutine.
+	// These belong to its goroutine.
 
 	asked, down int
-	wrong       map[string]int       // nil answers that were wrong, and errors of the wrong kind
-	first, last map[string]time.Time // of each
+	wrong       map[string]int       // how often each kind of wrong answer came
+	first, last map[string]time.Time // when each kind came first and last
 }
 
-// watchOnline begins a watch.
+// watchOnline starts a watch.
 func (n *node) watchOnline(users []string) *watch {
 	w := &watch{stop: make(chan struct{}), wrong: make(map[string]int), first: make(map[string]time.Time), last: make(map[string]time.Time)}
 	w.done.Go(func() {
@@ -72,7 +72,7 @@ func (w *watch) count(n *node, least int) {
 	}
 }
 
-// take notes an answer, and says whether it was nil.
+// take counts an answer, and reports whether it has no error.
 func (w *watch) take(call string, err error) bool {
 	w.asked++
 	if err == nil {

@@ -1,6 +1,6 @@
 package historymodel
 
-// A pick takes small choices off the number of an action.
+// A pick is a random number, from which small choices are taken one by one.
 type pick uint32
 
 func (p *pick) of(n int) int {
@@ -39,7 +39,7 @@ func (w *world) takePhone(v verb, ph *phone, p *pick) {
 	case drop:
 		ph.cut()
 	case come:
-		ph.connect(w.hubs[p.of(nodes+1)%nodes]) // often the first
+		ph.connect(w.hubs[p.of(nodes+1)%nodes]) // often the first node
 	case visit:
 		ph.cut()
 		ph.connect(w.hubs[p.of(nodes)])
@@ -61,8 +61,8 @@ func (w *world) takePhone(v verb, ph *phone, p *pick) {
 	}
 }
 
-// takeSide takes an action of a node in a partition: of the one given, or the next
-// one that has something to do.
+// takeSide takes an action of a node in a partition: which names it or, if that has
+// nothing to do, the next one that has.
 func (w *world) takeSide(v verb, which int, p *pick) {
 	n := 1 + p.of(3)
 	for i := range nodes * partitions {
@@ -150,7 +150,7 @@ func (c *cluster) take(v verb, p *pick) {
 	}
 }
 
-// start brings the nodes up and the phones in.
+// start brings up the nodes and connects the phones.
 func (w *world) start() {
 	w.settle()
 	for i, p := range w.phones {
@@ -159,7 +159,7 @@ func (w *world) start() {
 	w.settle()
 }
 
-// settle lets everything happen that is under way, with all links up.
+// settle brings up all links, and lets everything happen that is pending.
 func (w *world) settle() {
 	for range 200 {
 		busy := false
@@ -186,7 +186,8 @@ func (w *world) settle() {
 	w.fail("there is no end to it")
 }
 
-// settlePhone lets everything happen that a phone and its node can do alone.
+// settlePhone lets everything happen that a phone and its node can do without
+// others.
 func (w *world) settlePhone(p *phone) {
 	for range 20 {
 		if p.session == nil {
@@ -203,7 +204,7 @@ func (w *world) settlePhone(p *phone) {
 	}
 }
 
-// heal ends all faults, has every device come back twice, and checks what they
+// heal ends all faults, makes every device come back twice, and checks what they
 // have.
 func (w *world) heal() {
 	w.step++
@@ -221,7 +222,7 @@ func (w *world) heal() {
 	for round := range 3 {
 		for i := range 2 * nodes {
 			for _, s := range w.hubs[i%nodes].sides {
-				s.fence() // whoever was told of what is gone begins an epoch
+				s.fence() // a node that hears of lost data begins an epoch
 			}
 			w.settle()
 		}
@@ -236,7 +237,7 @@ func (w *world) heal() {
 	}
 }
 
-// check checks a phone that nothing is on its way to any more.
+// check checks a phone to which nothing is on its way any more.
 func (p *phone) check() {
 	if p.session == nil {
 		p.w.fail("%s cannot connect", p.name())

@@ -8,7 +8,7 @@ import (
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// A segment and an age of the logs: small, so that a short run meets them.
+// The segment and the age of the logs are small, so that short runs reach them.
 const (
 	segment = 4
 	age     = 1_000
@@ -18,27 +18,28 @@ const (
 type server struct {
 	log   *store.Log
 	runID string // new with each start
-	repl  string // master_replid: new when it starts, or begins to be a master
-	from  string // that of the master from which the partition was moved to it, while that is one
+	repl  string // master_replid: new when the server starts or becomes a master
+	from  string // the repl of the master that the partition was moved from, until that changes
 	dead  bool
-	stale bool // it was replaced as master, and does not know
+	stale bool // it was replaced as master, but does not know
 	gone  bool // the partition has moved away: it answers MOVED
 }
 
-// A cluster is what one partition lies on: a master and a replica, which change
-// places. A master that was replaced may live on for a while, and nodes with it.
+// A cluster is the servers of one partition: a master and a replica, which change
+// places. A master that was replaced may live on for a while, with nodes connected
+// to it.
 type cluster struct {
 	w       *world
 	servers [2]*server
 	master  int
 	disk    *store.Log // what the master saved last
-	moving  bool       // the slot migrates: what needs keys is refused
-	full    bool       // OOM: a script that writes is refused, PUBLISH is not
+	moving  bool       // the slot migrates: scripts that need missing keys are refused
+	full    bool       // out of memory: scripts that write are refused, but not PUBLISH
 	erased  map[erasure]history.Offset
-	broken  bool // a chain may be: a segment was lost, or a topic forgotten
+	broken  bool // a chain may be broken, because a segment was lost or a topic was forgotten
 }
 
-// An erasure is that what a topic had in an epoch was forgotten.
+// An erasure says that the messages of a topic in an epoch were forgotten.
 type erasure struct {
 	epoch history.Epoch
 	topic string
@@ -61,12 +62,13 @@ func (c *cluster) start(s *server) {
 	s.dead, s.stale, s.gone = false, false, false
 }
 
-// answers says whether a server runs scripts for the partition now.
+// answers reports whether a server runs scripts for the partition now.
 func (c *cluster) answers(s *server) bool {
 	return !s.dead && !c.moving && (s == c.serving() || s.stale)
 }
 
-// caller returns what a script of the node brings, and finds on the server.
+// caller returns the arguments of a script that a node runs on s, and what it finds
+// there.
 func (w *world) caller(s *server, known history.Point) store.Caller {
 	w.epochs++
 	// Some nodes do not know the latest agreement.
@@ -74,8 +76,8 @@ func (w *world) caller(s *server, known history.Point) store.Caller {
 	return store.Caller{Server: s.repl, From: s.from, Now: w.now, Known: known, Fresh: history.Epoch(w.epochs), Agreed: agreed}
 }
 
-// keeps says whether the log, as it is now, still has what is at a point, and all chains
-// that lead there.
+// keeps reports whether the log, as it is now, still has the entry at a point, and
+// all chains that lead there.
 func (c *cluster) keeps(at history.Point) bool {
 	if c.broken {
 		return false
@@ -86,12 +88,12 @@ func (c *cluster) keeps(at history.Point) bool {
 	return ok && len(entries) == 1 && entries[0].Born == at.Epoch
 }
 
-// agree has the nodes agree on how much is kept.
+// agree makes the nodes agree on how much is kept.
 func (w *world) agree(bytes int) {
 	w.agreed = append(w.agreed, store.Agreement{Version: uint64(len(w.agreed) + 1), Age: age, Bytes: bytes})
 }
 
-// replicate has the replica catch up. Until then it has a prefix.
+// replicate makes the replica catch up. Until then it has a prefix of the log.
 func (c *cluster) replicate() {
 	if r := c.replica(); !r.dead && !r.stale {
 		r.log = c.serving().log.Clone()
@@ -99,8 +101,8 @@ func (c *cluster) replicate() {
 	}
 }
 
-// restart restarts the master: with its data, with what it had saved, or with
-// nothing.
+// restart restarts the master with its data, with the data that it had saved, or
+// with none.
 func (c *cluster) restart(how int) {
 	s := c.serving()
 	switch how % 3 {
@@ -117,7 +119,7 @@ func (c *cluster) restart(how int) {
 	c.w.cutLinks(s)
 }
 
-// failover promotes the replica, with whatever it has. The old master dies, or
+// failover promotes the replica, with whatever data it has. The old master dies, or
 // lingers.
 func (c *cluster) failover(linger bool) {
 	old, next := c.serving(), c.replica()
@@ -135,7 +137,7 @@ func (c *cluster) failover(linger bool) {
 	next.repl, next.from = c.w.name("repl"), ""
 }
 
-// demote makes the old master a replica: what it had beyond is gone.
+// demote makes the old master a replica. Data that only it had is lost.
 func (c *cluster) demote() {
 	r := c.replica()
 	if r.dead {
@@ -146,7 +148,7 @@ func (c *cluster) demote() {
 	c.replicate()
 }
 
-// back makes a failover there and back, before anybody has noticed.
+// back fails over to the replica and back before anybody has noticed.
 func (c *cluster) back() {
 	if r := c.replica(); r.dead || r.stale || r.gone || c.moving {
 		return
@@ -158,7 +160,7 @@ func (c *cluster) back() {
 	c.w.hit(thereAndBack)
 }
 
-// migrate begins to move the slot, or aborts that, or ends it.
+// migrate begins to move the slot, or aborts or completes that.
 func (c *cluster) migrate(how int) {
 	switch {
 	case c.replica().stale:
@@ -181,7 +183,7 @@ func (c *cluster) migrate(how int) {
 	}
 }
 
-// evict loses a key, or all of them.
+// evict removes a key, or all of them.
 func (c *cluster) evict(which int) {
 	log := c.serving().log
 	segments := log.Segments()
@@ -202,7 +204,7 @@ func (c *cluster) evict(which int) {
 	}
 }
 
-// trim removes what retention wants to remove.
+// trim removes what is beyond the retention.
 func (c *cluster) trim() {
 	s := c.serving()
 	if !c.answers(s) {
@@ -228,7 +230,7 @@ func (c *cluster) erase(topic string) {
 	}
 }
 
-// serves checks that a survey has nothing that was forgotten.
+// serves checks that a survey lists nothing that was forgotten.
 func (c *cluster) serves(on *server, topics []string, s history.Survey) {
 	entries, _ := on.log.Read(c.w.caller(on, history.Point{}), s.End.Epoch, s.Offsets)
 	for _, e := range entries {
@@ -240,7 +242,7 @@ func (c *cluster) serves(on *server, topics []string, s history.Survey) {
 	}
 }
 
-// renew begins a new epoch, as when the last node has come that appends.
+// renew begins a new epoch, as when the last node starts to append.
 func (c *cluster) renew() {
 	if s := c.serving(); c.answers(s) {
 		end := s.log.Fence(c.w.caller(s, history.Point{}))
@@ -251,7 +253,7 @@ func (c *cluster) renew() {
 	}
 }
 
-// name returns a name that nobody else has.
+// name returns a name that is not in use.
 func (w *world) name(kind string) string {
 	w.names++
 	return fmt.Sprint(kind, w.names)

@@ -6,8 +6,8 @@ import (
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// A rule is something that has to happen in some runs, or they prove nothing
-// about it.
+// A rule is something that must happen in some runs, because otherwise they prove
+// nothing about it.
 type rule uint8
 
 const (

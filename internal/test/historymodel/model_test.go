@@ -27,7 +27,7 @@ func runs(t *testing.T, otherwise int) int {
 	return n
 }
 
-// find runs plans until one finds something.
+// find runs plans until one of them finds a fault.
 func find(t *testing.T, n int, hits *counts, calm bool) {
 	if text := os.Getenv(seedEnv); text != "" {
 		seed, err := strconv.ParseUint(text, 10, 64)
@@ -46,8 +46,8 @@ func find(t *testing.T, n int, hits *counts, calm bool) {
 	}
 }
 
-// Whatever happens, a device has every message once and in order, or it was
-// told.
+// Whatever happens, a device gets every message once and in order, or is told that
+// it may have missed some.
 func TestModel(t *testing.T) {
 	if os.Getenv(mutantEnv) != "" {
 		findMutant(runs(t, 10_000))
@@ -65,7 +65,7 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// findMutant says after how many runs a mutant is found.
+// findMutant reports after how many runs a mutant is found.
 func findMutant(n int) {
 	for seed := range uint64(n) {
 		if finding := newPlan(seed, false).run(new(counts)); finding != "" {
@@ -75,7 +75,7 @@ func findMutant(n int) {
 	}
 }
 
-// Clients and nodes come and go, links break, and the log loses nothing: nobody
+// Clients and nodes come and go and links break, but the log loses nothing. Nobody
 // is told that anything may be missing.
 func TestCalm(t *testing.T) {
 	find(t, runs(t, 2_000), new(counts), true)

@@ -103,13 +103,13 @@ var mutants = []mutant{
 		"again := c.had.again(f.ID, clientIDs)", "again := false"}}},
 }
 
-// mutantEnv makes TestModel stop at what it finds first, and expect it.
+// mutantEnv makes TestModel expect a finding, and stop at the first.
 const mutantEnv = "HERALD_HISTORY_MUTANT"
 
 var foundAfter = regexp.MustCompile(`found after (\d+) runs: (.*)`)
 
-// Without any one of the rules the model finds something, within ten thousand
-// runs. So each rule is needed, and the model would notice if it broke.
+// If any one of the rules is taken away, the model finds a fault within ten
+// thousand runs. So each rule is needed, and the model would notice if it broke.
 func TestMutants(t *testing.T) {
 	if os.Getenv(mutantEnv) != "" {
 		return // this is the child

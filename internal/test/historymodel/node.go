@@ -18,28 +18,28 @@ type hub struct {
 	sessions []*session
 }
 
-// A side is what a node has of one partition.
+// A side is a node's part in one partition.
 type side struct {
 	h         *hub
 	partition int
 	feed      *node.Feed
 	publisher node.Publisher
 
-	calls *server // where scripts go
-	link  *server // where the subscriptions are
-	up    bool    // the link is
-	deaf  bool    // it is, and brings nothing
+	calls *server // the server where scripts go
+	link  *server // the server where the subscriptions are
+	up    bool    // the link is up
+	deaf  bool    // the link is up, but delivers nothing
 
-	followed map[string]int // topic: sessions
-	wire     []event        // on its way to the node
-	inbox    []event        // read from the link
-	asks     []ask          // to be run
-	replies  []func()       // to be taken
+	followed map[string]int // the number of sessions, by topic
+	wire     []event        // events on their way to the node
+	inbox    []event        // events read from the link
+	asks     []ask          // questions to be run
+	replies  []func()       // answers to be taken
 
-	strays []*message // acknowledged by a master that had been replaced
+	strays []*message // messages that a replaced master has acknowledged
 }
 
-// An event is what a link brings.
+// An event is something that a link delivers.
 type event struct {
 	kind   eventKind
 	packet history.Packet
@@ -56,17 +56,17 @@ const (
 	restored
 )
 
-// An ask is a question of the node or of one of its devices.
+// An ask is a question of the node, or of one of its devices, to the log.
 type ask struct {
-	session *session // nil: the node's
+	session *session // nil if it is the node's
 	topics  []string
 	round   uint64
 	from    history.Point
 	offsets []history.Offset
-	page    int // of the offsets, that are asked for now
+	page    int // the number of the offsets that are asked for now
 	most    int
 	epoch   history.Epoch
-	near    bool // the node has the answer
+	near    bool // the node has the answer itself
 }
 
 func newHub(w *world) *hub {
@@ -82,7 +82,7 @@ func newHub(w *world) *hub {
 
 func (s *side) cluster() *cluster { return s.h.w.clusters[s.partition] }
 
-// subscribed says whether a subscription would be confirmed now.
+// subscribed reports whether a subscription would be confirmed now.
 func (s *side) subscribed() bool { return s.up && !s.deaf && !s.link.dead && !s.link.gone }
 
 // publish is PUBLISH on a server.
@@ -100,7 +100,7 @@ func (w *world) publish(partition int, on *server, packets []history.Packet) {
 	}
 }
 
-// cut breaks the link. Only some of what is on its way arrives.
+// cut breaks the link. Only some of the events on their way arrive.
 func (s *side) cut(arrives int) {
 	if !s.up {
 		return
@@ -139,7 +139,7 @@ func (s *side) arrive() {
 	s.inbox = append(s.inbox, e)
 }
 
-// work takes what was read.
+// work handles an event that was read.
 func (s *side) work() {
 	e := s.inbox[0]
 	s.inbox = s.inbox[1:]
@@ -161,7 +161,7 @@ func (s *side) work() {
 	}
 }
 
-// do does what the feed says.
+// do carries out a step of the feed.
 func (s *side) do(step node.Step) {
 	w := s.h.w
 	if w.trace != nil && (step.Gap || len(step.Hand) > 0 || step.Fork.Epoch != 0 || step.Mark.Epoch != 0) {
@@ -205,8 +205,8 @@ func (s *side) do(step node.Step) {
 	}
 }
 
-// answers says whether scripts of the node run now. A server from which the slot
-// has gone names the new one.
+// answers reports whether the node's scripts run now. A server that the slot has
+// left names the new one.
 func (s *side) answers() bool {
 	if s.calls.gone {
 		s.calls = s.cluster().serving()
@@ -214,14 +214,15 @@ func (s *side) answers() bool {
 	return s.cluster().answers(s.calls)
 }
 
-// redirect leaves a server that is no master any more for the one that is.
+// redirect moves the node from a server that is no longer the master to the one
+// that is.
 func (s *side) redirect() {
 	if !s.calls.stale || s.link != s.calls {
 		s.calls = s.cluster().serving()
 	}
 }
 
-// fence has the end of the log published to the node.
+// fence makes the log publish its end to the node.
 func (s *side) fence() {
 	if !s.answers() {
 		return
@@ -234,13 +235,13 @@ func (s *side) fence() {
 	}
 }
 
-// fenced says whether a fence is on its way.
+// fenced reports whether a fence is on its way.
 func (s *side) fenced() bool {
 	is := func(e event) bool { return e.kind == fence }
 	return slices.ContainsFunc(s.wire, is) || slices.ContainsFunc(s.inbox, is)
 }
 
-// met takes note of the log's epoch.
+// met notes the log's epoch.
 func (s *side) met(known, end history.Point) {
 	if end.Epoch != s.publisher.Known().Epoch {
 		s.strays = nil
@@ -302,7 +303,8 @@ func (s *side) run() {
 		func(d *device.Device) device.Step { return d.Surveyed(s.partition, a.round, survey) })
 }
 
-// known returns what the question's session has read ahead, if it suffices.
+// known returns the part of the answer that the question's session has read ahead,
+// if that suffices.
 func (a ask) known(partition int) (entries []history.Entry, rest history.Excerpt, ok bool) {
 	if a.session == nil {
 		return nil, rest, false
@@ -310,7 +312,7 @@ func (a ask) known(partition int) (entries []history.Entry, rest history.Excerpt
 	return a.session.ahead[partition].Page(a.offsets[:a.page])
 }
 
-// whose names who asks.
+// whose names the owner of a question.
 func (s *side) whose(a ask) string {
 	if a.session != nil {
 		return a.session.phone.name()
@@ -322,7 +324,7 @@ func (s *side) name() string {
 	return fmt.Sprintf("node %d.%d", slices.Index(s.h.w.hubs[:], s.h), s.partition)
 }
 
-// reply has the answer taken, later, by whoever has asked.
+// reply queues an answer, which the owner of the question takes later.
 func (s *side) reply(a ask, feed func() node.Step, of func(*device.Device) device.Step) {
 	s.replies = append(s.replies, func() {
 		if a.session == nil {
@@ -340,7 +342,7 @@ func (s *side) hear() {
 	r()
 }
 
-// giveUp ends the node's question without an answer.
+// giveUp drops the node's question without an answer.
 func (s *side) giveUp() {
 	i := slices.IndexFunc(s.asks, func(a ask) bool { return a.session == nil })
 	if i < 0 {

@@ -15,40 +15,40 @@ const maxAhead = 3
 // queueSize is how many frames a session's queue has room for.
 const queueSize = 8
 
-// A phone is one device: its client, what it has seen, and what it must have
-// seen or been told.
+// A phone is one device: its client, what it has seen, and what it must have seen
+// or been told of.
 type phone struct {
 	w       *world
 	client  device.Client
 	session *session // nil: offline
-	oldest  bool     // its queue drops the oldest; otherwise it is cut
+	oldest  bool     // its queue drops the oldest messages; otherwise the phone is cut
 
-	forged history.Positions // that it claims to have, the next time
+	forged history.Positions // positions that it claims to have, the next time
 	liar   bool              // it has claimed to be somewhere else
 
-	groups  map[string]bool // what it belongs to
-	covered bool            // since its first welcome
+	groups  map[string]bool // the topics that it belongs to
+	covered bool            // true since its first welcome
 
 	conns    []string                  // its connections, the newest last
-	welcomes []string                  // those that it knows of
-	had      map[int]*session          // message: on which it came
+	welcomes []string                  // those of conns that it knows
+	had      map[int]*session          // by message: the session on which it came
 	due      map[int]*[partitions]debt // by message
 
-	told   [partitions]int           // the last step at which it was told
-	last   [partitions]history.Point // of the last frame
-	gapped [partitions]bool          // it was told behind that, or has come back
+	told   [partitions]int           // the last step at which it was told of a loss
+	last   [partitions]history.Point // the position of the last frame
+	gapped [partitions]bool          // it was told after last, or has come back
 	ended  [partitions]device.Verdict
 }
 
-// A debt is that the phone has to have a message, or be told that it may lack
-// it, if one of these topics has been its own all the time.
+// A debt says that the phone has to get a message or be told that it may lack it,
+// if one of these topics has been its own all the time.
 type debt struct {
-	step int           // at which it was acknowledged
-	at   history.Point // where it is in the log
+	step int           // when it was acknowledged
+	at   history.Point // where the message is in the log
 	by   set
 }
 
-// A set is of topics.
+// A set is a set of topics.
 type set uint8
 
 func only(topic string) set { return 1 << slices.Index(topics[:], topic) }
@@ -60,12 +60,12 @@ type session struct {
 	device  *device.Device
 	dead    bool
 	topics  map[string]bool
-	joining map[string]bool // of these, not confirmed
+	joining map[string]bool // topics whose subscription is not confirmed
 	frames  []queued
-	ahead   [partitions]history.Excerpt // what was read beyond the last page
+	ahead   [partitions]history.Excerpt // entries read beyond the last page
 }
 
-// A queued is a frame in a queue, and when it was put there.
+// A queued is a frame in a queue, and the step at which it was put there.
 type queued struct {
 	device.Frame
 	step int
@@ -82,7 +82,7 @@ func (c *session) Recent(partition int, at history.Point) ([]history.Packet, boo
 	return c.hub.sides[partition].feed.Recent(at)
 }
 
-// connect begins a session, if all that the phone belongs to can be subscribed.
+// connect begins a session, if all topics of the phone can be subscribed to.
 func (p *phone) connect(h *hub) {
 	if p.session != nil {
 		return
@@ -122,14 +122,14 @@ func (p *phone) connect(h *hub) {
 	}
 }
 
-// cut ends the session. What is in its queue, or on its way, is lost.
+// cut ends the session. The frames in its queue or on their way are lost.
 func (p *phone) cut() {
 	c := p.session
 	if c == nil {
 		return
 	}
 	c.dead, p.session = true, nil
-	if len(p.welcomes) == 0 { // it never was in
+	if len(p.welcomes) == 0 { // it was never let in
 		p.covered = false
 		clear(p.due)
 	}
@@ -145,7 +145,7 @@ func (p *phone) cut() {
 	}
 }
 
-// forget is what a client does that was started anew: it has no position.
+// forget makes the client start anew, without a position.
 func (p *phone) forget() {
 	p.cut()
 	p.client = device.Client{}
@@ -155,7 +155,7 @@ func (p *phone) forget() {
 	clear(p.due)
 }
 
-// forge is what a hostile client does: it claims to be somewhere else.
+// forge makes the client hostile: it claims to be somewhere else.
 func (p *phone) forge(epochs, offset int) {
 	p.forget()
 	p.liar = true
@@ -167,8 +167,8 @@ func (p *phone) forge(epochs, offset int) {
 	}
 }
 
-// join has the phone belong to a topic. On a session it does at once, but it may
-// rely on that only when the subscription is confirmed.
+// join makes the phone belong to a topic. Its session does at once, but the phone
+// may rely on that only when the subscription is confirmed.
 func (p *phone) join(topic string) {
 	if p.groups[topic] {
 		return
@@ -188,7 +188,7 @@ func (p *phone) join(topic string) {
 	p.w.hit(joined)
 }
 
-// confirm confirms the subscription of what is being joined.
+// confirm confirms the subscriptions of a session that are not confirmed yet.
 func (p *phone) confirm() {
 	if p.session == nil {
 		return
@@ -216,7 +216,7 @@ func (p *phone) leave(topic string) {
 	}
 }
 
-// room says whether the queue has room for what an answer may bring.
+// room reports whether the queue has room for an answer.
 func (c *session) room() bool { return len(c.frames) <= queueSize/2 }
 
 func (c *session) do(partition int, step device.Step) {
@@ -236,12 +236,12 @@ func (c *session) do(partition int, step device.Step) {
 			offsets: a.Offsets, page: a.Page, most: a.Most, epoch: a.From.Epoch, near: a.Near,
 		})
 		if len(a.Offsets) == 0 {
-			c.ahead[partition] = history.Excerpt{} // it is of another survey
+			c.ahead[partition] = history.Excerpt{} // these entries are of another survey
 		}
 	}
 }
 
-// queue puts a frame into the queue. Only a message can be one too many.
+// queue puts a frame into the queue. Only messages can be too many.
 func (c *session) queue(f device.Frame) {
 	if c.dead {
 		return
@@ -258,8 +258,8 @@ func (c *session) queue(f device.Frame) {
 	c.frames = append(c.frames, queued{f, w.step})
 }
 
-// dropOldest gives up the oldest message. The Gap in its place, or the one that is
-// there already, tells of it.
+// dropOldest drops the oldest message. The Gap in its place tells of it, or one
+// that is there already.
 func (c *session) dropOldest() {
 	w := c.phone.w
 	i := slices.IndexFunc(c.frames, func(f queued) bool { return f.Kind == device.Message })
@@ -336,9 +336,10 @@ func (p *phone) look(f device.Frame) {
 	*last, p.gapped[f.Partition] = f.At, false
 }
 
-// lookBetween checks that nothing is missing between two frames that came one after the
-// other, if the log still has it: what may be missing is told before what lies behind
-// it. A queue that drops the oldest tells of all in the place of the first.
+// lookBetween checks that nothing is missing between two consecutive frames, if the
+// log still has it. The client must be told of a loss before it gets what lies
+// behind it. A queue that drops the oldest tells of all losses in the place of the
+// first.
 func (p *phone) lookBetween(partition int, from, to history.Point) {
 	if p.oldest {
 		return
@@ -355,10 +356,10 @@ func (p *phone) lookBetween(partition int, from, to history.Point) {
 	}
 }
 
-// got checks a message that the client has taken.
+// got checks a message that the client has received.
 func (p *phone) got(f device.Frame) {
 	m := p.w.message(f.Body)
-	// What is not kept may still be on its way to another node when it is here.
+	// A message that is not kept may still be on its way to another node.
 	if on := p.had[m.n]; on == p.session || on != nil && !m.unkept {
 		p.w.fail("%s: message %d twice", p.name(), m.n)
 	}

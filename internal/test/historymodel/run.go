@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// An action is one step of a run. Whatever it is about, it can be taken: if there
-// is nothing to do, it does nothing.
+// An action is one step of a run. It can always be taken: if there is nothing to
+// do, it does nothing.
 type action struct {
 	verb verb
 	arg  uint32
@@ -17,7 +17,7 @@ type action struct {
 
 type verb uint8
 
-// The verbs. Those up to roll are life without a fault of the log.
+// The verbs up to roll are normal operation, without a fault of the log.
 const (
 	send verb = iota
 	link
@@ -57,7 +57,7 @@ const (
 	unknown
 	forge
 
-	// Those that are told to many, and would hide what others lack. They come less.
+	// These are told to many, and would hide what others lack, so they are rarer.
 	erase
 	renew
 	retain
@@ -73,34 +73,34 @@ var verbNames = [verbs]string{
 
 func (a action) String() string { return fmt.Sprintf("%s %d", verbNames[a.verb], a.arg) }
 
-// weights say how often the verbs of life come.
+// weights say how often the verbs of normal operation come.
 var weights = [roll]int{
 	send: 14, link: 16, work: 16, script: 14, answer: 14, socket: 16, mark: 6, drop: 4, come: 8, visit: 3, lose: 1, join: 3,
 	confirm: 4, leave: 2, kill: 1, cutLink: 3, connect: 6,
 }
 
-// themes are what a run may have more of: what is rare otherwise.
+// themes list verbs that some runs have more of, because they are rare otherwise.
 var themes = [][]verb{
-	{linger, visit, visit, cutLink, connect},                   // devices go to and fro between two masters
-	{join, leave, confirm, confirm, cutLink, connect, connect}, // what is asked for changes
+	{linger, visit, visit, cutLink, connect},                   // devices move to and fro between two masters
+	{join, leave, confirm, confirm, cutLink, connect, connect}, // the topics that are asked for change
 	{trim, evict, drop, come, come},                            // the log loses what is still asked for
-	{fail, demote, drop, come, script},                         // resumes across a move are cut
+	{fail, demote, drop, come, script},                         // resumes across a failover are cut
 	{send, cutLink, connect, connect, socket},                  // links break within a message
 }
 
-// length is how many actions a run has.
+// length is the number of actions in a run.
 const length = 160
 
-// A plan is a run: a world, and what happens in it.
+// A plan is a run: its world and its actions.
 type plan struct {
 	calm    bool // the log loses nothing, and no queue drops
-	bytes   int  // that a log keeps
+	bytes   int  // the size of a log
 	groups  [devices]set
 	actions []action
 }
 
-// newPlan returns the plan of a seed. Each has some kinds of faults, often, and none of
-// the others.
+// newPlan returns the plan of a seed. Each plan has some kinds of faults often, and
+// no others.
 func newPlan(seed uint64, calm bool) plan {
 	rng := rand.New(rand.NewPCG(seed, 0x6865726c))
 	p := plan{calm: calm, bytes: 40, actions: make([]action, length)}
@@ -138,10 +138,10 @@ func newPlan(seed uint64, calm bool) plan {
 	return p
 }
 
-// run carries the plan out, heals all, and returns what it found to be wrong.
+// run carries out the plan, ends all faults, and returns what is wrong.
 func (p plan) run(hits *counts) (finding string) { return p.watch(hits, nil) }
 
-// watch is run, and writes what happens.
+// watch is run, but writes to trace what happens.
 func (p plan) watch(hits *counts, trace io.Writer) (finding string) {
 	w := newWorld(p, hits)
 	w.start()
@@ -163,7 +163,7 @@ func (p plan) watch(hits *counts, trace io.Writer) (finding string) {
 	return w.finding
 }
 
-// shrink returns a plan with fewer actions that still finds something.
+// shrink returns a plan with fewer actions that still finds a fault.
 func (p plan) shrink() plan {
 	for size := len(p.actions) / 2; size > 0; size /= 2 {
 		for i := 0; i+size <= len(p.actions); {
@@ -179,7 +179,8 @@ func (p plan) shrink() plan {
 	return p
 }
 
-// report says what a plan finds, which of its actions suffice, and what happens.
+// report returns what a plan finds, which of its actions suffice, and what happens
+// in it.
 func (p plan) report() string {
 	p = p.shrink()
 	var b strings.Builder

@@ -1,15 +1,15 @@
-// Package historymodel tries the rules of History (internal/history) in a small
-// world: two partitions, each on a master and a replica, three nodes, two
-// devices, and all the faults that the rules are for. A run is a list of actions
-// that a seed gives. Nothing in it is concurrent, so that a run repeats exactly,
-// and each part of it is a run too: a finding shrinks.
+// Package historymodel tests the rules of History (internal/history) in a small
+// world: two partitions, each on a master and a replica, three nodes, two devices,
+// and all the faults that the rules are for. A run is a list of actions, which a
+// seed determines. Nothing in it is concurrent, so that it repeats exactly. Any
+// part of a run is a run too, so that a finding can be shrunk.
 //
-// At the end all is healed. Then each device must have had every message that
-// was kept for it, once and in order, unless it was told after the message was
-// acknowledged that something may be missing.
+// At the end all faults are over. By then each device must have got every message
+// that was kept for it, once and in order, unless it was told after the
+// acknowledgement of the message that something may be missing.
 //
-// HERALD_HISTORY_RUNS says how many runs TestModel and TestCalm make.
-// HERALD_HISTORY_SEED makes one alone, as a finding says.
+// HERALD_HISTORY_RUNS is the number of runs of TestModel and TestCalm. With
+// HERALD_HISTORY_SEED they make only the run of that seed, which a finding names.
 package historymodel
 
 import (
@@ -30,7 +30,7 @@ const (
 	devices    = 2
 )
 
-// topics are in the partition that their last letter says.
+// Each topic is in the partition that its last character names.
 var topics = [...]string{"a0", "b0", "c1", "d0", "e1"}
 
 func partitionOf(topic string) int { return int(topic[len(topic)-1] - '0') }
@@ -45,13 +45,13 @@ type world struct {
 
 	step   int
 	now    int64
-	epochs int // that were offered
+	epochs int // the number of epochs offered
 	names  int
 	tolds  int // how often a device was told
 
 	hits    *counts
 	finding string
-	trace   io.Writer // nil: nobody looks
+	trace   io.Writer // nil if nobody looks
 }
 
 // A message is one Send.
@@ -62,8 +62,9 @@ type message struct {
 	unkept bool
 }
 
-// copies says whether a device may get the message more than once: an offset
-// tells only copies of one partition apart, and only what is kept has one.
+// copies reports whether a device may get the message more than once. An offset
+// tells copies apart only within a partition, and only messages that are kept have
+// one.
 func (m *message) copies() bool {
 	return len(m.topics) > 1 && (m.unkept || slices.ContainsFunc(m.topics, func(t string) bool {
 		return partitionOf(t) != partitionOf(m.topics[0])
@@ -94,14 +95,14 @@ func newWorld(p plan, hits *counts) *world {
 	return w
 }
 
-// fail notes what is wrong, if it is the first thing.
+// fail records a fault, if it is the first.
 func (w *world) fail(format string, args ...any) {
 	if w.finding == "" {
 		w.finding = fmt.Sprintf("step %d: ", w.step) + fmt.Sprintf(format, args...)
 	}
 }
 
-// note tells of an event, if anybody looks.
+// note writes an event to the trace, if there is one.
 func (w *world) note(format string, args ...any) { fmt.Fprintf(w.trace, "\t\t"+format+"\n", args...) }
 
 func (w *world) message(body []byte) *message {
@@ -111,11 +112,11 @@ func (w *world) message(body []byte) *message {
 // A flavour says what is special about a Send.
 type flavour struct {
 	unkept   bool
-	except   bool // the phone's last connection but one, or its last
+	except   bool // the last connection of the phone, or the one before it, is excepted
 	unknown  bool // the answer is lost
 	many     int  // messages in the batch
 	size     int
-	topics   int // the first topic, and by how many more it goes on
+	topics   int // the first topic, and how many more follow
 	more     int
 	phoneNum int
 }
@@ -143,7 +144,7 @@ func (w *world) send(h *hub, fl flavour) {
 	}
 }
 
-// A letterDraft is a draft, and what it is of.
+// A letterDraft is a draft, and the message that it is of.
 type letterDraft struct {
 	store.Draft
 	m *message
@@ -167,7 +168,7 @@ func draftsFor(partition int, sent []*message, size int) []letterDraft {
 	return drafts
 }
 
-// send appends a batch. If the log refuses it, what is not kept goes alone.
+// send appends a batch. If the log refuses it, messages that are not kept go alone.
 func (s *side) send(sent []letterDraft, unknown bool) {
 	w := s.h.w
 	if len(sent) == 0 || !s.answers() {
@@ -201,7 +202,7 @@ func (s *side) send(sent []letterDraft, unknown bool) {
 	w.fail("an append was refused eight times")
 }
 
-// refused has go what may go without being kept.
+// refused publishes the messages that may go without being kept.
 func (s *side) refused(sent []letterDraft, drafts []store.Draft) {
 	w := s.h.w
 	w.hit(storeFull)
@@ -214,8 +215,8 @@ func (s *side) refused(sent []letterDraft, drafts []store.Draft) {
 	}
 }
 
-// acknowledged notes that Send returned nil: what is due to the devices. What is kept
-// of it lies at the end of the log.
+// acknowledged records that Send returned nil, and with that what is due to the
+// devices. The kept messages are at the end of the log.
 func (s *side) acknowledged(sent []letterDraft, end history.Point) {
 	w := s.h.w
 	kept := slices.DeleteFunc(slices.Clone(sent), func(d letterDraft) bool { return d.m.unkept })
@@ -243,15 +244,14 @@ func (s *side) acknowledged(sent []letterDraft, end history.Point) {
 	}
 }
 
-// owed says whether the phone is to have a message of its topics, sooner or
-// later.
+// owed reports whether the phone must still get the message, because of its topics.
 func (p *phone) owed(m *message) bool {
 	return p.covered && !p.liar && p.had[m.n] == nil &&
 		!slices.ContainsFunc(m.letter.Except, func(id string) bool { return slices.Contains(p.conns, id) })
 }
 
-// kill ends a node, with its devices' connections, and starts another. What a
-// master that had been replaced had acknowledged to it, nobody knows any more.
+// kill ends a node with its devices' connections, and starts another. Nobody knows
+// any more what a replaced master has acknowledged to it.
 func (w *world) kill(i int) {
 	h := w.hubs[i]
 	for _, c := range slices.Clone(h.sessions) {
