@@ -17,11 +17,11 @@ import (
 	"testing"
 )
 
-// An arrow says that a file uses what another one declares.
+// An arrow says that one file uses something that another declares.
 type arrow struct{ from, to string }
 
-// A room of the root uses those below it in DESIGN.md's table. DESIGN.md names each
-// arrow that runs back up, and none that does not.
+// A room of the root uses only rooms below it in DESIGN.md's table. DESIGN.md names
+// each arrow that runs back up, and none that does not exist.
 func TestArrows(t *testing.T) {
 	room, row := make(map[string]string), make(map[string]int) // of files: the first file of their row
 	_, table, _ := strings.Cut(string(read(t, "DESIGN.md")), "\n## The rooms\n")
@@ -34,7 +34,7 @@ func TestArrows(t *testing.T) {
 			}
 		}
 	}
-	back := make(map[arrow]string) // and one thing that is used
+	back := make(map[arrow]string) // and one thing that it uses
 	for a, what := range arrows(t) {
 		if row[a.from] > row[a.to] {
 			back[arrow{room[a.from], room[a.to]}] = what
@@ -54,8 +54,8 @@ func TestArrows(t *testing.T) {
 
 var arrowLine = regexp.MustCompile(`(?m)^- \*\*([^*]+) → ([^*]+)\.\*\*`)
 
-// namedArrows returns those that DESIGN.md names: from each file before a → to each
-// behind it.
+// namedArrows returns the arrows that DESIGN.md names: from each file before a → to
+// each file behind it.
 func namedArrows(t *testing.T) map[arrow]bool {
 	_, text, _ := strings.Cut(string(read(t, "DESIGN.md")), "\n### Arrows that run back\n")
 	text, _, _ = strings.Cut(text, "\n## ")
@@ -73,9 +73,9 @@ func namedArrows(t *testing.T) map[arrow]bool {
 	return named
 }
 
-// arrows returns the arrows between the product files of the root, with one thing
-// that each leads to. What a method uses of its own type, the name and the fields,
-// is no arrow: methods are in the room of what they do.
+// arrows returns the arrows between the product files of the root, and for each one
+// thing that it uses. A method's use of its own type, that is, of its name and
+// fields, makes no arrow, because methods are in the room of what they do.
 func arrows(t *testing.T) map[arrow]string {
 	t.Helper()
 	list := exec.Command("go", "list", "-export", "-deps", "-f", "{{.ImportPath}} {{.Export}}", ".")
@@ -130,8 +130,8 @@ func arrows(t *testing.T) map[arrow]string {
 	return found
 }
 
-// origin returns what was declared: of an instance of a generic type, the field or
-// method of the type. It returns nil for a package.
+// origin returns what o was declared as. For a field or method of an instance of a
+// generic type, that is the one of the type. For a package it is nil.
 func origin(o types.Object) types.Object {
 	switch o := o.(type) {
 	case *types.PkgName:

@@ -1,6 +1,6 @@
-// Package house_test checks the rules of this repository that a program can
-// check: who may import what, how long a file may be, and that the documents
-// name what there is.
+// Package house_test checks the rules of this repository that a program can check:
+// which imports are allowed where, how long a file may be, and that the documents
+// name what exists.
 package house_test
 
 import (
@@ -41,7 +41,7 @@ func files(t *testing.T, ending string) []string {
 	return found
 }
 
-// product returns the Go files that are no tests.
+// product returns the Go files that are not tests.
 func product(t *testing.T) []string {
 	t.Helper()
 	var found []string
@@ -80,8 +80,8 @@ func imports(t *testing.T, file string) []string {
 	return paths
 }
 
-// under says whether a file is one of the places: a file, a pattern of them,
-// or a directory, whose name ends in a slash.
+// under reports whether a file is in one of the places, and in which. A place is a
+// file, a pattern, or a directory, whose name ends in a slash.
 func under(places []string, file string) (place string, ok bool) {
 	for _, place := range places {
 		if strings.HasSuffix(place, "/") && strings.HasPrefix(file, place) {
@@ -94,7 +94,7 @@ func under(places []string, file string) (place string, ok bool) {
 	return "", false
 }
 
-// No file is too long to be read at once.
+// Every file is short enough to be read in one go.
 func TestLengths(t *testing.T) {
 	const most = 400
 	exceptions := map[string]string{ // file: why
@@ -116,8 +116,8 @@ func TestLengths(t *testing.T) {
 	}
 }
 
-// The root is small enough to be seen at once, and the backends are behind
-// doors of their own.
+// The root is small enough to be taken in at a glance. The backends have packages
+// of their own.
 func TestRoot(t *testing.T) {
 	const most, mostTests = 44, 19
 	n, tests := 0, 0
@@ -139,7 +139,7 @@ func TestRoot(t *testing.T) {
 	}
 }
 
-// The shell can read the scripts of .ci.
+// The shell can parse the scripts of .ci.
 func TestScripts(t *testing.T) {
 	scripts, err := fs.ReadDir(house, ".ci")
 	if err != nil {

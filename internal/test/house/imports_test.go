@@ -9,16 +9,15 @@ import (
 	"testing"
 )
 
-// know has the modules that the root module may import, with the places that
-// may import them. The others know nothing of them, so that another version, or
-// another library, changes little.
+// know has the modules that the root module may import, and the places that may
+// import each of them. So another version, or another library, changes little.
 var know = map[string][]string{
 	"github.com/coder/websocket": {
 		"handshake.go",                                                                      // the server's side
 		"heraldclient/", "heraldtest/", "internal/test/hubtest/", "internal/test/faultrig/", // clients
 	},
 	"github.com/redis/go-redis/v9": {
-		"config.go", "bus_redis.go", "registry_redis.go", // in the public API: the client, no more
+		"config.go", "bus_redis.go", "registry_redis.go", // in the public API: only the client
 		"heraldapi/", // idempotency keys
 		"internal/history/redislog/", "internal/redisbus/", "internal/redisconn/", "internal/redisregistry/",
 		"internal/test/redistest/", "internal/test/faultrig/", "examples/",
@@ -26,7 +25,7 @@ var know = map[string][]string{
 	"github.com/alicebob/miniredis/v2": {"examples/"},
 }
 
-// Only the places in know import other people's modules.
+// Other people's modules are imported only in the places that know lists.
 func TestImports(t *testing.T) {
 	idle := make(map[string]bool) // module and place
 	for m, places := range know {
@@ -55,9 +54,9 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// moduleOf returns what know calls the module of an imported package, or the
-// package's own path if know has none. It is empty for the standard library and
-// for this module.
+// moduleOf returns the name that know has for the module of an imported package, or
+// the package's own path if know has none. For the standard library and this module
+// it returns "".
 func moduleOf(imported string) string {
 	if host, _, _ := strings.Cut(imported, "/"); !strings.Contains(host, ".") {
 		return ""
@@ -73,7 +72,7 @@ func moduleOf(imported string) string {
 	return imported
 }
 
-// nested says whether a file belongs to a module within the root's.
+// nested reports whether a file belongs to a module inside the root's.
 func nested(file string) bool {
 	for dir := path.Dir(file); dir != "."; dir = path.Dir(dir) {
 		if _, err := fs.Stat(house, dir+"/go.mod"); err == nil {
@@ -83,8 +82,8 @@ func nested(file string) bool {
 	return false
 }
 
-// The root's types stay in the root: an internal package that named them could
-// not be imported by it.
+// Internal packages do not use the root's types, because the root could not import
+// them then.
 func TestInternalKnowsNoRoot(t *testing.T) {
 	for _, file := range product(t) {
 		if !strings.HasPrefix(file, "internal/") || strings.HasPrefix(file, "internal/test/") {

@@ -7,12 +7,12 @@ import (
 	"testing"
 )
 
-// What two READMEs in different languages have in common.
+// An outline is what translations of a README must have in common.
 type outline struct {
 	headings []string // their levels
 	code     []string // lines of blocks, without comments
 	links    []string // sorted
-	figures  []string // the cells of tables that are figures; of a row's other cells only that they are there
+	figures  []string // the figures in tables; for the other cells of a row, only that they exist
 }
 
 var (
@@ -50,7 +50,7 @@ func outlineOf(document string) (o outline) {
 	return o
 }
 
-// README.zh-CN.md keeps step with README.md: the same headings, code, links and figures.
+// README.zh-CN.md has the same headings, code, links and figures as README.md.
 // Comments in the code are translated.
 func TestTranslation(t *testing.T) {
 	english, chinese := outlineOf(string(read(t, "README.md"))), outlineOf(string(read(t, "README.zh-CN.md")))

@@ -27,8 +27,8 @@ func rooms(t *testing.T) []string {
 	return names[1:]
 }
 
-// DESIGN.md's table names each product file of the root, each directory with Go
-// files, and nothing that does not exist.
+// DESIGN.md's table names each product file of the root and each directory with Go
+// files, and nothing else.
 func TestRooms(t *testing.T) {
 	names := rooms(t)
 	empty := make(map[string]bool)
@@ -62,7 +62,7 @@ func TestRooms(t *testing.T) {
 
 var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 
-// The links between the documents lead somewhere.
+// The links in the documents lead to files and headings that exist.
 func TestLinks(t *testing.T) {
 	for _, file := range files(t, ".md") {
 		for _, m := range link.FindAllStringSubmatch(string(read(t, file)), -1) {
@@ -83,7 +83,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// anchors returns what a document's headings are called in links to them.
+// anchors returns the anchors of a document's headings.
 func anchors(document string) []string {
 	var found []string
 	for line := range strings.Lines(document) {

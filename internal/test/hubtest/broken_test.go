@@ -12,10 +12,11 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// brokenEnv makes the test binary run what must fail. It is set in a child.
+// brokenEnv makes the test binary run tests that must fail. It is set in a child
+// process.
 const brokenEnv = "HERALD_HUBTEST_BROKEN"
 
-// broken are brokers that must fail a test, with all of these texts in its
+// broken lists brokers with which a test must fail, with all of these texts in its
 // output.
 var broken = []struct {
 	name  string
@@ -82,7 +83,7 @@ var broken = []struct {
 		[]string{"who sends suffers"}},
 }
 
-// TestBroken runs all of them in one child.
+// TestBroken runs all of them in one child process.
 func TestBroken(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(brokenEnv) != "" {
@@ -104,7 +105,8 @@ func TestBroken(t *testing.T) {
 	}
 }
 
-// TestBrokenChild is what TestBroken runs in a child; by itself it is empty.
+// TestBrokenChild is the test that TestBroken runs in the child. Otherwise it does
+// nothing.
 func TestBrokenChild(t *testing.T) {
 	if os.Getenv(brokenEnv) == "" {
 		return
@@ -139,9 +141,9 @@ func outputOf(text, name string) string {
 	return lines.String()
 }
 
-// A spoiled broker is one in memory with whatever is wrong with it.
+// A spoiled broker is one in memory with some faults.
 type spoiled struct {
-	filter    func() func(herald.Event) []herald.Event // of the events of each Bus; the inner one has one caller
+	filter    func() func(herald.Event) []herald.Event // of the events of each Bus; the inner function has one caller
 	publish   func(ctx context.Context, b herald.Bus, packets []herald.Packet) error
 	bus       func(herald.Bus) herald.Bus
 	registry  func(herald.Registry) herald.Registry
@@ -182,12 +184,12 @@ func (s *spoiled) broker() Broker {
 	}
 }
 
-// A faultyBus breaks its promises as it is told.
+// A faultyBus breaks promises of a Bus, as it is told to.
 type faultyBus struct {
 	herald.Bus
 	spoiled *spoiled
 	filter  func(herald.Event) []herald.Event
-	events  []herald.Event // the caller of Receive's: to be handed over
+	events  []herald.Event // events to be handed over; only the caller of Receive uses it
 }
 
 func (b *faultyBus) Publish(ctx context.Context, packets ...herald.Packet) error {

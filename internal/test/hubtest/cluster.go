@@ -21,14 +21,14 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// A cluster is some hubs on one broker, with their clients, and the account
-// of all that was sent through them.
+// A cluster is a number of hubs on one broker, with their clients and the account
+// of everything sent through them.
 type cluster struct {
 	testing.TB
 	nodes   []*node
 	devices []*device
 	rounds  int   // loads and fences so far
-	began   int64 // Unix nanoseconds: before that nothing was sent
+	began   int64 // Unix nanoseconds; nothing was sent before
 
 	log     logBuffer
 	records map[string][]load.Record // by sender
@@ -43,8 +43,8 @@ type node struct {
 	gaps []load.Gap
 }
 
-// newCluster starts n hubs. wrap, which may be nil, may put something between
-// the i-th hub and its Bus.
+// newCluster starts n hubs. wrap may put something between the i-th hub and its
+// Bus; it may be nil.
 func newCluster(t testing.TB, broker Broker, n int, config herald.Config, wrap func(i int, bus herald.Bus) herald.Bus) *cluster {
 	t.Helper()
 	c := &cluster{TB: t, began: time.Now().UnixNano(), records: make(map[string][]load.Record)}
@@ -69,8 +69,8 @@ func newCluster(t testing.TB, broker Broker, n int, config herald.Config, wrap f
 	return c
 }
 
-// redisRegistries starts a redis-server, and returns what makes Registries on
-// it.
+// redisRegistries starts a redis-server, and returns a function that makes
+// Registries on it.
 func redisRegistries(t testing.TB) func() (herald.Registry, error) {
 	server := redistest.Start(t)
 	return func() (herald.Registry, error) { return herald.NewRedisRegistry(server.Client(), nil) }
@@ -92,10 +92,10 @@ func (c *cluster) start(i int, bus herald.Bus, newRegistry func() (herald.Regist
 	config.Bus, config.Registry = bus, registry
 	config.Authenticate = identify
 	config.OnGap = n.onGap
-	config.PingInterval = -1 // a machine that is slow shall not find its clients silent
+	config.PingInterval = -1 // a slow machine must not take its clients for silent
 	config.ProbeInterval = probeInterval
 	config.SendTimeout = cmp.Or(config.SendTimeout, patience)
-	config.MaxHandshakes, config.HandshakeRatePerAddr, config.HandshakeRatePerUser = -1, -1, -1 // all devices are one address
+	config.MaxHandshakes, config.HandshakeRatePerAddr, config.HandshakeRatePerUser = -1, -1, -1 // all devices have one address
 	config.Logger = slog.New(slog.NewTextHandler(&c.log, nil))
 	if n.Hub, err = herald.New(config); err != nil {
 		c.Fatalf("hub %d: %v", i, err)
@@ -105,8 +105,8 @@ func (c *cluster) start(i int, bus herald.Bus, newRegistry func() (herald.Regist
 	c.Cleanup(func() { c.stop(n) })
 }
 
-// stop ends the hub. Its clients have gone, and are no longer waited for once
-// it has noticed.
+// stop shuts the hub down. Its clients have gone. It first waits until the hub has
+// noticed that, because then Shutdown does not wait for them.
 func (c *cluster) stop(n *node) {
 	for deadline := time.Now().Add(patience); n.Stats().Conns > 0 && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
@@ -119,7 +119,7 @@ func (c *cluster) stop(n *node) {
 	n.server.Close()
 }
 
-// identify believes what the query says.
+// identify believes the query.
 func identify(r *http.Request) (herald.Identity, error) {
 	q := r.URL.Query()
 	return herald.Identity{User: q.Get("user"), Device: q.Get("device"), Groups: q["group"]}, nil
@@ -147,7 +147,7 @@ func (c *cluster) populate() {
 	}
 }
 
-// A running load is what the hubs are sending.
+// A running load is one that the hubs are sending.
 type running struct {
 	c       *cluster
 	stop    chan struct{}
@@ -155,8 +155,8 @@ type running struct {
 	records []map[string][]load.Record // by hub
 }
 
-// send begins a load from every hub; count is of messages from each sender,
-// 0 until finish.
+// send begins a load from every hub. count is the number of messages from each
+// sender; with 0 they send until finish.
 func (c *cluster) send(count int, pace time.Duration) *running {
 	c.rounds++
 	l := &running{c: c, stop: make(chan struct{}), records: make([]map[string][]load.Record, len(c.nodes))}
@@ -167,18 +167,17 @@ func (c *cluster) send(count int, pace time.Duration) *running {
 	return l
 }
 
-// senderName begins the names of the senders on a hub.
+// senderName returns the prefix of the names of a hub's senders.
 func senderName(round, hub int) string { return strconv.Itoa(round) + "." + strconv.Itoa(hub) }
 
-// finish waits for the end of the load, which it stops, and notes what was
-// sent.
+// finish stops the load, waits for its end, and keeps its records.
 func (l *running) finish() {
 	l.c.Helper()
 	close(l.stop)
 	l.wait()
 }
 
-// wait is finish for a load with a count.
+// wait is finish for a load with a count, which ends by itself.
 func (l *running) wait() {
 	l.c.Helper()
 	l.wg.Wait()
@@ -190,8 +189,8 @@ func (l *running) wait() {
 }
 
 // settle ends the test if a message is not accounted for or a client was
-// disconnected. A gap may be reported a little later than messages come again:
-// it is over when every hub has been heard.
+// disconnected. It waits a while, because a gap may be reported a little after
+// messages arrive again: it ends only when every hub has been heard.
 func (c *cluster) settle() load.Tally {
 	c.Helper()
 	for deadline := time.Now().Add(gapPatience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
@@ -230,12 +229,12 @@ func (c *cluster) settle() load.Tally {
 	}
 	if c.Failed() {
 		c.Log(total)
-		c.FailNow() // what follows says the same
+		c.FailNow() // the checks that follow would say the same
 	}
 	return total
 }
 
-// account compares what came with what was sent, as it is now.
+// account compares what has arrived with what was sent so far.
 func (c *cluster) account() (load.Tally, []error) {
 	account := load.Account{Records: c.records, Gaps: make(map[string][]load.Gap)}
 	for _, d := range c.devices {
@@ -265,7 +264,7 @@ func (c *cluster) gaps() (counts []int) {
 	return counts
 }
 
-// awaitHealthy waits until all hubs are fit.
+// awaitHealthy waits until all hubs are healthy.
 func (c *cluster) awaitHealthy() {
 	c.Helper()
 	c.await("health of all hubs", func() error {
@@ -279,7 +278,7 @@ func (c *cluster) awaitHealthy() {
 	})
 }
 
-// await polls until ok, for what nobody announces.
+// await polls until ok returns nil.
 func (c *cluster) await(what string, ok func() error) {
 	c.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
@@ -293,7 +292,7 @@ func (c *cluster) await(what string, ok func() error) {
 	}
 }
 
-// A logBuffer holds what the hubs have logged.
+// A logBuffer collects what the hubs log.
 type logBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

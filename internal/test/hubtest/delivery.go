@@ -10,11 +10,12 @@ import (
 // hubs is how many hubs there are in each test.
 const hubs = 3
 
-// deliveries is how many messages Delivery sends at least. A device gets some
-// 130 of them, so a queue of the default 4,096 holds them whatever the pace.
+// deliveries is the least number of messages that Delivery sends. A device gets
+// about 130 of them, so that a queue of the default 4,096 messages is long enough
+// at any pace.
 const deliveries = 5_000
 
-// calm is a configuration for tests without a fault: a slow machine is none.
+// calm is a configuration for tests without faults. A slow machine is not a fault.
 var calm = herald.Config{ProbeTimeout: time.Minute}
 
 func testDelivery(t *testing.T, broker Broker) {

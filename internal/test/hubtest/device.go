@@ -16,8 +16,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/load"
 )
 
-// A device is a client. It never connects again: whoever closes it fails the
-// test.
+// A device is a client. It never reconnects: if it is closed, the test fails.
 type device struct {
 	load.Device
 	conn  *websocket.Conn
@@ -100,7 +99,7 @@ func (d *device) disconnected() error {
 	return d.err
 }
 
-// topics returns the topics that the device belongs to, written as targets.
+// topics returns the targets that reach the device, each with one name.
 func (d *device) topics() []string {
 	topics := []string{"*", "u:" + d.User}
 	for _, g := range d.Groups {
@@ -109,7 +108,8 @@ func (d *device) topics() []string {
 	return topics
 }
 
-// missesFence says of which sender a fence has not come whole.
+// missesFence returns an error that names a sender whose fence has not arrived
+// completely.
 func (d *device) missesFence(senders []string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -121,13 +121,13 @@ func (d *device) missesFence(senders []string) error {
 	return nil
 }
 
-// fenceTime is how long a fence is waited for before the next is sent.
+// fenceTime is how long to wait for a fence before the next is sent.
 const fenceTime = 10 * time.Second
 
-// fence sends to every topic from every hub, until every device has got all
-// that is meant for it. By then it has got whatever it will ever get of what
-// was sent before, for the Bus keeps the order within each topic. What is lost
-// of a fence has to be accounted for like everything else.
+// fence sends to every topic from every hub, until every device has got all that is
+// meant for it. By then a device has also got all that it will ever get of earlier
+// messages, because the Bus keeps the order within each topic. Lost messages of a
+// fence must be accounted for like all others.
 func (c *cluster) fence() {
 	c.Helper()
 	all := make(map[string]bool)
@@ -144,14 +144,14 @@ func (c *cluster) fence() {
 		}
 		if time.Now().After(deadline) {
 			c.Errorf("not everyone is reached from everywhere, within %v: %v", patience, err)
-			c.settle() // knows more
+			c.settle() // settle knows more
 			c.FailNow()
 		}
 	}
 }
 
-// tryFence sends one fence and waits for it, unless a gap that was reported
-// meanwhile may have part of it.
+// tryFence sends one fence and waits for it. It gives up early if a gap is reported
+// that may have part of it.
 func (c *cluster) tryFence(topics []string) error {
 	c.rounds++
 	gaps := c.gaps()
@@ -186,7 +186,7 @@ func (c *cluster) tryFence(topics []string) error {
 	}
 }
 
-// failure returns a call of Send that failed.
+// failure returns one of the calls of Send that failed, if any.
 func failure(records []load.Record) (load.Record, bool) {
 	for _, r := range records {
 		if r.Err != "" {

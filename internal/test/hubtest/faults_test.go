@@ -13,12 +13,12 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// isMessage says whether an event is a message to a user.
+// isMessage reports whether an event is a message to a user.
 func isMessage(e herald.Event) bool {
 	return e.Kind == herald.EventPacket && e.Packet.Topic[0] == 'u'
 }
 
-// every spoils one of so many messages.
+// every spoils one in n messages.
 func every(n int, spoil func(herald.Event) []herald.Event) func() func(herald.Event) []herald.Event {
 	return func() func(herald.Event) []herald.Event {
 		i := 0
@@ -33,8 +33,8 @@ func every(n int, spoil func(herald.Event) []herald.Event) func() func(herald.Ev
 	}
 }
 
-// reverse turns the order of the first messages to a user around: among so
-// many are two of the same sender.
+// reverse reverses the order of the first messages to a user. There are so many
+// that two are from the same sender.
 func reverse() func(herald.Event) []herald.Event {
 	var held []herald.Event
 	return func(e herald.Event) []herald.Event {
@@ -67,7 +67,7 @@ func shiftGaps(by time.Duration) func() func(herald.Event) []herald.Event {
 	}
 }
 
-// deadTopic hands over nothing of a topic after a gap.
+// deadTopic delivers nothing more of a topic after a gap.
 func deadTopic(topic string) func() func(herald.Event) []herald.Event {
 	return func() func(herald.Event) []herald.Event {
 		dead := false
@@ -89,7 +89,7 @@ func publishAndLie(ctx context.Context, b herald.Bus, packets []herald.Packet) e
 	return err
 }
 
-// refuseSome does not publish to a user what is not a fence.
+// refuseSome does not publish messages to a user, except fences.
 func refuseSome(ctx context.Context, b herald.Bus, packets []herald.Packet) error {
 	if packets[0].Topic == "uuser0" && !bytes.Contains(packets[0].Data, []byte("fence")) {
 		return fmt.Errorf("%w: or so", herald.ErrBusDown)
@@ -97,13 +97,13 @@ func refuseSome(ctx context.Context, b herald.Bus, packets []herald.Packet) erro
 	return b.Publish(ctx, packets...)
 }
 
-// publishAgain tells of an error, and publishes when it can.
+// publishAgain returns an error, but publishes the packets later.
 func publishAgain(ctx context.Context, b herald.Bus, packets []herald.Packet) error {
 	err := b.Publish(ctx, packets...)
 	if errors.Is(err, herald.ErrBusDown) {
 		kept := slices.Clone(packets)
 		for i := range kept {
-			kept[i].Data = slices.Clone(kept[i].Data) // the Hub uses its memory again
+			kept[i].Data = slices.Clone(kept[i].Data) // the Hub reuses its memory
 		}
 		go func() {
 			for errors.Is(b.Publish(context.Background(), kept...), herald.ErrBusDown) {
@@ -134,7 +134,7 @@ func disconnect(broker Broker) {
 	}
 }
 
-// A forgetful Registry leaves out a session.
+// A forgetful Registry leaves one session out of its lists.
 type forgetful struct{ herald.Registry }
 
 func (f forgetful) Sessions(ctx context.Context, lease herald.Lease, topics ...string) ([][]herald.Session, error) {
@@ -145,8 +145,8 @@ func (f forgetful) Sessions(ctx context.Context, lease herald.Lease, topics ...s
 	return all, err
 }
 
-// A greedyBus takes all events from a Bus, keeps so many bytes of them, and
-// says nothing of the others.
+// A greedyBus takes all events from a Bus, keeps them up to a number of bytes, and
+// drops the others silently.
 type greedyBus struct {
 	herald.Bus
 	events  chan herald.Event
@@ -163,7 +163,7 @@ func newGreedyBus(b herald.Bus, limit int64) *greedyBus {
 			if err != nil {
 				return
 			}
-			// Of heartbeats that are missing the Hub would tell.
+			// Missing heartbeats would make the Hub report a gap.
 			if g.backlog.Load() < limit || e.Packet.Topic == "h" {
 				g.backlog.Add(int64(len(e.Packet.Data)))
 				g.events <- e
@@ -192,7 +192,7 @@ func (g *greedyBus) Close() error {
 	return err
 }
 
-// A fearfulBus refuses to publish while too much waits for Receive.
+// A fearfulBus refuses to publish while too many events wait for Receive.
 type fearfulBus struct{ *greedyBus }
 
 func (f fearfulBus) Publish(ctx context.Context, packets ...herald.Packet) error {

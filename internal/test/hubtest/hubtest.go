@@ -1,5 +1,5 @@
-// Package hubtest tries a Bus under hubs: three of them, with their clients, on
-// the real broker. What a Bus promises by itself is heraldtest's to try.
+// Package hubtest tests a Bus under hubs: three of them, with clients, on the real
+// broker. heraldtest tests what a Bus promises by itself.
 package hubtest
 
 import (
@@ -11,24 +11,24 @@ import (
 
 // A Broker is what the hubs of one test share.
 type Broker struct {
-	// NewBus returns a Bus of its own for each hub, which closes it.
+	// NewBus returns a new Bus for one hub, which closes it.
 	NewBus func() (herald.Bus, error)
 
-	// NewRegistry returns the Registry of each hub. One that has a Close
-	// method is closed. If it is nil they have one on a redis-server of
-	// the test's own.
+	// NewRegistry returns a new Registry for one hub. If it has a Close method, it
+	// is closed. If NewRegistry is nil, the Registries are on a redis-server of the
+	// test.
 	NewRegistry func() (herald.Registry, error)
 
-	// Restart stops the broker hard and starts it again. It returns when the
-	// broker is up.
+	// Restart stops the broker hard and starts it again. It returns when the broker
+	// is up.
 	Restart func()
 
-	// PIDs returns the ids of the broker's processes. If it is nil, or
-	// returns none, the broker is in this process.
+	// PIDs returns the ids of the broker's processes. If it is nil or returns none,
+	// the broker is in this process.
 	PIDs func() []int
 }
 
-// pids returns the processes of the broker, if it has any of its own.
+// pids returns the ids of the broker's processes, if it has its own.
 func (b *Broker) pids() []int {
 	if b.PIDs == nil {
 		return nil
@@ -57,17 +57,17 @@ func Test(t *testing.T, newBroker func(t testing.TB) Broker) {
 	t.Run("Slow", func(t *testing.T) { testSlow(t, newBroker(t)) })
 }
 
-// patience is how long a test waits for what has no time of its own: what
-// takes longer hangs. The tests of these tests shorten it.
+// patience is how long a test waits for something without a time of its own. If it
+// takes longer, it hangs. The tests of this package shorten it.
 var patience = 60 * time.Second
 
-// probeInterval is Config.ProbeInterval of the hubs. The tests of these tests
-// switch it off, for by their heartbeats hubs find out what a Bus keeps quiet
+// probeInterval is Config.ProbeInterval of the hubs. The tests of this package
+// switch heartbeats off, because by them hubs find out what a Bus keeps silent
 // about.
 var probeInterval time.Duration
 
-// gapPatience is how long a gap may stay open after all messages come again.
-// The tests of these tests shorten it, for what is broken stays so.
+// gapPatience is how long a gap may stay open after all messages arrive again. The
+// tests of this package shorten it, because their faults do not end.
 var gapPatience = 20 * time.Second
 
 // users is how many users there are. Each has two devices.

@@ -8,10 +8,10 @@ import (
 	"github.com/heraldgo/herald/heraldtest"
 )
 
-// outage is how long after another a Bus of a memoryBroker is cut off.
+// outage is the time between the outages of two Buses of a memoryBroker.
 const outage = 100 * time.Millisecond
 
-// memoryBroker is a broker in memory.
+// memoryBroker returns a broker in memory.
 func memoryBroker(testing.TB) Broker {
 	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
 	var buses []*heraldtest.FaultyBus
@@ -22,7 +22,7 @@ func memoryBroker(testing.TB) Broker {
 		},
 		NewRegistry: func() (herald.Registry, error) { return registry.Handle(), nil },
 		Restart: func() {
-			// One after the other, so that some miss what others publish.
+			// One after the other, so that some Buses miss what others publish.
 			for _, b := range buses {
 				b.Cut()
 				time.Sleep(outage)

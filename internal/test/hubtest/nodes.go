@@ -89,16 +89,16 @@ func benchmarkNodes(b *testing.B, broker Broker, n int, config herald.Config) {
 	}
 }
 
-// arrivals counts the bytes that all clients get.
+// arrivals counts the bytes that all clients receive.
 type arrivals struct {
 	want int64
 	got  atomic.Int64
-	all  chan struct{} // closed when all have come
+	all  chan struct{} // closed when all of them have come
 }
 
 func (a *arrivals) expect(bytes int64) { a.want, a.all = bytes, make(chan struct{}) }
 
-// drain connects a client whose bytes are counted and thrown away.
+// drain connects a client whose received bytes are counted and thrown away.
 func (a *arrivals) drain(c *cluster, n *node, user string) {
 	c.Helper()
 	conn, err := net.Dial("tcp", n.server.Listener.Addr().String())
@@ -127,7 +127,7 @@ func (a *arrivals) drain(c *cluster, n *node, user string) {
 	})
 }
 
-// wait waits until all has arrived.
+// wait waits until all bytes have arrived.
 func (a *arrivals) wait(c *cluster) {
 	c.Helper()
 	select {

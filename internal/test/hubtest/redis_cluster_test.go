@@ -9,8 +9,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// clusterBroker is a Redis Cluster, which has the Registry too. fault befalls
-// it instead of a restart.
+// clusterBroker returns a Redis Cluster, which also has the Registry. Its Restart
+// is fault.
 func clusterBroker(cluster *redistest.Cluster, fault func()) Broker {
 	client := cluster.Client()
 	return Broker{
@@ -26,8 +26,8 @@ func clusterBroker(cluster *redistest.Cluster, fault func()) Broker {
 	}
 }
 
-// redisClusterBroker is a Cluster of three masters and three replicas. All
-// restart at once.
+// redisClusterBroker returns a Cluster of three masters and three replicas. Restart
+// restarts all at once.
 func redisClusterBroker(t testing.TB) Broker {
 	cluster := redistest.StartCluster(t, 3, 3, redistest.NeverFailed...)
 	return clusterBroker(cluster, func() {
@@ -46,7 +46,8 @@ func TestRedisCluster(t *testing.T) { Test(t, redisClusterBroker) }
 
 func BenchmarkRedisCluster(b *testing.B) { BenchmarkNodes(b, redisClusterBroker) }
 
-// A slot that carries users moves to another master under load, and back.
+// A slot that carries messages to users moves to another master under load, and
+// back.
 func TestRedisClusterMigration(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3, 3, redistest.NeverFailed...)
@@ -60,8 +61,8 @@ func TestRedisClusterMigration(t *testing.T) {
 	}))
 }
 
-// The master of a third of the users dies under load, and its replica takes
-// over.
+// The master that serves a third of the users dies under load, and its replica
+// takes over.
 func TestRedisClusterFailover(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, 3, 3)

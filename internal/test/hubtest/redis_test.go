@@ -7,7 +7,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// redisBroker is a redis-server, which has the Registry too.
+// redisBroker returns a redis-server, which also has the Registry.
 func redisBroker(t testing.TB) Broker {
 	server := redistest.Start(t)
 	return Broker{

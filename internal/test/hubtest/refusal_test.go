@@ -19,8 +19,9 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// One master of a Cluster refuses logins for a while, under load, or shows a certificate
-// that nobody trusts. Each Bus says so, and what is lost is told.
+// Under load, one master of a Cluster refuses logins for a while, or shows a
+// certificate that nobody trusts. Each Bus says so, and all losses lie in reported
+// gaps.
 func TestRedisClusterRefusal(t *testing.T) {
 	t.Run("login", func(t *testing.T) {
 		t.Parallel()
@@ -47,7 +48,7 @@ func do(t *testing.T, server *redis.Client, command string) {
 	}
 }
 
-// testRefusal begins and ends a refusal of one of three masters. Each Bus has to give
+// testRefusal begins and ends a refusal at one of three masters. Each Bus must give
 // the reason.
 func testRefusal(t *testing.T, reason string, begin, end func(master *redis.Client, strange *atomic.Bool)) {
 	cluster := redistest.StartCluster(t, 3, 0, redistest.NeverFailed...)
@@ -96,7 +97,7 @@ func testRefusal(t *testing.T, reason string, begin, end func(master *redis.Clie
 	testRestart(t, broker)
 }
 
-// awaitReason waits until the Bus is not well, for this reason.
+// awaitReason waits until the Bus is unhealthy for this reason.
 func awaitReason(t *testing.T, name string, bus herald.Bus, reason string) {
 	t.Helper()
 	var err error

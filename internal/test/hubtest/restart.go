@@ -11,12 +11,12 @@ import (
 	"github.com/heraldgo/herald/internal/test/load"
 )
 
-// pace is how fast a sender sends while the broker restarts: at most 900
-// messages and 6,000 deliveries a second from all of them.
+// pace is the pause between the messages of a sender while the broker restarts. All
+// senders together make at most 900 messages and 6,000 deliveries a second.
 const pace = 10 * time.Millisecond
 
-// How many messages each hub sends before the restart, and when all is well
-// again. The tests of these tests shorten them.
+// These are the numbers of messages that each hub sends before the restart, and
+// when all is well again. The tests of this package shorten them.
 var (
 	sentBefore = 500
 	sentAfter  = 1_200
@@ -58,8 +58,8 @@ func testRestart(t *testing.T, broker Broker) {
 	c.expectNoGaps(gaps)
 }
 
-// awaitSent waits until every hub has sent so many more messages. A slow machine may take
-// long for them, but not for each.
+// awaitSent waits until every hub has sent more messages. A slow machine may take
+// long for all of them, but not for each.
 func (c *cluster) awaitSent(more int) {
 	c.Helper()
 	before := make([]uint64, len(c.nodes))
@@ -79,8 +79,8 @@ func (c *cluster) awaitSent(more int) {
 	}
 }
 
-// outage returns the longest time between two messages of a load that came
-// through from one hub to another.
+// outage returns the longest time between two messages of a load that arrived from
+// one hub at another.
 func (c *cluster) outage(round int) (longest time.Duration) {
 	type way struct{ from, to string }
 	starts := make(map[way][]int64)
@@ -103,7 +103,7 @@ func (c *cluster) outage(round int) (longest time.Duration) {
 	return longest
 }
 
-// awaitListed waits until every hub lists exactly the devices that there are.
+// awaitListed waits until every hub lists exactly the connected devices.
 func (c *cluster) awaitListed() {
 	c.Helper()
 	names := make(map[string]bool)

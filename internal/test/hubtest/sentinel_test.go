@@ -7,8 +7,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// sentinelBroker is a Sentinel set, which has the Registry too. Its restart is
-// the end of the master.
+// sentinelBroker returns a Sentinel set, which also has the Registry. Its Restart
+// kills the master.
 func sentinelBroker(t testing.TB) Broker {
 	set := redistest.StartSentinels(t)
 	return Broker{

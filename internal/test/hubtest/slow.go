@@ -16,27 +16,27 @@ import (
 	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
-// The flood is twice of what may wait for a hub that does not receive.
+// The flood has twice as many bytes as may wait for a hub that does not receive.
 const (
 	floodBytes   = 2 * inboxBytes
 	floodMessage = 64 << 10
-	floodWindow  = 8 // messages of a sender that are not delivered if nobody is slow
+	floodWindow  = 8 // how many messages of a sender may be undelivered while nobody is slow
 	floodUser    = "flood"
 )
 
 const (
-	// inboxBytes is what may wait for Receive of a Bus, as the root package
-	// has it.
+	// inboxBytes is how many bytes may wait for Receive of a Bus. It has the value
+	// that the root package has.
 	inboxBytes = 64 << 20
 
-	// heapSlack is what the process may hold beside that.
+	// heapSlack is how much memory the process may use beside those.
 	heapSlack = 32 << 20
 
-	// brokerSlack is how much the broker may grow in the flood.
+	// brokerSlack is how much the broker may grow during the flood.
 	brokerSlack = 200 << 20
 )
 
-// slow is the hub that is.
+// slow is the index of the slow hub.
 const slow = hubs - 1
 
 func testSlow(t *testing.T, broker Broker) {
@@ -51,7 +51,7 @@ func testSlow(t *testing.T, broker Broker) {
 		}
 		return &gatedBus{bus, receive}
 	})
-	t.Cleanup(func() { // a test that has failed ends too
+	t.Cleanup(func() { // so that a test that has failed ends too
 		handlers.open()
 		receive.open()
 	})
@@ -64,8 +64,8 @@ func testSlow(t *testing.T, broker Broker) {
 	c.stallReceive(broker, receive, flooded)
 }
 
-// stallHandlers blocks OnMessage of all clients of the slow hub while messages
-// go on. Everyone gets them.
+// stallHandlers blocks OnMessage for all clients of the slow hub while messages are
+// sent. All devices must get them.
 func (c *cluster) stallHandlers(handlers *gate) {
 	c.Helper()
 	handlers.close()
@@ -108,7 +108,7 @@ func (c *cluster) stallReceive(broker Broker, receive *gate, flooded []*device) 
 	c.awaitHealthy()
 	total := c.settle()
 	if len(broker.pids()) == 0 {
-		before = liveHeap() // with what the broker keeps in this process
+		before = liveHeap() // including what the broker keeps in this process
 	}
 	c.Logf("flood of %d MB: the slow hub held %d MB, the broker grew by %d MB from %d: %v; gaps of the hubs: %v",
 		floodBytes>>20, (stalled-before)>>20, (brokerPeak-brokerBefore)>>20, brokerBefore>>20, total, c.gaps())
@@ -123,7 +123,7 @@ func (c *cluster) stallReceive(broker Broker, receive *gate, flooded []*device) 
 	}
 	gaps := make([]int, hubs)
 	gaps[slow] = c.gaps()[slow]
-	c.expectNoGaps(gaps) // for the others
+	c.expectNoGaps(gaps) // for the other hubs
 
 	c.send(50, 0).wait()
 	c.fence()
@@ -133,9 +133,8 @@ func (c *cluster) stallReceive(broker Broker, receive *gate, flooded []*device) 
 	c.expectNoGaps(gaps)
 }
 
-// flood sends to the flooded devices from every hub, as fast as those take it
-// that are not on the slow hub. It returns the most memory that the broker
-// used meanwhile.
+// flood sends to the flooded devices from every hub, as fast as those on the other
+// hubs receive. It returns the most memory that the broker used meanwhile.
 func (c *cluster) flood(broker Broker, flooded []*device) (peak int64) {
 	c.Helper()
 	c.rounds++
@@ -167,7 +166,7 @@ func (c *cluster) flood(broker Broker, flooded []*device) (peak int64) {
 	return peak
 }
 
-// floodFrom sends the i-th hub's part of the flood.
+// floodFrom sends the i-th hub's part of the flood, and returns its records.
 func (c *cluster) floodFrom(i int, flooded []*device) (records []load.Record, err error) {
 	sender, padding := senderName(c.rounds, i), make([]byte, floodMessage)
 	taken := 0
@@ -190,18 +189,18 @@ func (c *cluster) floodFrom(i int, flooded []*device) (records []load.Record, er
 	return records, nil
 }
 
-// liveHeap returns how many bytes are reachable.
+// liveHeap returns the number of reachable bytes on the heap.
 func liveHeap() int64 {
 	runtime.GC()
-	runtime.GC() // what has been in a sync.Pool lives through one
+	runtime.GC() // the contents of a sync.Pool survive the first one
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
 
-// A gate holds up those who come by while it is closed.
+// A gate blocks callers of pass while it is closed.
 type gate struct {
-	waiting atomic.Int64 // who is held up
+	waiting atomic.Int64 // callers that are blocked
 
 	mu     sync.Mutex
 	opened chan struct{} // closed while the gate is open
@@ -219,7 +218,7 @@ func (g *gate) close() {
 	g.opened = make(chan struct{})
 }
 
-// open may be called twice.
+// open opens the gate. It may be called twice.
 func (g *gate) open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -230,7 +229,7 @@ func (g *gate) open() {
 	}
 }
 
-// pass returns when the gate is open or ctx is done.
+// pass waits until the gate is open or ctx is done.
 func (g *gate) pass(ctx context.Context) error {
 	g.mu.Lock()
 	opened := g.opened
@@ -245,7 +244,7 @@ func (g *gate) pass(ctx context.Context) error {
 	}
 }
 
-// A gatedBus is a Bus whose Receive has to pass a gate.
+// A gatedBus is a Bus whose Receive passes a gate first.
 type gatedBus struct {
 	herald.Bus
 	gate *gate

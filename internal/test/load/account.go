@@ -10,7 +10,7 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// A Gap is a herald.Gap that can be sent on.
+// A Gap is a herald.Gap in a form that can be encoded.
 type Gap struct {
 	Since, Until  int64 // Unix nanoseconds
 	Cause         string
@@ -19,12 +19,12 @@ type Gap struct {
 	Everyone      bool
 }
 
-// NewGap returns g.
+// NewGap converts g.
 func NewGap(g herald.Gap) Gap {
 	return Gap{g.Since.UnixNano(), g.Until.UnixNano(), fmt.Sprint(g.Cause), g.All, g.Users, g.Groups, g.Everyone}
 }
 
-// covers says whether what was sent to a topic in the record's time may be
+// covers reports whether a message to the topic, sent in the record's time, may be
 // lost in the gap.
 func (g *Gap) covers(r *Record, topic string) bool {
 	if r.End < g.Since || r.Start > g.Until {
@@ -40,14 +40,14 @@ func (g *Gap) covers(r *Record, topic string) bool {
 	return g.All || g.Everyone
 }
 
-// A Device is a client, and what it got.
+// A Device is a client, with what it got.
 type Device struct {
 	Name   string
 	User   string
 	Groups []string
-	Node   string // that it is connected to
-	Since  int64  // Unix nanoseconds: what is sent from then on it must get
-	Came   int64  // the same: what was sent before that it may get
+	Node   string // the node that it is connected to
+	Since  int64  // Unix nanoseconds: it must get what is sent from then on
+	Came   int64  // Unix nanoseconds: it may get what was sent before
 
 	mu       sync.Mutex // guards the rest
 	receipts []Receipt
@@ -56,29 +56,29 @@ type Device struct {
 // String names the device.
 func (d *Device) String() string { return fmt.Sprintf("%s of %s on %s", d.Name, d.User, d.Node) }
 
-// Take takes note of a message that came.
+// Take records a message that has arrived.
 func (d *Device) Take(r Receipt) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.receipts = append(d.receipts, r)
 }
 
-// Forget drops the receipts from senders with the prefix.
+// Forget drops the receipts of senders whose names have the prefix.
 func (d *Device) Forget(prefix string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.receipts = slices.DeleteFunc(d.receipts, func(r Receipt) bool { return strings.HasPrefix(r.Sender, prefix) })
 }
 
-// Receipts returns what came, in its order.
+// Receipts returns the messages that have arrived, in order.
 func (d *Device) Receipts() []Receipt {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Clone(d.receipts)
 }
 
-// Topics returns the topics of a target, each written as a target, by which
-// the device gets what is sent to it.
+// Topics returns the topics by which the device gets messages to a target. Each is
+// written as a target.
 func (d *Device) Topics(target string) (topics []string) {
 	kind, names, _ := strings.Cut(target, ":")
 	if kind == "*" {
@@ -92,33 +92,32 @@ func (d *Device) Topics(target string) (topics []string) {
 	return topics
 }
 
-// An Account is all that was sent, and who should have got it.
+// An Account is everything that was sent, and who should have got it.
 type Account struct {
-	Records map[string][]Record // by sender; the n-th has the number n
+	Records map[string][]Record // by sender; the n-th record has the number n
 	Devices []*Device
-	Gaps    map[string][]Gap // that were reported, by node
+	Gaps    map[string][]Gap // reported gaps, by node
 }
 
 // A Tally is what Settle counted.
 type Tally struct {
-	Sent      int // messages that were taken
+	Sent      int // messages that Send took
 	Delivered int
 	Failed    int // calls of Send with an error
-	Lost      int // inside reported gaps
+	Lost      int // lost inside reported gaps
 
-	Doubled, Disordered int // of the faults: that came twice, that came out of order
+	Doubled, Disordered int // faults: messages that came twice, and messages that came out of order
 }
 
-// String tells all.
+// String returns the figures as text.
 func (t Tally) String() string {
 	return fmt.Sprintf("%d messages sent, %d not, %d delivered, %d lost in gaps", t.Sent, t.Failed, t.Delivered, t.Lost)
 }
 
-// Settle compares what the devices got with what was sent: nobody may get a
-// message twice, out of order, or that was not meant for them or not sent;
-// and what a device did not get must lie inside a gap that its node has
-// reported, for every topic by which it could have come. It returns each
-// fault.
+// Settle compares what the devices got with what was sent. No device may get a
+// message twice or out of order, nor one that was not meant for it or not sent. A
+// message that a device did not get must lie in a gap that its node has reported
+// for every topic by which the message could have come. It returns each fault.
 func (a *Account) Settle() (total Tally, faults []error) {
 	byTarget := make(map[string][]sent)
 	for sender, records := range a.Records {
@@ -160,7 +159,7 @@ func (a *Account) Settle() (total Tally, faults []error) {
 	return total, faults
 }
 
-// excused says whether a message may be lost by all of the topics.
+// excused reports whether a message may have been lost on all of the topics.
 func (a *Account) excused(node string, r *Record, topics []string) bool {
 	for _, topic := range topics {
 		if !slices.ContainsFunc(a.Gaps[node], func(g Gap) bool { return g.covers(r, topic) }) {
@@ -170,7 +169,7 @@ func (a *Account) excused(node string, r *Record, topics []string) bool {
 	return true
 }
 
-// sent is a message of a load.
+// sent is a message of a load, and its sender.
 type sent struct {
 	sender string
 	*Record
@@ -181,13 +180,13 @@ type key struct {
 	n      int
 }
 
-// A stream is what a device got from one sender by the same topics.
+// A stream is the messages that a device got from one sender by the same topics.
 type stream struct {
 	topics []string
-	last   int // number
+	last   int // the highest number
 }
 
-// settleReceived checks what a device did get.
+// settleReceived checks the messages that a device got.
 func (a *Account) settleReceived(d *Device, total *Tally) (got map[key]bool, faults []error) {
 	got = make(map[key]bool)
 	streams := make(map[string][]stream) // by sender
@@ -215,9 +214,10 @@ func (a *Account) settleReceived(d *Device, total *Tally) (got map[key]bool, fau
 			streams[r.Sender] = known
 		}
 		for _, s := range known {
-			// By whichever topic the later message came, this one was sent
-			// to the same topic before; but its Send may have failed for that one.
-			// And a device that came in between may have this one by the other topic.
+			// Whichever topic brought the later message, this one was sent to the
+			// same topic before. But its Send may have failed for that topic. And a
+			// device that connected in between may have this one from the other
+			// topic.
 			partly := len(topics) > 1 && r.N < len(records) && (records[r.N].Err == Unknown || records[r.N].Start < d.Came)
 			if s.last > r.N && subset(s.topics, topics) && !partly {
 				total.Disordered++

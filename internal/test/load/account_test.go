@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// settle settles messages to one device, of user a in the groups x and y.
-// sent are targets of the messages 0, 1, … of one sender, sent at the times
-// 10, 20, …; got are numbers.
+// settle settles messages to one device, of user a in the groups x and y. sent has
+// the targets of the messages 0, 1, … of one sender, sent at the times 10, 20, …;
+// got has the numbers of those that arrived.
 func settle(sent []string, gaps []Gap, got ...int) (Tally, []error) {
 	d := &Device{Name: "device", User: "a", Groups: []string{"x", "y"}, Node: "node"}
 	a := Account{Records: map[string][]Record{}, Devices: []*Device{d}, Gaps: map[string][]Gap{"node": gaps}}

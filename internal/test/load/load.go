@@ -1,5 +1,5 @@
-// Package load sends messages through hubs for tests, and accounts for every
-// one of them: what was sent, what came, and what was lost in a reported gap.
+// Package load sends messages through hubs for tests, and accounts for each of
+// them: what was sent, what arrived, and what was lost in a reported gap.
 package load
 
 import (
@@ -16,18 +16,18 @@ import (
 	"github.com/heraldgo/herald"
 )
 
-// UserName is the name of a user of the population, by number. Every user
-// belongs to two groups of at most ten users, whose members overlap.
+// UserName returns the name of a user by number. Every user belongs to two groups
+// of at most ten users, which overlap.
 func UserName(i int) string { return fmt.Sprint("user", i) }
 
-// Groups are the groups of a user, if there are so many users.
+// Groups returns the groups of a user in a population of users.
 func Groups(user, users int) []string {
 	columns := (users + 9) / 10
 	return []string{fmt.Sprint("column", user%columns), fmt.Sprint("row", user/10)}
 }
 
-// ParseTarget reads a target that is written as "u:a,b" (users), "g:a,b"
-// (groups) or "*".
+// ParseTarget parses a target that is written as "u:a,b" (users), "g:a,b" (groups)
+// or "*".
 func ParseTarget(s string) herald.Target {
 	kind, names, _ := strings.Cut(s, ":")
 	switch kind {
@@ -39,8 +39,9 @@ func ParseTarget(s string) herald.Target {
 	return herald.Everyone()
 }
 
-// pickTarget picks one: of 200, 180 are users, 19 groups, 1 everyone. Every
-// tenth of users and groups is a pair; pairs of groups overlap.
+// pickTarget picks a target. Of 200, 180 are users, 19 are groups, and 1 is
+// everyone. Every tenth target of users or groups is a pair. Pairs of groups
+// overlap.
 func pickTarget(r *rand.Rand, users int) string {
 	user := r.IntN(users)
 	pair := r.IntN(10) == 0
@@ -65,7 +66,7 @@ type Order struct {
 	Sender  string // prefix of the senders' names
 	Senders int    // goroutines
 	Users   int
-	Count   int           // messages a sender; 0: until told to stop
+	Count   int           // messages from each sender; 0 means until told to stop
 	Pace    time.Duration // between the messages of a sender
 }
 
@@ -77,14 +78,14 @@ type Record struct {
 	Err        string
 }
 
-// What a Record's Err is, if it is not empty or something unexpected.
+// These are the usual values of a Record's Err, beside "".
 const (
 	Down    = "down"    // ErrBusDown: nobody may get it
 	Unknown = "unknown" // ErrUnknown: anybody may get it
 )
 
-// Run sends as ordered, and returns the records of each sender. An Order
-// without a Count ends when stop is closed.
+// Run sends as o says, and returns the records of each sender. If o has no Count,
+// it ends when stop is closed.
 func (o Order) Run(ctx context.Context, hub *herald.Hub, stop <-chan struct{}) map[string][]Record {
 	var wg sync.WaitGroup
 	all := make([][]Record, o.Senders)
@@ -101,7 +102,7 @@ func (o Order) Run(ctx context.Context, hub *herald.Hub, stop <-chan struct{}) m
 
 func (o Order) sender(i int) string { return o.Sender + "." + strconv.Itoa(i) }
 
-// send is one sender: it sends one message after the other.
+// send sends one message after the other as the i-th sender.
 func (o Order) send(ctx context.Context, hub *herald.Hub, i int, stop <-chan struct{}) (records []Record) {
 	sender := o.sender(i)
 	r := rand.New(rand.NewPCG(uint64(i), uint64(len(sender))))
@@ -139,14 +140,14 @@ func Send(ctx context.Context, hub *herald.Hub, sender string, n int, target str
 	return record
 }
 
-// A Receipt is a message that a device got.
+// A Receipt is a message that a device has got.
 type Receipt struct {
 	Sender string
 	N      int
 	Target string
 }
 
-// ParseReceipt reads what Send has sent. It answers false if the message is
+// ParseReceipt parses a message of Send. It returns false if the message is
 // something else.
 func ParseReceipt(message []byte) (Receipt, bool) {
 	words := bytes.SplitN(message, []byte(" "), 5)

@@ -1,5 +1,6 @@
-// Package manytest runs many nodes in one process, on a Bus and a Registry in memory
-// and on a clock of its own, and counts what they say to each other and ask.
+// Package manytest runs many nodes in one process, on a Bus and a Registry in
+// memory and on a fake clock. It counts the packets that they publish and the
+// questions that they ask.
 package manytest
 
 import (
@@ -42,7 +43,7 @@ func (b countedBus) Receive(ctx context.Context) (herald.Event, error) {
 	return e, err
 }
 
-// A countedRegistry counts the calls that nodes make when nothing happens.
+// A countedRegistry counts the calls that idle nodes make.
 type countedRegistry struct {
 	*heraldtest.FaultyRegistry
 	tally *tally
@@ -80,9 +81,9 @@ func (r countedRegistry) Sweep(ctx context.Context, l herald.Lease) error {
 	return r.FaultyRegistry.Sweep(ctx, l)
 }
 
-// What a node does when nothing happens does not grow with the number of nodes, but for
-// the list of them. A call that waits for all, the death of a node and the loss of the
-// Registry cost each node a bounded number of packets, and end.
+// An idle node's work does not grow with the number of nodes, apart from the list
+// of them. A call that waits for all nodes, a node's death, and the loss of the
+// Registry's data cost each node a bounded number of packets, and end.
 func TestNodes(t *testing.T) {
 	counts := []int{10, 100}
 	if set := os.Getenv("HERALD_NODES"); set != "" {
@@ -124,7 +125,8 @@ func simulate(t *testing.T, n int) {
 	time.Sleep(2 * lease)
 
 	nodes := float64(n)
-	// per prints what do took a node, and returns the packets that it published.
+	// per logs what do cost each node, and returns the number of packets that each
+	// published.
 	per := func(what string, do func()) (published float64) {
 		start := time.Now()
 		p, r, c, l := tally.published.Load(), tally.received.Load(), tally.calls.Load(), tally.listed.Load()
@@ -195,7 +197,7 @@ func awaitHealth(t *testing.T, hubs []*herald.Hub, within time.Duration) {
 	}
 }
 
-// awaitWhole waits until the Registry lists so many nodes, and these hubs are healthy.
+// awaitWhole waits until the Registry lists n nodes and these hubs are healthy.
 func awaitWhole(t *testing.T, registry *herald.MemoryRegistry, hubs []*herald.Hub, n int, within time.Duration) {
 	t.Helper()
 	for end := time.Now().Add(within); ; time.Sleep(100 * time.Millisecond) {

@@ -14,8 +14,9 @@ import (
 	"github.com/heraldgo/herald/internal/wake"
 )
 
-// A Link is a node's way to a Server: a driver.Log and a driver.Bus. The calls
-// work while the link is down, as they have connections of their own.
+// A Link is a node's connection to a Server: a driver.Log and a driver.Bus. The
+// calls of the Log work while the link is down, because they use connections of
+// their own.
 type Link struct {
 	server *Server
 	push   func(driver.Event)
@@ -31,21 +32,21 @@ type Link struct {
 	faults Faults
 }
 
-// Faults are what is wrong with a node's calls.
+// Faults are the faults of a node's calls.
 type Faults struct {
-	Delay  time.Duration // up to this before a call is carried out, and after
-	Refuse error         // nothing is carried out, but for Publish
-	Forget bool          // all is carried out, and the answers are lost
+	Delay  time.Duration // the longest delay before a call is carried out, and after it
+	Refuse error         // no call is carried out, except Publish
+	Forget bool          // calls are carried out, but their answers are lost
 }
 
-// Break sets what is wrong from now on.
+// Break sets the faults from now on.
 func (l *Link) Break(f Faults) {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
 	l.faults = f
 }
 
-// Up makes a new link, if it is down: all that was subscribed is.
+// Up makes a new link if it is down, with all subscriptions.
 func (l *Link) Up() {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
@@ -55,14 +56,14 @@ func (l *Link) Up() {
 	}
 }
 
-// Cut breaks the link. So many events that are on their way still arrive.
+// Cut breaks the link. Up to arrive events that are on their way still arrive.
 func (l *Link) Cut(arrive int) {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
 	l.cut(arrive)
 }
 
-// Deafen has the link bring nothing any more. When it is cut, that is noticed.
+// Deafen makes the link deliver nothing more. That is noticed when it is cut.
 func (l *Link) Deafen() {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
@@ -90,7 +91,7 @@ func (l *Link) send(e driver.Event) {
 	}
 }
 
-// Close ends the Link. Its node must not wait for anything that it would bring.
+// Close closes the Link. Its node must not be waiting for any event.
 func (l *Link) Close() {
 	l.server.mu.Lock()
 	delete(l.server.links, l)
@@ -123,7 +124,7 @@ func (l *Link) next() (e driver.Event, ok bool) {
 	return e, true
 }
 
-// script carries out f as a script, unless a fault keeps it from that.
+// script runs f as a script, unless a fault prevents it.
 func (l *Link) script(ctx context.Context, f func(*Server)) error {
 	l.server.mu.Lock()
 	faults := l.faults
@@ -144,7 +145,7 @@ func (l *Link) script(ctx context.Context, f func(*Server)) error {
 	return fmt.Errorf("%w: the answer was lost", errs.Unknown)
 }
 
-// wait waits as long as the network takes for one way.
+// wait waits for as long as the network takes in one direction.
 func (f Faults) wait(ctx context.Context) error {
 	if f.Delay == 0 {
 		return ctx.Err()

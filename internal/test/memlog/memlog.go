@@ -1,5 +1,6 @@
 // Package memlog has the log of a partition in memory, for the nodes of one
-// process: what a driver.Driver needs of a broker, with its faults.
+// process. It is everything that a driver.Driver needs of a broker, with its
+// faults.
 package memlog
 
 import (
@@ -14,8 +15,8 @@ import (
 	"github.com/heraldgo/herald/internal/wake"
 )
 
-// A Server has the log, and hands what is published to the links of all nodes. Its
-// methods may be called at the same time.
+// A Server has the log, and delivers what is published to the links of all nodes.
+// Its methods may be called concurrently.
 type Server struct {
 	limits store.Limits
 
@@ -38,19 +39,19 @@ func New(limits store.Limits) *Server {
 type Data uint8
 
 const (
-	Kept    Data = iota // all of it
-	Saved               // what it had at the last Save
-	Nothing             // none of it
+	Kept    Data = iota // all data
+	Saved               // the data at the last Save
+	Nothing             // none
 )
 
-// Save has the Server remember its data, as a replica or a disk does.
+// Save makes the Server remember its data, as a replica or a disk does.
 func (s *Server) Save() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.saved = s.log.Clone()
 }
 
-// Restart restarts the Server under another id, and breaks all links.
+// Restart restarts the Server under a new id, and breaks all links.
 func (s *Server) Restart(data Data) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,14 +67,14 @@ func (s *Server) Restart(data Data) {
 	}
 }
 
-// Flush loses all keys, and nobody is told.
+// Flush removes all keys silently.
 func (s *Server) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.log = store.New(s.limits.Segment)
 }
 
-// caller returns what the script of a node brings, and finds.
+// caller returns the arguments of a node's script, and what it finds.
 func (s *Server) caller(known history.Point) store.Caller {
 	return store.Caller{
 		Server: fmt.Sprint(s.starts), Now: time.Now().UnixMilli(),
@@ -81,7 +82,7 @@ func (s *Server) caller(known history.Point) store.Caller {
 	}
 }
 
-// publish has the packets on their way to all that are subscribed.
+// publish sends the packets to all links that are subscribed to their topics.
 func (s *Server) publish(packets ...history.Packet) {
 	for l := range s.links {
 		for _, p := range packets {
@@ -92,8 +93,8 @@ func (s *Server) publish(packets ...history.Packet) {
 	}
 }
 
-// Link makes the link of a node, which Close ends. It is down. What it brings goes
-// to push, one after the other.
+// Link returns a new link for a node, which Close ends. It is down at first. Its
+// events are passed to push, one after the other.
 func (s *Server) Link(push func(driver.Event)) *Link {
 	l := &Link{
 		server: s, push: push, wake: wake.New(),

@@ -5,11 +5,11 @@ import (
 	"sync"
 )
 
-// A Lingering is a listener whose connections do not close before Let, as a connection
-// over TLS may not while its client takes nothing.
+// A Lingering is a listener whose connections do not close before Let is called. A
+// connection over TLS may behave like that while its client reads nothing.
 type Lingering struct {
 	net.Listener
-	Closing <-chan bool // gets one when a connection begins to close, unless one waits there
+	Closing <-chan bool // receives when a connection begins to close, unless a value is waiting there
 
 	closing chan bool
 	let     chan struct{}

@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// A Proxy forwards connections to a target. Its methods may be called at the
-// same time.
+// A Proxy forwards connections to a target. Its methods may be called concurrently.
 type Proxy struct {
 	Addr string // where it listens
 
@@ -20,7 +19,7 @@ type Proxy struct {
 	mu     sync.Mutex
 	pairs  []*Pair
 	hole   bool
-	stalls map[string]chan struct{} // by the clients' host, or "" of all; closed at the end
+	stalls map[string]chan struct{} // by the client's host, or "" for all; closed when the stall ends
 	closed bool
 }
 
@@ -32,11 +31,11 @@ type Pair struct {
 	ended chan struct{} // closed when nothing more is forwarded to the server
 
 	mu      sync.Mutex
-	written []byte // what the client has sent, up to maxNoted
+	written []byte // what the client has sent, up to maxNoted bytes
 	mute    bool
-	lost    bool   // a black hole has taken a part of it
-	swallow []byte // what the next RESP push begins with that is not passed on
-	held    []byte // while swallow is set: what has come and is not passed on yet
+	lost    bool   // a black hole has taken a part of the stream
+	swallow []byte // the beginning of a RESP push, the next of which is not passed on
+	held    []byte // while swallow is set: bytes that wait to be passed on
 }
 
 // Start starts a proxy that is closed when the test ends.
@@ -79,7 +78,7 @@ func (p *Proxy) accept() {
 	}
 }
 
-// forward copies from one side to the other what pass leaves of it.
+// forward copies from one side to the other what pass returns of it.
 func (c *Pair) forward(to, from net.Conn, pass func([]byte) []byte) {
 	defer c.Cut()
 	buf := make([]byte, 64<<10)
@@ -97,8 +96,8 @@ func (c *Pair) forward(to, from net.Conn, pass func([]byte) []byte) {
 	}
 }
 
-// isLost says whether a black hole has taken bytes of the connection. What
-// comes after them can never arrive: TCP has no holes.
+// isLost reports whether a black hole has taken bytes of the connection. Later
+// bytes can never arrive then, because TCP leaves no gaps.
 func (c *Pair) isLost() bool {
 	hole := c.proxy.isHole()
 	c.mu.Lock()
@@ -107,8 +106,8 @@ func (c *Pair) isLost() bool {
 	return c.lost
 }
 
-// maxNoted bounds what Find looks at. To keep a flood would, under the race
-// detector, hold it up for seconds each time the memory for it grows.
+// maxNoted bounds what Find looks at. Under the race detector, keeping a flood
+// would delay it by seconds each time the buffer grows.
 const maxNoted = 4 << 20
 
 func (c *Pair) note(b []byte) []byte {
@@ -118,7 +117,7 @@ func (c *Pair) note(b []byte) []byte {
 	return b
 }
 
-// censor leaves of what the server sends what Mute and Swallow allow.
+// censor returns what Mute and Swallow leave of the server's bytes.
 func (c *Pair) censor(b []byte) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -146,12 +145,12 @@ func (p *Proxy) isHole() bool {
 	return p.hole
 }
 
-// Stall makes the proxy keep what has come and read no more, either way, until
-// it is switched off: nothing is lost, and all of it comes late.
+// Stall makes the proxy stop reading in both directions until it is switched off.
+// Nothing is lost, but everything comes late.
 func (p *Proxy) Stall(on bool) { p.StallHost("", on) }
 
-// StallHost stalls the connections of clients at one address, as a network does
-// that is split.
+// StallHost stalls the connections of clients with one address, as a split network
+// does.
 func (p *Proxy) StallHost(host string, on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -178,16 +177,16 @@ func (c *Pair) awaitFlow() {
 	}
 }
 
-// Blackhole makes the proxy swallow all that is sent either way, and accept
-// connections all the same, as a network does that loses every packet. A
-// connection that lost something stays dead when the hole has gone.
+// Blackhole makes the proxy drop everything that is sent in either direction, but
+// still accept connections, like a network that loses every packet. A connection
+// that has lost something stays dead when the hole is switched off.
 func (p *Proxy) Blackhole(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.hole = on
 }
 
-// Pairs returns the connections so far, dead ones too, oldest first.
+// Pairs returns all connections so far, including dead ones, the oldest first.
 func (p *Proxy) Pairs() []*Pair {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -201,8 +200,8 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Find returns the newest connection on which the client has sent text, among
-// the first 4 MB.
+// Find returns the newest connection on which the client has sent text within the
+// first 4 MB.
 func (p *Proxy) Find(text string) *Pair {
 	var found *Pair
 	for _, c := range p.Pairs() {
@@ -221,26 +220,25 @@ func (c *Pair) Cut() {
 	reset(c.server)
 }
 
-// AwaitEnd waits until the server has got all that it will get.
+// AwaitEnd waits until the server has got everything that it will get.
 func (c *Pair) AwaitEnd() { <-c.ended }
 
-// Mute swallows what the server sends, or no longer.
+// Mute drops what the server sends, or stops doing so.
 func (c *Pair) Mute(on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mute = on
 }
 
-// Swallow takes the next RESP3 push of three parts, whose first two are
-// encoded as given, out of what the server sends; until it comes
-// everything is held back.
+// Swallow removes from what the server sends the next RESP3 push of three parts
+// whose first two are encoded as push. Until it comes, everything is held back.
 func (c *Pair) Swallow(push string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.swallow = []byte(push)
 }
 
-// Inject sends bytes to the server, as if the client had.
+// Inject sends bytes to the server as if the client had.
 func (c *Pair) Inject(b []byte) error {
 	_, err := c.server.Write(b)
 	return err

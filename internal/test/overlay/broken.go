@@ -11,19 +11,20 @@ import (
 // brokenEnv makes Broken run the tests, which takes minutes: make long sets it.
 const brokenEnv = "HERALD_BROKEN_PROMISES"
 
-// A Rule is what some tests have to notice if it is gone.
+// A Rule is something that some tests must notice if it is gone.
 type Rule struct {
 	Name  string
-	Edits []Edit // take it away
+	Edits []Edit // they take the rule away
 
-	// The tests: a package, from the root of the repository, and what go test runs of it.
+	// The tests that must notice: a package, named from the root of the repository,
+	// and the pattern for go test -run.
 
 	Package, Run string
 }
 
-// Broken takes away each rule, runs its tests, and fails if what they print does not
+// Broken takes away each rule, runs its tests, and fails if their output does not
 // match failed. That takes minutes, so it is done only if HERALD_BROKEN_PROMISES is
-// set. Whether the edits still apply is checked in each run.
+// set. Each run checks that the edits still apply.
 func Broken(t *testing.T, root string, failed *regexp.Regexp, rules []Rule) {
 	for _, r := range rules {
 		Make(t, root, r.Edits)

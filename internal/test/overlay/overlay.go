@@ -1,5 +1,5 @@
-// Package overlay builds the code with edits, for tests that look whether others
-// notice that a rule is gone.
+// Package overlay builds the code with edits, for tests that check whether other
+// tests notice that a rule is gone.
 package overlay
 
 import (
@@ -11,12 +11,12 @@ import (
 	"testing"
 )
 
-// An Edit is a file, named from the root of the repository, a text that is in it once,
-// and the text that takes its place.
+// An Edit is a file, named from the root of the repository, a text that occurs in
+// it once, and the text that replaces it.
 type Edit [3]string
 
-// Make returns a file for the flag -overlay of go build, which has edited files in
-// place of the real ones. root is that of the repository.
+// Make returns a file for the flag -overlay of go build, with edited files in place
+// of the real ones. root is the root of the repository.
 func Make(t testing.TB, root string, edits []Edit) string {
 	t.Helper()
 	root, err := filepath.Abs(root)

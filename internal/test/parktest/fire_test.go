@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package parktest tests that Conns which are parked and woken again and again lose
-// nothing.
+// Package parktest tests that Conns lose nothing if they are parked and woken over
+// and over.
 package parktest
 
 import (
@@ -28,34 +28,34 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// patience is how long the test waits for what must come.
+// patience is how long the test waits for something that must happen.
 const patience = 2 * time.Minute
 
-// An account is what a node knows of a connection.
+// An account is what a node knows about a connection.
 type account struct {
 	conn *herald.Conn
 
 	mu       sync.Mutex
-	received int // messages of the client's, in their order
+	received int // messages from the client, in order
 	sent     int // messages to the client
 	wrong    string
 	ends     int           // calls of OnDisconnect
 	ended    chan struct{} // closed by the first of them
 }
 
-// A fire is a Hub, and clients that come and go, talk and are quiet at random.
+// A fire is a Hub, with clients that come and go, and talk and are quiet at random.
 type fire struct {
 	t        *testing.T
 	hub      *herald.Hub
 	addr     string
 	quiet    time.Duration
-	accounts sync.Map // *account by user: each connection has a user of its own
+	accounts sync.Map // an *account for each user: each connection has a user of its own
 	counter  atomic.Int64
 	messages atomic.Int64
 	ends     [endings]atomic.Int64
 }
 
-// How a connection ends.
+// These are the ways in which a connection ends.
 const (
 	clientCloses = iota
 	clientResets
@@ -67,7 +67,8 @@ const (
 	endings
 )
 
-// setting returns the value of an environment variable, or otherwise.
+// setting returns the value of an environment variable, or otherwise if it is not
+// set.
 func setting(t *testing.T, name string, otherwise int) int {
 	value := os.Getenv(name)
 	if value == "" {
@@ -81,7 +82,7 @@ func setting(t *testing.T, name string, otherwise int) int {
 }
 
 // Messages go to and from connections that are quiet and busy at random, and end in
-// every way. Nothing is lost, doubled or left.
+// every way. Nothing is lost, doubled or left over.
 func TestFire(t *testing.T) {
 	conns, messages := setting(t, "HERALD_PARK_CONNS", 200), setting(t, "HERALD_PARK_MESSAGES", 20_000)
 	defer func(before time.Duration) { netpoll.Quiet = before }(netpoll.Quiet)
@@ -97,8 +98,8 @@ func TestFire(t *testing.T) {
 		OnDisconnect: f.onDisconnect,
 		MessageRate:  -1, MaxHandshakes: -1, HandshakeRatePerAddr: -1, HandshakeTimeout: patience,
 		QueueMessages:  4096,
-		MessageTimeout: max(5*time.Second, 20*netpoll.Quiet),  // a busy machine stops a client for a while
-		PingInterval:   min(50*netpoll.Quiet, 20*time.Second), // a client of wsraw's waits for a minute
+		MessageTimeout: max(5*time.Second, 20*netpoll.Quiet),  // on a busy machine a client may pause for a while
+		PingInterval:   min(50*netpoll.Quiet, 20*time.Second), // a client of wsraw waits for a minute
 		PongTimeout:    patience,
 		CloseTimeout:   patience, SendTimeout: patience, Lease: patience,
 		Logger: slog.New(slog.DiscardHandler),
@@ -109,7 +110,7 @@ func TestFire(t *testing.T) {
 	f.hub = hub
 	server := httptest.NewServer(hub)
 	f.addr = server.Listener.Addr().String()
-	var clients, others sync.WaitGroup // others end before Shutdown, which what they send must not meet
+	var clients, others sync.WaitGroup // others end before Shutdown, because their messages must not meet it
 	others.Add(conns)
 	for range conns {
 		clients.Go(func() {
@@ -158,7 +159,7 @@ func await(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// sockets counts those of the process, and epoll instances.
+// sockets counts the sockets and epoll instances of the process.
 func sockets(t *testing.T) (n int) {
 	t.Helper()
 	names, err := filepath.Glob("/proc/self/fd/*")
@@ -178,7 +179,8 @@ func (f *fire) of(c *herald.Conn) *account {
 	return a.(*account)
 }
 
-// onMessage checks the number, and answers one message in two, once or a few times.
+// onMessage checks the message's number, and answers every other message once or a
+// few times.
 func (f *fire) onMessage(_ context.Context, c *herald.Conn, m herald.Message) {
 	a := f.of(c)
 	number, _, _ := strings.Cut(m.String(), " ")
@@ -215,14 +217,14 @@ func (f *fire) onDisconnect(c *herald.Conn, _ error) {
 type client struct {
 	*wsraw.Conn
 	writing sync.Mutex
-	got     int // messages, in their order
+	got     int // messages received, in order
 	wrong   string
 	closed  bool // by the node's close frame
 	sent    int
-	half    bool // the last message never comes whole
+	half    bool // the last message is never completed
 }
 
-// client lives the life of one connection.
+// client lives through one connection.
 func (f *fire) client(end int) {
 	user := fmt.Sprint("u", f.counter.Add(1))
 	raw, err := net.Dial("tcp", f.addr)
@@ -231,7 +233,7 @@ func (f *fire) client(end int) {
 		return
 	}
 	ws, _, err := wsraw.Handshake(raw, "/?user="+user, nil)
-	if err != nil { // the Hub is ending
+	if err != nil { // the Hub is shutting down
 		raw.Close()
 		if end != shutdown {
 			f.counter.Add(-1)
@@ -252,7 +254,7 @@ func (f *fire) client(end int) {
 		return
 	}
 	c.talk(f, conn, rand.IntN(12))
-	whole := c.end(f, conn, end, read) // the node got all that the client sent
+	whole := c.end(f, conn, end, read) // whether the node got all that the client sent
 	<-read
 	a := f.of(conn)
 	select {
@@ -283,7 +285,7 @@ func (f *fire) find(user string) *herald.Conn {
 	return nil
 }
 
-// write writes a part of a frame, or several.
+// write writes part of a frame, or several frames.
 func (c *client) write(b []byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
@@ -301,7 +303,7 @@ func (c *client) message() []byte {
 	return wsraw.Frame{Fin: true, Opcode: wsraw.Text, Mask: [4]byte{1, 2, 3, 4}, Payload: []byte(text)}.Bytes()
 }
 
-// talk does so many things at random.
+// talk does n things at random.
 func (c *client) talk(f *fire, conn *herald.Conn, n int) {
 	for range n {
 		switch rand.IntN(6) {
@@ -323,7 +325,7 @@ func (c *client) talk(f *fire, conn *herald.Conn, n int) {
 			c.writing.Unlock()
 		case 3:
 			c.write(wsraw.Frame{Fin: true, Opcode: wsraw.Ping, Payload: []byte("p")}.Bytes())
-		case 4: // the node speaks
+		case 4: // the node sends
 			a := f.of(conn)
 			a.mu.Lock()
 			f.send(conn, a)
@@ -333,7 +335,8 @@ func (c *client) talk(f *fire, conn *herald.Conn, n int) {
 	}
 }
 
-// end ends the connection, and says whether the node gets all that was sent.
+// end ends the connection, and reports whether the node gets everything that was
+// sent.
 func (c *client) end(f *fire, conn *herald.Conn, how int, read chan struct{}) (whole bool) {
 	switch how {
 	case clientCloses:
@@ -364,7 +367,8 @@ func (c *client) end(f *fire, conn *herald.Conn, how int, read chan struct{}) (w
 	return false
 }
 
-// read reads what the node sends, answers its pings and its close, until the end.
+// read reads until the connection ends, and answers the node's pings and close
+// frame.
 func (c *client) read() {
 	for {
 		frame, err := c.ReadFrame()

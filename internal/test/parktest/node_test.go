@@ -26,7 +26,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// nodeEnv has the time after which a Conn is parked: with it a process is a node.
+// nodeEnv has the time after which a Conn is parked. If it is set, the process runs
+// a node.
 const nodeEnv = "HERALD_PARKTEST_NODE"
 
 func TestMain(m *testing.M) {
@@ -40,8 +41,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// runNode serves a Hub that sends each message back. It prints its address. To each line
-// that it reads it answers how many goroutines it has.
+// runNode serves a Hub that sends each message back. It prints its address, and
+// answers each line on stdin with the number of its goroutines.
 func runNode(quiet string) (err error) {
 	if netpoll.Quiet, err = time.ParseDuration(quiet); err != nil {
 		return err
@@ -62,7 +63,7 @@ func runNode(quiet string) (err error) {
 		return err
 	}
 	go http.Serve(l, hub)
-	time.AfterFunc(5*patience, func() { os.Exit(1) }) // strace may be killed, and leave the node
+	time.AfterFunc(5*patience, func() { os.Exit(1) }) // strace may be killed, and leave the node behind
 	fmt.Println(l.Addr())
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		fmt.Println(runtime.NumGoroutine())
@@ -70,22 +71,22 @@ func runNode(quiet string) (err error) {
 	return nil
 }
 
-// A node is a Hub in a process of its own, whose system calls strace writes down.
+// A node is a Hub in a process of its own, whose system calls strace records.
 type node struct {
 	t      *testing.T
 	addr   string
 	quiet  time.Duration
-	users  int    // that have connected
-	idle   int    // goroutines without a connection
-	trace  string // strace's file
+	users  int    // the number that have connected
+	idle   int    // the number of goroutines without connections
+	trace  string // the file that strace writes
 	cmd    *exec.Cmd
 	in     io.WriteCloser
 	out    *bufio.Reader
 	stderr bytes.Buffer
 }
 
-// startNode starts a node of whose system calls some are traced, as strace's -e trace has
-// them.
+// startNode starts a node. calls says which system calls are traced, as for
+// strace's -e trace.
 func startNode(t *testing.T, quiet time.Duration, calls string) *node {
 	t.Helper()
 	n := &node{t: t, quiet: quiet, trace: filepath.Join(t.TempDir(), "trace")}
@@ -114,11 +115,11 @@ func startNode(t *testing.T, quiet time.Duration, calls string) *node {
 	n.in, n.out = in, bufio.NewReader(out)
 	t.Cleanup(n.stop)
 	n.addr = n.line()
-	n.idle = n.mark("begin") + 1 // the poller's
+	n.idle = n.mark("begin") + 1 // one more for the poller
 	return n
 }
 
-// stop ends the node, and returns when strace has written everything.
+// stop ends the node, and waits until strace has written everything.
 func (n *node) stop() {
 	n.in.Close()
 	n.cmd.Wait()
@@ -135,7 +136,7 @@ func (n *node) line() string {
 	return strings.TrimSpace(s)
 }
 
-// mark puts a mark into the trace, which is a line that the node reads. It returns the
+// mark puts a mark into the trace, by having the node read a line. It returns the
 // number of the node's goroutines.
 func (n *node) mark(name string) (goroutines int) {
 	n.t.Helper()
@@ -146,14 +147,14 @@ func (n *node) mark(name string) (goroutines int) {
 	return goroutines
 }
 
-// parked waits until connections have no goroutines. It allows for three of the Hub's own
-// that come and go.
+// parked waits until no connection has a goroutine. It allows for three goroutines
+// of the Hub that come and go.
 func (n *node) parked() {
 	n.t.Helper()
 	await(n.t, "all connections parked", func() bool { return n.mark("look") <= n.idle+3 })
 }
 
-// connect opens so many connections.
+// connect opens many connections.
 func (n *node) connect(many int) (conns []*wsraw.Conn) {
 	n.t.Helper()
 	for range many {
@@ -172,17 +173,18 @@ func (n *node) connect(many int) (conns []*wsraw.Conn) {
 	return conns
 }
 
-// A count is what the trace has of system calls.
+// A count has the numbers of system calls in a part of the trace.
 type count struct {
-	calls   int // all that are traced
-	reads   int // of sockets
-	nothing int // of these, those for which nothing had come
+	calls   int // all traced calls
+	reads   int // those that read from sockets
+	nothing int // reads that found nothing
 }
 
-// call is the beginning of a line about a call: the thread, the name, the first argument.
+// call matches the beginning of a line about a call: the thread, the name and the
+// first argument.
 var call = regexp.MustCompile(`^(\d+) +(\w+)\(([^,)]*)`)
 
-// counts ends the node, and returns what it did after each mark until the next.
+// counts ends the node, and returns its calls between each mark and the next.
 func (n *node) counts() map[string]count {
 	n.t.Helper()
 	n.stop()
@@ -191,7 +193,7 @@ func (n *node) counts() map[string]count {
 		n.t.Fatal(err)
 	}
 	counts := make(map[string]count)
-	name, reading := "", make(map[string]bool) // by thread: its last call reads from a socket
+	name, reading := "", make(map[string]bool) // by thread: whether its last call reads from a socket
 	for line := range strings.Lines(string(trace)) {
 		now := counts[name]
 		thread, _, _ := strings.Cut(line, " ")

@@ -13,7 +13,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// each runs do for all connections at the same time, and ends the test if one fails.
+// each runs do for all connections concurrently, and ends the test if one fails.
 func each(t *testing.T, conns []*wsraw.Conn, do func(*wsraw.Conn) error) {
 	t.Helper()
 	var all sync.WaitGroup
@@ -29,7 +29,7 @@ func each(t *testing.T, conns []*wsraw.Conn, do func(*wsraw.Conn) error) {
 	}
 }
 
-// exchange sends so many frames in one write, and awaits the answer to each.
+// exchange sends many frames in one write, and waits for the answer to each.
 func exchange(c *wsraw.Conn, opcode byte, many int) error {
 	frames := make([]wsraw.Frame, many)
 	for i := range frames {
@@ -46,19 +46,19 @@ func exchange(c *wsraw.Conn, opcode byte, many int) error {
 	return nil
 }
 
-// Whatever comes at once is read by one call. If it is a message, a second call finds that
-// there is nothing more, and then the reader waits in Go's poller. So a message that wakes
-// a Conn costs no more than the message and the wake. A ping that comes to a parked Conn
+// Bytes that arrive together are read by one call. After a message, a second call
+// finds nothing, and the reader waits in Go's poller. So a message that wakes a
+// Conn costs only these two calls and the wake. A ping that comes to a parked Conn
 // costs one call.
 func TestReads(t *testing.T) {
 	const conns = 100
 	phases := []struct {
 		name     string
 		opcode   byte
-		arrivals int // at each connection, which is parked before the first
+		arrivals int // at each connection, which is parked before the first one
 		burst    int // frames in one arrival
 		pauses   bool
-		reads    int // at most, for each arrival
+		reads    int // the most calls for each arrival
 	}{
 		{"wakes", wsraw.Text, 1, 1, false, 2},
 		{"wakes again", wsraw.Text, 1, 1, false, 2},
@@ -104,7 +104,7 @@ func TestReads(t *testing.T) {
 	}
 }
 
-// Connections that are parked cost no system calls.
+// Parked connections cost no system calls.
 func TestIdle(t *testing.T) {
 	const few, many = 50, 1000
 	n := startNode(t, 500*time.Millisecond, "all")

@@ -1,5 +1,5 @@
-// Package probetest_test asks Hubs what they know of each other's connections, and
-// follows messages.
+// Package probetest_test asks Hubs what they know about each other's connections,
+// and sends probes along the way of messages.
 package probetest_test
 
 import (
@@ -23,7 +23,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-// accepted waits until OnConnect has let so many connections in.
+// accepted waits until OnConnect has accepted this many connections.
 func accepted(t *testing.T, cluster *heraldtest.Cluster, want uint64) {
 	t.Helper()
 	await(t, "connections to be accepted", func() bool {
@@ -43,8 +43,8 @@ func ids(reports []herald.NodeReport) map[string]herald.NodeReport {
 	return byNode
 }
 
-// Every node reports on itself, and on its connections of a target, with names of any
-// bytes. A node whose Bus is cut is the only one without a report.
+// Every node reports on itself and on its connections of a target, even if names
+// have arbitrary bytes. Only a node whose Bus is cut has no report.
 func TestReports(t *testing.T) {
 	cluster := heraldtest.NewCluster(t, 3, herald.Config{SendTimeout: patience})
 	odd := herald.Identity{User: "\xff\x00<b>", Device: "d\xfe", Platform: "ios", Groups: []string{"g\xff"}, Meta: map[string]string{"k": "\xff"}}

@@ -27,7 +27,7 @@ func await(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// fromQuery lets clients say in the query who they are.
+// fromQuery believes the query.
 func fromQuery(r *http.Request) (herald.Identity, error) {
 	q := r.URL.Query()
 	return herald.Identity{User: q.Get("user"), Platform: q.Get("platform"), Device: q.Get("device")}, nil
@@ -44,8 +44,8 @@ func dial(t *testing.T, node *heraldtest.Node, query string) *websocket.Conn {
 	return ws
 }
 
-// reads has the client read, and so answer pings, until the test ends. It fails the
-// test if a message comes.
+// reads makes the client read, and thereby answer pings, until the test ends. It
+// fails the test if a message arrives.
 func reads(t *testing.T, ws *websocket.Conn) {
 	done := make(chan bool)
 	go func() {
@@ -60,7 +60,7 @@ func reads(t *testing.T, ws *websocket.Conn) {
 	})
 }
 
-// probe returns the traces by device.
+// probe sends a probe, and returns the result, and its traces by device.
 func probe(t *testing.T, hub *herald.Hub, to herald.Target, patience time.Duration) (herald.ProbeResult, map[string]herald.ProbedConn) {
 	t.Helper()
 	result, err := hub.Probe(within(t, patience), to)
@@ -74,10 +74,10 @@ func probe(t *testing.T, hub *herald.Hub, to herald.Target, patience time.Durati
 	return result, byDevice
 }
 
-// soon is for probes of which it is known that no answer comes.
+// soon is the patience for probes that will get no answer.
 const soon = 300 * time.Millisecond
 
-// A probe reaches all connections of a user, and no program of a client.
+// A probe reaches all connections of a user, but never the client's own code.
 func TestProbeArrives(t *testing.T) {
 	cluster := heraldtest.NewCluster(t, 2, herald.Config{Authenticate: fromQuery, SendTimeout: patience})
 	for i, device := range []string{"a", "b", "c"} {
@@ -96,7 +96,7 @@ func TestProbeArrives(t *testing.T) {
 			t.Errorf("%s: %+v", device, c)
 		}
 	}
-	await(t, "the counters", func() bool { // which move a moment after the answer
+	await(t, "the counters", func() bool { // they move a moment after the answer
 		s := hub.Stats()
 		return s.Queued == 0 && s.Delivered == 1 && s.Written == 1 && s.Dropped == 0
 	})
@@ -108,8 +108,8 @@ func TestProbeArrives(t *testing.T) {
 	}
 }
 
-// A probe goes to each user in a packet of its own. That a node has told who got the first
-// one says nothing of the others.
+// A probe goes to each user in a packet of its own. If a node has reported on the
+// first packet, that says nothing about the others.
 func TestProbeUsers(t *testing.T) {
 	cluster := heraldtest.NewCluster(t, 2, herald.Config{Authenticate: fromQuery, SendTimeout: patience})
 	reads(t, dial(t, cluster.Nodes[0], "user=anna&device=a"))
@@ -141,12 +141,12 @@ func TestProbeUsers(t *testing.T) {
 	}
 }
 
-// A probe says of each connection why it does not arrive there.
+// A probe says for each connection why it did not arrive there.
 func TestProbeEnds(t *testing.T) {
 	release := make(chan bool)
 	held := make(chan bool, 1)
 	cluster := heraldtest.NewCluster(t, 2, herald.Config{
-		Authenticate: fromQuery, SendTimeout: patience, Lease: time.Hour, // nothing is mended meanwhile
+		Authenticate: fromQuery, SendTimeout: patience, Lease: time.Hour, // nothing is repaired meanwhile
 		DropOldest: true, QueueMessages: 8, QueueBytes: 16 << 20, WriteTimeout: time.Hour, PingInterval: time.Hour,
 		OnConnect: func(ctx context.Context, c *herald.Conn) error {
 			if c.Session().Device == "held" {
@@ -174,7 +174,7 @@ func TestProbeEnds(t *testing.T) {
 			continue
 		}
 		to := herald.Connection(c.Session.ID)
-		for range 64 { // more than the kernel has room for
+		for range 64 { // more than fit into the kernel's buffers
 			if err := here.Hub.Send(within(t, patience), to, herald.Binary(make([]byte, 512<<10))); err != nil {
 				t.Fatal(err)
 			}
@@ -196,7 +196,7 @@ func TestProbeEnds(t *testing.T) {
 			}
 		}
 	}
-	for took := soon; ; took *= 2 { // the node may need more time to report
+	for took := soon; ; took *= 2 { // the node may need more time for its report
 		_, byDevice := probe(t, here.Hub, herald.User("anna").On("ios"), took)
 		wrong := ""
 		for device, want := range map[string]herald.ProbeOutcome{
@@ -222,7 +222,7 @@ func TestProbeEnds(t *testing.T) {
 	leaves, _, err := websocket.Dial(within(t, patience), there.URL+"/?user=anna&device=leaves&platform=ios", &websocket.DialOptions{
 		OnPingReceived: func(context.Context, []byte) bool {
 			pinged <- true
-			return false // it does not answer
+			return false // so that it does not answer
 		},
 	})
 	if err != nil {
@@ -267,7 +267,7 @@ func TestProbeEnds(t *testing.T) {
 	}
 }
 
-// A connection whose socket takes its time to close is closing until then, and has gone
+// A connection whose socket takes long to close is closing until then, and gone
 // afterwards.
 func TestProbeClosing(t *testing.T) {
 	cluster := heraldtest.NewCluster(t, 2, herald.Config{Authenticate: fromQuery, SendTimeout: patience})
@@ -293,8 +293,8 @@ func TestProbeClosing(t *testing.T) {
 	})
 }
 
-// A client that can come back answers probes between its messages, and misses nothing
-// for it.
+// A client that can come back answers probes between its messages, and loses
+// nothing.
 func TestProbeWithRetention(t *testing.T) {
 	cluster := heraldtest.NewCluster(t, 2, herald.Config{Retention: time.Minute, SendTimeout: patience, DropOldest: true, QueueMessages: 8})
 	client := cluster.ConnectHistory(0, herald.Identity{User: "anna"})
@@ -315,7 +315,7 @@ func TestProbeWithRetention(t *testing.T) {
 	}
 }
 
-// olderRegistry lists nodes as if all but one were of version 1.
+// olderRegistry lists all nodes but one as being of version 1.
 type olderRegistry struct {
 	herald.Registry
 	newer *string
@@ -331,8 +331,8 @@ func (r olderRegistry) Nodes(ctx context.Context) ([]herald.Node, time.Time, err
 	return nodes, now, err
 }
 
-// Nodes of an older version, which would take a question for a loss, are not asked, and
-// get no probe. A node that has come just now is not taken for one.
+// Nodes of an older version would take a question for a loss, so they are neither
+// asked nor probed. A node that has just started is not taken for one.
 func TestOlderNode(t *testing.T) {
 	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
 	newer := ""

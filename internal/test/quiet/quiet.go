@@ -1,4 +1,4 @@
-// Package quiet sets how long a Conn is quiet before it is parked, for the tests that
+// Package quiet sets how long a Conn must be quiet to be parked, for the tests that
 // import it: HERALD_QUIET=1ms go test ...
 package quiet
 

@@ -13,18 +13,18 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// A speaker is a client that can come back, as PROTOCOL.md says. It reads and says
-// what the test wants, and answers no ping.
+// A speaker is a client that can come back, as PROTOCOL.md specifies. It reads and
+// sends what the test wants, and answers no ping.
 type speaker struct {
 	*wsraw.Conn
 	t       *testing.T
-	conn    string // its id, signed
+	conn    string // its signed id
 	resumed bool
 	pings   int
 }
 
-// speak connects a speaker, from positions and after another connection if these are
-// given.
+// speak connects a speaker. from has its positions and last its previous
+// connection; both may be empty.
 func (n *node) speak(user, from, last string) *speaker {
 	n.t.Helper()
 	t := n.t.(*testing.T)
@@ -81,7 +81,7 @@ func (s *speaker) read() (kind, line, body string) {
 	return kind, line, body
 }
 
-// until reads up to a message with the text, and returns its position.
+// until reads up to a message with the text, and returns the position of that.
 func (s *speaker) until(text string) (position string) {
 	s.t.Helper()
 	for {
@@ -101,15 +101,15 @@ func (s *speaker) say(text string) {
 	synctest.Wait()
 }
 
-// A pending is a Deliver under way.
+// A pending is a Deliver that has not returned.
 type pending struct {
 	t     *testing.T
 	began time.Time
 	done  chan herald.Delivery
 }
 
-// begin begins a Deliver that ends in ten seconds, and returns when all that can
-// happen at once has.
+// begin starts a Deliver with ten seconds to go. It returns when nothing more can
+// happen at once.
 func (n *node) begin(target herald.Target, m herald.Message) *pending {
 	p := &pending{n.t.(*testing.T), time.Now(), make(chan herald.Delivery, 1)}
 	ctx := within(n.t, 10*time.Second)
@@ -124,8 +124,8 @@ func (n *node) begin(target herald.Target, m herald.Message) *pending {
 	return p
 }
 
-// want checks how many have received and missed the message, and that this is known
-// now, or only when the call's time is over.
+// want checks how many have received and how many have missed the message, and
+// whether Deliver returned at once or only when its time was over.
 func (p *pending) want(what string, received, missed int, now bool) {
 	p.t.Helper()
 	d := <-p.done
@@ -147,7 +147,7 @@ func (p *pending) wantOpen(what string) {
 
 var keeps = herald.Config{Retention: time.Hour, PingInterval: -1}
 
-// point takes a position apart.
+// point returns the parts of a position.
 func point(t *testing.T, position string) (epoch string, offset int) {
 	t.Helper()
 	parts := strings.Split(position, ".")
@@ -158,7 +158,7 @@ func point(t *testing.T, position string) (epoch string, offset int) {
 	return parts[1], offset
 }
 
-// What a client that can come back has received is what it acknowledges.
+// A client that can come back has received what it acknowledges.
 func TestAcknowledged(t *testing.T) {
 	for name, test := range map[string]struct {
 		said     func(epoch string, offset int) string
@@ -193,7 +193,7 @@ func TestAcknowledged(t *testing.T) {
 	}
 }
 
-// An acknowledgement holds for all before it, whatever is sent between.
+// An acknowledgement holds for all earlier messages, whatever is sent between them.
 func TestAcknowledgedTogether(t *testing.T) {
 	bubble(t, 2, keeps, func(t *testing.T, nodes []*node) {
 		s := nodes[1].speak("u", "", "")
@@ -211,8 +211,8 @@ func TestAcknowledgedTogether(t *testing.T) {
 	})
 }
 
-// What has no position is answered with a pong: it was not kept, or the client has
-// brought along a position that is ahead of it.
+// A message without a position is answered with a pong. It has none if it was not
+// kept, or if the client claims a position ahead of it.
 func TestAcknowledgesNothing(t *testing.T) {
 	bubble(t, 2, keeps, func(t *testing.T, nodes []*node) {
 		pong := func(s *speaker, p *pending, what string) {
@@ -245,8 +245,8 @@ func TestAcknowledgesNothing(t *testing.T) {
 	})
 }
 
-// What was not written can't be acknowledged, whatever the client makes up. What is
-// dropped or cut off is missed at once.
+// A message that was not written cannot be acknowledged, whatever the client makes
+// up. If it is dropped or the client is cut off, it is missed at once.
 func TestAcknowledgedTooSoon(t *testing.T) {
 	config := keeps
 	config.QueueMessages, config.DropOldest = 8, true
@@ -274,7 +274,7 @@ func TestAcknowledgedTooSoon(t *testing.T) {
 				s := nodes[0].speak("u", "", "")
 				nodes[0].Send(t.Context(), herald.User("u"), herald.Text("first"))
 				epoch, offset := point(t, s.until("first"))
-				nodes[0].Send(t.Context(), herald.User("u"), herald.Text("blocks")) // over a pipe its write waits
+				nodes[0].Send(t.Context(), herald.User("u"), herald.Text("blocks")) // over a pipe the write of this waits
 				synctest.Wait()
 				p := nodes[0].begin(herald.User("u"), herald.Text("m"))
 				s.say(fmt.Sprintf("@ 0.%s.%d", epoch, offset+100))
@@ -286,8 +286,8 @@ func TestAcknowledgedTooSoon(t *testing.T) {
 	}
 }
 
-// A client that is still reading what it missed gives a receipt when it comes to the
-// message, unless it goes before.
+// A client that is still reading what it missed gives a receipt when it has read up
+// to the message, unless it leaves before.
 func TestAcknowledgedBehindBacklog(t *testing.T) {
 	config := keeps
 	config.QueueMessages = 8
@@ -327,7 +327,8 @@ func TestAcknowledgedBehindBacklog(t *testing.T) {
 	}
 }
 
-// An acknowledgement on the next connection is no receipt of the one that has ended.
+// An acknowledgement on the next connection does not count for a message to the
+// connection before.
 func TestAcknowledgedLater(t *testing.T) {
 	bubble(t, 2, keeps, func(t *testing.T, nodes []*node) {
 		s := nodes[1].speak("u", "", "")
@@ -345,7 +346,8 @@ func TestAcknowledgedLater(t *testing.T) {
 	})
 }
 
-// Who is excepted by an earlier connection of its own is not meant.
+// A client that is excepted by the id of its previous connection does not get the
+// message.
 func TestExceptEarlier(t *testing.T) {
 	bubble(t, 2, keeps, func(t *testing.T, nodes []*node) {
 		first := nodes[1].speak("u", "", "")

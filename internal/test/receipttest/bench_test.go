@@ -15,7 +15,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// A counted connection counts the bytes of both directions.
+// A counted connection counts its bytes in both directions.
 type counted struct {
 	net.Conn
 	bytes *atomic.Int64
@@ -46,10 +46,10 @@ func (b *countedBus) Publish(ctx context.Context, packets ...herald.Packet) erro
 	return b.MemoryBus.Publish(ctx, packets...)
 }
 
-// BenchmarkReceipt shows what a receipt costs, beside a Send that all devices have got:
-// for each device the CPU of both nodes and of the clients, the bytes on the client's
-// connection and, if nothing is kept, those on the Bus. The clients acknowledge each
-// message, which real ones do once a second.
+// BenchmarkReceipt measures what a receipt costs beside a Send that all devices
+// have got. It reports, for each device, the CPU time of both nodes and of the
+// clients, the bytes on the client's connection and, if nothing is kept, those on
+// the Bus. The clients acknowledge each message. Real ones do so once a second.
 func BenchmarkReceipt(b *testing.B) {
 	for _, bench := range []struct {
 		name            string
@@ -106,7 +106,7 @@ func benchmarkReceipt(b *testing.B, keeps, receipts bool, devices int) {
 			<-arrived
 		}
 	}
-	send() // and the clients are there
+	send() // once before the loop, so that the clients are there
 	wire.Store(0)
 	bus.Store(0)
 	began := servertest.OwnCPUTime(b)
@@ -116,12 +116,12 @@ func benchmarkReceipt(b *testing.B, keeps, receipts bool, devices int) {
 	received := float64(b.N * devices)
 	b.ReportMetric(float64((servertest.OwnCPUTime(b)-began).Nanoseconds())/received, "cpu-ns/device")
 	b.ReportMetric(float64(wire.Load())/received, "wire-B/device")
-	if !keeps { // what is kept goes another way
+	if !keeps { // kept messages go another way
 		b.ReportMetric(float64(bus.Load())/received, "bus-B/device")
 	}
 }
 
-// answer tells of each message that arrives, and answers it if it is to.
+// answer reports each message that arrives, and answers it if receipts is set.
 func answer(ws *wsraw.Conn, receipts bool, arrived chan<- struct{}) {
 	for {
 		f, err := ws.ReadFrame()

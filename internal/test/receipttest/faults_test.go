@@ -21,10 +21,11 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// callsEnv says how many calls TestKilledNodes makes. A node is killed for each 500.
+// callsEnv sets the number of calls of TestKilledNodes. For each 500 calls a node
+// is killed.
 const callsEnv = "HERALD_DELIVER_CALLS"
 
-// Nodes are killed again and again while calls wait for receipts from them.
+// Nodes are killed over and over while calls wait for their receipts.
 func TestKilledNodes(t *testing.T) {
 	calls := 500
 	if text := os.Getenv(callsEnv); text != "" {
@@ -50,8 +51,8 @@ func TestKilledNodes(t *testing.T) {
 // A dialer connects to a server by its address.
 type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// killNodes makes so many calls, which wait so long for receipts, and kills a node for
-// each 500 of them. Each node has links of its own to the servers.
+// killNodes makes calls, each of which waits for receipts for the time wait, and
+// kills a node for each 500 of them. Each node has links of its own to the servers.
 func killNodes(t *testing.T, calls int, wait time.Duration, servers []string, client func(dialer) redis.UniversalClient) {
 	nodes := 0
 	start := func() *node {
@@ -76,11 +77,11 @@ func killNodes(t *testing.T, calls int, wait time.Duration, servers []string, cl
 	(&trial{nodes: []*node{start(), start(), start()}, calls: calls, wait: wait, kills: calls / 500, revive: start}).run(t)
 }
 
-// lease is short, for what is tried takes leases, and long enough for a machine that
-// is busy.
+// lease is short, because these tests take several leases, but long enough for a
+// busy machine.
 const lease = 2 * time.Second
 
-// kill makes the node dead to the others in a moment, as kill -9 does.
+// kill makes the node dead to the others at once, as kill -9 does.
 func (n *node) kill() {
 	for _, link := range n.links {
 		link.Blackhole(true)
@@ -94,7 +95,8 @@ func (n *node) kill() {
 	}
 }
 
-// A WebSocket library that knows nothing of herald gives receipts while it reads.
+// A client of a WebSocket library that knows nothing of herald gives receipts while
+// it reads.
 func TestCoder(t *testing.T) {
 	nodes := startNodes(t, 2, false, herald.Config{}, nil)
 	dial := func(user string) *websocket.Conn {
@@ -131,8 +133,8 @@ func TestCoder(t *testing.T) {
 	}
 }
 
-// While the Bus is cut nothing is sent. What it loses is missed when the call ends:
-// the message, or the report of its receipt.
+// While the Bus is cut, nothing is sent. If it loses a message or the report of its
+// receipt, the message counts as missed when the call ends.
 func TestBusFaults(t *testing.T) {
 	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
 	var buses []*heraldtest.FaultyBus

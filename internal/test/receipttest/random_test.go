@@ -18,7 +18,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// Thousands of calls at the same time, to devices of every manner, which come and go.
+// Thousands of concurrent calls go to devices of every manner, which come and go.
 func TestRandom(t *testing.T) {
 	t.Run("memory", func(t *testing.T) {
 		nodes := startNodes(t, 3, false, herald.Config{QueueMessages: 64, DropOldest: true}, nil)
@@ -36,19 +36,20 @@ func TestRandom(t *testing.T) {
 	})
 }
 
-// The platforms of devices that answer every ping; steady's node is never killed.
+// These are the platforms of devices that answer every ping. The node of steady is
+// never killed.
 const (
 	steady = "steady"
 	mortal = "mortal"
 )
 
-// devices are all that there have ever been.
+// devices has all devices that have ever existed.
 type devices struct {
 	mu  sync.Mutex
 	all []*client
 }
 
-// add returns the name of a new device.
+// add returns the number of a new device.
 func (s *devices) add() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,7 +73,7 @@ func (s *devices) get(device string) *client {
 	return s.all[i]
 }
 
-// moody is another manner for each ping.
+// moody behaves differently at each ping.
 func moody(c *client, f wsraw.Frame) error {
 	switch n := rand.IntN(20); {
 	case n == 0:
@@ -89,11 +90,11 @@ func moody(c *client, f wsraw.Frame) error {
 	return honest(c, f)
 }
 
-// A trial is many calls at the same time, to users with three devices each.
+// A trial makes many concurrent calls to users with three devices each.
 type trial struct {
 	calls  int
-	wait   time.Duration // for receipts, in a call; if it is 0, 300 ms
-	kills  int           // of the last node, whose clients go to a new one then
+	wait   time.Duration // how long a call waits for receipts; 0 means 300 ms
+	kills  int           // how often the last node is killed, whose clients then go to a new one
 	revive func() *node  // starts the new one
 
 	devices devices
@@ -102,24 +103,24 @@ type trial struct {
 	nodes []*node
 
 	called atomic.Int64
-	due    chan struct{} // a kill
+	due    chan struct{} // a kill is due
 
-	receipts, missed, late, failed atomic.Int64 // late has come, and is in Missed
-	refused                        atomic.Int64 // calls by which nothing was sent
-	last                           atomic.Value // the last error of the others, as text
-	slowest                        atomic.Int64 // how long a call took beyond its time
+	receipts, missed, late, failed atomic.Int64 // late messages have arrived, but are in Missed
+	refused                        atomic.Int64 // calls that sent nothing
+	last                           atomic.Value // the last error of another call, as text
+	slowest                        atomic.Int64 // the longest time that a call took beyond its own
 }
 
 const users = 20
 
-// at returns where a user's device connects.
+// at returns the node for the i-th device of a user.
 func (tr *trial) at(i int) *node {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	return tr.nodes[i%len(tr.nodes)]
 }
 
-// dies says whether the node is to be killed, or has been.
+// dies reports whether the node was killed or may be.
 func (tr *trial) dies(n *node) bool {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
@@ -151,7 +152,7 @@ func (tr *trial) run(t *testing.T) {
 		tr.kill()
 	}
 	callers.Wait()
-	for i := range users { // however busy the machine is, who answers has receipts
+	for i := range users { // however busy the machine is, devices that answer get receipts
 		target, until := herald.User(fmt.Sprint("u", i)).On(steady), within(t, patience)
 		d, err := tr.at(0).Deliver(until, target, herald.Text("the last"))
 		for ; errors.Is(err, herald.ErrRegistryDown) && until.Err() == nil; time.Sleep(lease / 10) {
@@ -170,8 +171,8 @@ func (tr *trial) run(t *testing.T) {
 	}
 }
 
-// connect connects all devices, which come back until ctx is done. The first of each
-// user answers every ping, and none of these is on a node that is killed.
+// connect connects all devices, which come back until ctx is done. The first device
+// of each user answers every ping, and is on a node that is never killed.
 func (tr *trial) connect(t *testing.T, ctx context.Context) *sync.WaitGroup {
 	manners := []manner{honest, moody, moody}
 	if tr.kills > 0 {
@@ -220,7 +221,8 @@ func (tr *trial) connect(t *testing.T, ctx context.Context) *sync.WaitGroup {
 	return &clients
 }
 
-// kill replaces the last node, and kills it: nothing is said to anybody.
+// kill starts a new node in place of the last one, which it kills without a
+// goodbye.
 func (tr *trial) kill() {
 	n := tr.revive()
 	tr.mu.Lock()
@@ -230,9 +232,9 @@ func (tr *trial) kill() {
 	n.kill()
 }
 
-// call sends to a target at random, and holds the receipts to what the clients saw. It
-// returns false if nothing was sent, because the Registry was not believed: after a node
-// has died, or while the machine is too busy to renew leases.
+// call sends to a random target, and compares the receipts with what the clients
+// saw. It returns false if nothing was sent because the Registry could not be
+// trusted: after a node has died, or while the machine is too busy to renew leases.
 func (tr *trial) call(t *testing.T, text string) (sent bool) {
 	wait := cmp.Or(tr.wait, 300*time.Millisecond)
 	n, target := tr.at(rand.IntN(len(tr.nodes))), herald.User(fmt.Sprint("u", rand.IntN(users)))
@@ -242,7 +244,7 @@ func (tr *trial) call(t *testing.T, text string) (sent bool) {
 	case 1:
 		target = herald.User(fmt.Sprint("u", rand.IntN(users)), fmt.Sprint("u", rand.IntN(users)))
 	}
-	if tr.kills > 0 && rand.IntN(20) == 0 { // the end of a node's lease may have to end it
+	if tr.kills > 0 && rand.IntN(20) == 0 { // without a deadline, only the end of a node's lease may end it
 		n, target, wait = tr.at(rand.IntN(len(tr.nodes)-1)), target.On(mortal), 4*lease
 	}
 	m := herald.Text(text)
@@ -282,7 +284,7 @@ func (tr *trial) call(t *testing.T, text string) (sent bool) {
 	return true
 }
 
-// check holds the receipts to what the clients have seen.
+// check compares the receipts with what the clients have seen.
 func check(t *testing.T, all *devices, d herald.Delivery, text string) {
 	seen := make(map[string]bool)
 	for _, s := range d.Received {

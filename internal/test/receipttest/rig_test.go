@@ -1,5 +1,5 @@
-// Package receipttest tests receipts with clients of every manner: no receipt for what
-// has not arrived, and an end to every call.
+// Package receipttest tests receipts with clients of every manner: a message that
+// has not arrived gets no receipt, and every call ends.
 package receipttest
 
 import (
@@ -23,7 +23,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// patience is how long a test waits for what must come.
+// patience is how long a test waits for something that must happen.
 const patience = 60 * time.Second
 
 // A node is a Hub on a server of its own.
@@ -32,14 +32,14 @@ type node struct {
 	t     testing.TB
 	dial  func() (net.Conn, error)
 	web   *http.Server
-	links []*netproxy.Proxy // to Redis, of one that can be killed
+	links []*netproxy.Proxy // its links to Redis, if it can be killed
 
 	mu      sync.Mutex
-	clients []*client // that have ever been
+	clients []*client // all that have ever connected
 }
 
-// startNodes starts n Hubs on one network in memory, unless connect gives each
-// its way to the others. With pipes they work inside testing/synctest.
+// startNodes starts n Hubs on one network in memory, unless connect gives each its
+// own. With pipes they work in a synctest bubble.
 func startNodes(t testing.TB, n int, pipes bool, config herald.Config, connect func(*herald.Config)) []*node {
 	t.Helper()
 	if connect == nil {
@@ -96,7 +96,7 @@ func startNode(t testing.TB, pipes bool, config herald.Config) *node {
 	return n
 }
 
-// greet tells a client its id.
+// greet sends a client its id.
 func greet(_ context.Context, c *herald.Conn) error { return c.Send(herald.Text("id " + c.ID())) }
 
 // A door is a net.Listener of pipes.
@@ -132,7 +132,7 @@ func (d *door) Close() error {
 
 func (d *door) Addr() net.Addr { return &net.UnixAddr{Name: "test", Net: "pipe"} }
 
-// A client is a device. What it answers to pings is its manner's.
+// A client is a device. Its manner decides how it answers pings.
 type client struct {
 	*wsraw.Conn
 	t    testing.TB
@@ -143,8 +143,8 @@ type client struct {
 	got map[string]int // how often each text has arrived
 }
 
-// A manner is asked for each ping, and for each text, which is then empty of
-// payload. Its error ends the connection.
+// A manner is called for each ping and each text. A text's payload is left out. If
+// it returns an error, the connection ends.
 type manner func(c *client, f wsraw.Frame) error
 
 var errLeave = errors.New("it leaves")
@@ -174,7 +174,8 @@ func empty(c *client, f wsraw.Frame) error {
 	return nil
 }
 
-// liar answers with what no ping has had, among it the tokens around the right one.
+// liar answers with payloads that no ping has had, among them tokens close to the
+// right one.
 func liar(c *client, f wsraw.Frame) error {
 	if !isPing(f) {
 		return nil
@@ -195,7 +196,7 @@ func liar(c *client, f wsraw.Frame) error {
 	return nil
 }
 
-// stale answers every ping with the payload of its first.
+// stale answers every ping with the payload of the first.
 func stale() manner {
 	var first []byte
 	return func(c *client, f wsraw.Frame) error {
@@ -209,7 +210,7 @@ func stale() manner {
 	}
 }
 
-// lazy answers every n-th ping only.
+// lazy answers only every n-th ping.
 func lazy(n int) manner {
 	pings := 0
 	return func(c *client, f wsraw.Frame) error {
@@ -223,7 +224,7 @@ func lazy(n int) manner {
 	}
 }
 
-// leaver is gone when the ping comes.
+// leaver disconnects when a ping comes.
 func leaver(_ *client, f wsraw.Frame) error {
 	if isPing(f) {
 		return errLeave
@@ -231,7 +232,7 @@ func leaver(_ *client, f wsraw.Frame) error {
 	return nil
 }
 
-// last answers and is gone.
+// last answers one ping and disconnects.
 func last(c *client, f wsraw.Frame) error {
 	if !isPing(f) {
 		return nil
@@ -241,7 +242,7 @@ func last(c *client, f wsraw.Frame) error {
 }
 
 // connect connects a client with the query, and returns when it has been let in.
-// Without a manner nobody reads from it then.
+// Without a manner nothing reads from it then.
 func (n *node) connect(query string, m manner) *client {
 	n.t.Helper()
 	c, err := n.tryConnect(query)
@@ -259,8 +260,8 @@ func (n *node) connect(query string, m manner) *client {
 	return c
 }
 
-// errNotReady is tryConnect's error if the node is not ready, as on a busy machine
-// whenever a lease runs out.
+// errNotReady is the error of tryConnect if the node is not ready. On a busy
+// machine that happens whenever a lease ends.
 var errNotReady = errors.New("not ready")
 
 // tryConnect connects a client that reads nothing yet.
@@ -290,7 +291,7 @@ func (c *client) run(m manner) {
 	defer c.Conn.Close()
 	for {
 		f, err := c.ReadFrame()
-		if errors.Is(err, os.ErrDeadlineExceeded) { // nothing came for long
+		if errors.Is(err, os.ErrDeadlineExceeded) { // nothing has come for a long time
 			continue
 		}
 		if err != nil || f.Opcode == wsraw.Close {
@@ -307,7 +308,7 @@ func (c *client) run(m manner) {
 	}
 }
 
-// times says how often the text has arrived.
+// times returns how often the text has arrived.
 func (c *client) times(text string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -335,7 +336,7 @@ func ids(sessions []herald.Session) map[string]bool {
 	return set
 }
 
-// require checks who has received and who has missed.
+// require checks which clients have received and which have missed the message.
 func require(t testing.TB, what string, d herald.Delivery, received, missed []*client) {
 	t.Helper()
 	check := func(list string, got []herald.Session, total int, want []*client) {

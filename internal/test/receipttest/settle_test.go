@@ -15,18 +15,19 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// bubble runs a test in synctest, with nodes over pipes.
+// bubble runs a test in a synctest bubble, with n nodes over pipes.
 func bubble(t *testing.T, n int, config herald.Config, test func(t *testing.T, nodes []*node)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { test(t, startNodes(t, n, true, config, nil)) })
 }
 
-// Each manner of client settles its receipt as it should, and no later than it must.
+// A client's receipt is settled according to its manner, and no later than it must
+// be.
 func TestManners(t *testing.T) {
 	for name, test := range map[string]struct {
 		manner   manner
 		received bool
-		within   time.Duration // the call ends; 10 s is with its context
+		within   time.Duration // when the call ends; 10 s is the end of its context
 	}{
 		"honest":            {honest, true, 0},
 		"pongs and leaves":  {last, true, 0},
@@ -59,8 +60,8 @@ func TestManners(t *testing.T) {
 	}
 }
 
-// A pong that answers the last of several pings answers all, and one for an older
-// ping says nothing of newer ones.
+// A pong for the last of several pings answers all of them. One for an older ping
+// says nothing about newer ones.
 func TestCumulative(t *testing.T) {
 	bubble(t, 2, herald.Config{}, func(t *testing.T, nodes []*node) {
 		c := nodes[1].connect("user=u", lazy(5))
@@ -86,8 +87,8 @@ func TestCumulative(t *testing.T) {
 	})
 }
 
-// A client that has answered none of the fences, and answers keepalive's ping, has
-// answered for all that was written before it.
+// If a client has answered no fence, but then answers keepalive's ping, it has
+// received everything that was written before that ping.
 func TestKeepalive(t *testing.T) {
 	bubble(t, 2, herald.Config{PingInterval: 3 * time.Second, PongTimeout: 5 * time.Second}, func(t *testing.T, nodes []*node) {
 		c := nodes[1].connect("user=u", lazy(3))
@@ -105,7 +106,7 @@ func TestKeepalive(t *testing.T) {
 	})
 }
 
-// A client that is found silent has missed what it has not answered.
+// A client that is found silent has missed the messages that it has not answered.
 func TestSilent(t *testing.T) {
 	bubble(t, 2, herald.Config{PingInterval: 3 * time.Second, PongTimeout: 5 * time.Second}, func(t *testing.T, nodes []*node) {
 		c := nodes[1].connect("user=u", mute)
@@ -118,8 +119,8 @@ func TestSilent(t *testing.T) {
 	})
 }
 
-// The bound of a minute holds without any deadline of the caller's, and a context
-// that is canceled ends the call at once.
+// Without a deadline of the caller, a call ends after a minute. If its context is
+// canceled, it ends at once.
 func TestBounds(t *testing.T) {
 	bubble(t, 2, herald.Config{PingInterval: -1}, func(t *testing.T, nodes []*node) {
 		c := nodes[1].connect("user=u", mute)
@@ -138,7 +139,7 @@ func TestBounds(t *testing.T) {
 	})
 }
 
-// What a queue drops is missed at once.
+// A message that a queue drops is missed at once.
 func TestDrops(t *testing.T) {
 	for name, test := range map[string]struct {
 		config herald.Config
@@ -194,7 +195,7 @@ func TestDrops(t *testing.T) {
 	})
 }
 
-// Every kind of target has its receipts.
+// Every kind of target gets receipts.
 func TestTargets(t *testing.T) {
 	bubble(t, 3, herald.Config{}, func(t *testing.T, nodes []*node) {
 		a := nodes[1].connect("user=a&group=g&group=h&platform=ios", honest)
@@ -223,7 +224,7 @@ func TestTargets(t *testing.T) {
 		} {
 			d := nodes[0].deliver(within(t, 30*time.Second), test.target, herald.Text(name))
 			require(t, name, d, test.received, test.missed)
-			synctest.Wait() // a copy would come behind
+			synctest.Wait() // a copy would arrive behind it
 			for _, c := range test.received {
 				if n := c.times(name); n != 1 {
 					t.Errorf("%s: it has arrived %d times", name, n)
@@ -243,7 +244,7 @@ func TestTargets(t *testing.T) {
 	})
 }
 
-// What can't be sent is an error, and nothing is sent.
+// If a message cannot be sent, the call returns an error, and nothing is sent.
 func TestErrors(t *testing.T) {
 	bubble(t, 1, herald.Config{MaxSendSize: 100}, func(t *testing.T, nodes []*node) {
 		n := nodes[0]
@@ -277,7 +278,7 @@ func TestErrors(t *testing.T) {
 			t.Error("what was to be sent has not come, or what was not has")
 		}
 		go n.Shutdown(within(t, 40*time.Second))
-		if err := <-ended; err != nil && !errors.Is(err, herald.ErrClosed) { // or the last report is faster
+		if err := <-ended; err != nil && !errors.Is(err, herald.ErrClosed) { // unless the last report is faster
 			t.Errorf("Deliver while the Hub shuts down: %v", err)
 		}
 		time.Sleep(time.Minute)
@@ -287,7 +288,7 @@ func TestErrors(t *testing.T) {
 	})
 }
 
-// Above a thousand sessions there are numbers alone.
+// With more than a thousand sessions, only numbers are returned.
 func TestMany(t *testing.T) {
 	bubble(t, 2, herald.Config{}, func(t *testing.T, nodes []*node) {
 		for i := range 1_000 {
@@ -305,7 +306,7 @@ func TestMany(t *testing.T) {
 	})
 }
 
-// The pongs that were asked for cost nothing of MessageRate.
+// Pongs that answer a fence do not count against MessageRate.
 func TestPongsAreFree(t *testing.T) {
 	bubble(t, 1, herald.Config{MessageRate: 5}, func(t *testing.T, nodes []*node) {
 		c := nodes[0].connect("user=u", honest)
@@ -332,9 +333,10 @@ func TestPongsAreFree(t *testing.T) {
 	})
 }
 
-// A receipt does not wait for OnMessage to return, not even if that has asked for it.
+// A receipt does not wait for OnMessage to return, even if OnMessage itself asked
+// for it.
 func TestWhileOnMessageRuns(t *testing.T) {
-	var received chan herald.Delivery // made where it is used: a bubble's is its own
+	var received chan herald.Delivery // made where it is used, because a channel belongs to one bubble
 	config := herald.Config{OnMessage: func(ctx context.Context, c *herald.Conn, m herald.Message) {
 		ctx, cancel := context.WithTimeout(ctx, 25*time.Second)
 		defer cancel()
@@ -364,8 +366,8 @@ func TestWhileOnMessageRuns(t *testing.T) {
 	require(t, "TCP", <-received, []*client{c}, nil)
 }
 
-// A session that is listed, and has gone before the message came, is missed as soon
-// as it is not listed any more.
+// A session that is still listed, but left before the message came, is missed as
+// soon as it is no longer listed.
 func TestListedAndGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
@@ -375,7 +377,7 @@ func TestListedAndGone(t *testing.T) {
 			c.Bus, c.Registry = network.Bus(), handles[len(handles)-1]
 		})
 		c := nodes[1].connect("user=u", honest)
-		handles[1].Cut() // it does not get to know of the end
+		handles[1].Cut() // it does not learn of the end
 		c.Close()
 		<-c.done
 		synctest.Wait()
