@@ -244,7 +244,7 @@ func (tr *trial) call(t *testing.T, text string) (sent bool) {
 	case 1:
 		target = herald.User(fmt.Sprint("u", rand.IntN(users)), fmt.Sprint("u", rand.IntN(users)))
 	}
-	if tr.kills > 0 && rand.IntN(20) == 0 { // without a deadline, only the end of a node's lease may end it
+	if tr.kills > 0 && rand.IntN(20) == 0 { // for longer than a lease, whose end may have to end the call
 		n, target, wait = tr.at(rand.IntN(len(tr.nodes)-1)), target.On(mortal), 4*lease
 	}
 	m := herald.Text(text)

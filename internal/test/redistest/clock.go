@@ -23,8 +23,8 @@ type Clocked struct {
 	offset time.Duration
 }
 
-// StartWithClock is Start for a server whose clock can be stepped. It needs a
-// C compiler: if there is none it skips the test, or fails it under CI=true.
+// StartWithClock is Start for a server whose clock can be stepped. It needs a C
+// compiler. Without one it skips the test, or fails it under CI=true.
 func StartWithClock(t testing.TB, args ...string) *Clocked {
 	t.Helper()
 	dir := t.TempDir()
@@ -44,18 +44,19 @@ func StartWithClock(t testing.TB, args ...string) *Clocked {
 	}
 }
 
-// Step moves the server's clock forward, or back if d is below 0. The
-// server's next look at it sees the new time.
+// Step moves the server's clock forward, or back if d is negative. The server sees
+// the new time when it next reads its clock.
 func (c *Clocked) Step(d time.Duration) {
 	c.t.Helper()
 	c.offset += d
-	// One aligned word of a mapped page, which the server reads in one go.
+	// This is one aligned word of a mapped page, which the server reads in one
+	// access.
 	if _, err := c.file.WriteAt(binary.NativeEndian.AppendUint64(nil, uint64(c.offset)), 0); err != nil {
 		c.t.Fatal(err)
 	}
 }
 
-// compile makes a library of clock.c that a server can be preloaded with.
+// compile compiles clock.c to a library that can be preloaded into a server.
 func compile(t testing.TB, library string) {
 	t.Helper()
 	source := filepath.Join(filepath.Dir(library), "clock.c")

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// The clock moves where scripts and commands see it, and back.
+// Scripts and commands see each step of the clock, forward and back.
 func TestClock(t *testing.T) {
 	server := StartWithClock(t)
 	rdb := server.Client()

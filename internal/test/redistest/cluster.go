@@ -17,13 +17,13 @@ import (
 
 // A Cluster is a Redis Cluster that the test owns, on free loopback ports.
 type Cluster struct {
-	Nodes []*Node // the masters first, as it starts
+	Nodes []*Node // the first masters come first
 
 	t testing.TB
 }
 
-// A Node is one server of a Cluster. Killed and restarted it comes back with
-// its name and without its keys.
+// A Node is a server of a Cluster. If it is killed and restarted, it comes back
+// under its name and without its keys.
 type Node struct {
 	*Server
 
@@ -36,20 +36,21 @@ type Node struct {
 const (
 	slots = 16384
 
-	// nodeTimeout, in milliseconds, is after how long a node counts as failed.
+	// nodeTimeout is the time in milliseconds after which a silent node counts as
+	// failed.
 	nodeTimeout = "2500"
 
 	// clusterPatience is how long a change of the Cluster may take.
 	clusterPatience = time.Minute
 )
 
-// NeverFailed are arguments of servers of a Cluster none of which counts as
-// failed, be the machine ever so slow.
+// NeverFailed has arguments for the servers of a Cluster in which no node may count
+// as failed, however slow the machine is.
 var NeverFailed = []string{"--cluster-node-timeout", "60000"}
 
-// StartCluster starts a Cluster of so many masters with even ranges of slots,
-// and so many replicas, dealt out to the masters in turn. args go to every
-// server. It is stopped when the test ends.
+// StartCluster starts a Cluster of masters with even ranges of slots, and of
+// replicas, which are dealt out to the masters in turn. args go to every server.
+// The Cluster is stopped when the test ends.
 func StartCluster(t testing.TB, masters, replicas int, args ...string) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t}
@@ -82,7 +83,7 @@ func StartCluster(t testing.TB, masters, replicas int, args ...string) *Cluster 
 	return c
 }
 
-// startNode starts a server that knows no other.
+// startNode starts a server that knows no other server.
 func startNode(t testing.TB, args []string) *Node {
 	t.Helper()
 	_, busPort, _ := net.SplitHostPort(servertest.FreeAddr(t))
@@ -101,8 +102,8 @@ func startNode(t testing.TB, args []string) *Node {
 	return n
 }
 
-// Admin returns a client of this node alone, which follows no redirection. It
-// is closed when the test ends.
+// Admin returns a client of this node alone, which follows no redirections. It is
+// closed when the test ends.
 func (n *Node) Admin() *redis.Client { return n.admin }
 
 // Client returns a client of the Cluster, closed when the test ends.
@@ -131,7 +132,7 @@ func (c *Cluster) Slot(key string) int {
 	return int(slot)
 }
 
-// alive returns a node that runs.
+// alive returns a running node.
 func (c *Cluster) alive() *Node {
 	c.t.Helper()
 	for _, n := range c.Nodes {
@@ -145,8 +146,8 @@ func (c *Cluster) alive() *Node {
 
 func (n *Node) isAlive() bool { return ping(n.Addr) == nil }
 
-// nodes returns the lines of CLUSTER NODES, as n sees them, in words: id,
-// address, flags, id of the master, and, from the ninth on, ranges of slots
+// nodes returns the lines of CLUSTER NODES as n sees them, split into words: id,
+// address, flags, id of the master and, from the ninth word on, ranges of slots
 // (https://redis.io/docs/latest/commands/cluster-nodes).
 func (n *Node) nodes() (lines [][]string) {
 	text, _ := n.admin.ClusterNodes(context.Background()).Result()
@@ -164,7 +165,7 @@ func (n *Node) masterOf(slot int) string {
 			if !isRange {
 				last = first
 			}
-			from, err := strconv.Atoi(first) // not so of a slot on its way
+			from, err := strconv.Atoi(first) // a slot that moves has another form
 			to, _ := strconv.Atoi(last)
 			if err == nil && from <= slot && slot <= to {
 				return words[0]
@@ -174,13 +175,13 @@ func (n *Node) masterOf(slot int) string {
 	return ""
 }
 
-// MasterOf returns the master of a slot, as a node that runs sees it.
+// MasterOf returns the master of a slot, as a running node sees it.
 func (c *Cluster) MasterOf(slot int) *Node {
 	c.t.Helper()
 	return c.byID(c.alive().masterOf(slot))
 }
 
-// ReplicaOf returns a replica of a master, as that sees it; nil if it has
+// ReplicaOf returns a replica of a master, as the master sees it, or nil if it has
 // none.
 func (c *Cluster) ReplicaOf(master *Node) *Node {
 	c.t.Helper()
@@ -214,13 +215,14 @@ func (c *Cluster) Migrate(slot int, to *Node) {
 	}
 	c.do(to, "CLUSTER", "SETSLOT", slot, "NODE", to.ID)
 	c.do(from, "CLUSTER", "SETSLOT", slot, "NODE", to.ID)
-	// The next move must not begin before all know of this one: on a machine
-	// with much to do two of them could claim slots with one epoch.
+	// The next move must not begin before all nodes know of this one. Otherwise, on
+	// a busy machine, two moves could claim slots with the same epoch.
 	c.await("a move to be known", func(n *Node) bool { return n.masterOf(slot) == to.ID })
 }
 
-// BeginMigration begins to move a slot to another master, and moves no key. It returns
-// the one that has the slot: its keys that are not there are asked for at the other.
+// BeginMigration begins to move a slot to another master, but moves no key. It
+// returns the master that has the slot. That one redirects requests for keys that
+// it does not have to the other.
 func (c *Cluster) BeginMigration(slot int, to *Node) (from *Node) {
 	c.t.Helper()
 	from = c.MasterOf(slot)
@@ -229,8 +231,8 @@ func (c *Cluster) BeginMigration(slot int, to *Node) (from *Node) {
 	return from
 }
 
-// AbortMigration begins to move a slot, and gives up when up to n keys are moved:
-// those are lost.
+// AbortMigration begins to move a slot, and gives up when up to n keys have moved.
+// Those are lost.
 func (c *Cluster) AbortMigration(slot int, to *Node, n int) {
 	c.t.Helper()
 	from := c.BeginMigration(slot, to)
@@ -239,7 +241,7 @@ func (c *Cluster) AbortMigration(slot int, to *Node, n int) {
 	c.do(from, "CLUSTER", "SETSLOT", slot, "STABLE")
 }
 
-// moveKeys moves up to n keys of a slot, and returns how many.
+// moveKeys moves up to n keys of a slot, and returns how many it moved.
 func (c *Cluster) moveKeys(slot int, from, to *Node, n int) int {
 	c.t.Helper()
 	keys, err := from.admin.ClusterGetKeysInSlot(context.Background(), slot, n).Result()
@@ -256,13 +258,13 @@ func (c *Cluster) moveKeys(slot int, from, to *Node, n int) int {
 	return len(keys)
 }
 
-// IsMaster says whether a node is a master, as it sees itself.
+// IsMaster reports whether a node takes itself for a master.
 func (c *Cluster) IsMaster(n *Node) bool {
 	role, _ := n.admin.Info(context.Background(), "replication").Result()
 	return strings.Contains(role, "role:master")
 }
 
-// AwaitOK waits until every node that runs finds all well, and every replica
+// AwaitOK waits until every running node sees the Cluster as ok, and every replica
 // is linked to its master.
 func (c *Cluster) AwaitOK() {
 	c.t.Helper()
@@ -281,13 +283,13 @@ func (c *Cluster) AwaitFailover(slot int, old *Node) {
 	})
 }
 
-// info says whether CLUSTER INFO of a node has a line cluster_….
+// info reports whether CLUSTER INFO of a node has the line cluster_….
 func (c *Cluster) info(n *Node, format string, args ...any) bool {
 	info, _ := n.admin.ClusterInfo(context.Background()).Result()
 	return strings.Contains(info, "cluster_"+fmt.Sprintf(format, args...)+"\r\n")
 }
 
-// await waits until done holds of every node that runs.
+// await waits until done returns true for every running node.
 func (c *Cluster) await(what string, done func(n *Node) bool) {
 	c.t.Helper()
 	deadline := time.Now().Add(clusterPatience)
@@ -301,7 +303,7 @@ func (c *Cluster) await(what string, done func(n *Node) bool) {
 	}
 }
 
-// do runs a command on a node. A Cluster that is just changing says so.
+// do runs a command on a node. It repeats commands that a changing Cluster refuses.
 func (c *Cluster) do(n *Node, args ...any) {
 	c.t.Helper()
 	err := errors.New("not tried")

@@ -7,7 +7,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// A slot moves with its keys, and a replica takes over.
+// A slot moves with its keys, and a replica takes over from a killed master.
 func TestCluster(t *testing.T) {
 	c := redistest.StartCluster(t, 3, 3)
 	client := c.Client()

@@ -12,16 +12,16 @@ import (
 	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
-// A Server is a redis-server that the test owns, on a free loopback port,
-// with an empty data set and no persistence.
+// A Server is a redis-server that belongs to the test, on a free loopback port,
+// with no data and no persistence.
 type Server struct {
 	*servertest.Server
 
 	t testing.TB
 }
 
-// Start starts a server that is stopped when the test ends. If there is no
-// redis-server it skips the test, or fails it under CI=true.
+// Start starts a server that is stopped when the test ends. If redis-server is not
+// installed, it skips the test, or fails it under CI=true.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
 	return start(t, nil, args)
@@ -43,8 +43,8 @@ func start(t testing.TB, env, args []string) *Server {
 	})}
 }
 
-// ping returns nil if the server at addr answers. It asks nothing of go-redis
-// before something listens, which go-redis would log.
+// ping returns nil if the server at addr answers. It uses go-redis only if
+// something listens there, because go-redis would log a failure.
 func ping(addr string) error {
 	if err := servertest.Dial(addr); err != nil {
 		return err
@@ -54,7 +54,7 @@ func ping(addr string) error {
 	return probe.Ping(context.Background()).Err()
 }
 
-// Client returns a client of the server, closed when the test ends.
+// Client returns a client of the server, which is closed when the test ends.
 func (s *Server) Client() *redis.Client {
 	c := redis.NewClient(&redis.Options{Addr: s.Addr})
 	s.t.Cleanup(func() { c.Close() })

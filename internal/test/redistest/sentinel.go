@@ -16,34 +16,34 @@ import (
 	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
-// MasterName is what the Sentinels call the master they watch. It is this
-// process's own: Sentinels of tests that run beside it, which look for a server
-// of theirs where one of ours is now, would join ours.
+// MasterName is the Sentinels' name for the master. It differs in each process,
+// because otherwise Sentinels of tests that run beside it could join ours, if they
+// look for a server of theirs at an address that one of ours has now.
 var MasterName = fmt.Sprint("main", os.Getpid())
 
 // sentinelPatience is how long the Sentinels may take to agree.
 const sentinelPatience = 60 * time.Second
 
-// Sentinels is a master, two replicas of it, and three Sentinels that watch
-// them, all of them the test's own. Two Sentinels decide; a master that does
-// not answer for a second is down.
+// Sentinels is a master, two replicas, and three Sentinels that watch them, all of
+// them started by the test. Two Sentinels make a majority. A master that does not
+// answer for a second is down.
 type Sentinels struct {
-	Servers   []*Server            // the first was the first master
+	Servers   []*Server            // the first one is the first master
 	Sentinels []*servertest.Server // redis-sentinel
 
 	t testing.TB
 }
 
-// StartSentinels starts a set that is stopped when the test ends, and returns
-// when a failover is possible. If a server is not installed it skips the
-// test, or fails it under CI=true.
+// StartSentinels starts a set that is stopped when the test ends, and waits until a
+// failover is possible. If a server is not installed, it skips the test, or fails
+// it under CI=true.
 func StartSentinels(t testing.TB) *Sentinels {
 	t.Helper()
 	if servertest.Find("redis-sentinel") == "" {
 		servertest.Missing(t, "redis-sentinel", "redis-sentinel")
 	}
 	s := &Sentinels{t: t}
-	// A full synchronisation shall not wait for more replicas to come.
+	// A full synchronisation must not wait for more replicas.
 	at := []string{"--repl-diskless-sync-delay", "0", "--repl-timeout", "10"}
 	s.Servers = append(s.Servers, Start(t, at...))
 	host, port, _ := net.SplitHostPort(s.Servers[0].Addr)
@@ -57,13 +57,13 @@ func StartSentinels(t testing.TB) *Sentinels {
 	return s
 }
 
-// startSentinel starts a Sentinel at addr that watches the master at host and
-// port. more is lines of its configuration.
+// startSentinel starts a Sentinel at addr, which watches the master at host and
+// port. more has lines of its configuration.
 func startSentinel(t testing.TB, addr, host, port string, more ...string) *servertest.Server {
 	t.Helper()
 	_, own, _ := net.SplitHostPort(addr)
 	dir := t.TempDir()
-	config := filepath.Join(dir, "sentinel.conf") // it is rewritten by the Sentinel
+	config := filepath.Join(dir, "sentinel.conf") // the Sentinel rewrites it
 	text := fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %q\n"+
 		"sentinel monitor %[3]s %s %s 2\n"+
 		"sentinel down-after-milliseconds %[3]s 2000\n"+
@@ -82,7 +82,7 @@ func startSentinel(t testing.TB, addr, host, port string, more ...string) *serve
 	})
 }
 
-// Addrs are the addresses of the Sentinels.
+// Addrs returns the addresses of the Sentinels.
 func (s *Sentinels) Addrs() []string {
 	var addrs []string
 	for _, sentinel := range s.Sentinels {
@@ -91,14 +91,14 @@ func (s *Sentinels) Addrs() []string {
 	return addrs
 }
 
-// Client returns a client that follows the master, closed when the test ends.
+// Client returns a client that follows the master. It is closed when the test ends.
 func (s *Sentinels) Client() *redis.Client {
 	c := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: MasterName, SentinelAddrs: s.Addrs()})
 	s.t.Cleanup(func() { c.Close() })
 	return c
 }
 
-// Master returns the server that all Sentinels call the master.
+// Master returns the server that all Sentinels name as the master.
 func (s *Sentinels) Master() *Server {
 	s.t.Helper()
 	var master *Server
@@ -122,8 +122,8 @@ func (s *Sentinels) Replicas() []*Server {
 	return replicas
 }
 
-// AwaitFailover waits until all Sentinels call a server other than old the
-// master, and it knows of that, and returns it.
+// AwaitFailover waits until all Sentinels name a server other than old as the
+// master, and that server is one. It returns that server.
 func (s *Sentinels) AwaitFailover(old *Server) *Server {
 	s.t.Helper()
 	var master *Server
@@ -139,9 +139,9 @@ func (s *Sentinels) AwaitFailover(old *Server) *Server {
 	return master
 }
 
-// AwaitOneMaster waits until no server that lives calls itself the master but
-// the one that all Sentinels name. For some ten seconds they take it for a
-// mistake of their own that an old one still does.
+// AwaitOneMaster waits until the server that all Sentinels name is the only running
+// master. For some ten seconds they take an old master that still calls itself one
+// for a mistake of their own.
 func (s *Sentinels) AwaitOneMaster() {
 	s.t.Helper()
 	s.await("one master", func() error {
@@ -158,9 +158,9 @@ func (s *Sentinels) AwaitOneMaster() {
 	})
 }
 
-// Failover has the Sentinels appoint another master, though the present one is
-// well, and returns the new one. The old one is a master, too, until
-// AwaitOneMaster returns.
+// Failover makes the Sentinels appoint another master, though the present one is
+// well, and returns the new one. The old one is a master too, until AwaitOneMaster
+// returns.
 func (s *Sentinels) Failover() *Server {
 	s.t.Helper()
 	old := s.Master()
@@ -172,7 +172,7 @@ func (s *Sentinels) Failover() *Server {
 	return s.AwaitFailover(old)
 }
 
-// agreed returns the server that each Sentinel alive calls the master.
+// agreed returns the server that all running Sentinels name as the master.
 func (s *Sentinels) agreed() (*Server, error) {
 	agreed := ""
 	for _, sentinel := range s.Sentinels {
@@ -200,8 +200,8 @@ func (s *Sentinels) agreed() (*Server, error) {
 	return nil, fmt.Errorf("the master %s is none of ours", agreed)
 }
 
-// whole returns nil when every Sentinel knows the others, and both replicas
-// as up to date.
+// whole returns nil if every Sentinel knows the others, and sees both replicas as
+// up to date.
 func (s *Sentinels) whole(master string) error {
 	for _, sentinel := range s.Sentinels {
 		err := ask(sentinel.Addr, func(ctx context.Context, c *redis.SentinelClient) error {

@@ -14,16 +14,17 @@ import (
 	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
-// The sides of a SplitSentinels: the addresses that connections come from.
+// These are the sides of a SplitSentinels. Connections of a side come from its
+// address.
 const (
 	Minority = "127.0.1.1"
 	Majority = "127.0.1.2"
 )
 
 // SplitSentinels is a Sentinel set whose network can be split. The first server,
-// which is the master, and the first Sentinel are on the minority's side; two
-// replicas and two Sentinels are on the other. All know each other by proxies'
-// addresses.
+// which is the master, and the first Sentinel are on the minority's side. Two
+// replicas and two Sentinels are on the other. All know each other only by the
+// addresses of proxies.
 type SplitSentinels struct {
 	*Sentinels
 
@@ -59,7 +60,7 @@ func StartSplitSentinels(t testing.TB) *SplitSentinels {
 	return s
 }
 
-// side returns the side of the ith server, or Sentinel.
+// side returns the side of the ith server or Sentinel.
 func side(i int) string {
 	if i == 0 {
 		return Minority
@@ -67,7 +68,7 @@ func side(i int) string {
 	return Majority
 }
 
-// front starts a proxy before addr and returns its host and port.
+// front starts a proxy for addr, and returns the proxy's host and port.
 func (s *SplitSentinels) front(addr string) [2]string {
 	p := netproxy.Start(s.t, addr)
 	s.proxies = append(s.proxies, p)
@@ -84,7 +85,7 @@ func (s *SplitSentinels) configure(server *Server, pairs ...string) {
 	}
 }
 
-// Fronts are the addresses of the Sentinels' proxies.
+// Fronts returns the addresses of the Sentinels' proxies.
 func (s *SplitSentinels) Fronts() []string {
 	var addrs []string
 	for _, p := range s.proxies[len(s.Servers):] {
@@ -93,8 +94,8 @@ func (s *SplitSentinels) Fronts() []string {
 	return addrs
 }
 
-// Client returns a client on one side that follows the master, closed when the
-// test ends.
+// Client returns a client on one side, which follows the master. It is closed when
+// the test ends.
 func (s *SplitSentinels) Client(side string) *redis.Client {
 	dialer := &net.Dialer{Timeout: time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(side)}}
 	c := redis.NewFailoverClient(&redis.FailoverOptions{
@@ -107,8 +108,8 @@ func (s *SplitSentinels) Client(side string) *redis.Client {
 	return c
 }
 
-// Split cuts the two sides off from each other, or joins them again: what was
-// sent meanwhile then comes late.
+// Split cuts the two sides off from each other, or joins them again. Bytes that
+// were sent meanwhile arrive then.
 func (s *SplitSentinels) Split(on bool) {
 	for i, p := range s.proxies {
 		other := Minority
@@ -119,8 +120,8 @@ func (s *SplitSentinels) Split(on bool) {
 	}
 }
 
-// AwaitFailover waits until the majority's Sentinels name another master than
-// the first server, and that is one.
+// AwaitFailover waits until the majority's Sentinels name a master other than the
+// first server, and that server is one.
 func (s *SplitSentinels) AwaitFailover() {
 	s.t.Helper()
 	s.await("another master", func() error {
@@ -130,7 +131,7 @@ func (s *SplitSentinels) AwaitFailover() {
 }
 
 // AwaitRejoined waits until all Sentinels name that other master, and the first
-// one is its replica.
+// server is its replica.
 func (s *SplitSentinels) AwaitRejoined() {
 	s.t.Helper()
 	s.await("one master", func() error {
@@ -141,8 +142,8 @@ func (s *SplitSentinels) AwaitRejoined() {
 	})
 }
 
-// named returns the master that all the Sentinels name, which is not the first
-// server.
+// named returns the master that all of these Sentinels name. It is an error if that
+// is the first server.
 func (s *SplitSentinels) named(by []*servertest.Server) (*Server, error) {
 	var master *Server
 	for _, sentinel := range by {

@@ -14,9 +14,9 @@ import (
 	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
-// BenchmarkResume tells what a client costs that comes back and has missed so many
-// messages of 128 bytes: the CPU of this process, which has the node and the client, that
-// of Redis, and how many scripts Redis has run for it.
+// BenchmarkResume measures what it costs when a client comes back that has missed
+// many messages of 128 bytes: the CPU time of this process, which has the node and
+// the client, that of Redis, and the number of scripts that Redis runs.
 func BenchmarkResume(b *testing.B) {
 	for _, missed := range []int{20, 200, 2000} {
 		b.Run(fmt.Sprint(missed), func(b *testing.B) {
@@ -58,7 +58,8 @@ func BenchmarkResume(b *testing.B) {
 	}
 }
 
-// spent returns the CPU time of Redis in seconds, and how many scripts it has run.
+// spent returns the CPU time of Redis in seconds, and the number of scripts that it
+// has run.
 func spent(b *testing.B, rdb *redis.Client) (cpu, scripts float64) {
 	b.Helper()
 	text, err := rdb.InfoMap(b.Context(), "cpu", "commandstats").Result()

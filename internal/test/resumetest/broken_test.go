@@ -8,12 +8,12 @@ import (
 	"github.com/heraldgo/herald/internal/test/overlay"
 )
 
-// A broken promise is the code without what keeps it.
+// A broken promise is an edit that takes away the code which keeps it.
 type broken struct {
 	promise string // its number
 	without string
 	edits   []overlay.Edit
-	on      string // the test that tries it, if it cannot be tried in memory
+	on      string // the test of it, if it cannot be tested in memory
 }
 
 const (
@@ -83,7 +83,7 @@ var brokenPromises = []broken{
 
 var failed = regexp.MustCompile(`(?m)^ *--- FAIL: TestHistory\w+/`)
 
-// If the code does not keep a promise, the promise's subtest of TestHistory fails.
+// If the code breaks a promise, the subtest of TestHistory for that promise fails.
 func TestBrokenPromises(t *testing.T) {
 	var rules []overlay.Rule
 	for _, b := range brokenPromises {

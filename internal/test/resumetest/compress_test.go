@@ -10,8 +10,9 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// A client that can come back and has agreed on compression gets what is new compressed,
-// with its line, and what it missed. Its receipts are those of any other.
+// A client that can come back and has agreed on compression gets both new and
+// missed messages compressed, each with its line. It gives receipts like any other
+// client.
 func TestCompression(t *testing.T) { eachBus(t, testCompression) }
 
 func testCompression(t *testing.T, config func() herald.Config) {

@@ -14,9 +14,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// What breaks between nodes that keep messages and devices that come back: nobody
-// misses anything and is not told, and nobody gets anything twice or out of order.
-// Command test/faults has more devices and faults, and browsers' clients.
+// Everything between nodes with a Retention and devices that come back fails in
+// turn. No device misses a message without being told, and none gets a message
+// twice or out of order. Command test/faults has more devices and faults, and
+// clients in browsers.
 func TestFaults(t *testing.T) {
 	long := []string{
 		"every client cut for 5 s", "10% of clients stalled", "5,000 back at once, 20 missed each",
@@ -34,7 +35,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// The same on a Cluster, whose partitions break one by one.
+// The same happens on a Cluster, whose partitions fail one by one.
 func TestFaultsOnCluster(t *testing.T) {
 	short := []string{"client cuts", "master killed", "slot moved", "move of a slot aborted"}
 	for _, f := range faultrig.Faults(faultrig.Cluster) {

@@ -10,9 +10,9 @@ import (
 	"github.com/heraldgo/herald/heraldclient"
 )
 
-// A client that comes back under a flood goes live while the flood lasts, and misses
-// nothing of it without being told. Each round trip to the log brings as much of the flood
-// as a page has, and to a node with a small queue more.
+// A client that comes back during a flood catches up while it goes on, and misses
+// nothing of it without being told. Each round trip to the log brings a page of the
+// flood, and more than that if the node's queue is small.
 func TestFlood(t *testing.T) {
 	eachBus(t, func(t *testing.T, config func() herald.Config) {
 		t.Run("usual queue", func(t *testing.T) { testFlood(t, config, 128, 0) })
@@ -20,7 +20,7 @@ func TestFlood(t *testing.T) {
 	})
 }
 
-// testFlood has so many senders at the same time.
+// testFlood floods from many concurrent senders.
 func testFlood(t *testing.T, config func() herald.Config, senders, queue int) {
 	small := config()
 	small.QueueMessages = queue
@@ -57,7 +57,7 @@ func testFlood(t *testing.T, config func() herald.Config, senders, queue int) {
 					t.Errorf("got %q after %d of that sender: %v", e.Data, got[i], err)
 				}
 				got[i], jumps[i] = number+1, false
-			case heraldclient.Gap: // it was away for more than can be surveyed
+			case heraldclient.Gap: // it was away for more messages than a survey covers
 				for i := range jumps {
 					jumps[i] = true
 				}

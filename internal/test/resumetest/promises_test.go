@@ -36,7 +36,7 @@ func TestHistoryInMemory(t *testing.T) {
 	})
 }
 
-// A miniredis has no INFO replication, so that a restart of it is none to herald.
+// A miniredis has no INFO replication, so herald cannot notice its restart.
 func TestHistoryOnMiniredis(t *testing.T) {
 	heraldtest.TestHistory(t, func(t testing.TB) heraldtest.HistoryNetwork {
 		server := miniredis.NewMiniRedis()
@@ -71,8 +71,8 @@ func TestHistoryOnSentinel(t *testing.T) {
 	onRedis(t, func(testing.TB) redis.UniversalClient { return set.Client() }, func() []*redis.Client { return []*redis.Client{set.Master().Client()} })
 }
 
-// onRedis tries all on a Redis. Each subtest has a Prefix of its own, but for what
-// the whole server has to suffer.
+// onRedis runs the whole suite on a Redis. Each subtest has a Prefix of its own,
+// unless its fault concerns the whole server.
 func onRedis(t *testing.T, client func(testing.TB) redis.UniversalClient, masters func() []*redis.Client) {
 	var prefixes atomic.Int64
 	heraldtest.TestHistory(t, func(t testing.TB) heraldtest.HistoryNetwork {

@@ -14,8 +14,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// Deliver keeps what Send would. A client that can come back gives a receipt when its
-// program has processed the message, and not before.
+// Deliver keeps the messages that Send would keep. A client that can come back
+// gives a receipt only when its program has processed the message.
 func TestReceipts(t *testing.T) { eachBus(t, testReceipts) }
 
 func testReceipts(t *testing.T, config func() herald.Config) {
@@ -28,13 +28,13 @@ func testReceipts(t *testing.T, config func() herald.Config) {
 		select {
 		case got := <-call:
 			t.Fatalf("the message is not processed: %+v", got)
-		case <-time.After(100 * time.Millisecond): // it proves little, but can't fail by chance
+		case <-time.After(100 * time.Millisecond): // that proves little, but cannot fail by chance
 		}
 		d.receives(t, call)
 	}
 	d.Cut()
 	missed, missedToo := two.begin(t, herald.User("a"), "missed"), two.begin(t, herald.Group("g", "h"), "missed too")
-	if m, n := <-missed, <-missedToo; m.ReceivedTotal+n.ReceivedTotal > 0 { // whether it is listed still or not
+	if m, n := <-missed, <-missedToo; m.ReceivedTotal+n.ReceivedTotal > 0 { // it may still be listed or not
 		t.Fatalf("%+v, %+v", m, n)
 	}
 	d.Heal()
@@ -46,8 +46,8 @@ func testReceipts(t *testing.T, config func() herald.Config) {
 	d.want("direct")
 }
 
-// A node that was cut off when the message was sent gets it from the log, and its
-// devices give receipts then.
+// A node that was cut off when a message was sent gets it from the log. Its devices
+// give receipts then.
 func TestReceiptsAfterGap(t *testing.T) {
 	server := redistest.Start(t)
 	link := netproxy.Start(t, server.Addr)
@@ -57,7 +57,7 @@ func TestReceiptsAfterGap(t *testing.T) {
 	here, there := newDevice(t, one, "user=a", ""), newDevice(t, two, "user=a", "")
 	here.connected()
 	there.connected()
-	link.Stall(true) // what connects anew has to wait
+	link.Stall(true) // new connections must wait
 	link.Cut()
 	call := one.begin(t, herald.User("a"), "in the gap")
 	here.wantAfterGaps("in the gap")
@@ -74,7 +74,7 @@ func TestReceiptsAfterGap(t *testing.T) {
 	receiving.Wait()
 }
 
-// begin begins a Deliver.
+// begin starts a Deliver.
 func (n *node) begin(t *testing.T, target herald.Target, text string) <-chan herald.Delivery {
 	t.Helper()
 	done := make(chan herald.Delivery, 1)
@@ -90,7 +90,7 @@ func (n *node) begin(t *testing.T, target herald.Target, text string) <-chan her
 	return done
 }
 
-// receives has the device receive on, until the call has its only receipt.
+// receives makes the device go on receiving until the call has its only receipt.
 func (d *device) receives(t *testing.T, call <-chan herald.Delivery) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())

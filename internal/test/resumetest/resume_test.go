@@ -16,8 +16,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// What was sent while a client was away comes after, in order and once: on the node
-// where it was and on another one.
+// A client that was away gets the missed messages afterwards, in order and once,
+// both on its former node and on another.
 func TestComeBack(t *testing.T) { eachBus(t, testComeBack) }
 
 func testComeBack(t *testing.T, config func() herald.Config) {
@@ -54,8 +54,8 @@ func testComeBack(t *testing.T, config func() herald.Config) {
 	}
 }
 
-// Of the messages of a key a client that was away gets the newest, and perhaps others
-// before it; all else in its order, too, and it is told of no loss.
+// Of the messages with a key, a client that was away gets the newest, and perhaps
+// some before it. It gets all other messages, in order, and is told of no loss.
 func TestConflate(t *testing.T) { eachBus(t, testConflate) }
 
 func testConflate(t *testing.T, config func() herald.Config) {
@@ -98,8 +98,8 @@ func testConflate(t *testing.T, config func() herald.Config) {
 	}
 }
 
-// What is sent to several groups comes once to a client in all of them, and in order,
-// though it missed much of it and the groups are in different partitions.
+// A client in several groups gets a message to all of them once and in order, even
+// if it has missed many and the groups are in different partitions.
 func TestCopies(t *testing.T) { eachBus(t, testCopies) }
 
 func testCopies(t *testing.T, config func() herald.Config) {
@@ -118,15 +118,15 @@ func testCopies(t *testing.T, config func() herald.Config) {
 			t.Fatalf("%+v", c)
 		}
 		d.want(both...)
-		for _, group := range []string{"g", "h", "i"} { // behind all copies
+		for _, group := range []string{"g", "h", "i"} { // these come behind all copies
 			two.send(t, herald.Group(group), "live")
 			d.want("live")
 		}
 	}
 }
 
-// How long a call of the log may take is not for the user's client to say: a page may
-// take longer than a command.
+// The timeout of the user's Redis client does not bound calls of the log, because a
+// page may take longer than a command.
 func TestImpatientClient(t *testing.T) {
 	impatient := redis.NewClient(&redis.Options{Addr: redistest.Start(t).Addr, ReadTimeout: time.Microsecond})
 	t.Cleanup(func() { impatient.Close() })
@@ -144,7 +144,7 @@ func TestImpatientClient(t *testing.T) {
 	d.want("missed")
 }
 
-// OnConnect may join one group after the other: all are covered from the client's
+// OnConnect may join groups one by one. All of them are covered from the client's
 // position on.
 func TestJoinOneByOne(t *testing.T) { eachBus(t, testJoinOneByOne) }
 
@@ -156,7 +156,7 @@ func testJoinOneByOne(t *testing.T, config func() herald.Config) {
 			if err := c.Join(ctx, fmt.Sprint(i)); err != nil {
 				return err
 			}
-			for range 10 { // the log may answer others meanwhile
+			for range 10 { // the log may answer others in between
 				if _, err := c.Hub().Position(ctx); err != nil {
 					return err
 				}
@@ -182,7 +182,8 @@ func testJoinOneByOne(t *testing.T, config func() herald.Config) {
 	d.wantEach(missed...)
 }
 
-// A Send may have as many users as a target has, and is in several batches then.
+// A Send may have as many users as a target allows. It is then made in several
+// batches.
 func TestManyUsers(t *testing.T) { eachBus(t, testManyUsers) }
 
 func testManyUsers(t *testing.T, config func() herald.Config) {
@@ -196,8 +197,9 @@ func testManyUsers(t *testing.T, config func() herald.Config) {
 	}
 }
 
-// While there is a node without a Retention beside, nobody gets a position: what it
-// sends is not kept. When it has gone, who was there before is told.
+// While there is a node without a Retention, no client gets a position, because
+// that node's messages are not kept. When it has gone, clients that were there
+// before are told.
 func TestMixed(t *testing.T) { eachBus(t, testMixed) }
 
 func testMixed(t *testing.T, config func() herald.Config) {
@@ -216,15 +218,15 @@ func testMixed(t *testing.T, config func() herald.Config) {
 		t.Fatalf("%+v", c)
 	}
 	var d *device
-	for start := time.Now(); ; { // until the nodes have heard of each other
+	for start := time.Now(); ; { // until the nodes have heard each other
 		d = newDevice(t, keeps, "user=a", "")
 		d.connected()
-		for range 2 { // the second says that the first is processed
+		for range 2 { // the second one shows that the first was processed
 			keeps.send(t, herald.User("a"), "a position?")
 			d.wantAfterGaps("a position?")
 			o.want("a position?")
 		}
-		if at, _, _ := strings.Cut(d.Position(), " "); at == "" { // no position, but the connection's id
+		if at, _, _ := strings.Cut(d.Position(), " "); at == "" { // it has only the connection's id, no position
 			break
 		}
 		if d.Close(); time.Since(start) > patience {

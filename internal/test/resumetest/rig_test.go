@@ -1,5 +1,5 @@
-// Package resumetest_test tries a Hub with a Retention from outside: what is sent
-// while a client is away reaches it when it comes back.
+// Package resumetest_test tests a Hub with a Retention from outside: messages that
+// are sent while a client is away reach it when it comes back.
 package resumetest_test
 
 import (
@@ -21,8 +21,8 @@ import (
 
 const patience = 30 * time.Second
 
-// eachBus runs a test on each Bus that keeps. config returns the Config of another
-// node on it.
+// eachBus runs a test on each Bus that has a log. config returns the Config of one
+// more node on it.
 func eachBus(t *testing.T, test func(t *testing.T, config func() herald.Config)) {
 	t.Run("memory", func(t *testing.T) {
 		network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
@@ -38,7 +38,7 @@ func eachBus(t *testing.T, test func(t *testing.T, config func() herald.Config))
 	})
 }
 
-// A node is a Hub behind a server.
+// A node is a Hub on a server of its own.
 type node struct {
 	*herald.Hub
 	server *httptest.Server
@@ -87,7 +87,7 @@ func (n *node) send(t *testing.T, target herald.Target, text string) {
 	}
 }
 
-// A way is a device's network: it leads to a node, and can be cut.
+// A way is a device's network. It leads to a node, and can be cut.
 type way struct {
 	node atomic.Pointer[node]
 	cut  atomic.Bool
@@ -105,7 +105,7 @@ func (w *way) dial(ctx context.Context, network, addr string) (net.Conn, error) 
 	return c, err
 }
 
-// Cut ends the connection, and lets none begin.
+// Cut ends the connection, and prevents new ones.
 func (w *way) Cut() {
 	w.cut.Store(true)
 	if c := w.conn.Load(); c != nil {
@@ -142,7 +142,7 @@ func newDevice(t testing.TB, n *node, query, position string) *device {
 	return d
 }
 
-// next returns the next event that is not of the kind that says that a connection
+// next returns the next event, passing over those that only say that a connection
 // has ended.
 func (d *device) next() heraldclient.Event {
 	d.t.Helper()
@@ -159,7 +159,7 @@ func (d *device) next() heraldclient.Event {
 	}
 }
 
-// want receives these messages, and nothing else between them.
+// want receives exactly these messages, in order.
 func (d *device) want(texts ...string) {
 	d.t.Helper()
 	for _, text := range texts {
@@ -170,8 +170,8 @@ func (d *device) want(texts ...string) {
 	}
 }
 
-// wantEach receives the messages of all lists, each list in its order: there is no
-// order between topics.
+// wantEach receives the messages of all lists, each list in its order. Between
+// topics there is no order.
 func (d *device) wantEach(lists ...[]string) {
 	d.t.Helper()
 	for left := len(slices.Concat(lists...)); left > 0; left-- {
@@ -185,7 +185,7 @@ func (d *device) wantEach(lists ...[]string) {
 	}
 }
 
-// wantAfterGaps receives a message, and Gaps before it.
+// wantAfterGaps receives a message, and passes over Gaps before it.
 func (d *device) wantAfterGaps(text string) {
 	d.t.Helper()
 	e := d.next()
@@ -197,7 +197,7 @@ func (d *device) wantAfterGaps(text string) {
 	}
 }
 
-// connected awaits a connection.
+// connected waits for a connection.
 func (d *device) connected() heraldclient.Connected {
 	d.t.Helper()
 	c, ok := d.next().(heraldclient.Connected)

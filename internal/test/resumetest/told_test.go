@@ -16,7 +16,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// await waits until done.
+// await waits until done returns true.
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !done(); time.Sleep(5 * time.Millisecond) {
@@ -26,7 +26,7 @@ func await(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// If a node knows since when something may be missing, its clients are told.
+// If a node knows since when messages may be missing, its clients are told.
 func TestGapTimes(t *testing.T) {
 	bus := heraldtest.NewFaultyBus(herald.NewMemoryNetwork())
 	begun := time.Now()
@@ -34,9 +34,9 @@ func TestGapTimes(t *testing.T) {
 	d := newDevice(t, n, "user=a", "")
 	d.connected()
 	n.send(t, herald.User("a"), "before")
-	d.wantAfterGaps("before") // a slow machine misses a heartbeat now and then
+	d.wantAfterGaps("before") // a slow machine may miss a heartbeat
 	end, lost := make(chan struct{}), make(chan struct{})
-	go func() { // until a heartbeat is missed; the Reset of a busy machine ends it
+	go func() { // until a heartbeat is missed: a Reset, which a busy machine may cause, ends the losses
 		defer close(lost)
 		for tick := time.Tick(10 * time.Millisecond); ; <-tick {
 			select {
@@ -56,7 +56,8 @@ func TestGapTimes(t *testing.T) {
 	}
 }
 
-// A message that is in the log, and that the node cannot read, is told in its place.
+// If a message is in the log but the node cannot read it, clients are told of it in
+// its place.
 func TestUnreadable(t *testing.T) { eachBus(t, testUnreadable) }
 
 func testUnreadable(t *testing.T, config func() herald.Config) {
@@ -78,7 +79,7 @@ func testUnreadable(t *testing.T, config func() herald.Config) {
 	d.want("last")
 }
 
-// What a client is told is no message, and Stats does not count it as one.
+// Protocol lines are not messages, and Stats does not count them.
 func TestStatsOfLines(t *testing.T) { eachBus(t, testStatsOfLines) }
 
 func testStatsOfLines(t *testing.T, config func() herald.Config) {
@@ -86,7 +87,7 @@ func testStatsOfLines(t *testing.T, config func() herald.Config) {
 	d := newDevice(t, n, "user=a", "")
 	for range 3 {
 		d.connected()
-		await(t, "the end of the connection before", func() bool { return n.Stats().Conns == 1 }) // or it drops a message
+		await(t, "the end of the connection before", func() bool { return n.Stats().Conns == 1 }) // otherwise it would drop a message
 		n.send(t, herald.User("a"), "hello")
 		d.want("hello")
 		if err := d.Probe(t.Context()); err != nil {
@@ -102,7 +103,7 @@ func testStatsOfLines(t *testing.T, config func() herald.Config) {
 	}
 }
 
-// A warnings is a slog.Handler that keeps the errors of warnings.
+// warnings is a slog.Handler that keeps the errors of warnings.
 type warnings struct {
 	slog.Handler
 	mu   sync.Mutex
@@ -134,7 +135,7 @@ func (w *warnings) all() []string {
 	return w.errs[:len(w.errs):len(w.errs)]
 }
 
-// If the log does not answer, although the Bus works, that is logged, once.
+// If the log does not answer although the Bus works, that is logged once.
 func TestSilentLogIsLogged(t *testing.T) {
 	server := redistest.Start(t)
 	admin := server.Client()
@@ -154,7 +155,7 @@ func TestSilentLogIsLogged(t *testing.T) {
 	n := newNode(t, herald.Config{Bus: bus, Registry: herald.NewMemoryRegistry(), ProbeTimeout: 200 * time.Millisecond, Logger: slog.New(log)})
 	do("ACL", "SETUSER", "herald", "-evalsha", "-eval")
 	await(t, "a warning", func() bool { return len(log.all()) > 0 })
-	// It stays so while the Bus goes on to work.
+	// The log is still silent while the Bus goes on working.
 	before := n.Stats().Received
 	await(t, "more heartbeats", func() bool { return n.Stats().Received > before+3 })
 	if all := log.all(); len(all) != 1 || !strings.Contains(all[0], "evalsha") {

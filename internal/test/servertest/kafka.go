@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// Kafka starts a Kafka of the test's own with the jars that .ci/fetch has
-// fetched, or skips the test. It is one process, broker and controller, without
-// TLS and authentication. What it keeps survives Kill and Restart, and goes
-// with the test. The lines conf are added to its configuration
+// Kafka starts a Kafka with the jars that .ci/fetch has fetched, or skips the test.
+// It is one process, broker and controller, without TLS and authentication. Its
+// data survives Kill and Restart, and is removed when the test ends. The lines conf
+// are added to its configuration
 // (https://kafka.apache.org/documentation/#brokerconfigs).
 func Kafka(t testing.TB, conf ...string) *Server {
 	t.Helper()
@@ -58,8 +58,8 @@ func Kafka(t testing.TB, conf ...string) *Server {
 	})
 }
 
-// answers returns nil if a Kafka at addr answers a request: it listens before
-// it serves.
+// answers returns nil if a Kafka at addr answers a request. A Kafka listens before
+// it can answer.
 func answers(addr string) error {
 	c, err := net.DialTimeout("tcp", addr, time.Second)
 	if err != nil {
@@ -67,8 +67,9 @@ func answers(addr string) error {
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(5 * time.Second))
-	// ApiVersions, key 18, in version 0: its size, key, version, a number that
-	// the answer repeats, and no client id (https://kafka.apache.org/protocol).
+	// This is a request ApiVersions, key 18, in version 0: its size, key, version,
+	// a number that the answer repeats, and no client id
+	// (https://kafka.apache.org/protocol).
 	if _, err := c.Write([]byte{0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 7, 0xff, 0xff}); err != nil {
 		return err
 	}

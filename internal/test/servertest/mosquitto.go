@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// Mosquitto starts an MQTT broker that is stopped when the test ends: on a
-// loopback port, open to everyone, with nothing kept on disk. The lines conf
-// are added to its configuration, and there overrule ours
+// Mosquitto starts an MQTT broker that is stopped when the test ends. It is on a
+// loopback port, open to everyone, and keeps nothing on disk. The lines conf are
+// added to its configuration, and override ours
 // (https://mosquitto.org/man/mosquitto-conf-5.html).
 func Mosquitto(t testing.TB, conf ...string) *Server {
 	t.Helper()
 	addr := FreeAddr(t)
 	host, port, _ := net.SplitHostPort(addr)
 	lines := append([]string{
-		"user root", // who does not start it as root is not asked
+		"user root", // only matters if root starts it
 		"persistence false",
 		"log_dest stderr",
 		"listener " + port + " " + host,

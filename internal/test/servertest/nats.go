@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// NATS starts a nats-server, with core NATS alone unless args say more. A test
-// that gives it a configuration file passes "-c" and its path.
+// NATS starts a nats-server, with core NATS only unless args say more. To give it a
+// configuration file, pass "-c" and its path.
 func NATS(t testing.TB, args ...string) *Server {
 	t.Helper()
 	addr := FreeAddr(t)
@@ -25,7 +25,7 @@ func NATS(t testing.TB, args ...string) *Server {
 	})
 }
 
-// greets returns nil if a NATS server is at addr: it speaks first.
+// greets returns nil if there is a NATS server at addr. A NATS server speaks first.
 func greets(addr string) error {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {

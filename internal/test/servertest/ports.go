@@ -8,27 +8,27 @@ import (
 	"testing"
 )
 
-// Ports are dealt out of blocks, from firstPort up to where Linux begins to
-// give ports to connections (ip(7), ip_local_port_range): one of those could
-// have taken the port by the time that the server listens.
+// Ports are taken from blocks between firstPort and the ports that Linux gives to
+// outgoing connections (ip(7), ip_local_port_range). A connection could take one of
+// those before the server listens.
 const (
 	firstPort = 10_000
 	lastPort  = 32_000
 	blockSize = 50
 )
 
-// ports are those that this process may deal out. The tests of several packages
-// run at the same time, each in a process of its own, so each process claims
-// whole blocks: it listens on the first port of a block for as long as it lives.
+// ports has the ports that this process may use. The tests of several packages run
+// concurrently, each in a process of its own. So each process claims whole blocks:
+// it listens on the first port of a block for as long as it lives.
 var ports struct {
 	mu     sync.Mutex
 	claims []net.Listener
 	next   int
-	end    int // after the last port of the block
+	end    int // behind the last port of the block
 }
 
-// FreeAddr returns a loopback address that nobody listens on. Nobody else is
-// given it while this process lives.
+// FreeAddr returns a loopback address on which nothing listens. It is returned only
+// once, in all processes, while this process lives.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	ports.mu.Lock()

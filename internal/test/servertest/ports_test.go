@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestFreeAddr has four processes deal out addresses at the same time: none is
-// dealt out twice.
+// TestFreeAddr lets four processes ask for addresses concurrently. No address is
+// returned twice.
 func TestFreeAddr(t *testing.T) {
 	const child, many = "HERALD_FREE_ADDR_CHILD", 3 * blockSize
 	if os.Getenv(child) != "" {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// ResidentMemory returns the bytes of memory that processes use together. It
-// is 0 if there is no /proc.
+// ResidentMemory returns the bytes of memory that the processes use together, or 0
+// if there is no /proc.
 func ResidentMemory(t testing.TB, pids ...int) (total int64) {
 	for _, pid := range pids {
 		status := procFile(t, pid, "status")
@@ -28,16 +28,16 @@ func ResidentMemory(t testing.TB, pids ...int) (total int64) {
 	return total
 }
 
-// clockTick is the unit of times in /proc: the kernel shows all programs 100
+// clockTick is the unit of times in /proc. The kernel shows all programs 100 ticks
 // a second.
 const clockTick = 10 * time.Millisecond
 
-// CPUTime returns how long processes have run, in all threads and in the
-// kernel (proc(5): fields 14 and 15 of stat). It is 0 if there is no /proc.
+// CPUTime returns the CPU time that the processes have used, in all threads and in
+// the kernel (proc(5): fields 14 and 15 of stat). It is 0 if there is no /proc.
 func CPUTime(t testing.TB, pids ...int) (total time.Duration) {
 	for _, pid := range pids {
 		stat := procFile(t, pid, "stat")
-		// The second field is a name in parentheses, with anything in it.
+		// The second field is a name in parentheses, which may contain anything.
 		fields := strings.Fields(stat[strings.LastIndex(stat, ")")+1:])
 		if len(fields) < 13 {
 			continue
@@ -53,7 +53,8 @@ func CPUTime(t testing.TB, pids ...int) (total time.Duration) {
 	return total
 }
 
-// procFile returns a file of /proc, or nothing if there is no such process.
+// procFile returns the content of a file in /proc, or nothing if there is no such
+// process.
 func procFile(t testing.TB, pid int, name string) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
 	if err != nil {
@@ -62,7 +63,7 @@ func procFile(t testing.TB, pid int, name string) string {
 	return string(b)
 }
 
-// OwnCPUTime returns how long this process has run.
+// OwnCPUTime returns the CPU time that this process has used.
 func OwnCPUTime(t testing.TB) time.Duration {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {

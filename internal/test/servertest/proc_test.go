@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestProc compares what /proc says of this process with what it knows by
-// itself.
+// TestProc compares what /proc says about this process with what the process itself
+// knows.
 func TestProc(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("there is no /proc")

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Nginx starts an nginx with the given configuration inside its http block. addr
-// is where that listens. It is one process, so that no worker outlives it.
+// Nginx starts an nginx, with http inside the http block of its configuration,
+// which must listen on addr. It is a single process, so that no worker outlives it.
 func Nginx(t testing.TB, addr, http string) *Server {
 	t.Helper()
 	dir := t.TempDir()
@@ -24,8 +24,7 @@ func Nginx(t testing.TB, addr, http string) *Server {
 	})
 }
 
-// HAProxy starts a HAProxy with the given configuration. addr is where that
-// listens.
+// HAProxy starts a HAProxy with the configuration conf, which must listen on addr.
 func HAProxy(t testing.TB, addr, conf string) *Server {
 	t.Helper()
 	return Start(t, Command{

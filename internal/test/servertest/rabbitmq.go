@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// rabbitBin is where Debian keeps RabbitMQ's own scripts. Those of the same
-// name in $PATH are wrappers that change to another user.
+// rabbitBin is the directory in which Debian has RabbitMQ's own scripts. The
+// scripts of the same names in $PATH are wrappers that change to another user.
 const rabbitBin = "/usr/lib/rabbitmq/bin"
 
-// RabbitMQ starts a RabbitMQ of the test's own, without plugins, which takes
-// some ten seconds. Its user is guest with the password guest. What it keeps
-// survives Kill and Restart, and goes with the test.
+// RabbitMQ starts a RabbitMQ without plugins, which takes some ten seconds. Its
+// user is guest with the password guest. Its data survives Kill and Restart, and is
+// removed when the test ends.
 func RabbitMQ(t testing.TB) *Server {
 	t.Helper()
 	program := rabbitProgram("rabbitmq-server")
@@ -40,8 +40,8 @@ func RabbitMQ(t testing.TB) *Server {
 	return Start(t, Command{
 		Program: program,
 		Package: "rabbitmq-server",
-		// With ALLOW_INPUT the script becomes the Erlang machine instead of
-		// its parent, so that Kill and Pause meet that.
+		// With ALLOW_INPUT the script becomes the Erlang machine instead of its
+		// parent, so that Kill and Pause affect that.
 		Args: []string{"-noinput"},
 		Env: []string{
 			"RABBITMQ_ALLOW_INPUT=true",
@@ -63,8 +63,8 @@ func RabbitMQ(t testing.TB) *Server {
 	})
 }
 
-// startEpmd starts the name server of Erlang machines. Without one RabbitMQ
-// would start one that outlives it.
+// startEpmd starts the name server of Erlang machines. Without one, RabbitMQ would
+// start one that outlives it.
 func startEpmd(t testing.TB) *Server {
 	t.Helper()
 	addr := FreeAddr(t)
@@ -79,8 +79,8 @@ func startEpmd(t testing.TB) *Server {
 	})
 }
 
-// rabbitProgram returns the path of one of RabbitMQ's own scripts, or its
-// name if they are not in Debian's place.
+// rabbitProgram returns the path of one of RabbitMQ's own scripts, or only its name
+// if Debian's directory does not have it.
 func rabbitProgram(name string) string {
 	path := filepath.Join(rabbitBin, name)
 	if _, err := os.Stat(path); err != nil {
@@ -89,8 +89,8 @@ func rabbitProgram(name string) string {
 	return path
 }
 
-// greet returns nil if an AMQP server at addr says hello: RabbitMQ listens
-// before it serves.
+// greet returns nil if an AMQP server at addr sends its first frame. RabbitMQ
+// listens before it can.
 func greet(addr string) error {
 	c, err := net.DialTimeout("tcp", addr, time.Second)
 	if err != nil {
@@ -111,8 +111,8 @@ func greet(addr string) error {
 	return nil
 }
 
-// RabbitMQCtl runs rabbitmqctl on a server that RabbitMQ has started, and
-// returns what it prints. It takes some seconds.
+// RabbitMQCtl runs rabbitmqctl for a server that RabbitMQ has started, and returns
+// its output. That takes some seconds.
 func (s *Server) RabbitMQCtl(args ...string) string {
 	s.t.Helper()
 	cmd := exec.Command(rabbitProgram("rabbitmqctl"), append([]string{"--quiet"}, args...)...)

@@ -1,5 +1,5 @@
-// Package servertest starts real servers for tests: child processes on free
-// loopback ports, stopped by their own pid.
+// Package servertest starts real servers for tests. They are child processes on
+// free loopback ports, and are stopped by their pids.
 package servertest
 
 import (
@@ -17,8 +17,8 @@ import (
 
 // A Command says how a server is started.
 type Command struct {
-	Program string // looked for in $PATH, and where Debian keeps servers
-	Package string // Debian's package of it
+	Program string // searched for in $PATH and where Debian has servers
+	Package string // the Debian package that has it
 	Args    []string
 	Env     []string // in addition to the test's own
 	Addr    string   // where it listens
@@ -30,7 +30,7 @@ type Command struct {
 	Patience time.Duration
 }
 
-// A Server is a child process that the test owns.
+// A Server is a child process that belongs to the test.
 type Server struct {
 	Addr string
 
@@ -41,9 +41,8 @@ type Server struct {
 	cmd     *exec.Cmd
 }
 
-// Start starts a server, waits until it is ready, and stops it when the test
-// ends. If the program is missing it skips the test, or fails it under
-// CI=true.
+// Start starts a server, waits until it is ready, and stops it when the test ends.
+// If the program is not installed, it skips the test, or fails it under CI=true.
 func Start(t testing.TB, c Command) *Server {
 	t.Helper()
 	path := Find(c.Program)
@@ -56,8 +55,8 @@ func Start(t testing.TB, c Command) *Server {
 	return s
 }
 
-// Find returns the path of a program, or "". Servers lie where the $PATH of a
-// user who is not root does not lead.
+// Find returns the path of a program, or "". It also looks in directories of
+// servers, which are in the $PATH of root only.
 func Find(program string) string {
 	if path, err := exec.LookPath(program); err == nil {
 		return path
@@ -70,7 +69,7 @@ func Find(program string) string {
 	return ""
 }
 
-// Missing says that a program is not installed: a skip, or a failure under
+// Missing skips the test because a program is not installed, or fails it under
 // CI=true.
 func Missing(t testing.TB, program, debian string) {
 	t.Helper()
@@ -90,7 +89,7 @@ func Dial(addr string) error {
 	return err
 }
 
-// Restart starts the server anew after a Kill, on its address.
+// Restart starts the server again on its address after a Kill.
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.cmd = exec.Command(s.path, s.command.Args...)
@@ -123,19 +122,19 @@ func (s *Server) Stop() {
 	s.cmd.Wait()
 }
 
-// Pause stops the server with SIGSTOP, as a machine that hangs.
+// Pause stops the server with SIGSTOP. It then behaves like a machine that hangs.
 func (s *Server) Pause() { s.cmd.Process.Signal(syscall.SIGSTOP) }
 
 // Continue ends a Pause.
 func (s *Server) Continue() { s.cmd.Process.Signal(syscall.SIGCONT) }
 
-// PID is the id of the process.
+// PID returns the id of the process.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
 
-// Log returns all that the server has printed.
+// Log returns everything that the server has printed.
 func (s *Server) Log() string { return s.log.String() }
 
-// A Buffer may be read while others write to it.
+// A Buffer is a bytes.Buffer that may be read while others write to it.
 type Buffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer

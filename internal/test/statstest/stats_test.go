@@ -1,4 +1,4 @@
-// Package statstest_test moves what a Hub counts, from outside.
+// Package statstest_test tests from outside what moves the counters of a Hub.
 package statstest_test
 
 import (
@@ -29,7 +29,7 @@ func await(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// A node is a Hub on loopback whose users say in the query who they are.
+// A node is a Hub on loopback that believes the query of its clients.
 type node struct {
 	*herald.Hub
 	t        *testing.T
@@ -82,7 +82,7 @@ func newNode(t *testing.T, config herald.Config) *node {
 	return n
 }
 
-// dial connects, and returns nil with the response of a refusal.
+// dial connects a client. If it is refused, it returns nil and the response.
 func (n *node) dial(user string, header http.Header, buffer int) (*wsraw.Conn, *http.Response) {
 	n.t.Helper()
 	c, err := net.Dial("tcp", n.server.Listener.Addr().String())
@@ -139,7 +139,7 @@ func TestRefusals(t *testing.T) {
 	if ws == nil {
 		t.Fatal("refused before the upgrade, not by OnConnect")
 	}
-	if _, err := ws.ReadClose(); err != nil { // OnConnect runs behind the upgrade
+	if _, err := ws.ReadClose(); err != nil { // OnConnect runs after the upgrade
 		t.Fatal(err)
 	}
 	n.bus.Cut()
@@ -150,8 +150,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// Each end of a connection is counted: by the code that this side gave it, or
-// as the client's, or as none.
+// Each end of a connection is counted: by the code that this side gave it, as the
+// client's own, or as one without a code.
 func TestEnds(t *testing.T) {
 	n := newNode(t, herald.Config{})
 	for i, code := range []herald.StatusCode{4001, 4002, 4001} {
@@ -178,12 +178,13 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// The bytes are those on the wire. A callback that runs is counted as such.
+// Bytes are counted as they are on the wire. A running callback is counted as
+// running.
 func TestBytesAndCallbacks(t *testing.T) {
 	n := newNode(t, herald.Config{})
 	ws := n.connect("a")
 	before := time.Now()
-	ws.WriteFrames(text("hello"), text("wait")) // each with a header of 6
+	ws.WriteFrames(text("hello"), text("wait")) // each has a header of 6 bytes
 	await(t, "the second OnMessage", func() bool {
 		s := n.Stats().Callbacks["OnMessage"]
 		return s.Calls.Count == 1 && s.Running == 1 && s.Longest > 0
@@ -208,7 +209,7 @@ func TestBytesAndCallbacks(t *testing.T) {
 	})
 }
 
-// What comes with the request counts as what comes after it.
+// Bytes that come with the request count like those that come after it.
 func TestBytesBehindTheRequest(t *testing.T) {
 	n := newNode(t, herald.Config{})
 	c, err := net.Dial("tcp", n.server.Listener.Addr().String())
@@ -229,7 +230,7 @@ func TestBytesBehindTheRequest(t *testing.T) {
 	}
 }
 
-// A client that takes nothing shows by its queue and the age of its write.
+// A client that reads nothing is visible by its queue and the age of its write.
 func TestStuckClient(t *testing.T) {
 	n := newNode(t, herald.Config{WriteTimeout: 10 * patience, PingInterval: -1})
 	n.connect("well")
@@ -240,7 +241,7 @@ func TestStuckClient(t *testing.T) {
 	await(t, "its Conn", func() bool { return n.conn("stuck") != nil })
 	c := n.conn("stuck")
 	message := herald.Binary(make([]byte, 256<<10))
-	// A write that takes long may still end, so what is wanted of one is awaited.
+	// A write that takes long may still end, so all conditions must hold at once.
 	await(t, "a write that waits, and a queue behind it", func() bool {
 		own := c.Stats()
 		if own.Queued < 8 {
@@ -255,7 +256,7 @@ func TestStuckClient(t *testing.T) {
 	}
 }
 
-// Proofs, leases and gaps have an age, calls of the Registry a time.
+// Proofs, leases and gaps have an age. Calls of the Registry have a duration.
 func TestAges(t *testing.T) {
 	n := newNode(t, herald.Config{ProbeInterval: 10 * time.Millisecond, Lease: time.Second, SendTimeout: patience})
 	await(t, "a proof, and no gap", func() bool {

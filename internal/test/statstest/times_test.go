@@ -15,7 +15,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// stick connects a client that reads nothing, and fills its queue until a write waits.
+// stick connects a client that reads nothing, and fills its queue until a write
+// blocks.
 func (n *node) stick(user string, message herald.Message) (*wsraw.Conn, *herald.Conn) {
 	n.t.Helper()
 	ws, _ := n.dial(user, nil, 256<<10)
@@ -34,7 +35,8 @@ func (n *node) stick(user string, message herald.Message) (*wsraw.Conn, *herald.
 	return ws, c
 }
 
-// A message that waits grows old also while the writes before it do not wait long.
+// A message in the queue grows older even if the writes before it do not block for
+// long.
 func TestOldest(t *testing.T) {
 	n := newNode(t, herald.Config{WriteTimeout: 10 * patience, PingInterval: -1, QueueBytes: 64 << 20})
 	ws, c := n.stick("slow", herald.Binary(make([]byte, 256<<10)))
@@ -50,7 +52,7 @@ func TestOldest(t *testing.T) {
 		})
 	}
 	const old = 300 * time.Millisecond
-	next() // from then on one is followed
+	next() // from then on a message is measured
 	await(t, "an old message", func() bool { return c.Stats().Oldest > old })
 	next()
 	if s := c.Stats(); s.Oldest < old || n.Stats().OldestQueued < old {
@@ -66,7 +68,7 @@ func TestOldest(t *testing.T) {
 	}
 }
 
-// longer returns how many took longer than d.
+// longer returns how many values of h are above d.
 func longer(h herald.Histogram, d time.Duration) (n uint64) {
 	for i, count := range h.Buckets {
 		if i > 0 && h.Bound(i-1) >= d {
@@ -76,8 +78,8 @@ func longer(h herald.Histogram, d time.Duration) (n uint64) {
 	return n
 }
 
-// A lag is measured after a heartbeat, to the socket: a client that takes nothing for a
-// while shows in it.
+// A lag is measured after each heartbeat, up to the socket. So it shows a client
+// that reads nothing for a while.
 func TestLag(t *testing.T) {
 	n := newNode(t, herald.Config{ProbeInterval: 10 * time.Millisecond, WriteTimeout: 10 * patience, PingInterval: -1, QueueBytes: 64 << 20})
 	n.connect("well")
@@ -110,7 +112,8 @@ func TestLag(t *testing.T) {
 	}
 }
 
-// A Deliver counts who has received its message, and who has not.
+// A Deliver counts the sessions that have received its message, and those that have
+// not.
 func TestDeliveries(t *testing.T) {
 	n := newNode(t, herald.Config{ProbeInterval: -1})
 	ws := n.connect("answers")
@@ -141,7 +144,7 @@ func TestDeliveries(t *testing.T) {
 	}
 }
 
-// A resume counts once, by how it ends, however many partitions there are.
+// A resume is counted once, by its outcome, however many partitions there are.
 func TestResumes(t *testing.T) {
 	t.Run("memory", func(t *testing.T) { testResumes(t, nil) })
 	t.Run("Cluster", func(t *testing.T) {

@@ -35,15 +35,14 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// A server is one that all suites share. Each of their subtests has a Prefix of
-// its own.
+// A server is shared by all suites. Each of their subtests has a Prefix of its own.
 type server struct {
 	*redistest.Server
 
 	prefixes atomic.Int64
 }
 
-// is fails the test unless a line of the server's INFO begins with the version.
+// is fails the test unless a line of the server's INFO begins with version.
 func (s *server) is(t *testing.T, version string) {
 	info, err := s.Client().Info(t.Context(), "server").Result()
 	if err != nil {
@@ -66,7 +65,7 @@ func (s *server) client(t testing.TB) *redis.Client {
 	return c
 }
 
-// do runs a command, which must not fail.
+// do runs a command that must not fail.
 func (s *server) do(t testing.TB, args ...any) {
 	t.Helper()
 	if err := s.client(t).Do(context.Background(), args...).Err(); err != nil {
@@ -74,7 +73,7 @@ func (s *server) do(t testing.TB, args ...any) {
 	}
 }
 
-// cut ends the connections of all clients.
+// cut closes the connections of all clients.
 func (s *server) cut(t testing.TB) {
 	t.Helper()
 	s.do(t, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")

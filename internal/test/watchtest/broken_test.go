@@ -7,18 +7,18 @@ import (
 	"github.com/heraldgo/herald/internal/test/overlay"
 )
 
-// A broken promise is the code without what keeps it.
+// A broken promise is an edit that takes away the code which keeps it.
 type broken struct {
 	promise string // the number in registry.go, or the method of a Hub
 	without string
 	edits   []overlay.Edit
-	tests   tests // that try it
+	tests   tests // the tests of the promise
 }
 
-// tests are some of a package.
+// tests names some tests of a package.
 type tests struct{ pkg, run string }
 
-// The suite of a Registry, in memory and on Redis.
+// These are subtests of a Registry's suite, in memory and on Redis.
 func inMemory(subtest string) tests { return tests{"heraldtest", "^TestMemoryRegistry$/^" + subtest} }
 func onRedis(subtest string) tests  { return tests{"heraldtest", "^TestRedisRegistry$/^" + subtest} }
 
@@ -109,7 +109,7 @@ var brokenPromises = []broken{
 
 var failed = regexp.MustCompile(`(?m)^ *--- FAIL: |^panic: `)
 
-// If the code does not keep a promise, a test of that promise fails.
+// If the code breaks a promise, a test of that promise fails.
 func TestBrokenPromises(t *testing.T) {
 	var rules []overlay.Rule
 	for _, b := range brokenPromises {

@@ -56,7 +56,8 @@ func BenchmarkChange(b *testing.B) {
 	}
 }
 
-// redisCost returns how long the server has run, and how many commands.
+// redisCost returns the CPU time that the server has used, and the number of
+// commands that it has run.
 func redisCost(b *testing.B, rdb *redis.Client) (cpu time.Duration, commands float64) {
 	b.Helper()
 	text, err := rdb.Info(b.Context(), "cpu", "commandstats").Result()

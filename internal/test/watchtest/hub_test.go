@@ -11,7 +11,7 @@ import (
 	"github.com/heraldgo/herald/heraldtest"
 )
 
-// watchEnd watches until the loop ends, and returns with what.
+// watchEnd watches until the loop ends, and returns the error that ended it.
 func watchEnd(ctx context.Context, hub *herald.Hub, group string, told func(herald.Presence)) (end error) {
 	for p, err := range hub.Watch(ctx, group) {
 		if err != nil {
@@ -60,7 +60,7 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// A Registry that cannot be watched is all right, until somebody watches.
+// A Registry that cannot be watched is accepted. Only Watch fails.
 func TestCannot(t *testing.T) {
 	hub, err := herald.New(herald.Config{Bus: herald.NewMemoryNetwork().Bus(), Registry: struct{ herald.Registry }{herald.NewMemoryRegistry()}})
 	if err != nil {
@@ -73,8 +73,8 @@ func TestCannot(t *testing.T) {
 	}
 }
 
-// Changes that are lost on the Bus are found within a lease, and at once if another
-// one comes; on a Bus with a log as on one without.
+// Changes that the Bus has lost are found within a lease, or at once if another
+// change arrives, with and without a log.
 func TestLost(t *testing.T) {
 	for name, retention := range map[string]time.Duration{"plain": 0, "kept": time.Minute} {
 		t.Run(name, func(t *testing.T) {

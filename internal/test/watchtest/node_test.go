@@ -1,6 +1,6 @@
-// Package watchtest has several nodes watch a group, while its members come and go
-// and nodes and Redis fail: each view is Sessions in the end, and on the way nobody
-// is told of twice.
+// Package watchtest lets several nodes watch a group, while its members come and go
+// and nodes and Redis fail. In the end each view equals Sessions. On the way no
+// session is told twice.
 package watchtest
 
 import (
@@ -31,7 +31,8 @@ const (
 	patience = time.Minute
 )
 
-// nodeEnv has the addresses of Redis and of the node: with it a process is that node.
+// nodeEnv has the addresses of Redis and of the node. If it is set, the process
+// runs that node.
 const nodeEnv = "HERALD_WATCHTEST_NODE"
 
 func TestMain(m *testing.M) {
@@ -49,7 +50,7 @@ type node struct {
 	*view
 }
 
-// openNode opens a Hub, and watches until ctx is done.
+// openNode opens a Hub, and watches the room until ctx is done.
 func openNode(ctx context.Context, wg *sync.WaitGroup, redisAddr string) (node, error) {
 	rdb := redis.NewClient(&redis.Options{Addr: redisAddr})
 	hub, err := herald.New(herald.Config{
@@ -74,10 +75,10 @@ func openNode(ctx context.Context, wg *sync.WaitGroup, redisAddr string) (node, 
 	return n, nil
 }
 
-// A view is what a watcher was told.
+// A view is what a watcher has been told.
 type view struct {
 	mu    sync.Mutex
-	told  int // Presences
+	told  int // the number of Presences
 	there map[string]bool
 	wrong []string
 }
@@ -85,7 +86,7 @@ type view struct {
 func (v *view) watch(ctx context.Context, hub *herald.Hub) {
 	for ctx.Err() == nil {
 		v.mu.Lock()
-		v.there = make(map[string]bool) // a new watch begins with nobody
+		v.there = make(map[string]bool) // a new watch begins with an empty view
 		v.mu.Unlock()
 		for p, err := range hub.Watch(ctx, room) {
 			if err != nil {
@@ -97,7 +98,7 @@ func (v *view) watch(ctx context.Context, hub *herald.Hub) {
 	}
 }
 
-// take notes what was told, and what must not be. The first list may fail.
+// take records what was told, and what must not have been. The first list may fail.
 func (v *view) take(p herald.Presence, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -122,12 +123,12 @@ func (v *view) take(p herald.Presence, err error) {
 	}
 }
 
-// A report is what a node says of itself.
+// A report is what a node says about itself.
 type report struct {
-	View, Sessions []string // ids
+	View, Sessions []string // their ids
 	Told           int
 	Wrong          []string
-	Err            string // of Sessions
+	Err            string // the error of Sessions
 }
 
 func (n node) report(ctx context.Context) report {
@@ -147,7 +148,7 @@ func (n node) report(ctx context.Context) report {
 	return r
 }
 
-// runNode is a process that is a node. It ends when it is killed.
+// runNode runs a node in this process until it is killed.
 func runNode(redisAddr, addr string) error {
 	var wg sync.WaitGroup
 	n, err := openNode(context.Background(), &wg, redisAddr)
@@ -166,7 +167,7 @@ func runNode(redisAddr, addr string) error {
 	return http.Serve(listener, mux)
 }
 
-// A process is a node of its own process.
+// A process is a node in a process of its own.
 type process struct{ *servertest.Server }
 
 func startProcess(t testing.TB, redisAddr string) process {
@@ -181,7 +182,7 @@ func startProcess(t testing.TB, redisAddr string) process {
 	})}
 }
 
-// report asks the process.
+// report asks the process for a report.
 func (p process) report(ctx context.Context) (r report) {
 	request, err := http.NewRequestWithContext(ctx, "GET", "http://"+p.Addr+"/report", nil)
 	if err != nil {

@@ -20,8 +20,9 @@ import (
 
 func member(user string) herald.Identity { return herald.Identity{User: user, Groups: []string{room}} }
 
-// startWatch watches until the test ends. Its function awaits who comes and who goes,
-// as "+anna -bert", however many Presences tell it.
+// startWatch watches the room until the test ends. The function that it returns
+// waits until the given members have come and gone, written as "+anna -bert", in
+// any number of Presences.
 func startWatch(t *testing.T, hub *herald.Hub) (want func(told string)) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -68,8 +69,8 @@ func startWatch(t *testing.T, hub *herald.Hub) (want func(told string)) {
 	}
 }
 
-// A registry stands in for one, and counts lists. After the first one it may fail them,
-// so that changes alone tell what happens.
+// A registry stands in for a real one, and counts the calls for lists. After the
+// first list it may fail them, so that only changes tell what happens.
 type registry struct {
 	*herald.MemoryRegistry
 	once  bool
@@ -83,7 +84,7 @@ func (r *registry) Watch(ctx context.Context, lease herald.Lease, ttl time.Durat
 		return nil, herald.ErrRegistryDown
 	}
 	if r.once {
-		ttl = time.Hour // no later list renews the mark
+		ttl = time.Hour // so that no later list renews the mark
 	}
 	return r.MemoryRegistry.Watch(ctx, lease, ttl, topics...)
 }
@@ -121,8 +122,8 @@ func connect(t *testing.T, addr, user string) net.Conn {
 	return conn
 }
 
-// A watch is told by changes alone who comes and who goes, also of those whose node has
-// died and who are swept. While no list can be had, nobody seems to leave.
+// Changes alone tell a watcher who comes and who goes, including members whose node
+// died and who were swept. While no list can be had, nobody seems to leave.
 func TestChangesAlone(t *testing.T) {
 	const lease = time.Second
 	store := herald.NewMemoryRegistry()
@@ -150,15 +151,15 @@ func TestChangesAlone(t *testing.T) {
 	want("-ghost")
 }
 
-// A list is asked for when changes are heard, with a mark that lasts longer than it is
-// until the next list, and once for all who watch on a node.
+// A list is asked for only when changes are heard, once for all watchers on a node.
+// It sets a mark that lasts until after the next list.
 func TestFollowsFirst(t *testing.T) {
 	bus := &slowBus{Bus: herald.NewMemoryNetwork().Bus(), asked: make(chan bool), confirm: make(chan bool)}
 	reg := &registry{MemoryRegistry: herald.NewMemoryRegistry()}
 	hub, addr := openHub(t, herald.Config{Bus: bus, Registry: reg, SendTimeout: patience, Lease: time.Hour})
 	want := startWatch(t, hub)
 	<-bus.asked
-	for range 100 { // let it make the mistake
+	for range 100 { // give it time for the mistake
 		if time.Sleep(time.Millisecond); reg.lists.Load() > 0 {
 			t.Fatal("the list was asked for before changes are heard")
 		}
@@ -176,7 +177,8 @@ func TestFollowsFirst(t *testing.T) {
 	}
 }
 
-// A slowBus confirms the subscription to the changes of the room when it is let.
+// A slowBus confirms the subscription to the changes of the room only when the test
+// lets it.
 type slowBus struct {
 	herald.Bus
 	asked, confirm chan bool
@@ -190,8 +192,8 @@ func (b *slowBus) Subscribe(ctx context.Context, topics ...string) error {
 	return b.Bus.Subscribe(ctx, topics...)
 }
 
-// After a gap the list is asked for at once, whether the Bus reports it or heartbeats
-// show it.
+// After a gap a list is asked for at once, whether the Bus reports the gap or
+// heartbeats show it.
 func TestGap(t *testing.T) {
 	cluster := heraldtest.NewCluster(t, 2, herald.Config{Lease: time.Hour, ProbeInterval: 50 * time.Millisecond, ProbeTimeout: time.Second})
 	want := startWatch(t, cluster.Nodes[0].Hub)
@@ -207,8 +209,8 @@ func TestGap(t *testing.T) {
 	want("+bert")
 }
 
-// A member is told of all who are there, the oldest first, whenever it joins, and then
-// of changes.
+// Whenever a member joins, it is told of all who are there, the oldest first, and
+// then of changes.
 func TestTellMembers(t *testing.T) {
 	cluster := heraldtest.NewCluster(t, 1, herald.Config{})
 	hub := cluster.Nodes[0].Hub

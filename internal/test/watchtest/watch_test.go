@@ -17,9 +17,9 @@ import (
 	"github.com/heraldgo/herald/internal/test/wsraw"
 )
 
-// Three nodes watch a room whose 200 members come and go. A node is killed, one is
-// paused for longer than its lease, and Redis is restarted, empty. HERALD_WATCH_FOR is
-// how long that takes together, if not ten seconds.
+// Three nodes watch a room whose 200 members come and go. One node is killed, one
+// is paused for longer than its lease, and Redis is restarted without its data. All
+// that takes HERALD_WATCH_FOR together, by default ten seconds.
 func TestWatch(t *testing.T) {
 	all, err := time.ParseDuration(cmp.Or(os.Getenv("HERALD_WATCH_FOR"), "10s"))
 	if err != nil {
@@ -30,7 +30,7 @@ func TestWatch(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer watching.Wait()
 	defer cancel()
-	own, err := openNode(ctx, &watching, server.Addr) // which takes no members
+	own, err := openNode(ctx, &watching, server.Addr) // it has no members
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// await asks until there is no error.
+// await calls ask until it returns no error.
 func await(t *testing.T, what string, ask func(context.Context) error) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; pause(t, 50*time.Millisecond) {
@@ -83,7 +83,7 @@ func await(t *testing.T, what string, ask func(context.Context) error) {
 	}
 }
 
-// pause lets members come and go.
+// pause waits while members come and go.
 func pause(t *testing.T, d time.Duration) {
 	select {
 	case <-time.After(d):
@@ -91,17 +91,17 @@ func pause(t *testing.T, d time.Duration) {
 	}
 }
 
-// members come to the room and go, each at one node after the other.
+// members come to the room and go, each to a random node each time.
 type members struct {
 	nodes  []process
 	dead   atomic.Int32 // the node that was killed
 	ending chan struct{}
 	wg     sync.WaitGroup
 
-	reading sync.WaitGroup // those that stay
+	reading sync.WaitGroup // for members that stay
 
 	mu   sync.Mutex
-	here map[net.Conn]bool // that stay when all is over
+	here map[net.Conn]bool // connections that stay when all is over
 }
 
 func startMembers(t *testing.T, nodes []process, n int) *members {
@@ -122,7 +122,7 @@ func startMembers(t *testing.T, nodes []process, n int) *members {
 	return m
 }
 
-// run is one member: it connects, stays for a while, and goes, or stays on at the end.
+// run is one member: it connects, stays for a while and goes, or stays at the end.
 func (m *members) run(i int) {
 	for {
 		conn := m.connect(i)
@@ -141,7 +141,7 @@ func (m *members) run(i int) {
 	}
 }
 
-// connect answers nil if the node does not take it.
+// connect returns nil if the node does not accept it.
 func (m *members) connect(i int) net.Conn {
 	at := rand.IntN(len(m.nodes))
 	if int32(at) == m.dead.Load() {
@@ -151,7 +151,7 @@ func (m *members) connect(i int) net.Conn {
 	if err != nil {
 		return nil
 	}
-	conn.SetDeadline(time.Now().Add(2 * time.Second)) // a node may be paused
+	conn.SetDeadline(time.Now().Add(2 * time.Second)) // the node may be paused
 	if _, response, err := wsraw.Handshake(conn, fmt.Sprint("/ws?user=", i), nil); err != nil || response.StatusCode != 101 {
 		conn.Close()
 		return nil
@@ -160,7 +160,7 @@ func (m *members) connect(i int) net.Conn {
 	return conn
 }
 
-// keep counts a connection until it ends. Nothing else comes on it.
+// keep counts a connection until it ends. Nothing else arrives on it.
 func (m *members) keep(conn net.Conn) {
 	m.mu.Lock()
 	m.here[conn] = true
@@ -173,7 +173,7 @@ func (m *members) keep(conn net.Conn) {
 	})
 }
 
-// settle lets those who are there stay.
+// settle lets the members stay that are there.
 func (m *members) settle() {
 	m.mu.Lock()
 	select {
@@ -185,7 +185,7 @@ func (m *members) settle() {
 	m.wg.Wait()
 }
 
-// open returns how many have stayed.
+// open returns the number of members that have stayed.
 func (m *members) open() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

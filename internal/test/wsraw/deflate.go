@@ -7,26 +7,27 @@ import (
 	"sync"
 )
 
-// Offer is what Chromium offers in Sec-WebSocket-Extensions.
+// Offer is the value of Sec-WebSocket-Extensions that Chromium sends.
 const Offer = "permessage-deflate; client_max_window_bits"
 
-// Flushed is the end of a compressed message, which is not sent (RFC 7692 section 7.2.1).
+// Flushed is the end of a compressed message, which is left out on the wire (RFC
+// 7692 section 7.2.1).
 const Flushed = "\x00\x00\xff\xff"
 
-// tables are four blocks with the codes of Huffman (RFC 1951 section 3.2.7), of which
-// each says only that the block ends.
+// tables has four blocks with dynamic Huffman codes (RFC 1951 section 3.2.7). Each
+// has only the symbol that ends the block.
 const tables = "\x04\xc0\x81\x00\x00\x00\x00\x00\x90\xff\x6b\x10\x00\x07\x02" +
 	"\x00\x00\x00\x00\x40\xfe\xaf\x41\x00\x1c\x08\x00\x00\x00\x00" +
 	"\x00\xf9\xbf\x06\x01\x70\x20\x00\x00\x00\x00\x00\xe4\xff\x1a"
 
-// SlowToInflate returns a payload of at most n bytes that is an empty message, and takes
-// long for its size: codes of which nothing is written.
+// SlowToInflate returns the payload, of at most n bytes, of an empty message that
+// takes long to inflate for its size: it has many codes and no data.
 func SlowToInflate(n int) []byte {
 	return append(bytes.Repeat([]byte(tables), (n-1)/len(tables)), 0)
 }
 
 var compressors = sync.Pool{New: func() any {
-	w, _ := flate.NewWriter(nil, flate.BestSpeed) // the level is a valid one
+	w, _ := flate.NewWriter(nil, flate.BestSpeed) // it fails only for an invalid level
 	return w
 }}
 
@@ -43,6 +44,6 @@ func Deflate(message []byte) []byte {
 
 // Inflate returns the message of a compressed payload.
 func Inflate(payload []byte) ([]byte, error) {
-	end := Flushed + "\x01" + Flushed // what was not sent, and a last block
+	end := Flushed + "\x01" + Flushed // the end that was left out, and a final block
 	return io.ReadAll(flate.NewReader(io.MultiReader(bytes.NewReader(payload), bytes.NewReader([]byte(end)))))
 }

@@ -1,6 +1,5 @@
-// Package wsraw is a WebSocket client for tests that keeps to no rule but
-// those that a test asks for: it writes any bytes, and shows each frame that
-// comes.
+// Package wsraw is a WebSocket client for tests. It keeps only the rules that a
+// test asks for: it writes any bytes, and returns each frame that arrives.
 package wsraw
 
 import (
@@ -79,12 +78,12 @@ func CloseFrame(code uint16, reason string) Frame {
 // another writes.
 type Conn struct {
 	net.Conn
-	Compressed bool // frames may come with RSV1 (RFC 7692 section 6)
+	Compressed bool // frames may have RSV1 set (RFC 7692 section 6)
 
 	br *bufio.Reader
 }
 
-// Handshake upgrades c and returns the Conn, or the response that refused it.
+// Handshake upgrades c. It returns the Conn, or the response that refused it.
 func Handshake(c net.Conn, path string, header http.Header) (*Conn, *http.Response, error) {
 	c.SetDeadline(time.Now().Add(patience))
 	if err := WriteRequest(c, path, header); err != nil {
@@ -93,7 +92,7 @@ func Handshake(c net.Conn, path string, header http.Header) (*Conn, *http.Respon
 	return ReadResponse(c)
 }
 
-// ReadResponse is the second half of Handshake.
+// ReadResponse is the second half of Handshake: it reads the response.
 func ReadResponse(c net.Conn) (*Conn, *http.Response, error) {
 	c.SetDeadline(time.Now().Add(patience))
 	defer c.SetDeadline(time.Time{})
@@ -108,8 +107,8 @@ func ReadResponse(c net.Conn) (*Conn, *http.Response, error) {
 	return ws, response, nil
 }
 
-// WriteRequest writes a request for an upgrade. A header in header replaces
-// the usual one.
+// WriteRequest writes a request for an upgrade. Fields in header replace the usual
+// ones.
 func WriteRequest(w io.Writer, path string, header http.Header) error {
 	h := http.Header{
 		"Host":                  {"test"},
@@ -141,7 +140,7 @@ func (c *Conn) WriteFrames(frames ...Frame) error {
 	return err
 }
 
-// ReadFrame reads a frame as it comes. It checks what a client must: that the
+// ReadFrame reads the next frame. It checks what a client must check: that the
 // frame is not masked and no reserved bit is set (RFC 6455 section 5.1, 5.2).
 func (c *Conn) ReadFrame() (Frame, error) {
 	c.SetReadDeadline(time.Now().Add(patience))
@@ -179,8 +178,8 @@ func (c *Conn) readFrame() (Frame, error) {
 	return f, err
 }
 
-// ReadUntil reads frames until one is wanted, and returns that one. It waits no longer for
-// all of them than ReadFrame for one.
+// ReadUntil reads frames until one is wanted, and returns that one. For all of them
+// together it waits no longer than ReadFrame waits for one.
 func (c *Conn) ReadUntil(wanted func(Frame) bool) (Frame, error) {
 	c.SetReadDeadline(time.Now().Add(patience))
 	return c.readUntil(wanted)
@@ -194,8 +193,8 @@ func (c *Conn) readUntil(wanted func(Frame) bool) (Frame, error) {
 	}
 }
 
-// ReadMessage reads the next text or binary frame. It passes over pings and
-// pongs; a close frame is an error of the type *Closed.
+// ReadMessage reads the next text or binary frame, passing over pings and pongs. A
+// close frame is an error of the type *Closed.
 func (c *Conn) ReadMessage() ([]byte, error) {
 	c.SetReadDeadline(time.Now().Add(patience))
 	return c.readMessage()
@@ -219,7 +218,7 @@ func (c *Conn) readMessage() ([]byte, error) {
 	return nil, fmt.Errorf("opcode %d", f.Opcode)
 }
 
-// Closed is a close frame that came.
+// Closed is a close frame that has arrived.
 type Closed struct {
 	Code   uint16
 	Reason string
@@ -227,8 +226,8 @@ type Closed struct {
 
 func (c *Closed) Error() string { return fmt.Sprintf("closed with %d: %s", c.Code, c.Reason) }
 
-// ReadClose reads until the close frame comes. Messages before it are passed
-// over. It waits no longer for all of them than ReadFrame for one.
+// ReadClose reads until a close frame arrives, passing over messages. For all of them
+// together it waits no longer than ReadFrame waits for one.
 func (c *Conn) ReadClose() (*Closed, error) {
 	c.SetReadDeadline(time.Now().Add(patience))
 	for {
