@@ -9,7 +9,8 @@ import (
 
 type offsets = []history.Offset
 
-// read returns an Excerpt that looked at offsets and found entries at some.
+// read returns an Excerpt that looked for the offsets looked and found entries at
+// found.
 func read(looked, found offsets) history.Excerpt {
 	x := history.Excerpt{Offsets: looked}
 	for _, at := range found {
@@ -25,7 +26,8 @@ func found(entries []history.Entry) (at offsets) {
 	return at
 }
 
-// Of what was read for several, each has what it wants, up to what was not looked at.
+// Of an Excerpt that was read for several askers, each gets the entries that it
+// wants, up to the first offset that was not looked for.
 func TestExcerptFor(t *testing.T) {
 	x := read(offsets{2, 3, 5, 7, 8, 9}, offsets{2, 5, 7, 9})
 	for _, c := range []struct{ want, looked, found offsets }{
@@ -42,8 +44,8 @@ func TestExcerptFor(t *testing.T) {
 	}
 }
 
-// A page is what the Excerpt begins with. An entry that was not there when
-// it was looked at is missing, and not still to be read.
+// A page is taken from the beginning of an Excerpt. An entry that was looked for
+// and not found is missing, and is not read later.
 func TestExcerptPage(t *testing.T) {
 	x := read(offsets{2, 3, 5, 7}, offsets{3, 5})
 	for _, c := range []struct {

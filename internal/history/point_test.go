@@ -7,7 +7,7 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// A Trail has how far one was in each of the four epochs that were left last.
+// A Trail knows the last point in each of the four epochs that were left last.
 func TestTrail(t *testing.T) {
 	var trail history.Trail
 	passed := func(epoch history.Epoch, offset history.Offset, want bool) {
@@ -39,7 +39,7 @@ func TestTrail(t *testing.T) {
 	passed(5, 6, false)
 }
 
-// A Backlog is read in pages, and knows up to where all was read, and whether an
+// A Backlog is read in pages. It knows how far everything was read, and whether an
 // entry was gone.
 func TestBacklog(t *testing.T) {
 	b := history.Backlog{Survey: history.Survey{End: history.Point{Epoch: 1, Offset: 100}, Offsets: []history.Offset{10, 20, 30}}}

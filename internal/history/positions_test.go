@@ -7,7 +7,7 @@ import (
 	"github.com/heraldgo/herald/internal/history"
 )
 
-// Positions come back as they were.
+// Positions are parsed as they were written.
 func TestPositions(t *testing.T) {
 	full := history.Positions{}
 	for i := range full {
@@ -34,7 +34,7 @@ func TestPositions(t *testing.T) {
 	}
 }
 
-// What a client makes up is refused, unless it is what a node may have written.
+// A client's positions are refused unless a node may have written them.
 func TestHostilePositions(t *testing.T) {
 	for _, text := range []string{
 		",", ".", "..", "0", "0.1", "0.1.", "0..1", ".1.1", "0.1.1.1", "0.0.1", "0.01.1", "0.1.01", "00.1.1",
@@ -63,7 +63,7 @@ func FuzzPositions(f *testing.F) {
 	})
 }
 
-// To read positions allocates nothing: clients send them all the time.
+// Parsing positions does not allocate, because clients send them all the time.
 func TestPositionsAllocate(t *testing.T) {
 	var p history.Positions
 	text := []byte("0.ffffffffffffffff.18446744073709551615,15.ffffffffffffffff.18446744073709551615")

@@ -22,7 +22,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
-// A publisher's link that is killed loses nothing, and is no gap.
+// If a publisher's link is killed, nothing is lost and there is no gap.
 func TestRedisBusPublisherKilled(t *testing.T) {
 	server := redistest.Start(t)
 	bus := openRedis(t, server.Addr, 0, calm)
@@ -54,7 +54,7 @@ func TestRedisBusPublisherKilled(t *testing.T) {
 	}
 }
 
-// awaitRestored receives until a gap has ended.
+// awaitRestored receives events until a gap has ended.
 func awaitRestored(t *testing.T, bus herald.Bus) {
 	t.Helper()
 	for {
@@ -68,7 +68,7 @@ func awaitRestored(t *testing.T, bus herald.Bus) {
 	}
 }
 
-// The links are TLS if the client's are.
+// The links use TLS if the client does.
 func TestRedisBusTLS(t *testing.T) {
 	server := redistest.Start(t)
 	web := httptest.NewTLSServer(nil) // for its certificate
@@ -148,7 +148,7 @@ func TestNewRedisBusErrors(t *testing.T) {
 	}
 }
 
-// What an ACL denies is named with what would allow it.
+// If an ACL denies a command, the error names it, and what would allow it.
 func TestNewRedisBusACL(t *testing.T) {
 	server := redistest.Start(t)
 	admin := server.Client()
@@ -192,8 +192,8 @@ func TestNewRedisBusACL(t *testing.T) {
 	}
 }
 
-// A link that rests between its reads hands over all there is, in order, and
-// what comes when it has become quiet; and it may be reset or closed meanwhile.
+// A link that rests between its reads delivers all packets in order, also those
+// that arrive when it has become quiet. It may be reset or closed meanwhile.
 func TestRedisBusBusy(t *testing.T) {
 	server := redistest.Start(t)
 	bus, other := openRedis(t, server.Addr, 0, calm), openRedis(t, server.Addr, 0, calm)
@@ -229,7 +229,7 @@ func TestRedisBusBusy(t *testing.T) {
 		receive()
 		time.Sleep(5 * time.Millisecond)
 	}
-	for range 100 { // all that came is handed over before the next is sent
+	for range 100 { // all packets are received before the next is sent
 		if err := other.Publish(t.Context(), herald.Packet{Topic: "topic", Data: []byte(strconv.Itoa(next))}); err != nil {
 			t.Fatal(err)
 		}

@@ -17,18 +17,18 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// A clusterRig is a Bus that publishes to topics of all partitions, and one
-// that receives them.
+// A clusterRig has a Bus that publishes to topics of all partitions, and one that
+// receives them.
 type clusterRig struct {
 	*testing.T
 	*bustest.Recorder
 	cluster  *redistest.Cluster
 	from, to *herald.RedisBus
 	topics   []string
-	stop     func() // publishing and receiving
+	stop     func() // stops publishing and receiving
 
 	mu     sync.Mutex
-	stream []publishedTo // packet i has the data i
+	stream []publishedTo // packet i has i as its data
 }
 
 type publishedTo struct {
@@ -80,8 +80,8 @@ func (r *clusterRig) publish(ctx context.Context, topics []string) {
 	}
 }
 
-// awaitAll waits until every topic has brought a packet published after the
-// call, and all is well.
+// awaitAll waits until every topic has delivered a packet that was published after
+// the call, and all is well.
 func (r *clusterRig) awaitAll() {
 	r.Helper()
 	start := time.Now()
@@ -105,8 +105,8 @@ func (r *clusterRig) awaitAll() {
 // A topicGap is a gap of one topic.
 type topicGap struct{ since, until time.Time }
 
-// check ends the load, finds every packet that was lost in a gap of its topic,
-// and returns the topics that had one.
+// check ends the load and checks that each lost packet lies in a gap of its topic.
+// It returns the topics that had a gap.
 func (r *clusterRig) check() (gone []string) {
 	r.Helper()
 	r.awaitAll()
@@ -130,7 +130,7 @@ func (r *clusterRig) check() (gone []string) {
 			}
 		case got[n] == 0 && inside:
 			lost++
-		case got[n] == 0 && n < last[p.topic]: // later ones may have been under way
+		case got[n] == 0 && n < last[p.topic]: // the packets behind the last one may have been on their way
 			r.Errorf("packet %d of %q, published at %v, was lost outside of the gaps %v", n, p.topic, p.Began, gaps[p.topic])
 		}
 	}
@@ -139,7 +139,7 @@ func (r *clusterRig) check() (gone []string) {
 	return slices.Sorted(maps.Keys(gaps))
 }
 
-// arrivals returns how often each packet has arrived, and the last of each
+// arrivals returns how often each packet has arrived, and the last packet of each
 // topic.
 func (r *clusterRig) arrivals() (got []int, last map[string]int) {
 	got, last = make([]int, len(r.stream)), make(map[string]int)
@@ -152,7 +152,7 @@ func (r *clusterRig) arrivals() (got []int, last map[string]int) {
 		if r.stream[n].topic != e.Packet.Topic {
 			r.Errorf("packet %d of topic %q arrived under %q", n, r.stream[n].topic, e.Packet.Topic)
 		}
-		// A packet may come late if it is not known whether it was taken.
+		// A packet may arrive late if its Publish returned ErrUnknown.
 		if n < last[e.Packet.Topic] && !errors.Is(r.stream[n].Err, herald.ErrUnknown) {
 			r.Errorf("packet %d of topic %q came after packet %d", n, e.Packet.Topic, last[e.Packet.Topic])
 		}
@@ -161,7 +161,7 @@ func (r *clusterRig) arrivals() (got []int, last map[string]int) {
 	return got, last
 }
 
-// gaps returns the gaps of each topic that had any.
+// gaps returns the gaps of each topic that has any.
 func (r *clusterRig) gaps() map[string][]topicGap {
 	gaps := map[string][]topicGap{}
 	open := map[string]bool{}
@@ -192,8 +192,8 @@ func (r *clusterRig) gaps() map[string][]topicGap {
 	return gaps
 }
 
-// silence is the longest time between the publishing of two packets of a topic
-// that arrived.
+// silence returns the longest time between the publishing of two packets of the
+// same topic that arrived.
 func (r *clusterRig) silence(got []int) (longest time.Duration) {
 	last := map[string]time.Time{}
 	for n, p := range r.stream {
@@ -208,7 +208,7 @@ func (r *clusterRig) silence(got []int) (longest time.Duration) {
 	return longest
 }
 
-// topicsAt returns the topics whose channels a node has subscribers of, which
+// topicsAt returns the topics that have subscribers on a node and whose channels
 // match a pattern.
 func (r *clusterRig) topicsAt(n *redistest.Node, pattern string) (topics []string) {
 	r.Helper()
@@ -235,8 +235,8 @@ func other(cluster *redistest.Cluster, n *redistest.Node) *redistest.Node {
 	return nil
 }
 
-// A slot that moves is a gap of its partition's topics and of no others, and
-// no packet fails.
+// If a slot moves, that is a gap of the topics of its partition only, and no
+// Publish fails.
 func TestRedisBusClusterMigration(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0, redistest.NeverFailed...)
 	r := newClusterRig(t, cluster)
@@ -265,8 +265,8 @@ func TestRedisBusClusterMigration(t *testing.T) {
 	}
 }
 
-// A master that dies, hangs, or hands over is a gap of its partitions' topics
-// and of no others.
+// If a master dies, hangs or hands over, that is a gap of the topics of its
+// partitions only.
 func TestRedisBusClusterFailover(t *testing.T) {
 	for name, fail := range map[string]func(r *clusterRig, master, replica *redistest.Node){
 		"killed": func(r *clusterRig, master, _ *redistest.Node) { master.Kill() },
@@ -303,8 +303,8 @@ func TestRedisBusClusterFailover(t *testing.T) {
 	}
 }
 
-// A replica takes what is published to it, and hands it on to its master, where
-// it may come behind what has been published there since. That is not nil.
+// A replica accepts a packet and passes it on to its master, where it may come
+// after later packets. So Publish must not return nil.
 func TestRedisBusClusterTakenByReplica(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 3)
 	slot := cluster.Slot("{19}")
@@ -342,8 +342,8 @@ func TestRedisBusClusterTakenByReplica(t *testing.T) {
 	}
 }
 
-// A master that is cut off from the others may have been replaced without
-// knowing it: whoever is left with it is told.
+// A master that is cut off from the others may have been replaced without knowing
+// it. A node that is left with it is told.
 func TestRedisBusClusterIsolated(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0)
 	r := newClusterRig(t, cluster)

@@ -17,7 +17,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// heard publishes and receives one packet.
+// heard publishes a packet and waits until it is received.
 func heard(t testing.TB, from, to *herald.RedisBus, topic string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -31,8 +31,8 @@ func heard(t testing.TB, from, to *herald.RedisBus, topic string) {
 	}
 }
 
-// Nodes that would not share the partitions find out at New, and the first
-// decides if there is a choice.
+// Nodes that would not have the same partitions are refused by New. If there is a
+// choice, the first node decides.
 func TestRedisBusClusterAgreement(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0)
 	client := cluster.Client()
@@ -81,7 +81,8 @@ func TestRedisBusClusterAgreement(t *testing.T) {
 	}
 }
 
-// What an ACL denies on a Cluster is named with what would allow it.
+// If an ACL on a Cluster denies a command, the error names it, and what would allow
+// it.
 func TestNewRedisBusClusterACL(t *testing.T) {
 	for way, needs := range map[string][]string{
 		"sharded": {"+spublish", "+ssubscribe", "+sunsubscribe", "+cluster|info", "+cluster|slots", "+get", "+set", "&herald:{*", "~herald:{*"},
@@ -130,7 +131,7 @@ func TestNewRedisBusClusterACL(t *testing.T) {
 	}
 }
 
-// A ClusterClient need not lead to a Cluster: that of Sentinel does not.
+// A ClusterClient need not lead to a Cluster: one for Sentinels does not.
 func TestRedisBusClusterClientOfOneServer(t *testing.T) {
 	server := redistest.Start(t)
 	client := redis.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
@@ -142,8 +143,8 @@ func TestRedisBusClusterClientOfOneServer(t *testing.T) {
 	heard(t, bus, openRedis(t, server.Addr, 0, nil), "topic")
 }
 
-// If the nodes call themselves by addresses that lead nowhere, the user's
-// client knows the way, for the links as well.
+// If the nodes call themselves by addresses that lead nowhere, the links dial as
+// the user's client does.
 func TestRedisBusClusterMappedAddresses(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0)
 	proxies := map[string]*netproxy.Proxy{}
@@ -187,13 +188,13 @@ func TestRedisBusClusterMappedAddresses(t *testing.T) {
 			t.Errorf("%s was dialed, past its proxy", addr)
 		}
 	}
-	if len(dialed) < 6 { // a trunk a master and direction
+	if len(dialed) < 6 { // one trunk for each master and direction
 		t.Errorf("the user's Dialer dialed %d connections", len(dialed))
 	}
 }
 
-// Packets of several partitions go together; what one of them does not take
-// makes the call unknown, and only that.
+// Packets of several partitions are published together. If one partition does not
+// take its packets, only the result of that call is unknown.
 func TestRedisBusClusterPublishInParts(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0)
 	client := cluster.Client()
@@ -235,8 +236,8 @@ func TestRedisBusClusterPublishInParts(t *testing.T) {
 	})
 }
 
-// A Cluster that refuses while a part of it is down says so at once, and
-// carries on when it is well.
+// A Cluster that refuses while a part of it is down makes calls fail at once, and
+// they succeed when it is well again.
 func TestRedisBusClusterRefuses(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0, "--cluster-allow-pubsubshard-when-down", "no")
 	client := cluster.Client()

@@ -15,11 +15,11 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// classic makes servers that do not know sharded Pub/Sub, as those of Redis
-// 6.2 do not.
+// classic makes servers behave as if they did not know sharded Pub/Sub, like those
+// of Redis 6.2.
 var classic = []string{"--rename-command", "SPUBLISH", "", "--rename-command", "SSUBSCRIBE", "", "--rename-command", "SUNSUBSCRIBE", ""}
 
-// prefixes keeps the tests apart that share a Cluster.
+// prefixes numbers the Prefixes of tests that share a Cluster.
 var prefixes atomic.Int64
 
 // openCluster opens a RedisBus on a Cluster.
@@ -33,7 +33,7 @@ func openCluster(t testing.TB, client *redis.ClusterClient, prefix string) *hera
 	return bus
 }
 
-// onCluster is the network of a test on a Cluster that others use as well.
+// onCluster returns a network on a Cluster that other tests use too.
 func onCluster(t testing.TB, client *redis.ClusterClient, interrupt func()) heraldtest.BusNetwork {
 	prefix := fmt.Sprint("test", prefixes.Add(1))
 	return heraldtest.BusNetwork{
@@ -55,12 +55,12 @@ func TestRedisBusOnCluster(t *testing.T) {
 	})
 }
 
-// Every master dies and comes back.
+// Every master is killed and comes back.
 func TestRedisBusOnClusterKilled(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0)
 	client := cluster.Client()
 	heraldtest.TestBus(t, func(t testing.TB) heraldtest.BusNetwork {
-		cluster.AwaitOK() // a Cluster that has just been started takes its time
+		cluster.AwaitOK() // a new Cluster takes some time
 		return onCluster(t, client, func() { restart(cluster.Nodes) })
 	})
 }
@@ -77,7 +77,7 @@ func TestRedisBusOnClassicCluster(t *testing.T) {
 	})
 }
 
-// restart kills nodes and starts them again, all at the same time.
+// restart kills nodes and starts them again, all at once.
 func restart(nodes []*redistest.Node) {
 	for _, n := range nodes {
 		n.Kill()
@@ -89,7 +89,7 @@ func restart(nodes []*redistest.Node) {
 	starting.Wait()
 }
 
-// commands returns how often a server has been given each command.
+// commands returns how often a server has received each command.
 func commands(t testing.TB, n *redistest.Node) map[string]int {
 	t.Helper()
 	stats, err := n.Admin().Info(t.Context(), "commandstats").Result()
@@ -107,8 +107,8 @@ func commands(t testing.TB, n *redistest.Node) map[string]int {
 	return counts
 }
 
-// A Bus that has nothing to do proves two connections to each master by four
-// commands, whatever the number of partitions there.
+// An idle Bus tests two connections to each master with four commands, however many
+// partitions the master has.
 func TestRedisBusClusterIdle(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0)
 	openCluster(t, cluster.Client(), "")

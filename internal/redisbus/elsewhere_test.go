@@ -10,8 +10,9 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// Who follows a topic under another prefix, or in another database, is found on one Redis
-// and on a Cluster; a name is no pattern.
+// Nodes that follow a topic under another prefix or in another database are found,
+// on one Redis and on a Cluster. Characters of a pattern in a name stand for
+// themselves.
 func TestElsewhere(t *testing.T) {
 	const topic = `ua*[b]\?`
 	open := func(rdb redis.UniversalClient, prefix string, topics ...string) *Bus {
@@ -38,7 +39,7 @@ func TestElsewhere(t *testing.T) {
 	database := func(n int) *redis.Client { return redis.NewClient(&redis.Options{Addr: server.Addr, DB: n}) }
 	own := database(0)
 	b := open(own, "app", topic)
-	open(database(0), "app", topic) // another node
+	open(database(0), "app", topic) // one more node
 	expect(b, own)
 	open(database(0), "no", `uaxyz[b]\?`, `ua*b\?`, "x:"+topic)
 	expect(b, own)

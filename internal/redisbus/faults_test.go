@@ -17,8 +17,8 @@ import (
 
 const patience = bustest.Patience
 
-// A rig is a Bus that publishes a stream straight to the server, and one
-// behind a proxy that receives it.
+// A rig has a Bus that publishes a stream directly to the server, and one that
+// receives it through a proxy.
 type rig struct {
 	*testing.T
 	*bustest.Stream
@@ -44,11 +44,11 @@ func (r *rig) do(args ...any) {
 	}
 }
 
-// quick proves the links ten times a second, and soon finds one dead; on a
-// machine that stands still for a second, one that lives.
+// quick tests the links ten times a second, and soon finds a dead one. If the
+// machine stands still for a second, it takes a live link for dead.
 var quick = &herald.RedisOptions{ProbeInterval: time.Second / 10, ProbeTimeout: time.Second}
 
-// calm proves them as often, for tests that no link may fail on its own.
+// calm tests the links as often, for tests in which no link may fail by itself.
 var calm = &herald.RedisOptions{ProbeInterval: time.Second / 10, ProbeTimeout: patience}
 
 func TestRedisBusFaults(t *testing.T) {
@@ -111,7 +111,7 @@ func TestRedisBusFaults(t *testing.T) {
 	}
 }
 
-// A Subscribe that is under way when the link breaks completes on the next.
+// A Subscribe during which the link breaks completes on the next link.
 func TestRedisBusSubscribeAcrossLinks(t *testing.T) {
 	r := newRig(t, quick)
 	r.proxy.Blackhole(true)
@@ -136,7 +136,8 @@ func TestRedisBusSubscribeAcrossLinks(t *testing.T) {
 	}
 }
 
-// A PUBLISH whose reply is lost is one copy, and unknown.
+// If the reply to a PUBLISH is lost, the packet arrives once, and its result is
+// unknown.
 func TestRedisBusReplyLost(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := netproxy.Start(t, server.Addr)
@@ -163,7 +164,7 @@ func TestRedisBusReplyLost(t *testing.T) {
 	}
 }
 
-// Whoever gives up while nothing was sent is told so.
+// A caller that gives up before anything was sent is told so.
 func TestRedisBusPublishGivesUp(t *testing.T) {
 	r := newRig(t, &herald.RedisOptions{ProbeInterval: -1, ProbeTimeout: 5 * time.Second})
 	r.proxy.Blackhole(true)

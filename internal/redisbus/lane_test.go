@@ -13,12 +13,13 @@ import (
 	"github.com/heraldgo/herald/internal/errs"
 )
 
-// A laneRig has a lane, the publishers of two partitions, and what is at the other end.
+// A laneRig has a lane, the publishers of two partitions, and the server's end of
+// the connection.
 type laneRig struct {
 	lane   *lane
 	pubs   []*publisher
 	server net.Conn
-	asked  []byte // of the last commit
+	asked  []byte // the bytes of the last commit
 }
 
 func newLaneRig(t *testing.T) *laneRig {
@@ -40,7 +41,7 @@ func newLaneRig(t *testing.T) *laneRig {
 	return r
 }
 
-// publication has the packets of a partition.
+// publication returns a publication of packets in a partition.
 func (r *laneRig) publication(partition int, packets ...string) *publication {
 	what := newPublication()
 	what.pub = r.pubs[partition]
@@ -50,13 +51,14 @@ func (r *laneRig) publication(partition int, packets ...string) *publication {
 	return what
 }
 
-// commit has the lane commit, and the server answer.
+// commit makes the lane commit the items and the server answer. It returns their
+// results.
 func (r *laneRig) commit(answers string, items ...*publication) []error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		b := make([]byte, 1<<16)
-		n, _ := r.server.Read(b) // all of one write
+		n, _ := r.server.Read(b) // all bytes of one write
 		r.asked = b[:n]
 		r.server.Write([]byte(answers))
 	}()
@@ -70,7 +72,7 @@ func (r *laneRig) alive(partition int) bool {
 	return l.reason() == nil
 }
 
-// Partitions share a write, and what is wrong with one of them does not concern the
+// Partitions share a write, but an error of one partition does not affect the
 // others.
 func TestLane(t *testing.T) {
 	const taken, mine, moved = ":1\r\n", "$-1\r\n", "-MOVED 1 127.0.0.1:1\r\n"
@@ -126,8 +128,8 @@ func TestLane(t *testing.T) {
 	})
 }
 
-// A partition that has left a trunk does not wait for the others' commit there, which
-// a server that hangs may never answer.
+// A partition that has left a trunk does not wait for a commit of the others there,
+// which a hanging server may never answer.
 func TestLaneLeft(t *testing.T) {
 	r := newLaneRig(t)
 	go io.Copy(io.Discard, r.server)
@@ -138,7 +140,7 @@ func TestLaneLeft(t *testing.T) {
 	}
 	left, _ := r.pubs[1].state()
 	left.leave(errors.New("the slot has moved"))
-	r.pubs[1].batch.Close(errs.Closed) // which is what it is to hear of
+	r.pubs[1].batch.Close(errs.Closed) // the error that it must get
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	if err := r.pubs[1].publish(ctx, r.publication(1, "b")); !errors.Is(err, errs.Closed) {

@@ -13,8 +13,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// A message that Redis refuses for its size is an error of its own call alone:
-// whoever publishes meanwhile notices nothing.
+// If Redis refuses a message for its size, only its own call fails. Other calls at
+// the same time succeed.
 func TestRedisBusTooLarge(t *testing.T) {
 	server := redistest.Start(t, "--proto-max-bulk-len", "1mb")
 	from, to := openRedis(t, server.Addr, 0, calm), openRedis(t, server.Addr, 0, calm)
@@ -64,14 +64,14 @@ func TestRedisBusTooLarge(t *testing.T) {
 	}
 }
 
-// When Redis is back the next call that publishes succeeds: it waits for an
-// attempt to connect rather than for the end of a pause.
+// When Redis is back, the next Publish succeeds. It waits for an attempt to
+// connect, not for the end of a pause.
 func TestRedisBusPublishesOnceRedisIsBack(t *testing.T) {
 	server := redistest.Start(t)
 	bus := openRedis(t, server.Addr, 0, &herald.RedisOptions{ProbeInterval: -1})
 	for i := range 2 {
 		server.Kill()
-		for n := 0; n < 6; { // attempts, so that the pauses between them grow
+		for n := 0; n < 6; { // n counts attempts, so that the pauses between them grow
 			if err := bus.Publish(t.Context(), herald.Packet{Topic: "topic"}); err != nil {
 				n++
 			}

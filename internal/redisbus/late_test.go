@@ -12,8 +12,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// What this machine still has to send when a link is given up does not reach
-// Redis when the network is back: it would come after later messages.
+// If a link is given up, bytes that this machine has not sent yet never reach
+// Redis, even when the network is back. They would arrive behind later messages.
 func TestRedisBusNotLate(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := netproxy.Start(t, server.Addr)
@@ -35,7 +35,7 @@ func TestRedisBusNotLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	old := proxy.Find("PUBLISH")
-	old.Mute(true) // or what comes back resets the connection, sooner or later
+	old.Mute(true) // otherwise the answers would sooner or later reset the connection
 	proxy.Stall(true)
 	if err := publish(1, 60, 1<<20/64); !errors.Is(err, herald.ErrUnknown) {
 		t.Errorf("Publish on a link that stands still: %v, want ErrUnknown", err)

@@ -12,9 +12,10 @@ import (
 	"github.com/heraldgo/herald/internal/uplink"
 )
 
-// Another Bus' notice, that it has come from another server, tells of a loss that no log
-// shows, but for what this Bus has heard there. It does so in a gap too, without ending
-// that one, and in a full inbox.
+// If another Bus says that it has come from another server, that is a loss which no
+// log shows. What this Bus has heard on that server itself is not lost. During a
+// gap, the loss is told without ending the gap. It is told even if the inbox is
+// full.
 func TestMovedIsHidden(t *testing.T) {
 	notice := func(since, until time.Duration) []byte {
 		data := binary.BigEndian.AppendUint64(nil, uint64(since))
@@ -37,7 +38,7 @@ func TestMovedIsHidden(t *testing.T) {
 		}
 		began := time.Now()
 		box.Down(Event{Kind: KindDown, Since: began})
-		in.tookMoved(notice(time.Hour, 0)) // before it has come to a server
+		in.tookMoved(notice(time.Hour, 0)) // before this Bus has come to a server
 		s.uplink.Up(new(link), func() { s.arrived = time.Now() })
 		box.Restore()
 		expect(Event{Kind: KindDown, Since: began}, Event{Kind: KindRestored})

@@ -9,8 +9,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// A restart of Redis is one gap, however long it takes to subscribe again to
-// all topics: a link is not taken for deaf that is still being set up.
+// A restart of Redis is one gap, however long it takes to subscribe to all topics
+// again. A link that is still being set up is not taken for deaf.
 func TestRedisBusManyTopicsRestart(t *testing.T) {
 	server := redistest.Start(t)
 	topics := make([]string, 18_000)
@@ -30,7 +30,7 @@ func TestRedisBusManyTopicsRestart(t *testing.T) {
 	for _, r := range all {
 		r.Await("the end of the gap", func() bool { return len(r.Gaps()) > 0 && r.Healthy() })
 	}
-	// What was published while the links were set up has a timeout to be missed.
+	// Probes that were published while the links were set up could still time out.
 	probes := 0
 	probe := server.Client().PSubscribe(t.Context(), "herald:{0}!*")
 	defer probe.Close()

@@ -47,7 +47,7 @@ func TestRedisBus(t *testing.T) {
 	})
 }
 
-// openRedis opens a RedisBus whose client is closed when the test ends.
+// openRedis opens a RedisBus. Its client is closed when the test ends.
 func openRedis(t testing.TB, addr string, db int, options *herald.RedisOptions) *herald.RedisBus {
 	t.Helper()
 	client := redis.NewClient(&redis.Options{Addr: addr, DB: db})
@@ -60,7 +60,7 @@ func openRedis(t testing.TB, addr string, db int, options *herald.RedisOptions) 
 	return bus
 }
 
-// killClients drops the connections of these types, but not its own.
+// killClients kills the connections of these types, except its own.
 func killClients(t testing.TB, addr string, types ...string) {
 	t.Helper()
 	client := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1})

@@ -25,7 +25,7 @@ func eventually(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// openSentinel opens a RedisBus that follows the master.
+// openSentinel opens a RedisBus that follows the master of set.
 func openSentinel(t testing.TB, set *redistest.Sentinels, options *herald.RedisOptions) *herald.RedisBus {
 	t.Helper()
 	bus, err := herald.NewRedisBus(set.Client(), options)
@@ -36,8 +36,8 @@ func openSentinel(t testing.TB, set *redistest.Sentinels, options *herald.RedisO
 	return bus
 }
 
-// Of the interruptions one is a failover, after which the links break when
-// the Sentinels make a replica of the old master. The others kill the links.
+// One of the interruptions is a failover. Its links break when the Sentinels make
+// the old master a replica. The others kill the links.
 func TestRedisBusOnSentinel(t *testing.T) {
 	set := redistest.StartSentinels(t)
 	failover := sync.OnceFunc(func() {
@@ -62,8 +62,8 @@ func newSentinelRig(t *testing.T, set *redistest.Sentinels, options *herald.Redi
 	return r
 }
 
-// Whatever the way in which the master changes, both links lead to the new one
-// in the end, and what was lost lies in a gap.
+// However the master changes, both links lead to the new one in the end, and all
+// losses lie in gaps.
 func TestRedisBusFailover(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]func(r *rig, set *redistest.Sentinels){
@@ -117,8 +117,8 @@ func TestRedisBusFailover(t *testing.T) {
 	}
 }
 
-// Without Sentinels the master of before may have been replaced: nothing is
-// said to be well. When they are back, and name it, that was no gap.
+// Without Sentinels the last master may have been replaced, so nothing is reported
+// as well. If they come back and still name it, there was no gap.
 func TestRedisWithoutSentinels(t *testing.T) {
 	t.Parallel()
 	set := redistest.StartSentinels(t)
@@ -155,8 +155,8 @@ func TestRedisWithoutSentinels(t *testing.T) {
 	eventually(t, "the Registry on the new master", func() bool { return add() == nil })
 }
 
-// That the one Sentinel hangs which go-redis asks does no harm: the others are
-// a majority.
+// If the Sentinel that go-redis asks hangs, that does no harm, because the other
+// two are a majority.
 func TestRedisBusSentinelHangs(t *testing.T) {
 	t.Parallel()
 	set := redistest.StartSentinels(t)
@@ -171,12 +171,12 @@ func TestRedisBusSentinelHangs(t *testing.T) {
 	s := bustest.Start(t, bus, bus, bustest.Options{})
 	heard := set.Master().Client().Subscribe(t.Context(), "__sentinel__:hello")
 	defer heard.Close()
-	for range 6 { // all three, most likely
+	for range 6 { // most likely from all three Sentinels
 		<-heard.Channel()
 	}
 	set.Sentinels[0].Pause()
 	defer set.Sentinels[0].Continue()
-	for range 10 { // of the other two, in ten seconds
+	for range 10 { // from the other two, in ten seconds
 		<-heard.Channel()
 	}
 	if r := s.Check(); r.Failed+len(r.Gaps) > 0 {
@@ -187,7 +187,7 @@ func TestRedisBusSentinelHangs(t *testing.T) {
 	}
 }
 
-// Who may not listen to the Sentinels is told at once.
+// A user that may not subscribe to the Sentinels' messages is told so by New.
 func TestNewRedisBusOnSentinelACL(t *testing.T) {
 	set := redistest.StartSentinels(t)
 	open := func(rules ...any) error {
@@ -213,8 +213,8 @@ func TestNewRedisBusOnSentinelACL(t *testing.T) {
 	}
 }
 
-// listed opens a Registry on which a node has a lease and an entry. add adds
-// another entry.
+// listed opens a Registry with a lease of a node and an entry. add adds one more
+// entry.
 func listed(t *testing.T, client *redis.Client, options *herald.RedisOptions) (registry *herald.RedisRegistry, add func() error) {
 	t.Helper()
 	registry, err := herald.NewRedisRegistry(client, options)

@@ -11,9 +11,9 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// A node that is left with the old master and one of three Sentinels says that
-// it is not well, and what others lose of it, and it of others, lies in gaps
-// or was answered with an error. The phase is another in each run (-count).
+// A node that is left with the old master and one of three Sentinels is unhealthy.
+// All losses between it and the others lie in gaps or were answered with an error.
+// Each run (-count) splits the network at another time.
 func TestRedisBusMinority(t *testing.T) {
 	t.Parallel()
 	set := redistest.StartSplitSentinels(t)

@@ -16,7 +16,7 @@ import (
 
 // A fakeStore answers commands as a test wants.
 type fakeStore struct {
-	*redis.Client // which dials nobody
+	*redis.Client // never connected
 	answer        func(redis.Cmder)
 }
 
@@ -38,7 +38,7 @@ func answeringRegistry(t *testing.T, shards int, answer func(redis.Cmder)) *Regi
 	return &Registry{store: fakeStore{client, answer}, shards: newShards("herald", redisconn.Tags[:shards]...), seen: newSightings(shards), latest: make([]latest, shards), steps: clockSteps{shards: make([]clockOffset, shards)}}
 }
 
-// everyMethod calls all methods of a Registry.
+// everyMethod calls every method of a Registry, and returns the errors.
 func everyMethod(r *Registry) map[string]error {
 	ctx := context.Background()
 	failed := make(map[string]error)
@@ -61,8 +61,8 @@ func everyMethod(r *Registry) map[string]error {
 	return failed
 }
 
-// What is no answer of Redis' to the question is an error: no answer at all,
-// nothing if there must be something, something of another kind.
+// If Redis gives no proper answer, a call fails. That may be no answer, nothing if
+// there must be something, or an answer of another kind.
 func TestRedisRegistryAnswers(t *testing.T) {
 	well := func(cmd redis.Cmder) {
 		cmd.SetErr(nil)
@@ -94,7 +94,7 @@ func TestRedisRegistryAnswers(t *testing.T) {
 		name   string
 		answer func(redis.Cmder)
 		well   string // the methods without an error
-		lost   string // those that say ErrLeaseLost
+		lost   string // the methods that return ErrLeaseLost
 	}{
 		{"well", well, "Add Remove Sessions Online Watch Check KeepAlive KeepAlive of a new lease Release Nodes Sweep Offline Entries probe", ""},
 		{"no answer", func(redis.Cmder) {}, "", ""},

@@ -11,7 +11,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// A master that dies for good, and comes back empty.
+// A master dies, stays dead for a while, and comes back empty.
 func TestRedisRegistryOnClusterComesBackEmpty(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0, "--cluster-require-full-coverage", "no")
 	r := clusterRegistry(t, cluster, "")
@@ -73,7 +73,7 @@ func TestRedisRegistryOnClusterComesBackEmpty(t *testing.T) {
 	}
 }
 
-// A replica takes over: calls fail meanwhile, and then go on.
+// A replica takes over. Calls fail meanwhile, and then succeed again.
 func TestRedisRegistryOnClusterFailover(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 3)
 	r := clusterRegistry(t, cluster, "")
@@ -109,7 +109,7 @@ func TestRedisRegistryOnClusterFailover(t *testing.T) {
 	}
 	mustAdd(t, r, lease, entries...)
 
-	// The old one is a replica now: what still leads there leads on.
+	// The old master is a replica now. Connections to it are redirected.
 	cluster.AwaitFailover(slot, old)
 	old.Restart()
 	cluster.AwaitOK()
@@ -119,8 +119,8 @@ func TestRedisRegistryOnClusterFailover(t *testing.T) {
 	}
 }
 
-// A master that hangs: calls end with their context, what the others do is
-// done, and Close ends the rest.
+// A master hangs. Calls end with their context, calls of other masters succeed, and
+// Close ends the rest.
 func TestRedisRegistryOnClusterHangs(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0, "--cluster-require-full-coverage", "no")
 	r := clusterRegistry(t, cluster, "")

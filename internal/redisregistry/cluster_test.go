@@ -29,10 +29,11 @@ func flush(t testing.TB, c *redistest.Cluster) {
 
 func clusterRegistry(t testing.TB, c *redistest.Cluster, prefix string) *herald.RedisRegistry {
 	t.Helper()
-	// What waits for a move waits for no longer than the context or this.
+	// Calls that wait for a move end with their context, or at the latest after
+	// ReadTimeout.
 	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: c.Addrs(), ReadTimeout: patience})
 	t.Cleanup(func() { rdb.Close() })
-	// On a busy machine the nodes of a Cluster that is whole may call each other
+	// On a busy machine, the nodes of a healthy Cluster may take each other for
 	// dead for a moment.
 	var r *herald.RedisRegistry
 	eventually(t, "a Registry on the Cluster", func() bool {
@@ -46,7 +47,7 @@ func clusterRegistry(t testing.TB, c *redistest.Cluster, prefix string) *herald.
 	return r
 }
 
-// The tests of one Cluster, which keeps its masters: the first three nodes.
+// These tests share one Cluster, which keeps its masters: the first three nodes.
 func TestRedisRegistryOnCluster(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 3)
 	for _, test := range []struct {
@@ -95,7 +96,7 @@ func clusterKeys(t testing.TB, c *redistest.Cluster, masters int) []string {
 		all = append(all, keysOf(t, n)...)
 	}
 	slices.Sort(all)
-	return slices.DeleteFunc(all, func(key string) bool { return strings.HasSuffix(key, ":clock") }) // one a shard, for ever
+	return slices.DeleteFunc(all, func(key string) bool { return strings.HasSuffix(key, ":clock") }) // each shard has one, for ever
 }
 
 func testClusterSpreads(t *testing.T, cluster *redistest.Cluster) {
@@ -128,7 +129,7 @@ func testClusterSpreads(t *testing.T, cluster *redistest.Cluster) {
 		t.Errorf("keys lie in the shards %v, want 16", shards)
 	}
 
-	// All can be removed, swept and released.
+	// All entries can be removed, swept and released.
 	must = []string{"herald:{0}:generation", "herald:{0}:shards"}
 	if err := r.Remove(t.Context(), lease, entries[:1000]...); err != nil {
 		t.Fatal(err)
@@ -163,7 +164,7 @@ func testClusterSpreads(t *testing.T, cluster *redistest.Cluster) {
 		t.Errorf("the release leaves %q, want %q", keys, must)
 	}
 
-	// A node whose client is of one server would be alone.
+	// A node whose client is for a single server would be alone.
 	single := cluster.MasterOf(cluster.Slot("{0}")).Admin()
 	if _, err := herald.NewRedisRegistry(single, nil); !errors.Is(err, herald.ErrInvalid) || !strings.Contains(err.Error(), "16 shards") {
 		t.Errorf("a client of one master: %v, want ErrInvalid that tells of 16 shards", err)
@@ -190,7 +191,7 @@ func testClusterDenied(t *testing.T, cluster *redistest.Cluster) {
 		t.Fatal(err)
 	}
 	r.Close()
-	// On one master alone.
+	// The rules concern only one master.
 	rules(cluster.Nodes[1], "-hlen")
 	if _, err := open(); err == nil || !strings.Contains(err.Error(), "HLEN") {
 		t.Errorf("error is %v, want one that names HLEN", err)
@@ -232,8 +233,8 @@ func wantNode(t testing.TB, r herald.Registry, lease herald.Lease, alive bool) h
 	return herald.Node{}
 }
 
-// A lease that some shards have forgotten, as after a failover that lost what
-// was written last.
+// Some shards have forgotten a lease, as after a failover that lost the last
+// writes.
 func testClusterForgets(t *testing.T, cluster *redistest.Cluster) {
 	r := clusterRegistry(t, cluster, "")
 	entries := someEntries("n", 300)
@@ -296,7 +297,7 @@ func testClusterForgets(t *testing.T, cluster *redistest.Cluster) {
 	})
 }
 
-// A sweep that somebody began, and that got to one shard only.
+// Somebody has begun a sweep that reached only one shard.
 func testClusterFinishesASweep(t *testing.T, cluster *redistest.Cluster) {
 	r := clusterRegistry(t, cluster, "")
 	for _, tag := range []string{"0", "49"} {

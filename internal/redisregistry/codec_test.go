@@ -10,8 +10,8 @@ import (
 	"github.com/heraldgo/herald/internal/places"
 )
 
-// FuzzValue: what Redis holds is not trusted, and what herald writes there
-// comes back as it was.
+// FuzzValue checks that any value in Redis can be decoded or is refused, and that a
+// value which herald has written is read back unchanged.
 func FuzzValue(f *testing.F) {
 	f.Add("1 1 2 1 1:n1:u0:0:0:0:", "n.1", "42", "phone", "ios", int64(7))
 	f.Add("1 1 2 1 99999999999:n", "n.1", "a\x00b\n", "", "\xff", int64(-7))
@@ -43,7 +43,8 @@ func FuzzValue(f *testing.F) {
 	})
 }
 
-// What a node does for the entries of a hundred new connections before Redis is asked.
+// BenchmarkPlanAdd measures what a node does for the entries of a hundred new
+// connections before it asks Redis.
 func BenchmarkPlanAdd(b *testing.B) {
 	r := &Registry{shards: newShards("herald", "0")}
 	lease := Lease{"myhost-abcdefghijkl", 17}

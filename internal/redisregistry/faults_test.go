@@ -26,7 +26,7 @@ func TestRedisRegistryScriptFlush(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(5 * time.Millisecond): // often enough to hit a batch, and no more
+			case <-time.After(5 * time.Millisecond): // often enough to hit a batch, but no more often
 				rdb.ScriptFlush(context.Background())
 			}
 		}
@@ -90,7 +90,7 @@ func nodeOfLease(l herald.Lease) herald.Node {
 	return herald.Node{ID: l.Node, Generation: l.Generation}
 }
 
-// A server that hangs: calls end with their context, and Close ends the rest.
+// A server hangs. Calls end with their context, and Close ends the rest.
 func TestRedisRegistryHangs(t *testing.T) {
 	server := redistest.Start(t)
 	r := redisRegistry(t, server.Client())
@@ -122,8 +122,8 @@ func TestRedisRegistryHangs(t *testing.T) {
 	}
 }
 
-// A server that is made a replica: an error that says so, and no connection
-// that would go on reading from it.
+// A server is made a replica. Calls return an error that says so, and no connection
+// goes on reading from it.
 func TestRedisRegistryDemoted(t *testing.T) {
 	server := redistest.Start(t)
 	admin := server.Client()
@@ -159,7 +159,7 @@ func TestRedisRegistryDemoted(t *testing.T) {
 		t.Errorf("new on a replica: %v, want ErrRegistryDown", err)
 	}
 	deadline := time.Now().Add(20 * time.Second)
-	// The server learns of a closed connection in its own time.
+	// It takes the server a while to notice that a connection is closed.
 	for slices.ContainsFunc(connections(), func(id string) bool { return slices.Contains(before, id) }) {
 		if time.Now().After(deadline) {
 			t.Fatal("the old connections are still there")

@@ -16,7 +16,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// clusterShards are the hash tags of the Registry's shards.
+// clusterShards has the hash tags of the Registry's shards.
 var clusterShards = []string{"0", "66", "48", "18", "3", "65", "140", "19", "2", "64", "141", "106", "1", "67", "49", "107"}
 
 // nextMaster returns another of the three masters.
@@ -30,7 +30,7 @@ func move(c *redistest.Cluster, tag string) {
 	c.Migrate(slot, nextMaster(c, c.MasterOf(slot)))
 }
 
-// walk returns the places of the lease's entries, as id and topic.
+// walk returns the id and topic of each place that the lease's entries have.
 func walk(t testing.TB, r herald.Registry, lease herald.Lease, eachPage func()) map[[2]string]bool {
 	t.Helper()
 	found := make(map[[2]string]bool)
@@ -63,8 +63,8 @@ func placesOf(entries []herald.Entry) map[[2]string]bool {
 	return all
 }
 
-// While shards are moved with all that lies in them, leases hold, what is there
-// is read, and what is added and removed is added and removed.
+// While shards move with all their keys, leases are kept, and entries are read,
+// added and removed as usual.
 func testClusterMoves(t *testing.T, cluster *redistest.Cluster) {
 	r := clusterRegistry(t, cluster, "")
 	lease := takeLease(t, r, "n", time.Hour)
@@ -183,7 +183,7 @@ func testClusterMoves(t *testing.T, cluster *redistest.Cluster) {
 	}
 }
 
-// A walk whose shards move on the way leaves nothing out.
+// A walk during which shards move leaves nothing out.
 func testClusterMovesInAWalk(t *testing.T, cluster *redistest.Cluster) {
 	r := clusterRegistry(t, cluster, "")
 	lease := takeLease(t, r, "n", time.Hour)
@@ -201,8 +201,8 @@ func testClusterMovesInAWalk(t *testing.T, cluster *redistest.Cluster) {
 	t.Logf("%d pages", pages)
 }
 
-// A move that gets stuck half way: the shard is read, and its leases hold; what
-// would add to it waits.
+// If a move gets stuck halfway, the shard can still be read and its leases are
+// kept. Additions to it wait.
 func testClusterStuckMove(t *testing.T, cluster *redistest.Cluster) {
 	r := clusterRegistry(t, cluster, "")
 	lease := takeLease(t, r, "n", time.Hour)
@@ -217,7 +217,7 @@ func testClusterStuckMove(t *testing.T, cluster *redistest.Cluster) {
 			t.Fatal(err)
 		}
 	}
-	// Two users alone in the shard.
+	// These two users are alone in the shard.
 	var lonely []herald.Entry
 	for i := 0; len(lonely) < 2; i++ {
 		e := herald.Entry{Session: herald.Session{ID: fmt.Sprint("n.lonely", i), User: fmt.Sprint("lonely", i)}, UserTopic: fmt.Sprint("lonely", i)}
@@ -232,7 +232,7 @@ func testClusterStuckMove(t *testing.T, cluster *redistest.Cluster) {
 		t.Fatal(err)
 	}
 	cluster.BeginMigration(slot, to)
-	// What finds all its keys goes on, even if it removes one.
+	// A call that finds all its keys succeeds, even if it removes one of them.
 	if err := r.Remove(t.Context(), lease, lonely[1]); err != nil {
 		t.Errorf("remove: %v", err)
 	}

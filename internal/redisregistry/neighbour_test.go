@@ -14,7 +14,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// plantings put a value of each type under a key.
+// plantings has, for each type, a function that stores a value of it under a key.
 var plantings = map[string]func(ctx context.Context, rdb *redis.Client, key string) error{
 	"string": func(ctx context.Context, rdb *redis.Client, key string) error {
 		return rdb.Set(ctx, key, "x", 0).Err()
@@ -36,8 +36,8 @@ var plantings = map[string]func(ctx context.Context, rdb *redis.Client, key stri
 	},
 }
 
-// A key of any kind that has the wrong type stops no method of the Registry. The
-// lease may be lost with it.
+// If a key has the wrong type, no method of the Registry stops working. The lease
+// may be lost with the key.
 func TestRedisRegistryWrongTypes(t *testing.T) {
 	server := redistest.Start(t)
 	rdb := server.Client()
@@ -121,7 +121,7 @@ func wrongType(t *testing.T, rdb *redis.Client, method, kind string, plant func(
 	if err != nil && !errors.Is(err, herald.ErrLeaseLost) {
 		t.Errorf("%s: %v", method, err)
 	}
-	// A lease that is taken then holds all that is added under it.
+	// A lease that is taken afterwards holds all entries that are added under it.
 	lease = takeLease(t, r, "n", time.Hour)
 	mustAdd(t, r, lease, entries...)
 	if missing, err := r.Check(ctx, lease, entries...); err != nil || len(missing) > 0 {
@@ -135,7 +135,7 @@ func wrongType(t *testing.T, rdb *redis.Client, method, kind string, plant func(
 	}
 }
 
-// oddNumbers are what a neighbour may put where a number should be.
+// oddNumbers lists what somebody else may store in the place of a number.
 var oddNumbers = []string{
 	"", "abc", "nan", "inf", "-inf", "0x10", "1e400", "1e15", "-1", "0", "1.5", " 7 ",
 	"9007199254740991", "9007199254740992", "9223372036854775807", "-9223372036854775808",
@@ -154,8 +154,8 @@ func serverTime(t *testing.T, rdb *redis.Client) time.Time {
 	return now
 }
 
-// addSane adds an entry, which must go well, and be answered with a Since that
-// is not of the future, nor after the time that Nodes answers.
+// addSane adds an entry. That must succeed, and Since must be neither in the future
+// nor after the time that Nodes returns.
 func addSane(t *testing.T, r herald.Registry, rdb *redis.Client, lease herald.Lease, e herald.Entry) herald.Added {
 	t.Helper()
 	added, err := r.Add(t.Context(), lease, e)
@@ -172,8 +172,8 @@ func addSane(t *testing.T, r herald.Registry, rdb *redis.Client, lease herald.Le
 	return added[0]
 }
 
-// Whatever stands where the clock or a Since should be, a session that comes
-// then has a Since that is not of the future.
+// Whatever stands in the place of the clock or of a Since, a session that is then
+// added has a Since that is not in the future.
 func TestRedisRegistryOddSince(t *testing.T) {
 	server := redistest.Start(t)
 	rdb := server.Client()
@@ -195,7 +195,8 @@ func TestRedisRegistryOddSince(t *testing.T) {
 					addSane(t, r, rdb, lease, someEntries("n", 1)[0])
 				}
 			}
-			// Nor does it fail those that come with it, or Admit's question.
+			// It also fails neither the entries that are added with it, nor the
+			// question for Admit.
 			rdb.Del(t.Context(), hash)
 			rdb.HSet(t.Context(), hash, "n.0", fmt.Sprintf("1 %d %s 0 1:n1:00:0:0:0:", lease.Generation, odd))
 			entries := someEntries("n", 3)
@@ -210,7 +211,7 @@ func TestRedisRegistryOddSince(t *testing.T) {
 	}
 }
 
-// Whatever stands where the last generation should be, a node gets one that it
+// Whatever stands in the place of the last generation, a node gets one that it has
 // never had.
 func TestRedisRegistryOddGeneration(t *testing.T) {
 	server := redistest.Start(t)
@@ -238,8 +239,8 @@ func TestRedisRegistryOddGeneration(t *testing.T) {
 	}
 }
 
-// A record of a lease with odd numbers stops nobody: nobody is believed to live
-// by it for longer than the longest lease, and all others are listed.
+// A lease's record with odd numbers stops no node. Nobody is taken to live because
+// of it for longer than the longest lease, and all other nodes are listed.
 func TestRedisRegistryOddLease(t *testing.T) {
 	server := redistest.Start(t)
 	rdb := server.Client()
@@ -250,7 +251,7 @@ func TestRedisRegistryOddLease(t *testing.T) {
 			t.Run(name+"/"+short(odd), func(t *testing.T) {
 				record := []string{"1", "7", fmt.Sprint(serverTime(t, rdb).Add(-25 * time.Hour).UnixMicro()), "1000000", "3", "1"}
 				record[field] = odd
-				id := "odd" + name + short(odd) // of which nothing was seen before
+				id := "odd" + name + short(odd) // an id that was never seen before
 				rdb.HSet(t.Context(), "herald:{0}:nodes", id, strings.Join(record, " "))
 				defer rdb.HDel(t.Context(), "herald:{0}:nodes", id)
 				nodes, _, err := r.Nodes(t.Context())
@@ -268,8 +269,8 @@ func TestRedisRegistryOddLease(t *testing.T) {
 	}
 }
 
-// A list of nodes that somebody stuffs does not grow with every question: it is
-// taken away, and the real nodes take a new lease.
+// If somebody stuffs the list of nodes, it does not make every question slower: it
+// is removed, and the real nodes take new leases.
 func TestRedisRegistryStuffed(t *testing.T) {
 	server := redistest.Start(t)
 	rdb := server.Client()
@@ -302,8 +303,8 @@ func TestRedisRegistryStuffed(t *testing.T) {
 	}
 }
 
-// What no node can have written where the number of shards or partitions should
-// be keeps no node from starting.
+// If the number of shards or partitions is a value that no node can have written, a
+// node starts all the same.
 func TestRedisNumberOfSomebodyElse(t *testing.T) {
 	rdb := redistest.Start(t).Client()
 	cluster := redistest.StartCluster(t, 3, 0).Client()
@@ -344,8 +345,8 @@ func TestRedisNumberOfSomebodyElse(t *testing.T) {
 	}
 }
 
-// Records and values of another version of herald are no strays: a rolling deploy
-// is nobody who writes under the prefix.
+// Records and values of another version of herald are not strays: in a rolling
+// deploy, nodes write them too.
 func TestRedisRegistryOtherVersion(t *testing.T) {
 	server := redistest.Start(t)
 	rdb := server.Client()

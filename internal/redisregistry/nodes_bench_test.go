@@ -12,7 +12,8 @@ import (
 	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
-// The list of so many nodes, which each asks for every third of a lease.
+// BenchmarkNodes measures the list of nodes, which each node asks for every third
+// of a lease.
 func BenchmarkNodes(b *testing.B) {
 	server := redistest.Start(b)
 	for _, n := range []int{10, 100, 1000} {

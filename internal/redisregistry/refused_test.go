@@ -22,11 +22,11 @@ import (
 	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
-// A refusing is a Redis of some kind that can be made to refuse the user app,
-// or everyone.
+// A refusing is a Redis of some kind that can be made to refuse the user app, or
+// everyone.
 type refusing struct {
 	name   string
-	admins []*redis.Client // of each server that shall refuse
+	admins []*redis.Client // of each server that is to refuse
 	users  []*redis.Client // of each server that has the user app
 	dialer *faultyDialer
 	client func(*faultyDialer) redis.UniversalClient // for the user app
@@ -69,8 +69,8 @@ func refusingSentinel(t *testing.T) []*refusing {
 	}}}
 }
 
-// refusingCluster returns a Cluster whose nodes all refuse, and the same if
-// only one does.
+// refusingCluster returns a Cluster in which all nodes refuse, and the same one in
+// which only one does.
 func refusingCluster(t *testing.T) []*refusing {
 	cluster := redistest.StartCluster(t, 3, 0)
 	all := &refusing{name: "Cluster", client: func(d *faultyDialer) redis.UniversalClient {
@@ -89,7 +89,7 @@ type faultyDialer struct {
 	stranger string // one of a server whose certificate nobody trusts
 
 	mu    sync.Mutex
-	only  map[string]bool // addresses that faults concern
+	only  map[string]bool // the addresses that are affected
 	fault dialFault
 }
 
@@ -126,13 +126,13 @@ func (d *faultyDialer) dial(ctx context.Context, network, addr string) (net.Conn
 	return &cutConn{TCPConn: conn.(*net.TCPConn), dialer: d}, nil
 }
 
-// A cutConn breaks in the middle of the first reply to a command of herald's.
+// A cutConn breaks in the middle of the first reply to a command of herald.
 type cutConn struct {
 	*net.TCPConn
 	dialer *faultyDialer
 
 	mu   sync.Mutex
-	left int // bytes that are let through, if above 0
+	left int // the bytes that still pass, if above 0
 }
 
 func (c *cutConn) Write(b []byte) (int, error) {
@@ -166,15 +166,15 @@ func (c *cutConn) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// A refusal is a way in which Redis refuses.
+// A refusal is a way in which Redis refuses commands.
 type refusal struct {
 	name       string
 	begin, end func(t *testing.T, s *refusing)
-	registry   []string // the methods that are refused; nil: all
+	registry   []string // the methods that are refused; nil means all
 	bus        []string
-	words      []string // one of which each error has
-	either     []string // the methods that may have been carried out all the same
-	denied     bool     // New is denied what it needs, and does not call it down
+	words      []string // each error has one of these
+	either     []string // the methods that may succeed all the same
+	denied     bool     // New returns an error that does not mean that Redis is down
 }
 
 var (
@@ -185,7 +185,7 @@ var (
 	none            = []string{}
 )
 
-// commands returns what sends commands to each server that shall refuse.
+// commands returns a function that sends commands to each server that is to refuse.
 func commands(lines ...string) func(*testing.T, *refusing) {
 	return func(t *testing.T, s *refusing) {
 		t.Helper()
@@ -221,17 +221,17 @@ var refusals = []refusal{
 		begin: commands("ACL SETUSER app nocommands"), end: commands(appRules)},
 	{name: "NOPERM of EVALSHA", words: []string{"NOPERM"}, denied: true, registry: registryScripts, bus: none,
 		begin: commands("ACL SETUSER app -evalsha -eval"), end: commands(appRules)},
-	{name: "NOPERM of PUBLISH and SUBSCRIBE", words: []string{"NOPERM"}, denied: true, registry: none, either: []string{"NewRedisRegistry"}, // which listens to Sentinels
+	{name: "NOPERM of PUBLISH and SUBSCRIBE", words: []string{"NOPERM"}, denied: true, registry: none, either: []string{"NewRedisRegistry"}, // which subscribes on Sentinels
 		begin: commands("ACL SETUSER app -publish -spublish -subscribe -ssubscribe -unsubscribe -sunsubscribe"), end: commands(appRules)},
 	{name: "BUSY", words: []string{"BUSY"}, begin: beginBusy, end: endBusy},
-	// A script that has begun with what frees memory is carried out.
+	// A script runs on if its first write is a command that frees memory.
 	{name: "OOM", words: []string{"OOM"}, registry: registryWrites, either: []string{"Add", "Remove", "Check", "Release", "Sweep", "NewRedisBus"}, bus: none,
 		begin: commands("CONFIG SET maxmemory 1"), end: commands("CONFIG SET maxmemory 0")},
 	{name: "NOREPLICAS", words: []string{"NOREPLICAS"}, registry: registryWrites, either: []string{"Check", "NewRedisBus"}, bus: none,
 		begin: commands("CONFIG SET min-replicas-to-write 9"), end: commands("CONFIG SET min-replicas-to-write 0")},
 }
 
-// beginBusy has each server run a script that does not end.
+// beginBusy makes each server run a script that does not end.
 func beginBusy(t *testing.T, s *refusing) {
 	for _, admin := range s.admins {
 		looping := redis.NewClient(&redis.Options{Addr: admin.Options().Addr, ReadTimeout: -1, MaxRetries: -1})
@@ -252,9 +252,9 @@ func endBusy(t *testing.T, s *refusing) {
 	}
 }
 
-// No refusal is an answer: each method, of a Registry and of a Bus, returns an
-// error that says whose fault it is, in the words of Redis. With -v it prints
-// a table of them.
+// A refusal must not look like an answer: each method of a Registry and a Bus
+// returns an error that says whose fault it is, in the words of Redis. With -v the
+// test prints a table of the errors.
 func TestRefusals(t *testing.T) {
 	stranger := httptest.NewUnstartedServer(nil)
 	stranger.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
@@ -277,7 +277,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// try runs every method while s refuses.
+// try calls every method while s refuses.
 func (f *refusal) try(t *testing.T, s *refusing) {
 	client := s.open(t)
 	registry := redisRegistry(t, client)
@@ -309,7 +309,7 @@ func (f *refusal) try(t *testing.T, s *refusing) {
 	}()
 }
 
-// check calls methods, and wants an error of those that are refused.
+// check calls methods, and wants an error from those that are refused.
 func (f *refusal) check(t *testing.T, s *refusing, down error, methods, refused []string, calls map[string]func(context.Context) error) {
 	t.Helper()
 	for _, method := range methods {
@@ -332,9 +332,9 @@ func (f *refusal) check(t *testing.T, s *refusing, down error, methods, refused 
 	}
 }
 
-// refusedBy calls a method until the error is in Redis' words. A connection
-// that has just been cut may have other words first; nil it is never.
-// A call that its context ends while it is repeated gets more time.
+// refusedBy calls a method until its error has Redis' words. At first the error may
+// be another, because a connection has just been cut, but never nil. If the context
+// ends a call while it is retried, the next call gets more time.
 func (f *refusal) refusedBy(t *testing.T, method string, down error, call func(context.Context) error) error {
 	t.Helper()
 	var err error
@@ -358,7 +358,7 @@ func (f *refusal) refusedBy(t *testing.T, method string, down error, call func(c
 	return nil
 }
 
-// refusedCalls returns calls of all methods that do something in every shard.
+// refusedCalls returns calls of all methods. Each does something in every shard.
 func refusedCalls(t *testing.T, r *herald.RedisRegistry, bus *herald.RedisBus, node string) map[string]func(context.Context) error {
 	t.Helper()
 	var topics []string
@@ -391,7 +391,7 @@ func refusedCalls(t *testing.T, r *herald.RedisRegistry, bus *herald.RedisBus, n
 		"Nodes":   func(ctx context.Context) error { _, _, err := r.Nodes(ctx); return err },
 		"Sweep":   func(ctx context.Context) error { return r.Sweep(ctx, dead) },
 		"Offline": func(ctx context.Context) error {
-			for { // users whom a shard handed over go before another's error
+			for { // users of some shards are returned before the error of another
 				users, err := r.Offline(ctx, 0)
 				if len(users) == 0 {
 					return err
@@ -405,8 +405,8 @@ func refusedCalls(t *testing.T, r *herald.RedisRegistry, bus *herald.RedisBus, n
 	}
 }
 
-// That Redis takes no more connections is told to clients without a password,
-// too, whom no answer of its stops from going on.
+// Clients without a password are told too if Redis accepts no more connections,
+// although no answer to a login would stop them.
 func TestRedisTakesNoMoreConnections(t *testing.T) {
 	server := redistest.Start(t)
 	admin := server.Client()

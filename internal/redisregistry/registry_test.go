@@ -111,7 +111,7 @@ func TestRedisRegistryDenied(t *testing.T) {
 	admin := server.Client()
 	for _, test := range []struct {
 		rules string
-		want  string // "" for none
+		want  string // "" means no error
 	}{
 		{"~herald:{0}* +@all", ""},
 		{"~herald:{0}* +@hash +@set +@sortedset +@string +@scripting +@keyspace +time", ""},
@@ -237,7 +237,7 @@ func sorted(keys ...string) []string {
 	return keys
 }
 
-// Whoever else writes into herald's keys stops nobody.
+// Values of somebody else in herald's keys stop no method.
 func TestRedisRegistryGarbage(t *testing.T) {
 	server := redistest.Start(t)
 	rdb := server.Client()
@@ -251,7 +251,7 @@ func TestRedisRegistryGarbage(t *testing.T) {
 		rdb.HSet(t.Context(), "herald:{0}:t:u0", field, garbage)
 		rdb.HSet(t.Context(), "herald:{0}:t:gall", field, garbage)
 		rdb.SAdd(t.Context(), index, garbage, "u"+garbage)
-		if garbage != "1 9 9 9 9 9" { // which is a lease
+		if garbage != "1 9 9 9 9 9" { // that one is a lease
 			rdb.HSet(t.Context(), "herald:{0}:nodes", field, garbage)
 			rdb.HSet(t.Context(), "herald:{0}:dying", field, garbage)
 		}

@@ -12,7 +12,7 @@ import (
 
 const patience = bustest.Patience
 
-// quick proves the links ten times a second.
+// quick tests the links once a second.
 var quick = &herald.RedisOptions{ProbeInterval: time.Second, ProbeTimeout: time.Second}
 
 func eventually(t testing.TB, what string, done func() bool) {

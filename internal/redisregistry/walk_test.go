@@ -6,7 +6,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A cursor that never ends does not keep Entries for ever.
+// Entries ends even if a cursor never does.
 func TestEntriesOfAnEndlessCursor(t *testing.T) {
 	scans := 0
 	r := answeringRegistry(t, 1, func(cmd redis.Cmder) {

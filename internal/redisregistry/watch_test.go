@@ -13,7 +13,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// The changes of a call that has returned early are told when it is done.
+// If a call has returned early, its changes are published when it is done.
 func TestLateChanges(t *testing.T) {
 	server := redistest.Start(t)
 	other := redisRegistry(t, server.Client())
@@ -21,7 +21,7 @@ func TestLateChanges(t *testing.T) {
 	if _, err := other.Watch(t.Context(), lease, time.Hour, "gall"); err != nil {
 		t.Fatal(err)
 	}
-	mustAdd(t, other, lease, someEntries("n", 1)...) // and the scripts are there
+	mustAdd(t, other, lease, someEntries("n", 1)...) // so that the scripts are loaded, too
 	if err := other.Remove(t.Context(), lease, someEntries("n", 1)...); err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,8 @@ func TestLateChanges(t *testing.T) {
 	}
 }
 
-// A mark that somebody has spoilt is made anew, above the numbers that were given.
+// If somebody has spoilt a mark, it is made anew, with a number above those given
+// so far.
 func TestSpoiltMark(t *testing.T) {
 	server := redistest.Start(t)
 	rdb := server.Client()
@@ -73,7 +74,7 @@ func TestSpoiltMark(t *testing.T) {
 	entries := someEntries("n", 1)
 	var last int64
 	for _, value := range []string{"", "x", "-1", "1e9", "99999999999999999999", "9007199254740991"} {
-		for _, again := range []bool{false, true} { // Watch sees it first, or a change does
+		for _, again := range []bool{false, true} { // either Watch or a change sees it first
 			if _, err := r.Watch(t.Context(), lease, time.Hour, "gall"); err != nil {
 				t.Fatal(err)
 			}

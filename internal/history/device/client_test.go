@@ -27,13 +27,14 @@ func mark(partition int, p history.Point, verdict device.Verdict) device.Frame {
 	return device.Frame{Kind: device.Mark, Partition: partition, At: p, Verdict: verdict}
 }
 
-// A taken is what a Client says to a frame.
+// A taken is what a Client returns for a frame.
 type taken struct {
 	frame            device.Frame
 	message, missing bool
 }
 
-// A Client says what is a message, and whether something may be missing.
+// A Client tells messages from other frames, and tells whether something may be
+// missing.
 func TestClient(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -157,8 +158,8 @@ func TestClient(t *testing.T) {
 	}
 }
 
-// A plain connection is a gap for all but a new client, and ends positions but not
-// the memory of epochs.
+// A plain connection is a gap for all clients but new ones. It ends positions, but
+// not the memory of epochs.
 func TestClientPlain(t *testing.T) {
 	c := new(device.Client)
 	if c.Plain() {
@@ -180,7 +181,7 @@ func TestClientPlain(t *testing.T) {
 	}
 }
 
-// A Client remembers 1,000 ids and four epochs, and no more.
+// A Client remembers 1,000 ids and four epochs, no more.
 func TestClientForgets(t *testing.T) {
 	c := new(device.Client)
 	c.Receive(welcome("c.1", false, at(1, 5)))
@@ -205,7 +206,8 @@ func TestClientForgets(t *testing.T) {
 	}
 }
 
-// What Resume returns is the caller's, and what NewClient takes stays so.
+// The caller may change what Resume returns, and NewClient does not change its
+// arguments.
 func TestClientCopies(t *testing.T) {
 	given := []string{"a", "b"}
 	c := device.NewClient(history.Positions{}, given)
@@ -217,8 +219,9 @@ func TestClientCopies(t *testing.T) {
 	}
 }
 
-// One partition is late, and what was sent to topics of both goes on in the other: a
-// client has each message once, whether its connection lasts or it goes to another node.
+// One partition is late, while messages to topics of both go on in the other. A
+// client gets each message once, whether its connection lasts or it moves to
+// another node.
 func TestLatePartition(t *testing.T) {
 	const sent = 1000
 	for _, test := range []struct {

@@ -9,14 +9,14 @@ import (
 	"github.com/heraldgo/herald/internal/history/device"
 )
 
-// A host is a connection that holds topics. The body of a packet is its id, if it
-// has copies.
+// A host is a connection that holds topics. The body of a packet is the id of its
+// message, or empty if it has no copies.
 type host struct {
 	holds  []string
-	except map[string][]string // of bodies
+	except map[string][]string // by body
 	recent []history.Packet
-	behind func(at history.Point) []history.Packet // in place of recent, if it is not nil
-	known  bool                                    // that is all there is
+	behind func(at history.Point) []history.Packet // replaces recent if it is not nil
+	known  bool                                    // these are all recent packets
 }
 
 func (h *host) Holds(topic string) bool { return slices.Contains(h.holds, topic) }
@@ -34,14 +34,14 @@ var limits = device.Limits{Survey: 100, Page: 2, Live: 2}
 
 func newHost() *host { return &host{holds: []string{"a"}, known: true} }
 
-// fresh returns a Device of a new client, which is live at 1.5.
+// fresh returns the Device of a new client, live at 1.5.
 func fresh(h *host) *device.Device {
 	d, _ := device.Begin(limits, h, "me", history.Positions{}, nil, history.Positions{at(1, 5)})
 	return d
 }
 
-// back returns a Device that comes back to 1.5, and the question with which it
-// begins.
+// back returns the Device of a client that comes back to 1.5, and its first
+// question.
 func back(h *host) (*device.Device, device.Ask) {
 	d, _ := device.Begin(limits, h, "me", history.Positions{at(1, 5)}, []string{"mine"}, history.Positions{at(1, 50)})
 	return d, d.Start(0).Ask
@@ -61,10 +61,10 @@ func entry(offset history.Offset, topics ...string) history.Entry {
 
 func copied(e history.Entry, id string) history.Entry { e.Body = []byte(id); return e }
 
-// body sets the body that a frame of an entry has.
+// body sets the body of a message's frame.
 func body(f device.Frame, text string) device.Frame { f.Body = []byte(text); return f }
 
-// expect checks a Step. A question is compared without its round.
+// expect checks a Step. The rounds of questions are not compared.
 func expect(t *testing.T, when string, got device.Step, ask *device.Ask, frames ...device.Frame) {
 	t.Helper()
 	if !reflect.DeepEqual(got.Frames, frames) {
@@ -83,7 +83,7 @@ func expect(t *testing.T, when string, got device.Step, ask *device.Ask, frames 
 
 var gap = device.Frame{Kind: device.Gap}
 
-// The welcome has the client's own positions, or those of the node.
+// The welcome has the client's own positions or, if it has none, those of the node.
 func TestBegin(t *testing.T) {
 	feeds := history.Positions{at(1, 50), at(1, 60)}
 	for _, test := range []struct {
@@ -117,7 +117,7 @@ func TestBegin(t *testing.T) {
 	}
 }
 
-// A live Device takes what lies behind its cursor, once.
+// A live Device takes packets behind its cursor, each once.
 func TestTake(t *testing.T) {
 	unkept := history.Packet{Topic: "a", At: at(1, 3)}
 	for _, test := range []struct {
@@ -143,8 +143,8 @@ func TestTake(t *testing.T) {
 	}
 }
 
-// An entry that has survived a move has the position of the epoch in which it was
-// born.
+// An entry that has survived into another epoch has the position of the epoch in
+// which it was born.
 func TestTakeBorn(t *testing.T) {
 	d := fresh(newHost())
 	d.Cross(0, history.Fork{Epoch: 2, Parent: 1, At: 10})
@@ -155,7 +155,7 @@ func TestTakeBorn(t *testing.T) {
 	}
 }
 
-// Of a second copy only the position is told, if it has one.
+// If a second copy of a message has a position, only that is told.
 func TestCopies(t *testing.T) {
 	d := fresh(newHost())
 	letter := device.Letter{ID: "x"}
@@ -166,7 +166,7 @@ func TestCopies(t *testing.T) {
 	if f, ok := d.Take(0, history.Packet{Topic: "a"}, letter); ok {
 		t.Errorf("one that is not: %+v", f)
 	}
-	// What was excepted is not remembered as had.
+	// An excepted message is not remembered as received.
 	if _, ok := d.Take(0, packet("a", at(1, 8)), device.Letter{ID: "y", Except: []string{"me"}}); ok {
 		t.Error("it is its own")
 	}
@@ -175,7 +175,7 @@ func TestCopies(t *testing.T) {
 	}
 }
 
-// A Mark moves a live Device on, and no other one.
+// A Mark moves only a live Device on.
 func TestMark(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -203,8 +203,8 @@ func TestMark(t *testing.T) {
 	}
 }
 
-// A live Device follows its node into another epoch; one that resumes asks about
-// the old one.
+// A live Device follows its node into another epoch. One that resumes asks about
+// the old epoch.
 func TestCross(t *testing.T) {
 	fork := history.Fork{Epoch: 2, Parent: 1, At: 3}
 	d := fresh(newHost())
@@ -222,7 +222,7 @@ func TestCross(t *testing.T) {
 	}
 }
 
-// A resume is read in pages, ends with a verdict, and then what is recent comes.
+// A resume is read in pages and ends with a verdict. Then recent packets follow.
 func TestResume(t *testing.T) {
 	h := newHost()
 	h.recent = []history.Packet{packet("a", at(1, 11)), packet("b", at(1, 12)), packet("a", at(1, 13))}
@@ -252,7 +252,7 @@ func TestResume(t *testing.T) {
 	expect(t, "once more", d.Start(0), nil)
 }
 
-// What is missing is told before what lies behind it, and in the verdict.
+// A loss is told before the entries behind it, and in the verdict.
 func TestIncomplete(t *testing.T) {
 	d, ask := back(newHost())
 	s := d.Surveyed(0, ask.Round, history.Survey{End: at(1, 10), From: 7, Offsets: []history.Offset{8}})
@@ -266,7 +266,7 @@ func TestIncomplete(t *testing.T) {
 	expect(t, "an entry that has gone", s, nil, gap, message(0, at(1, 9), ""), mark(0, at(1, 10), device.Incomplete))
 }
 
-// It is not live before what was handed on meanwhile is known.
+// A Device does not go live before it knows what the node has handed on meanwhile.
 func TestNotYetLive(t *testing.T) {
 	h := newHost()
 	h.known = false
@@ -281,7 +281,7 @@ func TestNotYetLive(t *testing.T) {
 	expect(t, "it is", s, nil, mark(0, at(1, 13), device.Complete))
 }
 
-// A resume into another epoch goes on from what survived.
+// A resume into another epoch goes on from the part that survived.
 func TestResumeAcross(t *testing.T) {
 	d, ask := back(newHost())
 	s := d.Surveyed(0, ask.Round, history.Survey{End: at(2, 10), From: 3, Fork: history.Fork{Epoch: 2, Parent: 1, At: 3}})
@@ -292,7 +292,7 @@ func TestResumeAcross(t *testing.T) {
 	expect(t, "the epoch changes while it is read", d.Entries(0, s.Ask.Round, nil, false), &device.Ask{From: at(1, 5), Most: limits.Survey})
 }
 
-// An answer counts only if it is to the last question.
+// An answer counts only if it belongs to the last question.
 func TestRounds(t *testing.T) {
 	survey := history.Survey{End: at(1, 10), From: 5, Whole: true, Offsets: []history.Offset{8}}
 	d, first := back(newHost())
@@ -308,7 +308,7 @@ func TestRounds(t *testing.T) {
 	expect(t, "joined while it is live", fresh(newHost()).Join(0), nil)
 }
 
-// What is joined before Start is in the first survey: nothing is asked for yet.
+// A topic that is joined before Start is in the first survey. Joining does not ask.
 func TestJoinBeforeStart(t *testing.T) {
 	d, _ := device.Begin(limits, newHost(), "me", history.Positions{at(1, 5)}, nil, history.Positions{at(1, 50)})
 	expect(t, "it joins", d.Join(0), nil)
@@ -316,7 +316,7 @@ func TestJoinBeforeStart(t *testing.T) {
 	expect(t, "it joins again", d.Join(0), &device.Ask{From: at(1, 5), Most: limits.Survey})
 }
 
-// What a Device has read has ids and exceptions like what is live.
+// Entries that a Device has read are subject to ids and exceptions like live ones.
 func TestResumeFilters(t *testing.T) {
 	h := newHost()
 	h.except = map[string][]string{"own": {"mine"}}
@@ -329,7 +329,7 @@ func TestResumeFilters(t *testing.T) {
 	}
 }
 
-// One Gap stands for all frames that were dropped since the last one was sent.
+// One Gap stands for all frames that were dropped since the last Gap was sent.
 func TestDrop(t *testing.T) {
 	d := fresh(newHost())
 	if f, ok := d.Drop(message(0, history.Point{}, "")); ok {
@@ -342,7 +342,7 @@ func TestDrop(t *testing.T) {
 	if f, ok := d.Drop(message(0, at(1, 7), "")); ok {
 		t.Errorf("for the second: %+v", f)
 	}
-	d.Sent(d.Gap(0)) // of another cause
+	d.Sent(d.Gap(0)) // a Gap for another reason
 	if f, ok := d.Drop(message(0, at(1, 8), "")); ok {
 		t.Errorf("before it was sent: %+v", f)
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/heraldgo/herald/internal/history/device"
 )
 
-// Of more than it may take at once when it goes live, it takes pages of what the node has
-// handed on: it does not ask the log again.
+// If there are more recent packets than a Device may take at once when it goes
+// live, it takes them from the node in pages, and does not ask the log again.
 func TestTrailing(t *testing.T) {
 	h := newHost()
 	var all []history.Packet
@@ -47,8 +47,8 @@ func TestTrailing(t *testing.T) {
 	}
 }
 
-// A page of what is recent is as large as one of the log, if more may be in a page than
-// what a Device takes when it goes live.
+// A page of recent packets is as large as one of the log, if that is more than a
+// Device takes when it goes live.
 func TestTrailingPage(t *testing.T) {
 	h := newHost()
 	for i := range history.Offset(5) {
@@ -60,7 +60,8 @@ func TestTrailingPage(t *testing.T) {
 		message(0, at(1, 11), ""), message(0, at(1, 12), ""), message(0, at(1, 13), ""), message(0, at(1, 14), ""))
 }
 
-// A Device that is not live awaits what lies behind its cursor, and all of another epoch.
+// A Device that is not live awaits packets behind its cursor, and all of another
+// epoch.
 func TestAwaits(t *testing.T) {
 	d, _ := back(newHost())
 	for p, want := range map[history.Point]bool{at(1, 4): false, at(1, 5): false, at(1, 6): true, at(2, 5): true, at(2, 4): true} {

@@ -22,13 +22,13 @@ import (
 
 var limits = store.Limits{Segment: 64, Age: 1 << 40, Bytes: 1 << 30}
 
-// A spy is a Log that counts, and that a test can have answer something else.
+// A spy is a Log that counts calls. A test can change its answers.
 type spy struct {
 	driver.Log
-	hole atomic.Bool  // calls but Fence are not answered
-	slow atomic.Bool  // an append or a read takes a while: its answer is large
-	near atomic.Bool  // a survey reads its entries too
-	lost atomic.Int64 // an offset whose entry is not there any more, if it is not zero
+	hole atomic.Bool  // no calls but Fence are answered
+	slow atomic.Bool  // appends and reads take a while, as large ones do
+	near atomic.Bool  // a survey also reads its entries
+	lost atomic.Int64 // if not zero, an offset whose entry is gone
 
 	mu      sync.Mutex
 	calls   map[string]int
@@ -106,7 +106,7 @@ func (s *spy) Read(ctx context.Context, known history.Point, epoch history.Epoch
 	return x, ok, err
 }
 
-// one runs a test with one node, whose partition 0 has a spy for a Log.
+// one runs a test with one node. The Log of its partition 0 is a spy.
 func one(t *testing.T, edit func(*driver.Config), test func(t *testing.T, h *hub, s *spy)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &spy{calls: make(map[string]int)}
@@ -131,7 +131,7 @@ func (h *hub) append(t *testing.T, topic string, n int) {
 
 var steps atomic.Int64
 
-// come has a client connect, and take what is sent to it at once.
+// come connects a client, and takes all frames that are sent to it at once.
 func (h *hub) come(t *testing.T, client *device.Client, id string, topics ...string) (c *conn, frames []device.Frame) {
 	t.Helper()
 	c, err := h.begin(t.Context(), &steps, client, id, topics...)
@@ -141,7 +141,7 @@ func (h *hub) come(t *testing.T, client *device.Client, id string, topics ...str
 	return c, c.all(client)
 }
 
-// all takes all frames that come without any time.
+// all takes all frames that come without time passing.
 func (c *conn) all(client *device.Client) (frames []device.Frame) {
 	for {
 		synctest.Wait()
@@ -168,8 +168,8 @@ func expect(t *testing.T, what string, got, want any) {
 	}
 }
 
-// Fences go at an interval, and one at a time. One that is lost is replaced late,
-// and is no Mark if it comes then.
+// Fences are sent at an interval, one at a time. A lost fence is replaced late, and
+// makes no Mark if it arrives after that.
 func TestFences(t *testing.T) {
 	one(t, nil, func(t *testing.T, h *hub, s *spy) {
 		before := s.count("fence")
@@ -184,9 +184,9 @@ func TestFences(t *testing.T) {
 	})
 }
 
-// Many partitions share four fences a second while they are quiet. One has a fence a
-// second while something is published there, even if nobody follows it, and for a while
-// after a topic is followed.
+// Many quiet partitions share four fences a second. A partition has one fence a
+// second while something is published there, even if nobody follows it, and for a
+// while after a topic is followed.
 func TestQuietFences(t *testing.T) {
 	many := func(c *driver.Config) {
 		for len(c.Partitions) < history.MaxPartitions {
@@ -213,12 +213,12 @@ func TestQuietFences(t *testing.T) {
 				t.Error(err)
 			}
 		}))
-		time.Sleep(10*time.Second + 500*time.Millisecond) // so that no fence is due as the count begins or ends
+		time.Sleep(10*time.Second + 500*time.Millisecond) // so that no fence is due when the count begins or ends
 		fences("it is quiet again", 40*time.Second, 10, nothing)
 	})
 }
 
-// A fence that is not the one that is out makes no Mark.
+// A fence makes no Mark if it is not the one that the node waits for.
 func TestForeignFence(t *testing.T) {
 	one(t, func(c *driver.Config) { c.Retention = 0 }, func(t *testing.T, h *hub, s *spy) {
 		var client device.Client
@@ -248,8 +248,8 @@ func TestMarks(t *testing.T) {
 	})
 }
 
-// A log that does not answer keeps nothing from those who are there, for longer
-// than the bound.
+// If the log does not answer, connected devices get live messages all the same,
+// after a bounded time.
 func TestGaveUp(t *testing.T) {
 	one(t, nil, func(t *testing.T, h *hub, s *spy) {
 		var client device.Client
@@ -274,7 +274,7 @@ func TestGaveUp(t *testing.T) {
 	})
 }
 
-// A subscription waits until the node has repaired.
+// A subscription waits until the node has repaired its feed.
 func TestHeldBack(t *testing.T) {
 	one(t, nil, func(t *testing.T, h *hub, s *spy) {
 		s.hole.Store(true)
@@ -298,7 +298,7 @@ func TestHeldBack(t *testing.T) {
 	})
 }
 
-// publish publishes without the log.
+// publish publishes a message without the log.
 func (h *hub) publish(t *testing.T, topic string) {
 	t.Helper()
 	if err := h.links[0].Publish(t.Context(), []store.Draft{{Topics: []string{topic}, Body: body(9)}}); err != nil {
@@ -322,15 +322,15 @@ func TestBatches(t *testing.T) {
 				t.Errorf("a batch of %d", len(b))
 			}
 		}
-		if len(s.batches) > 12 { // some go again
+		if len(s.batches) > 12 { // some drafts are appended again
 			t.Errorf("%d batches", len(s.batches))
 		}
 	})
 }
 
-// An append that is refused goes again for a while if the node was behind. One
-// that may have been made does not. One that was not made lets go what is not to be
-// kept.
+// A refused append is tried again for a while if the node was behind. An append
+// that may have been made is not tried again. If an append was not made, messages
+// that are not to be kept are published all the same.
 func TestOutcomes(t *testing.T) {
 	refused, unknown := errors.New("OOM"), fmt.Errorf("%w: cut", errs.Unknown)
 	behind := func(store.Reply, error) (store.Reply, error) { return store.Reply{Outcome: store.WrongSegment}, nil }
@@ -338,7 +338,7 @@ func TestOutcomes(t *testing.T) {
 		name     string
 		reply    func(store.Reply, error) (store.Reply, error)
 		attempts int
-		kept     error // what it is
+		kept     error // the error for a message that is to be kept
 		unkept   error
 	}{
 		{"behind", behind, 8, errs.BusDown, nil},
@@ -347,7 +347,7 @@ func TestOutcomes(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			one(t, nil, func(t *testing.T, h *hub, s *spy) {
-				h.append(t, "a0", 0) // the node knows epoch and segment
+				h.append(t, "a0", 0) // after this the node knows epoch and segment
 				s.mu.Lock()
 				s.reply = test.reply
 				s.mu.Unlock()
@@ -368,7 +368,7 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-// absent returns clients that have missed so many messages of a topic.
+// absent returns clients that have each missed messages of a topic.
 func (h *hub) absent(t *testing.T, clients, missed int, topic string) []*device.Client {
 	t.Helper()
 	away := make([]*device.Client, clients)
@@ -383,7 +383,7 @@ func (h *hub) absent(t *testing.T, clients, missed int, topic string) []*device.
 	return away
 }
 
-// Devices that missed the same share what is read of it.
+// Devices that missed the same entries share their reading.
 func TestSharedReads(t *testing.T) {
 	one(t, func(c *driver.Config) { c.Bytes = 1 << 20 }, func(t *testing.T, h *hub, s *spy) {
 		away := h.absent(t, 50, 40, "a0")
@@ -416,18 +416,19 @@ func TestSharedReads(t *testing.T) {
 			})
 		}
 		all.Wait()
-		if n := s.count("read"); n > 100 { // alone each has ten
+		if n := s.count("read"); n > 100 { // each alone needs ten
 			t.Errorf("%d reads", n)
 		}
 	})
 }
 
-// What a survey has read is not read again. It is what a page is: it waits if others
-// have taken the room, and while pages take all of the node's budget.
+// Entries that came with a survey are not read again. They are treated like a page:
+// they wait while the queue has no room, or while pages take all of the node's
+// budget.
 func TestSurveyThatReads(t *testing.T) {
 	for _, c := range []struct {
 		name         string
-		missed, live int // messages, and those that come in the queue meanwhile
+		missed, live int // missed messages, and live ones that fill the queue meanwhile
 		bytes, reads int
 		want, later  string
 	}{
@@ -458,8 +459,8 @@ func TestSurveyThatReads(t *testing.T) {
 	}
 }
 
-// Where a device holds no topic the log is not asked, but for a position that the feed
-// cannot judge.
+// If a device holds no topic in a partition, the log is not asked, unless the feed
+// cannot judge the device's position.
 func TestNoTopics(t *testing.T) {
 	one(t, nil, func(t *testing.T, h *hub, s *spy) {
 		client := h.absent(t, 1, 0, "a1")[0]
@@ -485,7 +486,7 @@ func TestNoTopics(t *testing.T) {
 	})
 }
 
-// Surveys of devices have a rate.
+// The surveys of devices are limited in rate.
 func TestRate(t *testing.T) {
 	one(t, func(c *driver.Config) { c.Rate = 4 }, func(t *testing.T, h *hub, s *spy) {
 		away := h.absent(t, 20, 0, "a0")
@@ -493,7 +494,7 @@ func TestRate(t *testing.T) {
 		for i, client := range away {
 			h.come(t, client, fmt.Sprint("again", i), "a0")
 		}
-		// Each asks in two partitions, and any may be first.
+		// Each device asks in two partitions, in any order.
 		time.Sleep(3 * time.Second)
 		if n := s.count("survey") - before; n > 16 {
 			t.Errorf("%d surveys in three seconds", n)
@@ -503,7 +504,8 @@ func TestRate(t *testing.T) {
 	})
 }
 
-// A device is read for as its queue drains, and not beyond the budget of the node.
+// A device's entries are read as its queue drains, and only within the node's
+// budget.
 func TestRoom(t *testing.T) {
 	one(t, func(c *driver.Config) { c.Bytes = 1 }, func(t *testing.T, h *hub, s *spy) {
 		away := h.absent(t, 2, 40, "a0")
@@ -528,7 +530,7 @@ func TestRoom(t *testing.T) {
 	})
 }
 
-// Devices that missed much in several partitions get no more at once than their queues
+// Devices that missed much in several partitions get at most what their queues
 // hold.
 func TestRoomForOnePage(t *testing.T) {
 	one(t, func(c *driver.Config) { c.Device.Page, c.Bytes = queueSize/2, 1<<20 }, func(t *testing.T, h *hub, s *spy) {
@@ -552,8 +554,8 @@ func TestRoomForOnePage(t *testing.T) {
 	})
 }
 
-// Of what a device missed in several partitions it gets a page of each in turn, so that
-// the copies of a message come soon after each other.
+// If a device missed much in several partitions, it gets a page of each in turn, so
+// that the copies of a message come soon after each other.
 func TestTurnsOfPartitions(t *testing.T) {
 	const missed, page = 200, 4
 	one(t, func(c *driver.Config) { c.Device.Page, c.Bytes = page, 1<<20 }, func(t *testing.T, h *hub, s *spy) {
@@ -582,7 +584,7 @@ func TestTurnsOfPartitions(t *testing.T) {
 	})
 }
 
-// An answer waits if what came meanwhile has taken the room.
+// An answer waits if live messages have taken the room in the queue.
 func TestRoomIsGone(t *testing.T) {
 	one(t, nil, func(t *testing.T, h *hub, s *spy) {
 		away := h.absent(t, 1, 0, "a0")[0]
@@ -599,14 +601,14 @@ func TestRoomIsGone(t *testing.T) {
 	})
 }
 
-// pass has n packets come that are not kept.
+// pass delivers n packets that are not kept.
 func (h *hub) pass(topic string, n int) {
 	for i := range n {
 		h.driver.Push(partitionOf(topic), driver.Event{Kind: driver.Packet, Packet: history.Packet{Topic: topic, Body: body(i)}})
 	}
 }
 
-// A device to which the log does not answer is told, once.
+// If the log does not answer, a device is told once.
 func TestUnanswered(t *testing.T) {
 	one(t, nil, func(t *testing.T, h *hub, s *spy) {
 		away := h.absent(t, 1, 3, "a0")
@@ -637,7 +639,7 @@ func TestSlowAnswers(t *testing.T) {
 	})
 }
 
-// Close ends what waits.
+// Close ends calls that wait.
 func TestClose(t *testing.T) {
 	one(t, nil, func(t *testing.T, h *hub, s *spy) {
 		s.hole.Store(true)

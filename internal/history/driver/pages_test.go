@@ -13,11 +13,11 @@ import (
 	"github.com/heraldgo/herald/internal/test/memlog"
 )
 
-// A device that reads fast enough goes live under a flood of which each round trip to
-// the log brings more than a page.
+// A device that reads fast enough goes live even during a flood in which more than
+// a page comes in each round trip to the log.
 func TestCatchesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const trip, flood = 10 * time.Millisecond, 8 // messages in a trip; a page is 4
+		const trip, flood = 10 * time.Millisecond, 8 // flood is messages in a trip; a page is 4
 		servers := newServers(limits)
 		h, other := newHub(t, servers, func(c *driver.Config) { c.Bytes = 1 << 20 }), newHub(t, servers, nil)
 		synctest.Wait()
@@ -63,7 +63,7 @@ func TestCatchesUp(t *testing.T) {
 	})
 }
 
-// What follows a page is read with it, if there is room in the budget.
+// The entries behind a page are read with it if the budget has room.
 func TestReadAhead(t *testing.T) {
 	for _, c := range []struct{ bytes, missed, reads, ahead int }{
 		{1 << 20, 4, 1, 0},
@@ -81,7 +81,8 @@ func TestReadAhead(t *testing.T) {
 	}
 }
 
-// An entry that was gone when it was read ahead is told before what lies behind it.
+// If an entry that is read ahead is gone, that is told before the entries behind
+// it.
 func TestReadAheadMissing(t *testing.T) {
 	one(t, func(d *driver.Config) { d.Bytes = 1 << 20 }, func(t *testing.T, h *hub, s *spy) {
 		away := h.absent(t, 1, 12, "a0")[0]
@@ -93,8 +94,8 @@ func TestReadAheadMissing(t *testing.T) {
 	})
 }
 
-// Slow clients, for which much was read ahead, keep nobody from a page, nor for long from
-// what is read ahead. Those that have ended keep nothing.
+// Entries that were read ahead for slow clients never keep another client from a
+// page, and not for long from reading ahead. Clients that have ended hold nothing.
 func TestBudgetOfReadAhead(t *testing.T) {
 	const missed = 200
 	one(t, func(d *driver.Config) { d.Bytes = 4 * missed * 192 }, func(t *testing.T, h *hub, s *spy) {

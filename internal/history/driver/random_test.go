@@ -24,7 +24,7 @@ var topics = []string{"a0", "b0", "c0", "d1", "e1"}
 
 const hubs = 3
 
-// A sparing Log reads ahead as it likes.
+// A sparing Log may leave out what is to be read ahead.
 type sparing struct{ driver.Log }
 
 func (s sparing) Read(ctx context.Context, known history.Point, epoch history.Epoch, offsets, more []history.Offset) (history.Excerpt, bool, error) {
@@ -39,19 +39,19 @@ type world struct {
 	steps   atomic.Int64
 	names   atomic.Int64
 	running atomic.Bool
-	length  time.Duration // of a run, and of what follows until all is well
-	hasty   bool          // a phone that settles ends once it is live
+	length  time.Duration // how long a run lasts, and how long it may then take until all is well
+	hasty   bool          // a phone that settles ends when it is live
 	phones  []*phone
 
 	mu   sync.Mutex
-	sent []message // that were acknowledged
+	sent []message // acknowledged messages
 }
 
 // A message is one Send that returned nil.
 type message struct {
 	n      int
 	topics []string
-	step   int64 // when it began
+	step   int64 // the step at which it began
 }
 
 // A phone is one device: its client, and what it has seen.
@@ -59,12 +59,12 @@ type phone struct {
 	w      *world
 	name   string
 	client device.Client
-	member map[string]int64 // topic: since which step it belongs to it for sure
+	member map[string]int64 // by topic: the step since which the phone certainly belongs to it
 	had    map[int]bool
 	told   [partitions]int64
 	tolds  int
 	last   [partitions]history.Point
-	live   [partitions]bool // of this connection
+	live   [partitions]bool // of the present connection
 }
 
 func newWorld(t *testing.T, limits store.Limits) *world {
@@ -80,7 +80,7 @@ func newWorld(t *testing.T, limits store.Limits) *world {
 	return w
 }
 
-// someTime lets up to a time pass.
+// someTime sleeps for up to most.
 func someTime(most time.Duration) { time.Sleep(rand.N(most)) }
 
 // send sends until the world stops.
@@ -104,7 +104,7 @@ func (w *world) send(h *hub) {
 	}
 }
 
-// roam has a phone come and go until the world stops.
+// roam makes a phone come and go until the world stops.
 func (p *phone) roam(sleep time.Duration) {
 	for p.w.running.Load() {
 		p.visit(p.w.hubs[rand.IntN(hubs)], rand.N(3*time.Second), false)
@@ -112,7 +112,7 @@ func (p *phone) roam(sleep time.Duration) {
 	}
 }
 
-// visit is one connection. If it settles it is there to become live.
+// visit makes one connection. If it settles, it stays until it is live.
 func (p *phone) visit(h *hub, stay time.Duration, settles bool) (live bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -121,7 +121,7 @@ func (p *phone) visit(h *hub, stay time.Duration, settles bool) (live bool) {
 		return false
 	}
 	defer c.end()
-	began := p.w.steps.Load() // all is subscribed
+	began := p.w.steps.Load() // all topics are subscribed to
 	p.live = [partitions]bool{}
 	end := time.After(stay)
 	for first := true; ; {
@@ -156,7 +156,7 @@ func (p *phone) visit(h *hub, stay time.Duration, settles bool) (live bool) {
 	}
 }
 
-// join has a phone belong to one more topic, if it can be subscribed.
+// join makes a phone belong to one more topic, if that can be subscribed to.
 func (p *phone) join(ctx context.Context, c *conn) {
 	topic := topics[rand.IntN(len(topics))]
 	if _, ok := p.member[topic]; ok || c.Holds(topic) {
@@ -167,7 +167,7 @@ func (p *phone) join(ctx context.Context, c *conn) {
 	}
 }
 
-// receive takes a frame, and looks whether it is in order.
+// receive takes a frame, and checks the order.
 func (p *phone) receive(f stamped) {
 	message, missing := p.client.Receive(f.Frame)
 	if missing {
@@ -197,7 +197,7 @@ func (p *phone) receive(f stamped) {
 	}
 }
 
-// check checks that the phone has all that it must have, or was told.
+// check checks that the phone has everything that it must have, or was told.
 func (p *phone) check() {
 	for _, m := range p.w.sent {
 		partition := partitionOf(m.topics[0])
@@ -211,7 +211,7 @@ func (p *phone) check() {
 	}
 }
 
-// reconnect brings up links that are down.
+// reconnect brings up links that are down, until the world stops.
 func (w *world) reconnect(h *hub) {
 	for w.running.Load() {
 		someTime(300 * time.Millisecond)
@@ -223,7 +223,7 @@ func (w *world) reconnect(h *hub) {
 	}
 }
 
-// mild has links break: nothing is lost by that.
+// mild breaks links, by which nothing is lost.
 func (w *world) mild() {
 	for w.running.Load() {
 		someTime(400 * time.Millisecond)
@@ -238,7 +238,7 @@ func (w *world) mild() {
 
 var errFull = errors.New("OOM")
 
-// rough has all go wrong.
+// rough makes everything go wrong.
 func (w *world) rough() {
 	for w.running.Load() {
 		someTime(700 * time.Millisecond)
@@ -271,7 +271,7 @@ func (w *world) rough() {
 	}
 }
 
-// run runs the world for a while, with the faults, heals it, and checks the phones.
+// run runs the world with the faults for a while, ends them, and checks the phones.
 func (w *world) run(sleep time.Duration, faults ...func()) {
 	var all sync.WaitGroup
 	for i, h := range w.hubs {
@@ -306,7 +306,8 @@ func (w *world) run(sleep time.Duration, faults ...func()) {
 		time.Sleep(w.length)
 	}
 	for i, p := range w.phones {
-		// Twice, so that what was told once is not hidden by it.
+		// It settles twice, so that a Gap the first time does not hide later
+		// losses.
 		w.settle(p, i)
 		if !w.settle(p, i+1) {
 			w.t.Errorf("%s never goes live", p.name)
@@ -315,7 +316,7 @@ func (w *world) run(sleep time.Duration, faults ...func()) {
 	}
 }
 
-// settle has a phone become live on one of the nodes.
+// settle makes a phone become live on one of the nodes.
 func (w *world) settle(p *phone, hub int) bool {
 	if !w.hasty {
 		return p.visit(w.hubs[hub%hubs], 10*time.Second, true)
@@ -328,7 +329,8 @@ func (w *world) settle(p *phone, hub int) bool {
 	return false
 }
 
-// Whatever happens, a device has each message once and in order, or it was told.
+// Whatever happens, a device gets each message once and in order, or is told that
+// it may have missed some.
 func TestRandom(t *testing.T) {
 	var had, tolds int
 	for range runs(t) {
@@ -346,8 +348,8 @@ func TestRandom(t *testing.T) {
 	}
 }
 
-// Devices come and go, links break, calls are slow, and the log loses nothing:
-// nobody is told that anything may be missing.
+// Devices come and go, links break and calls are slow, but the log loses nothing.
+// Nobody is told that anything may be missing.
 func TestCalm(t *testing.T) {
 	for range runs(t) {
 		synctest.Test(t, func(t *testing.T) {

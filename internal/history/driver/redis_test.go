@@ -15,10 +15,10 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// TestRandom's promise holds on real servers, in real time.
+// The promise of TestRandom holds on real servers, in real time.
 func TestRandomOnRedis(t *testing.T) {
 	w := &world{t: t, length: 4 * time.Second, hasty: true}
-	// No command is repeated whose answer was lost.
+	// A command whose answer was lost is not repeated.
 	connect := func(addr string) *redis.Client {
 		rdb := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1})
 		t.Cleanup(func() { rdb.Close() })
@@ -46,7 +46,7 @@ func TestRandomOnRedis(t *testing.T) {
 	}
 }
 
-// roughRedis has all go wrong.
+// roughRedis makes everything go wrong.
 func (w *world) roughRedis(servers [partitions]*redis.Client) {
 	ctx := context.Background()
 	for w.running.Load() {
@@ -59,7 +59,7 @@ func (w *world) roughRedis(servers [partitions]*redis.Client) {
 			}
 		}
 		switch rand.IntN(10) {
-		case 0: // as if it had been away
+		case 0: // as if the server had been away
 			do("DEBUG", "CHANGE-REPL-ID")
 			do("CLIENT", "KILL", "TYPE", "pubsub")
 		case 1:
@@ -81,7 +81,7 @@ func (w *world) roughRedis(servers [partitions]*redis.Client) {
 			someTime(500 * time.Millisecond)
 			l.Break(memlog.Faults{Delay: rand.N(time.Second) + 1})
 		case 7:
-			// That is no promise to anybody, so an error is none either.
+			// Nothing depends on this Forget, so its error does not matter.
 			_ = l.(*redisLink).Forget(ctx, history.Point{}, topics[:1])
 		case 8:
 			do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")

@@ -19,7 +19,7 @@ import (
 	"github.com/heraldgo/herald/internal/test/memlog"
 )
 
-// A redisLink is a node's way to a partition that is a real Redis. Its calls have
+// A redisLink is a node's connection to a partition on a real Redis. Its calls have
 // the faults of memlog.
 type redisLink struct {
 	*redislog.Log
@@ -33,12 +33,12 @@ type redisLink struct {
 	mu     sync.Mutex
 	faults memlog.Faults
 	topics map[string]struct{}
-	sub    *redis.PubSub              // nil: it is down
-	waits  map[string][]chan struct{} // by channel: closed when it is confirmed, or the link is down
+	sub    *redis.PubSub              // nil while the link is down
+	waits  map[string][]chan struct{} // by channel: closed when the subscription is confirmed or the link goes down
 	deaf   bool
 }
 
-const channelOf = "c:" // begins the channel of a topic
+const channelOf = "c:" // the prefix of a topic's channel
 
 func newRedisLink(rdb *redis.Client, node int, limits store.Limits, push func(driver.Event)) *redisLink {
 	l := &redisLink{
@@ -49,7 +49,7 @@ func newRedisLink(rdb *redis.Client, node int, limits store.Limits, push func(dr
 	return l
 }
 
-// Up makes a new link, if it is down: all that was subscribed is.
+// Up makes a new link if it is down, with all subscriptions.
 func (l *redisLink) Up() {
 	l.life.Lock()
 	defer l.life.Unlock()
@@ -88,7 +88,7 @@ func (l *redisLink) Up() {
 	l.reading.Go(func() { l.read(sub) })
 }
 
-// read reads the link until it breaks. go-redis would mend it behind our back.
+// read reads from the link until it breaks. go-redis would replace it unseen.
 func (l *redisLink) read(sub *redis.PubSub) {
 	for {
 		v, err := sub.Receive(context.Background())
@@ -144,7 +144,7 @@ func (l *redisLink) bring(m *redis.Message) {
 	}
 }
 
-// Cut breaks the link. What has not been read is lost.
+// Cut breaks the link. Events that have not been read are lost.
 func (l *redisLink) Cut(int) {
 	l.life.Lock()
 	defer l.life.Unlock()
@@ -156,17 +156,17 @@ func (l *redisLink) Cut(int) {
 	l.reading.Wait()
 }
 
-// Close ends the link, whose node must be closed.
+// Close ends the link. Its node must be closed already.
 func (l *redisLink) Close() { l.Cut(0) }
 
-// Deafen has the link bring nothing any more. When it is cut, that is noticed.
+// Deafen makes the link deliver nothing more. That is noticed when it is cut.
 func (l *redisLink) Deafen() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.deaf = l.sub != nil
 }
 
-// Break sets what is wrong from now on.
+// Break sets the faults from now on.
 func (l *redisLink) Break(f memlog.Faults) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -224,7 +224,7 @@ func (l *redisLink) Unsubscribe(ctx context.Context, topics ...string) error {
 	return sub.Unsubscribe(ctx, channels...)
 }
 
-// script makes a call, with its faults.
+// script makes a call, with the link's faults.
 func (l *redisLink) script(ctx context.Context, call func() error) error {
 	l.mu.Lock()
 	faults := l.faults

@@ -29,8 +29,8 @@ const (
 // partitionOf returns the partition of a topic, which its last letter names.
 func partitionOf(topic string) int { return int(topic[len(topic)-1] - '0') }
 
-// body returns a body that package packet can put a place into, and number what it is
-// of, with a place or without.
+// body returns a body into which package packet can put a place. number returns the
+// number that a body was made of, with or without a place.
 func body(n int) []byte {
 	return binary.BigEndian.AppendUint32(packet.Body([]byte{1, 1, 0}), uint32(n))
 }
@@ -45,10 +45,10 @@ type hub struct {
 
 	mu    sync.Mutex
 	index map[string][]*conn
-	had   []string // what was delivered, in order: topic and number
+	had   []string // delivered packets in order, as topic and number
 }
 
-// A link is a node's way to a partition: memlog.Link's, or one to a Redis.
+// A link is a node's connection to a partition: a memlog.Link, or one to a Redis.
 type link interface {
 	driver.Log
 	driver.Bus
@@ -155,13 +155,13 @@ type conn struct {
 	ended  bool
 }
 
-// A stamped frame knows when it was put into the queue.
+// A stamped frame has the step at which it was put into the queue.
 type stamped struct {
 	device.Frame
 	step int64
 }
 
-// begin makes a connection that is in the index, and begins its session.
+// begin makes a connection, puts it into the index, and begins its session.
 func (h *hub) begin(ctx context.Context, steps *atomic.Int64, client *device.Client, id string, topics ...string) (*conn, error) {
 	c := &conn{hub: h, steps: steps, wake: wake.New()}
 	from, last := client.Resume()
@@ -193,7 +193,7 @@ func (c *conn) hold(topic string) {
 	c.hub.mu.Unlock()
 }
 
-// join has the connection belong to one more topic.
+// join makes the connection belong to one more topic.
 func (c *conn) join(ctx context.Context, topic string) error {
 	c.hold(topic)
 	if err := c.session.Join(ctx, partitionOf(topic)); err != nil {
@@ -202,7 +202,7 @@ func (c *conn) join(ctx context.Context, topic string) error {
 	return c.hub.follower.Follow(topic).Wait(ctx)
 }
 
-// end ends the connection. What is in its queue is lost.
+// end ends the connection. The frames in its queue are lost.
 func (c *conn) end() {
 	c.close()
 	c.mu.Lock()
@@ -250,7 +250,7 @@ func (c *conn) Gap(f device.Frame, since time.Time) {
 	c.Queue(f)
 }
 
-// next takes the next frame off the queue.
+// next takes the next frame from the queue.
 func (c *conn) next() (f stamped, ok bool) {
 	c.mu.Lock()
 	if ok = len(c.frames) > 0; ok {

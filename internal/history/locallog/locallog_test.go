@@ -16,7 +16,8 @@ import (
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// A wire records what a Server publishes: the topic, the offset and how the body ends.
+// A wire records what a Server publishes: the topic, the offset and the end of the
+// body.
 type wire struct {
 	fail error
 	got  []string
@@ -36,8 +37,8 @@ func ending(body []byte) string { return string(body[len(body)-3:]) }
 
 func (w *wire) failing() error { return w.fail }
 
-// What is appended is published, in its order and with bytes of its own, and can be
-// read. What is older than the log keeps cannot be read.
+// Appended messages are published in order, in memory of their own, and can be
+// read. Messages that are older than the log keeps them cannot be read.
 func TestLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var w wire
@@ -53,7 +54,7 @@ func TestLog(t *testing.T) {
 				t.Fatalf("%+v, %v", reply, err)
 			}
 			end = reply.End
-			clear(b) // they are the caller's again
+			clear(b) // the caller may use them again
 		}
 		if err := l.Publish(t.Context(), []store.Draft{{Topics: []string{"b", "c"}, Body: body("not")}}); err != nil {
 			t.Fatal(err)
@@ -96,7 +97,7 @@ func TestLog(t *testing.T) {
 	})
 }
 
-// A call that fails is not carried out.
+// A call that fails has no effect.
 func TestFails(t *testing.T) {
 	var w wire
 	l := locallog.New(8, w.publish).Log("fences", store.Limits{Age: 1000, Bytes: 1 << 20}, w.failing)

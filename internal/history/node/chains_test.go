@@ -10,8 +10,8 @@ func packet(topic string, offset, prev history.Offset) history.Packet {
 	return history.Packet{Topic: topic, Kept: true, At: history.Point{Epoch: 1, Offset: offset}, Prev: prev}
 }
 
-// A chain is kept as long as it is further than all, or new. Only a chain that is not
-// new shows holes.
+// A chain is kept while it reaches further than all have, or is new. Only a chain
+// that is not new shows holes.
 func TestChains(t *testing.T) {
 	c := newChains()
 	c.advance("a", 5)
@@ -41,7 +41,7 @@ func TestChains(t *testing.T) {
 	}
 }
 
-// What lies above a fork was not had.
+// Packets above a fork do not count as handed on.
 func TestChainsCross(t *testing.T) {
 	c := newChains()
 	c.advance("a", 5)
@@ -52,8 +52,8 @@ func TestChainsCross(t *testing.T) {
 	}
 }
 
-// What was handed on last is bounded to the packet and to the byte, but one packet is
-// kept however large it is.
+// The packets that are remembered as recent are bounded exactly, in number and in
+// bytes. But one packet is remembered, however large it is.
 func TestRecent(t *testing.T) {
 	sized := func(offset history.Offset, bytes int) history.Packet {
 		p := packet("a", offset, 0)

@@ -29,7 +29,7 @@ func flowing(t *testing.T, p history.Point) *node.Feed {
 	return f
 }
 
-// hands returns the offsets of what is handed on.
+// hands returns the offsets of the packets that are handed on.
 func hands(s node.Step) (offsets []history.Offset) {
 	for _, p := range s.Hand {
 		offsets = append(offsets, p.At.Offset)
@@ -49,9 +49,9 @@ func expect(t *testing.T, what string, s node.Step, gap bool, offsets ...history
 	}
 }
 
-// A hole is filled before what comes behind it, and nobody is told.
+// A hole is filled before the packets behind it are handed on, and nobody is told.
 func TestHole(t *testing.T) {
-	f := flowing(t, at(1, 0)) // and now at 2
+	f := flowing(t, at(1, 0)) // its Marks have moved it to 2
 	expect(t, "the next", f.Take(kept("a", at(1, 3), 2)), false, 3)
 	s := f.Take(kept("a", at(1, 5), 4))
 	expect(t, "behind a hole", s, false)
@@ -70,15 +70,15 @@ func TestHole(t *testing.T) {
 	expect(t, "filled", f.Entries(s.Ask.Round, entries, true), false, 4, 5, 6)
 }
 
-// A hole that cannot be filled in order is told at once.
+// A hole that can no longer be filled in order is told at once.
 func TestLateHole(t *testing.T) {
 	f := flowing(t, at(1, 0))
 	expect(t, "another topic", f.Take(kept("b", at(1, 5), 0)), false, 5)
 	expect(t, "behind a hole below it", f.Take(kept("a", at(1, 6), 4)), true, 6)
 }
 
-// No question has the number of an earlier one, so a late answer is not taken for
-// another question's.
+// No question has the number of an earlier one, so that a late answer is not taken
+// for that of another question.
 func TestRounds(t *testing.T) {
 	f := node.NewFeed(node.Limits{Held: 4, Recent: 4, Bytes: 1 << 20, Page: 1, Survey: 4})
 	rounds := make(map[uint64]bool)
@@ -123,7 +123,7 @@ func TestRounds(t *testing.T) {
 	}
 }
 
-// A Mark is made once of each end.
+// The same end of the log makes only one Mark.
 func TestMark(t *testing.T) {
 	f := flowing(t, at(1, 0))
 	if s := f.Mark(at(1, 3)); s.Mark != at(1, 3) {
@@ -134,7 +134,7 @@ func TestMark(t *testing.T) {
 	}
 }
 
-// What is sent to a topic before it is followed is not missing.
+// Messages that were sent to a topic before it was followed are not missing.
 func TestFollow(t *testing.T) {
 	f := flowing(t, at(1, 0))
 	f.Follow("b")
@@ -145,7 +145,7 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// What is missing of a backlog is told before what lies behind it.
+// If an entry of a backlog is missing, that is told before the entries behind it.
 func TestLostEntry(t *testing.T) {
 	f := flowing(t, at(1, 0))
 	f.Down()
@@ -155,7 +155,7 @@ func TestLostEntry(t *testing.T) {
 	expect(t, "one of two", f.Entries(s.Ask.Round, there, true), true, 7)
 }
 
-// A doubt is told though the log looks whole.
+// A doubt is told even if the log looks whole.
 func TestDoubt(t *testing.T) {
 	f := flowing(t, at(1, 0))
 	expect(t, "while it flows", f.Doubt(), true)
@@ -168,14 +168,15 @@ func TestDoubt(t *testing.T) {
 	expect(t, "the next time", f.Surveyed(s.Ask.Round, history.Survey{End: at(1, 2), From: 2, Whole: true}), false)
 }
 
-// What was handed on in an epoch is not handed on again if it has survived.
+// A packet that was handed on in an epoch is not handed on again if it has
+// survived.
 func TestBack(t *testing.T) {
 	f := flowing(t, at(1, 0))
 	expect(t, "in the old epoch", f.Take(kept("a", at(1, 3), 2)), false, 3)
-	s := f.Mark(at(2, 8)) // of a log that does not know the old one
+	s := f.Mark(at(2, 8)) // of a log that does not know the old epoch
 	s = f.Surveyed(s.Ask.Round, history.Survey{End: at(2, 8), From: 8, Fork: history.Fork{Epoch: 2, At: 8}})
 	expect(t, "elsewhere", s, true)
-	s = f.Mark(at(3, 4)) // of one that has a part of it
+	s = f.Mark(at(3, 4)) // of a log that has a part of it
 	s = f.Surveyed(s.Ask.Round, history.Survey{End: at(3, 4), From: 0, Fork: history.Fork{Epoch: 3, Parent: 2}, Offsets: []history.Offset{3, 4}})
 	expect(t, "back", s, true)
 	s = f.Entries(s.Ask.Round, []history.Entry{
@@ -185,10 +186,10 @@ func TestBack(t *testing.T) {
 	expect(t, "what survived", s, false, 4)
 }
 
-// What was handed on of a backlog is not handed on again, in whichever epoch it comes
-// back.
+// An entry of a backlog that was handed on is not handed on again, whichever epoch
+// it comes back in.
 func TestSurvivedTwice(t *testing.T) {
-	f := flowing(t, at(1, 0)) // and now at 2
+	f := flowing(t, at(1, 0)) // its Marks have moved it to 2
 	born := []history.Entry{{Offset: 3, Born: 1, Links: []history.Link{{Topic: "a", Prev: 2}}}}
 	s := f.Mark(at(2, 5))
 	s = f.Surveyed(s.Ask.Round, history.Survey{End: at(2, 5), From: 2, Fork: history.Fork{Epoch: 2, Parent: 1, At: 5}, Offsets: []history.Offset{3}})
@@ -198,8 +199,8 @@ func TestSurvivedTwice(t *testing.T) {
 	expect(t, "the second time", f.Entries(s.Ask.Round, born, true), false)
 }
 
-// In an epoch that is not known to come from the last one, all that came since is
-// handed on, and what lies before it is told to be missing.
+// If it is not known that an epoch comes from the last one, all packets that have
+// come in it are handed on, and a loss is told before them.
 func TestElsewhere(t *testing.T) {
 	for name, test := range map[string]struct{ fork, want history.Fork }{
 		"unknown": {history.Fork{Epoch: 2, At: 9}, history.Fork{Epoch: 2, At: 6}},
@@ -219,7 +220,7 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
-// What is held up to the end of a survey is handed on, the last one too.
+// Held packets up to the end of a survey are handed on, including the last one.
 func TestHeldToTheEnd(t *testing.T) {
 	f := flowing(t, at(1, 0))
 	s := f.Take(kept("a", at(1, 5), 4))
@@ -228,7 +229,7 @@ func TestHeldToTheEnd(t *testing.T) {
 	expect(t, "held", s, false, 5, 6)
 }
 
-// When the log of another epoch does not answer, it goes on there.
+// If the log of another epoch does not answer, the Feed goes on there.
 func TestGaveUpElsewhere(t *testing.T) {
 	f := flowing(t, at(1, 0))
 	s := f.Take(kept("a", at(2, 7), 6))
@@ -239,7 +240,7 @@ func TestGaveUpElsewhere(t *testing.T) {
 	}
 }
 
-// When the log does not answer, what is held goes on.
+// If the log does not answer, held packets are handed on.
 func TestGaveUp(t *testing.T) {
 	f := flowing(t, at(1, 0))
 	s := f.Take(kept("a", at(1, 5), 4))
@@ -254,8 +255,7 @@ func TestGaveUp(t *testing.T) {
 	}
 }
 
-// What is kept in mind, and what is held, is bounded by its bytes as well as by its
-// number.
+// Recent and held packets are bounded in bytes as well as in number.
 func TestBytes(t *testing.T) {
 	f := node.NewFeed(node.Limits{Held: 100, Recent: 100, Bytes: 10, Page: 4, Survey: 4})
 	f.Follow("a")
@@ -288,7 +288,8 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-// As many packets are held as may be, and as large ones. One more is asked for.
+// Packets are held up to their bounds in number and bytes. If there is one more,
+// the Feed asks again.
 func TestHeldBounds(t *testing.T) {
 	for name, test := range map[string]struct {
 		sizes []int

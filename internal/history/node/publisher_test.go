@@ -7,8 +7,9 @@ import (
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// What was acknowledged is not forgotten for an answer to a call that did not
-// bring it with it: nobody else can tell the log that it lacks it.
+// The answer to a call must not make a Publisher forget a point that the call did
+// not bring along: only this node can tell the log that it lacks what was
+// acknowledged.
 func TestMet(t *testing.T) {
 	var p node.Publisher
 	p.Replied(p.Known(), store.Reply{Outcome: store.Taken, End: at(1, 90)})

@@ -11,8 +11,8 @@ import (
 	"github.com/heraldgo/herald/internal/history/packet"
 )
 
-// What is appended is read again, is not longer than it may be, and is an envelope
-// whose extensions begin behind its flags.
+// An appended packet is read back, is within its size, and is an envelope whose
+// extensions begin behind its flags.
 func TestPackets(t *testing.T) {
 	body := packet.Body([]byte("\x01\x01\x02the rest"))
 	if string(body) != "\x01\x01\x12\x00the rest" {
@@ -56,8 +56,8 @@ func testPackets(t *testing.T, body []byte, extensions string) {
 	}
 }
 
-// A packet without a place, of a node that keeps nothing, is as it is. A place that
-// nobody can have written is refused.
+// A packet without a place, of a node that keeps nothing, is read as it is. A place
+// that nobody can have written is refused.
 func TestParse(t *testing.T) {
 	for _, data := range []string{"", "\x01\x01\x00", "\x01\x01\x10", "\x01\x01\x00\x05k7 9 3", "\x01\x01\x10\x00x", "\x01\x01\x10\x08\x04\x06k7 9 3", "\x01\x01\x10\x02\x04\x00"} {
 		want := history.Packet{Topic: "t", Body: []byte(data)}

@@ -9,7 +9,8 @@ import (
 	"github.com/heraldgo/herald/internal/history/protocol"
 )
 
-// What a server may send is read as what it writes again, and nothing panics.
+// A server's frame that can be read is written as one that reads the same, and
+// nothing panics.
 func FuzzFrame(f *testing.F) {
 	var v vectors
 	load(f, "frames.json", &v)
@@ -29,7 +30,7 @@ func FuzzFrame(f *testing.F) {
 			t.Fatalf("%q: a header of %d lines", data, n)
 		}
 		if frame.Kind == device.Gap {
-			return // times may lie outside of what JSON has
+			return // JSON does not have all times
 		}
 		if again, err := protocol.ParseFrame(written); err != nil || !same(again, frame) {
 			t.Errorf("%q is written as %q, which is %+v, %v", data, written, again, err)
@@ -37,7 +38,7 @@ func FuzzFrame(f *testing.F) {
 	})
 }
 
-// What a client may send is read as what it writes again.
+// A client's message that can be read is written as one that reads the same.
 func FuzzControl(f *testing.F) {
 	var v vectors
 	load(f, "frames.json", &v)
@@ -58,7 +59,7 @@ func FuzzControl(f *testing.F) {
 	})
 }
 
-// A query that is taken says the same when it is written.
+// A query that is accepted is written as one that says the same.
 func FuzzQuery(f *testing.F) {
 	var v vectors
 	load(f, "frames.json", &v)
@@ -84,7 +85,7 @@ func FuzzQuery(f *testing.F) {
 	})
 }
 
-// What is saved is taken only as it was written.
+// A saved position is accepted only in the form in which it is written.
 func FuzzSaved(f *testing.F) {
 	f.Add("0.a.1,3.b.2 c.2,c.1")
 	f.Add(" c.1")

@@ -31,7 +31,7 @@ func load(t testing.TB, name string, v any) {
 	}
 }
 
-// vectors is frames.json.
+// vectors is the content of frames.json.
 type vectors struct {
 	Server         []serverFrame
 	Ignored        []string
@@ -76,7 +76,7 @@ func positions(t testing.TB, text string) (p history.Positions) {
 	return p
 }
 
-// want returns the frame that the vector is of.
+// want returns the frame of a vector.
 func (v serverFrame) want(t testing.TB) protocol.Frame {
 	f := protocol.Frame{Since: v.Since, Until: v.Until, User: v.User, N: v.N}
 	f.Kind, f.Verdict = kinds[v.Kind], verdicts[v.Verdict]
@@ -98,7 +98,7 @@ func same(a, b protocol.Frame) bool {
 		x.Conn == y.Conn && x.Positions == y.Positions && x.Resumed == y.Resumed && x.Verdict == y.Verdict
 }
 
-// Frames become these bytes, and come back from them.
+// Frames are written as these bytes, and read back.
 func TestServerFrames(t *testing.T) {
 	var v vectors
 	load(t, "frames.json", &v)
@@ -127,7 +127,7 @@ func TestServerFrames(t *testing.T) {
 	}
 }
 
-// A gap whose times JSON cannot have is told all the same.
+// A gap is told even if JSON cannot have its times.
 func TestGapOfNoTime(t *testing.T) {
 	f := protocol.Frame{Since: time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)}
 	f.Kind = device.Gap
@@ -136,7 +136,7 @@ func TestGapOfNoTime(t *testing.T) {
 	}
 }
 
-// What clients send becomes these bytes, and comes back from them.
+// A client's messages are written as these bytes, and read back.
 func TestClientFrames(t *testing.T) {
 	var v vectors
 	load(t, "frames.json", &v)
@@ -167,7 +167,7 @@ func parseQuery(t testing.TB, text string) (protocol.Resume, bool, error) {
 	return protocol.ParseQuery(values)
 }
 
-// What a client says when it connects.
+// Queries are what clients send when they connect.
 func TestQueries(t *testing.T) {
 	var v vectors
 	load(t, "frames.json", &v)
@@ -201,7 +201,7 @@ func TestQueries(t *testing.T) {
 	}
 }
 
-// An id has at most 200 characters, which a URL's query takes as they are.
+// An id has at most 200 characters, all of which a URL's query takes unescaped.
 func TestIDs(t *testing.T) {
 	long := strings.Repeat("x", 200)
 	all := strings.Join(slices.Repeat([]string{long}, device.MaxConns), ",")
@@ -254,7 +254,7 @@ func TestPositions(t *testing.T) {
 	}
 }
 
-// What is saved comes back.
+// Saved positions are read back.
 func TestSaved(t *testing.T) {
 	for _, text := range []string{"", "0.a.1", "0.a.1 c.1", "0.a.1,3.b.2 c.2,c.1", " c.1"} {
 		var r protocol.Resume
@@ -272,9 +272,9 @@ func TestSaved(t *testing.T) {
 	}
 }
 
-// The examples of PROTOCOL.md are among the vectors: in its blocks marked so, "?"
-// begins a query, "<" what the server sends and ">" what the client sends, and "⏎"
-// is the end of a header line.
+// The examples in PROTOCOL.md are among the vectors. In the blocks that are marked
+// so, "?" begins a query, "<" what the server sends and ">" what the client sends,
+// and "⏎" is the end of a header line.
 func TestSpecification(t *testing.T) {
 	var v vectors
 	load(t, "frames.json", &v)
@@ -319,7 +319,7 @@ func isSubset(small, large []string) bool {
 	return !slices.ContainsFunc(small, func(s string) bool { return !slices.Contains(large, s) })
 }
 
-// A header costs no allocation.
+// Writing a header does not allocate.
 func TestHeaderAllocations(t *testing.T) {
 	f := protocol.Frame{}
 	f.Kind, f.At, f.ID = device.Message, history.Point{Epoch: 0x5eed, Offset: 1042}, "k7Q"
@@ -333,7 +333,8 @@ func TestHeaderAllocations(t *testing.T) {
 	}
 }
 
-// A mark without a verdict says its partition; no other line is taken for one.
+// BareMark returns the partition of a mark without a verdict, and takes no other
+// line for one.
 func TestBareMark(t *testing.T) {
 	for line, want := range map[string]string{"p 3.ff.7": "3", "p 12.ff.7": "12", "p 3.ff.7 complete": "", "p 3": "", "m 3.ff.7": "", "p  3.ff.7": "", "": ""} {
 		if partition, ok := protocol.BareMark([]byte(line)); string(partition) != want && ok || ok != (want != "") {

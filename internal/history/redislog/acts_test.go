@@ -10,7 +10,7 @@ import (
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// drafts makes a batch, now and then a large one or of unkept messages alone.
+// drafts makes a batch, sometimes a large one or one of unkept messages only.
 func (u *run) drafts() (batch []store.Draft) {
 	most, unkept := 4, u.rand.IntN(10) == 0
 	if u.rand.IntN(10) == 0 {
@@ -27,7 +27,8 @@ func (u *run) drafts() (batch []store.Draft) {
 	return batch
 }
 
-// newBody returns a body that is like no other, with extensions of any length.
+// newBody returns a body that differs from all others, with extensions of any
+// length.
 func (u *run) newBody() []byte {
 	n := u.rand.IntN(packet.MaxExtensions + 1)
 	if n < 2 || u.rand.IntN(2) == 0 {
@@ -102,7 +103,7 @@ func (u *run) trim() {
 		}
 		n, due := u.twin.Due(c.Now)
 		if call.named < 0 {
-			u.twin.Fence(c) // it begins what has to begin
+			u.twin.Fence(c) // it begins an epoch or a segment if one is due
 			continue
 		}
 		if removed := u.twin.Trim(c, uint64(call.named)); !removed || !due || n != uint64(call.named) {
@@ -125,7 +126,7 @@ func (u *run) forget() {
 	u.r.forget()
 	known, some := u.pick(), u.someTopics()
 	if len(some) == 0 || len(some) > u.log.bounds.asked/2 {
-		some = topics[:1] // or a call would be several of the twin's
+		some = topics[:1] // otherwise a call would be several calls of the twin
 	}
 	if err := u.log.Forget(u.ctx(), known, some); err != nil {
 		u.t.Error(err)
@@ -151,7 +152,7 @@ func (u *run) renew() {
 	}
 }
 
-// start has a node start, which may want to keep more than others do, or less.
+// start starts a node, which may want to keep more or less than the others.
 func (u *run) start() {
 	config := u.log.config
 	config.Limits.Bytes = 100 + 1000*u.rand.IntN(3)
@@ -182,7 +183,7 @@ func (u *run) survey() {
 	want := u.twin.Survey(u.caller(known), from, some, most)
 	if len(s.Entries) > 0 {
 		reader := u.caller(known)
-		reader.Known = history.Point{} // so that nothing comes of it
+		reader.Known = history.Point{} // so that it has no effect
 		entries, _ := u.twin.Read(reader, want.End.Epoch, want.Offsets)
 		same(u, "entries of the survey", fmt.Sprint(s.Entries), fmt.Sprint(entries), err)
 		u.count("survey read")

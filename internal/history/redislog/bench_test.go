@@ -13,14 +13,14 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// A bench is a Log on a real server, whose CPU and memory count.
+// A bench has a Log on a real server, and measures the server's CPU and memory.
 type bench struct {
 	*testing.B
 	rdb   *redis.Client
 	log   *Log
 	known history.Point
 	guess uint64
-	next  int // topic
+	next  int // the number of the next topic
 }
 
 const benchTopics = 10_000
@@ -33,7 +33,7 @@ func newBench(b *testing.B) *bench {
 	return &bench{B: b, rdb: rdb, log: New(Config{Client: rdb, Limits: limits, Keys: "k:", Topics: "c:", Fences: "f"})}
 }
 
-// drafts returns a batch, each of the next topic.
+// drafts returns a batch of n messages, each to the next topic.
 func (b *bench) drafts(n int) (batch []store.Draft) {
 	for range n {
 		b.next = (b.next + 1) % benchTopics
@@ -58,7 +58,7 @@ func (b *bench) append(batch []store.Draft) {
 	b.Fatal("it was not taken")
 }
 
-// info returns a number that INFO names.
+// info returns a number from INFO.
 func (b *bench) info(section, name string) float64 {
 	text, err := b.rdb.Info(b.Context(), section).Result()
 	if err != nil {
@@ -77,8 +77,8 @@ func (b *bench) cpu() float64 {
 	return b.info("cpu", "used_cpu_user") + b.info("cpu", "used_cpu_sys")
 }
 
-// BenchmarkAppend and BenchmarkPublish tell how much of Redis' CPU a message of 128
-// bytes takes, in batches of so many, with the log and without.
+// BenchmarkAppend and BenchmarkPublish measure how much of Redis' CPU time a
+// message of 128 bytes takes, in batches, with the log and without.
 func BenchmarkAppend(b *testing.B) {
 	benchmarkBatches(b, func(b *bench, batch []store.Draft) { b.append(batch) })
 }
@@ -110,11 +110,11 @@ func benchmarkBatches(b *testing.B, send func(b *bench, batch []store.Draft)) {
 	}
 }
 
-// BenchmarkQuietTopics tells how much of Redis' memory a topic takes that has one
-// message of 128 bytes, and how much of its CPU the survey of them all.
+// BenchmarkQuietTopics measures how much of Redis' memory a topic with one message
+// of 128 bytes takes, and how much CPU time a survey of all of them.
 func BenchmarkQuietTopics(b *testing.B) {
 	r := newBench(b)
-	r.append(r.drafts(1)) // all that is there once
+	r.append(r.drafts(1)) // for the keys that exist only once
 	before := r.info("memory", "used_memory")
 	for range benchTopics / 8 {
 		r.append(r.drafts(8))
@@ -137,9 +137,9 @@ func BenchmarkQuietTopics(b *testing.B) {
 	b.ReportMetric((r.cpu()-begin)*1e6/float64(n), "redis-µs/survey")
 }
 
-// BenchmarkSurvey tells how much of Redis' CPU it takes to find what one topic has
-// missed, 20 messages of 128 bytes between those of all others: if the first script
-// walks, and if it only looks, as on a Cluster.
+// BenchmarkSurvey measures how much of Redis' CPU time it takes to find what one
+// topic has missed: 20 messages of 128 bytes among those of all other topics. The
+// first script either walks the chains at once or, as on a Cluster, only looks.
 func BenchmarkSurvey(b *testing.B) {
 	for name, cluster := range map[string]bool{"one script": false, "two": true} {
 		b.Run(name, func(b *testing.B) {

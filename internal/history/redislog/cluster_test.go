@@ -40,13 +40,13 @@ func newClusterRig(t *testing.T, cluster *redistest.Cluster, tag string) *cluste
 	return r
 }
 
-// on returns a Log that asks one node.
+// on returns a Log that asks one node only.
 func (r *clusterRig) on(node *redistest.Node) *Log {
 	limits := store.Limits{Segment: 4, Age: 60_000, Bytes: 1 << 20}
 	return New(Config{Client: node.Admin(), Limits: limits, Keys: r.tag + ":", Topics: r.tag + "c:", Fences: r.tag + "f", Sharded: true, Cluster: true})
 }
 
-// append appends a message to a topic, until the log takes it.
+// append appends a message to a topic, trying until the log takes it.
 func (r *clusterRig) append(topic string) (err error) {
 	r.t.Helper()
 	for range 3 {
@@ -66,7 +66,8 @@ func (r *clusterRig) append(topic string) (err error) {
 	return nil
 }
 
-// hear subscribes to channels on the node of the Log, and returns what comes.
+// hear subscribes to channels on the Log's node, and returns a function that
+// returns what comes.
 func (r *clusterRig) hear(channels ...string) func() string {
 	r.t.Helper()
 	heard := r.log.config.Client.(*redis.Client).SSubscribe(r.t.Context(), channels...)
@@ -87,7 +88,7 @@ func (r *clusterRig) hear(channels ...string) func() string {
 	}
 }
 
-// dump returns what all nodes have of the slot.
+// dump returns everything that all nodes have of the slot.
 func (r *clusterRig) dump() string {
 	var b strings.Builder
 	for _, n := range r.cluster.Nodes {
@@ -97,8 +98,8 @@ func (r *clusterRig) dump() string {
 		}
 		slices.Sort(keys)
 		for _, key := range keys {
-			// A node that has given the key away, or does not own it yet, names
-			// another one; that it is listed says enough.
+			// A node that has moved the key away, or does not own it yet, names
+			// another node instead. It is enough that the key is listed.
 			dump, _ := n.Admin().Dump(r.t.Context(), key).Result()
 			fmt.Fprintf(&b, "%s %s %q\n", n.ID, key, dump)
 		}
@@ -106,7 +107,7 @@ func (r *clusterRig) dump() string {
 	return b.String()
 }
 
-// All calls work on a Cluster, and what is published goes to the shard.
+// All calls work on a Cluster, and packets are published in the shard.
 func TestCluster(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0)
 	for _, tag := range []string{"0", "66", "48"} {
@@ -145,8 +146,8 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// While a slot moves each call is done whole where it is asked, or not at all, and
-// the error is no doubt about that.
+// While a slot moves, each call is either done completely by the server that it
+// asks, or not at all, and its error leaves no doubt about that.
 func TestMigration(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 0)
 	r := newClusterRig(t, cluster, "0")
@@ -163,7 +164,7 @@ func TestMigration(t *testing.T) {
 	if err := r.append("a"); err != nil {
 		t.Errorf("all that it needs is still here: %v", err)
 	}
-	for r.end.Offset < 8 { // up to the end of a segment: a guess names the next one, too
+	for r.end.Offset < 8 { // up to the end of a segment, because a guess also names the next one
 		if err := r.append("a"); err != nil {
 			t.Fatal(err)
 		}
@@ -182,7 +183,7 @@ func TestMigration(t *testing.T) {
 			r.refused("after "+moved+", on "+where, l)
 		}
 	}
-	cluster.Migrate(r.slot, to) // what is left of it
+	cluster.Migrate(r.slot, to) // moves the rest
 	if _, err := r.log.Fence(t.Context(), r.end, 1); err == nil || !strings.Contains(err.Error(), "MOVED ") {
 		t.Errorf("the old one: %v", err)
 	}
@@ -197,8 +198,9 @@ func TestMigration(t *testing.T) {
 	}
 }
 
-// A log that comes from a server that is still a master goes on where it was. Otherwise
-// that master may have been replaced, and the log may lack what it had taken last.
+// If a log comes from a server that is still a master, its epoch goes on. Otherwise
+// that server may have been replaced before, and the log may lack what it took
+// last.
 func TestMoved(t *testing.T) {
 	cluster := redistest.StartCluster(t, 3, 1)
 	r := newClusterRig(t, cluster, "0")
@@ -206,7 +208,7 @@ func TestMoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	from, to, replica := cluster.MasterOf(r.slot), cluster.Nodes[1], cluster.Nodes[3]
-	replaced := cluster.Nodes[0] // which has the replica
+	replaced := cluster.Nodes[0] // this one has the replica
 	epoch := r.end.Epoch
 	goesOn := func(what, home string, want bool) {
 		t.Helper()
@@ -249,7 +251,7 @@ func (r *clusterRig) home(on *redistest.Node) string {
 	return members[0]
 }
 
-// setHome makes up that the server is another node.
+// setHome makes the table say that its server is another node.
 func (r *clusterRig) setHome(on *redistest.Node, id string) {
 	r.t.Helper()
 	old := r.home(on)
@@ -273,8 +275,8 @@ func (r *clusterRig) move(from, to *redistest.Node, key string) {
 	}
 }
 
-// refused checks that an append of a log whose keys are apart, or elsewhere, does
-// nothing.
+// refused checks that an append has no effect if the keys of the log are apart, or
+// elsewhere.
 func (r *clusterRig) refused(what string, l *Log) {
 	r.t.Helper()
 	before := r.dump()

@@ -20,8 +20,9 @@ import (
 )
 
 const (
-	// batchesEnv is how many batches a test appends, and seedEnv the seed of the
-	// first round. A seed without a number of batches runs its round alone.
+	// batchesEnv sets how many batches a test appends, and seedEnv the seed of the
+	// first round. With a seed but no number of batches, only the round of that
+	// seed runs.
 	batchesEnv = "HERALD_HISTORY_BATCHES"
 	seedEnv    = "HERALD_HISTORY_SEED"
 
@@ -29,13 +30,13 @@ const (
 	patience       = 30 * time.Second
 )
 
-// The scripts do what store.Log does, whatever happens to their keys.
+// The scripts do the same as store.Log, whatever happens to their keys.
 func TestScripts(t *testing.T) {
 	server := redistest.StartWithClock(t, "--enable-debug-command", "yes")
 	differ(t, &rig{rdb: server.Client(), step: server.Step, debug: true}, 2000)
 }
 
-// So they do on miniredis.
+// They also do on miniredis.
 func TestScriptsOnMiniredis(t *testing.T) {
 	server := miniredis.RunT(t)
 	rdb := redis.NewClient(&redis.Options{Addr: server.Addr()})
@@ -87,20 +88,20 @@ func differ(t *testing.T, r *rig, batches int) {
 		return
 	}
 	for _, what := range mustHappen {
-		if done[what] == 0 && (r.debug || what != "expired") { // by SetTime nothing does
+		if done[what] == 0 && (r.debug || what != "expired") { // nothing expires by SetTime
 			t.Errorf("never: %s", what)
 		}
 	}
 }
 
-// mustHappen is what proves nothing if it does not.
+// mustHappen lists the events without which a test proves nothing.
 var mustHappen = []string{
 	"taken", "wrong epoch", "wrong segment", "unkept batch", "new table", "new epoch", "contradicted", "segment begun",
 	"segment removed", "lost table", "lost segment", "expired", "whole", "cut", "forked", "survey read", "read missing", "read elsewhere", "read ahead",
 	"forgotten", "renewed", "node started", "told of an agreement",
 }
 
-// A run has one log in Redis and its twin.
+// A run has one log in Redis, and its twin in store.Log.
 type run struct {
 	t     *testing.T
 	r     *rig
@@ -108,7 +109,7 @@ type run struct {
 	done  map[string]int
 	log   *Log
 	twin  *store.Log
-	known []history.Point // that somebody knew, the newest last
+	known []history.Point // points that some node knew, the newest last
 	guess uint64
 	body  int
 }
@@ -137,7 +138,7 @@ func newRun(t *testing.T, r *rig, seed int, done map[string]int) *run {
 	return u
 }
 
-// act does one thing to both, and compares all that they have then.
+// act does one thing to both logs, and compares everything in them afterwards.
 func (u *run) act() {
 	u.t.Helper()
 	switch x := u.rand.IntN(100); {
@@ -180,7 +181,7 @@ func (u *run) act() {
 		if u.r.debug {
 			u.r.do(u.t, "DEBUG", "CHANGE-REPL-ID")
 		}
-	default: // scripts are forgotten as well
+	default: // scripts may be forgotten too
 		u.r.do(u.t, "SCRIPT", "FLUSH")
 	}
 	if has, want := u.r.state(u.t, u.log), u.twin.String(); has != want {
@@ -197,13 +198,13 @@ func (u *run) loseSegment(n uint64) {
 	u.twin.LoseSegment(n)
 }
 
-// expire removes keys that would expire before the clock has gone on for so long,
-// from both, so that none does by itself. All have to expire.
+// expire removes from both logs the keys that would expire within this time, so
+// that none expires by itself. Every key must have a time to expire.
 func (u *run) expire(within time.Duration) {
 	u.t.Helper()
 	for _, key := range u.r.keys(u.t) {
 		left, err := u.r.rdb.PTTL(u.t.Context(), key).Result()
-		if err != nil || left < 0 || left > time.Hour { // the clock steps back, too
+		if err != nil || left < 0 || left > time.Hour { // the clock also steps back
 			u.t.Fatalf("%s expires in %v, %v", key, left, err)
 		}
 		if left > within+2*patience {
@@ -219,7 +220,7 @@ func (u *run) expire(within time.Duration) {
 	}
 }
 
-// pick returns a point that a node may know, or may not.
+// pick returns a point that some node may know, or one that none does.
 func (u *run) pick() history.Point {
 	p := u.known[len(u.known)-1]
 	switch u.rand.IntN(30) {
@@ -251,7 +252,7 @@ func (u *run) met(known, end history.Point) {
 	}
 }
 
-// caller is what the script brought with it, and found.
+// caller returns the arguments of the script, and what it found.
 func (u *run) caller(known history.Point) store.Caller {
 	c := u.r.calls[0]
 	return store.Caller{Server: u.r.replID(u.t), Now: c.now, Known: known, Fresh: c.fresh, Agreed: c.agreed}
@@ -259,7 +260,7 @@ func (u *run) caller(known history.Point) store.Caller {
 
 func (u *run) ctx() context.Context { return u.t.Context() }
 
-// same compares what the two answered.
+// same compares the answers of the two logs.
 func same[T any](u *run, what string, has, want T, err error) {
 	u.t.Helper()
 	if a, b := fmt.Sprintf("%+v", has), fmt.Sprintf("%+v", want); err != nil || a != b {

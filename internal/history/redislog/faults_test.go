@@ -62,7 +62,7 @@ func (r *faultRig) append(topics ...string) (store.Reply, error) {
 	return reply, err
 }
 
-// await waits until something is so.
+// await waits until so returns true.
 func (r *faultRig) await(what string, so func() bool) {
 	r.t.Helper()
 	for end := time.Now().Add(patience); !so(); time.Sleep(time.Millisecond) {
@@ -74,14 +74,14 @@ func (r *faultRig) await(what string, so func() bool) {
 
 func (r *faultRig) must(args ...any) { r.t.Helper(); r.do(r.t, args...) }
 
-// A Redis that refuses an append has done nothing of it, and the error says why.
-// What does not write goes on, if that is safe.
+// If Redis refuses an append, nothing of it is done, and the error says why. Calls
+// that do not write succeed, if that is safe.
 func TestRefusedByRedis(t *testing.T) {
 	for name, fault := range map[string]struct {
 		begin, end func(r *faultRig)
 		want       string
-		fences     bool // a fence works
-		frees      bool // so do Trim and Forget
+		fences     bool // a fence succeeds
+		frees      bool // Trim and Forget succeed
 	}{
 		"full": {
 			begin: func(r *faultRig) { r.must("CONFIG", "SET", "maxmemory", "1") },
@@ -138,7 +138,7 @@ func TestRefusedByRedis(t *testing.T) {
 			}
 			fault.end(r)
 			reply, err := r.append("a", "c")
-			for range 2 { // it may have been promoted
+			for range 2 { // the server may have been promoted
 				if reply.Outcome != store.Taken {
 					r.end, r.segment = reply.End, reply.Segment
 					reply, err = r.append("a", "c")
@@ -151,11 +151,11 @@ func TestRefusedByRedis(t *testing.T) {
 	}
 }
 
-// Retention removes segments though Redis is full: else it would stay full.
+// Trim removes segments even if Redis is full. Otherwise it would stay full.
 func TestTrimWhenFull(t *testing.T) {
 	r := newFaultRig(t)
 	for n := range uint64(3) {
-		r.log.config.Limits.Bytes = 16 // of which a segment has one
+		r.log.config.Limits.Bytes = 16 // so little that each segment has one message
 		r.log.told(answer{agreed: store.Agreement{Version: 9, Age: 60_000, Bytes: 16}})
 		if reply, err := r.log.Append(t.Context(), r.end, n+1, []store.Draft{{Topics: []string{"a"}, Body: []byte(begins + "body")}}); err != nil || reply.Outcome != store.Taken {
 			t.Fatalf("%+v, %v", reply, err)
@@ -174,7 +174,8 @@ func TestTrimWhenFull(t *testing.T) {
 	}
 }
 
-// What is kept and was not published may still be had: the sender doesn't know.
+// If a message is kept but was not published, the result is unknown, because
+// receivers may still get it.
 func TestPublishDenied(t *testing.T) {
 	r := newFaultRig(t)
 	r.must("ACL", "SETUSER", "mute", "on", "nopass", "+@all", "~*", "resetchannels", "&c:a")
@@ -192,7 +193,7 @@ func TestPublishDenied(t *testing.T) {
 	}
 }
 
-// Nobody waits for a Redis that runs somebody else's script for ever.
+// Calls do not wait for ever for a Redis that is busy with somebody else's script.
 func TestBusy(t *testing.T) {
 	r := newFaultRig(t)
 	r.must("CONFIG", "SET", "busy-reply-threshold", "10")
@@ -220,7 +221,7 @@ func TestBusy(t *testing.T) {
 	}
 }
 
-// Keys of somebody else's are left alone, and so is a table of another version.
+// Keys of somebody else are left alone, and so is a table of another version.
 func TestForeignKeys(t *testing.T) {
 	for name, c := range map[string]struct {
 		key, want string
@@ -260,7 +261,7 @@ func TestForeignKeys(t *testing.T) {
 	}
 }
 
-// dump returns all keys as Redis would save them.
+// dump returns all keys in the form in which Redis saves them.
 func (r *faultRig) dump() string {
 	var b strings.Builder
 	for _, key := range r.keys(r.t) {
@@ -269,7 +270,7 @@ func (r *faultRig) dump() string {
 	return b.String()
 }
 
-// Whether an append was done is unknown only if it may have been.
+// An append returns ErrUnknown only if it may have been done.
 func TestUnknown(t *testing.T) {
 	once := func(addr string) *Log {
 		rdb := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, DialerRetries: 1, DisableIdentity: true})

@@ -15,9 +15,9 @@ import (
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// A liar is a Redis that answers scripts with anything, and then not any more.
+// A liar is a Redis that answers scripts with anything, and later not at all.
 type liar struct {
-	redis.Scripter // nil: only EVALSHA is asked for
+	redis.Scripter // nil, because only EVALSHA is called
 	answers        []any
 }
 
@@ -46,7 +46,7 @@ func newLiar(answers ...any) *Log {
 	return New(Config{Client: &liar{answers: answers}, Limits: store.Limits{Segment: 8, Age: 1000, Bytes: 1000}})
 }
 
-// calls are all that a Log asks Redis.
+// calls has all calls of a Log to Redis.
 var calls = map[string]func(context.Context, *Log) error{
 	"append": func(ctx context.Context, l *Log) error {
 		_, err := l.Append(ctx, history.Point{Epoch: 1}, 0, []store.Draft{{Topics: []string{"a"}}})
@@ -78,10 +78,10 @@ var calls = map[string]func(context.Context, *Log) error{
 	"forget": func(ctx context.Context, l *Log) error { return l.Forget(ctx, history.Point{}, []string{"a", "b"}) },
 }
 
-// list is an answer of a script.
+// list returns an answer of a script.
 func list(parts ...any) []any { return append([]any{}, parts...) }
 
-// good is what all answers begin with, and more.
+// good returns the common beginning of all answers, followed by more.
 func good(more ...any) []any { return append(list(int64(1), "1", int64(9), ""), more...) }
 
 func ints(n ...int64) (l []any) {
@@ -92,7 +92,7 @@ func ints(n ...int64) (l []any) {
 	return l
 }
 
-// What no script says is refused, and the error says what it was.
+// An answer that no script gives is refused, and the error says which it was.
 func TestHostileAnswers(t *testing.T) {
 	look := good(int64(0), int64(9), ints(5, 0), list(), ints(), ints(), int64(1), list())
 	walked := func(parts ...any) []any { return append(look[:len(look)-4:len(look)-4], parts...) }
@@ -159,7 +159,7 @@ func TestHostileAnswers(t *testing.T) {
 	}
 }
 
-// Whatever Redis answers, each call ends, and there is no more than was asked for.
+// Whatever Redis answers, each call ends, and returns no more than was asked for.
 func FuzzAnswers(f *testing.F) {
 	f.Add([]byte("\x00\x01\x02"), true)
 	f.Add([]byte{3, 3, 0, 5, 0, 9, 3, 2, 0, 5, 0, 4}, true)
@@ -186,7 +186,7 @@ func FuzzAnswers(f *testing.F) {
 	})
 }
 
-// value takes a value as go-redis may return it off data.
+// value takes a value from data, of a type that go-redis may return.
 func value(data *[]byte, depth int) any {
 	next := func() (b byte) {
 		if len(*data) > 0 {
@@ -222,7 +222,7 @@ func value(data *[]byte, depth int) any {
 	return 1.5
 }
 
-// A Redis that is too old is told from one that is broken.
+// A Redis that is too old is told apart from one that is broken.
 func TestOldRedis(t *testing.T) {
 	for said, old := range map[string]bool{
 		"ERR Error running script (call to f_1): @user_script:100: @user_script: 100: Unknown Redis command called from Lua script": true, // Redis 6.0

@@ -46,7 +46,7 @@ func (r *miniRig) step(d time.Duration) {
 	r.server.SetTime(r.now)
 }
 
-// append appends bodies to a topic, and returns the segment to which they went.
+// append appends bodies to a topic, and returns the segment that they went to.
 func (r *miniRig) append(bodies ...string) uint64 {
 	r.t.Helper()
 	var batch []store.Draft
@@ -76,7 +76,7 @@ func (r *miniRig) trim() (segments int) {
 	return len(r.keys(r.t)) - 1
 }
 
-// A segment ends, and goes, at the very millisecond and byte.
+// A segment ends, and is removed, at the exact millisecond and byte.
 func TestLimitsOfSegments(t *testing.T) {
 	r := newMiniRig(t, store.Limits{Segment: 64, Age: 8000, Bytes: 80})
 	r.append("1")
@@ -99,7 +99,7 @@ func TestLimitsOfSegments(t *testing.T) {
 	}
 }
 
-// A segment goes when what came after it is old enough.
+// A segment is removed when what came after it is old enough.
 func TestAge(t *testing.T) {
 	r := newMiniRig(t, store.Limits{Segment: 64, Age: 8000, Bytes: 1 << 20})
 	r.append("1")
@@ -115,7 +115,7 @@ func TestAge(t *testing.T) {
 	}
 }
 
-// Who works keeps the keys, and their time follows what is agreed.
+// The keys last while a node works, and their time to live follows the agreement.
 func TestKeysLast(t *testing.T) {
 	r := newMiniRig(t, store.Limits{Segment: 64, Age: 8000, Bytes: 80})
 	lasts := func(what, key string, want time.Duration) {
@@ -139,8 +139,8 @@ func TestKeysLast(t *testing.T) {
 	lasts("an agreement", "k:s:0", 80*time.Second)
 }
 
-// A call that is repeated, as none should be, does no harm to the table: the epoch
-// that it had for the log is not another one now.
+// A call that is repeated, although none should be, does no harm to the table: an
+// epoch that began for it does not begin again.
 func TestRepeated(t *testing.T) {
 	r := newMiniRig(t, store.Limits{Segment: 64, Age: 8000, Bytes: 80})
 	r.append("1")
@@ -174,7 +174,7 @@ func (r *repeater) EvalSha(ctx context.Context, sha string, keys []string, args 
 	return r.next.EvalSha(ctx, sha, keys, args...)
 }
 
-// A call brings so many entries, bytes, topics, chains and segments, and no more.
+// The entries, bytes, topics, chains and segments of a call are bounded.
 func TestBoundsOfCalls(t *testing.T) {
 	r := newMiniRig(t, store.Limits{Segment: 4, Age: 8000, Bytes: 1 << 20})
 	for range 10 {
@@ -186,7 +186,7 @@ func TestBoundsOfCalls(t *testing.T) {
 		set   func(b *bounds)
 		walks int
 		reads int
-		ahead int // entries of a read of three, and of seven if that costs little
+		ahead int // entries of a read of three offsets, with seven more if they cost little
 	}{
 		{func(*bounds) {}, 1, 1, 10},
 		{func(b *bounds) { b.walked = 3 }, 4, 1, 10},
@@ -199,7 +199,7 @@ func TestBoundsOfCalls(t *testing.T) {
 		r.log.bounds = usual
 		c.set(&r.log.bounds)
 		for _, r.log.config.Cluster = range []bool{false, true} {
-			calls := c.walks // the first one looks, too
+			calls := c.walks // the first call looks, too
 			if r.log.config.Cluster {
 				calls++
 			}
@@ -233,7 +233,8 @@ func TestBoundsOfCalls(t *testing.T) {
 	}
 }
 
-// A node that guesses wrongly in which segments there is something finds it all the same.
+// If a node guesses wrongly which segments have entries, it finds all of them
+// nevertheless.
 func TestGuess(t *testing.T) {
 	limits := store.Limits{Segment: 4, Age: 8000, Bytes: 1 << 20}
 	r := newMiniRig(t, limits)
@@ -247,7 +248,7 @@ func TestGuess(t *testing.T) {
 		if n%7 != 0 {
 			continue
 		}
-		for calls := range 2 { // the first one guesses what was there when it last asked
+		for calls := range 2 { // the first call guesses from what the last one found
 			r.forget()
 			s, err := late.Survey(t.Context(), r.known, from, []string{"a"}, 100)
 			if err != nil || !s.Whole || len(s.Offsets) != n || len(r.calls) != 2-calls {
@@ -257,7 +258,7 @@ func TestGuess(t *testing.T) {
 	}
 }
 
-// A guess of an epoch that is over leaves out nothing of the one that counts.
+// A guess from an epoch that is over leaves out nothing of the present one.
 func TestGuessOfAnotherEpoch(t *testing.T) {
 	limits := store.Limits{Segment: 64, Age: 8000, Bytes: 1 << 20}
 	r := newMiniRig(t, limits)

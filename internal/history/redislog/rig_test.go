@@ -20,20 +20,20 @@ import (
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// A rig is a server, with what its scripts were given, answered and published.
+// A rig is a server, with a record of what its scripts got, answered and published.
 type rig struct {
 	rdb   *redis.Client
-	step  func(time.Duration) // the server's clock
-	debug bool                // it is a real one
-	calls []scriptCall        // since forget
+	step  func(time.Duration) // steps the server's clock
+	debug bool                // it is a real server, not a miniredis
+	calls []scriptCall        // those since forget
 	heard *redis.PubSub
 }
 
 // A scriptCall is one run of a script.
 type scriptCall struct {
 	fresh  history.Epoch
-	agreed store.Agreement // that it brought
-	named  int64           // what trim.lua was told to remove
+	agreed store.Agreement // as it was passed
+	named  int64           // the segment that trim.lua was told to remove
 	now    int64
 }
 
@@ -50,7 +50,7 @@ func (r *rig) listen(t *testing.T) {
 
 func (r *rig) forget() { r.calls = nil }
 
-// DialHook, ProcessPipelineHook and ProcessHook make a redis.Hook of it.
+// DialHook, ProcessPipelineHook and ProcessHook implement redis.Hook.
 func (r *rig) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
 }
@@ -103,7 +103,7 @@ func (r *rig) replID(t *testing.T) string {
 	return id
 }
 
-// hear returns what comes next, on a channel.
+// hear returns the next packet on a channel.
 func (r *rig) hear(t *testing.T, channel string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -115,7 +115,7 @@ func (r *rig) hear(t *testing.T, channel string) string {
 	return m.Payload
 }
 
-// packets returns all that was published since.
+// packets returns all packets that were published since the last call.
 func (r *rig) packets(t *testing.T) (packets []history.Packet) {
 	t.Helper()
 	r.do(t, "PUBLISH", "end", "")
@@ -139,7 +139,7 @@ func (r *rig) packets(t *testing.T) (packets []history.Packet) {
 	}
 }
 
-// begins is how a body begins.
+// begins is the beginning of a body.
 const begins = "\x01\x01\x10\x00"
 
 // unplaced returns the body that a packet was made of.
@@ -159,8 +159,8 @@ func (r *rig) keys(t *testing.T) []string {
 	return keys
 }
 
-// state returns all that the log has, as the twin's String does. It reads the
-// layout by itself.
+// state returns everything in the log, in the form of the twin's String. It parses
+// the layout with code of its own.
 func (r *rig) state(t *testing.T, l *Log) string {
 	t.Helper()
 	var b strings.Builder
@@ -221,7 +221,7 @@ func (r *rig) tableText(t *testing.T, l *Log) string {
 				o, _ := strconv.ParseUint(at, 10, 64)
 				parents = slices.Insert(parents, 0, history.Point{Epoch: parseEpoch(e), Offset: history.Offset(o)})
 			}
-		case strings.HasPrefix(name, "\x00i"+server+" ") && m.Score == -0.5: // the twin knows no nodes
+		case strings.HasPrefix(name, "\x00i"+server+" ") && m.Score == -0.5: // the twin does not know nodes
 		case name[0] == 0 && m.Score < 0:
 			numbers[name[1:]] = -1 - int64(m.Score)
 		case strings.HasPrefix(name, "\x00f") && m.Score > 0:
@@ -270,7 +270,7 @@ func (r *rig) tableText(t *testing.T, l *Log) string {
 	return b.String()
 }
 
-// stale returns how many topics the table has that count for nothing.
+// stale returns how many topics in the table no longer count.
 func (r *rig) stale(t *testing.T) int64 {
 	t.Helper()
 	horizon, err := r.rdb.ZScore(t.Context(), "k:t", "\x00h").Result()

@@ -18,8 +18,8 @@ func drafts(topics ...string) (batch []store.Draft) {
 	return batch
 }
 
-// Each topic has a chain, and an entry that is not kept has a place but no
-// offset.
+// Each topic has a chain. An entry that is not kept has a place but no offset of
+// its own.
 func TestAppend(t *testing.T) {
 	l := store.New(8)
 	c := caller
@@ -40,8 +40,8 @@ func TestAppend(t *testing.T) {
 	}
 }
 
-// A log that another master has given away goes on in its epoch. One that has come in
-// any other way may lack something.
+// A log that another master has handed over goes on in its epoch. One that has come
+// in any other way may lack entries.
 func TestMoved(t *testing.T) {
 	l := store.New(8)
 	c := caller
@@ -60,7 +60,7 @@ func TestMoved(t *testing.T) {
 	}
 }
 
-// What is refused has no effect.
+// A refused append has no effect.
 func TestRefused(t *testing.T) {
 	l := store.New(4)
 	c := caller
@@ -68,7 +68,7 @@ func TestRefused(t *testing.T) {
 	if r := l.Append(c, 0, drafts("a", "a", "a")); r.Outcome != store.Taken {
 		t.Fatal(r.Outcome)
 	}
-	r := l.Append(c, 0, drafts("a", "a")) // of which one would fit
+	r := l.Append(c, 0, drafts("a", "a")) // one of these two would fit
 	if r.Outcome != store.WrongSegment || r.Segment != 1 || r.End.Offset != 3 {
 		t.Errorf("a full segment: %+v", r)
 	}
@@ -90,8 +90,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// A log goes on in its epoch as long as it has all that was acknowledged. In the next
-// epoch the first entry begins a segment, and no other one does.
+// A log goes on in its epoch as long as it has everything that was acknowledged.
+// The first entry of a new epoch begins a segment, and no other entry does.
 func TestEpochs(t *testing.T) {
 	l := store.New(8)
 	c := caller
@@ -116,7 +116,7 @@ func TestEpochs(t *testing.T) {
 	}
 }
 
-// A copy has all that the log has, and goes its own way.
+// A copy has everything that the log has, and then changes on its own.
 func TestClone(t *testing.T) {
 	l := store.New(4)
 	if none := l.Clone(); none.String() != l.String() || none.String() != "no table\n" {
@@ -143,8 +143,7 @@ func TestClone(t *testing.T) {
 	}
 }
 
-// A position is whole only in its own epoch, above the horizon, and if it was
-// there.
+// A position is whole only in its own epoch, above the horizon, and if it existed.
 func TestSurvey(t *testing.T) {
 	l := store.New(1)
 	c := caller
@@ -169,7 +168,7 @@ func TestSurvey(t *testing.T) {
 			t.Errorf("%s: %+v", what, s)
 		}
 	}
-	look("below the horizon", 1, 1, 3, false, 2) // two of three
+	look("below the horizon", 1, 1, 3, false, 2) // two of three are left
 	look("above it", 1, 3, 3, true, 2)
 	look("at the end", 1, 5, 5, true, 0)
 	look("in the future", 1, 6, 5, false, 0)
@@ -188,8 +187,8 @@ func TestSurvey(t *testing.T) {
 	}
 }
 
-// What was kept for a topic is gone, but for what others share. Who has not had
-// it is told.
+// Forget removes what was kept for a topic, except entries that other topics share.
+// Clients that have not got it are told.
 func TestForget(t *testing.T) {
 	l := store.New(4)
 	c := caller
@@ -220,13 +219,13 @@ func TestForget(t *testing.T) {
 	if entries, _ := l.Read(c, 1, []history.Offset{2, 4, 5}); len(entries) != 1 {
 		t.Errorf("there is still %v", entries)
 	}
-	l.Forget(c, []string{"a"}) // of which one entry was left
+	l.Forget(c, []string{"a"}) // one entry of this topic was left
 	if entries, _ := l.Read(c, 1, []history.Offset{5}); len(entries) != 0 {
 		t.Errorf("there is still %v", entries)
 	}
 }
 
-// A new epoch begins once, for all that ask.
+// However many nodes ask for it, a new epoch begins only once.
 func TestRenew(t *testing.T) {
 	l := store.New(4)
 	l.Fence(caller)
@@ -239,8 +238,8 @@ func TestRenew(t *testing.T) {
 	}
 }
 
-// What the newest node wants is kept, also if the table is lost, and nobody who
-// has started before changes that.
+// The log keeps what the newest node wants, even if the table is lost. Nodes that
+// started before do not change that.
 func TestAgreement(t *testing.T) {
 	l := store.New(4)
 	c := caller

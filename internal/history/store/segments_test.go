@@ -7,18 +7,18 @@ import (
 	"github.com/heraldgo/herald/internal/history/store"
 )
 
-// sized returns a batch of one message.
+// sized returns a batch of one message with a body of bytes.
 func sized(bytes int) []store.Draft {
 	return []store.Draft{{Topics: []string{"a"}, Body: make([]byte, bytes)}}
 }
 
-// A segment ends after an eighth of what is to be kept, by age and by bytes.
+// A segment ends after an eighth of what is to be kept, by age or by bytes.
 func TestSegmentEnds(t *testing.T) {
 	age, bytes := caller.Agreed.Age, caller.Agreed.Bytes
 	for _, test := range []struct {
 		name  string
-		first int   // bytes
-		later int64 // when the next one comes
+		first int   // bytes of the first message
+		later int64 // how much later the next message comes
 		want  store.Outcome
 	}{
 		{"young and small", bytes/8 - 1, age/8 - 1, store.Taken},
@@ -37,14 +37,14 @@ func TestSegmentEnds(t *testing.T) {
 	}
 }
 
-// The oldest segment is due when what comes after it is too old, or when there is more
-// than is to be kept. The last one stays.
+// The oldest segment is due when everything after it is too old, or when the log
+// has more than it is to keep. The last segment stays.
 func TestDue(t *testing.T) {
 	age, bytes := caller.Agreed.Age, caller.Agreed.Bytes
 	for _, test := range []struct {
 		name     string
-		segments []int // bytes of each, which begins an age after the one before
-		later    int64 // after the last one began
+		segments []int // bytes of each segment; each begins an age after the one before
+		later    int64 // how long after the last one began
 		due      bool
 	}{
 		{"one alone", []int{2 * bytes}, 10 * age, false},
@@ -68,8 +68,8 @@ func TestDue(t *testing.T) {
 	}
 }
 
-// What lies below the horizon is told to be missing, and the horizon is the end of the
-// last segment that went.
+// Entries below the horizon are told to be missing. The horizon is the end of the
+// last segment that was removed.
 func TestTrim(t *testing.T) {
 	l := store.New(4)
 	c := caller
