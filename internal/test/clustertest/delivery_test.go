@@ -16,10 +16,10 @@ var quick = settings{
 	ProbeTimeout:  2 * time.Second,
 }
 
-// TestDelivery: 300 users with three devices each, on three nodes, and 20,000
-// messages from all nodes at once, of which 18,000 are to users, 1,900 to groups
-// and 100 to everyone. A device gets some 230 of them, so a queue of the
-// default 4,096 messages holds whatever the pace.
+// TestDelivery has 300 users with three devices each, on three nodes. All nodes
+// together send 20,000 messages: 18,000 to users, 1,900 to groups and 100 to
+// everyone. A device gets some 230 of them, so that a queue of the default 4,096
+// messages is long enough at any pace.
 func TestDelivery(t *testing.T) {
 	c := newCluster(t, 3, settings{ProbeTimeout: hung})
 	c.populate(300)

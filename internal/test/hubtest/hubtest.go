@@ -36,21 +36,21 @@ func (b *Broker) pids() []int {
 	return b.PIDs()
 }
 
-// Test tries three hubs with clients on Buses of one broker. newBroker is
-// called once for each subtest:
+// Test tests three hubs with clients on Buses of one broker. It calls newBroker
+// once for each subtest:
 //
-//   - Delivery: 5,000 messages from all hubs at once, to users, groups and
-//     everyone, come to each of 200 devices exactly once, in order per sender
-//     and topic, and no gap is reported.
-//   - Restart: the broker restarts under that load. What was lost lies in a
-//     reported gap, or its Send returned an error; nothing comes twice;
-//     afterwards everyone is reached from everywhere, and no client was
+//   - Delivery: all hubs together send 5,000 messages to users, groups and
+//     everyone. Each of 200 devices gets those for it exactly once, in order
+//     per sender and topic, and no gap is reported.
+//   - Restart: the broker restarts under that load. Each lost message lies in a
+//     reported gap, or its Send returned an error. No message comes twice.
+//     Afterwards everyone is reached from everywhere, and no client was
 //     disconnected.
 //   - Slow: callbacks of a hub that block harm nobody. A hub that does not
-//     receive keeps its memory within bounds and reports what it has lost;
-//     the other hubs, who sends, and the broker do not suffer.
+//     receive keeps its memory within bounds and reports its losses. The
+//     other hubs, the senders and the broker do not suffer.
 //
-// What does not come within a minute is taken never to come.
+// A message that has not come within a minute is taken for lost.
 func Test(t *testing.T, newBroker func(t testing.TB) Broker) {
 	t.Run("Delivery", func(t *testing.T) { testDelivery(t, newBroker(t)) })
 	t.Run("Restart", func(t *testing.T) { testRestart(t, newBroker(t)) })

@@ -13,9 +13,9 @@ import (
 	"github.com/heraldgo/herald/internal/test/redistest"
 )
 
-// What it costs Redis that a user of five groups comes and goes, while nothing is
-// watched, another group is, or one of the five: its CPU, and the commands that scripts
-// and clients run.
+// BenchmarkChange measures what it costs Redis, in CPU time and commands, if a user of
+// five groups comes and goes while no group is watched, another group is, or one of the
+// five is.
 //
 //	go test -run '^$' -bench Change -benchtime 5000x ./internal/test/watchtest
 func BenchmarkChange(b *testing.B) {
