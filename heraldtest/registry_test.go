@@ -39,8 +39,10 @@ func TestMemoryRegistryInBubble(t *testing.T) {
 // redisStore opens handles with clients of their own.
 func redisStore(t testing.TB, addr string) RegistryStore {
 	open := func(prefix string) herald.Registry {
-		// miniredis compiles a script each time that it runs it: 2,500 take their time.
-		rdb := redis.NewClient(&redis.Options{Addr: addr, ReadTimeout: patience})
+		// miniredis compiles a script each time that it runs it, and looks through all keys
+		// at each command. Hundreds of scripts in one pipeline take half a minute under the
+		// race detector on a loaded machine.
+		rdb := redis.NewClient(&redis.Options{Addr: addr, ReadTimeout: 5 * time.Minute})
 		t.Cleanup(func() { rdb.Close() })
 		r, err := herald.NewRedisRegistry(rdb, &herald.RedisOptions{Prefix: prefix})
 		if err != nil {
