@@ -119,7 +119,7 @@ func (h *Hub) elsewhere(ctx context.Context, topics []string) (found []string) {
 	return slices.Compact(found)
 }
 
-// expect lists those of the sessions that the probe is meant for. It says whether one of
+// expect lists those of the sessions that the probe is meant for. It reports whether one of
 // the sessions is on a node that knows no probes. Such a node would take one for a loss,
 // even if its session is left out, because it gets what goes to the topic.
 func (d *delivery) expect(ctx context.Context, sessions []Session) (older bool) {

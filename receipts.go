@@ -218,7 +218,7 @@ func (c *Conn) settled(w receipts.Wanted, received bool) {
 	c.hub.receipts.owe(outgoingReport{Wanted: w, what: what, counter: c.counter})
 }
 
-// receipt takes the payload of a pong, and says whether a fence has asked for one.
+// receipt takes the payload of a pong, and reports whether a fence has asked for one.
 func (c *Conn) receipt(payload []byte) (asked bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

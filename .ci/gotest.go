@@ -110,7 +110,7 @@ func (p *pkg) say(e event) {
 	b.WriteString(e.Output)
 }
 
-// isFrame says whether a line of output is go test's own, and no news.
+// isFrame reports whether a line of output is go test's own, and no news.
 func isFrame(line string) bool {
 	line = strings.TrimLeft(line, " ")
 	for _, prefix := range []string{"=== ", "PASS\n", "FAIL\n", "FAIL\t", "ok  \t", "--- PASS", "--- SKIP"} {

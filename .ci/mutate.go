@@ -259,7 +259,7 @@ func (m *mutator) compare(n *ast.BinaryExpr, negated, moved token.Token) string 
 	return text
 }
 
-// number says whether an expression is of a type that the functions take.
+// number reports whether an expression is of a type that the functions take.
 func (m *mutator) number(e ast.Expr) bool {
 	t := m.types[e].Type
 	if _, ok := t.(*types.TypeParam); ok {

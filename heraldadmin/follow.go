@@ -203,7 +203,7 @@ func (e *explainer) why(c herald.ProbedConn) string {
 
 const gone = "Gone: the node does not have this connection any more. It has just ended, or the Registry has not noticed yet."
 
-// unheard says why a node may not have said that it has the probe. known says whether it
+// unheard says why a node may not have said that it has the probe. known reports whether it
 // has said that it has the connection. A node that has no connection of the user does not
 // get the probe.
 func (e *explainer) unheard(node string, known bool) string {

@@ -53,7 +53,7 @@ func (q *queue) push(i item) {
 	q.some.Set()
 }
 
-// supersedes says whether an item's event makes the one before it unnecessary.
+// supersedes reports whether an item's event makes the one before it unnecessary.
 func supersedes(event, before Event) bool {
 	_, ended := event.(Disconnected)
 	_, endedBefore := before.(Disconnected)
@@ -84,7 +84,7 @@ func (q *queue) pop(ctx context.Context) (item, error) {
 	}
 }
 
-// full says whether pop has to come before anything more is read.
+// full reports whether pop has to come before anything more is read.
 func (q *queue) full() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

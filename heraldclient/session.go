@@ -236,7 +236,7 @@ func (s *session) cause(err error) error {
 	return fmt.Errorf("read: %w", err)
 }
 
-// ended says whether the connection is given up, and what comes is not taken.
+// ended reports whether the connection is given up, and what comes is not taken.
 func (s *session) ended() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -317,7 +317,7 @@ func (s *session) keepAlive() {
 	}
 }
 
-// unanswered says whether a ping had no answer. If it could not be sent, the reader
+// unanswered reports whether a ping had no answer. If it could not be sent, the reader
 // finds out why: there may be a close code.
 func (s *session) unanswered(timeout time.Duration) bool {
 	ctx, cancel := context.WithTimeout(s.ctx, timeout)

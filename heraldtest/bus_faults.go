@@ -70,7 +70,7 @@ func (s *suite) awaitEnd(publish func(string) error, topic string, to ...*node) 
 	}
 }
 
-// has says whether data of the topic is among the events from the index
+// has reports whether data of the topic is among the events from the index
 // first on, waiting a moment for it.
 func (n *node) has(topic, data string, first int) bool {
 	deadline := time.After(100 * time.Millisecond)
@@ -154,7 +154,7 @@ func (n *node) gaps() []gap {
 	return gaps
 }
 
-// isOf says whether the gap is of these topics, in any order.
+// isOf reports whether the gap is of these topics, in any order.
 func (g gap) isOf(topics []string) bool {
 	return g.topics != nil && maps.Equal(g.topics, set(topics))
 }

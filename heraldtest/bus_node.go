@@ -85,7 +85,7 @@ func (n *node) close(ended <-chan struct{}) {
 	*n.s.hung = true
 }
 
-// within says whether done is closed before d has passed.
+// within reports whether done is closed before d has passed.
 func within(d time.Duration, done <-chan struct{}) bool {
 	select {
 	case <-done:
@@ -139,7 +139,7 @@ func (n *node) awaitRestored(done func() bool) {
 	}
 }
 
-// waits says whether done holds before d has passed. It asks after each event.
+// waits reports whether done holds before d has passed. It asks after each event.
 func (n *node) waits(d time.Duration, done func() bool) bool {
 	deadline := time.After(d)
 	for {

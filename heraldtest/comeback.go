@@ -24,7 +24,7 @@ func (c *Cluster) ConnectHistory(i int, id herald.Identity) *Client {
 func (c *Client) Cut() { c.conn.CloseNow() }
 
 // ComeBack connects a client by ConnectHistory once more, to the i-th node. It waits
-// until all has come that the client missed, which is received next, and says whether
+// until all has come that the client missed, which is received next, and reports whether
 // that is complete. If not, the client was told that something may be missing.
 func (c *Client) ComeBack(i int) (complete bool) {
 	c.t.Helper()
@@ -80,7 +80,7 @@ func (c *Client) ExpectGap() {
 	c.missing = false
 }
 
-// next reads the next frame, and says whether it is a message for the client.
+// next reads the next frame, and reports whether it is a message for the client.
 func (c *Client) next(ctx context.Context) (f protocol.Frame, message bool) {
 	c.t.Helper()
 	_, data, err := c.conn.Read(ctx)
@@ -93,7 +93,7 @@ func (c *Client) next(ctx context.Context) (f protocol.Frame, message bool) {
 	return f, message
 }
 
-// hear takes what came, and says whether it is a message for the client.
+// hear takes what came, and reports whether it is a message for the client.
 func (c *Client) hear(data []byte) (f protocol.Frame, message bool, err error) {
 	if f, err = protocol.ParseFrame(data); err != nil {
 		return f, false, fmt.Errorf("%q: %w", data, err)

@@ -111,7 +111,7 @@ func (p *publication) outcome() error {
 	return fmt.Errorf("%w: %w", herald.ErrUnknown, p.err)
 }
 
-// isRefusal says whether err says for certain that Kafka has not taken a
+// isRefusal reports whether err says for certain that Kafka has not taken a
 // record, provided that it was sent once.
 func isRefusal(err error) bool {
 	for _, refusal := range []error{kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.PolicyViolation,

@@ -47,7 +47,7 @@ func (l *link) OnBrokerDisconnect(_ kgo.BrokerMetadata, conn net.Conn) {
 	l.mu.Unlock()
 }
 
-// idle says whether nothing has been written since the count of requests was
+// idle reports whether nothing has been written since the count of requests was
 // wrote, and nothing is being written.
 func (l *link) idle(wrote uint64) bool {
 	l.mu.Lock()

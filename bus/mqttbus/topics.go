@@ -56,7 +56,7 @@ func appendEscape(b []byte, c byte) []byte {
 	return append(b, '%', hexDigits[c>>4], hexDigits[c&15])
 }
 
-// isPlain says whether an ASCII character stands for itself.
+// isPlain reports whether an ASCII character stands for itself.
 func isPlain(c byte) bool {
 	switch c {
 	case '+', '#', '/', '$', '%', 0x7f:
@@ -65,7 +65,7 @@ func isPlain(c byte) bool {
 	return c >= ' '
 }
 
-// isPlainRune says whether a character beyond ASCII, decoded from n bytes,
+// isPlainRune reports whether a character beyond ASCII, decoded from n bytes,
 // stands for itself. It asks no table that changes with the Unicode version:
 // two nodes must agree.
 func isPlainRune(r rune, n int) bool {
@@ -97,7 +97,7 @@ func checkTopicName(size int) error {
 // maxPrefix leaves room for any topic of 200 bytes.
 const maxPrefix = 1000
 
-// validPrefix says whether topics may begin with prefix.
+// validPrefix reports whether topics may begin with prefix.
 func validPrefix(prefix string) bool {
 	if prefix == "" || len(prefix) > maxPrefix || prefix[0] == '$' || strings.Contains(prefix, "%") {
 		return false

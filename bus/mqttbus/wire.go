@@ -138,7 +138,7 @@ func (r *refusal) Error() string {
 	return fmt.Sprintf("mqttbus: the broker %s with 0x%02x: %s", what, r.code, r.reason)
 }
 
-// isOurFault says whether the broker ended the connection for something that
+// isOurFault reports whether the broker ended the connection for something that
 // we sent (MQTT 5.0, section 3.14.2.1), and would do so again.
 func (r *refusal) isOurFault() bool {
 	switch r.code {
@@ -150,5 +150,5 @@ func (r *refusal) isOurFault() bool {
 	return false
 }
 
-// denied says whether permissions are the reason.
+// denied reports whether permissions are the reason.
 func (r *refusal) denied() bool { return r.code == packets.SubackNotauthorized }

@@ -126,13 +126,13 @@ type refusal string
 // Error is what the server said.
 func (r refusal) Error() string { return "NATS: " + string(r) }
 
-// isRefusal says whether the server leaves the connection open after the error.
+// isRefusal reports whether the server leaves the connection open after the error.
 func isRefusal(text string) bool {
 	text = strings.ToLower(text)
 	return strings.HasPrefix(text, "permissions violation") || strings.HasPrefix(text, "maximum subscriptions exceeded")
 }
 
-// isFull says whether the server refused the connection because it had no room. The
+// isFull reports whether the server refused the connection because it had no room. The
 // next attempt may succeed.
 func isFull(text string) bool {
 	text = strings.ToLower(text)

@@ -142,7 +142,7 @@ func config(t testing.TB, text string) string {
 	return path
 }
 
-// mayBeTaken says whether err allows a packet to arrive.
+// mayBeTaken reports whether err allows a packet to arrive.
 func mayBeTaken(err error) bool { return err == nil || errors.Is(err, herald.ErrUnknown) }
 
 // shortly returns a context that ends soon.

@@ -246,7 +246,7 @@ func (s *session) release() {
 	}
 }
 
-// isOver says whether nats.go has no more to do with the connection.
+// isOver reports whether nats.go has no more to do with the connection.
 func (s *session) isOver() bool {
 	select {
 	case <-s.ended:

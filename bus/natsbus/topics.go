@@ -49,7 +49,7 @@ func appendSubject(b []byte, prefix, topic string) []byte {
 	return b
 }
 
-// plain says whether an ASCII character may stand in a token as it is.
+// plain reports whether an ASCII character may stand in a token as it is.
 func plain(c byte) bool {
 	return c > ' ' && c < 0x7f && c != '.' && c != '*' && c != '>' && c != '%'
 }
@@ -71,7 +71,7 @@ func checkTopic(prefix, topic string) error {
 	return nil
 }
 
-// validPrefix says whether subjects may begin with prefix.
+// validPrefix reports whether subjects may begin with prefix.
 func validPrefix(prefix string) bool {
 	if len(prefix) > maxPrefix || strings.HasPrefix(prefix, "$") || !utf8.ValidString(prefix) {
 		return false

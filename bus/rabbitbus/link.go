@@ -178,7 +178,7 @@ func (l *link) block(b amqp091.Blocking) {
 	l.blocked = err
 }
 
-// mark makes the link dead, for the reason err, and says whether it was alive.
+// mark makes the link dead, for the reason err, and reports whether it was alive.
 func (l *link) mark(err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -93,7 +93,7 @@ func newPublication() *publication {
 	return p
 }
 
-// fits says whether there is room for another packet.
+// fits reports whether there is room for another packet.
 func (p *publication) fits(packet herald.Packet) bool {
 	return len(p.bytes) == headerSize ||
 		len(p.bytes)+len(packet.Topic)+len(packet.Data)+2*binary.MaxVarintLen32 <= maxPublication

@@ -217,7 +217,7 @@ func (p *publisher) join(items []*publication) []byte {
 }
 
 // settle waits for the confirms of all that was sent and notes its errors.
-// It says whether all was sent back and may be sent again.
+// It reports whether all was sent back and may be sent again.
 func (p *publisher) settle(link *link, errs []error) (again bool) {
 	clear(p.returned)
 	timer := time.NewTimer(p.dialer.timeout)
@@ -275,7 +275,7 @@ func (p *publisher) await(link *link, s sent, timer *time.Timer) error {
 	return fmt.Errorf("%w: RabbitMQ says that it could not handle the message", herald.ErrUnknown)
 }
 
-// wasReturned says whether RabbitMQ sent message seq back, which it does
+// wasReturned reports whether RabbitMQ sent message seq back, which it does
 // before it confirms it: nobody has taken it.
 func (p *publisher) wasReturned(seq uint64) bool {
 	for {

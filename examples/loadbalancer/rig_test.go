@@ -172,7 +172,7 @@ func (s *site) awaitUp() {
 	s.t.Fatalf("the proxy does not take all nodes to be up: %v", err)
 }
 
-// troubled says whether a node's log tells of trouble: on a machine that stands still
+// troubled reports whether a node's log tells of trouble: on a machine that stands still
 // for seconds, nodes take each other to be away, and connections do not end in time.
 func (s *site) troubled() bool {
 	for _, n := range s.nodes {

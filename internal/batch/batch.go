@@ -148,7 +148,7 @@ func (b *Batcher[T]) Close(err error) {
 	<-b.ended
 }
 
-// withdraw takes c out of the queue and says whether it was still there. Withdrawn
+// withdraw takes c out of the queue and reports whether it was still there. Withdrawn
 // calls stay in the queue until they are more than half of it, so that a thousand
 // contexts that end together do not cost a thousand searches.
 func (b *Batcher[T]) withdraw(c *call[T]) bool {

@@ -35,7 +35,7 @@ type sample struct {
 	quota float64       // how many processors this process may use on average; 0 if no quota is known
 }
 
-// Busy says whether the processors were busy in the last half second or so. It
+// Busy reports whether the processors were busy in the last half second or so. It
 // returns false if nobody has asked for a second, and on systems that do not tell:
 // all but Linux. It reads three files of the kernel at most four times a second, which
 // takes some tens of microseconds.

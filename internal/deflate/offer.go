@@ -69,7 +69,7 @@ func judge(params []param) string {
 	return accepted
 }
 
-// windowBits says whether s is a number from 8 to 15 without leading zeros (RFC 7692
+// windowBits reports whether s is a number from 8 to 15 without leading zeros (RFC 7692
 // section 7.1.2).
 func windowBits(s string) bool {
 	n, err := strconv.ParseUint(s, 10, 8)

@@ -143,7 +143,7 @@ func (f *Follower) Unfollow(topics ...string) {
 	}
 }
 
-// Follows says whether packets of the topic may come because this node is subscribed.
+// Follows reports whether packets of the topic may come because this node is subscribed.
 func (f *Follower) Follows(topic string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -89,7 +89,7 @@ func Finish(b []byte, first byte) []byte {
 	return whole[:len(whole):len(whole)]
 }
 
-// Valid says whether b is one whole frame with a message that a server may send:
+// Valid reports whether b is one whole frame with a message that a server may send:
 // final, text or binary, not masked, with the shortest header that its length allows,
 // and, if it is text, in UTF-8.
 func Valid(b []byte) bool {

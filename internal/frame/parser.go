@@ -99,7 +99,7 @@ func (p *Parser) Next(b []byte) (piece Piece, rest []byte, err error) {
 	return piece, rest, nil
 }
 
-// Idle says whether no frame and no message is incomplete.
+// Idle reports whether no frame and no message is incomplete.
 func (p *Parser) Idle() bool { return p.have == 0 && !p.inside && p.kind == 0 }
 
 // Left returns how many of the next bytes are known to belong to the payload of a

@@ -70,7 +70,7 @@ func (t *Trail) Leave(at Point) {
 	t.left = t.left[max(0, len(t.left)-maxTrail):]
 }
 
-// Passed says whether the reader has been at a point, or behind it.
+// Passed reports whether the reader has been at a point, or behind it.
 func (t *Trail) Passed(at Point) bool {
 	return slices.ContainsFunc(t.left, func(l Point) bool { return l.Epoch == at.Epoch && l.Offset >= at.Offset })
 }

@@ -17,7 +17,7 @@ type Config[E any] struct {
 	MaxBytes int
 	Restored E // the event that ends a gap
 
-	// Earlier says whether a loss began before another, of two events given to Lost. A Bus
+	// Earlier reports whether a loss began before another, of two events given to Lost. A Bus
 	// that does not call Lost needs none.
 	Earlier func(a, b E) bool
 
@@ -193,7 +193,7 @@ func (b *Inbox[E]) RestorePart(i int) {
 	b.ready.Set()
 }
 
-// covered says whether further gaps are not reported: the gap of everything is open,
+// covered reports whether further gaps are not reported: the gap of everything is open,
 // or the Inbox is closed.
 func (b *Inbox[E]) covered() bool { return b.down || b.full || b.closed != nil }
 

@@ -88,7 +88,7 @@ func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 	return h.next.Handle(ctx, line)
 }
 
-// allow says whether a line of the kind may be written now, and how many were
+// allow reports whether a line of the kind may be written now, and how many were
 // left out before it.
 func (f *flows) allow(k kind) (leftOut int, ok bool) {
 	f.mu.Lock()

@@ -12,7 +12,7 @@ type Minute struct {
 	since int       // how many events came after it
 }
 
-// Tell counts an event, and says whether to log it now. count is how many have come
+// Tell counts an event, and reports whether to log it now. count is how many have come
 // since the last line, this one included.
 func (m *Minute) Tell() (count int, ok bool) {
 	m.mu.Lock()

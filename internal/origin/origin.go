@@ -172,7 +172,7 @@ func newPage(scheme, host string) page {
 	return p
 }
 
-// Allowed says whether a page with this Origin may connect to host, the host of the
+// Allowed reports whether a page with this Origin may connect to host, the host of the
 // request. A page of that host itself may if its scheme is https, or http and the
 // request came without TLS. A proxy may have ended TLS, so a request without TLS may
 // come from either.

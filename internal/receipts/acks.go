@@ -81,7 +81,7 @@ func (f *Fences) Ack(place Place) {
 	f.receive(last, func(o *fence) bool { return o.stage == sent })
 }
 
-// within says whether the message was sent, and is not behind the place.
+// within reports whether the message was sent, and is not behind the place.
 func (o *fence) within(place Place) bool {
 	return o.stage == sent && o.place.Partition == place.Partition &&
 		o.place.At.Epoch == place.At.Epoch && o.place.At.Offset <= place.At.Offset

@@ -105,7 +105,7 @@ func (c *Call) GiveUp(gone func(id ID, s State) bool, left func(node string) boo
 	}
 }
 
-// Untaken says whether nothing has been heard yet of some listed connection.
+// Untaken reports whether nothing has been heard yet of some listed connection.
 func (c *Call) Untaken() bool {
 	for _, s := range c.states {
 		if s == Listed {
@@ -115,7 +115,7 @@ func (c *Call) Untaken() bool {
 	return false
 }
 
-// Awaiting says whether a node has yet to tell its connections.
+// Awaiting reports whether a node has yet to tell its connections.
 func (c *Call) Awaiting() bool { return len(c.nodes) > 0 }
 
 // Nodes returns the nodes of the open connections.
@@ -129,7 +129,7 @@ func (c *Call) Nodes() map[string]bool {
 	return nodes
 }
 
-// Done says whether there is nothing more to wait for.
+// Done reports whether there is nothing more to wait for.
 func (c *Call) Done() bool { return c.open == 0 && len(c.nodes) == 0 }
 
 // Count returns how many connections have received the message, and how many, as far

@@ -136,7 +136,7 @@ func (f *Fences) LoseAll() {
 
 // Pong takes the payload of a pong. If it is the token of an open fence, that fence
 // and those before it are settled as received: of several pings a client need answer
-// only the last. Otherwise it proves nothing. Pong says whether a pong was expected:
+// only the last. Otherwise it proves nothing. Pong reports whether a pong was expected:
 // one for each fence, whatever its payload, because some clients answer without one.
 func (f *Fences) Pong(payload []byte) (asked bool) {
 	if f == nil {
@@ -153,7 +153,7 @@ func (f *Fences) Pong(payload []byte) (asked bool) {
 	return asked
 }
 
-// pinged says whether a ping goes behind the message.
+// pinged reports whether a ping goes behind the message.
 func (o *fence) pinged() bool { return o.place == Place{} }
 
 // receive settles as received the receipts up to the last-th for which holds returns
@@ -195,7 +195,7 @@ func (f *Fences) queuedBefore(i int) int {
 	return i
 }
 
-// Empty says whether no receipt is open.
+// Empty reports whether no receipt is open.
 func (f *Fences) Empty() bool { return f.Len() == 0 }
 
 // Len returns how many receipts are open.

@@ -113,7 +113,7 @@ func (d *dialer) checkServer(ctx context.Context, session *redis.Conn, hello any
 	return nil
 }
 
-// isClusterNode says whether the server is a node of a Cluster that lacks some slots.
+// isClusterNode reports whether the server is a node of a Cluster that lacks some slots.
 // A node with all slots, as a proxy may seem to be, is as good as a single server. If
 // the user may not read keys, nobody can tell, and the answer is false.
 func isClusterNode(ctx context.Context, session *redis.Conn, hello any, prefix string) bool {

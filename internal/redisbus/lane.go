@@ -89,7 +89,7 @@ func (n *lane) commit(items []*publication) []error {
 	return results
 }
 
-// has says whether the publisher has a link on the trunk, and if so adds its share.
+// has reports whether the publisher has a link on the trunk, and if so adds its share.
 func (n *lane) has(p *publisher) bool {
 	if n.shareOf(p) != nil {
 		return true

@@ -12,7 +12,7 @@ import (
 	"github.com/heraldgo/herald/internal/redisconn"
 )
 
-// astray says whether a refused command may be carried out by another node, or later
+// astray reports whether a refused command may be carried out by another node, or later
 // by this one.
 func astray(said redisconn.Error) bool {
 	word, _, _ := strings.Cut(string(said), " ")
@@ -23,10 +23,10 @@ func astray(said redisconn.Error) bool {
 	return false
 }
 
-// asks says whether the slot is migrating and the key has left the node already.
+// asks reports whether the slot is migrating and the key has left the node already.
 func asks(said redisconn.Error) bool { return strings.HasPrefix(string(said), "ASK ") }
 
-// closing says whether Redis closes the connection after this error. Commands
+// closing reports whether Redis closes the connection after this error. Commands
 // behind the refused one are not carried out, either.
 func closing(said redisconn.Error) bool {
 	return strings.HasPrefix(string(said), "ERR Protocol error")
@@ -161,7 +161,7 @@ func isTimeout(err error) bool {
 	return ok && timeout.Timeout()
 }
 
-// end makes the link dead for the reason err, and says whether it was alive.
+// end makes the link dead for the reason err, and reports whether it was alive.
 func (l *link) end(err error) bool {
 	l.mu.Lock()
 	first := l.err == nil

@@ -77,7 +77,7 @@ func (d *dialer) tried(ctx context.Context, addr string, err error) {
 }
 
 // follow notes the address that why, an answer of the last node, names with MOVED,
-// and says whether it names one.
+// and reports whether it names one.
 func (d *dialer) follow(why error) bool {
 	said, ok := errors.AsType[redisconn.Error](why)
 	if !ok || d.cluster == nil {

@@ -34,7 +34,7 @@ const (
 // processors is shared by all links of the process.
 var processors cpu.Gauge
 
-// rests says whether to rest before the next read. It is called when all that has
+// rests reports whether to rest before the next read. It is called when all that has
 // come is read.
 func (p *pace) rests() bool {
 	if !p.busy && p.messages < busyMessages {

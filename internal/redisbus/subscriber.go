@@ -204,7 +204,7 @@ func (s *subscriber) goDown(why error) {
 	}
 }
 
-// isPart says whether other partitions carry other topics.
+// isPart reports whether other partitions carry other topics.
 func (s *subscriber) isPart() bool { return len(s.proofs.parts) > 1 }
 
 // connect opens a link, subscribes it to all that is wanted, and ends the gap.

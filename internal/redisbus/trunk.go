@@ -123,7 +123,7 @@ func (t *trunk) remove(l *link) {
 	}
 }
 
-// enter notes an exchange, and says whether the caller is to write it now.
+// enter notes an exchange, and reports whether the caller is to write it now.
 func (t *trunk) enter(e *exchange) (first bool, err error) {
 	if e.link != nil {
 		if err := e.link.reason(); err != nil {
@@ -233,7 +233,7 @@ func (t *trunk) fail(err error) {
 	t.drop(waiting)
 }
 
-// drop closes the connection of a dead trunk. waiting says whether exchanges wait for
+// drop closes the connection of a dead trunk. waiting reports whether exchanges wait for
 // answers.
 func (t *trunk) drop(waiting bool) {
 	close(t.dead)

@@ -56,7 +56,7 @@ func (ts *trunks) get(ctx context.Context, key trunkKey, connect func() (*trunk,
 	}
 }
 
-// over says whether the attempt has failed, or the trunk has died.
+// over reports whether the attempt has failed, or the trunk has died.
 func (o *opening) over() bool {
 	select {
 	case <-o.done:

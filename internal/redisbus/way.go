@@ -163,7 +163,7 @@ func (w *way) command(name string) string {
 // errIsolated is why a master of a Cluster is left.
 var errIsolated = errors.New("herald: this master of the Redis Cluster does not see most of the others, which may have replaced it")
 
-// isolated says whether a node that answered CLUSTER INFO is cut off from most
+// isolated reports whether a node that answered CLUSTER INFO is cut off from most
 // masters. Then it takes slots for failing (PFAIL) that it alone does not reach. A
 // master that most others do not reach either is FAIL, and concerns its own slots
 // only (https://redis.io/docs/latest/commands/cluster-info).

@@ -190,13 +190,13 @@ func plainConn(conn net.Conn) net.Conn {
 	return conn
 }
 
-// expired says whether a line is older, or was idle for longer, than the options allow.
+// expired reports whether a line is older, or was idle for longer, than the options allow.
 func (l *lines) expired(c *line) bool {
 	idle, life := l.options.ConnMaxIdleTime, l.options.ConnMaxLifetime
 	return idle > 0 && time.Since(c.used) >= idle || life > 0 && time.Since(c.born) >= life
 }
 
-// alive says whether the line looks alive. A write to a line that the server has
+// alive reports whether the line looks alive. A write to a line that the server has
 // closed still succeeds, and then nobody would know whether the command was carried
 // out.
 func (c *line) alive() bool {
@@ -215,7 +215,7 @@ func (c *line) alive() bool {
 	return err == nil && c.silent
 }
 
-// call writes a command and reads the reply. sent says whether the whole command was
+// call writes a command and reads the reply. sent reports whether the whole command was
 // written: Redis does not carry out a part of one.
 func (c *line) call(ctx context.Context, words []any) (sent bool, value any, err error) {
 	if c.bytes, err = appendCommand(c.bytes[:0], words); err != nil {

@@ -240,7 +240,7 @@ func (m *Master) ask(ctx context.Context, tick time.Duration, lead func(server s
 	}
 }
 
-// isNamed says whether the server is the one that the Sentinels call name. The user's
+// isNamed reports whether the server is the one that the Sentinels call name. The user's
 // Dialer may reach it at an address that they do not know. isNamed learns such an
 // address, but the first only once the name is settled: in the middle of a failover
 // it may be another server's. Until then known is false.

@@ -53,7 +53,7 @@ func (o Options) WithDefaults() (Options, error) {
 // and a pattern of an ACL that names a prefix matches no other.
 const NotInPrefix = `{}*?[]\`
 
-// ValidPrefix says whether prefix contains none of NotInPrefix.
+// ValidPrefix reports whether prefix contains none of NotInPrefix.
 func ValidPrefix(prefix string) bool { return !strings.ContainsAny(prefix, NotInPrefix) }
 
 // ClientOf returns rdb as a client of one Redis, or of a Cluster; the other one is

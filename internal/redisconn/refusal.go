@@ -14,13 +14,13 @@ type Error string
 // Error is what Redis said.
 func (e Error) Error() string { return string(e) }
 
-// Replied says whether err is an error reply that begins with text.
+// Replied reports whether err is an error reply that begins with text.
 func Replied(err error, text string) bool {
 	said, ok := errors.AsType[Error](err)
 	return ok && strings.HasPrefix(string(said), text)
 }
 
-// IsRefusal says whether an error reply means that the server does not serve us now:
+// IsRefusal reports whether an error reply means that the server does not serve us now:
 // it may carry out the command later, or another server may, or this one after
 // somebody has allowed it. All other errors are mistakes that do not go away by
 // waiting, such as a command that the server lacks.
@@ -51,7 +51,7 @@ func ScriptError(said string) string {
 	return said
 }
 
-// IsWrongType says whether a command, alone or in a script, has met a key of another
+// IsWrongType reports whether a command, alone or in a script, has met a key of another
 // type.
 func IsWrongType(err error) bool {
 	reply, ok := errors.AsType[redis.Error](err)

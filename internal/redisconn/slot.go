@@ -60,7 +60,7 @@ func (s *SlotScripter) onMaster(ctx context.Context, call func(*redis.Client) er
 	}
 }
 
-// isElsewhere says whether a node of a Cluster has refused a command because the slot
+// isElsewhere reports whether a node of a Cluster has refused a command because the slot
 // is another node's, is migrating, or belongs to none
 // (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec).
 func isElsewhere(said string) bool {

@@ -86,7 +86,7 @@ func (m *Master) listen(ctx context.Context) error {
 	return nil
 }
 
-// settled says whether a majority has given this name for so long that all Sentinels
+// settled reports whether a majority has given this name for so long that all Sentinels
 // must know it, and go-redis has led to this server since.
 func (m *Master) settled(name string, named time.Time) bool {
 	e := m.ear

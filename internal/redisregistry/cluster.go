@@ -150,7 +150,7 @@ func (s *clusterStore) ask(ctx context.Context, cmd redis.Cmder) {
 	}
 }
 
-// isMoving says whether a command failed because its slot is migrating. Nothing has
+// isMoving reports whether a command failed because its slot is migrating. Nothing has
 // been done then, or so little that it is safe to do it again.
 func isMoving(err error) bool {
 	for _, prefix := range []string{"MOVED", "ASK", "TRYAGAIN"} {

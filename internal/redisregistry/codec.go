@@ -77,7 +77,7 @@ func decodeHolder(value string) (Lease, bool) {
 	return Lease{node, g}, ok && err == nil && format == registryFormat
 }
 
-// isOfOtherFormat says whether a lease record or a value begins with the number
+// isOfOtherFormat reports whether a lease record or a value begins with the number
 // of another format: then it is of another version of herald, and no stray.
 func isOfOtherFormat(s string) bool {
 	format, _, ok := strings.Cut(s, " ")

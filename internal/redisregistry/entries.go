@@ -126,7 +126,7 @@ type part struct {
 	places []places.Place
 }
 
-// isUser says whether its first topic is the user's.
+// isUser reports whether its first topic is the user's.
 func (p part) isUser() bool { return len(p.places) > 0 && p.places[0].User }
 
 // parts returns the parts of an Entry. The one with the user's topic is first, and

@@ -214,13 +214,13 @@ func (r *Registry) look(ctx context.Context, store shardStore) (*look, error) {
 	return l, err
 }
 
-// listed says whether a shard has the lease, as it was last seen.
+// listed reports whether a shard has the lease, as it was last seen.
 func (r *Registry) listed(shard int, l Lease) bool {
 	_, ok := r.seen.in(shard, l)
 	return ok
 }
 
-// holds says whether a shard has the lease, and it lives.
+// holds reports whether a shard has the lease, and it lives.
 func (r *Registry) holds(shard int, l Lease) bool {
 	return r.listed(shard, l) && r.seen.alive(l)
 }

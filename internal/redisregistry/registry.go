@@ -258,7 +258,7 @@ func (r *Registry) cause(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", errs.RegistryDown, err)
 }
 
-// isReadOnly says whether a server has refused a write because it is a replica.
+// isReadOnly reports whether a server has refused a write because it is a replica.
 func isReadOnly(err error) bool {
 	reply, ok := errors.AsType[redis.Error](err)
 	return ok && strings.HasPrefix(redisconn.ScriptError(reply.Error()), "READONLY")

@@ -198,7 +198,7 @@ func noReply(err error) error {
 	return err
 }
 
-// lacksScript says whether the command is a script that the server does not know.
+// lacksScript reports whether the command is a script that the server does not know.
 func lacksScript(cmd redis.Cmder) bool {
 	return cmd.Name() == "evalsha" && redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT")
 }

@@ -45,7 +45,7 @@ func (s *sentinelStore) dial(ctx context.Context, network, addr string) (net.Con
 	return conn, nil
 }
 
-// leads says whether every connection is to this server.
+// leads reports whether every connection is to this server.
 func (s *sentinelStore) leads(server string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

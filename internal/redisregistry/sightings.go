@@ -73,7 +73,7 @@ func (s *sightings) in(shard int, l Lease) (renewal, bool) {
 	return v, ok
 }
 
-// alive says whether the lease has been renewed, in any shard, for less than
+// alive reports whether the lease has been renewed, in any shard, for less than
 // its TTL: a node that cannot renew in one shard lives all the same.
 func (s *sightings) alive(l Lease) bool {
 	s.mu.Lock()
@@ -87,7 +87,7 @@ func (s *sightings) alive(l Lease) bool {
 	return false
 }
 
-// silent says whether the lease may be swept: it is not alive, and if its stamp is
+// silent reports whether the lease may be swept: it is not alive, and if its stamp is
 // from the future, and so says nothing about that, it has been watched for its TTL.
 // now is the time of each shard's server.
 func (s *sightings) silent(l Lease, now []time.Time) bool {

@@ -37,7 +37,7 @@ const (
 	Polled  // the poller's goroutine reads
 )
 
-// Is says whether the turn is in this state.
+// Is reports whether the turn is in this state.
 func (t *Turn) Is(s State) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -76,7 +76,7 @@ func (t *Turn) Reclaim() (over chan struct{}) {
 	return nil
 }
 
-// BeginAhead takes the turn if nobody has it, and says whether it did.
+// BeginAhead takes the turn if nobody has it, and reports whether it did.
 func (t *Turn) BeginAhead() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

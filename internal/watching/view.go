@@ -103,7 +103,7 @@ func (v *view) list(number int64, sessions []Session, tell func(s Session, left 
 	return true
 }
 
-// hole says whether changes wait for others that precede them.
+// hole reports whether changes wait for others that precede them.
 func (v *view) hole() bool { return len(v.early) > 0 }
 
 // news are what a caller has not been told yet. A session that came and left

@@ -24,7 +24,7 @@ import (
 // busy is how long a receipt is waited for that cannot come.
 const busy = 300 * time.Millisecond
 
-// deliver says whether a receipt comes from the one client of the user.
+// deliver reports whether a receipt comes from the one client of the user.
 func (s *station) deliver(t *testing.T, user, text string, within time.Duration) bool {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)

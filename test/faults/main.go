@@ -128,7 +128,7 @@ func (r *row) run() {
 	})
 }
 
-// broken says whether a promise is.
+// broken reports whether a promise is.
 func (r *row) broken() bool {
 	if r.verdict == nil {
 		return !r.t.skipped

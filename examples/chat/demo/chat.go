@@ -71,7 +71,7 @@ func authenticate(r *http.Request) (herald.Identity, error) {
 	return id, nil
 }
 
-// checkName says whether value can be a name. The error is for the client.
+// checkName reports whether value can be a name. The error is for the client.
 func checkName(field, value string) error {
 	if !utf8.ValidString(value) || !visible(value) || utf8.RuneCountInString(value) > maxName {
 		return fmt.Errorf("%s: %s: must be 1 to %d characters of UTF-8, at least one of them visible", field, short(value), maxName)
@@ -79,7 +79,7 @@ func checkName(field, value string) error {
 	return nil
 }
 
-// visible says whether anything of text can be seen. Trimming it is not enough: Go
+// visible reports whether anything of text can be seen. Trimming it is not enough: Go
 // and JavaScript do not agree on what a space is, and marks, fillers and controls are
 // none.
 func visible(text string) bool {

@@ -210,7 +210,7 @@ func (c *cluster) shutdown(ctx context.Context) {
 	c.dying.Wait()
 }
 
-// owns says whether the node with this id is, or was, of this process.
+// owns reports whether the node with this id is, or was, of this process.
 func (c *cluster) owns(id string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -32,7 +32,7 @@ func hostsOf(addr string) hosts {
 	return hosts{name: name}
 }
 
-// allow says whether host, with or without a port, is one of the hosts.
+// allow reports whether host, with or without a port, is one of the hosts.
 func (h hosts) allow(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name

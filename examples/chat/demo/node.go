@@ -134,7 +134,7 @@ func (n *node) log() *slog.Logger {
 	return slog.New(slog.NewTextHandler(n.cluster.options.Log, &slog.HandlerOptions{Level: &n.level})).With("on", n.name)
 }
 
-// keeps says whether this node's Hub keeps messages. The Bus of Redis can.
+// keeps reports whether this node's Hub keeps messages. The Bus of Redis can.
 func (n *node) keeps() bool { return n.cluster.options.NewBus == nil }
 
 // cut does to the node what a crash does: at one moment its sockets are reset, and it

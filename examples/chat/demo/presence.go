@@ -222,7 +222,7 @@ func shortName(id string) string {
 	return id
 }
 
-// serveOnline answers whether a user is online, and with which devices.
+// serveOnline reports whether a user is online, and with which devices.
 func (n *node) serveOnline(w http.ResponseWriter, r *http.Request) {
 	user := r.URL.Query().Get("user")
 	if err := checkName("user", user); err != nil {

@@ -31,7 +31,7 @@ func (c *Client) Resume() (from history.Positions, conns []string) {
 	return c.positions, slices.Clone(c.conns)
 }
 
-// Receive takes a frame. It says whether the frame is a message that the client has
+// Receive takes a frame. It reports whether the frame is a message that the client has
 // not had, and whether something may be missing.
 func (c *Client) Receive(f Frame) (message, missing bool) {
 	switch f.Kind {
@@ -57,7 +57,7 @@ func (c *Client) Receive(f Frame) (message, missing bool) {
 // would get all of them again later. Plain returns whether something may be missing.
 func (c *Client) Plain() (missing bool) { return c.begin(history.Positions{}) }
 
-// begin begins a connection. It says whether there was one before.
+// begin begins a connection. It reports whether there was one before.
 func (c *Client) begin(at history.Positions) (been bool) {
 	for i, p := range at {
 		c.move(i, p)

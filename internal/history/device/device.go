@@ -110,10 +110,10 @@ func (d *Device) Start(partition int) Step {
 	return Step{Ask: c.ask(d.limits.Survey)}
 }
 
-// Live says whether the device takes what the feed of the partition hands on.
+// Live reports whether the device takes what the feed of the partition hands on.
 func (d *Device) Live(partition int) bool { return d.cursors[partition].state == live }
 
-// Is says whether an id is that of this connection, or of one before it.
+// Is reports whether an id is that of this connection, or of one before it.
 func (d *Device) Is(conn string) bool { return slices.Contains(d.ids, conn) }
 
 // Take takes a packet that the feed hands on for a topic that the device holds. A
@@ -143,12 +143,12 @@ func (d *Device) take(partition int, p history.Packet, l Letter) (f Frame, ok bo
 	return f, true
 }
 
-// behind says whether the cursor is behind a point.
+// behind reports whether the cursor is behind a point.
 func (c *cursor) behind(at history.Point) bool {
 	return c.at.Epoch == at.Epoch && c.at.Offset < at.Offset
 }
 
-// Awaits says whether the device, because it is not live, has yet to read the entry
+// Awaits reports whether the device, because it is not live, has yet to read the entry
 // at a point.
 func (d *Device) Awaits(partition int, at history.Point) bool {
 	c := &d.cursors[partition]

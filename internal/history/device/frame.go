@@ -71,7 +71,7 @@ type ids struct {
 	next int // the oldest, once there is no room for more
 }
 
-// again says whether the id is remembered, and remembers it; at most most ids.
+// again reports whether the id is remembered, and remembers it; at most most ids.
 func (s *ids) again(id string, most int) bool {
 	switch {
 	case id == "":

@@ -145,7 +145,7 @@ func (d *Device) Entries(partition int, round uint64, entries []history.Entry, o
 	return s
 }
 
-// holds says whether the device holds a topic of the entry now: it may have left
+// holds reports whether the device holds a topic of the entry now: it may have left
 // others while it was away.
 func (d *Device) holds(e history.Entry) bool {
 	for _, link := range e.Links {

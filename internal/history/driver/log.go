@@ -100,7 +100,7 @@ type Conn interface {
 	// because there was Room.
 	Replay(f device.Frame)
 
-	// Room says whether so much of the queue has been written that a page, and what
+	// Room reports whether so much of the queue has been written that a page, and what
 	// may be left at the end of a resume, fit behind the rest. Once there is room
 	// again, the Conn calls Session.Drained.
 	Room() bool

@@ -99,7 +99,7 @@ func (q *question) page() (entries []history.Entry, rest history.Excerpt, ok boo
 	return q.ahead.Page(q.ask.Offsets[:q.ask.Page])
 }
 
-// isNear says whether the node has the answer.
+// isNear reports whether the node has the answer.
 func (q *question) isNear() bool {
 	_, _, ok := q.page()
 	return ok || q.ask.Near

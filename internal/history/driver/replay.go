@@ -86,7 +86,7 @@ func (s *Session) ask(partition int, ask device.Ask) *question {
 	return q
 }
 
-// isPage says whether the question is for a page, and not for a survey.
+// isPage reports whether the question is for a page, and not for a survey.
 func (q *question) isPage() bool { return q.ask.Near || len(q.ask.Offsets) > 0 }
 
 // proceed makes waiting questions ready if there is room. Of the pages it takes one
@@ -120,7 +120,7 @@ func (s *Session) proceed() {
 	}
 }
 
-// before says whether a page comes before another one. A question without an answer
+// before reports whether a page comes before another one. A question without an answer
 // for long comes last. Otherwise the partitions take turns: if one were read to its
 // end first, its messages would be long past, and forgotten, when their copies come
 // in the next.

@@ -145,7 +145,7 @@ func (s *Session) Take(partition int, p history.Packet, l device.Letter) {
 	}
 }
 
-// Awaits says whether the connection has yet to read the entry at a point from the
+// Awaits reports whether the connection has yet to read the entry at a point from the
 // log. It is for Hub.Deliver alone.
 func (s *Session) Awaits(partition int, at history.Point) bool {
 	return s.device != nil && s.device.Awaits(partition, at)

@@ -24,12 +24,12 @@ const newMarks = 2
 
 func newChains() chains { return chains{ahead: make(map[string]chain)} }
 
-// had says whether a packet is a second copy.
+// had reports whether a packet is a second copy.
 func (c *chains) had(p history.Packet) bool {
 	return p.At.Offset <= max(c.base, c.ahead[p.Topic].at)
 }
 
-// hole says whether something is missing before a packet.
+// hole reports whether something is missing before a packet.
 func (c *chains) hole(p history.Packet) bool {
 	chain := c.ahead[p.Topic]
 	return chain.new == 0 && p.Prev > max(c.base, chain.at)

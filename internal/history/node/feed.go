@@ -78,10 +78,10 @@ type Ask struct {
 // begins there.
 func (f *Feed) At() history.Point { return f.at }
 
-// Repairing says whether a question to the log is open.
+// Repairing reports whether a question to the log is open.
 func (f *Feed) Repairing() bool { return f.state == asked || f.state == reading }
 
-// Flowing says whether the Feed hands on what comes: then nothing is missing that was
+// Flowing reports whether the Feed hands on what comes: then nothing is missing that was
 // not told.
 func (f *Feed) Flowing() bool { return f.state == flowing }
 

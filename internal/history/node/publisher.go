@@ -31,7 +31,7 @@ func (p *Publisher) Met(asked, end history.Point) {
 	}
 }
 
-// Replied takes the answer to an append, with which asked went, and says whether the
+// Replied takes the answer to an append, with which asked went, and reports whether the
 // batch has to go again. An append that nobody answered is not repeated. No more than
 // one is under way at a time.
 func (p *Publisher) Replied(asked history.Point, r store.Reply) (again bool) {

@@ -187,7 +187,7 @@ func (f *Frame) welcome(text []byte) bool {
 	return f.Positions.UnmarshalText([]byte(w.Positions)) == nil
 }
 
-// validID says whether an id can be that of a message or of a connection: of
+// validID reports whether an id can be that of a message or of a connection: of
 // characters that need no escapes in a URL's query (RFC 3986 section 2.3).
 func validID(id string) bool {
 	if id == "" || len(id) > maxID || id == "-" {

@@ -31,7 +31,7 @@ func (l *Log) Forget(c Caller, topics []string) {
 	}
 }
 
-// forgotten says whether all topics of an entry are forgotten.
+// forgotten reports whether all topics of an entry are forgotten.
 func (t *table) forgotten(e history.Entry) bool {
 	return !slices.ContainsFunc(e.Links, func(l history.Link) bool { return t.forgot[l.Topic] < e.Offset })
 }

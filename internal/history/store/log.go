@@ -118,14 +118,14 @@ func (t *table) survived(epoch history.Epoch) (at history.Offset, ok bool) {
 	return 0, false
 }
 
-// contradicts says whether the log may lack something that was acknowledged to a
+// contradicts reports whether the log may lack something that was acknowledged to a
 // node.
 func (t *table) contradicts(known history.Point) bool {
 	at, ok := t.survived(known.Epoch)
 	return known.Offset > 0 && (!ok || known.Offset > at)
 }
 
-// sealed says whether the epoch has no entry yet. Its first entry begins a segment,
+// sealed reports whether the epoch has no entry yet. Its first entry begins a segment,
 // so that all entries of one segment were born in one epoch.
 func (t *table) sealed() bool {
 	n := len(t.parents)
