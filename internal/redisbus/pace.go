@@ -18,14 +18,16 @@ type pace struct {
 	busy     bool
 	since    time.Time // when the count began
 
+	share      func() float64 // of the node's messages that come over this link, about
 	processors interface{ Busy() bool }
 }
 
-// A link becomes busy above 2,000 messages a second, and stays busy down to 1,500.
+// A link becomes busy above its share of 2,000 messages a second, and stays busy down to
+// three quarters of that. Below 500 a second a rest would collect no second message.
 const (
 	busyMessages = 64 // how many are timed
-	busyWithin   = busyMessages * time.Second / 2000
-	quietAfter   = busyMessages * time.Second / 1500
+	busyRate     = 2000
+	leastRate    = 500
 
 	restFor   = 4 * time.Millisecond
 	wakeBytes = readBuffer / 2 // for more the kernel would enlarge its buffer
@@ -40,10 +42,11 @@ func (p *pace) rests() bool {
 	if !p.busy && p.messages < busyMessages {
 		return false
 	}
-	within := busyWithin
+	rate := max(busyRate*p.share(), leastRate)
 	if p.busy {
-		within = quietAfter
+		rate *= 0.75
 	}
+	within := time.Duration(busyMessages / rate * float64(time.Second))
 	now := time.Now()
 	if taken := now.Sub(p.since); p.messages >= busyMessages || taken >= within {
 		p.busy = taken < within

@@ -1,6 +1,7 @@
 package redisbus
 
 import (
+	"cmp"
 	"io"
 	"net"
 	"runtime"
@@ -18,7 +19,8 @@ import (
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		machine := new(busyMachine)
-		p := pace{processors: machine}
+		share := 1.0
+		p := pace{share: func() float64 { return share }, processors: machine}
 		// run reads at so many messages a second for a second.
 		run := func(rate int) (rests int) {
 			start := time.Now()
@@ -41,6 +43,7 @@ func TestPace(t *testing.T) {
 			rate        int
 			busy        bool // the machine
 			least, most int
+			share       float64 // 0 is 1
 		}{
 			{rate: 50000},
 			{rate: 1000, busy: true, most: 11}, // perhaps for a moment
@@ -53,13 +56,42 @@ func TestPace(t *testing.T) {
 			{rate: 2, busy: true}, // however late it sees that
 			{rate: 50000, busy: true, least: 230, most: 251},
 			{rate: 50000},
+			{rate: 1000, busy: true, most: 11},
+			{rate: 1000, busy: true, least: 230, most: 251, share: 1. / 3},
+			{rate: 550, busy: true, least: 130, most: 251, share: 1. / 3}, // still
+			{rate: 450, busy: true, most: 40, share: 1. / 3},
+			{rate: 600, busy: true, share: 1. / 3}, // no longer
+			{rate: 2, busy: true},
+			{rate: 450, busy: true, share: 1. / 16}, // a rest would collect too little
+			{rate: 600, busy: true, least: 130, most: 251, share: 1. / 16},
 		} {
 			machine.busy = step.busy
+			share = cmp.Or(step.share, 1)
 			if rests := run(step.rate); rests < step.least || rests > step.most {
 				t.Errorf("at %d messages a second there were %d rests, want %d to %d", step.rate, rests, step.least, step.most)
 			}
 		}
 	})
+}
+
+// A trunk that partitions of a Cluster share has as much of the messages as it has of
+// the partitions.
+func TestShare(t *testing.T) {
+	_, conn := tcpPair(t)
+	alone, shared := newTrunk(conn, time.Second), newTrunk(conn, time.Second)
+	shared.shared = true
+	var links []*link
+	for _, way := range clusterWays("herald", true)[:4] {
+		links = append(links, shared.add(&subscriber{way: way}))
+	}
+	alone.add(&subscriber{way: singleWay("herald", 0)})
+	if one, quarter := alone.share(), shared.share(); one != 1 || quarter != 0.25 {
+		t.Errorf("the shares are %v and %v, want 1 and 0.25", one, quarter)
+	}
+	shared.remove(links[0])
+	if left := shared.share(); left != 3./16 {
+		t.Errorf("the share of three partitions is %v", left)
+	}
 }
 
 type busyMachine struct{ busy bool }

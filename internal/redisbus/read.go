@@ -25,7 +25,7 @@ func (t *trunk) read() {
 	}
 	from := newLinkReader(t.conn, before)
 	r := resp.NewReader(from, size)
-	pace := pace{processors: &processors}
+	pace := pace{share: t.share, processors: &processors}
 	for {
 		if err := t.readOne(r); err != nil {
 			if t.intake != nil {

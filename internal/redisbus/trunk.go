@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald/internal/inbox"
+	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 // A trunk is one connection to Redis, which is never replaced by another. On a
@@ -103,6 +104,14 @@ func (t *trunk) route(slot string, l *link) {
 		routes[slot] = l
 	}
 	t.routes.Store(&routes)
+}
+
+// share is the part of all partitions whose messages come over this trunk.
+func (t *trunk) share() float64 {
+	if routes := t.routes.Load(); t.shared && routes != nil {
+		return float64(len(*routes)) / float64(len(redisconn.Tags))
+	}
+	return 1
 }
 
 // remove takes a dead link off the trunk. The trunk ends with its last link.
