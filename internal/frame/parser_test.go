@@ -242,7 +242,7 @@ func TestUnmask(t *testing.T) {
 // not before.
 func TestTextFailsEarly(t *testing.T) {
 	edges := []byte{'a', 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xed, 0xee, 0xf0, 0xf1, 0xf4, 0xf5, 0xff}
-	// completable says whether a text could begin with b.
+	// completable reports whether a text could begin with b.
 	var completable func(b []byte, more int) bool
 	completable = func(b []byte, more int) bool {
 		if utf8.Valid(b) {
