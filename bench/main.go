@@ -152,16 +152,23 @@ func installed(kinds []string) []string {
 
 // prepareSocketIO installs Socket.IO, from npm, if Node is present.
 func prepareSocketIO() error {
-	if _, err := exec.LookPath("node"); err != nil {
-		return errors.New("node is not installed")
-	}
-	if _, err := os.Stat("socketio/node_modules"); err == nil {
-		return nil
+	if ready, err := socketIOReady(); ready || err != nil {
+		return err
 	}
 	progress("npm ci, in socketio")
 	cmd := exec.Command("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "socketio", os.Stderr, os.Stderr
 	return cmd.Run()
+}
+
+// socketIOReady reports whether npm has installed Socket.IO. It returns an error if there
+// is no Node to run it.
+func socketIOReady() (bool, error) {
+	if _, err := exec.LookPath("node"); err != nil {
+		return false, errors.New("node is not installed")
+	}
+	_, err := os.Stat("socketio/node_modules")
+	return err == nil, nil
 }
 
 // measure measures one contestant once.

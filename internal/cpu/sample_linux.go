@@ -37,10 +37,10 @@ func idle(uptime []byte) time.Duration {
 	return time.Duration(seconds * float64(time.Second))
 }
 
-// quota returns how many processors the process' cgroup may use on the average
-// (https://docs.kernel.org/admin-guide/cgroup-v2.html, cpu.max), and 0 if it has no quota,
-// or is not of version 2 and where such cgroups are mounted by custom. Quotas of the
-// cgroups above it are not read: a container does not see them.
+// quota returns how many processors the process' cgroup may use on average
+// (https://docs.kernel.org/admin-guide/cgroup-v2.html, cpu.max). It returns 0 if the
+// cgroup has no quota, is not of version 2, or is not mounted below /sys/fs/cgroup.
+// Quotas of the cgroups above it are not read: a container does not see them.
 func quota(root fs.FS) float64 {
 	own, err := fs.ReadFile(root, "proc/self/cgroup")
 	if err != nil {
@@ -58,11 +58,11 @@ func quota(root fs.FS) float64 {
 	return 0
 }
 
-// processors reads a quota and the period that it is of. It returns 0 if there is none, or
-// the text is of another form.
+// processors reads the text of cpu.max, a quota and its period, as a number of
+// processors. It returns 0 if there is no quota, or the text has another form.
 func processors(quota string) float64 {
 	text, of, _ := strings.Cut(strings.TrimSpace(quota), " ")
-	most, err := strconv.ParseUint(text, 10, 64) // not so of "max"
+	most, err := strconv.ParseUint(text, 10, 64) // "max" is no number
 	period, err2 := strconv.ParseUint(of, 10, 64)
 	if err != nil || err2 != nil || period == 0 {
 		return 0
