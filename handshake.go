@@ -247,12 +247,12 @@ func (h *Hub) newConn(r *http.Request, id Identity) *Conn {
 // library does the handshake and nothing else: it does not know of compression.
 func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, subprotocols []string, ready func() *HTTPError) error {
 	uw := &upgradeWriter{ResponseWriter: w, c: c, ready: ready, extensions: c.hub.extensions(r)}
-	ws, err := websocket.Accept(uw, r, &websocket.AcceptOptions{
+	_, err := websocket.Accept(uw, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // checkRequest has verified the Origin
 		Subprotocols:       subprotocols,
 		CompressionMode:    websocket.CompressionDisabled,
 	})
-	if err != nil {
+	if !errors.Is(err, errTaken) {
 		if errors.Is(err, http.ErrNotSupported) { // the ResponseWriter only looked like a Hijacker
 			c.hub.logHidden(w)
 		}
@@ -261,7 +261,6 @@ func (c *Conn) upgrade(w http.ResponseWriter, r *http.Request, subprotocols []st
 		}
 		return err
 	}
-	ws.CloseNow() // it has a finalizer
 	c.socket.in.MaxMessage, c.socket.in.Deflate = max(c.hub.config.MaxMessageSize, 0), c.deflates
 	c.attach()
 	return nil

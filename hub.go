@@ -235,11 +235,9 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer h.handshakes.Done()
 	defer h.wg.Done()
 	// This context ends with the handshake, whatever the host does with the request's.
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
 	ends := h.handshakeEnds.Now()
-	ctx, release := ends.Bound(ctx)
-	defer release()
+	ctx, cancel := ends.Child(r.Context())
+	defer cancel()
 	var identity Identity
 	if err = h.begin(addr); err == nil {
 		defer h.door.end(addr)

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"io"
 	"log/slog"
 	"math"
 	"net"
@@ -332,7 +331,6 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		b := make([]byte, otherRead)
 		s.buffer = &b
 	}
-	w.c.subprotocol = strings.Clone(w.Header().Get("Sec-WebSocket-Protocol")) // a part of the request's
 	var memory []byte
 	if brw.Writer != nil {
 		memory = brw.AvailableBuffer() // 4 KB of net/http's that nobody else wants
@@ -340,10 +338,12 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	head := bytes.NewBuffer(memory)
 	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	w.Header().WriteSubset(head, notAsIs)
-	for _, name := range []string{"Sec-WebSocket-Accept", "Sec-WebSocket-Protocol"} { // as RFC 6455 spells them: some clients compare bytes
-		if v := w.Header().Get(name); v != "" {
-			head.WriteString(name + ": " + v + "\r\n")
-		}
+	for _, v := range w.Header()["Sec-Websocket-Accept"] {
+		head.WriteString("Sec-WebSocket-Accept: " + v + "\r\n") // RFC 6455's spelling: some clients compare bytes
+	}
+	for _, v := range w.Header()["Sec-Websocket-Protocol"] {
+		w.c.subprotocol = strings.Clone(v) // a part of the request's
+		head.WriteString("Sec-WebSocket-Protocol: " + v + "\r\n")
 	}
 	if w.extensions != "" {
 		head.WriteString("Sec-WebSocket-Extensions: " + w.extensions + "\r\n")
@@ -354,15 +354,12 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	conn.SetDeadline(time.Time{}) // the host's too; from now on drain sets its own
-	stub := finished{conn}
-	return stub, bufio.NewReadWriter(bufio.NewReaderSize(stub, 1), bufio.NewWriterSize(io.Discard, 1)), nil
+	return nil, nil, errTaken
 }
 
-// A finished is the connection that the library gets after the handshake, and closes.
-type finished struct{ net.Conn }
-
-func (finished) Read([]byte) (int, error) { return 0, io.EOF }
-func (finished) Close() error             { return nil }
+// errTaken is how Hijack ends if all went well. The library, given a connection, would
+// make a Conn of its own, with a dozen pieces of memory and a finalizer.
+var errTaken = errors.New("herald: the Conn has taken the connection")
 
 // notAsIs are the headers that a 101 must not have (RFC 9110 sections 6.4.1 and 8.6), and
 // those that are written in another spelling.

@@ -62,13 +62,18 @@ func (d *Deadline) Bound(ctx context.Context) (bound context.Context, release fu
 	if ctx == context.Background() {
 		return d.ctx, func() {}
 	}
-	c := &boundContext{Context: ctx, shared: d}
+	c := &endsContext{boundContext{Context: ctx, shared: d}}
 	return c, c.release
 }
 
+// Child returns ctx with the deadline, and a function that ends the context.
+func (d *Deadline) Child(ctx context.Context) (child context.Context, cancel context.CancelFunc) {
+	c := &boundContext{Context: ctx, shared: d}
+	return c, c.end
+}
+
 // A boundContext ends with the caller's context, or at a shared deadline. It makes a
-// context that has both ends in one channel only if its Done is called. Package
-// batch, in which most calls wait, calls Ends instead.
+// context that has both ends in one channel only if its Done is called.
 type boundContext struct {
 	context.Context // the caller's
 	shared          *Deadline
@@ -76,12 +81,17 @@ type boundContext struct {
 	mu     sync.Mutex
 	merged context.Context // nil until it is needed
 	cancel context.CancelFunc
+	ended  bool  // end was called
 	err    error // the first error that Err has returned
 }
 
+// An endsContext is one for package batch, in which most calls wait: it calls Ends and
+// not Done.
+type endsContext struct{ boundContext }
+
 // Ends returns two channels, one of which is closed when the context ends. One
 // may be nil.
-func (c *boundContext) Ends() (a, b <-chan struct{}) {
+func (c *endsContext) Ends() (a, b <-chan struct{}) {
 	return c.Context.Done(), c.shared.ctx.Done()
 }
 
@@ -99,6 +109,9 @@ func (c *boundContext) Done() <-chan struct{} {
 	defer c.mu.Unlock()
 	if c.merged == nil {
 		c.merge(c.Context)
+		if c.ended {
+			c.cancel()
+		}
 	}
 	return c.merged.Done()
 }
@@ -118,6 +131,9 @@ func (c *boundContext) Err() error {
 	}
 	if c.merged != nil {
 		c.err = c.merged.Err()
+	}
+	if c.err == nil && c.ended {
+		c.err = context.Canceled
 	}
 	if c.err == nil {
 		c.err = c.Context.Err()
@@ -149,4 +165,11 @@ func (c *boundContext) release() {
 	if cancel != nil {
 		cancel()
 	}
+}
+
+func (c *boundContext) end() {
+	c.mu.Lock()
+	c.ended = true
+	c.mu.Unlock()
+	c.release()
 }

@@ -127,6 +127,62 @@ func TestBound(t *testing.T) {
 	}
 }
 
+// A child ends at the deadline, with its parent, or when it is cancelled; and stays so.
+func TestChild(t *testing.T) {
+	for name, wait := range waits {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				for _, c := range []struct {
+					name       string
+					own, other time.Duration // when the child and the parent are cancelled
+					at         time.Duration
+					err, cause error
+				}{
+					{"cancelled", 300 * time.Millisecond, time.Hour, 300 * time.Millisecond, context.Canceled, context.Canceled},
+					{"parent", time.Hour, 300 * time.Millisecond, 300 * time.Millisecond, context.Canceled, errCaller},
+					{"deadline", time.Hour, time.Hour, time.Second, context.DeadlineExceeded, errTimeout},
+				} {
+					parent, cancelParent := context.WithCancelCause(context.WithValue(t.Context(), key{}, 1))
+					ctx, cancel := New(time.Second, errTimeout).Now().Child(parent)
+					own, other := time.AfterFunc(c.own, cancel), time.AfterFunc(c.other, func() { cancelParent(errCaller) })
+					start := time.Now()
+					wait(ctx)
+					if took := time.Since(start); took != c.at {
+						t.Errorf("%s: it took %v, not %v", c.name, took, c.at)
+					}
+					for range 2 {
+						if ctx.Err() != c.err || context.Cause(ctx) != c.cause || ctx.Value(key{}) != 1 {
+							t.Errorf("%s: Err is %v, Cause %v, the value %v", c.name, ctx.Err(), context.Cause(ctx), ctx.Value(key{}))
+						}
+						cancel() // what has ended first stays
+						cancelParent(nil)
+					}
+					own.Stop()
+					other.Stop()
+				}
+			})
+		})
+	}
+}
+
+// A child that nobody awaited before it was cancelled ends all the same, and so do its
+// children.
+func TestChildAwaitedLate(t *testing.T) {
+	for name, parent := range map[string]context.Context{"background": context.Background(), "of a test": t.Context()} {
+		ctx, cancel := New(time.Hour, errTimeout).Now().Child(parent)
+		cancel()
+		if err := ctx.Err(); err != context.Canceled {
+			t.Errorf("%s: Err is %v", name, err)
+		}
+		if err := context.Cause(ctx); err != context.Canceled {
+			t.Errorf("%s: Cause is %v", name, err)
+		}
+		for _, wait := range waits {
+			wait(ctx)
+		}
+	}
+}
+
 // The cause is told whoever asks first, even if the caller's context has ended
 // since.
 func TestCauseWithoutDone(t *testing.T) {
