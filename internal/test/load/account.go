@@ -1,6 +1,7 @@
 package load
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -103,15 +104,20 @@ type Account struct {
 type Tally struct {
 	Sent      int // messages that Send took
 	Delivered int
-	Failed    int // calls of Send with an error
-	Lost      int // lost inside reported gaps
+	Failed    int    // calls of Send with an error
+	Why       string // what one of these said
+	Lost      int    // lost inside reported gaps
 
 	Doubled, Disordered int // faults: messages that came twice, and messages that came out of order
 }
 
 // String returns the figures as text.
 func (t Tally) String() string {
-	return fmt.Sprintf("%d messages sent, %d not, %d delivered, %d lost in gaps", t.Sent, t.Failed, t.Delivered, t.Lost)
+	text := fmt.Sprintf("%d messages sent, %d not, %d delivered, %d lost in gaps", t.Sent, t.Failed, t.Delivered, t.Lost)
+	if t.Failed > 0 {
+		text += fmt.Sprintf("; a Send that failed: %q", t.Why)
+	}
+	return text
 }
 
 // Settle compares what the devices got with what was sent. No device may get a
@@ -129,6 +135,7 @@ func (a *Account) Settle() (total Tally, faults []error) {
 				total.Sent++
 			case Down, Unknown:
 				total.Failed++
+				total.Why = cmp.Or(total.Why, r.Why)
 			default:
 				faults = append(faults, fmt.Errorf("message %s %d to %s: %s", sender, r.N, r.Target, r.Err))
 			}

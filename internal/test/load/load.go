@@ -76,6 +76,7 @@ type Record struct {
 	Target     string
 	Start, End int64 // Unix nanoseconds
 	Err        string
+	Why        string // what Send said, if Err is Down or Unknown
 }
 
 // These are the usual values of a Record's Err, beside "".
@@ -131,9 +132,9 @@ func Send(ctx context.Context, hub *herald.Hub, sender string, n int, target str
 	record.End = time.Now().UnixNano()
 	switch {
 	case errors.Is(err, herald.ErrUnknown):
-		record.Err = Unknown
+		record.Err, record.Why = Unknown, err.Error()
 	case errors.Is(err, herald.ErrBusDown):
-		record.Err = Down
+		record.Err, record.Why = Down, err.Error()
 	case err != nil:
 		record.Err = err.Error()
 	}
