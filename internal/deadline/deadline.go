@@ -66,7 +66,7 @@ func (d *Deadline) Bound(ctx context.Context) (bound context.Context, release fu
 	return c, c.release
 }
 
-// Child returns ctx with the deadline, and a function that ends the context.
+// Child returns ctx with the deadline. cancel ends it too, and must be called.
 func (d *Deadline) Child(ctx context.Context) (child context.Context, cancel context.CancelFunc) {
 	c := &boundContext{Context: ctx, shared: d}
 	return c, c.end
