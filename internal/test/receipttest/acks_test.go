@@ -362,6 +362,7 @@ func TestExceptEarlier(t *testing.T) {
 		p = nodes[1].begin(except, herald.Text("n").Unkept())
 		other.Close()
 		p.want("the other goes", 0, 1, true)
+		synctest.Wait() // until the Registry has forgotten it
 		nodes[1].begin(except, herald.Text("o")).want("nobody else", 0, 0, true)
 		nodes[1].begin(herald.Everyone().Except(first.id()), herald.Text("p")).want("everyone else", 0, 0, true)
 		nodes[1].Send(context.Background(), herald.User("u"), herald.Text("last"))
