@@ -331,6 +331,7 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		b := make([]byte, otherRead)
 		s.buffer = &b
 	}
+	w.c.subprotocol = strings.Clone(w.Header().Get("Sec-WebSocket-Protocol")) // a part of the request's
 	var memory []byte
 	if brw.Writer != nil {
 		memory = brw.AvailableBuffer() // 4 KB of net/http's that nobody else wants
@@ -338,12 +339,10 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	head := bytes.NewBuffer(memory)
 	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	w.Header().WriteSubset(head, notAsIs)
-	for _, v := range w.Header()["Sec-Websocket-Accept"] {
-		head.WriteString("Sec-WebSocket-Accept: " + v + "\r\n") // RFC 6455's spelling: some clients compare bytes
-	}
-	for _, v := range w.Header()["Sec-Websocket-Protocol"] {
-		w.c.subprotocol = strings.Clone(v) // a part of the request's
-		head.WriteString("Sec-WebSocket-Protocol: " + v + "\r\n")
+	for _, name := range []string{"Sec-WebSocket-Accept", "Sec-WebSocket-Protocol"} { // as RFC 6455 spells them: some clients compare bytes
+		if v := w.Header().Get(name); v != "" {
+			head.WriteString(name + ": " + v + "\r\n")
+		}
 	}
 	if w.extensions != "" {
 		head.WriteString("Sec-WebSocket-Extensions: " + w.extensions + "\r\n")
@@ -358,7 +357,7 @@ func (w *upgradeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 // errTaken is how Hijack ends if all went well. The library, given a connection, would
-// make a Conn of its own, with a dozen pieces of memory and a finalizer.
+// make a Conn of its own, with some twenty pieces of memory and a finalizer.
 var errTaken = errors.New("herald: the Conn has taken the connection")
 
 // notAsIs are the headers that a 101 must not have (RFC 9110 sections 6.4.1 and 8.6), and

@@ -105,7 +105,7 @@ type Tally struct {
 	Sent      int // messages that Send took
 	Delivered int
 	Failed    int    // calls of Send with an error
-	Why       string // what one of these said
+	Why       string // what one of these said, if that is known
 	Lost      int    // lost inside reported gaps
 
 	Doubled, Disordered int // faults: messages that came twice, and messages that came out of order
@@ -114,7 +114,7 @@ type Tally struct {
 // String returns the figures as text.
 func (t Tally) String() string {
 	text := fmt.Sprintf("%d messages sent, %d not, %d delivered, %d lost in gaps", t.Sent, t.Failed, t.Delivered, t.Lost)
-	if t.Failed > 0 {
+	if t.Why != "" {
 		text += fmt.Sprintf("; a Send that failed: %q", t.Why)
 	}
 	return text
