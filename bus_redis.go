@@ -108,6 +108,7 @@ func (b *RedisBus) keep(ctx context.Context, fences string, limits store.Limits)
 	rdb, client := b.openLogs(l)
 	shards, prefix := b.bus.Shards(), b.options.Prefix
 	l.fences = fenceTopics(fences, len(shards))
+	copies := redislog.NewBudget(copiedBytes)
 	all := prefix + ":{log}:" // begins all keys
 	key, err := sharedKey(ctx, rdb, all+"key")
 	l.key = key
@@ -122,6 +123,7 @@ func (b *RedisBus) keep(ctx context.Context, fences string, limits store.Limits)
 		log := redislog.New(redislog.Config{
 			Client: client(keys), Limits: limits, Keys: keys,
 			Topics: s.Topics, Fences: s.Topics + l.fences[i], Sharded: s.Sharded, Cluster: b.cluster != nil,
+			Copies: copies,
 		})
 		l.parts = append(l.parts, log)
 		if err == nil {
@@ -139,6 +141,9 @@ func (b *RedisBus) keep(ctx context.Context, fences string, limits store.Limits)
 	}
 	return nil, fmt.Errorf("%w: %w", ErrBusDown, err)
 }
+
+// copiedBytes is the most memory that a node uses for what many clients come back to.
+const copiedBytes = 64 << 20
 
 // openLogs opens the connections of the logs. client returns what runs the scripts of
 // the log that has the keys.

@@ -80,6 +80,7 @@ func (h *Hub) newKeeping(ctx context.Context) (*keeping, error) {
 		Device:     device.Limits{Survey: 1 << 12, Page: page, Live: page},
 		Retention:  c.Retention,
 		Rate:       2_000,
+		Burst:      10_000, // all clients of a node that was restarted
 		Bytes:      64 << 20,
 	})
 	h.gaps.doubt = k.driver.Doubt

@@ -13,8 +13,9 @@ type Survey struct {
 	Whole bool
 
 	// Offsets are those of the entries, rising. Each entry was there during the
-	// survey. If they are few, the log may have read them in the same step. Then
-	// Entries has all of them, and otherwise none.
+	// survey, or the node has a copy of it. If the entries are few or copied, Entries
+	// may have all of them, and otherwise has none. Others may share the memory of an
+	// entry, so nobody changes it.
 	Offsets []Offset
 	Entries []Entry
 }

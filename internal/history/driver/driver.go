@@ -21,6 +21,7 @@ type Config struct {
 
 	Retention time.Duration
 	Rate      int // surveys a second that devices may ask for
+	Burst     int // surveys that they may ask for at once
 	Bytes     int // of pages that wait in the queues of devices that come back, and of what was read ahead
 }
 
@@ -90,7 +91,7 @@ func New(c Config) *Driver {
 		calls: make(chan func()), came: wake.New(), room: wake.New(), look: wake.New(),
 		quit: make(chan struct{}), ended: make(chan struct{}),
 		sessions: make(map[*Session]struct{}),
-		replays:  replays{rate: c.Rate, most: c.Bytes},
+		replays:  replays{rate: c.Rate, burst: c.Burst, most: c.Bytes},
 		alarm:    alarm{timer: time.NewTimer(time.Hour)},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())

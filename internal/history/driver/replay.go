@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/heraldgo/herald/internal/clock"
 	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/device"
 	"github.com/heraldgo/herald/internal/rate"
@@ -46,6 +47,7 @@ type replays struct {
 	paused  []*question // in the order of their times
 
 	rate   int // surveys a second
+	burst  int // and at once
 	bucket rate.Bucket
 
 	bytes  int       // of the pages that wait in queues
@@ -149,7 +151,7 @@ func (d *Driver) turns() {
 	r := &d.replays
 	for len(r.surveys) > 0 && r.running < maxSurveys {
 		if q := r.surveys[0]; q.counts() {
-			if !r.bucket.Allow(r.rate) {
+			if !r.bucket.Spend(clock.Now(), 1, int64(r.rate), int64(r.burst)) {
 				d.alarm.by(time.Now().Add(time.Second / time.Duration(r.rate)))
 				break
 			}

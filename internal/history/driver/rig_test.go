@@ -69,7 +69,7 @@ func newHubOn(t testing.TB, connect func(partition int, push func(driver.Event))
 		Hub:       h,
 		Feed:      node.Limits{Held: 32, Recent: 32, Bytes: 1 << 20, Page: 8, Survey: 512},
 		Device:    device.Limits{Survey: 512, Page: 4, Live: 4},
-		Retention: time.Minute, Rate: 1000, Bytes: 1 << 10,
+		Retention: time.Minute, Rate: 1000, Burst: 1000, Bytes: 1 << 10,
 	}
 	for i := range h.links {
 		h.links[i] = connect(i, func(e driver.Event) { h.driver.Push(i, e) })

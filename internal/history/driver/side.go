@@ -206,6 +206,7 @@ func (s *side) ask() {
 	}
 	s.d.call(func(ctx context.Context) func() {
 		survey, err := s.log.Survey(ctx, known, ask.From, topics, ask.Most)
+		survey.Entries = nil // the feed reads them in pages
 		return func() {
 			if err == nil {
 				s.met(known, survey.End)

@@ -156,8 +156,9 @@ func (u *run) renew() {
 func (u *run) start() {
 	config := u.log.config
 	config.Limits.Bytes = 100 + 1000*u.rand.IntN(3)
+	config.Copies = NewBudget(int(config.Copies.most))
 	next := New(config)
-	next.bounds = u.log.bounds
+	next.bounds, next.copies.least = u.log.bounds, u.log.copies.least
 	u.log = next
 	u.count("node started")
 }
@@ -179,7 +180,11 @@ func (u *run) survey() {
 	if from.Offset -= min(from.Offset, history.Offset(u.rand.IntN(30))); u.rand.IntN(5) == 0 {
 		from.Offset = 0
 	}
+	copied := u.log.copies.budget.used.Load()
 	s, err := u.log.Survey(u.ctx(), known, from, some, most)
+	if u.log.copies.budget.used.Load() > copied {
+		u.count("copied")
+	}
 	want := u.twin.Survey(u.caller(known), from, some, most)
 	if len(s.Entries) > 0 {
 		reader := u.caller(known)

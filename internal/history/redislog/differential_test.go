@@ -98,7 +98,7 @@ func differ(t *testing.T, r *rig, batches int) {
 var mustHappen = []string{
 	"taken", "wrong epoch", "wrong segment", "unkept batch", "new table", "new epoch", "contradicted", "segment begun",
 	"segment removed", "lost table", "lost segment", "expired", "whole", "cut", "forked", "survey read", "read missing", "read elsewhere", "read ahead",
-	"forgotten", "renewed", "node started", "told of an agreement",
+	"forgotten", "renewed", "node started", "told of an agreement", "copied",
 }
 
 // A run has one log in Redis, and its twin in store.Log.
@@ -130,10 +130,11 @@ func newRun(t *testing.T, r *rig, seed int, done map[string]int) *run {
 	r.do(t, "FLUSHALL")
 	u := &run{
 		t: t, r: r, rand: x, done: done, twin: store.New(limits.Segment), known: make([]history.Point, 1),
-		log: New(Config{Client: r.rdb, Limits: limits, Keys: "k:", Topics: "c:", Fences: "f", Cluster: x.IntN(4) == 0}),
+		log: New(Config{Client: r.rdb, Limits: limits, Keys: "k:", Topics: "c:", Fences: "f", Cluster: x.IntN(4) == 0, Copies: NewBudget(x.IntN(3) * 4000)}),
 	}
+	u.log.copies.least = 1 + x.IntN(4)
 	if x.IntN(2) == 0 {
-		u.log.bounds = bounds{drafts: 64, topics: 1024, asked: 4, chains: 2, segments: 2, walked: 3, whole: 4, read: 4, bytes: 60, stale: 1}
+		u.log.bounds = bounds{drafts: 64, topics: 1024, asked: 4, chains: 2, segments: 2, walked: 3, whole: 1 + x.IntN(4), read: 4, bytes: 60, stale: 1}
 	}
 	return u
 }
@@ -196,6 +197,16 @@ func (u *run) lose(key string) { u.r.do(u.t, "DEL", "k:"+key) }
 func (u *run) loseSegment(n uint64) {
 	u.lose(fmt.Sprint("s:", n))
 	u.twin.LoseSegment(n)
+	u.loseCopy(n)
+}
+
+// loseCopy makes the log forget its copy of a segment, which otherwise outlives the
+// segment.
+func (u *run) loseCopy(n uint64) {
+	c := &u.log.copies
+	if s := c.segments[n]; s != nil {
+		c.empty(s)
+	}
 }
 
 // expire removes from both logs the keys that would expire within this time, so
@@ -215,6 +226,7 @@ func (u *run) expire(within time.Duration) {
 			u.twin.LoseTable()
 		} else if n, err := strconv.ParseUint(key[len("k:s:"):], 10, 64); err == nil {
 			u.twin.LoseSegment(n)
+			u.loseCopy(n)
 		}
 		u.count("expired")
 	}

@@ -1,6 +1,7 @@
 package redislog
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -38,12 +39,28 @@ func (l *liar) EvalSha(ctx context.Context, _ string, _ []string, _ ...any) *red
 	return cmd
 }
 
-func (l *liar) Pipelined(context.Context, func(redis.Pipeliner) error) ([]redis.Cmder, error) {
-	return nil, errSilent
+func (l *liar) Pipelined(_ context.Context, fn func(redis.Pipeliner) error) ([]redis.Cmder, error) {
+	pipe := &lyingPipe{liar: l}
+	return nil, cmp.Or(fn(pipe), pipe.err)
+}
+
+// A lyingPipe answers commands as its liar answers scripts.
+type lyingPipe struct {
+	redis.Pipeliner // nil, because only Do is called
+	liar            *liar
+	err             error
+}
+
+func (p *lyingPipe) Do(ctx context.Context, _ ...any) *redis.Cmd {
+	cmd := p.liar.EvalSha(ctx, "", nil)
+	p.err = cmp.Or(p.err, cmd.Err())
+	return cmd
 }
 
 func newLiar(answers ...any) *Log {
-	return New(Config{Client: &liar{answers: answers}, Limits: store.Limits{Segment: 8, Age: 1000, Bytes: 1000}})
+	l := New(Config{Client: &liar{answers: answers}, Limits: store.Limits{Segment: 8, Age: 1000, Bytes: 1000}, Copies: NewBudget(1000)})
+	l.end = history.Point{Epoch: 1, Offset: 9} // so that it guesses
+	return l
 }
 
 // calls has all calls of a Log to Redis.
@@ -75,6 +92,14 @@ var calls = map[string]func(context.Context, *Log) error{
 		}
 		return err
 	},
+	"scan": func(ctx context.Context, l *Log) error {
+		l.copies.looked(1, []history.Offset{3})
+		err := l.scan(ctx, 1, l.copies.segments[0], 2)
+		if s := l.copies.segments[0]; len(s.entries) > 0 && (s.entries[0].Offset < 3 || s.through > 8) {
+			return fmt.Errorf("and nobody refuses %+v", s)
+		}
+		return err
+	},
 	"forget": func(ctx context.Context, l *Log) error { return l.Forget(ctx, history.Point{}, []string{"a", "b"}) },
 }
 
@@ -95,6 +120,7 @@ func ints(n ...int64) (l []any) {
 // An answer that no script gives is refused, and the error says which it was.
 func TestHostileAnswers(t *testing.T) {
 	look := good(int64(0), int64(9), ints(5, 0), list(), ints(), ints(), int64(1), list())
+	scanned := func(id string, fields ...any) []any { return list(list(id, fields)) }
 	walked := func(parts ...any) []any { return append(look[:len(look)-4:len(look)-4], parts...) }
 	for _, c := range []struct {
 		call    string
@@ -139,6 +165,7 @@ func TestHostileAnswers(t *testing.T) {
 		{"survey", list(walked(ints(5), ints(0, 0), int64(1), list())), "2 places for 1 chains"},
 		{"survey", list(walked(ints(5), ints(0), int64(1), list("0", "", "body"))), "an entry"},
 		{"survey", list(walked(ints(), "x", int64(1), list())), "string where a list belongs"},
+		{"survey", list(list(int64(1), "1", int64(most), "", int64(0), int64(9), ints(most, most), list(), ints(), ints(), int64(1), list())), errSilent.Error()},
 		{"read", list(good(int64(3), list())), "3 of 2 offsets"},
 		{"read", list(good(int64(0), list())), "0 of 2 offsets"},
 		{"read", list(good(int64(2), list(list(int64(5), "1", "", "body")))), "an entry at 5 that was not asked for"},
@@ -146,6 +173,16 @@ func TestHostileAnswers(t *testing.T) {
 		{"read", list(good(int64(2), list(list(int64(3), "0", "", "body")))), "an entry"},
 		{"read", list(good(int64(2), list(list(int64(3), "1", "3 9:a", "body")))), "an entry"},
 		{"read", list(good(int64(2), list("x"))), "an entry"},
+		{"scan", list("x"), "string where a list belongs"},
+		{"scan", list(list("x")), "a segment of the log has x"},
+		{"scan", list(scanned("3-0", "1", "", "")), "has [3-0 [1  ]]"},
+		{"scan", list(scanned("2-0", "1", "", "", "body")), "has [2-0 [1   body]] between 2 and 8"},
+		{"scan", list(scanned("9-0", "1", "", "", "body")), "between 2 and 8"},
+		{"scan", list(scanned("x", "1", "", "", "body")), "between 2 and 8"},
+		{"scan", list(append(scanned("3-0", "1", "", "", ""), scanned("3-0", "1", "", "", "")...)), "between 3 and 8"},
+		{"scan", list(scanned("3-0", "0", "", "", "body")), "between 2 and 8"},
+		{"scan", list(scanned("3-0", "1", "3 9:a", "", "body")), "between 2 and 8"},
+		{"scan", list(scanned("3-0", "1", "3 1:a", "", "body")), "between 2 and 8"},
 		{"forget", list(good(int64(0), ints(1))), "1 offsets for 2 topics"},
 		{"forget", list(good(int64(0), ints(5, 0)), good(ints(5), ints(0), int64(1), list()), "OK"), "string of 0 parts"},
 	} {
@@ -222,7 +259,7 @@ func value(data *[]byte, depth int) any {
 	return 1.5
 }
 
-// A Redis that is too old is told apart from one that is broken.
+// A Redis that is too old is told apart from one that is broken. A scan runs no script.
 func TestOldRedis(t *testing.T) {
 	for said, old := range map[string]bool{
 		"ERR Error running script (call to f_1): @user_script:100: @user_script: 100: Unknown Redis command called from Lua script": true, // Redis 6.0
@@ -232,7 +269,7 @@ func TestOldRedis(t *testing.T) {
 	} {
 		for name, call := range calls {
 			err := call(t.Context(), newLiar(errors.New(said)))
-			if err == nil || strings.Contains(err.Error(), "needs Redis 6.2") != old || !strings.Contains(err.Error(), said) {
+			if err == nil || strings.Contains(err.Error(), "needs Redis 6.2") != (old && name != "scan") || !strings.Contains(err.Error(), said) {
 				t.Errorf("%s, if Redis says %q: %v", name, said, err)
 			}
 		}

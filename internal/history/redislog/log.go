@@ -23,11 +23,12 @@ import (
 type Config struct {
 	Client  Client
 	Limits  store.Limits
-	Keys    string // with which its keys begin; on a Cluster it has a hash tag
-	Topics  string // with which the channels of topics begin
-	Fences  string // the node's own channel
-	Sharded bool   // the channels are those of SPUBLISH
-	Cluster bool   // a script must not name keys that may be missing
+	Keys    string  // with which its keys begin; on a Cluster it has a hash tag
+	Topics  string  // with which the channels of topics begin
+	Fences  string  // the node's own channel
+	Sharded bool    // the channels are those of SPUBLISH
+	Cluster bool    // a script must not name keys that may be missing
+	Copies  *Budget // for the memory of copies of segments; nil if there are none
 }
 
 // A Client talks to the master that has the log. It must not repeat a command
@@ -46,6 +47,8 @@ type Log struct {
 	config  Config
 	publish string
 	bounds  bounds
+	copies  copies
+	looks   looks
 
 	mu     sync.Mutex
 	agreed store.Agreement // as far as answers have told it
@@ -75,7 +78,10 @@ var usual = bounds{
 
 // New returns the Log of a partition. It asks nothing of Redis.
 func New(c Config) *Log {
-	l := &Log{config: c, publish: "PUBLISH", bounds: usual, agreed: c.Limits.Wanted()}
+	l := &Log{
+		config: c, publish: "PUBLISH", bounds: usual, agreed: c.Limits.Wanted(),
+		copies: copies{size: c.Limits.Segment, least: leastAlone, budget: c.Copies},
+	}
 	l.text = agreementText(l.agreed)
 	if c.Sharded {
 		l.publish = "SPUBLISH"
@@ -237,6 +243,7 @@ func (l *Log) Publish(ctx context.Context, batch []store.Draft) error {
 // Fence returns the end of the log. In the same step it publishes the end and the
 // number to the node, behind everything that was published before.
 func (l *Log) Fence(ctx context.Context, known history.Point, number uint64) (history.Point, error) {
+	l.copies.expire()
 	args := append(l.args(known, 3), l.config.Fences, l.publish, number)
 	a, err := l.run(ctx, fenceScript, []string{l.table()}, args, 0)
 	if err != nil {

@@ -5,8 +5,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/heraldgo/herald/internal/history"
+	"github.com/heraldgo/herald/internal/redisconn"
 )
 
 // Read returns the entries at the offsets. It also looks at the first ones of more,
@@ -68,6 +73,62 @@ func (l *Log) read(ctx context.Context, known history.Point, epoch history.Epoch
 		asked = asked[i+1:]
 	}
 	return entries, n, true, a.err
+}
+
+// firstScan is how many entries are scanned first, when it is not known how large they are.
+const firstScan = 16
+
+// scan copies what a segment has behind an offset. No script has to read that together
+// with the table, which would take four times as much of Redis' CPU: an entry that was born
+// in the epoch of the copies never changes, because each offset of an epoch is given once.
+func (l *Log) scan(ctx context.Context, epoch history.Epoch, s *segment, after history.Offset) error {
+	last := history.Offset(s.number+1) * l.config.Limits.Segment
+	for n := firstScan; ; {
+		var found *redis.Cmd
+		err := redisconn.Calm(func() error {
+			_, err := l.config.Client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+				found = pipe.Do(ctx, "XRANGE", l.segment(s.number), streamID(after+1), "+", "COUNT", n)
+				return nil
+			})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		entries, bytes, err := scanned(found.Val(), after, last)
+		if err != nil || !l.copies.add(epoch, s, entries) || len(entries) < n {
+			return err
+		}
+		after = entries[len(entries)-1].Offset
+		n = max(1, min(2*n, l.bounds.walked, l.bounds.bytes*n/max(bytes, 1)))
+	}
+}
+
+func streamID(at history.Offset) string { return strconv.FormatUint(uint64(at), 10) + "-0" }
+
+// scanned returns the entries of an answer to XRANGE, which lie behind after, up to last,
+// and how many bytes their bodies have.
+func scanned(value any, after, last history.Offset) (entries []history.Entry, bytes int, err error) {
+	a := answer{parts: []any{value}}
+	list := a.list(0)
+	for i := range list.parts {
+		found := list.list(i)
+		fields := found.list(1)
+		id, _ := strings.CutSuffix(found.text(0), "-0")
+		at, err := strconv.ParseUint(id, 10, 53)
+		links, ok := parseLinks(fields.text(1))
+		e := history.Entry{Offset: history.Offset(at), Born: parseEpoch(fields.text(0)), Links: links, Body: []byte(fields.text(3))}
+		if err != nil || e.Offset <= after || e.Offset > last || !ok || e.Born == 0 || found.err != nil || fields.err != nil || !falls(e) {
+			return nil, 0, fmt.Errorf("herald: a segment of the log has %.80v between %d and %d", list.parts[i], after, last)
+		}
+		entries, bytes, after = append(entries, e), bytes+len(e.Body), e.Offset
+	}
+	return entries, bytes, cmp.Or(a.err, list.err)
+}
+
+// falls reports whether the links of an entry lead down.
+func falls(e history.Entry) bool {
+	return !slices.ContainsFunc(e.Links, func(link history.Link) bool { return link.Prev >= e.Offset })
 }
 
 // places returns the keys of the table and of the segments that the offsets are in.

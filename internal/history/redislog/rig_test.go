@@ -35,6 +35,8 @@ type scriptCall struct {
 	agreed store.Agreement // as it was passed
 	named  int64           // the segment that trim.lua was told to remove
 	now    int64
+	keys   int
+	looked int // entries that it looked at while it walked
 }
 
 func (c scriptCall) began(end history.Point) bool { return end.Epoch == c.fresh }
@@ -67,10 +69,13 @@ func (r *rig) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			return err
 		}
 		first := 3 + args[2].(int) // of ARGV
-		call := scriptCall{fresh: parseEpoch(args[first+2].(string)), named: -1}
+		call := scriptCall{keys: args[2].(int), fresh: parseEpoch(args[first+2].(string)), named: -1}
 		fmt.Sscan(args[first+3].(string), &call.agreed.Version, &call.agreed.Age, &call.agreed.Bytes)
 		if parts, ok := cmd.(*redis.Cmd).Val().([]any); ok && len(parts) > 0 {
 			call.now = parts[0].(int64)
+			if step := len(parts) - 4; step >= common { // look.lua and walk.lua
+				call.looked = len(parts[step].([]any))
+			}
 		}
 		if n, ok := args[len(args)-1].(int64); ok && len(args) == first+7 {
 			call.named = n

@@ -1,12 +1,13 @@
 -- Stands before the scripts that walk chains.
 
 -- walk walks the chains of topics, always the one that is at the highest offset.
--- places has where they are, as text, and stops where they end. It stops early at a
--- segment that is not among segments, which has keys by number, or after this many
--- entries or bytes. It returns the offsets at which it found entries, falling; where
--- each chain is now, 0 if it is at its end; whether none broke; and, if there are at
--- most few entries, of each the epoch in which it was born, links and body.
-local function walk(topics, places, stops, segments, size, entries, bytes, few)
+-- places has where they are, as text, and stops where they end. It stops early at an
+-- offset that is not above bottom, at a segment that is not among segments, which has
+-- keys by number, or after this many entries or bytes. It returns the offsets at which
+-- it found entries, falling; where each chain is now, 0 if it is at its end; whether
+-- none broke; and, if there are at most few entries, of each the epoch in which it was
+-- born, links and body.
+local function walk(topics, places, stops, segments, size, entries, bytes, few, bottom)
   local waiting, n = {}, 0 -- where chains are, rising
   local first, after = {}, {} -- first: a chain, by where it is; after: the next chain at the same place, by chain
   local function put(chain, at)
@@ -31,7 +32,7 @@ local function walk(topics, places, stops, segments, size, entries, bytes, few)
   while n > 0 and entries > 0 and bytes > 0 do
     local at = waiting[n]
     local segment = segments[floor((at - 1) / size)]
-    if not segment then break end
+    if not segment or at <= bottom then break end
     local chain = first[at]
     waiting[n], first[at] = nil, nil
     n = n - 1

@@ -10,8 +10,8 @@
 -- KEYS: table, segments...
 -- ARGV: those of begin, epoch and offset of the point, the most chains, offsets of a
 --       segment, the most entries and bytes, and entries that are answered whole, the
---       number of each segment, topics...
-local before = 10 + #KEYS -- arguments that stand before the topics
+--       offset that is walked down to at most, the number of each segment, topics...
+local before = 11 + #KEYS -- arguments that stand before the topics
 local names = {COUNTER, HORIZON, FORGOT}
 for i = before + 1, #ARGV do
   names[#names + 1] = ARGV[i]
@@ -47,9 +47,9 @@ if #KEYS > 1 and epoch == ARGV[5] and #cuts == 0 then
   end
   if n <= tonumber(ARGV[7]) then
     local segments = {}
-    for i = 2, #KEYS do segments[tonumber(ARGV[10 + i])] = KEYS[i] end
+    for i = 2, #KEYS do segments[tonumber(ARGV[11 + i])] = KEYS[i] end
     seen, places, whole, found = walk(topics, at, stops, segments,
-      tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]))
+      tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]))
   end
 end
 return {now, epoch, counter, told, horizon, survived(ARGV[5], epoch, counter, parents) or '', ends, cuts,
