@@ -79,9 +79,8 @@ func (h *Hub) newKeeping(ctx context.Context) (*keeping, error) {
 		Feed:       node.Limits{Held: 1 << 13, Recent: 1 << 11, Bytes: max(32<<20/n, 2*h.maxFrame()), Page: 128, Survey: 1 << 13},
 		Device:     device.Limits{Survey: 1 << 12, Page: page, Live: page},
 		Retention:  c.Retention,
-		Rate:       2_000,
-		Burst:      10_000, // all clients of a node that was restarted
-		Bytes:      64 << 20,
+		Rate:       2_000, Burst: 10_000, // all clients of a node that was restarted
+		Bytes: 64 << 20,
 	})
 	h.gaps.doubt = k.driver.Doubt
 	if err := h.bus.Subscribe(ctx, k.logs.fences...); err != nil {
