@@ -10,13 +10,10 @@ import (
 )
 
 const (
-	scanGain  = 8               // how many entries Redis scans in the time in which a script looks at one
-	copiesFor = 5 * time.Second // how long a copy is kept after its last use
+	scanGain   = 8               // how many entries Redis scans in the time in which a script looks at one
+	leastAlone = 32              // entries of a segment that are looked at one by one before it is scanned
+	copiesFor  = 5 * time.Second // how long a copy is kept after its last use
 )
-
-// leastAlone is how many entries of a segment are looked at one by one before it is
-// scanned.
-const leastAlone = 32
 
 // A Budget bounds the memory of the copies of several Logs.
 type Budget struct {
@@ -38,8 +35,8 @@ func (b *Budget) take(bytes int) bool {
 
 // copies are a node's copies of segments. If many clients come back at once, scripts walk
 // their chains until looking at entries one by one has cost Redis as much as a scan of the
-// segment. Then the segment is scanned, and the node walks on by itself. So Redis never
-// does more than twice what would have been enough.
+// segment. Then the segment is scanned, and the node walks on by itself. So Redis does
+// about twice what would have been enough, at most.
 //
 // The copies belong to one epoch, and have only entries that were born in it: these never
 // change. They may have entries that the log has removed or lost meanwhile. So a survey
