@@ -48,7 +48,8 @@ func (r *slowRedis) EvalSha(ctx context.Context, _ string, _ []string, args ...a
 }
 
 // Readers who come while a look is under way share the next one, and each gets its own
-// part. Those who know something else, or come from another epoch, do not share it.
+// part. The log hears the most that one of them knows. Those who know another epoch, or come
+// from one, do not share it.
 func TestLookTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &slowRedis{}
@@ -72,13 +73,18 @@ func TestLookTogether(t *testing.T) {
 		look(4, 1, "7") // what it knows goes with the look that it shares
 		look(2, 1, "6")
 		look(3, 2, "8", "9")
+		readers.Go(func() {
+			if v, err := l.lookTogether(t.Context(), history.Point{Epoch: 2, Offset: 4}, 1, []string{"3"}); err != nil || fmt.Sprint(v.ends) != "[3]" {
+				t.Errorf("in another epoch: %v, %v", v.ends, err)
+			}
+		})
 		readers.Wait()
 		topics, known := 0, uint64(0)
 		for _, args := range r.looks {
 			topics += len(args) - 12
 			known = max(known, args[1].(uint64))
 		}
-		if took := time.Since(begin); len(r.looks) != 3 || topics != 22 || took != 2*time.Second || known != 4 {
+		if took := time.Since(begin); len(r.looks) != 4 || topics != 23 || took != 2*time.Second || known != 4 {
 			t.Errorf("%d looks at %d topics took %v", len(r.looks), topics, took)
 		}
 		if n := len(l.looks.last); n > 0 {

@@ -19,7 +19,8 @@ const tries = 3
 
 // Survey says what was kept for the topics since from, as store.Log does. It takes
 // several steps. Meanwhile the log may go on: what comes after the first step lies
-// behind the end that is returned, and what is removed counts as missing.
+// behind the end that is returned, and what is removed counts as missing, unless the node
+// has a copy of it.
 func (l *Log) Survey(ctx context.Context, known, from history.Point, topics []string, most int) (history.Survey, error) {
 	for n := 1; ; n++ {
 		s, err := l.survey(ctx, known, from, topics, most)
