@@ -37,8 +37,8 @@ type Verdict struct {
 // judge judges all that was sent and seen.
 func judge(peers []*peer, devices []*device) *Verdict {
 	v := new(Verdict)
-	account := &load.Account{Records: make(map[string][]load.Record), Gaps: make(map[string][]load.Gap)}
 	gaps := make(map[string][]load.Gap)
+	account := &load.Account{Records: make(map[string][]load.Record), Gaps: gaps}
 	for _, p := range peers {
 		records, told := p.seen()
 		for sender, list := range records {
@@ -49,16 +49,13 @@ func judge(peers []*peer, devices []*device) *Verdict {
 	tapes := make([]*tape, len(devices))
 	for i, d := range devices {
 		tapes[i] = newTape(d)
-		for k, life := range tapes[i].lives {
-			// Missing messages are not for Settle to find.
-			lived := &load.Device{Name: d.Name, User: d.User, Groups: d.Groups, Since: 1 << 62, Came: tapes[i].began[k]}
-			for _, r := range life {
-				lived.Take(r)
-				reach(account.Records, r)
+		for _, e := range tapes[i].events {
+			if e.message != nil {
+				reach(account.Records, *e.message)
+				v.Received++
 			}
-			account.Devices = append(account.Devices, lived)
-			v.Received += len(life)
 		}
+		account.Devices = append(account.Devices, tapes[i].lives...)
 		v.Again += tapes[i].again
 	}
 	v.count(account.Records)
@@ -113,25 +110,41 @@ type tape struct {
 	topics map[string][]string    // by target: the topics by which the device gets its messages
 	newest []map[string]int64     // of each visit, by topic
 
-	// lives has the messages of each time in which the device went on from where it
-	// was. To a device that begins anew, a node sends messages that are still
-	// arriving, even if the device has got them from another node.
-	lives [][]load.Receipt
-	began []int64 // when each life began
+	// lives has what came in each time in which the device went on from where it was.
+	// To a device that begins anew, a node sends messages that are still arriving,
+	// even if the device has got them from another node.
+	lives []*load.Device
+	born  int // the index of the event that began the last one
 }
 
 func newTape(d *device) *tape {
 	t := &tape{device: d, got: make(map[string]map[int]int), topics: make(map[string][]string)}
 	t.events, t.on = d.seen()
+	visits := 0
 	for i, e := range t.events {
-		if e.on && !e.resumed {
-			t.lives, t.began = append(t.lives, nil), append(t.began, e.at)
-		}
-		if e.message != nil {
+		switch {
+		case e.on:
+			if !e.resumed {
+				t.live(i, t.on[visits])
+			}
+			visits++
+		case e.gap && len(t.lives) > 0:
+			t.lives[len(t.lives)-1].Warn(e.at)
+		case e.message != nil:
 			t.receive(i, *e.message)
 		}
 	}
 	return t
+}
+
+// live begins a life with an event, which begins a visit.
+func (t *tape) live(event int, v visit) {
+	life := &load.Device{Name: t.Name, User: t.User, Groups: t.Groups, Came: v.from}
+	life.Since = 1 << 62 // missing messages are not for Settle to find
+	if !v.keeps {
+		life.Node = v.node // whose gaps count
+	}
+	t.lives, t.born = append(t.lives, life), event
 }
 
 // receive adds the message of an event.
@@ -141,11 +154,10 @@ func (t *tape) receive(event int, r load.Receipt) {
 		got = make(map[int]int)
 		t.got[r.Sender] = got
 	}
-	last := len(t.lives) - 1
-	if _, ok := got[r.N]; ok && !slices.Contains(t.lives[last], r) {
+	if at, ok := got[r.N]; ok && at < t.born {
 		t.again++
 	}
-	t.lives[last] = append(t.lives[last], r)
+	t.lives[len(t.lives)-1].Take(r)
 	got[r.N] = event
 }
 

@@ -51,6 +51,40 @@ func TestJudgeTargets(t *testing.T) {
 	}
 }
 
+// A message to two groups comes by one of them after a newer one by the other, where
+// it may have been lost.
+func TestJudgeParts(t *testing.T) {
+	for _, c := range []struct {
+		kind       kind
+		events     string
+		gap        *load.Gap // of the node
+		disordered int
+	}{
+		{goClient, "on", nil, 1},
+		{goClient, "on - gap", nil, 0},
+		{goClient, "on gap", nil, 1},
+		{goClient, "on - gap off on", nil, 0},
+		{goClient, "on", &load.Gap{Since: 0, Until: 99, All: true}, 1}, // it would have been told
+		{plain, "on", nil, 1},
+		{plain, "on", &load.Gap{Since: 0, Until: 99, All: true}, 0},
+		{plain, "on", &load.Gap{Since: 50, Until: 99, All: true}, 1},
+	} {
+		p := &peer{node: "node", records: map[string][]load.Record{"s": {
+			{N: 0, Target: "g:x,y", Start: 22, End: 23}, {N: 1, Target: "g:x", Start: 32, End: 33},
+		}}}
+		if c.gap != nil {
+			p.gaps = append(p.gaps, *c.gap)
+		}
+		d := seenBy(c.kind, c.events)
+		d.Groups = []string{"x", "y"}
+		d.note(happening{at: 70, message: &load.Receipt{Sender: "s", N: 1, Target: "g:x"}})
+		d.note(happening{at: 80, message: &load.Receipt{Sender: "s", N: 0, Target: "g:x,y"}})
+		if v := judge([]*peer{p}, []*device{d}); v.Disordered != c.disordered || v.Wrong+v.Doubled > 0 {
+			t.Errorf("%v, %s, %v: %d out of order, %q", c.kind, c.events, c.gap, v.Disordered, v.Broken)
+		}
+	}
+}
+
 // A first connection is no resume, even behind attempts that failed.
 func TestJudgeResumes(t *testing.T) {
 	for events, want := range map[string][2]int{

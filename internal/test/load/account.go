@@ -50,8 +50,15 @@ type Device struct {
 	Since  int64  // Unix nanoseconds: it must get what is sent from then on
 	Came   int64  // Unix nanoseconds: it may get what was sent before
 
-	mu       sync.Mutex // guards the rest
-	receipts []Receipt
+	mu      sync.Mutex // guards the rest
+	arrived []arrival
+	warned  int64
+}
+
+// An arrival is a message that a device got.
+type arrival struct {
+	Receipt
+	warned int64 // when the device was told last that something may be missing: Unix nanoseconds
 }
 
 // String names the device.
@@ -61,21 +68,33 @@ func (d *Device) String() string { return fmt.Sprintf("%s of %s on %s", d.Name, 
 func (d *Device) Take(r Receipt) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.receipts = append(d.receipts, r)
+	d.arrived = append(d.arrived, arrival{r, d.warned})
+}
+
+// Warn records that the device was told, at a time in Unix nanoseconds, that
+// something may be missing.
+func (d *Device) Warn(at int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.warned = at
 }
 
 // Forget drops the receipts of senders whose names have the prefix.
 func (d *Device) Forget(prefix string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.receipts = slices.DeleteFunc(d.receipts, func(r Receipt) bool { return strings.HasPrefix(r.Sender, prefix) })
+	d.arrived = slices.DeleteFunc(d.arrived, func(r arrival) bool { return strings.HasPrefix(r.Sender, prefix) })
 }
 
 // Receipts returns the messages that have arrived, in order.
 func (d *Device) Receipts() []Receipt {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.Clone(d.receipts)
+	receipts := make([]Receipt, len(d.arrived))
+	for i := range d.arrived {
+		receipts[i] = d.arrived[i].Receipt
+	}
+	return receipts
 }
 
 // Topics returns the topics by which the device gets messages to a target. Each is
@@ -200,7 +219,10 @@ func (a *Account) settleReceived(d *Device, total *Tally) (got map[key]bool, fau
 	fault := func(format string, args ...any) {
 		faults = append(faults, fmt.Errorf("%v got "+format, append([]any{d}, args...)...))
 	}
-	for _, r := range d.Receipts() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, arrived := range d.arrived {
+		r := arrived.Receipt
 		records, topics := a.Records[r.Sender], d.Topics(r.Target)
 		switch {
 		case r.N >= len(records) || records[r.N].Target != r.Target:
@@ -222,11 +244,8 @@ func (a *Account) settleReceived(d *Device, total *Tally) (got map[key]bool, fau
 		}
 		for _, s := range known {
 			// Whichever topic brought the later message, this one was sent to the
-			// same topic before. But its Send may have failed for that topic. And a
-			// device that connected in between may have this one from the other
-			// topic.
-			partly := len(topics) > 1 && r.N < len(records) && (records[r.N].Err == Unknown || records[r.N].Start < d.Came)
-			if s.last > r.N && subset(s.topics, topics) && !partly {
+			// same topic before.
+			if s.last > r.N && subset(s.topics, topics) && !(r.N < len(records) && a.partly(d, &records[r.N], topics, arrived.warned)) {
 				total.Disordered++
 				fault("%v after number %d: out of order", r, s.last)
 			}
@@ -234,6 +253,16 @@ func (a *Account) settleReceived(d *Device, total *Tally) (got map[key]bool, fau
 		known[same].last = max(known[same].last, r.N)
 	}
 	return got, faults
+}
+
+// partly reports whether a message to several topics may have failed to come by one
+// of them: its Send may have failed for that topic, the device may have connected in
+// between, or was told that something may be missing.
+func (a *Account) partly(d *Device, r *Record, topics []string, warned int64) bool {
+	lost := func(topic string) bool {
+		return slices.ContainsFunc(a.Gaps[d.Node], func(g Gap) bool { return g.covers(r, topic) })
+	}
+	return len(topics) > 1 && (r.Err == Unknown || r.Start < max(d.Came, warned) || slices.ContainsFunc(topics, lost))
 }
 
 func subset(some, all []string) bool {

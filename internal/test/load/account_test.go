@@ -8,7 +8,8 @@ import (
 
 // settle settles messages to one device, of user a in the groups x and y. sent has
 // the targets of the messages 0, 1, … of one sender, sent at the times 10, 20, …;
-// got has the numbers of those that arrived.
+// got has the numbers of those that arrived. A negative one is a warning, at that time
+// after zero.
 func settle(sent []string, gaps []Gap, got ...int) (Tally, []error) {
 	d := &Device{Name: "device", User: "a", Groups: []string{"x", "y"}, Node: "node"}
 	a := Account{Records: map[string][]Record{}, Devices: []*Device{d}, Gaps: map[string][]Gap{"node": gaps}}
@@ -18,6 +19,10 @@ func settle(sent []string, gaps []Gap, got ...int) (Tally, []error) {
 		a.Records["s"] = append(a.Records["s"], Record{N: i, Target: target, Start: at, End: at + 5, Err: err})
 	}
 	for _, n := range got {
+		if n < 0 {
+			d.Warn(int64(-n))
+			continue
+		}
 		r := Receipt{"s", n, "u:nobody"}
 		if n < len(sent) {
 			r.Target, _, _ = strings.Cut(sent[n], " ")
@@ -60,6 +65,12 @@ func TestSettle(t *testing.T) {
 		"came by another topic":         {[]string{"g:x", "g:x,y"}, nil, []int{1, 0}, 0, nil},
 		"sent in part":                  {[]string{"g:x,y unknown", "g:y"}, nil, []int{1, 0}, 0, nil},
 		"sent before to the same topic": {[]string{"g:x,y", "g:y"}, nil, []int{1, 0}, 0, []string{"{s 0 g:x,y} after number 1"}},
+		"lost in part":                  {[]string{"g:x,y", "g:y"}, []Gap{y}, []int{1, 0}, 0, nil},
+		"lost elsewhere":                {[]string{"g:x,y", "g:y"}, []Gap{{Since: 20, Until: 30, All: true}}, []int{1, 0}, 0, []string{"{s 0 g:x,y} after number 1"}},
+		"lost in part, and warned":      {[]string{"g:x,y", "g:y"}, nil, []int{-12, 1, 0}, 0, nil},
+		"warned before":                 {[]string{"g:x,y", "g:y"}, nil, []int{-9, 1, 0}, 0, []string{"{s 0 g:x,y} after number 1"}},
+		"warned behind":                 {[]string{"g:x,y", "g:y"}, nil, []int{1, 0, -30}, 0, []string{"{s 0 g:x,y} after number 1"}},
+		"warned, but by one topic":      {[]string{"g:y", "g:y"}, nil, []int{-12, 1, 0}, 0, []string{"{s 0 g:y} after number 1"}},
 	} {
 		total, faults := settle(c.sent, c.gaps, c.got...)
 		if total.Lost != c.lost || len(faults) != len(c.want) {
