@@ -141,8 +141,8 @@ function start(id) {
   ws.ondisconnect = () => say(id, { off: true });
   ws.ongap = () => say(id, { gap: true });
   ws.onclose = (e) => say(id, { ended: e.code });
-  // Behind what is told there is only padding.
-  ws.onmessage = ({ data }) => say(id, { data: typeof data == "string" ? data : decoder.decode(data.slice(0, 200)) });
+  // Behind what is told there is only padding. Most of it is NULs, which take six bytes each in JSON.
+  ws.onmessage = ({ data }) => say(id, { data: (typeof data == "string" ? data : decoder.decode(data.slice(0, 200))).split("\0", 1)[0] });
 }
 
 createInterface({ input: process.stdin })
