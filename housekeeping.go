@@ -121,7 +121,7 @@ func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 	p := k.p
 	held := p.heldLong()
 	var failed error
-	one, swept := "", 0
+	var swept []string
 	for _, n := range nodes {
 		if n.Err != nil { // nobody knows what it is
 			continue
@@ -135,11 +135,12 @@ func (k *housekeeping) sweep(ctx context.Context, nodes []Node) error {
 			continue
 		}
 		p.tellChanges()
-		one = n.ID
-		swept++
+		if n.ID != p.node { // not its own earlier lease
+			swept = append(swept, n.ID)
+		}
 	}
-	if swept > 0 {
-		p.config.Logger.Warn("herald: swept the sessions of a dead node", slog.String("node", one), slog.Int("nodes", swept))
+	if len(swept) > 0 {
+		p.config.Logger.Warn("herald: swept the sessions of a dead node", slog.String("node", swept[0]), slog.Int("nodes", len(swept)))
 	}
 	return failed
 }
@@ -181,7 +182,9 @@ func (k *housekeeping) audit(ctx context.Context, all bool) error {
 		more, err = k.compare(ctx, lease, everyone, false)
 		lost += more
 	}
-	k.tellLost(lost)
+	if lost > 0 || err == nil {
+		k.tellLost(lost)
+	}
 	return err
 }
 

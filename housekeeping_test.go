@@ -288,6 +288,44 @@ func TestLossIsMendedWithinALease(t *testing.T) {
 	})
 }
 
+// Audits that failed do not make the next loss news.
+func TestLossIsToldOnceInAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := &failingRegistry{MemoryRegistry: NewMemoryRegistry()}
+		r, _, lines := lostRig(t, 20, Config{Registry: registry})
+		entries := entriesOf(t, r.Hub)
+		for _, lost := range [][]Entry{entries[:10], entries[10:]} {
+			if err := registry.Remove(t.Context(), Lease{}, lost...); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(r.config.Lease/2 + time.Second)
+			registry.down.Store(true)
+			time.Sleep(r.config.Lease / 2) // there is one try a second
+			registry.down.Store(false)
+		}
+		synctest.Wait()
+		if got := r.Stats().Mended; got != 20 {
+			t.Errorf("%d sessions were put back, want 20", got)
+		}
+		if got := told(lines, "the Registry had lost sessions"); got != 1 {
+			t.Errorf("told %d times, want once", got)
+		}
+	})
+}
+
+// A failingRegistry compares nothing while it is down.
+type failingRegistry struct {
+	*MemoryRegistry
+	down atomic.Bool
+}
+
+func (r *failingRegistry) Check(ctx context.Context, l Lease, entries ...Entry) ([]Entry, error) {
+	if r.down.Load() {
+		return nil, fmt.Errorf("%w: check", ErrRegistryDown)
+	}
+	return r.MemoryRegistry.Check(ctx, l, entries...)
+}
+
 // If the Registry has lost the index of a lease, the lease counts as lost: all
 // entries are added under a new one, and none stays under the old one.
 func TestLostLeaseIsReplaced(t *testing.T) {
@@ -315,6 +353,33 @@ func TestLostLeaseIsReplaced(t *testing.T) {
 		nodes, _, err := registry.Nodes(t.Context())
 		if err != nil || len(nodes) != 1 {
 			t.Errorf("nodes are %v (%v), want the one", nodes, err)
+		}
+	})
+}
+
+// What is left under an earlier lease of the node is swept, but no dead node is told of.
+func TestEarlierLeaseIsNoDeadNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, behind, lines := lostRig(t, 1, Config{})
+		// A renewal whose answer never came, and an entry that was written late.
+		generation, err := behind.KeepAlive(t.Context(), Node{ID: r.NodeID()}, r.config.Lease)
+		late := Lease{r.NodeID(), generation}
+		if err == nil {
+			e := entriesOf(t, r.Hub)[0]
+			e.Session.ID += "0"
+			_, err = behind.Add(t.Context(), late, e)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(4 * r.config.Lease)
+		synctest.Wait()
+		nodes, _, err := behind.Nodes(t.Context())
+		if err != nil || len(nodes) != 1 || nodes[0].Lease() == late {
+			t.Errorf("the nodes are %v (%v), want the one under its new lease", nodes, err)
+		}
+		if got := told(lines, "dead node"); got != 0 {
+			t.Errorf("told of a dead node %d times", got)
 		}
 	})
 }
