@@ -344,7 +344,7 @@ func (l *connLog) expect(want receipts.Wanted, place receipts.Place) {
 // none if the client resumed from a position ahead of the message, because it would
 // acknowledge that without having the message.
 func (l *connLog) acknowledges(p *logged) (place receipts.Place, ok bool) {
-	if !p.Kept || l.k.mixed() {
+	if !p.Kept || l.k.plain() != "" {
 		return place, false
 	}
 	place = receipts.Place{Partition: p.partition, At: history.Point{Epoch: p.Born, Offset: p.At.Offset}}

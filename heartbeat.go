@@ -3,6 +3,7 @@ package herald
 import (
 	"cmp"
 	"context"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,8 +42,9 @@ type heartbeat struct {
 
 	// Whether other nodes keep nothing, because they are old or have no Retention.
 
-	mixed atomic.Bool // one is there
-	remix func()      // called when mixed has changed
+	plain  atomic.Pointer[string] // the name of one; nil if there is none
+	remix  func()                 // called when the first has come or the last has gone
+	warned bool                   // used by watch alone: it has logged that others have a Retention
 
 	// Our own heartbeats.
 
@@ -220,17 +222,59 @@ func (b *heartbeat) watch(ctx context.Context) {
 		deaf := b.checkOwn() || b.checkPeers()
 		b.checkGap()
 		pause := min(b.interval(), config.ProbeTimeout/4)
-		mixed := b.any(b.keepsNothing)
+		plain, keeper := b.one(b.keepsNothing), b.one(func(p *peer) bool { return p.keeps && !p.left })
 		b.mu.Unlock()
-		if b.mixed.Swap(mixed) != mixed {
-			b.remix()
-		}
+		b.noteRetentions(plain, keeper)
 		if deaf {
 			b.stats.resets.Add(1)
 			b.bus.Reset()
 		}
 		timer.Reset(pause)
 	}
+}
+
+// noteRetentions notes a node that keeps nothing and one that keeps what it sends, if
+// there are any, and logs if there are both.
+func (b *heartbeat) noteRetentions(plain, keeper string) {
+	logger := b.config.Logger
+	if b.config.Retention == 0 {
+		if keeper != "" && !b.warned {
+			b.warned = true
+			logger.Warn("herald: this node has no Retention, and others under the same Prefix have one: no client can come back while this node is there", slog.String("node", keeper))
+		}
+		return
+	}
+	next := &plain
+	if plain == "" {
+		next = nil
+	}
+	switch before := b.plain.Swap(next); {
+	case (before == nil) == (next == nil):
+		return
+	case next != nil:
+		logger.Warn("herald: a node under the same Prefix keeps nothing, so no client can come back while it is there: it has no Retention, or an older version", slog.String("node", plain))
+	default:
+		logger.Info("herald: all nodes keep what they send")
+	}
+	b.remix()
+}
+
+// plainNode returns the name of a node that keeps nothing, or "".
+func (b *heartbeat) plainNode() string {
+	if plain := b.plain.Load(); plain != nil {
+		return *plain
+	}
+	return ""
+}
+
+// one returns a node of which that holds, or "".
+func (b *heartbeat) one(is func(*peer) bool) string {
+	for node, p := range b.peers {
+		if is(p) {
+			return node
+		}
+	}
+	return ""
 }
 
 // checkOwn returns true if our own heartbeat has not come back in time.

@@ -371,16 +371,17 @@ func TestHeartbeatMixed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := newHeartbeatAlone()
 		const lease = 100 * time.Second
-		b.config.Lease = lease
-		var told atomic.Int32
-		b.remix = func() { told.Add(1) }
+		logger, lines := newLog()
+		b.config.Lease, b.config.Retention, b.config.Logger = lease, time.Hour, logger
+		var remixed atomic.Int32
+		b.remix = func() { remixed.Add(1) }
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go b.watch(ctx)
 		expect := func(when string, mixed bool, want int32) {
 			t.Helper()
-			if synctest.Wait(); b.mixed.Load() != mixed || told.Load() != want {
-				t.Errorf("%s: mixed %v, told %d times, want %v and %d", when, b.mixed.Load(), told.Load(), mixed, want)
+			if synctest.Wait(); (b.plainNode() != "") != mixed || remixed.Load() != want {
+				t.Errorf("%s: plain node %q, told %d times, want %v and %d", when, b.plainNode(), remixed.Load(), mixed, want)
 			}
 		}
 		look := b.config.ProbeTimeout / 4
@@ -414,6 +415,33 @@ func TestHeartbeatMixed(t *testing.T) {
 		expect("one of them says goodbye", true, 5)
 		hear("z", 2, noticeLeaving)
 		expect("and the other", false, 6)
+		if got := told(lines, "keeps nothing"); got != 3 {
+			t.Errorf("logged %d times that a node keeps nothing, want 3", got)
+		}
+	})
+}
+
+// A node without a Retention logs, once, that others have one.
+func TestHeartbeatWithoutRetention(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := newHeartbeatAlone()
+		logger, lines := newLog()
+		b.config.Logger = logger
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go b.watch(ctx)
+		for i, test := range []struct {
+			node   string
+			notice notice
+			want   int // new lines
+		}{{"m", 0, 0}, {"k", noticeKeeps | noticeLeaving, 0}, {"k", noticeKeeps, 1}, {"l", noticeKeeps, 0}} {
+			b.hear(&envelope{sender: test.node, id: uint64(i + 1), notice: test.notice})
+			time.Sleep(b.config.ProbeTimeout / 4)
+			synctest.Wait()
+			if got := told(lines, "this node has no Retention"); got != test.want {
+				t.Errorf("after heartbeat %d: logged %d times, want %d", i+1, got, test.want)
+			}
+		}
 	})
 }
 

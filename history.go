@@ -35,7 +35,7 @@ type keeping struct {
 	bus    Bus
 	tell   func(since time.Time) // reports that something may be missing
 	take   func(p *logged)       // delivers a packet
-	mixed  func() bool           // whether a node keeps nothing, so that nobody may come back
+	plain  func() string         // names a node that keeps nothing, so that nobody may come back; or ""
 	decode func(body []byte) (envelope, error)
 
 	form form // used by the owner alone
@@ -59,7 +59,7 @@ func (h *Hub) newKeeping(ctx context.Context) (*keeping, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: Config.Retention: a %T keeps nothing: it needs the Bus of Redis, or that of memory", ErrInvalid, h.bus)
 	}
-	k := &keeping{node: h.id, bus: h.bus, tell: h.gaps.confirm, mixed: func() bool { return h.heartbeat.mixed.Load() }}
+	k := &keeping{node: h.id, bus: h.bus, tell: h.gaps.confirm, plain: func() string { return h.heartbeat.plainNode() }}
 	k.decode = func(body []byte) (envelope, error) { return decodeEnvelope(body, h.maxFrame()) }
 	var scratch []*Conn
 	k.take = func(p *logged) { scratch = h.take(Packet{p.Topic, p.Body}, p, nil, scratch) }
@@ -389,8 +389,8 @@ func (h *Hub) Position(ctx context.Context) (string, error) {
 	ctx, release := h.sendEnds.Now().Bound(ctx)
 	defer release()
 	ends, err := h.keeping.driver.End(ctx)
-	if err == nil && h.keeping.mixed() {
-		err = fmt.Errorf("%w: a node is there that keeps nothing: it has no Retention, or a version without", ErrBusDown)
+	if plain := h.keeping.plain(); err == nil && plain != "" {
+		err = fmt.Errorf("%w: node %s keeps nothing: it has no Retention, or a version without", ErrBusDown, plain)
 	}
 	if err != nil {
 		return "", fmt.Errorf("position: %w", err)

@@ -126,14 +126,7 @@ func (b *heartbeat) hearOwn(e *envelope) {
 	}
 }
 
-func (b *heartbeat) any(is func(*peer) bool) bool {
-	for _, p := range b.peers {
-		if is(p) {
-			return true
-		}
-	}
-	return false
-}
+func (b *heartbeat) any(is func(*peer) bool) bool { return b.one(is) != "" }
 
 // settle counts the living nodes that are not heard. If there are many, this node counts
 // as isolated. If there are none, their gap ends.

@@ -66,7 +66,7 @@ func (k *keeping) newConnLog(c *Conn, r *http.Request) (*connLog, error) {
 		return nil, &HTTPError{http.StatusBadRequest, err.Error()}
 	}
 	if asks {
-		if k.mixed() {
+		if k.plain() != "" {
 			resume.From = history.Positions{}
 		}
 		l.resume, l.last = resume, k.verify(c.identity.User, resume.Conns)
@@ -152,7 +152,7 @@ func (l *connLog) Room() bool {
 }
 
 func (l *connLog) Queue(f device.Frame) {
-	if l.k.mixed() && !unplace(&f) {
+	if l.k.plain() != "" && !unplace(&f) {
 		return
 	}
 	if f.Kind != device.Message {
@@ -180,7 +180,7 @@ func (l *connLog) Gap(f device.Frame, since time.Time) {
 }
 
 func (l *connLog) Replay(f device.Frame) {
-	if l.k.mixed() && !unplace(&f) {
+	if l.k.plain() != "" && !unplace(&f) {
 		return
 	}
 	var b []byte
