@@ -15,9 +15,11 @@ import (
 
 // Shutdown ends the Hub. At once it takes no more connections, and Health
 // returns ErrDraining. It waits for ShutdownDelay. Then it closes the connections
-// with 1012, spread over 80% of the time that ctx gives (DrainTime if it has no
-// deadline), so that their clients do not all come to the other nodes at once. At
-// last the node leaves the Registry, and the Bus is closed. Send works until then.
+// with 1012, spread over up to 80% of the time that ctx gives (DrainTime if it has no
+// deadline), so that their clients do not all come to the other nodes at once. It
+// closes the last one early enough for a client that does not answer: CloseTimeout
+// before the end, if that leaves a quarter of the time. At last the node leaves the
+// Registry, and the Bus is closed. Send works until then.
 //
 // Connections are cut if they are still there shortly before the deadline (a
 // tenth of the time, or two seconds if that is less), or when ctx is canceled.
@@ -47,9 +49,10 @@ func (h *Hub) shutdown(ctx context.Context) error {
 	}
 	deadline, _ := ctx.Deadline()
 	total := time.Until(deadline)
-	patient, cancel := context.WithDeadline(ctx, deadline.Add(-min(stopGrace, total/10)))
+	grace := min(stopGrace, total/10)
+	patient, cancel := context.WithDeadline(ctx, deadline.Add(-grace))
 	defer cancel()
-	h.drainConns(patient, total*8/10)
+	h.drainConns(patient, min(total*8/10, max(total/4, total*95/100-grace-h.config.CloseTimeout)))
 	h.mu.Lock()
 	h.ended = true
 	h.mu.Unlock()

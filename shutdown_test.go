@@ -83,6 +83,34 @@ func TestShutdownIsSpread(t *testing.T) {
 	})
 }
 
+// Clients that do not answer the close frame are no failure, even those that are closed
+// last.
+func TestShutdownOfSilentClients(t *testing.T) {
+	for _, total := range []time.Duration{25 * time.Second, 10 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newPipeRig(t, Config{PingInterval: -1})
+			const n = 40
+			for range n {
+				ws := r.pipe("user=u")
+				go func() {
+					if closed, err := ws.ReadClose(); err != nil || closed.Code != 1012 {
+						t.Errorf("%v, %v", closed, err)
+					}
+				}()
+			}
+			synctest.Wait() // for OnConnect
+			ctx, cancel := context.WithTimeout(t.Context(), total)
+			defer cancel()
+			if err := r.Shutdown(ctx); err != nil {
+				t.Errorf("in %v: %v", total, err)
+			}
+			if s := r.Stats(); s.Disconnected != n {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
 // During ShutdownDelay a Hub keeps its connections, but is red and refuses new
 // ones. The delay is at most half of its context's time, and ends if the context is
 // canceled.
