@@ -834,3 +834,28 @@ func TestGroupsAreCountedOnce(t *testing.T) {
 		}
 	}
 }
+
+// The ids that clients are told have a signature behind them.
+func TestSignedIDs(t *testing.T) {
+	signed := []string{"n.1", "n.2~c2ln", "a~b.3", "a~b.4~c2ln-_", "n.5~"}
+	before := slices.Clone(signed)
+	want := []string{"n.1", "n.2", "a~b.3", "a~b.4", "n.5"}
+	for what, target := range map[string]Target{"Connection": Connection(signed...), "Except": Everyone().Except(signed...)} {
+		ids := slices.Concat(target.ids, target.except)
+		if err := target.check(); err != nil || !slices.Equal(ids, want) {
+			t.Errorf("%s: %q, %v, want %q", what, ids, err, want)
+		}
+	}
+	if !slices.Equal(signed, before) {
+		t.Errorf("the caller's ids are %q now", signed)
+	}
+	k := &keeping{logs: &logs{key: []byte("key")}}
+	if ids := unsigned([]string{k.sign("u", "n.7")}); ids[0] != "n.7" {
+		t.Errorf("%q", ids)
+	}
+	for _, bad := range []string{"n", "~", "n~c2ln", "n.~c2ln", ".1~c2ln", ""} {
+		if target := Connection(bad); !errors.Is(target.check(), ErrInvalid) {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}

@@ -38,16 +38,37 @@ func User(ids ...string) Target { return Target{kind: targetUser, ids: slices.Cl
 // it is no connection.
 func Group(names ...string) Target { return Target{kind: targetGroup, ids: slices.Clone(names)} }
 
-// Connection is the connections with these ids, on whichever nodes.
-func Connection(ids ...string) Target { return Target{kind: targetConnection, ids: slices.Clone(ids)} }
+// Connection is the connections with these ids, on whichever nodes. An id may be that
+// of Conn.ID, or the longer one that a client is told. A service that gets it from
+// the client must check whose it is: herald does not.
+func Connection(ids ...string) Target {
+	return Target{kind: targetConnection, ids: slices.Clone(unsigned(ids))}
+}
 
 // Everyone is every connection there is.
 func Everyone() Target { return Target{kind: targetEveryone} }
 
-// Except leaves out the connections with these ids.
+// Except leaves out the connections with these ids, which may be as Connection takes
+// them.
 func (t Target) Except(connections ...string) Target {
-	t.except = slices.Concat(t.except, connections)
+	t.except = slices.Concat(t.except, unsigned(connections))
 	return t
+}
+
+// unsigned returns ids without the signatures that clients get with them: see
+// keeping.sign. It changes no id in place.
+func unsigned(ids []string) []string {
+	plain := ids
+	for i, id := range ids {
+		counter := strings.LastIndexByte(id, '.') + 1
+		if n := strings.IndexByte(id[counter:], '~'); n >= 0 {
+			if &plain[0] == &ids[0] {
+				plain = slices.Clone(ids)
+			}
+			plain[i] = id[:counter+n]
+		}
+	}
+	return plain
 }
 
 // ExceptUser leaves out all connections of these users.

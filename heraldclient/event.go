@@ -35,7 +35,7 @@ type Gap struct {
 type Connected struct {
 	History bool   // the Hub keeps messages: what is missed comes after
 	Resumed bool   // the Client goes on where it was
-	Conn    string // the connection's id, if History
+	Conn    string // the connection's id, signed, if History: herald.Connection and Except take it
 	User    string // who the Client is for the Hub, if History
 }
 
