@@ -124,20 +124,26 @@ func (w *Wait) Wait(ctx context.Context) error {
 	return fmt.Errorf("follow topics: %w", context.Cause(ctx))
 }
 
-// Unfollow takes back one Follow of each topic. It does not block.
+// Unfollow takes back one Follow of each topic. It does not block. Nobody waits for a
+// topic that nobody wants any more.
 func (f *Follower) Unfollow(topics ...string) {
 	f.mu.Lock()
 	until := time.Now().Add(f.linger)
 	poke := false
+	var done []*Wait
 	for _, topic := range topics {
 		t := f.topics[topic]
 		if t.wants--; t.wants == 0 {
 			t.until = until
 			f.unwanted = append(f.unwanted, unwanted{topic, until})
+			done = append(done, t.release(nil)...)
 			poke = true
 		}
 	}
 	f.mu.Unlock()
+	for _, w := range done {
+		close(w.done)
+	}
 	if poke {
 		f.wake.Set()
 	}
@@ -269,18 +275,7 @@ func (f *Follower) settle(topics []string, to state, err error) (done []*Wait) {
 		t := f.topics[topic]
 		t.state = to
 		if to != off {
-			for _, w := range t.waiters {
-				if w.pending == 0 { // it was woken already
-					continue
-				}
-				if w.pending--; err != nil {
-					w.err, w.pending = fmt.Errorf("follow topics: %w", err), 0
-				}
-				if w.pending == 0 {
-					done = append(done, w)
-				}
-			}
-			t.waiters = nil
+			done = append(done, t.release(err)...)
 		}
 		switch {
 		case t.wants > 0 && to != on:
@@ -292,5 +287,23 @@ func (f *Follower) settle(topics []string, to state, err error) (done []*Wait) {
 			f.unwanted = append(f.unwanted, unwanted{topic, t.until})
 		}
 	}
+	return done
+}
+
+// release notes that nobody need wait for the topic any more, or why it could not be
+// followed, and returns the Waits that are over.
+func (t *followed) release(err error) (done []*Wait) {
+	for _, w := range t.waiters {
+		if w.pending == 0 { // it was woken already
+			continue
+		}
+		if w.pending--; err != nil {
+			w.err, w.pending = fmt.Errorf("follow topics: %w", err), 0
+		}
+		if w.pending == 0 {
+			done = append(done, w)
+		}
+	}
+	t.waiters = nil
 	return done
 }

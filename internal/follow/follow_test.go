@@ -165,6 +165,30 @@ func TestFollow(t *testing.T) {
 	})
 }
 
+// Who waits for several topics does not wait for one that is given up meanwhile.
+func TestUnfollowEndsWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, bus := newFollower(t, time.Second)
+		start := time.Now()
+		f.Follow("x")
+		synctest.Wait() // the Bus is busy with it
+		both, alone, shared := f.Follow("a", "b"), f.Follow("b"), f.Follow("c", "d")
+		f.Follow("d")
+		f.Unfollow("b", "b", "d")
+		for _, test := range []struct {
+			wait *Wait
+			want time.Duration
+		}{{alone, 0}, {both, 2 * time.Second}, {shared, 2 * time.Second}} {
+			if err := test.wait.Wait(t.Context()); err != nil || time.Since(start) != test.want {
+				t.Errorf("waited %v, want %v: %v", time.Since(start), test.want, err)
+			}
+		}
+		if got := bus.said(); got != "true 1, true 3" || f.Follows("b") || !f.Follows("d") {
+			t.Errorf("the Bus was told %q", got)
+		}
+	})
+}
+
 // What is wanted again before it has lingered stays; what is wanted again while
 // it is given up is asked for again.
 func TestFollowAgain(t *testing.T) {
