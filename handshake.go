@@ -285,8 +285,8 @@ func (h *Hub) admit(ctx context.Context, c *Conn, added Added) (err error) {
 		}
 	}
 	if l := c.queue.log; l != nil && l.session != nil {
-		if err := l.session.Start(ctx); err != nil {
-			return err
+		if err := l.session.Start(ctx); err != nil { // OnConnect was called, so OnDisconnect is due
+			c.shut(&CloseError{Code: StatusTryAgainLater, Reason: "not ready"}) // unless it is closing
 		}
 	}
 	c.accept()

@@ -334,21 +334,27 @@ func TestEverythingAtOnce(t *testing.T) {
 }
 
 // A Conn that OnConnect itself closes ends like any other: the client sees why,
-// OnDisconnect runs, and queued messages are dropped.
+// OnDisconnect runs, and queued messages are dropped. That the client can come back
+// changes nothing.
 func TestClosedDuringOnConnect(t *testing.T) {
-	r := newRig(t, Config{CloseTimeout: patience, OnConnect: func(_ context.Context, c *Conn) error {
-		c.Send(Text("never seen"))
-		return c.Close(4000, "enough")
-	}})
-	ws := r.connect("")
-	if f, err := ws.ReadFrame(); err != nil || f.Opcode != wsraw.Close || string(f.Payload[2:]) != "enough" {
-		t.Errorf("%+v, %v", f, err)
+	for _, query := range []string{"", "herald=1"} {
+		r := newRig(t, Config{
+			Bus: NewMemoryNetwork().Bus(), Registry: NewMemoryRegistry(), Retention: time.Minute, CloseTimeout: patience,
+			OnConnect: func(_ context.Context, c *Conn) error {
+				c.Send(Text("never seen"))
+				return c.Close(4000, "enough")
+			},
+		})
+		ws := r.connect(query)
+		if f, err := ws.ReadFrame(); err != nil || f.Opcode != wsraw.Close || string(f.Payload[2:]) != "enough" {
+			t.Errorf("%q: %+v, %v", query, f, err)
+		}
+		ws.WriteFrames(wsraw.CloseFrame(4000, ""))
+		if cause := r.ended(1)[0]; closeCode(cause) != 4000 {
+			t.Errorf("%q: cause %v", query, cause)
+		}
+		r.clean()
 	}
-	ws.WriteFrames(wsraw.CloseFrame(4000, ""))
-	if cause := r.ended(1)[0]; closeCode(cause) != 4000 {
-		t.Errorf("cause %v", cause)
-	}
-	r.clean()
 }
 
 // A time so far away that it cannot be counted in nanoseconds since 1970 still
