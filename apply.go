@@ -250,7 +250,7 @@ func (s *calls) applyOne(ctx context.Context, what call, conns []*Conn, done cha
 			if l := c.queue.log; l != nil && len(joined) > 0 && problem == nil {
 				problem = l.join(ctx, joined)
 			}
-			if len(joined) > 0 && s.presence.join(c, joined, false, done) {
+			if len(joined) > 0 && s.presence.join(c, joined, done) {
 				asked++
 			}
 		case opLeave:
@@ -260,8 +260,7 @@ func (s *calls) applyOne(ctx context.Context, what call, conns []*Conn, done cha
 					changed = append(changed, groupTopic(g))
 				}
 			}
-			if len(changed) > 0 {
-				s.presence.remove(c.entry(changed), done)
+			if len(changed) > 0 && s.presence.leave(c, changed, done) {
 				asked++
 			}
 		case opDisconnect:

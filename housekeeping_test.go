@@ -694,3 +694,28 @@ func TestRefusedEntryFailsAlone(t *testing.T) {
 		}
 	})
 }
+
+// A Leave that comes while a Conn is being registered takes its place in the Registry away,
+// whichever comes first.
+func TestLeaveDuringAdd(t *testing.T) {
+	r := newPipeRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: NewMemoryRegistry()})
+	r.pipe("groups=g")
+	c := r.only()
+	left := make(chan error, 1)
+	c.mu.Lock() // as add does
+	entry := r.presence.entry(c)
+	go func() { left <- c.Leave(t.Context(), "g") }()
+	await(t, "the index to have nobody in the group", func() bool { return len(r.index.appendConns(nil, groupTopic("g"))) == 0 })
+	time.Sleep(10 * time.Millisecond) // for a removal that does not wait
+	r.presence.append(presenceOp{c: c, add: true, entry: entry})
+	c.mu.Unlock()
+	if err := <-left; err != nil {
+		t.Error(err)
+	}
+	if err := r.presence.barrier(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if sessions, err := r.Sessions(t.Context(), Group("g")); err != nil || len(sessions) != 0 {
+		t.Errorf("in the group are %v, %v", sessions, err)
+	}
+}

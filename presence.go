@@ -175,12 +175,12 @@ func (p *presence) older(ctx context.Context, c *Conn) (Added, error) {
 }
 
 // join registers the Conn under more topics. It returns false if there is nothing to wait
-// for. back says that the Registry had forgotten the Conn.
-func (p *presence) join(c *Conn, topics []string, back bool, done chan presenceResult) bool {
+// for.
+func (p *presence) join(c *Conn, topics []string, done chan presenceResult) bool {
 	c.mu.Lock()
 	ok := !c.state.closing() && c.registered // else it is gone, or add is still to come
 	if ok {
-		ok = p.append(presenceOp{c: c, add: true, back: back, entry: c.entry(topics), done: done})
+		ok = p.append(presenceOp{c: c, add: true, entry: c.entry(topics), done: done})
 	}
 	c.mu.Unlock()
 	if ok {
@@ -189,7 +189,20 @@ func (p *presence) join(c *Conn, topics []string, back bool, done chan presenceR
 	return ok
 }
 
-// remove takes the Conn's entry away.
+// leave takes the Conn's entry away from topics that the index has it in no more. It
+// returns false if there is nothing to wait for.
+func (p *presence) leave(c *Conn, topics []string, done chan presenceResult) bool {
+	// Under c.mu, so that it comes behind an addition to these topics.
+	c.mu.Lock()
+	ok := c.registered && p.append(presenceOp{entry: c.entry(topics), done: done}) // else add is still to come
+	c.mu.Unlock()
+	if ok {
+		p.wake.Set()
+	}
+	return ok
+}
+
+// remove takes an entry away.
 func (p *presence) remove(e Entry, done chan presenceResult) {
 	p.push(presenceOp{entry: e, done: done})
 }
@@ -324,16 +337,14 @@ func (p *presence) sync(c *Conn, back bool) bool {
 	if c.since.Load() == 0 { // its first add is still under way
 		return false
 	}
-	topics := p.index.topicsOf(c)
-	if !p.join(c, topics, back, nil) {
-		return false
+	c.mu.Lock()
+	ok := !c.state.closing() && c.registered &&
+		p.append(presenceOp{c: c, add: true, back: back, entry: c.entry(p.index.topicsOf(c))})
+	c.mu.Unlock()
+	if ok {
+		p.wake.Set()
 	}
-	// It may have left a group since topicsOf, and its removal may be written already.
-	left := slices.DeleteFunc(p.index.strays(c, topics), func(t string) bool { return !isGroupTopic(t) })
-	if len(left) > 0 {
-		p.remove(c.entry(left), nil)
-	}
-	return true
+	return ok
 }
 
 // collectOffline tells offline, which is OnOffline or nil, of the users who are due.
