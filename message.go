@@ -149,7 +149,7 @@ func (m *Message) check(limit int64) error {
 // frame returns the frame that carries the message to a client. It must not be
 // changed.
 func (m Message) frame() []byte {
-	if m.header > 0 {
+	if m.header > 0 && m.key == "" { // conflation knows a frame by its memory
 		return m.data
 	}
 	return m.appendFrame(make([]byte, 0, frame.MaxHeader+m.len()))

@@ -776,3 +776,27 @@ func TestCompressedWhileClosing(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A client's message that is sent on twice, with two keys, is two messages.
+func TestConflateSentOnTwice(t *testing.T) {
+	r := newRig(t, Config{OnMessage: func(_ context.Context, c *Conn, m Message) {
+		c.mu.Lock()
+		c.queue.owner = ownerDrain // nobody writes
+		c.mu.Unlock()
+		for _, m := range []Message{m.Conflate("a"), m.Conflate("b"), Text("b2").Conflate("b"), Text("b3").Conflate("b")} {
+			c.Send(m)
+		}
+		c.mu.Lock()
+		c.queue.owner = ownerNone
+		start := c.claim()
+		c.mu.Unlock()
+		c.start(start)
+	}})
+	ws := r.connect("user=a")
+	ws.WriteFrames(wsraw.Frame{Fin: true, Opcode: wsraw.Text, Payload: []byte("a1")})
+	for _, want := range []string{"a1", "b3"} {
+		if got, err := ws.ReadMessage(); err != nil || string(got) != want {
+			t.Errorf("got %q, %v, want %q", got, err, want)
+		}
+	}
+}
