@@ -81,6 +81,18 @@ func (s *calls) left(node string) {
 	}
 }
 
+// excuseLeft does so for the nodes that said goodbye before the call was pending.
+func (s *calls) excuseLeft(p *pendingCall) {
+	living := s.presence.heartbeat.living()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for node := range p.missing {
+		if !living[node] {
+			s.settle(p, node)
+		}
+	}
+}
+
 // settle says that the call, which may be nil, need not wait for the node.
 func (s *calls) settle(p *pendingCall, node string) {
 	if p == nil || !p.missing[node] {
@@ -125,6 +137,7 @@ func (s *calls) ask(ctx context.Context, t Target, c call) error {
 	s.mu.Lock()
 	s.pending[e.id] = p
 	s.mu.Unlock()
+	s.excuseLeft(p)
 	defer func() {
 		s.mu.Lock()
 		delete(s.pending, e.id)
