@@ -241,12 +241,15 @@ func (s *calls) applyOne(ctx context.Context, what call, conns []*Conn, done cha
 		var changed []string
 		switch what.op {
 		case opJoin:
+			// Follow comes first: if c ends meanwhile, it unfollows what it has joined.
+			topics := groupTopics(what.groups)
+			s.follower.Follow(topics...)
 			joined, err := s.index.joinGroups(c, what.groups, s.config.MaxGroups)
 			if err != nil {
 				s.stats.refusedJoins.Add(1)
 				problem = err
 			}
-			s.follower.Follow(joined...)
+			s.follower.Unfollow(without(topics, joined)...)
 			if l := c.queue.log; l != nil && len(joined) > 0 && problem == nil {
 				problem = l.join(ctx, joined)
 			}
@@ -272,4 +275,20 @@ func (s *calls) applyOne(ctx context.Context, what call, conns []*Conn, done cha
 		}
 	}
 	return asked, problem
+}
+
+// without takes some out of the topics, each once: a topic that is there twice stays.
+func without(topics, some []string) []string {
+	if len(some) == len(topics) {
+		return nil
+	}
+	taken := make(map[string]bool, len(some))
+	for _, t := range some {
+		taken[t] = true
+	}
+	return slices.DeleteFunc(topics, func(t string) bool {
+		take := taken[t]
+		delete(taken, t)
+		return take
+	})
 }

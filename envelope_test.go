@@ -853,9 +853,48 @@ func TestSignedIDs(t *testing.T) {
 	if ids := unsigned([]string{k.sign("u", "n.7")}); ids[0] != "n.7" {
 		t.Errorf("%q", ids)
 	}
-	for _, bad := range []string{"n", "~", "n~c2ln", "n.~c2ln", ".1~c2ln", ""} {
+	for _, bad := range []string{"n", "~", "n~c2ln", "n.~c2ln", ".1~c2ln", "", "n.0", "n.01"} {
 		if target := Connection(bad); !errors.Is(target.check(), ErrInvalid) {
 			t.Errorf("%q was taken", bad)
 		}
+	}
+}
+
+func TestWithout(t *testing.T) {
+	for _, test := range []struct{ topics, some, want string }{
+		{"a b c", "b", "a c"}, {"a b", "b a", ""}, {"a a b", "a b", "a"}, {"a a", "a", "a"}, {"a", "", "a"},
+	} {
+		got := without(strings.Fields(test.topics), strings.Fields(test.some))
+		if !slices.Equal(got, strings.Fields(test.want)) && len(got)+len(test.want) > 0 {
+			t.Errorf("%q without %q is %q", test.topics, test.some, got)
+		}
+	}
+}
+
+// What is joined twice in one call is followed once.
+func TestJoinTwice(t *testing.T) {
+	r := newPipeRig(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: NewMemoryRegistry()})
+	ws := r.pipe("user=u&groups=g")
+	r.only()
+	for range 2 {
+		if err := r.Join(t.Context(), User("u"), "g", "h", "h"); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := r.Leave(t.Context(), User("u"), "h", "h"); err != nil {
+		t.Error(err)
+	}
+	ws.Close()
+	r.ended(1)
+	r.clean()
+}
+
+// A call does not wait for a node that said goodbye before the call was pending.
+func TestGoodbyeBeforeTheCall(t *testing.T) {
+	h := newHub(t, Config{Bus: NewMemoryNetwork().Bus(), Registry: NewMemoryRegistry()})
+	p := &pendingCall{missing: map[string]bool{h.id: true, "gone-1": true}, done: make(chan struct{})}
+	h.calls.excuseLeft(p)
+	if len(p.missing) != 1 || !p.missing[h.id] || isClosed(p.done) {
+		t.Errorf("it waits for %v", p.missing)
 	}
 }

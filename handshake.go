@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -219,14 +218,7 @@ func (h *Hub) register(ctx context.Context, c *Conn) (Added, error) {
 // groups. The Conn may have been closed by now, or have joined some of them.
 func (h *Hub) joinFirst(c *Conn) {
 	joined, _ := h.index.joinGroups(c, c.identity.Groups, 0)
-	if len(joined) == len(c.identity.Groups) {
-		return
-	}
-	has := make(map[string]bool, len(joined))
-	for _, t := range joined {
-		has[t] = true
-	}
-	h.follower.Unfollow(slices.DeleteFunc(groupTopics(c.identity.Groups), func(t string) bool { return has[t] })...)
+	h.follower.Unfollow(without(groupTopics(c.identity.Groups), joined)...)
 }
 
 // newConn returns a Conn without a connection, or nil if ConnContext
