@@ -121,3 +121,25 @@ export function connect(url = "ws://host/", options) {
 
 export const welcome = (conn = "c.1", positions = "0.a.1", resumed = false) =>
   `w ${JSON.stringify({ herald: 1, conn, user: "42", positions, resumed })}\n`;
+
+// page stands for a browser's window and document.
+export function page() {
+  const document = new EventTarget();
+  document.hidden = false;
+  const events = new EventTarget();
+  const names = ["addEventListener", "removeEventListener"];
+  globalThis.document = document;
+  let listeners = 0;
+  for (const name of names) {
+    globalThis[name] = (type, f) => (events[name](type, f), (listeners += name[0] == "a" ? 1 : -1));
+  }
+  return {
+    document,
+    listeners: () => listeners,
+    tell: (type) => (type == "visibilitychange" ? document : events).dispatchEvent(new Event(type)),
+    leave() {
+      delete globalThis.document;
+      for (const name of names) delete globalThis[name];
+    },
+  };
+}
