@@ -314,7 +314,7 @@ export class Herald extends EventTarget {
       this.#socket.close(4000);
       return this.#lost("malformed frame", 4000);
     }
-    this.#tries = 0;
+    if (!f.end && !f.gap) this.#tries = 0; // those come with each resume
     const clean = this.#done == this.#position();
     const again = f.id && this.#ids.includes(f.id);
     if (f.id && !again) this.#ids = [...this.#ids.slice(-999), f.id];

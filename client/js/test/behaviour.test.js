@@ -60,6 +60,10 @@ test("pauses double up to a cap, and a message resets them, not a welcome", asyn
   };
   assert.deepEqual(await waits(9, welcome()), [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]);
   assert.deepEqual(await waits(2, welcome(), "p 0.a.2\n"), [500, 500]);
+  // With each resume a node sends these, also one that then fails.
+  assert.deepEqual(await waits(3, welcome("c.2", "0.a.2", true), "g {}\n", "p 0.a.2 incomplete\n"), [1000, 2000, 4000]);
+  assert.deepEqual(await waits(2, welcome("c.2", "0.a.2", true), "p 0.a.2 complete\n"), [8000, 16000]);
+  assert.deepEqual(await waits(1, welcome("c.2", "0.a.2", true), "p 0.a.2 complete\n", "m 0.a.3\nx"), [500]);
   assert.deepEqual(await waits(2, "bare"), [500, 500]);
 });
 
