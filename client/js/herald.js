@@ -91,7 +91,8 @@ export class Herald extends EventTarget {
   #out = []; // what waits to be sent
   #heard = 0; // when something was
   #ticked = 0;
-  #probes = 0;
+  #probes = 0; // that were sent
+  #answered = 0; // the last that is not waited for
   #owed; // an acknowledgement
   #timers = {};
 
@@ -185,7 +186,7 @@ export class Herald extends EventTarget {
   #stop(...names) {
     for (const name of names) {
       clearTimeout(this.#timers[name]);
-      this.#timers[name] = 0;
+      delete this.#timers[name];
     }
   }
 
@@ -204,7 +205,7 @@ export class Herald extends EventTarget {
     const slept = now - this.#ticked > 15e3;
     this.#ticked = now;
     if (slept) this.check();
-    else if (now - this.#heard > 3e4 && !this.#timers.probe) this.#probe(this.#options.timeout);
+    else if (now - this.#heard > 3e4 && this.#answered == this.#probes) this.#probe(this.#options.timeout);
   }
 
   async #connect() {
@@ -257,7 +258,8 @@ export class Herald extends EventTarget {
     const socket = this.#socket;
     this.#socket = this.#mode = this.#told = undefined;
     this.#turn++;
-    this.#stop("dial", "greeting", "probe", "ack", "retry");
+    this.#stop("dial", "greeting", "ack", "retry");
+    this.#answer(this.#probes);
     socket?.close();
     if (this.readyState >= CLOSING || code == 4409) {
       this.readyState = CLOSED;
@@ -287,10 +289,17 @@ export class Herald extends EventTarget {
     }
   }
 
+  // probe sends a probe. Each has a time of its own, because an answer says nothing of
+  // the probes behind it.
   #probe(wait) {
     if (this.#mode != HISTORY || !this.#open()) return;
     this.#socket.send("@?" + ++this.#probes);
-    this.#after("probe", wait, () => this.#lost("silent"));
+    this.#after("probe" + this.#probes, wait, () => this.#lost("silent"));
+  }
+
+  // answer ends the waiting for the n-th probe, and for those before it.
+  #answer(n) {
+    while (this.#answered < n && this.#answered < this.#probes) this.#stop("probe" + ++this.#answered);
   }
 
   // acknowledge tells what is owed, at once and then once a second, or now.
@@ -323,7 +332,7 @@ export class Herald extends EventTarget {
     else if (clean || this.#options.ack) this.#done = this.#position();
     if (f.missing) this.#emit("gap", f.gap);
     if (f.end && this.#due.delete(f.at[0]) && !this.#due.size) this.#emit("live");
-    if (f.n == this.#probes) this.#stop("probe");
+    this.#answer(f.n);
   }
 
   // greeted takes the first message: a welcome, or the message of a node that

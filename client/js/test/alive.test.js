@@ -47,24 +47,46 @@ test("on wake a dead socket is found in a second, and what it says is ignored", 
   }
 });
 
-test("an answer keeps the socket", async () => {
+test("an answer proves that the socket lived when it was asked, and not later", async () => {
   start();
-  const p = page();
-  connect();
+  const ws = connect();
   const s = (await socket(1)).open(welcome());
-  p.tell("online");
-  p.tell("pageshow");
-  s.say("! 1\n"); // of the first one, which is not waited for any more
+  ws.check();
   await pass(500);
+  ws.check();
+  s.say("! 1\n");
+  await pass(900);
+  assert.equal(sockets().length, 1);
   s.say("! 2\n");
   await pass(25_000);
   assert.equal(sockets().length, 1);
-  p.tell("online");
-  p.tell("online");
+  ws.check();
+  ws.check();
   s.say("! 3\n");
-  await pass(1600);
+  ws.told();
+  await pass(1000);
+  assert.deepEqual(ws.told(), ["disconnect"]);
+  const next = (await socket(2)).open(welcome("c.2", "0.a.1", true));
+  await pass(20_000); // the old probes are forgotten
+  ws.check();
+  next.say("! 9007199254740991\n"); // a number that was never sent does no harm
+  await pass(5000);
   assert.equal(sockets().length, 2);
-  p.leave();
+});
+
+test("however often it is checked, a dead socket is found in a second", async () => {
+  for (const pause of [1, 400, 900]) {
+    start();
+    const ws = connect();
+    (await socket(1)).open(welcome());
+    ws.told();
+    for (let t = 0; t < 1000; t += pause) {
+      assert.deepEqual(ws.told(), []);
+      ws.check();
+      await pass(pause);
+    }
+    assert.deepEqual(ws.told(), ["disconnect"]);
+  }
 });
 
 test("on wake a pause ends, but not one that the server asked for", async () => {
