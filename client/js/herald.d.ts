@@ -105,7 +105,11 @@ export class Herald extends EventTarget {
   /** Says that a message is processed, and all before it. Without an argument: all that has come. */
   ack(message?: HeraldMessage): void;
 
-  /** Finds out whether the connection is alive, as it does by itself on wake. If there is none it connects now, unless the node has asked for a longer pause. */
+  /**
+   * Finds out whether the connection is alive, as it does by itself on wake. One on which nothing has come
+   * for the time of timeout, and nothing before, is replaced. If there is none it connects now, unless the
+   * node has asked for a longer pause.
+   */
   check(): void;
 
   close(code?: number, reason?: string): void;

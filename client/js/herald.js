@@ -154,7 +154,9 @@ export class Herald extends EventTarget {
   // check finds out whether the connection is alive. If there is none, it
   // connects.
   check() {
-    if (this.#socket) this.#probe(this.#options.probe);
+    // A node that has said nothing yet may be a plain one, and cannot be probed.
+    if (this.#open() && !this.#mode && Date.now() - this.#heard > this.#options.timeout) this.#lost("silent");
+    else if (this.#socket) this.#probe(this.#options.probe);
     else if (this.readyState == CONNECTING && !this.#late && this.#timers.retry) this.#connect();
   }
 

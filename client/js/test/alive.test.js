@@ -89,6 +89,25 @@ test("however often it is checked, a dead socket is found in a second", async ()
   }
 });
 
+test("on wake a connection on which nothing has come for long is given up", async () => {
+  start();
+  const p = page();
+  const ws = connect();
+  (await socket(1)).open();
+  await pass(10_000);
+  p.tell("online");
+  assert.equal(ws.readyState, ws.OPEN);
+  await pass(1);
+  ws.told();
+  p.tell("online");
+  assert.deepEqual(ws.told(), ["disconnect"]);
+  const plain = (await socket(2)).open("bare"); // it has spoken, and cannot be probed
+  await pass(1e6);
+  p.tell("online");
+  assert.deepEqual([sockets().length, plain.sent], [2, []]);
+  p.leave();
+});
+
 test("on wake a pause ends, but not one that the server asked for", async () => {
   for (const [code, n] of [[1006, 2], [1013, 1]]) {
     start();
