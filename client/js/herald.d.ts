@@ -8,7 +8,7 @@ export interface HeraldOptions {
   protocols?: string | string[];
   /** How many messages wait while there is no connection. More are an error. Default 0. */
   queue?: number;
-  /** Whether a message counts as processed when its handlers have returned. Default true; otherwise call ack. */
+  /** Whether a message counts as processed when its handlers have returned, or one calls close. Default true; otherwise call ack. */
   ack?: boolean;
   /** The bound of the first pause, in ms. It doubles with each try. Default 500. */
   minDelay?: number;
@@ -112,6 +112,7 @@ export class Herald extends EventTarget {
    */
   check(): void;
 
+  /** Throws as a WebSocket does if the code or the reason is not allowed, and has changed nothing then. */
   close(code?: number, reason?: string): void;
 
   onopen: ((event: Event) => void) | null | undefined;

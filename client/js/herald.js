@@ -94,6 +94,7 @@ export class Herald extends EventTarget {
   #probes = 0; // that were sent
   #answered = 0; // the last that is not waited for
   #owed; // an acknowledgement
+  #processed; // notes that the message which the handlers have now is processed
   #timers = {};
 
   // What is remembered from one connection to the next.
@@ -161,11 +162,18 @@ export class Herald extends EventTarget {
   }
 
   close(code, reason) {
-    if (this.readyState > OPEN) return;
+    const { readyState } = this;
+    if (readyState > OPEN) return;
     this.readyState = CLOSING;
     if (!this.#socket) return this.#lost("");
-    this.#acknowledge(true);
-    this.#socket.close(code, reason);
+    try {
+      this.#processed?.();
+      this.#acknowledge(true);
+      this.#socket.close(code, reason);
+    } catch (error) {
+      this.readyState = readyState; // a WebSocket refuses some codes and reasons
+      throw error;
+    }
   }
 
   #open() {
@@ -173,7 +181,8 @@ export class Herald extends EventTarget {
   }
 
   #emit(type, values) {
-    this.dispatchEvent(Object.assign(new Event(type), values));
+    // After close() there is nothing more to tell but its end.
+    if (this.readyState != CLOSING) this.dispatchEvent(Object.assign(new Event(type), values));
   }
 
   // after calls f later, unless the timer is stopped or set again before.
@@ -223,7 +232,7 @@ export class Herald extends EventTarget {
     } catch (error) {
       if (turn == this.#turn) {
         this.#emit("error", { error });
-        this.#lost(String(error));
+        if (turn == this.#turn) this.#lost(String(error)); // a handler may have closed it
       }
       return;
     }
@@ -365,10 +374,14 @@ export class Herald extends EventTarget {
     if (this.#mode == PLAIN) this.#tries = 0;
     if (typeof data != "string" && this.binaryType == "blob") data = new Blob([data]);
     const event = { data, position: this.#position() };
+    this.#processed = () => {
+      this.#processed = undefined;
+      if (!this.#options.ack) return;
+      if (at?.length) this.ack(event);
+      else this.#done = event.position;
+    };
     this.#emit("message", event);
-    if (!this.#options.ack) return;
-    if (at?.length) this.ack(event);
-    else this.#done = event.position;
+    this.#processed?.();
   }
 
   #leave(i) {

@@ -30,6 +30,61 @@ test("it has the shape of a WebSocket", async () => {
   assert.equal(running(), 0);
 });
 
+test("close with a code or a reason that a WebSocket refuses", async () => {
+  for (const why of [[1001], [1000, "x".repeat(124)]]) {
+    for (const first of [[], ["bare"], [welcome(), "m 0.a.2\nx"]]) {
+      start();
+      const ws = connect();
+      const s = await socket(1);
+      assert.throws(() => ws.close(...why), DOMException);
+      assert.equal(ws.readyState, ws.CONNECTING);
+      s.open(...first);
+      assert.throws(() => ws.close(...why), DOMException);
+      assert.equal(ws.readyState, ws.OPEN);
+      ws.told();
+      s.say(first.length == 2 ? "m 0.a.3\nafter" : "after");
+      assert.deepEqual(ws.told(), ["message after"]);
+      ws.close(4000, "bye");
+      assert.deepEqual(s.closed, [4000, "bye"]);
+      s.end(4000);
+      assert.deepEqual([ws.told(), ws.readyState], [["close"], ws.CLOSED]);
+    }
+  }
+});
+
+test("close in a handler is the end of what is told", async () => {
+  for (const [type, ...frames] of [
+    ["disconnect"],
+    ["error"],
+    ["open"],
+    ["welcome", welcome("c.2", "0.b.1")],
+    ["gap"], // a node that says nothing
+    ["gap", welcome("c.2", "0.b.1")],
+    ["gap", "bare"],
+    ["gap", welcome("c.2", "0.a.2", true), "p 0.a.2 incomplete\n"],
+    ["message", welcome("c.2", "0.a.2", true), "m 0.a.3\nx", "g {}\n"],
+  ]) {
+    start();
+    let url = () => "ws://host/";
+    const ws = connect(() => url());
+    const first = (await socket(1)).open(welcome());
+    ws["on" + type] = () => {
+      ws.told();
+      ws.close();
+    };
+    if (type == "error") url = () => Promise.reject("no token");
+    first.end();
+    await pass(1000);
+    if (sockets().length == 2) {
+      sockets()[1].open(...frames);
+      await pass(3000);
+      sockets()[1].end();
+    }
+    assert.deepEqual(ws.told().sort(), ["close", type == "message" ? "message x" : type].sort());
+    assert.equal(running(), 0);
+  }
+});
+
 test("a URL of its own for each try", async () => {
   start();
   const urls = ["ws://host/?token=1", new Error("no token"), "ws://host/?token=3"];
@@ -210,6 +265,18 @@ test("acknowledgements by themselves, and a last one", async () => {
   s.say("m 0.a.100\nx");
   ws.close();
   assert.deepEqual(s.sent, ["@ 0.a.2", "@ 0.a.99", "@ 0.a.100"]);
+});
+
+test("close in a handler of a message acknowledges it", async () => {
+  for (const [ack, sent, position] of [[true, ["@ 0.a.2"], "0.a.2 c.1"], [false, [], "0.a.1 c.1"]]) {
+    start();
+    const ws = connect("ws://host/", { ack });
+    ws.onmessage = () => ws.close();
+    const s = (await socket(1)).open(welcome(), "m 0.a.2\nx", "m 0.a.3\ntoo late");
+    assert.deepEqual([s.sent, ws.position], [sent, position]);
+    s.end();
+    assert.equal(running(), 0);
+  }
 });
 
 test("on a server it does nothing", async () => {

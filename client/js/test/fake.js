@@ -96,6 +96,9 @@ export class Socket {
     this.sent.push(data);
   }
   close(...why) {
+    const [code = 1000, reason = ""] = why;
+    if (code != 1000 && !(code >= 3000 && code < 5000)) throw new DOMException("code", "InvalidAccessError");
+    if (reason.length > 123) throw new DOMException("reason", "SyntaxError");
     if (this.readyState < 2) this.closed = why;
     this.readyState = 2;
   }
