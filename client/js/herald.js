@@ -230,6 +230,7 @@ export class Herald extends EventTarget {
       if (turn != this.#turn) return;
       socket = new WebSocket(url + (url.includes("?") ? "&" : "?") + this.#query(), protocols);
     } catch (error) {
+      await 0; // nobody can listen before the constructor has returned
       if (turn == this.#turn) {
         this.#emit("error", { error });
         if (turn == this.#turn) this.#lost(String(error)); // a handler may have closed it

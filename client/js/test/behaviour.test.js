@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Herald, Socket, connect, page, pass, running, socket, sockets, start, welcome } from "./fake.js";
+import { Herald, Socket, connect, page, pass, running, settle, socket, sockets, start, welcome } from "./fake.js";
 
 test("it has the shape of a WebSocket", async () => {
   start();
@@ -97,6 +97,15 @@ test("a URL of its own for each try", async () => {
   const s = await socket(2);
   assert.equal(s.url, "ws://host/?token=3&herald=1");
   assert.deepEqual(ws.told(), ["open", "disconnect", "error", "disconnect"]);
+});
+
+test("a function that throws at once is told when somebody can listen", async () => {
+  start();
+  const ws = connect(() => {
+    throw new Error("no token");
+  });
+  await settle();
+  assert.deepEqual(ws.told(), ["error", "disconnect"]);
 });
 
 test("pauses double up to a cap, and a message resets them, not a welcome", async () => {
