@@ -45,7 +45,7 @@ export interface HeraldWelcome extends Event {
   readonly resumed: boolean;
 }
 
-/** A connection ended, or did not come about. The next try is in wait ms. */
+/** A connection ended, or did not come about. The next try is in wait ms, an integer. */
 export interface HeraldDisconnect extends Event {
   readonly code: number;
   readonly reason: string;
@@ -59,7 +59,7 @@ export interface HeraldClose extends Event {
   readonly wasClean: boolean;
 }
 
-/** The function that gives the URL failed, or the URL is not valid. It is tried again. */
+/** The function that gives the URL failed, or gave something else. It is tried again. */
 export interface HeraldError extends Event {
   readonly error: unknown;
 }
@@ -88,7 +88,10 @@ export class Herald extends EventTarget {
   readonly CLOSING: 2;
   readonly CLOSED: 3;
 
-  /** A function is called before each try, and can give a fresh token. */
+  /**
+   * Throws a SyntaxError if url is not one of a WebSocket: absolute or, in a page, relative, of ws, wss, http or
+   * https. A function is called before each try, and can give a fresh token.
+   */
   constructor(url: Url | (() => Url | Promise<Url>), options?: HeraldOptions);
 
   /** CONNECTING also between two connections. */
@@ -99,7 +102,7 @@ export class Herald extends EventTarget {
   /** Behind the last message that is processed. Save it together with what the message caused. */
   readonly position: Position;
 
-  /** Throws if there is no connection and the queue is full. After close it does nothing. */
+  /** Throws if there is no connection, unless the option queue has room. After close it does nothing. */
   send(data: string | ArrayBufferLike | ArrayBufferView | Blob): void;
 
   /** Says that a message is processed, and all before it. Without an argument: all that has come. */

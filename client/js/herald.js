@@ -26,6 +26,19 @@ const points = (text) => {
   return all.every((p, i) => p && (!i || +all[i - 1][0] < p[0])) && all;
 };
 
+// address adds to the query of a URL, which is a string or a URL. Older browsers'
+// WebSockets refuse relative URLs and those of http, so it makes them absolute, of ws.
+const address = (url, more) => {
+  try {
+    const u = new URL(url.href ?? url.trim(), globalThis.document?.baseURI ?? globalThis.location?.href);
+    u.protocol = u.protocol.replace("http", "ws");
+    u.hash = "";
+    u.search += (u.search && "&") + more;
+    if (/^wss?:$/.test(u.protocol)) return u.href;
+  } catch {}
+  throw new SyntaxError("herald: not the URL of a WebSocket");
+};
+
 const json = (text) => {
   try {
     return JSON.parse(text) || {};
@@ -123,6 +136,7 @@ export class Herald extends EventTarget {
     }
     this.#done = this.#position();
     if (!this.#options.WebSocket) return; // a page that is rendered on a server
+    if (typeof url != "function") address(url);
     this.#listen("addEventListener");
     this.#timers.tick = setInterval(() => this.#tick(), 5e3);
     this.#ticked = Date.now();
@@ -140,7 +154,8 @@ export class Herald extends EventTarget {
 
   send(data) {
     if (this.readyState > OPEN) return;
-    if (this.#out.length >= (this.#open() ? 1024 : this.#options.queue)) throw new Error("herald: the queue is full");
+    const room = this.#open() ? 1024 : this.#options.queue;
+    if (this.#out.length >= room) throw new Error("herald: " + (room ? "the queue is full" : "not connected (see the option queue)"));
     this.#out.push(data);
     this.#flush();
   }
@@ -226,9 +241,10 @@ export class Herald extends EventTarget {
     this.#after("dial", timeout, () => this.#lost("timeout"));
     let socket;
     try {
-      const url = `${await (typeof this.#url == "function" ? this.#url() : this.#url)}`;
+      const url = await (typeof this.#url == "function" ? this.#url() : this.#url);
       if (turn != this.#turn) return;
-      socket = new WebSocket(url + (url.includes("?") ? "&" : "?") + this.#query(), protocols);
+      const [from, conns] = this.#position().split(" ");
+      socket = new WebSocket(address(url, "herald=1" + (from && "&herald.from=" + from) + (conns ? "&herald.conn=" + conns : "")), protocols);
     } catch (error) {
       await 0; // nobody can listen before the constructor has returned
       if (turn == this.#turn) {
@@ -242,11 +258,6 @@ export class Herald extends EventTarget {
     socket.onopen = () => turn == this.#turn && this.#opened();
     socket.onmessage = (e) => turn == this.#turn && this.#receive(e.data);
     socket.onclose = (e) => turn == this.#turn && this.#lost(e.reason, e.code);
-  }
-
-  #query() {
-    const [from, conns] = this.#position().split(" ");
-    return "herald=1" + (from && "&herald.from=" + from) + (conns ? "&herald.conn=" + conns : "");
   }
 
   #opened() {
@@ -284,7 +295,7 @@ export class Herald extends EventTarget {
     this.#late = LATER.includes(code) || ((code == 4401 || code == 4410) && typeof this.#url != "function");
     if (this.#late) this.#tries = Math.max(this.#tries, 4);
     const { minDelay, maxDelay } = this.#options;
-    const wait = Math.random() * Math.min(maxDelay, minDelay * 2 ** this.#tries++);
+    const wait = Math.round(Math.random() * Math.min(maxDelay, minDelay * 2 ** this.#tries++));
     this.#after("retry", wait, () => this.#connect());
     this.#emit("disconnect", { code, reason, wait });
   }

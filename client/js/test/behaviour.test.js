@@ -85,6 +85,38 @@ test("close in a handler is the end of what is told", async () => {
   }
 });
 
+test("what is no URL is refused at once, and what a function returns is tried again", async () => {
+  for (const url of [undefined, null, 42, {}, "", "host/", "ftp://host/", "localhost:8080/ws", "ws://["]) {
+    start();
+    assert.throws(() => new Herald(url, { WebSocket: Socket }), SyntaxError, String(url));
+    assert.equal(running(), 0);
+    const ws = connect(() => url);
+    await settle();
+    assert.deepEqual(ws.told(), ["error", "disconnect"], String(url));
+    assert.ok(running() > 0);
+    ws.close();
+  }
+});
+
+test("what a WebSocket takes as a URL", async () => {
+  for (const [url, becomes, base] of [
+    ["ws://host", "ws://host/?herald=1"],
+    ["wss://host/ws?", "wss://host/ws?herald=1"],
+    ["ws://host/ws?a=%26&b#top", "ws://host/ws?a=%26&b&herald=1"],
+    [new URL("ws://host/?a"), "ws://host/?a&herald=1"],
+    ["https://host/ws", "wss://host/ws?herald=1"],
+    ["/ws?a", "wss://site/ws?a&herald=1", "https://site/page?b#c"],
+    [new URL("ws", "http://site/a/"), "ws://site/a/ws?herald=1"],
+  ]) {
+    start();
+    const p = page(base);
+    const ws = connect(url);
+    assert.equal((await socket(1)).url, becomes);
+    ws.close();
+    p.leave();
+  }
+});
+
 test("a URL of its own for each try", async () => {
   start();
   const urls = ["ws://host/?token=1", new Error("no token"), "ws://host/?token=3"];
@@ -132,11 +164,11 @@ test("pauses double up to a cap, and a message resets them, not a welcome", asyn
 });
 
 test("full jitter", async () => {
-  for (const random of [0, 0.5]) {
+  for (const [random, wait] of [[0, 0], [0.5, 250], [0.17743269, 89]]) {
     start(() => random);
     const ws = connect();
     (await socket(1)).end();
-    assert.equal(ws.events[0].wait, random * 500);
+    assert.equal(ws.events[0].wait, wait);
   }
 });
 
@@ -223,13 +255,13 @@ test("when all is live", async () => {
 test("what is sent while there is no connection", async () => {
   start();
   const off = connect();
-  assert.throws(() => off.send("x"), /queue/);
+  assert.throws(() => off.send("x"), /not connected/);
   off.close();
   start();
   const ws = connect("ws://host/", { queue: 2 });
   ws.send("one");
   ws.send("@two");
-  assert.throws(() => ws.send("three"), /queue/);
+  assert.throws(() => ws.send("three"), /full/);
   const s = (await socket(1)).open();
   assert.deepEqual(s.sent, ["one"]);
   s.say(welcome());

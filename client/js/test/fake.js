@@ -126,9 +126,8 @@ export const welcome = (conn = "c.1", positions = "0.a.1", resumed = false) =>
   `w ${JSON.stringify({ herald: 1, conn, user: "42", positions, resumed })}\n`;
 
 // page stands for a browser's window and document.
-export function page() {
-  const document = new EventTarget();
-  document.hidden = false;
+export function page(baseURI) {
+  const document = Object.assign(new EventTarget(), { baseURI, hidden: false });
   const events = new EventTarget();
   const names = ["addEventListener", "removeEventListener"];
   globalThis.document = document;
