@@ -156,7 +156,8 @@ export class Herald extends EventTarget {
     if (this.readyState > OPEN) return;
     const room = this.#open() ? 1024 : this.#options.queue;
     if (this.#out.length >= room) throw new Error("herald: " + (room ? "the queue is full" : "not connected (see the option queue)"));
-    this.#out.push(data);
+    // As in a WebSocket all but buffers and blobs is text, which may begin with @.
+    this.#out.push((data?.byteLength ?? data?.size) === undefined ? `${data}` : data);
     this.#flush();
   }
 

@@ -273,6 +273,21 @@ test("what is sent while there is no connection", async () => {
   assert.deepEqual(sockets()[1].sent, ["four"]);
 });
 
+test("what is no string is sent as a WebSocket sends it", async () => {
+  const bytes = [new Uint8Array([64]), new Uint8Array([64]).buffer, new DataView(new ArrayBuffer(1)), new Blob(["@"])];
+  for (const [first, at] of [["bare", "@"], [welcome(), "@@"]]) {
+    start();
+    const ws = connect("ws://host/", { queue: 100 });
+    ws.send(null);
+    ws.send(["@bob"]);
+    ws.send();
+    const s = (await socket(1)).open(first);
+    for (const data of [0, { toString: () => "@" }, "", ...bytes]) ws.send(data);
+    assert.deepEqual(s.sent, ["null", at + "bob", "undefined", "0", at, "", ...bytes]);
+    assert.ok(bytes.every((b) => s.sent.includes(b)));
+  }
+});
+
 test("acknowledgements: of what the application has processed, once a second", async () => {
   start();
   const ws = connect("ws://host/", { ack: false });
