@@ -6,7 +6,10 @@ export interface HeraldOptions {
   position?: Position;
   /** Subprotocols, as for a WebSocket. */
   protocols?: string | string[];
-  /** How many messages wait while there is no connection. More are an error. Default 0. */
+  /**
+   * How many messages wait while there is no connection. More are an error. They are sent with the node's
+   * first message, or after a fifth of timeout. Default 0.
+   */
   queue?: number;
   /** Whether a message counts as processed when its handlers have returned, or one calls close. Default true; otherwise call ack. */
   ack?: boolean;
@@ -16,7 +19,8 @@ export interface HeraldOptions {
   maxDelay?: number;
   /**
    * How long a handshake, the URL included, or the answer to silence may take, in ms. Default 10000.
-   * A node that says nothing for a fifth of that may be one that keeps nothing: then there is a gap.
+   * A node that says nothing for a fifth of that may be one that keeps nothing: then there is a gap,
+   * unless it is the first connection, and all is live.
    */
   timeout?: number;
   /** How long the answer may take when the machine wakes or the network changes, in ms. Default 1000. */
@@ -118,11 +122,12 @@ export class Herald extends EventTarget {
   /** Throws as a WebSocket does if the code or the reason is not allowed, and has changed nothing then. */
   close(code?: number, reason?: string): void;
 
+  /** The connection is open, but with RejectAfterUpgrade the node may still refuse it: see onlive. */
   onopen: ((event: Event) => void) | null | undefined;
   onmessage: ((event: HeraldMessage) => void) | null | undefined;
   ongap: ((event: HeraldGap) => void) | null | undefined;
   onwelcome: ((event: HeraldWelcome) => void) | null | undefined;
-  /** What was missed has come. Once for each connection, also if nothing was missed, or the node keeps nothing. */
+  /** What was missed has come. Once for each connection, also if nothing was missed, or the node keeps nothing. Not if it was refused. */
   onlive: ((event: Event) => void) | null | undefined;
   ondisconnect: ((event: HeraldDisconnect) => void) | null | undefined;
   onerror: ((event: HeraldError) => void) | null | undefined;

@@ -97,7 +97,8 @@ export class Herald extends EventTarget {
   #socket; // the present one: what earlier ones say is ignored
   #turn = 0; // counts tries to connect
   #mode; // what the socket speaks, once that is known
-  #told; // a gap was told before the mode was known
+  #told; // a gap, and live, before the mode was known
+  #hold; // whether what waits to be sent also waits for the node's first message
   #due; // the partitions in which what was missed is still to come
   #tries = 0; // in a row
   #late; // the server has asked for a longer pause
@@ -266,13 +267,15 @@ export class Herald extends EventTarget {
     if (this.readyState == CLOSING) return;
     this.readyState = OPEN;
     this.#heard = Date.now();
+    this.#hold = this.#out.length > 0;
     // A welcome would have come at once. A node that keeps nothing may say nothing.
-    if (this.#was) {
-      this.#after("greeting", this.#options.timeout / 5, () => {
-        this.#told = true;
-        this.#emit("gap", {});
-      });
-    }
+    this.#after("greeting", this.#options.timeout / 5, () => {
+      this.#told = true;
+      this.#hold = false;
+      if (this.#was) this.#emit("gap", {});
+      this.#emit("live");
+      this.#flush();
+    });
     this.#emit("open");
     this.#flush();
   }
@@ -281,6 +284,7 @@ export class Herald extends EventTarget {
   #lost(reason, code = 1006) {
     const socket = this.#socket;
     this.#socket = this.#mode = this.#told = undefined;
+    this.#was ||= this.readyState == OPEN;
     this.#turn++;
     this.#stop("dial", "greeting", "ack", "retry");
     this.#answer(this.#probes);
@@ -302,7 +306,7 @@ export class Herald extends EventTarget {
   }
 
   #flush() {
-    while (this.#out.length && this.#open()) {
+    while (this.#out.length && this.#open() && !this.#hold) {
       let data = this.#out[0];
       if (data[0] == "@") {
         if (!this.#mode) return; // it is not known yet what that means to the node
@@ -355,7 +359,7 @@ export class Herald extends EventTarget {
     if (f.kind == "m" && !again && !been) this.#message(f.data, f.at);
     else if (clean || this.#options.ack) this.#done = this.#position();
     if (f.missing) this.#emit("gap", f.gap);
-    if (f.end && this.#due.delete(f.at[0]) && !this.#due.size) this.#emit("live");
+    if (f.end && this.#due.delete(f.at[0])) this.#live();
     this.#answer(f.n);
   }
 
@@ -378,9 +382,15 @@ export class Herald extends EventTarget {
     }
     if (missing) this.#emit("gap", {});
     this.#due = new Set(resumed ? at.map((p) => p[0]) : []);
-    if (!this.#due.size) this.#emit("live");
+    this.#live();
+    this.#hold = false;
     this.#flush();
     if (!f) this.#message(data);
+  }
+
+  // live tells, once, that what was missed has come.
+  #live() {
+    if (!this.#due.size && !this.#told) this.#emit("live");
   }
 
   #message(data, at) {

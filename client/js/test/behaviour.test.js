@@ -212,17 +212,6 @@ test("a plain node gets nothing but what is the application's", async () => {
   p.leave();
 });
 
-test("text that begins with @, to a node that has it as control", async () => {
-  start();
-  const ws = connect();
-  const s = (await socket(1)).open();
-  ws.send("@bob");
-  s.say(welcome());
-  ws.send("@?1");
-  ws.send(new Uint8Array([64]));
-  assert.deepEqual(s.sent, ["@@bob", "@@?1", new Uint8Array([64])]);
-});
-
 test("a plain node that says nothing", async () => {
   start();
   const ws = connect();
@@ -233,6 +222,40 @@ test("a plain node that says nothing", async () => {
   assert.deepEqual(ws.told(), ["gap"]);
   s.say("bare");
   assert.deepEqual(ws.told(), ["message bare"]); // and the gap is told once
+});
+
+test("a plain node that says nothing, on its first connection", async () => {
+  start();
+  const ws = connect();
+  let live = 0;
+  ws.onlive = () => live++;
+  const s = (await socket(1)).open();
+  await pass(1999);
+  assert.equal(live, 0);
+  await pass(1);
+  s.say("bare");
+  assert.deepEqual([live, ws.told()], [1, ["open", "message bare"]]);
+  start();
+  const other = connect();
+  (await socket(1)).open().end(); // it may have missed something since
+  (await socket(2)).open("bare");
+  assert.deepEqual(other.told(), ["open", "disconnect", "open", "gap", "message bare"]);
+});
+
+test("a welcome that is late", async () => {
+  start();
+  const ws = connect();
+  let live = 0;
+  (await socket(1)).open(welcome()).end();
+  const s = (await socket(2)).open();
+  ws.told();
+  ws.onlive = () => live++;
+  await pass(2000);
+  assert.deepEqual([live, ws.told()], [1, ["gap"]]);
+  s.say(welcome("c.2", "0.a.1", true));
+  s.say("m 0.a.2\nmissed");
+  s.say("p 0.a.2 complete\n");
+  assert.deepEqual([live, ws.told()], [1, ["welcome", "message missed"]]);
 });
 
 test("when all is live", async () => {
@@ -250,42 +273,6 @@ test("when all is live", async () => {
   assert.deepEqual(told.splice(0), ["disconnect", "open", "welcome", "gap", "live"]);
   (await socket(3)).open("of a plain node", "m 0.a.1 complete\n");
   assert.deepEqual(told, ["disconnect", "open", "gap", "live"]);
-});
-
-test("what is sent while there is no connection", async () => {
-  start();
-  const off = connect();
-  assert.throws(() => off.send("x"), /not connected/);
-  off.close();
-  start();
-  const ws = connect("ws://host/", { queue: 2 });
-  ws.send("one");
-  ws.send("@two");
-  assert.throws(() => ws.send("three"), /full/);
-  const s = (await socket(1)).open();
-  assert.deepEqual(s.sent, ["one"]);
-  s.say(welcome());
-  assert.deepEqual(s.sent, ["one", "@@two"]);
-  s.readyState = 2; // it is about to end
-  ws.send("four");
-  s.end();
-  (await socket(2)).open(welcome());
-  assert.deepEqual(sockets()[1].sent, ["four"]);
-});
-
-test("what is no string is sent as a WebSocket sends it", async () => {
-  const bytes = [new Uint8Array([64]), new Uint8Array([64]).buffer, new DataView(new ArrayBuffer(1)), new Blob(["@"])];
-  for (const [first, at] of [["bare", "@"], [welcome(), "@@"]]) {
-    start();
-    const ws = connect("ws://host/", { queue: 100 });
-    ws.send(null);
-    ws.send(["@bob"]);
-    ws.send();
-    const s = (await socket(1)).open(first);
-    for (const data of [0, { toString: () => "@" }, "", ...bytes]) ws.send(data);
-    assert.deepEqual(s.sent, ["null", at + "bob", "undefined", "0", at, "", ...bytes]);
-    assert.ok(bytes.every((b) => s.sent.includes(b)));
-  }
 });
 
 test("acknowledgements: of what the application has processed, once a second", async () => {
