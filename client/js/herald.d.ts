@@ -109,7 +109,7 @@ export class Herald extends EventTarget {
   /** Throws if there is no connection, unless the option queue has room. After close it does nothing. */
   send(data: string | ArrayBufferLike | ArrayBufferView | Blob): void;
 
-  /** Says that a message is processed, and all before it. Without an argument: all that has come. */
+  /** Says that a message is processed, and all before it. Without an argument: all that has come. After a later one it does nothing. */
   ack(message?: HeraldMessage): void;
 
   /**

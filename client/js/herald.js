@@ -107,6 +107,9 @@ export class Herald extends EventTarget {
   #ticked = 0;
   #probes = 0; // that were sent
   #answered = 0; // the last that is not waited for
+  #order = new WeakMap(); // the number of each message that was handed on
+  #handed = 0; // the last of them
+  #acked = 0; // the last of them that is processed
   #owed; // an acknowledgement
   #processed; // notes that the message which the handlers have now is processed
   #timers = {};
@@ -164,7 +167,9 @@ export class Herald extends EventTarget {
 
   // ack says that a message is processed, and all before it.
   ack(event) {
-    this.#done = event?.position ?? this.#position();
+    const n = event && this.#order.get(event);
+    if (event && !(n > this.#acked)) return; // a later one is processed, or a plain node came since
+    this.#process(n, event?.position);
     this.#owed = true;
     this.#acknowledge();
   }
@@ -197,9 +202,12 @@ export class Herald extends EventTarget {
     return this.#socket?.readyState == OPEN;
   }
 
+  // emit tells what has happened. After close() only the end is told.
   #emit(type, values) {
-    // After close() there is nothing more to tell but its end.
-    if (this.readyState != CLOSING) this.dispatchEvent(Object.assign(new Event(type), values));
+    if (this.readyState == CLOSING) return;
+    const event = Object.assign(new Event(type), values);
+    if (type == "message") this.#order.set(event, ++this.#handed);
+    this.dispatchEvent(event);
   }
 
   // after calls f later, unless the timer is stopped or set again before.
@@ -330,6 +338,12 @@ export class Herald extends EventTarget {
     while (this.#answered < n && this.#answered < this.#probes) this.#stop("probe" + ++this.#answered);
   }
 
+  // process notes how far all is processed.
+  #process(n = this.#handed, position = this.#position()) {
+    this.#acked = n;
+    this.#done = position;
+  }
+
   // acknowledge tells what is owed, at once and then once a second, or now.
   #acknowledge(now) {
     const [from] = this.#done.split(" ");
@@ -352,12 +366,12 @@ export class Herald extends EventTarget {
       return this.#lost("malformed frame", 4000);
     }
     if (!f.end && !f.gap) this.#tries = 0; // those come with each resume
-    const clean = this.#done == this.#position();
+    const clean = this.#acked == this.#handed;
     const again = f.id && this.#ids.includes(f.id);
     if (f.id && !again) this.#ids = [...this.#ids.slice(-999), f.id];
     const been = f.at?.length && this.#take(f.at);
     if (f.kind == "m" && !again && !been) this.#message(f.data, f.at);
-    else if (clean || this.#options.ack) this.#done = this.#position();
+    else if (clean || this.#options.ack) this.#process();
     if (f.missing) this.#emit("gap", f.gap);
     if (f.end && this.#due.delete(f.at[0])) this.#live();
     this.#answer(f.n);
@@ -368,14 +382,14 @@ export class Herald extends EventTarget {
   #greeted(f, data) {
     const { conn, user, resumed } = f?.welcome ?? {};
     const missing = this.#was && !resumed && !this.#told;
-    const clean = this.#done == this.#position();
+    const clean = this.#acked == this.#handed;
     this.#was = true;
     this.#mode = f ? HISTORY : PLAIN;
     const at = f ? f.at : [];
     this.#at.forEach((_, i) => at.some((p) => p[0] == i) || this.#leave(i));
     for (const p of at) this.#take(p);
     if (f) this.#conns = [conn, ...this.#conns].slice(0, 4);
-    if (clean || this.#options.ack || !f) this.#done = this.#position();
+    if (clean || this.#options.ack || !f) this.#process();
     if (f) {
       this.#emit("welcome", { conn, user, resumed: !!resumed });
       this.#acknowledge();
@@ -396,14 +410,13 @@ export class Herald extends EventTarget {
   #message(data, at) {
     if (this.#mode == PLAIN) this.#tries = 0;
     if (typeof data != "string" && this.binaryType == "blob") data = new Blob([data]);
-    const event = { data, position: this.#position() };
     this.#processed = () => {
       this.#processed = undefined;
       if (!this.#options.ack) return;
-      if (at?.length) this.ack(event);
-      else this.#done = event.position;
+      if (at?.length) this.ack();
+      else this.#process();
     };
-    this.#emit("message", event);
+    this.#emit("message", { data, position: this.#position() });
     this.#processed?.();
   }
 

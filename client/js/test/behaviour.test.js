@@ -297,6 +297,44 @@ test("acknowledgements: of what the application has processed, once a second", a
   assert.deepEqual(next.sent, ["@ 0.a.10"]); // what the first socket could not tell
 });
 
+test("acknowledgements out of order move nothing back", async () => {
+  start();
+  const ws = connect("ws://host/", { ack: false });
+  const s = (await socket(1)).open(welcome(), "m 0.a.2\none", "m 0.a.3\ntwo", "m 0.a.4\nthree");
+  const [one, two, three] = ws.events.filter((e) => e.type == "message");
+  ws.ack(two);
+  ws.ack(one);
+  await pass(2000);
+  assert.deepEqual([ws.position, s.sent], ["0.a.3 c.1", ["@ 0.a.3"]]);
+  s.end();
+  (await socket(2)).open(welcome("c.2", "0.b.7", false), "m 0.b.8\nfour");
+  ws.ack(ws.events.at(-1));
+  ws.ack(three); // offsets of two epochs cannot be compared
+  assert.equal(ws.position, "0.b.8 c.2,c.1");
+  ws.ack(new Event("message")); // of another Herald
+  assert.equal(ws.position, "0.b.8 c.2,c.1");
+});
+
+test("a mark is not processed before a message that came earlier, even one that is not kept", async () => {
+  start();
+  const ws = connect("ws://host/", { ack: false });
+  const s = (await socket(1)).open(welcome(), "m\nnot kept", "p 0.a.9\n");
+  assert.equal(ws.position, "0.a.1 c.1");
+  ws.ack(ws.events.at(-1));
+  s.say("p 0.a.10\n");
+  assert.equal(ws.position, "0.a.10 c.1");
+});
+
+test("acknowledgements of what came before a plain node bring no positions back", async () => {
+  start();
+  const ws = connect("ws://host/", { ack: false });
+  (await socket(1)).open(welcome(), "m 0.a.2\none").end();
+  const one = ws.events.find((e) => e.type == "message");
+  (await socket(2)).open("bare");
+  ws.ack(one);
+  assert.equal(ws.position, " c.1");
+});
+
 test("acknowledgements by themselves, and a last one", async () => {
   start();
   const ws = connect();
