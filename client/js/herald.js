@@ -76,7 +76,7 @@ const parse = (data) => {
     if (!f.at) return;
   } else if (kind == "g") {
     const g = json(rest);
-    const time = (t) => (t ? new Date(t) : undefined);
+    const time = (t) => (typeof t != "string" || isNaN(Date.parse(t)) ? undefined : new Date(t));
     f.missing = true;
     f.gap = { since: time(g.since), until: time(g.until) };
   } else if (kind == "!") {

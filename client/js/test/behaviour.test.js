@@ -258,6 +258,19 @@ test("a welcome that is late", async () => {
   assert.deepEqual([live, ws.told()], [1, ["welcome", "message missed"]]);
 });
 
+test("a gap whose times cannot be read is just a gap", async () => {
+  for (const [json, since] of [
+    ['{"since":"soon","until":7}'], ["{}"], ['{"since":null}'], ["7"], ["null"], ["[]"], ["{"], [""],
+    ['{"since":"2026-11-27T10:00:00Z","until":"soon"}', Date.UTC(2026, 10, 27, 10)],
+  ]) {
+    start();
+    const ws = connect();
+    (await socket(1)).open(welcome(), `g ${json}\n`);
+    const e = ws.events.at(-1);
+    assert.deepEqual([e.type, e.since && +e.since, e.until], ["gap", since, undefined], json);
+  }
+});
+
 test("when all is live", async () => {
   start();
   const ws = connect("ws://host/", { position: "0.a.1,2.a.1 c.1" });
