@@ -25,7 +25,7 @@ export interface HeraldOptions {
   timeout?: number;
   /** How long the answer may take when the machine wakes or the network changes, in ms. Default 1000. */
   probe?: number;
-  /** What makes the connections. Default globalThis.WebSocket. Without one nothing happens. */
+  /** What makes the connections. Default globalThis.WebSocket. Without one nothing happens: Node before 22 has none. */
   WebSocket?: new (url: string, protocols?: string | string[]) => unknown;
 }
 
@@ -44,6 +44,7 @@ export interface HeraldGap extends Event {
 
 /** The node keeps messages. resumed says that what was missed is coming. */
 export interface HeraldWelcome extends Event {
+  /** The connection's id, followed by "~" and a signature that proves it. */
   readonly conn: string;
   readonly user: string;
   readonly resumed: boolean;

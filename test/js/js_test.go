@@ -32,7 +32,7 @@ func TestNode(t *testing.T) {
 	}
 	for _, file := range []string{"herald.js", "herald.min.js"} {
 		t.Run(file, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), "node", "--test", "test/vectors.test.js", "test/behaviour.test.js", "test/alive.test.js", "test/send.test.js")
+			cmd := exec.CommandContext(t.Context(), "node", "--test", "test/vectors.test.js", "test/behaviour.test.js", "test/alive.test.js", "test/send.test.js", "test/react.test.js")
 			cmd.Dir = client
 			cmd.Env = append(os.Environ(), "HERALD_JS=../"+file)
 			if out, err := cmd.CombinedOutput(); err != nil {
