@@ -1,4 +1,4 @@
-// Makes what is shipped. package.json has the hash of its source, so that a test finds
+// Makes what is shipped. package.json has the hash of its sources, so that a test finds
 // that it was not built again.
 
 import { execFileSync } from "node:child_process";
@@ -6,9 +6,9 @@ import { createHash } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 
 const esbuild = "esbuild@0.28.2";
-execFileSync("npx", ["--yes", esbuild, "herald.js", "--minify", "--format=esm", "--target=es2022", "--outfile=herald.min.js"], {
+execFileSync("npx", ["--yes", esbuild, "herald.js", "--bundle", "--minify", "--format=esm", "--target=es2022", "--outfile=herald.min.js"], {
   stdio: "inherit",
 });
 const about = JSON.parse(readFileSync("package.json"));
-about.source = createHash("sha256").update(readFileSync("herald.js")).digest("hex");
+about.source = createHash("sha256").update(readFileSync("herald.js")).update(readFileSync("frames.js")).digest("hex");
 writeFileSync("package.json", JSON.stringify(about, null, 2) + "\n");

@@ -48,8 +48,8 @@ func TestShipped(t *testing.T) {
 	if err := json.Unmarshal(read(t, "package.json"), &about); err != nil {
 		t.Fatal(err)
 	}
-	if sum := sha256.Sum256(read(t, "herald.js")); hex.EncodeToString(sum[:]) != about.Source {
-		t.Error("herald.min.js was not built of this herald.js: npm run build")
+	if sum := sha256.Sum256(append(read(t, "herald.js"), read(t, "frames.js")...)); hex.EncodeToString(sum[:]) != about.Source {
+		t.Error("herald.min.js was not built of these herald.js and frames.js: npm run build")
 	}
 	var small bytes.Buffer
 	w, _ := gzip.NewWriterLevel(&small, gzip.BestCompression)
