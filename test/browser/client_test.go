@@ -117,6 +117,69 @@ func TestClient(t *testing.T) {
 	p.until(`seen.events.at(-1) === "closeelsewhere" && ws.readyState === ws.CLOSED`)
 }
 
+const refusedPage = `<!doctype html><title>refused</title><script type="module">
+	import { Herald } from "/client/js/herald.min.js";
+	const thrown = (f) => { try { f(); } catch (e) { return e.name; } };
+	const seen = (window.seen = { events: [], thrown: [thrown(() => new Herald()), thrown(() => new Herald("ftp://host/"))] });
+	let token = "old";
+	const ws = (window.ws = new Herald(() => "/ws?token=" + token, { queue: 10, minDelay: 50 }));
+	ws.send("first");
+	ws.onopen = () => {
+		seen.events.push("open");
+		seen.thrown.push(thrown(() => ws.close(1001)));
+	};
+	ws.ondisconnect = (e) => {
+		seen.events.push(e.code);
+		token = "new";
+	};
+	ws.onlive = () => {
+		seen.events.push("live");
+		ws.send(null);
+	};
+</script>`
+
+// A browser's client that is refused behind the 101 loses nothing of what waited, and
+// throws where the browser's WebSocket does.
+func TestClientRefused(t *testing.T) {
+	got := make(chan string, 10)
+	hub, err := herald.New(herald.Config{
+		RejectAfterUpgrade: true, Retention: time.Minute,
+		Authenticate: func(r *http.Request) (herald.Identity, error) {
+			if r.FormValue("token") != "new" {
+				return herald.Identity{}, &herald.HTTPError{Status: http.StatusUnauthorized, Message: "expired"}
+			}
+			return herald.Identity{User: "42"}, nil
+		},
+		OnMessage: func(_ context.Context, _ *herald.Conn, m herald.Message) { got <- string(m.Bytes()) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stop(t, hub) })
+	mux := files()
+	mux.Handle("/ws", hub)
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, refusedPage) })
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	p := open(t, browser(t), server.URL)
+	for _, want := range []string{"first", "null"} {
+		select {
+		case m := <-got:
+			if m != want {
+				t.Errorf("the Hub got %q: want %q", m, want)
+			}
+		case <-time.After(patience):
+			t.Fatalf("%q did not come; the page saw %s", want, p.text("seen.events"))
+		}
+	}
+	if seen := p.text("seen.events"); seen != "open,4401,open,live" {
+		t.Errorf("the page saw %s", seen)
+	}
+	if thrown := p.text("seen.thrown"); thrown != "SyntaxError,SyntaxError,InvalidAccessError,InvalidAccessError" {
+		t.Errorf("it threw %s", thrown)
+	}
+}
+
 func stop(t *testing.T, hub *herald.Hub) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
