@@ -45,10 +45,9 @@ type Config struct {
 
 	// The Client waits for a random time before it tries again. The time is below
 	// MinDelay at first; the bound doubles with each try, up to MaxDelay. It is
-	// MinDelay again when the Hub has sent something behind its welcome, or the
-	// connection has lived for longer than MaxDelay. A Hub that is too busy may ask
-	// for a longer pause, and gets 5 min at most. Defaults 500 ms and 30 s; at most
-	// 24 h.
+	// MinDelay again when a message has come, or the connection has lived for longer
+	// than MaxDelay and Timeout together. A Hub that is too busy may ask for a longer
+	// pause, and gets 5 min at most. Defaults 500 ms and 30 s; at most 24 h.
 	MinDelay, MaxDelay time.Duration
 
 	// Logger is told at Warn what a person has to look into, and at Debug why

@@ -65,7 +65,9 @@ func (s *session) frame(m read) {
 		s.shut(errMalformed, websocket.StatusProtocolError, "malformed frame")
 		return
 	}
-	c.backoff.reset()
+	if f.Kind == device.Message { // the others may come with each resume, however soon it fails
+		c.backoff.reset()
+	}
 	message, missing := c.memory.Receive(f.Frame)
 	switch {
 	case message:
