@@ -268,10 +268,10 @@ func (c *Client) final(ctx context.Context, err error) error {
 	if !errors.As(err, &e) {
 		return nil
 	}
-	switch e.Code {
-	case closeReplaced:
+	switch {
+	case e.Code == closeReplaced && !e.status:
 		return fmt.Errorf("%w: %w", ErrReplaced, err)
-	case closeUnauthorized, closeExpired:
+	case e.Code == closeUnauthorized, e.Code == closeExpired && !e.status:
 		if c.config.URL != "" {
 			c.config.Logger.Warn("heraldclient: the Hub does not let this client in, and there is no Config.Endpoint for another token", slog.Any("err", err))
 			return fmt.Errorf("%w: %w", ErrUnauthorized, err)

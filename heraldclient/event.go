@@ -71,6 +71,7 @@ type CloseError struct {
 	Code   int
 	Reason string
 
+	status     bool // it is an HTTP status: 409 and 410 do not mean what 4409 and 4410 do
 	retryAfter time.Duration
 }
 

@@ -181,7 +181,7 @@ func TestHuge(t *testing.T) {
 
 // A refusal is told with its status, and only 401 without an Endpoint is the end.
 func TestRefused(t *testing.T) {
-	for status, end := range map[int]bool{401: true, 403: false, 404: false, 429: false, 500: false, 503: false} {
+	for status, end := range map[int]bool{401: true, 403: false, 404: false, 408: false, 409: false, 410: false, 429: false, 500: false, 503: false} {
 		client := start(t, heraldclient.Config{MinDelay: atOnce, MaxDelay: atOnce, URL: serveTCP(t, func(i int, c *raw) {
 			if i == 0 {
 				c.write("HTTP/1.1 " + strconv.Itoa(status) + " No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

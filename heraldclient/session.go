@@ -117,6 +117,7 @@ func (s *session) dial() error {
 	return &CloseError{
 		Code:       httpCode + response.StatusCode,
 		Reason:     http.StatusText(response.StatusCode),
+		status:     true,
 		retryAfter: retryAfter(response.Header.Get("Retry-After"), time.Now()),
 	}
 }
