@@ -10,6 +10,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/heraldgo/herald/internal/history"
 	"github.com/heraldgo/herald/internal/history/device"
 	"github.com/heraldgo/herald/internal/history/protocol"
 	"github.com/heraldgo/herald/internal/wake"
@@ -37,6 +38,8 @@ type Client struct {
 	changed   chan struct{} // closed when it changes
 	session   *session      // in greeting, plain and withHistory
 	processed protocol.Resume
+	held      history.Positions // until heldUntil no more than that is acknowledged
+	heldUntil time.Time
 	closing   bool // Close was called
 }
 
@@ -114,11 +117,38 @@ func (c *Client) Receive(ctx context.Context) (Event, error) {
 // process notes that an item is processed.
 func (c *Client) process(i *item) {
 	c.mu.Lock()
+	if i.skipped {
+		c.hold()
+	}
 	c.processed = i.after
 	c.mu.Unlock()
 	if i.kept {
 		c.acks.Set()
 	}
+}
+
+// holdTime is how long Hub.Deliver waits for a receipt at most.
+const holdTime = time.Minute
+
+// hold stops acknowledgements at what is processed so far. An acknowledgement holds for
+// everything before it, so it would be a receipt for the message that was skipped. After
+// holdTime nobody waits for that receipt. The caller holds c.mu.
+func (c *Client) hold() {
+	now := time.Now()
+	if !now.Before(c.heldUntil) {
+		c.held = c.processed.From
+	}
+	c.heldUntil = now.Add(holdTime)
+	time.AfterFunc(holdTime, c.acks.Set)
+}
+
+// acknowledgeable returns up to where everything may be acknowledged. The caller holds
+// c.mu.
+func (c *Client) acknowledgeable() history.Positions {
+	if time.Now().Before(c.heldUntil) {
+		return c.held
+	}
+	return c.processed.From
 }
 
 // Position returns the position behind the last Event that was processed, for

@@ -218,6 +218,54 @@ func TestAcknowledgeAgain(t *testing.T) {
 	})
 }
 
+// A message above the ReadLimit is not acknowledged, and neither is what came after it,
+// until nobody can wait for its receipt any more. The Client's position goes on.
+func TestAcknowledgeTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peers := make(chan *peer, 1)
+		config := only(servePeers(t, func(i int, p *peer) {
+			p.send(welcome)
+			for n := 2; n <= 7; n++ {
+				text := "x"
+				if n == 4 || n == 6 {
+					text = strings.Repeat("x", 100)
+				}
+				p.send("m 0.a." + strconv.Itoa(n) + "\n" + text)
+			}
+			peers <- p
+			p.await()
+		}))
+		config.ReadLimit = 100
+		client := start(t, config)
+		next(t, client)
+		p := <-peers
+		expect := func(want string) {
+			t.Helper()
+			time.Sleep(10 * time.Second)
+			if said := p.heard(); len(said) == 0 || said[len(said)-1] != want {
+				t.Errorf("the Hub has heard %q, and not %q in the end", said, want)
+			}
+		}
+		for n := 2; n <= 5; n++ {
+			next(t, client)
+		}
+		expect("@ 0.a.3")
+		next(t, client) // so what came up to 5 is processed
+		expect("@ 0.a.3")
+		if at := client.Position(); !strings.HasPrefix(at, "0.a.5") {
+			t.Errorf("it is at %q", at)
+		}
+		time.Sleep(30 * time.Second)
+		next(t, client) // and 6, which takes a minute of its own
+		expect("@ 0.a.3")
+		go client.Receive(t.Context())
+		time.Sleep(30 * time.Second)
+		expect("@ 0.a.3")
+		time.Sleep(10 * time.Second)
+		expect("@ 0.a.7")
+	})
+}
+
 // A probe is answered, or the Client makes another connection.
 func TestProbe(t *testing.T) {
 	for _, test := range []struct {

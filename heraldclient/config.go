@@ -35,7 +35,9 @@ type Config struct {
 	Resume string
 
 	// ReadLimit is the most bytes of one message, header line and all. A longer
-	// one is not delivered, and a Gap tells of it. Default 1 MiB.
+	// one is not delivered, and a Gap tells of it. If the Hub keeps it, the Client
+	// acknowledges neither it nor what comes after it for a minute. So Hub.Deliver has
+	// no receipt for what was not delivered. Default 1 MiB.
 	ReadLimit int64
 
 	// Timeout is how long a handshake, a write, or the answer to a ping may take. The

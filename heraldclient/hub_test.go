@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/heraldgo/herald"
@@ -176,6 +177,58 @@ func TestRollingRestartWithHistory(t *testing.T) {
 	}
 	client.Close()
 	stop()
+}
+
+// Deliver has no receipt for a message above the ReadLimit, and a minute later it has
+// receipts for others again.
+func TestReceiptTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub, err := herald.New(herald.Config{
+			Bus: herald.NewMemoryNetwork().Bus(), Registry: herald.NewMemoryRegistry(), Retention: time.Minute,
+			Authenticate: func(*http.Request) (herald.Identity, error) { return herald.Identity{User: "42"}, nil },
+			Logger:       slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer hub.Shutdown(context.Background())
+		config := only(servePipes(t, hub))
+		config.ReadLimit = 1000
+		client := start(t, config)
+		defer client.Close()
+		await[heraldclient.Connected](t, client)
+		go func() {
+			for {
+				if _, err := client.Receive(context.Background()); err != nil {
+					return
+				}
+			}
+		}()
+		received := func(text string) bool {
+			t.Helper()
+			d, err := hub.Deliver(t.Context(), herald.User("42"), herald.Text(text))
+			if err != nil || d.ReceivedTotal+d.MissedTotal != 1 {
+				t.Errorf("Deliver: %+v, %v", d, err)
+			}
+			return d.ReceivedTotal == 1
+		}
+		if !received("first") {
+			t.Error("the first message was missed")
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if received(strings.Repeat("x", 2000)) {
+				t.Error("what the program never got was received")
+			}
+		})
+		time.Sleep(time.Second)
+		hub.Send(t.Context(), herald.User("42"), herald.Text("short"))
+		wg.Wait()
+		time.Sleep(time.Second)
+		if !received("last") {
+			t.Error("the last message was missed")
+		}
+	})
 }
 
 // A Hub that refuses says so, and a token from the Endpoint lets in.

@@ -11,10 +11,11 @@ import (
 
 // An item waits in the queue: an Event, or nothing but a position.
 type item struct {
-	event Event
-	size  int
-	kept  bool            // to be acknowledged
-	after protocol.Resume // where the Client is when it is processed
+	event   Event
+	size    int
+	kept    bool            // to be acknowledged
+	skipped bool            // not to be acknowledged
+	after   protocol.Resume // where the Client is when it is processed
 }
 
 // A queue has what was read and not yet received.

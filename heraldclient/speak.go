@@ -81,11 +81,12 @@ func (s *session) frame(m read) {
 	}
 }
 
-// message hands on a message, or tells that it is missing if it is too long.
+// message hands on a message. One that is too long it skips, and tells that it is missing.
 func (s *session) message(m read, body []byte, kept bool) {
 	c := s.client
 	i := c.item(Gap{})
 	if m.cut {
+		i.skipped = kept
 		c.config.Logger.Warn("heraldclient: a message was longer than Config.ReadLimit and is not delivered", slog.Int64("ReadLimit", c.config.ReadLimit))
 	} else {
 		i.event, i.size, i.kept = Message{Data: body, Binary: m.binary, after: i.after}, len(body), kept
@@ -124,7 +125,7 @@ func (s *session) ack() error {
 	defer s.release()
 	c := s.client
 	c.mu.Lock()
-	at, state := c.processed.From, c.state
+	at, state := c.acknowledgeable(), c.state
 	c.mu.Unlock()
 	ack := protocol.Control{Kind: protocol.Ack}
 	for i := range at {
