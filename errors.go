@@ -64,7 +64,7 @@ var (
 // a status of its own. Under RejectAfterUpgrade it becomes the close code
 // 4000 + Status, unless that is 503.
 type HTTPError struct {
-	Status  int    // 400 to 599
+	Status  int    // 400 to 599; an error with another one counts as one without a status
 	Message string // sent to the client, so nothing internal
 }
 

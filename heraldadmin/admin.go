@@ -102,8 +102,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Cache-Control", "no-store")
 	who, err := h.authorize(r)
 	if err != nil {
-		refused := &herald.HTTPError{Status: http.StatusForbidden, Message: "you may not see this page"}
-		errors.As(err, &refused)
+		var refused *herald.HTTPError
+		if !errors.As(err, &refused) || refused.Status < 400 || refused.Status > 599 {
+			refused = &herald.HTTPError{Status: http.StatusForbidden, Message: "you may not see this page"}
+		}
 		http.Error(w, refused.Message, refused.Status)
 		return
 	}

@@ -3,6 +3,7 @@ package heraldadmin_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +31,9 @@ func serve(t *testing.T, hub *herald.Hub, log io.Writer) *httptest.Server {
 			switch c, _ := r.Cookie("login"); {
 			case c == nil:
 				return "", &herald.HTTPError{Status: http.StatusUnauthorized, Message: "log in first"}
+			case strings.HasPrefix(c.Value, "status"):
+				status, err := strconv.Atoi(strings.TrimPrefix(c.Value, "status"))
+				return "", cmp.Or(err, error(&herald.HTTPError{Status: status, Message: "secret"}))
 			case c.Value != "carl":
 				return "", errors.New("secret")
 			}
@@ -85,8 +90,10 @@ func TestDoor(t *testing.T) {
 		if status, answer, _ = ask(t, server, "GET", path, "", "Cookie", "x=y"); status != 401 || answer != "log in first" {
 			t.Errorf("%s of a stranger: %d %s", path, status, answer)
 		}
-		if status, answer, _ = ask(t, server, "GET", path, "", "Cookie", "login=eve"); status != 403 || strings.Contains(answer, "secret") {
-			t.Errorf("%s of somebody else: %d %s", path, status, answer)
+		for _, login := range []string{"eve", "status0", "status99", "status200", "status204", "status302", "status600", "status1000"} {
+			if status, answer, _ = ask(t, server, "GET", path, "", "Cookie", "login="+login); status != 403 || strings.Contains(answer, "secret") {
+				t.Errorf("%s of %s: %d %s", path, login, status, answer)
+			}
 		}
 	}
 	client := cluster.Connect(0, herald.Identity{User: "anna"})

@@ -1,6 +1,7 @@
 package heraldapi_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -220,6 +222,9 @@ func TestCallers(t *testing.T) {
 			return "", errors.New("secret reason")
 		case "banned":
 			return "", &herald.HTTPError{Status: 402, Message: "pay first"}
+		case "odd":
+			status, err := strconv.Atoi(r.Header.Get("Status"))
+			return "", cmp.Or(err, error(&herald.HTTPError{Status: status, Message: "odd"}))
 		}
 		return "me", nil
 	}})
@@ -228,6 +233,11 @@ func TestCallers(t *testing.T) {
 	}
 	if status, answer := ask("GET", "/online?user=a", "", "Who", "banned"); status != 402 || !strings.Contains(fmt.Sprint(answer), "pay first") {
 		t.Errorf("refused by an HTTPError: %d %v, want 402", status, answer)
+	}
+	for _, odd := range []int{0, 99, 200, 204, 302, 399, 600, 1000} {
+		if status, answer := ask("GET", "/online?user=a", "", "Who", "odd", "Status", strconv.Itoa(odd)); status != 403 || code(answer) != "forbidden" {
+			t.Errorf("refused by an HTTPError with status %d: %d %v, want 403", odd, status, answer)
+		}
 	}
 	if status, answer := ask("GET", "/online?user=a", "", "Who", "me"); status != 200 {
 		t.Errorf("allowed: %d %v, want 200", status, answer)

@@ -66,7 +66,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, serve func(conte
 // refused answers what authorize returned.
 func refused(err error) *answer {
 	var e *herald.HTTPError
-	if !errors.As(err, &e) {
+	if !errors.As(err, &e) || e.Status < 400 || e.Status > 599 {
 		return failure(http.StatusForbidden, "forbidden", "the caller may not use this API")
 	}
 	code := "forbidden"
