@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -201,6 +202,28 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("a key without Redis: %d %v, want 400", status, answer)
 	}
 	anna.ExpectNothing()
+}
+
+// TestLongBatch sends arrays that are far too long. Their messages are counted, and not
+// decoded.
+func TestLongBatch(t *testing.T) {
+	ask := serve(t, heraldapi.Config{Hub: heraldtest.NewCluster(t, 1, herald.Config{}).Nodes[0].Hub})
+	for element, want := range map[string]string{
+		"{}": "100001 messages: must be at most 1000", "[]": "100001 messages", "1": "100001 messages", "null": "100001 messages",
+		"{]": "body: invalid character",
+	} {
+		body := "[" + strings.Repeat("{},", 100_000) + element + "]"
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		status, answer := ask("POST", "/send", body)
+		runtime.ReadMemStats(&after)
+		if status != 400 || !strings.Contains(fmt.Sprint(answer), want) {
+			t.Errorf("with %s at the end: %d %v, want 400 with %q", element, status, answer, want)
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > 5<<20 {
+			t.Errorf("with %s at the end: a body of %d bytes took %d", element, len(body), took)
+		}
+	}
 }
 
 // TestCallers checks who may ask.
