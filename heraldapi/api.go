@@ -28,6 +28,7 @@
 // outcome is known, every node answers a request with that key with the same outcome,
 // and does nothing else. If nothing was done, the key is free again at once, unless
 // Redis does not answer just then. Two callers may use the same key without a conflict.
+// An empty key is refused.
 package heraldapi
 
 import (

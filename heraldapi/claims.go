@@ -38,6 +38,8 @@ const (
 // If the caller hangs up the request goes on: the caller can ask for the outcome.
 func (h *Handler) once(q *request, key string, serve func(context.Context, *request) *answer) *answer {
 	switch {
+	case key == "": // perhaps of a script whose variable is not set
+		return invalid("Idempotency-Key", `"": must not be empty; leave the header out to send without a key`)
 	case h.claims == nil:
 		return invalid("Idempotency-Key", "needs heraldapi.Config.Redis, which is not set")
 	case len(key) > maxKey:

@@ -51,9 +51,13 @@ func TestOnce(t *testing.T) {
 	if status, answer := asks[0]("POST", "/send", `{"to": {"users": ["anna"]}, "text": "else"}`, "Idempotency-Key", "7"); status != 422 || code(answer) != "key_reused" {
 		t.Errorf("another request with the key: %d %v, want 422 key_reused", status, answer)
 	}
-	if status, answer := asks[0]("POST", "/send", `{}`, "Idempotency-Key", strings.Repeat("k", 256)); status != 400 {
-		t.Errorf("a key of 256 bytes: %d %v, want 400", status, answer)
+	for key, rule := range map[string]string{strings.Repeat("k", 256): "256 bytes: must be at most 255", "": "must not be empty", " ": "must not be empty"} {
+		status, answer := asks[0]("POST", "/send", `{"to": {"users": ["anna"]}, "text": "unprotected"}`, "Idempotency-Key", key)
+		if text := fmt.Sprint(answer); status != 400 || !strings.Contains(text, "field:Idempotency-Key") || !strings.Contains(text, rule) {
+			t.Errorf("the key %q: %d %v, want 400 and %q", key, status, answer, rule)
+		}
 	}
+	anna.ExpectNothing()
 }
 
 // TestOutcomes checks which outcomes are kept, and for how long.

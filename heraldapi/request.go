@@ -56,8 +56,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, serve func(conte
 		if fail := q.read(w, h.config.MaxBody, h.config.Timeout); fail != nil {
 			return fail
 		}
-		if key := r.Header.Get("Idempotency-Key"); key != "" {
-			return h.once(q, key, serve)
+		if keys := r.Header["Idempotency-Key"]; len(keys) > 0 {
+			return h.once(q, keys[0], serve)
 		}
 	}
 	return serve(r.Context(), q)

@@ -105,6 +105,7 @@ func openAPICalls(document *openapi3.T) []openAPICall {
 		{"GET", "/sessions?user=a", nil, []string{"Authorization", "Bearer no"}, 401},
 		{"POST", "/send", []byte(`{"to":{"users":["a"]},"text":"a"}`), []string{"Idempotency-Key", "k"}, 200},
 		{"POST", "/send", []byte(`{"to":{"users":["a"]},"text":"b"}`), []string{"Idempotency-Key", "k"}, 422},
+		{"POST", "/send", []byte(`{"to":{"users":["a"]},"text":"a"}`), []string{"Idempotency-Key", ""}, 400},
 		{"POST", "/send", []byte(`{"to":{"users":["a"]},"text":"a"}`), []string{"Content-Type", "text/plain"}, 415},
 		{"POST", "/send", []byte(`{"to":{"users":["a"]},"text":1}`), nil, 400},
 		{"POST", "/send", []byte(`{"to":{"users":[""]},"text":"a"}`), nil, 400},
