@@ -175,8 +175,8 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 		subprotocols = []string{id.Subprotocol}
 	}
 	if failed := c.upgrade(w, r, subprotocols, register); failed != nil { // the client has been answered
-		h.stats.rejected.Add(1)
 		h.countNotReady(failed)
+		h.stats.rejected.Add(1)
 		h.logRefused(slog.LevelDebug, id.User, r.RemoteAddr, errors.Join(failed, err))
 		c.kill(failed)
 		return nil
@@ -185,8 +185,9 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request, id Identity, ends 
 		err = h.admit(ctx, c, added)
 	}
 	if err != nil {
+		refusal := c.refusedFor(err)
 		h.stats.rejected.Add(1)
-		c.shut(c.refusedFor(err))
+		c.shut(refusal)
 	}
 	c.begin()
 	return nil

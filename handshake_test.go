@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -499,6 +500,45 @@ func (b *stuckBus) Publish(ctx context.Context, packets ...Packet) error {
 		return err
 	}
 	return b.MemoryBus.Publish(ctx, packets...)
+}
+
+// A lookingError looks when it is asked what it is.
+type lookingError struct{ look func() }
+
+func (e *lookingError) Error() string { return "looked at" }
+func (e *lookingError) As(any) bool   { e.look(); return false }
+
+// The cause of a refusal is counted before the refusal: whoever subtracts the causes that
+// Stats names from Rejected never finds one too many without a cause.
+func TestCauseIsCountedFirst(t *testing.T) {
+	var r *rig
+	looks := 0
+	looking := &lookingError{func() {
+		looks++
+		if s := r.Stats(); s.Rejected > s.NotReady {
+			t.Errorf("%d are refused, and only %d of them because the node was not ready", s.Rejected, s.NotReady)
+		}
+	}}
+	var failing atomic.Bool
+	r = newPipeRig(t, Config{
+		Registry: NewMemoryRegistry(), ProbeInterval: -1,
+		Bus: &stuckBus{MemoryBus: NewMemoryNetwork().Bus(), wait: func(context.Context) error {
+			if failing.Swap(false) {
+				return looking
+			}
+			return nil
+		}},
+		Admit: func(context.Context, Session, []Session, int) ([]Session, error) {
+			failing.Store(true) // the node cannot evict the session
+			return []Session{{ID: r.NodeID() + ".1000"}}, nil
+		},
+	})
+	if closed, err := r.pipe(query("u")).ReadClose(); err != nil || StatusCode(closed.Code) != StatusTryAgainLater {
+		t.Fatal(closed, err)
+	}
+	if s := r.Stats(); looks == 0 || s.Rejected != 1 || s.NotReady != 1 {
+		t.Errorf("looked %d times: %d are refused, %d of them because the node was not ready", looks, s.Rejected, s.NotReady)
+	}
 }
 
 type contextKey struct{}

@@ -171,7 +171,8 @@ func since(at int64) time.Duration {
 	return time.Duration(clock.Now() - at)
 }
 
-// counters are what Stats is made from.
+// counters are what Stats is made from. The cause of a refusal is counted before the
+// refusal, and read after it: so those without a cause are never too many.
 type counters struct {
 	accepted, rejected, disconnected, tooSlow, silent, panics atomic.Uint64
 	logsLeftOut                                               atomic.Uint64
