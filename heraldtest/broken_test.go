@@ -2,12 +2,14 @@ package heraldtest
 
 import (
 	"context"
+	"net/http"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/heraldgo/herald"
 )
@@ -93,6 +95,18 @@ var broken = map[string]struct {
 	"no such node": {
 		func(t *testing.T) { NewCluster(t, 1, herald.Config{}).Connect(1, herald.Identity{User: "42"}) },
 		[]string{"no node 1: the cluster has 1"},
+	},
+	"no Retention": {
+		func(t *testing.T) { NewCluster(t, 1, herald.Config{}).ConnectHistory(0, herald.Identity{User: "42"}) },
+		[]string{"ConnectHistory: Config.Retention must be set"},
+	},
+	"a login of its own": {
+		func(t *testing.T) { clusterWithLogin(t).Connect(0, herald.Identity{User: "42"}) },
+		[]string{`connect as "42" to node 0: `, "401", "Config.Authenticate refused", "the Identity was not used", "dial Node.URL"},
+	},
+	"a login of its own and a history": {
+		func(t *testing.T) { clusterWithLogin(t).ConnectHistory(0, herald.Identity{User: "42"}) },
+		[]string{`connect as "42" to node 0: `, "401", "Config.Authenticate refused"},
 	},
 	"no message": {
 		func(t *testing.T) { quietClient(t).Expect("x") },
@@ -192,6 +206,14 @@ func outputOf(text, name string) string {
 // quietClient is a Client that nobody sends to.
 func quietClient(t *testing.T) *Client {
 	return NewCluster(t, 1, herald.Config{}).Connect(0, herald.Identity{User: "42"})
+}
+
+// clusterWithLogin is a Cluster whose Authenticate knows nobody.
+func clusterWithLogin(t *testing.T) *Cluster {
+	return NewCluster(t, 1, herald.Config{
+		Retention:    time.Minute,
+		Authenticate: func(*http.Request) (herald.Identity, error) { return herald.Identity{}, http.ErrNoCookie },
+	})
 }
 
 // tryToy tries one promise on toyBuses that are broken in the same way.

@@ -74,6 +74,9 @@ func (c *Client) dial(i int, query string) (*http.Response, error) {
 	defer cancel()
 	conn, response, err := websocket.Dial(ctx, c.node.URL+query, &websocket.DialOptions{HTTPHeader: http.Header{tokenHeader: {token}}})
 	if err != nil {
+		if c.cluster.ownLogin && response != nil && response.StatusCode == http.StatusUnauthorized {
+			err = fmt.Errorf("%w: Config.Authenticate refused the request, and the Identity was not used: dial Node.URL with the headers or cookies that Authenticate wants, or leave it out of the Config", err)
+		}
 		return response, err
 	}
 	conn.SetReadLimit(-1)

@@ -20,7 +20,8 @@ import (
 type Cluster struct {
 	Nodes []*Node // the hubs
 
-	t testing.TB
+	t        testing.TB
+	ownLogin bool // the Config has an Authenticate
 
 	mu    sync.Mutex
 	seats map[string]seat // by token
@@ -92,8 +93,8 @@ func NewCluster(t testing.TB, n int, config herald.Config) *Cluster {
 	if n < 1 {
 		t.Fatalf("a cluster of %d nodes: it must have at least one", n)
 	}
-	c := &Cluster{t: t, seats: make(map[string]seat)}
-	if config.Authenticate == nil {
+	c := &Cluster{t: t, ownLogin: config.Authenticate != nil, seats: make(map[string]seat)}
+	if !c.ownLogin {
 		config.Authenticate = c.authenticate
 	}
 	c.meetConns(&config)

@@ -15,6 +15,9 @@ import (
 // reads no header lines: Receive and the others see messages alone.
 func (c *Cluster) ConnectHistory(i int, id herald.Identity) *Client {
 	c.t.Helper()
+	if c.sender == nil {
+		c.t.Fatal("ConnectHistory: Config.Retention must be set")
+	}
 	client := &Client{t: c.t, cluster: c, seat: seat{identity: id}, memory: new(device.Client)}
 	client.ComeBack(i)
 	return client
@@ -40,9 +43,6 @@ func (c *Client) ComeBack(i int) (complete bool) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	welcome, _ := c.next(ctx)
-	if welcome.Kind != device.Welcome {
-		c.t.Fatalf("node %d keeps nothing: the Config must have a Retention", i)
-	}
 	open := 0 // partitions whose resume has not ended
 	for _, p := range welcome.Positions {
 		if welcome.Resumed && p != (history.Point{}) {
