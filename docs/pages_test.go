@@ -6,7 +6,9 @@ package docs_test
 import (
 	"context"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -58,6 +60,78 @@ func TestOwnHubs(t *testing.T) {
 	}
 	defer hub.Shutdown(context.Background())
 	notify(hub, "42")
+}
+
+// newService is code to be tested, with a login of its own. Do not copy the login: it
+// believes whoever asks.
+func newService(bus herald.Bus, registry herald.Registry) (*herald.Hub, http.Handler, error) {
+	hub, err := herald.New(herald.Config{
+		Bus: bus, Registry: registry,
+		Authenticate: func(r *http.Request) (herald.Identity, error) {
+			cookie, err := r.Cookie("login")
+			if err != nil {
+				return herald.Identity{}, err
+			}
+			return herald.Identity{User: cookie.Value}, nil
+		},
+	})
+	mux := http.NewServeMux()
+	mux.Handle("GET /ws", hub)
+	mux.HandleFunc("POST /login", func(w http.ResponseWriter, r *http.Request) {
+		http.SetCookie(w, &http.Cookie{Name: "login", Value: r.PostFormValue("name"), Path: "/", Secure: true, HttpOnly: true})
+	})
+	return hub, mux, err
+}
+
+// startNode starts a node of your service.
+func startNode(t *testing.T, network *herald.MemoryNetwork, registry *herald.MemoryRegistry) (*herald.Hub, *httptest.Server) {
+	hub, handler, err := newService(network.Bus(), registry.Handle()) // your code
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewTLSServer(handler) // a Secure cookie needs TLS
+	t.Cleanup(func() {
+		hub.Shutdown(context.Background())
+		server.Close()
+	})
+	return hub, server
+}
+
+func TestNotifyAfterLogin(t *testing.T) {
+	network, registry := herald.NewMemoryNetwork(), herald.NewMemoryRegistry()
+	hub0, _ := startNode(t, network, registry)
+	_, server := startNode(t, network, registry)
+
+	browser := server.Client() // it trusts the server's certificate
+	browser.Jar, _ = cookiejar.New(nil)
+	response, err := browser.PostForm(server.URL+"/login", url.Values{"name": {"anna"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	client, err := heraldclient.New(heraldclient.Config{URL: server.URL + "/ws", HTTPClient: browser})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		event, err := client.Receive(ctx)
+		if err != nil {
+			t.Fatal(err) // heraldclient.ErrUnauthorized, if the login does not count
+		}
+		switch e := event.(type) {
+		case heraldclient.Connected:
+			notify(hub0, "anna") // on the other node
+		case heraldclient.Message:
+			if string(e.Data) != `{"badge":3}` {
+				t.Errorf("received %q", e.Data)
+			}
+			return
+		}
+	}
 }
 
 // listen is the client of clients.md.
