@@ -32,7 +32,10 @@ const loginTime = 12 * time.Hour
 
 func newService(store *store, rdb *redis.Client) (*service, error) {
 	s := &service{store: store}
-	hub, err := herald.New(herald.Config{Redis: rdb, Authenticate: s.identify, Retention: 5 * time.Minute})
+	hub, err := herald.New(herald.Config{
+		Redis: rdb, Authenticate: s.identify, Retention: 5 * time.Minute,
+		RejectAfterUpgrade: true, // so that a page learns that its login has ended
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +61,10 @@ func newService(store *store, rdb *redis.Client) (*service, error) {
 // the service does. The connection ends with the login.
 func (s *service) identify(r *http.Request) (herald.Identity, error) {
 	name, expires, err := s.customer(r)
+	if err != nil && !errors.Is(err, errNoLogin) { // the login may be good, so this must not be 401
+		log.Print(err)
+		err = &herald.HTTPError{Status: http.StatusServiceUnavailable, Message: "try again later"}
+	}
 	return herald.Identity{User: name, Expires: expires, Groups: []string{loginGroup(r)}, Platform: "web"}, err
 }
 
@@ -124,7 +131,7 @@ func (s *service) orders(w http.ResponseWriter, r *http.Request) {
 	}
 	position, err := s.hub.Position(r.Context())
 	if err != nil {
-		log.Printf("orders without a position: %v", err) // the page is told that something may be missing
+		log.Printf("orders without a position: %v", err) // the page asks again when it is connected
 	}
 	orders, err := s.store.orders(r.Context(), name)
 	if err != nil {

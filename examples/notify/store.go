@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS logins (token BLOB PRIMARY KEY, customer TEXT NOT NUL
 CREATE TABLE IF NOT EXISTS orders (
 	id INTEGER PRIMARY KEY, customer TEXT NOT NULL, item TEXT NOT NULL,
 	state TEXT NOT NULL DEFAULT 'paid',
+	version INTEGER NOT NULL DEFAULT 1, -- rises with each change
 	told INTEGER NOT NULL DEFAULT 0 -- whether the customer knows of the state
 )`
 
@@ -84,19 +85,20 @@ func digest(token string) []byte {
 
 // An order is what its customer sees of it.
 type order struct {
-	ID    int64  `json:"id"`
-	Item  string `json:"item"`
-	State string `json:"state"` // paid, then shipped
+	ID      int64  `json:"id"`
+	Version int64  `json:"version"` // of two states of an order, the higher one is newer
+	Item    string `json:"item"`
+	State   string `json:"state"` // paid, then shipped
 }
 
 func (s *store) buy(ctx context.Context, customer, item string) (o order, err error) {
 	o = order{Item: item, State: "paid"}
-	err = s.db.QueryRowContext(ctx, `INSERT INTO orders (customer, item) VALUES (?, ?) RETURNING id`, customer, item).Scan(&o.ID)
+	err = s.db.QueryRowContext(ctx, `INSERT INTO orders (customer, item) VALUES (?, ?) RETURNING id, version`, customer, item).Scan(&o.ID, &o.Version)
 	return o, err
 }
 
 func (s *store) orders(ctx context.Context, customer string) ([]order, error) {
-	rows, err := s.db.QueryContext(ctx, `SELECT id, item, state FROM orders WHERE customer = ? ORDER BY id`, customer)
+	rows, err := s.db.QueryContext(ctx, `SELECT id, version, item, state FROM orders WHERE customer = ? ORDER BY id`, customer)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +106,7 @@ func (s *store) orders(ctx context.Context, customer string) ([]order, error) {
 	orders := []order{}
 	for rows.Next() {
 		var o order
-		if err := rows.Scan(&o.ID, &o.Item, &o.State); err != nil {
+		if err := rows.Scan(&o.ID, &o.Version, &o.Item, &o.State); err != nil {
 			return nil, err
 		}
 		orders = append(orders, o)
@@ -114,15 +116,15 @@ func (s *store) orders(ctx context.Context, customer string) ([]order, error) {
 
 // ship marks the oldest paid order as shipped. It returns sql.ErrNoRows if there is none.
 func (s *store) ship(ctx context.Context) (id int64, err error) {
-	err = s.db.QueryRowContext(ctx, `UPDATE orders SET state = 'shipped'
+	err = s.db.QueryRowContext(ctx, `UPDATE orders SET state = 'shipped', version = version + 1
 		WHERE id = (SELECT min(id) FROM orders WHERE state = 'paid') RETURNING id`).Scan(&id)
 	return id, err
 }
 
 // untold returns the oldest shipped order whose customer was not told, or sql.ErrNoRows.
 func (s *store) untold(ctx context.Context) (o order, customer string, err error) {
-	err = s.db.QueryRowContext(ctx, `SELECT id, item, state, customer FROM orders
-		WHERE state = 'shipped' AND NOT told ORDER BY id LIMIT 1`).Scan(&o.ID, &o.Item, &o.State, &customer)
+	err = s.db.QueryRowContext(ctx, `SELECT id, version, item, state, customer FROM orders
+		WHERE state = 'shipped' AND NOT told ORDER BY id LIMIT 1`).Scan(&o.ID, &o.Version, &o.Item, &o.State, &customer)
 	return o, customer, err
 }
 
