@@ -3,12 +3,15 @@ package docs_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/heraldgo/herald"
 	"github.com/heraldgo/herald/heraldtest"
@@ -85,6 +88,16 @@ type club struct {
 
 func (s *club) user(r *http.Request) string { return r.Header.Get("User") }
 
+// post has a user ask to become a member of room 7, and returns the status.
+func (s *club) post(t *testing.T, user string) int {
+	r := httptest.NewRequestWithContext(t.Context(), "POST", "/join", strings.NewReader("room=7"))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("User", user)
+	w := httptest.NewRecorder()
+	s.join(w, r)
+	return w.Code
+}
+
 // members stands for a database: the rooms of each user.
 type members struct {
 	mu     sync.Mutex
@@ -120,7 +133,10 @@ func (s *club) join(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = s.hub.Join(r.Context(), herald.User(user), "room:"+room) // and then for those that are there
 	}
-	if err != nil {
+	var partial *herald.PartialError
+	if errors.As(err, &partial) {
+		log.Print(err) // all other nodes have done it, and the membership is stored
+	} else if err != nil {
 		http.Error(w, "try again", http.StatusServiceUnavailable)
 	}
 }
@@ -149,14 +165,6 @@ func TestMembers(t *testing.T) {
 		return s.onConnect(ctx, c)
 	}})
 	s.hub = cluster.Nodes[0].Hub
-	post := func(user string) int {
-		r := httptest.NewRequestWithContext(t.Context(), "POST", "/join", strings.NewReader("room=7"))
-		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		r.Header.Set("User", user)
-		w := httptest.NewRecorder()
-		s.join(w, r)
-		return w.Code
-	}
 	connect := func(meanwhile func()) *heraldtest.Client {
 		c := cluster.Connect(1, herald.Identity{User: "anna"})
 		<-read
@@ -173,12 +181,12 @@ func TestMembers(t *testing.T) {
 	}
 	before := connect(func() {})
 	connecting := connect(func() {
-		if code := post("anna"); code != http.StatusOK {
+		if code := s.post(t, "anna"); code != http.StatusOK {
 			t.Errorf("anna joins: %d", code)
 		}
 	})
 	after := connect(func() {})
-	if code := post("bert"); code != http.StatusForbidden {
+	if code := s.post(t, "bert"); code != http.StatusForbidden {
 		t.Errorf("bert joins: %d", code)
 	}
 	if err := s.hub.Send(t.Context(), herald.Group("room:7"), herald.Text("welcome")); err != nil {
@@ -186,6 +194,27 @@ func TestMembers(t *testing.T) {
 	}
 	for _, c := range []*heraldtest.Client{before, connecting, meanwhile, after} {
 		c.Expect("welcome")
+	}
+}
+
+// A node that does not answer keeps nobody from becoming a member on the others. If no
+// node was asked, the user has to try again.
+func TestMembersWithoutNode(t *testing.T) {
+	cluster := heraldtest.NewCluster(t, 2, herald.Config{SendTimeout: 500 * time.Millisecond})
+	s := &club{rooms: rooms{"anna": {"7"}}, hub: cluster.Nodes[0].Hub}
+	s.members = &members{of: make(map[string][]string), adding: func() {}, read: func() {}}
+	anna := cluster.Connect(0, herald.Identity{User: "anna"})
+	cluster.Nodes[1].Bus.Cut()
+	if code := s.post(t, "anna"); code != http.StatusOK {
+		t.Errorf("while the other node does not answer: %d", code)
+	}
+	if err := s.hub.Send(t.Context(), herald.Group("room:7"), herald.Text("welcome")); err != nil {
+		t.Fatal(err)
+	}
+	anna.Expect("welcome")
+	cluster.Nodes[0].Bus.Cut()
+	if code := s.post(t, "anna"); code != http.StatusServiceUnavailable {
+		t.Errorf("while no node can be asked: %d", code)
 	}
 }
 
