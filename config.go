@@ -131,7 +131,9 @@ type Config struct {
 	// takes longer than 30 s is logged once.
 
 	// OnConnect runs before the Conn gets any message; messages sent meanwhile
-	// wait until it returns. An error refuses the connection, as in Admit.
+	// wait until it returns. An error refuses the connection, as in Admit: with
+	// 1008, or the code of a CloseError in its chain. If a store of yours is down,
+	// return one with StatusTryAgainLater.
 	OnConnect func(ctx context.Context, c *Conn) error
 
 	// OnMessage gets the client's messages, one after the other. It may keep the

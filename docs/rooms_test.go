@@ -143,13 +143,14 @@ func (s *club) join(w http.ResponseWriter, r *http.Request) {
 
 // onConnect is Config.OnConnect: a connection joins the rooms that its user is a member of.
 func (s *club) onConnect(ctx context.Context, c *herald.Conn) error {
+	tryAgain := &herald.CloseError{Code: herald.StatusTryAgainLater, Reason: "try again"}
 	rooms, err := s.members.rooms(ctx, c.User())
 	if err != nil {
-		return &herald.CloseError{Code: herald.StatusTryAgainLater, Reason: "try again"}
+		return tryAgain // the database is down: this is no refusal
 	}
 	for _, room := range rooms {
 		if err := c.Join(ctx, "room:"+room); err != nil {
-			return err
+			return tryAgain
 		}
 	}
 	return nil
