@@ -1,7 +1,11 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"log"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +13,8 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/heraldgo/herald"
+	"github.com/heraldgo/herald/internal/test/redistest"
+	"github.com/heraldgo/herald/internal/test/servertest"
 )
 
 // The proxy's pages may connect, others may not, and each client is known by its own
@@ -85,5 +91,38 @@ func TestClientAddr(t *testing.T) {
 		if got := clientAddr(r); got != want {
 			t.Errorf("%q: %q, want %q", said, got, want)
 		}
+	}
+}
+
+// A client that does not answer the close frame is cut. The node has done what it could,
+// so its end is no failure.
+func TestSilentClient(t *testing.T) {
+	addr := servertest.FreeAddr(t)
+	for name, value := range map[string]string{"ADDR": addr, "REDIS": redistest.Start(t).Addr, "GRACE": "2s"} {
+		t.Setenv(name, value)
+	}
+	stop, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- serve(stop) }()
+	for end := time.Now().Add(patience); get("http://"+addr+"/healthz") != nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the node does not answer")
+		}
+	}
+	ws, _, err := websocket.Dial(t.Context(), "ws://"+addr+"/live/ws?user=a", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.CloseNow()
+	var said bytes.Buffer
+	log.SetOutput(&said)
+	defer log.SetOutput(os.Stderr)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("the node ends with %v", err)
+	}
+	if !strings.Contains(said.String(), "were cut") {
+		t.Errorf("the log does not have the client: %q", said.String())
 	}
 }
