@@ -853,7 +853,7 @@ func TestSignedIDs(t *testing.T) {
 	if ids := unsigned([]string{k.sign("u", "n.7")}); ids[0] != "n.7" {
 		t.Errorf("%q", ids)
 	}
-	for _, bad := range []string{"n", "~", "n~c2ln", "n.~c2ln", ".1~c2ln", "", "n.0", "n.01"} {
+	for _, bad := range []string{"n", "~", "n~c2ln", "n.~c2ln", ".1~c2ln", "", "n.00", "n.01"} {
 		if target := Connection(bad); !errors.Is(target.check(), ErrInvalid) {
 			t.Errorf("%q was taken", bad)
 		}

@@ -247,7 +247,7 @@ func cutID(id string) (node string, counter uint64) {
 		return "", 0
 	}
 	counter, err := strconv.ParseUint(id[i+1:], 10, 64)
-	if err != nil || id[i+1] == '0' { // they begin at 1, and have one spelling
+	if err != nil || id[i+1] == '0' && len(id) > i+2 { // each has one spelling
 		return "", 0
 	}
 	return id[:i], counter
