@@ -245,12 +245,12 @@ func (t *topic) run(ctx context.Context) {
 func (t *topic) due(asked time.Time, pause time.Duration) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	due := asked.Add(pause)
-	if t.doubted {
-		due = asked.Add(min(pause, retryAfter))
-	}
+	due, soonest := asked.Add(pause), asked.Add(min(pause, retryAfter))
 	if at := t.moved.Add(holePatience); t.view.hole() && at.Before(due) {
 		due = at
+	}
+	if t.doubted || due.Before(soonest) { // a list that failed has not filled the hole
+		due = soonest
 	}
 	return time.Until(due)
 }

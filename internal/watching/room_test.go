@@ -209,6 +209,30 @@ func TestWatchHole(t *testing.T) {
 	})
 }
 
+// While a hole cannot be filled, because lists fail, there is one list a second.
+func TestWatchHoleWhileDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.slow = time.Millisecond // a list that takes no time might follow itself forever
+		watcher := w.watch(t)
+		wantNext(t, watcher, "")
+		w.breaks(errors.New("down"))
+		w.change("a", false) // lost
+		w.Hear("g", w.change("b", false))
+		before := w.listed()
+		time.Sleep(time.Minute)
+		if n := w.listed() - before; n < 55 || n > 60 {
+			t.Errorf("%d lists in a minute", n)
+		}
+		w.breaks(nil)
+		began := time.Now()
+		wantNext(t, watcher, "+a +b")
+		if took := time.Since(began); took > 2*retryAfter {
+			t.Errorf("the list came %v after lists worked again", took)
+		}
+	})
+}
+
 // Two lists are Every apart, give or take a tenth.
 func TestWatchEvery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
