@@ -157,7 +157,7 @@ func (w *Watcher) Next(ctx context.Context) (came, left []Session, err error) {
 		select {
 		case <-w.wake:
 		case <-ctx.Done():
-			return nil, nil, ctx.Err()
+			return nil, nil, context.Cause(ctx)
 		}
 		t := w.topic
 		t.mu.Lock()
