@@ -79,8 +79,8 @@ type Presence struct {
 // polling. The first Presence has all who are there as Joined; if nobody is, it is
 // empty. Each later one has what has changed since: nobody joins twice, or leaves
 // without having joined. A slow loop is told late, but never wrong. It never hears of
-// somebody who joins and leaves while its body runs, so it costs no more memory than
-// two lists.
+// somebody who joins and leaves while its body runs, or leaves and comes back, so it
+// costs no more memory than two lists.
 //
 // A Presence comes a moment after the Registry has changed. After a fault it may be
 // late by two Leases. The Hub asks for the list again once in a Lease, and sooner if
@@ -94,22 +94,33 @@ type Presence struct {
 // than once.
 func (h *Hub) Watch(ctx context.Context, group string) iter.Seq2[Presence, error] {
 	return func(yield func(Presence, error) bool) {
+		first := true
+		for p, err := range h.looks(ctx, group) {
+			if (first || err != nil || !p.empty()) && !yield(p, err) {
+				return
+			}
+			first = false
+		}
+	}
+}
+
+func (p Presence) empty() bool { return len(p.Joined)+len(p.Left) == 0 }
+
+// looks is Watch with more rounds: one after each list, and one if what has changed was
+// undone.
+func (h *Hub) looks(ctx context.Context, group string) iter.Seq2[Presence, error] {
+	return func(yield func(Presence, error) bool) {
 		w, err := h.watch(group)
-		if err != nil {
-			yield(Presence{}, once(fmt.Errorf("watch a group: %w", err)))
-			return
+		if err == nil {
+			defer w.Close()
 		}
-		defer w.Close()
-		for {
-			came, left, err := w.Next(ctx)
-			if err != nil {
-				yield(Presence{}, once(fmt.Errorf("watch a group: %w", err)))
-				return
-			}
-			if !yield(Presence{sessionsOf(came), sessionsOf(left)}, nil) {
+		for err == nil {
+			var came, left []watching.Session
+			if came, left, err = w.Next(ctx); err == nil && !yield(Presence{sessionsOf(came), sessionsOf(left)}, nil) {
 				return
 			}
 		}
+		yield(Presence{}, once(fmt.Errorf("watch a group: %w", err)))
 	}
 }
 
@@ -163,14 +174,17 @@ func (h *Hub) listWatched(ctx context.Context, topic string) (number int64, sess
 
 // TellMembers tells the group's members on this node who is in it: each gets the
 // message that encode makes of all who are there when it has joined, and then the
-// messages of what has changed since. It returns when ctx is done, or as the loop
-// over Watch ends. Each node has to call it, once for a group, or its members are not
-// told. The goroutine that calls TellMembers also calls encode.
+// messages of what has changed since. A member that leaves and comes back gets the
+// message of all again, unless it has missed nothing. TellMembers returns when ctx is
+// done, or as the loop over Watch ends. Each node has to call it, once for a group, or
+// its members are not told. The goroutine that calls TellMembers also calls encode.
 func (h *Hub) TellMembers(ctx context.Context, group string, encode func(Presence) Message) error {
 	there := make(map[string]Session)
 	told := make(map[*Conn]bool)
 	var conns []*Conn
-	for p, err := range h.Watch(ctx, group) {
+	// A member that was away for a moment may have missed a change, while nobody is told
+	// that it was away. So it gets the message of all in any round, also in an empty one.
+	for p, err := range h.looks(ctx, group) {
 		if err != nil {
 			return err
 		}
@@ -187,8 +201,11 @@ func (h *Hub) TellMembers(ctx context.Context, group string, encode func(Presenc
 		for _, c := range conns {
 			told[c] = true
 			message, what := &news, p
-			if !before[c] {
+			switch {
+			case !before[c]:
 				message, what = &all, Presence{Joined: slices.SortedFunc(maps.Values(there), compareSessions)}
+			case p.empty():
+				continue
 			}
 			if *message == nil {
 				m := encode(what)
@@ -306,7 +323,7 @@ func (h *Hub) Stats() Stats {
 		ResumesInPart:    c.resumesInPart.Load(),
 		Callbacks:        h.callbackStats(),
 		Mended:           c.mended.Load(),
-		Unreadable:       h.unreadable(),
+		Unreadable:       unreadable(h.registry),
 		Gaps:             c.gaps.Load(),
 		GapFor:           time.Duration(c.gapFor.Load()),
 		Resets:           c.resets.Load(),
@@ -348,15 +365,6 @@ func (h *Hub) callbackStats() map[string]CallbackStats {
 	return stats
 }
 
-// unreadable returns how often the Registry has met what is not herald's.
-func (h *Hub) unreadable() uint64 {
-	if r, ok := h.registry.(*RedisRegistry); ok {
-		n, _ := r.redis.Unreadable()
-		return n
-	}
-	return 0
-}
-
 // Stats returns a snapshot of the connection.
 func (c *Conn) Stats() ConnStats {
 	c.mu.Lock()
@@ -368,14 +376,6 @@ func (c *Conn) Stats() ConnStats {
 	c.mu.Unlock()
 	s.LastRead = wallTime(c.socket.lastRead.Load())
 	return s
-}
-
-// wallTime converts a moment on clock to a time; 0 gives the zero time.
-func wallTime(at int64) time.Time {
-	if at == 0 {
-		return time.Time{}
-	}
-	return time.Now().Add(-since(at))
 }
 
 // ask makes a call to the Registry that needs the node's lease, unless the Hub has been

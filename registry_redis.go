@@ -303,3 +303,12 @@ func decodeSession(e redisregistry.Session) (s Session, ok bool) {
 	}
 	return s, true
 }
+
+// unreadable returns how often a Registry has met what is not herald's.
+func unreadable(reg Registry) uint64 {
+	if r, ok := reg.(*RedisRegistry); ok {
+		n, _ := r.redis.Unreadable()
+		return n
+	}
+	return 0
+}

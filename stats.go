@@ -171,6 +171,14 @@ func since(at int64) time.Duration {
 	return time.Duration(clock.Now() - at)
 }
 
+// wallTime converts a moment on clock to a time; 0 gives the zero time.
+func wallTime(at int64) time.Time {
+	if at == 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(-since(at))
+}
+
 // counters are what Stats is made from. The cause of a refusal is counted before the
 // refusal, and read after it: so those without a cause are never too many.
 type counters struct {

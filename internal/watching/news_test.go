@@ -1,6 +1,7 @@
 package watching
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -21,6 +22,44 @@ func TestNoNews(t *testing.T) {
 		w.Hear("g", w.change("left out", true))
 		w.Hear("g", w.change("a", true))
 		wantNext(t, watcher, "-a")
+	})
+}
+
+// A change that was undone, and each list, end the waiting with nobody to tell of: a
+// caller that acts on changes itself may have seen half of them.
+func TestNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.change("a", false)
+		watcher := w.watch(t)
+		wantNext(t, watcher, "+a")
+		for _, what := range []struct {
+			name string
+			do   func()
+		}{
+			{"left and came back", func() {
+				w.Hear("g", w.change("a", true))
+				w.Hear("g", w.change("a", false))
+			}},
+			{"both changes were lost", func() {
+				w.change("a", true)
+				w.change("a", false)
+				w.Doubt()
+			}},
+		} {
+			synctest.Wait()
+			select {
+			case <-watcher.wake: // the last list has set it again
+			default:
+			}
+			what.do()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			came, left, err := watcher.Next(ctx)
+			cancel()
+			if err != nil || len(came)+len(left) > 0 {
+				t.Errorf("%s: told %v, %v, %v", what.name, came, left, err)
+			}
+		}
 	})
 }
 

@@ -101,7 +101,6 @@ type Watcher struct {
 	room  *Room
 	topic *topic
 	wake  wake.Signal
-	first bool // nothing has been told yet
 
 	// Guarded by topic.mu.
 
@@ -124,7 +123,7 @@ func (r *Room) Watch(name string) (*Watcher, error) {
 	}
 	t.watchers++
 	r.mu.Unlock()
-	w := &Watcher{room: r, topic: t, wake: wake.New(), news: make(news), first: true}
+	w := &Watcher{room: r, topic: t, wake: wake.New(), news: make(news)}
 	t.mu.Lock()
 	t.told[w] = struct{}{}
 	for _, s := range t.view.there {
@@ -150,8 +149,10 @@ func (w *Watcher) Close() {
 	}
 }
 
-// Next waits for news. The first news are the list, and come even if it is empty. If
-// there is no list, Next returns the error. Only one goroutine may call it.
+// Next waits until the topic has changed or was listed again, and returns who has come
+// and who has left since the last call. That may be nobody, for instance if a session
+// has left and come back. The first call returns the list, or the error if there is none.
+// Only one goroutine may call it.
 func (w *Watcher) Next(ctx context.Context) (came, left []Session, err error) {
 	for {
 		select {
@@ -163,7 +164,7 @@ func (w *Watcher) Next(ctx context.Context) (came, left []Session, err error) {
 		t.mu.Lock()
 		ended, listed, failed := t.ended, t.view.listed, t.err
 		var told news
-		if listed && len(w.news) > 0 {
+		if listed {
 			told, w.news = w.news, make(news)
 		}
 		t.mu.Unlock()
@@ -172,8 +173,7 @@ func (w *Watcher) Next(ctx context.Context) (came, left []Session, err error) {
 			return nil, nil, errs.Closed
 		case !listed && failed != nil:
 			return nil, nil, failed
-		case listed && (w.first || len(told) > 0):
-			w.first = false
+		case listed:
 			for _, n := range told {
 				if n.left {
 					left = append(left, n.session)
@@ -264,13 +264,12 @@ func (t *topic) list(ctx context.Context) error {
 	number, sessions, err := t.config.List(ctx, t.name)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	first := !t.view.listed
 	t.err = err
 	if err == nil {
 		t.doubted = !t.view.list(number, sessions, t.tell) || t.doubted
 		t.moved = time.Now()
 	}
-	if first {
+	if err == nil || !t.view.listed {
 		for w := range t.told {
 			w.wake.Set()
 		}

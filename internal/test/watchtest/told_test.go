@@ -22,13 +22,18 @@ func member(user string) herald.Identity { return herald.Identity{User: user, Gr
 
 // startWatch watches the room until the test ends. The function that it returns
 // waits until the given members have come and gone, written as "+anna -bert", in
-// any number of Presences.
+// any number of Presences. Only the first one may be empty.
 func startWatch(t *testing.T, hub *herald.Hub) (want func(told string)) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	presences, ended := make(chan herald.Presence), make(chan error, 1)
 	go func() {
+		first := true
 		ended <- watchEnd(ctx, hub, room, func(p herald.Presence) {
+			if !first && len(p.Joined)+len(p.Left) == 0 {
+				t.Error("told nothing")
+			}
+			first = false
 			select {
 			case presences <- p:
 			case <-ctx.Done():
@@ -209,6 +214,18 @@ func TestGap(t *testing.T) {
 	want("+bert")
 }
 
+// encode writes a Presence as "+anna -bert".
+func encode(p herald.Presence) herald.Message {
+	var words []string
+	for _, s := range p.Joined {
+		words = append(words, "+"+s.User)
+	}
+	for _, s := range p.Left {
+		words = append(words, "-"+s.User)
+	}
+	return herald.Text(strings.Join(words, " "))
+}
+
 // Whenever a member joins, it is told of all who are there, the oldest first, and
 // then of changes.
 func TestTellMembers(t *testing.T) {
@@ -216,18 +233,7 @@ func TestTellMembers(t *testing.T) {
 	hub := cluster.Nodes[0].Hub
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() {
-		ended <- hub.TellMembers(ctx, room, func(p herald.Presence) herald.Message {
-			var words []string
-			for _, s := range p.Joined {
-				words = append(words, "+"+s.User)
-			}
-			for _, s := range p.Left {
-				words = append(words, "-"+s.User)
-			}
-			return herald.Text(strings.Join(words, " "))
-		})
-	}()
+	go func() { ended <- hub.TellMembers(ctx, room, encode) }()
 	anna := cluster.Connect(0, member("anna"))
 	anna.Expect("+anna")
 	users, all := []string{"zoe", "carl", "maria", "bert"}, "+anna"
@@ -256,5 +262,70 @@ func TestTellMembers(t *testing.T) {
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("it ended with %v", err)
+	}
+}
+
+// A member leaves while the Registry is down, misses a change, and comes back. It is told
+// of all again, whether it leaves the Registry and comes back while TellMembers is busy,
+// or the Registry never learns that it was away. The others are told nothing of that.
+func TestTellMembersBack(t *testing.T) {
+	for name, noticed := range map[string]bool{"while it is busy": true, "unnoticed": false} {
+		t.Run(name, func(t *testing.T) {
+			berts := make(chan *herald.Conn, 1)
+			cluster := heraldtest.NewCluster(t, 2, herald.Config{Lease: 2 * lease, OnConnect: func(_ context.Context, c *herald.Conn) error {
+				if c.User() == "bert" {
+					berts <- c
+				}
+				return nil
+			}})
+			hub, registry := cluster.Nodes[0].Hub, cluster.Nodes[0].Registry
+			anna := cluster.Connect(0, member("anna"))
+			bert := cluster.Connect(0, member("bert"))
+			want := startWatch(t, hub)
+			want("+anna +bert")
+			conn := <-berts
+			ctx, cancel := context.WithCancel(t.Context())
+			busy, done, ended := make(chan bool), make(chan bool), make(chan error, 1)
+			go func() {
+				ended <- hub.TellMembers(ctx, room, func(p herald.Presence) herald.Message {
+					if len(p.Joined) == 1 && p.Joined[0].User == "carl" {
+						busy <- true
+						<-done
+					}
+					return encode(p)
+				})
+			}()
+			anna.Expect("+anna +bert")
+			bert.Expect("+anna +bert")
+
+			registry.Cut()
+			if err := conn.Leave(t.Context(), room); !errors.Is(err, herald.ErrRegistryDown) {
+				t.Fatalf("left while the Registry is down: %v", err)
+			}
+			cluster.Connect(1, member("carl"))
+			want("+carl")
+			<-busy
+			if noticed {
+				registry.Heal()
+				want("-bert")
+				if err := conn.Join(t.Context(), room); err != nil {
+					t.Fatal(err)
+				}
+				want("+bert")
+			} else {
+				if err := conn.Join(t.Context(), room); !errors.Is(err, herald.ErrRegistryDown) {
+					t.Fatalf("joined while the Registry is down: %v", err)
+				}
+				registry.Heal()
+			}
+			close(done)
+			bert.Expect("+anna +bert +carl")
+			anna.Expect("+carl")
+			anna.ExpectNothing()
+			cancel()
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("it ended with %v", err)
+			}
+		})
 	}
 }
