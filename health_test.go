@@ -440,7 +440,7 @@ func TestEmptiedRegistryWithoutHeartbeats(t *testing.T) {
 		holder, asker := node(), node()
 		time.Sleep(2 * asker.config.Lease) // asker has looked what holder has, which is nothing
 		go holder.pipe("")
-		holder.await("the Conn", func() bool { return holder.Stats().Conns == 1 })
+		holder.only()
 		if online, err := asker.Online(t.Context(), "u"); err != nil || !online["u"] {
 			t.Fatalf("before: %v, %v", online, err)
 		}

@@ -26,6 +26,7 @@ type peer struct {
 	born       int64     // a time when it was not known yet; 0 is when this Hub was made
 	alive      bool      // the last listing says so
 	generation int64     // its lease's
+	replaced   int64     // when a listing first had that in place of another one; 0 if none has
 	version    int       // the newest envelope that it understands
 	renewed    time.Time // when that was last renewed, by the Registry's clock
 	renewedAt  int64     // the earliest time at which that can have been
@@ -262,6 +263,9 @@ func (b *heartbeat) listed(nodes []Node, now time.Time, from int64) {
 		if n.Generation != p.generation || n.Renewed.After(p.renewed) {
 			most := from - cmp.Or(b.from, from-int64(config.Lease))
 			p.renewedAt = from - max(0, min(int64(now.Sub(n.Renewed)), most))
+			if p.generation != 0 && n.Generation != p.generation {
+				p.replaced = clock.Now()
+			}
 			p.generation, p.renewed = n.Generation, n.Renewed
 		}
 		unheard := p.renewedAt - max(p.heard, p.born, b.restored)
@@ -369,7 +373,8 @@ func (b *heartbeat) missing(now int64) error {
 			return fmt.Errorf("%w: node %s lives, and is not listed", ErrRegistryDown, node)
 		case now < p.due && p.fades(now):
 			return fmt.Errorf("%w: node %s has not renewed its lease yet", ErrRegistryDown, node)
-		case p.heard != 0 && p.whole != p.generation && (b.heardLately(p, now) || now < p.due):
+		case p.heard != 0 && p.whole != p.generation && (b.heardLately(p, now) || now < p.due),
+			b.mute() && p.replaced != 0 && now-p.replaced < int64(time.Second): // no heartbeat tells when that is done
 			return fmt.Errorf("%w: node %s is putting its sessions back", ErrRegistryDown, node)
 		}
 	}
