@@ -237,7 +237,7 @@ func (b *heartbeat) watch(ctx context.Context) {
 // there are any, and logs if there are both.
 func (b *heartbeat) noteRetentions(plain, keeper string) {
 	logger := b.config.Logger
-	if b.config.Retention == 0 {
+	if b.config.Retention <= 0 {
 		if keeper != "" && !b.warned {
 			b.warned = true
 			logger.Warn("herald: this node has no Retention, and others under the same Prefix have one: no client can come back while this node is there", slog.String("node", keeper))
@@ -267,10 +267,11 @@ func (b *heartbeat) plainNode() string {
 	return ""
 }
 
-// one returns a node of which that holds, or "".
+// one returns a node of which that holds, or "". A name that is empty is nobody's, but
+// anybody may have put it there.
 func (b *heartbeat) one(is func(*peer) bool) string {
 	for node, p := range b.peers {
-		if is(p) {
+		if node != "" && is(p) {
 			return node
 		}
 	}

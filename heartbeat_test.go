@@ -445,6 +445,18 @@ func TestHeartbeatWithoutRetention(t *testing.T) {
 	})
 }
 
+// A heartbeat without a name, which anybody can make up, hides no other node.
+func TestHeartbeatWithoutName(t *testing.T) {
+	b, _ := newHeartbeatAlone()
+	b.hear(&envelope{id: 1})
+	b.hear(&envelope{sender: "m", id: 1})
+	for range 100 { // in any order
+		if got := b.one(func(p *peer) bool { return p.heard != 0 }); got != "m" {
+			t.Fatalf("found %q", got)
+		}
+	}
+}
+
 // versions has the version that a node was listed with. It is not known for a node
 // that was only heard, nor for this one before it is listed.
 func TestHeartbeatVersions(t *testing.T) {

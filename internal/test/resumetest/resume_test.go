@@ -233,7 +233,7 @@ func testMixed(t *testing.T, config func() herald.Config) {
 			t.Fatal("a client still gets positions")
 		}
 	}
-	if at, err := keeps.Position(t.Context()); !errors.Is(err, herald.ErrBusDown) || at != "" {
+	if at, err := keeps.Position(t.Context()); !errors.Is(err, herald.ErrBusDown) || at != "" || !strings.Contains(err.Error(), old.NodeID()) {
 		t.Errorf("Position returned %q, %v", at, err)
 	}
 	for _, n := range []*node{keeps, old} {
